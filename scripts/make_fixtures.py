@@ -1,0 +1,422 @@
+"""Makes fixtures/graphs/*.onnx and fixtures/graphs/manifest.json: small Vision Transformers, exported in many ways.
+
+Every model is built from its library's own code with random weights, scrambled so that no norm, bias, token or layer scale is zero
+or one, then exported and compared with PyTorch in ONNX Runtime. The manifest says of each what the PyTorch model says of itself
+(heads, head dimension, FFN width, prefix tokens and so on), never what the graph looks like.
+
+    OMP_NUM_THREADS=1 python scripts/make_fixtures.py [NAME ...]
+
+With names only those whose file name contains one of them are made anew; the manifest's other entries stay. Needs torch, torchvision,
+timm, transformers, onnx, onnxscript and onnxruntime. Seen with torch 2.15, torchvision 0.29, timm 1.0.31, transformers 5.23.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import logging
+import math
+import os
+import re
+import sys
+import time
+import traceback
+import warnings
+import zlib
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+warnings.filterwarnings("ignore")
+logging.disable(logging.WARNING)
+
+import numpy as np
+import onnx
+import onnxruntime
+import timm
+import torch
+import torchvision
+import transformers
+from timm.layers import GluMlp, Mlp, RmsNorm, SwiGLU, set_fused_attn
+from timm.models import beit, deit, eva, swin_transformer, vision_transformer
+from torch import nn
+
+FIXTURES = []  # (file name, exporter, opset, options, family, builder)
+IMAGE, PATCH, DIM, HEADS, HIDDEN, DEPTH, CLASSES = 16, 4, 24, 4, 40, 2, 7
+RATIO = HIDDEN / DIM
+
+
+# ------------------------------------------------------------------------------------------------ what a model says of itself
+
+
+def activation(module):
+    name = type(module).__name__
+    if isinstance(module, nn.GELU):
+        return "gelu" if module.approximate == "none" else "gelu-tanh"
+    known = {"GELUTanh": "gelu-tanh", "PytorchGELUTanh": "gelu-tanh", "GELUActivation": "gelu", "QuickGELUActivation": "quick-gelu",
+             "QuickGELU": "quick-gelu", "SiLU": "silu", "SiLUActivation": "silu", "ReLU": "relu", "GELU": "gelu"}
+    return known[name]
+
+
+def ffn(mlp):
+    if isinstance(mlp, SwiGLU):
+        return {"ffn_kind": "gated", "activation": activation(mlp.act), "ffn_width": mlp.fc1_g.out_features}
+    if isinstance(mlp, GluMlp):
+        return {"ffn_kind": "gated", "activation": activation(mlp.act), "ffn_width": mlp.fc1.out_features // 2}
+    assert isinstance(mlp, Mlp), type(mlp)
+    return {"ffn_kind": "plain", "activation": activation(mlp.act), "ffn_width": mlp.fc1.out_features}
+
+
+def timm_layer(attn, mlp):
+    layer = {"heads": attn.num_heads, "head_dim": attn.proj.in_features // attn.num_heads, "embedding_dim": attn.proj.out_features}
+    return layer | ffn(mlp)
+
+
+def timm_facts(model):
+    patch = model.patch_embed
+    facts = {"library": f"timm {timm.__version__}", "image": [3, *patch.img_size], "patch_size": patch.patch_size[0],
+             "grid": list(patch.grid_size), "prefix_tokens": getattr(model, "num_prefix_tokens", 0), "classes": model.num_classes,
+             "other_attentions": []}
+    if isinstance(model, swin_transformer.SwinTransformer):
+        blocks = [b for stage in model.layers for b in stage.blocks]
+        facts["layers"] = [timm_layer(b.attn, b.mlp) | {"window": b.window_size[0], "shift": max(b.shift_size)} for b in blocks]
+    else:
+        facts["layers"] = [timm_layer(b.attn, b.mlp) for b in model.blocks]
+    if getattr(model, "attn_pool", None) is not None:
+        facts["other_attentions"].append(timm_layer(model.attn_pool, model.attn_pool.mlp))
+    return facts
+
+
+def torchvision_facts(model):
+    layers = []
+    for b in model.encoder.layers:
+        up = b.mlp[0]
+        layers.append({"heads": b.self_attention.num_heads, "head_dim": b.self_attention.head_dim, "embedding_dim": b.self_attention.embed_dim,
+                       "ffn_kind": "plain", "activation": activation(b.mlp[1]), "ffn_width": up.out_features})
+    side = model.image_size // model.patch_size
+    return {"library": f"torchvision {torchvision.__version__.split('+')[0]}", "image": [3, model.image_size, model.image_size],
+            "patch_size": model.patch_size, "grid": [side, side], "prefix_tokens": 1, "classes": model.num_classes, "layers": layers,
+            "other_attentions": []}
+
+
+def hugging_face_facts(model, gate=None):
+    c = model.config
+    image = list(c.image_size) if isinstance(c.image_size, (list, tuple)) else [c.image_size, c.image_size]
+    act = activation(transformers.activations.ACT2FN[c.hidden_act])
+    if gate is not None:
+        width = {"ffn_kind": "gated", "activation": "silu", "ffn_width": gate(model)}
+    else:
+        width = {"ffn_kind": "plain", "activation": act, "ffn_width": getattr(c, "intermediate_size", None) or int(c.hidden_size * c.mlp_ratio)}
+    layer = {"heads": c.num_attention_heads, "head_dim": c.hidden_size // c.num_attention_heads, "embedding_dim": c.hidden_size} | width
+    return {"library": f"transformers {transformers.__version__}", "image": [3, *image], "patch_size": c.patch_size,
+            "grid": [s // c.patch_size for s in image], "prefix_tokens": 1,
+            "classes": c.num_labels if isinstance(model, transformers.ViTForImageClassification) else None,
+            "layers": [dict(layer) for _ in range(c.num_hidden_layers)], "other_attentions": []}
+
+
+# ------------------------------------------------------------------------------------------------ the models
+
+
+def fixture(name, exporter, opset, builder, family=None, **options):
+    FIXTURES.append((f"{name}-{'ts' if exporter == 'torchscript' else 'dynamo'}{opset}", exporter, opset, options, family or name, builder))
+
+
+def timm_model(cls, fused, **config):
+    set_fused_attn(fused, experimental=fused)  # experimental: Swin's windows ask for it
+    config = {"img_size": IMAGE, "patch_size": PATCH, "embed_dim": DIM, "depth": DEPTH, "num_heads": HEADS, "mlp_ratio": RATIO, "num_classes": CLASSES} | config
+    model = cls(**config)
+    return model, timm_facts(model)
+
+
+def timm_vit(fused=True, cls=vision_transformer.VisionTransformer, **config):
+    return functools.partial(timm_model, cls, fused, **config)
+
+
+def timm_swin(fused):
+    set_fused_attn(fused, experimental=fused)
+    model = swin_transformer.SwinTransformer(img_size=32, patch_size=4, embed_dim=12, depths=(2, 1), num_heads=(2, 4), window_size=4, mlp_ratio=2.5, num_classes=CLASSES)
+    return model, timm_facts(model)
+
+
+def torchvision_vit():
+    torch.backends.mha.set_fastpath_enabled(False)
+    model = torchvision.models.VisionTransformer(IMAGE, PATCH, DEPTH, HEADS, DIM, HIDDEN, num_classes=CLASSES)
+    return model, torchvision_facts(model)
+
+
+def hugging_face(kind, attention):
+    sizes = dict(hidden_size=DIM, num_hidden_layers=DEPTH, num_attention_heads=HEADS, image_size=IMAGE, patch_size=PATCH)
+    gate = None
+    if kind == "vit":
+        cls, config = transformers.ViTForImageClassification, transformers.ViTConfig(**sizes, intermediate_size=HIDDEN, num_labels=CLASSES)
+    elif kind == "clip":
+        cls, config = transformers.CLIPVisionModel, transformers.CLIPVisionConfig(**sizes, intermediate_size=HIDDEN, hidden_act="quick_gelu")
+    elif kind == "dinov2":
+        cls, config = transformers.Dinov2Model, transformers.Dinov2Config(**sizes, mlp_ratio=2)
+    else:
+        cls, config = transformers.Dinov2Model, transformers.Dinov2Config(**sizes, mlp_ratio=3, use_swiglu_ffn=True)
+        gate = lambda m: next(x for n, x in m.named_modules() if n.endswith(("down_proj", "weights_out"))).in_features
+    model = cls._from_config(config, attn_implementation=attention)
+    return model, hugging_face_facts(model, gate)
+
+
+def hf(kind, attention="sdpa"):
+    return functools.partial(hugging_face, kind, attention)
+
+
+TS, DYNAMO = "torchscript", "dynamo"
+MATH = torch.nn.attention.SDPBackend.MATH
+ALL_KERNELS = [torch.nn.attention.SDPBackend.MATH, torch.nn.attention.SDPBackend.FLASH_ATTENTION, torch.nn.attention.SDPBackend.EFFICIENT_ATTENTION]
+
+fixture("timm-vit-unfused", TS, 11, timm_vit(False), "timm-vit")
+fixture("timm-vit-unfused", TS, 17, timm_vit(False), "timm-vit")
+fixture("timm-vit-fused", TS, 17, timm_vit(), "timm-vit")
+fixture("timm-vit-fused-batch1", TS, 17, timm_vit(), "timm-vit", batch=1)
+fixture("timm-vit-unfused", DYNAMO, 18, timm_vit(False), "timm-vit")
+fixture("timm-vit-fused-wide", DYNAMO, 18, timm_vit(img_size=(16, 24)), "timm-vit")
+fixture("timm-vit-fused", DYNAMO, 23, timm_vit(), "timm-vit", metadata=True)
+fixture("timm-vit-registers", TS, 17, timm_vit(reg_tokens=4, no_embed_class=True, init_values=0.1))
+fixture("timm-vit-registers-average", TS, 13, timm_vit(False, reg_tokens=4, class_token=False, global_pool="avg"))
+fixture("timm-vit-registers-average", DYNAMO, 23, timm_vit(reg_tokens=4, class_token=False, global_pool="avg"))
+fixture("timm-deit-distilled", TS, 17, timm_vit(cls=deit.VisionTransformerDistilled))
+fixture("timm-deit-distilled", DYNAMO, 18, timm_vit(cls=deit.VisionTransformerDistilled))
+fixture("timm-vit-qknorm", TS, 17, timm_vit(False, qk_norm=True))
+fixture("timm-vit-qknorm-batch1", DYNAMO, 23, timm_vit(qk_norm=True), "timm-vit-qknorm", batch=1)
+fixture("timm-vit-map", TS, 17, timm_vit(False, class_token=False, global_pool="map", act_layer="gelu_tanh"))
+fixture("timm-vit-map", DYNAMO, 23, timm_vit(class_token=False, global_pool="map", act_layer="gelu_tanh"))
+fixture("timm-vit-swiglu-packed", TS, 17, timm_vit(mlp_layer=timm.layers.SwiGLUPacked, mlp_ratio=RATIO * 2, init_values=0.1))
+fixture("timm-beit", TS, 13, timm_vit(False, beit.Beit, use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1))
+fixture("timm-beit-fused", TS, 17, timm_vit(True, beit.Beit, use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1), "timm-beit")
+fixture("timm-beit", DYNAMO, 18, timm_vit(False, beit.Beit, use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1))
+fixture("timm-beit-fused", DYNAMO, 23, timm_vit(True, beit.Beit, use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1), "timm-beit")
+fixture("timm-beit-fused-math", DYNAMO, 23, timm_vit(True, beit.Beit, use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1), "timm-beit", kernel=MATH)
+EVA = dict(num_heads=3, qkv_fused=False, swiglu_mlp=True, scale_mlp=True, use_rot_pos_emb=True, ref_feat_shape=(4, 4))
+fixture("timm-eva02", DYNAMO, 18, timm_vit(False, eva.Eva, **EVA))
+fixture("timm-eva02-fused", DYNAMO, 23, timm_vit(True, eva.Eva, **EVA), "timm-eva02")
+fixture("timm-eva02", TS, 17, timm_vit(False, eva.Eva, **EVA))
+fixture("timm-swin", TS, 17, functools.partial(timm_swin, False))
+fixture("timm-swin", DYNAMO, 18, functools.partial(timm_swin, False))
+fixture("timm-swin-fused", DYNAMO, 23, functools.partial(timm_swin, True), "timm-swin")
+fixture("timm-swin-fused-math", DYNAMO, 23, functools.partial(timm_swin, True), "timm-swin", kernel=MATH)
+fixture("torchvision-vit", TS, 13, torchvision_vit)
+fixture("torchvision-vit", TS, 17, torchvision_vit)
+fixture("torchvision-vit", DYNAMO, 23, torchvision_vit)
+fixture("hf-vit-eager", TS, 13, hf("vit", "eager"), "hf-vit")
+fixture("hf-vit", TS, 17, hf("vit"))
+fixture("hf-vit-dynamic-size", TS, 17, hf("vit", "eager"), "hf-vit", dynamic_size=True)
+fixture("hf-vit-dynamic-size", DYNAMO, 18, hf("vit", "eager"), "hf-vit", dynamic_size=True)
+fixture("hf-clip-eager", TS, 11, hf("clip", "eager"), "hf-clip")
+fixture("hf-clip", DYNAMO, 18, hf("clip"))
+fixture("hf-dinov2", TS, 17, hf("dinov2"))
+fixture("hf-dinov2", DYNAMO, 23, hf("dinov2"))
+fixture("hf-dinov2-swiglu-eager", TS, 13, hf("dinov2-swiglu", "eager"), "hf-dinov2-swiglu")
+fixture("hf-dinov2-swiglu", DYNAMO, 18, hf("dinov2-swiglu"))
+
+
+# ------------------------------------------------------------------------------------------------ weights, export, check
+
+
+def scramble(model, seed):
+    """Random weights that a mistake cannot hide in. Sizes are such that attention is neither uniform nor saturated."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = lambda p: torch.randn(p.shape, generator=generator)
+    norms = {id(m.weight) for m in model.modules() if "norm" in type(m).__name__.lower() and getattr(m, "weight", None) is not None}
+    with torch.no_grad():
+        for name, p in sorted(model.named_parameters()):
+            last = name.rsplit(".", 1)[-1]
+            if id(p) in norms or re.search(r"gamma|lambda|scale", last):
+                p.copy_((1 + 0.3 * noise(p)).clamp(0.3, 1.9))
+            elif "relative_position" in name or "position" in name or "pos_embed" in name or "token" in name or "latent" in name or "class_embedding" in name:
+                p.copy_(0.6 * noise(p))
+            elif p.ndim >= 2:
+                p.copy_(1.3 * noise(p) / math.sqrt(p[0].numel()))
+            else:
+                p.copy_(0.25 * noise(p))
+            assert not torch.any((p == 0) | (p == 1)), name
+
+
+class Resized(nn.Module):
+    """Hugging Face's ViT with the interpolation of its position embedding switched on."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values):
+        return self.model(pixel_values, interpolate_pos_encoding=True)
+
+
+@contextlib.contextmanager
+def quiet():
+    """The exporters print progress, and a whole graph where they fail, from C++ too."""
+    sys.stdout.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            for i, copy in enumerate(kept):
+                os.dup2(copy, i + 1)
+                os.close(copy)
+
+
+def run_torch(model, x):
+    with torch.no_grad():
+        out = model(x)
+    out = out if isinstance(out, tuple) else tuple(out.values()) if isinstance(out, dict) else (out,)
+    return [o.numpy() for o in out if o is not None]
+
+
+def used_parameters(model, x):
+    """Parameters that the outputs depend on (a mask token, for example, takes no part)."""
+    model.zero_grad()
+    out = model(x)
+    out = out if isinstance(out, tuple) else tuple(out.values()) if isinstance(out, dict) else (out,)
+    sum((o * torch.randn_like(o)).sum() for o in out if o is not None).backward()
+    count = sum(p.numel() for p in model.parameters() if p.grad is not None)
+    model.zero_grad()
+    return count
+
+
+def export(model, x, path, exporter, opset, batch, dynamic_size, outputs, source, metadata):
+    name = "pixel_values" if source.startswith("transformers") else "input"
+    names = {1: ["logits"], 2: ["last_hidden_state", "pooler_output"]}[outputs]
+    if exporter == "torchscript":
+        axes = {} if batch else {n: {0: "batch"} for n in [name, *names]}
+        if dynamic_size:
+            axes[name] |= {2: "height", 3: "width"}
+        torch.onnx.export(model, (x,), str(path), dynamo=False, opset_version=opset, input_names=[name], output_names=names, dynamic_axes=axes)
+    else:
+        dims = {} if batch else {0: torch.export.Dim("batch", min=1, max=4096)}
+        if dynamic_size:
+            dims |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        torch.onnx.export(model, (x,), str(path), dynamo=True, opset_version=opset, input_names=[name], output_names=names,
+                          dynamic_shapes=(dims,) if dims else None, external_data=False, verbose=False)
+    proto = onnx.load(path)
+    held = [proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer]
+    for item in held:  # what the dynamo exporter notes down: half the file, and its stack traces name folders of this machine
+        kept = [(m.key, m.value) for m in item.metadata_props if metadata and "stack_trace" not in m.key and "fx_node" not in m.key]
+        del item.metadata_props[:]
+        for key, value in kept:
+            item.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(proto, full_check=True)
+    assert proto.opset_import[0].version == opset, proto.opset_import
+    onnx.save(proto, path)
+    return proto
+
+
+def relative_error(path, model, shapes, seed):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for shape in shapes:
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        for ours, theirs in zip(session.run(None, {session.get_inputs()[0].name: x.numpy()}), run_torch(model, x), strict=True):
+            worst = max(worst, float(np.abs(ours - theirs).max() / np.abs(theirs).max()))
+    return worst
+
+
+def make(folder, file, exporter, opset, options, family, builder):
+    seed = zlib.crc32(file.encode())
+    torch.manual_seed(seed)
+    model, facts = builder()
+    model.eval()
+    scramble(model, seed)
+    parameters = sum(p.numel() for p in model.parameters())
+    batch, dynamic_size = options.get("batch"), options.get("dynamic_size", False)
+    if dynamic_size:
+        model = Resized(model)
+    c, h, w = facts["image"]
+    x = torch.randn((batch or 2, c, h, w), generator=torch.Generator().manual_seed(seed + 1))
+    if dynamic_size:
+        x = torch.randn((2, c, h + 8, w + 4), generator=torch.Generator().manual_seed(seed + 1))
+    used = used_parameters(model, x)
+    path = folder / f"{file}.onnx"
+    part = folder / f"{file}.tmp"
+    try:
+        with quiet(), torch.nn.attention.sdpa_kernel(options.get("kernel", ALL_KERNELS)):
+            proto = export(model, x, part, exporter, opset, batch, dynamic_size, len(run_torch(model, x)), facts["library"], options.get("metadata", False))
+        shapes = [(batch, c, h, w)] if batch else [(1, c, h, w), (3, c, h, w)]
+        if dynamic_size:
+            shapes.append((2, c, h + 4, w + 12))
+        error = relative_error(part, model, shapes, seed + 2)
+        assert error < 1e-5, f"relative error {error:.1e} against PyTorch"
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+    dims = lambda v: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
+    operators = [n.op_type for n in proto.graph.node]
+    return {
+        "file": path.name, "family": family, "library": facts["library"], "exporter": exporter, "opset": opset, "image": facts["image"],
+        "patch_size": facts["patch_size"], "grid": facts["grid"], "prefix_tokens": facts["prefix_tokens"],
+        "embedding_dim": facts["layers"][0]["embedding_dim"], "parameters": parameters, "used_parameters": used, "classes": facts["classes"],
+        "input": {"name": proto.graph.input[0].name, "shape": dims(proto.graph.input[0])},
+        "outputs": [{"name": o.name, "shape": dims(o)} for o in proto.graph.output],
+        "layers": facts["layers"], "other_attentions": facts["other_attentions"], "pre_norm": True,
+        "attention_operators": operators.count("Attention"), "max_export_error": float(f"{error:.1e}"),
+    }
+
+
+def reason(error):
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    line = next((l.strip() for l in text.splitlines() if l.strip()), type(error).__name__)
+    cause = error.__cause__
+    while cause is not None and cause.__cause__ is not None:
+        cause = cause.__cause__
+    if cause is not None and str(cause).strip():
+        line = f"{line.split('.')[0]}: {str(cause).strip().splitlines()[0]}"
+    return f"{type(error).__name__}: {re.sub(r'/[^ ]*/', '', line)[:300]}"
+
+
+def line(entry):
+    return json.dumps(entry, separators=(", ", ": "))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="make only files whose name contains one of these")
+    parser.add_argument("--output", type=Path, default=Path("fixtures/graphs"))
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    args.output.mkdir(parents=True, exist_ok=True)
+    manifest = args.output / "manifest.json"
+    made, failed = {}, {}
+    if args.names and manifest.exists():
+        old = json.loads(manifest.read_text())
+        made = {e["file"]: e for e in old["fixtures"]}
+        failed = {e["file"]: e for e in old["not_exported"]}
+    wanted = {f"{f[0]}.onnx" for f in FIXTURES}
+    for file, exporter, opset, options, family, builder in FIXTURES:
+        if args.names and not any(n in file for n in args.names):
+            continue
+        start = time.time()
+        made.pop(f"{file}.onnx", None)
+        failed.pop(f"{file}.onnx", None)
+        try:
+            entry = made[f"{file}.onnx"] = make(args.output, file, exporter, opset, options, family, builder)
+            size = (args.output / entry["file"]).stat().st_size
+            print(f"{entry['file']:45} {size // 1024:4} KB, {entry['parameters']} parameters, error {entry['max_export_error']}, "
+                  f"{entry['attention_operators']} Attention, {time.time() - start:.0f} s", flush=True)
+        except Exception as error:
+            if "--trace" in os.environ.get("FIXTURES_DEBUG", ""):
+                traceback.print_exc()
+            failed[f"{file}.onnx"] = {"file": f"{file}.onnx", "family": family, "exporter": exporter, "opset": opset, "reason": reason(error)}
+            (args.output / f"{file}.onnx").unlink(missing_ok=True)
+            print(f"{file:45} NOT EXPORTED: {failed[f'{file}.onnx']['reason']}", flush=True)
+        ordered = lambda d: ",\n".join("    " + line(d[f"{f[0]}.onnx"]) for f in FIXTURES if f"{f[0]}.onnx" in d)
+        manifest.write_text('{\n  "fixtures": [\n' + ordered(made) + '\n  ],\n  "not_exported": [\n' + ordered(failed) + "\n  ]\n}\n")
+    if not args.names:
+        for stale in args.output.glob("*.onnx"):
+            if stale.name not in wanted:
+                stale.unlink()
+    total = sum((args.output / n).stat().st_size for n in made)
+    print(f"{len(made)} fixtures, {total / 1e6:.2f} MB, {len(failed)} not exported")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

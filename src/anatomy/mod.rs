@@ -1,0 +1,455 @@
+//! Anatomy: the Vision Transformer in the typed graph.
+//!
+//! An attention is a Softmax, and its heads are the leading factors of the Softmax's output that the next weight contraction
+//! (the output projection) sums over. Batch, windows and shifts are never summed over, so Swin needs nothing special. An FFN
+//! is a hidden factor made by weight contractions from the residual stream and summed over by one that returns to it. The
+//! residual stream is whatever output projections make. No name and no template is looked at.
+
+mod tokens;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use crate::axes::{Dim, Factor, Typing};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{Attributes, Links};
+use crate::onnx::proto::NodeProto;
+pub use tokens::{Grid, Tokens};
+
+/// What Offshoot found in a graph.
+#[derive(Clone, Debug)]
+pub struct Anatomy {
+    /// Self-attentions with more than one query, in order of execution.
+    pub layers: Vec<Attention>,
+    /// Attention pooling, class attention and cross-attention, in order of execution.
+    pub others: Vec<Attention>,
+    /// The grid of patches that the first layer works on, where it is known.
+    pub grid: Option<Grid>,
+    /// Tokens of the first layer that are no patches (class token, registers).
+    pub prefix_tokens: usize,
+}
+
+/// An attention with what belongs to it.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    /// Its Softmax nodes, or its fused operator. Several where several attention maps share one output projection.
+    pub softmax: Vec<usize>,
+    /// The node of its output projection.
+    pub projection: usize,
+    /// Its heads; empty where it has one head and so no axis for them.
+    pub heads: Dim,
+    /// The part of the output projection's input that is not heads.
+    pub head_dim: Dim,
+    /// What the output projection makes: the residual stream.
+    pub embedding: Dim,
+    /// Queries.
+    pub queries: Dim,
+    /// Keys.
+    pub keys: Dim,
+    /// The FFN that follows it.
+    pub ffn: Option<FeedForward>,
+    /// The value of the residual stream that enters the layer.
+    pub enter: Option<String>,
+    /// The value of the residual stream that leaves the layer.
+    pub leave: Option<String>,
+}
+
+/// An FFN.
+#[derive(Clone, Debug)]
+pub struct FeedForward {
+    /// The contractions that make its hidden neurons.
+    pub up: Vec<usize>,
+    /// The contraction that sums over them.
+    pub down: usize,
+    /// Its hidden neurons.
+    pub hidden: Dim,
+    /// True where neurons are products of two projections.
+    pub gated: bool,
+    /// Its nonlinearity: `gelu`, `gelu-tanh`, `quick-gelu`, `silu`, `relu` or `hard-swish`, or the operator's own name.
+    pub activation: String,
+}
+
+/// A contraction with a weight.
+struct WeightContraction {
+    summed: Dim,
+    made: Dim,
+}
+
+impl Anatomy {
+    /// Reads the anatomy of a typed graph.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Anatomy`] where the graph holds no attention.
+    pub fn new(typing: &Typing) -> Result<Anatomy> {
+        let finder = Finder::new(typing);
+        let mut attentions = finder.attentions();
+        if attentions.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Anatomy,
+                "no attention found: no Softmax whose heads an output projection sums over",
+            )
+            .hint(
+                "Offshoot works on Vision Transformers; give the model before any compilation into custom operators",
+            ));
+        }
+        let ffns = finder.feed_forwards(&attentions);
+        finder.assign(&mut attentions, ffns);
+        let (layers, others): (Vec<_>, Vec<_>) = attentions.into_iter().partition(|a| finder.is_layer(a));
+        let first = layers.first().or(others.first());
+        let tokens = first.map(|a| Tokens::new(typing, &a.queries));
+        Ok(Anatomy {
+            grid: tokens.as_ref().and_then(|t| t.grid(typing)),
+            prefix_tokens: tokens.map(|t| t.prefix()).unwrap_or(0),
+            layers,
+            others,
+        })
+    }
+}
+
+impl Attention {
+    /// Number of heads.
+    pub fn head_count(&self, typing: &Typing) -> usize {
+        typing.factors.size(&self.heads)
+    }
+
+    /// The factor of its heads, where there is one.
+    pub fn head_factor(&self, typing: &Typing) -> Option<Factor> {
+        match typing.factors.leaves(&self.heads)[..] {
+            [f] => Some(f),
+            _ => None,
+        }
+    }
+}
+
+impl FeedForward {
+    /// The factor of its hidden neurons, where there is one.
+    pub fn hidden_factor(&self, typing: &Typing) -> Option<Factor> {
+        match typing.factors.leaves(&self.hidden)[..] {
+            [f] => Some(f),
+            _ => None,
+        }
+    }
+}
+
+struct Finder<'t, 'm> {
+    typing: &'t Typing<'m>,
+    links: Links<'m>,
+    fixed: HashSet<&'m str>,
+    weight: HashMap<usize, WeightContraction>,
+}
+
+impl<'t, 'm> Finder<'t, 'm> {
+    fn new(typing: &'t Typing<'m>) -> Self {
+        let fixed = typing.fixed();
+        let mut uses: HashMap<(usize, usize), &Vec<Dim>> = HashMap::new();
+        for u in &typing.uses {
+            uses.insert((u.node, u.input), &u.dims);
+        }
+        let mut weight = HashMap::new();
+        for c in &typing.contractions {
+            let node = &typing.graph.node[c.node];
+            let operands: Vec<usize> =
+                (0..node.input.len().min(2)).filter(|&j| fixed.contains(node.input[j].as_str())).collect();
+            let ([j], false) = (&operands[..], c.summed.is_empty()) else { continue };
+            let Some(dims) = uses.get(&(c.node, *j)).copied().or_else(|| typing.dims.get(node.input[*j].as_str()))
+            else {
+                continue;
+            };
+            let summed = typing.factors.leaves(&c.summed);
+            let made = dims
+                .iter()
+                .flat_map(|d| typing.factors.leaves(d))
+                .filter(|f| !typing.factors.meet(&[*f], &summed))
+                .collect();
+            weight.insert(c.node, WeightContraction { summed, made });
+        }
+        Finder { typing, links: Links::new(typing.graph), fixed, weight }
+    }
+
+    fn node(&self, k: usize) -> &'m NodeProto {
+        &self.typing.graph.node[k]
+    }
+
+    fn meet(&self, a: &[Factor], b: &[Factor]) -> bool {
+        self.typing.factors.meet(a, b)
+    }
+
+    fn size(&self, dim: &[Factor]) -> usize {
+        self.typing.factors.size(dim)
+    }
+
+    fn attentions(&self) -> Vec<Attention> {
+        let typing = self.typing;
+        let mut found: Vec<Attention> = Vec::new();
+        for (k, node) in typing.graph.node.iter().enumerate() {
+            let fused = typing.fused.get(&k);
+            let (front, queries, keys) = match (fused, node.op_type()) {
+                (Some(f), _) => (vec![f.batch.clone(), f.heads.clone()], f.queries.clone(), f.keys.clone()),
+                (None, "Softmax") => {
+                    let Some(dims) = node.output.first().and_then(|o| typing.dims.get(o.as_str())) else { continue };
+                    let [front @ .., queries, keys] = &dims[..] else { continue };
+                    if front.is_empty() {
+                        continue;
+                    }
+                    (front.to_vec(), queries.clone(), keys.clone())
+                }
+                _ => continue,
+            };
+            let Some(projection) = self.projection(k, fused.is_some()) else { continue };
+            let WeightContraction { summed, made } = &self.weight[&projection];
+            let heads: Dim =
+                front.iter().flat_map(|d| typing.factors.leaves(d)).filter(|f| self.meet(&[*f], summed)).collect();
+            if let Some(same) = found.iter_mut().find(|a| a.projection == projection) {
+                same.softmax.push(k);
+                continue;
+            }
+            let head_dim = summed.iter().copied().filter(|f| !self.meet(&[*f], &heads)).collect();
+            found.push(Attention {
+                softmax: vec![k],
+                projection,
+                heads,
+                head_dim,
+                embedding: made.clone(),
+                queries: typing.factors.leaves(&queries),
+                keys: typing.factors.leaves(&keys),
+                ffn: None,
+                enter: None,
+                leave: None,
+            });
+        }
+        found
+    }
+
+    /// Forward from the probabilities: their product with the values, then the first contraction with a weight.
+    fn projection(&self, softmax: usize, fused: bool) -> Option<usize> {
+        let mut mixed = fused;
+        let mut front: Vec<&str> = self.node(softmax).output.iter().map(String::as_str).collect();
+        let mut seen = HashSet::new();
+        while !front.is_empty() {
+            let users: BTreeSet<usize> =
+                front.iter().flat_map(|v| self.links.users(v)).copied().filter(|k| !seen.contains(k)).collect();
+            let mut found = None;
+            let mut next = Vec::new();
+            for k in users {
+                seen.insert(k);
+                let product = matches!(self.node(k).op_type(), "MatMul" | "FusedMatMul" | "Einsum");
+                let weighted = self.weight.contains_key(&k);
+                if !mixed && product && !weighted {
+                    mixed = true;
+                    next.extend(self.node(k).output.iter().map(String::as_str));
+                } else if mixed && weighted {
+                    found = found.or(Some(k));
+                } else {
+                    next.extend(self.node(k).output.iter().map(String::as_str));
+                }
+            }
+            if found.is_some() {
+                return found;
+            }
+            front = next;
+        }
+        None
+    }
+
+    fn feed_forwards(&self, attentions: &[Attention]) -> Vec<FeedForward> {
+        let residual: Vec<Factor> = attentions.iter().flat_map(|a| a.embedding.iter().copied()).collect();
+        let inside: Vec<Factor> = attentions.iter().flat_map(|a| a.heads.iter().chain(&a.head_dim).copied()).collect();
+        let mut nodes: Vec<usize> = self.weight.keys().copied().collect();
+        nodes.sort_unstable();
+        let mut found = Vec::new();
+        for &down in &nodes {
+            let WeightContraction { summed, made } = &self.weight[&down];
+            let returns = !made.is_empty() && made.iter().all(|f| self.meet(&[*f], &residual));
+            if !returns || self.meet(summed, &residual) || self.meet(summed, &inside) {
+                continue;
+            }
+            let up: Vec<usize> = nodes
+                .iter()
+                .copied()
+                .filter(|&k| {
+                    let w = &self.weight[&k];
+                    k < down && self.meet(summed, &w.made) && self.meet(&w.summed, &residual)
+                })
+                .collect();
+            if up.is_empty() {
+                continue;
+            }
+            let width = self.size(summed);
+            let gated = up.len() > 1 || up.iter().any(|k| self.size(&self.weight[k].made) > width);
+            let activation = self.activation(&up, down);
+            found.push(FeedForward { up, down, hidden: summed.clone(), gated, activation });
+        }
+        found
+    }
+
+    /// The nonlinearity between the contractions of an FFN.
+    fn activation(&self, up: &[usize], down: usize) -> String {
+        let mut seen = BTreeSet::new();
+        let mut todo: Vec<usize> = up.to_vec();
+        let mut between = Vec::new();
+        while let Some(k) = todo.pop() {
+            for o in &self.node(k).output {
+                for &u in self.links.users(o) {
+                    if u < down && !self.weight.contains_key(&u) && seen.insert(u) {
+                        between.push(self.node(u));
+                        todo.push(u);
+                    }
+                }
+            }
+        }
+        let has = |op: &str| between.iter().find(|n| n.op_type() == op);
+        let constant = |value: f64| {
+            between.iter().flat_map(|n| &n.input).any(|x| {
+                self.typing
+                    .known
+                    .get(x.as_str())
+                    .is_some_and(|v| v.data.len() == 1 && v.data.iter().all(|e| (e - value).abs() < 1e-3))
+            })
+        };
+        let name = if let Some(gelu) = has("Gelu") {
+            if gelu.string("approximate") == Some("tanh") { "gelu-tanh" } else { "gelu" }
+        } else if has("Erf").is_some() || has("BiasGelu").is_some() {
+            "gelu"
+        } else if has("FastGelu").is_some() || has("Tanh").is_some() {
+            "gelu-tanh"
+        } else if has("QuickGelu").is_some() || (has("Sigmoid").is_some() && constant(1.702)) {
+            "quick-gelu"
+        } else if has("Sigmoid").is_some() || has("Swish").is_some() {
+            "silu"
+        } else if has("Relu").is_some() {
+            "relu"
+        } else if has("HardSwish").is_some() {
+            "hard-swish"
+        } else {
+            let known = ["Elu", "Selu", "Mish", "LeakyRelu", "Softplus", "Celu"];
+            return known
+                .iter()
+                .find(|op| has(op).is_some())
+                .map(|op| op.to_lowercase())
+                .unwrap_or_else(|| "none".into());
+        };
+        name.to_string()
+    }
+
+    /// Gives every attention the FFN that follows it, and finds where layers begin and end in the residual stream.
+    fn assign(&self, attentions: &mut [Attention], ffns: Vec<FeedForward>) {
+        let order: Vec<usize> = attentions.iter().map(|a| a.projection).collect();
+        for (i, a) in attentions.iter_mut().enumerate() {
+            (a.enter, a.leave) = self.residual_add(a.projection);
+            let until = order.get(i + 1).copied().unwrap_or(usize::MAX);
+            a.ffn = ffns
+                .iter()
+                .find(|f| {
+                    a.projection < f.down && f.down < until && self.meet(&a.embedding, &self.weight[&f.down].made)
+                })
+                .cloned();
+            // Parallel blocks: the FFN branches from the same value as the attention.
+            if a.ffn.is_none() {
+                let from = i.checked_sub(1).map(|p| order[p]).unwrap_or(0);
+                a.ffn = ffns
+                    .iter()
+                    .find(|f| {
+                        from < f.down
+                            && f.down < a.projection
+                            && self.residual_add(f.down).0 == a.enter
+                            && a.enter.is_some()
+                    })
+                    .cloned();
+            }
+            if let Some(ffn) = &a.ffn {
+                let (_, leave) = self.residual_add(ffn.down);
+                let position = |v: &Option<String>| v.as_deref().and_then(|v| self.links.maker.get(v).copied());
+                if position(&leave) > position(&a.leave) {
+                    a.leave = leave;
+                }
+            }
+        }
+    }
+
+    /// Everything that a node is made from.
+    fn ancestors(&self, k: usize) -> HashSet<&'m str> {
+        let mut before = HashSet::new();
+        let mut todo: Vec<&str> = self.node(k).input.iter().map(String::as_str).collect();
+        while let Some(x) = todo.pop() {
+            if before.insert(x)
+                && let Some(&m) = self.links.maker.get(x)
+            {
+                todo.extend(self.node(m).input.iter().map(String::as_str));
+            }
+        }
+        before
+    }
+
+    /// The skip value and the sum of the first Add that joins what node `k` makes with something that `k` was made from.
+    fn residual_add(&self, k: usize) -> (Option<String>, Option<String>) {
+        let before = self.ancestors(k);
+        let mut made: HashSet<&str> = self.node(k).output.iter().map(String::as_str).collect();
+        let mut todo: BTreeSet<usize> = made.iter().flat_map(|o| self.links.users(o)).copied().collect();
+        while let Some(c) = todo.pop_first() {
+            let node = self.node(c);
+            if matches!(node.op_type(), "Add" | "Sum" | "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization") {
+                let skip = node.input.iter().find(|x| {
+                    !made.contains(x.as_str()) && before.contains(x.as_str()) && !self.fixed.contains(x.as_str())
+                });
+                if let Some(skip) = skip {
+                    let sum = match node.op_type() {
+                        "Add" | "Sum" => node.output.first(),
+                        // The fourth output of a skip norm is the sum; the first is already normalised.
+                        _ => node.output.get(3).filter(|o| !o.is_empty()),
+                    };
+                    return (Some(skip.clone()), sum.cloned());
+                }
+            }
+            made.extend(node.output.iter().map(String::as_str));
+            todo.extend(node.output.iter().flat_map(|o| self.links.users(o)).copied());
+        }
+        (None, None)
+    }
+
+    /// A layer has more than one query, and its queries and keys come from the same stream.
+    fn is_layer(&self, a: &Attention) -> bool {
+        if self.size(&a.queries) < 2 {
+            return false;
+        }
+        let operands = self.score_operands(a.softmax[0]);
+        let [queries, keys] = &operands[..] else { return true };
+        let sources = [self.sources(queries), self.sources(keys)];
+        let varies = |s: &HashSet<&str>| s.iter().any(|v| !self.fixed.contains(v));
+        if !sources.iter().all(varies) {
+            return false;
+        }
+        match &a.enter {
+            Some(enter) => sources.iter().all(|s| s.contains(enter.as_str())),
+            None => true,
+        }
+    }
+
+    fn sources(&self, value: &'m str) -> HashSet<&'m str> {
+        let mut all = HashSet::from([value]);
+        if let Some(&m) = self.links.maker.get(value) {
+            all.extend(self.ancestors(m));
+        }
+        all
+    }
+
+    /// The two values whose product is the scores: queries and keys.
+    fn score_operands(&self, softmax: usize) -> Vec<&'m str> {
+        let node = self.node(softmax);
+        if self.typing.fused.contains_key(&softmax) {
+            let packed = self.weight.contains_key(&softmax);
+            return if packed { vec![&node.input[0]; 2] } else { node.input[..2].iter().map(String::as_str).collect() };
+        }
+        let mut todo: Vec<&str> = node.input.iter().map(String::as_str).collect();
+        let mut seen = HashSet::new();
+        while let Some(x) = todo.pop() {
+            let Some(&m) = self.links.maker.get(x).filter(|m| seen.insert(**m)) else { continue };
+            let maker = self.node(m);
+            let product = matches!(maker.op_type(), "MatMul" | "FusedMatMul" | "Einsum");
+            let operands: Vec<&str> = maker.input.iter().take(2).map(String::as_str).collect();
+            if product && operands.len() == 2 && !operands.iter().any(|o| self.fixed.contains(o)) {
+                return operands;
+            }
+            todo.extend(maker.input.iter().filter(|i| !self.fixed.contains(i.as_str())).map(String::as_str));
+        }
+        Vec::new()
+    }
+}

@@ -1,0 +1,334 @@
+//! Axis typing: what every dimension of every value is made of.
+//!
+//! Exporters write the same network in dozens of ways; what they cannot change is which axis is contracted with which. One
+//! walk over the graph types every dimension as a product of [factors](factors::Factors). An operator is one rule
+//! ([`rules`]) that says which of its dimensions are the same and which are parts of others. Shape arithmetic is evaluated on the
+//! way for one assumed input; nothing else is computed and no weight is read. With the factor of an attention head or of an
+//! FFN's hidden axis at hand, [`resize`] changes every weight, shape operand and slice that depends on it.
+//!
+//! Every *use* of an initializer has factors of its own: exporters merge equal constants of different layers (zero biases,
+//! index tables), and those must stay independent.
+
+pub mod arithmetic;
+pub mod factors;
+pub mod resize;
+mod rules;
+
+use std::collections::{HashMap, HashSet};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{data_inputs, declared_dims};
+use crate::onnx::proto::{GraphProto, TensorProto};
+use crate::onnx::{Model, element_count, is_float, node_label};
+use arithmetic::{Known, LIMIT};
+pub use factors::{Dim, Factor, Factors, ImageAxis, Mismatch, Spatial};
+
+/// The shapes that the typing assumes where the graph leaves them open.
+#[derive(Clone, Debug)]
+pub struct Assumption {
+    /// Images in a batch. Two, so that the batch is a factor of its own.
+    pub batch: usize,
+    /// Height and width of the image.
+    pub image: [usize; 2],
+}
+
+impl Default for Assumption {
+    fn default() -> Self {
+        Assumption { batch: 2, image: [224, 224] }
+    }
+}
+
+/// One use of an initializer (or of a Constant node's tensor), with factors of its own.
+#[derive(Clone, Debug)]
+pub struct Use {
+    /// Name of the initializer.
+    pub name: String,
+    /// Index of the node that uses it.
+    pub node: usize,
+    /// Which of the node's inputs it is.
+    pub input: usize,
+    /// Its dimensions.
+    pub dims: Vec<Dim>,
+}
+
+/// A node that sums products over a dimension.
+#[derive(Clone, Debug)]
+pub struct Contraction {
+    /// Index of the node.
+    pub node: usize,
+    /// What it sums over.
+    pub summed: Dim,
+    /// Multiply-accumulate operations under the assumed input.
+    pub macs: u64,
+}
+
+/// A part that a Slice takes of an axis.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Index of the node.
+    pub node: usize,
+    /// The axis.
+    pub axis: usize,
+    /// Dimensions that lie before the part.
+    pub before: Vec<Dim>,
+    /// The part.
+    pub taken: Dim,
+}
+
+/// The axes of a fused attention operator.
+#[derive(Clone, Debug)]
+pub struct Fused {
+    /// Batch.
+    pub batch: Dim,
+    /// Heads.
+    pub heads: Dim,
+    /// Queries.
+    pub queries: Dim,
+    /// Keys.
+    pub keys: Dim,
+}
+
+/// Two axes that were to be the same and cannot be.
+#[derive(Clone, Debug)]
+pub struct Conflict {
+    /// Index of the node.
+    pub node: usize,
+    /// What disagrees.
+    pub mismatch: Mismatch,
+    /// The inputs of the node that meet there, for the search of the assumed image size.
+    pub inputs: Vec<String>,
+}
+
+/// A graph whose every dimension is typed.
+pub struct Typing<'m> {
+    /// The typed graph.
+    pub graph: &'m GraphProto,
+    /// All factors.
+    pub factors: Factors,
+    /// Dimensions of each value that a node makes or that is an input.
+    pub dims: HashMap<&'m str, Vec<Dim>>,
+    /// Known small values: the results of shape arithmetic.
+    pub known: HashMap<&'m str, Known>,
+    /// Initializers, and tensors of Constant nodes.
+    pub weights: HashMap<&'m str, &'m TensorProto>,
+    /// Uses of weights.
+    pub uses: Vec<Use>,
+    /// Contractions.
+    pub contractions: Vec<Contraction>,
+    /// Parts that slices take.
+    pub parts: Vec<Part>,
+    /// Factors that stand for a `group` attribute, by node.
+    pub groups: HashMap<usize, Dim>,
+    /// Factors that stand for an attribute that counts heads, by node and attribute.
+    pub head_counts: HashMap<(usize, &'static str), Dim>,
+    /// Fused attention operators, by node.
+    pub fused: HashMap<usize, Fused>,
+    /// Contradictions.
+    pub conflicts: Vec<Conflict>,
+    /// The factor of the batch, if the graph has one.
+    pub batch: Option<Factor>,
+    /// What was assumed.
+    pub assumption: Assumption,
+}
+
+impl<'m> Typing<'m> {
+    /// Types a model. Where the graph leaves the image size open, the size that agrees with its position embedding is found.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for an operator without a typing rule, [`ErrorKind::Typing`] where dimensions contradict
+    /// each other; both name the node.
+    pub fn new(model: &'m Model) -> Result<Self> {
+        let typing = Self::settled(model)?;
+        match typing.conflicts.first() {
+            None => Ok(typing),
+            Some(c) => {
+                let node = &typing.graph.node[c.node];
+                Err(Error::new(
+                    ErrorKind::Typing,
+                    format!(
+                        "dimensions {:?} and {:?} of `{}` meet there and do not agree",
+                        c.mismatch.left,
+                        c.mismatch.right,
+                        node.op_type()
+                    ),
+                )
+                .in_node(node_label(node))
+                .hint("check the model with `onnx.checker.check_model(model, full_check=True)`; if it is sound, this is a graph that Offshoot does not type yet"))
+            }
+        }
+    }
+
+    /// Types with the image size that agrees with the position embedding where the graph leaves it open, else with 224 pixels.
+    fn settled(model: &'m Model) -> Result<Self> {
+        let open = data_inputs(model.graph())
+            .iter()
+            .any(|v| declared_dims(v).is_some_and(|d| d.len() == 4 && d[1..].iter().any(Option::is_none)));
+        let assumed = |size: usize| Assumption { image: [size, size], ..Assumption::default() };
+        let default = Assumption::default().image[0];
+        if !open {
+            return Self::with(model, assumed(default));
+        }
+        let mut sizes = image_sizes(model);
+        sizes.push(default);
+        sizes.extend([384, 518, 336, 256, 448, 512, 192, 160, 128, 96, 64, 32, 28]);
+        let mut tried = HashSet::new();
+        for size in sizes {
+            if tried.insert(size)
+                && let Ok(typing) = Self::with(model, assumed(size))
+                && typing.conflicts.is_empty()
+            {
+                return Ok(typing);
+            }
+        }
+        Self::with(model, assumed(default))
+    }
+
+    /// Types a model under a given assumption; contradictions are collected in [`Typing::conflicts`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for an operator without a typing rule, [`ErrorKind::Typing`] for shape operands that cannot be.
+    pub fn with(model: &'m Model, assumption: Assumption) -> Result<Self> {
+        let graph = model.graph();
+        let mut typing = Typing {
+            graph,
+            factors: Factors::default(),
+            dims: HashMap::new(),
+            known: HashMap::new(),
+            weights: HashMap::new(),
+            uses: Vec::new(),
+            contractions: Vec::new(),
+            parts: Vec::new(),
+            groups: HashMap::new(),
+            head_counts: HashMap::new(),
+            fused: HashMap::new(),
+            conflicts: Vec::new(),
+            batch: None,
+            assumption,
+        };
+        for t in &graph.initializer {
+            typing.weight(t.name(), t);
+        }
+        typing.inputs()?;
+        for k in 0..graph.node.len() {
+            typing.node(k).map_err(|e| e.in_node(node_label(&graph.node[k])))?;
+        }
+        Ok(typing)
+    }
+
+    fn weight(&mut self, name: &'m str, t: &'m TensorProto) {
+        self.weights.insert(name, t);
+        let count = element_count(t).unwrap_or(usize::MAX);
+        let limit = if is_float(t) { 1 } else { LIMIT };
+        if count <= limit
+            && let Some(known) = Known::read(t)
+        {
+            self.known.insert(name, known);
+        }
+    }
+
+    fn inputs(&mut self) -> Result<()> {
+        let mut image_seen = false;
+        for info in data_inputs(self.graph) {
+            let Some(declared) = declared_dims(info) else {
+                return Err(Error::new(ErrorKind::Unsupported, format!("input `{}` declares no shape", info.name()))
+                    .hint("export with declared input shapes, or run `onnx.shape_inference`"));
+            };
+            let channels_last = channels_last(&declared);
+            let image_axes = if channels_last { [1, 2] } else { [2, 3] };
+            let mut dims = Vec::new();
+            for (i, d) in declared.iter().enumerate() {
+                let assumed = match (i, declared.len()) {
+                    (0, _) => self.assumption.batch,
+                    (_, 4) => match image_axes.iter().position(|&a| a == i) {
+                        Some(p) => self.assumption.image[p],
+                        None => 3,
+                    },
+                    _ => 16,
+                };
+                dims.push(self.factors.fresh(d.unwrap_or(assumed)));
+            }
+            if declared.len() == 4 && !image_seen {
+                image_seen = true;
+                for (axis, i) in [ImageAxis::Height, ImageAxis::Width].into_iter().zip(image_axes) {
+                    self.factors.set_spatial(&dims[i], Some(Spatial { axis, stride: 1.0 }));
+                }
+            }
+            if self.batch.is_none() {
+                self.batch = dims.first().and_then(|d| d.first().copied());
+            }
+            self.dims.insert(info.name(), dims);
+        }
+        Ok(())
+    }
+
+    /// Sizes of a value's dimensions.
+    pub fn shape(&self, value: &str) -> Option<Vec<usize>> {
+        if let Some(dims) = self.dims.get(value) {
+            return Some(dims.iter().map(|d| self.factors.size(d)).collect());
+        }
+        let t = self.weights.get(value)?;
+        Some(t.dims.iter().map(|&d| d as usize).collect())
+    }
+
+    /// Values that depend on no input: weights, known values, and what is computed from them alone.
+    pub fn fixed(&self) -> HashSet<&'m str> {
+        let mut fixed: HashSet<&str> = self.weights.keys().chain(self.known.keys()).copied().collect();
+        for node in &self.graph.node {
+            if node.input.iter().all(|x| x.is_empty() || fixed.contains(x.as_str())) {
+                fixed.extend(node.output.iter().map(String::as_str));
+            }
+        }
+        fixed
+    }
+
+    /// Batch elements of the assumed input, over which sizes are divided to speak of one image.
+    pub fn batch_size(&self) -> usize {
+        self.batch.map(|f| self.factors.factor_size(f)).unwrap_or(1)
+    }
+
+    /// Multiply-accumulate operations for one image.
+    pub fn macs(&self) -> u64 {
+        self.contractions.iter().map(|c| c.macs).sum::<u64>() / self.batch_size().max(1) as u64
+    }
+}
+
+/// True where the last of four dims holds the channels.
+pub fn channels_last(dims: &[Option<usize>]) -> bool {
+    let few = |d: Option<usize>| matches!(d, Some(1..=4));
+    dims.len() == 4 && !few(dims[1]) && few(dims[3])
+}
+
+/// Image sizes that would agree with a position embedding of the graph: its tokens less a few prefix tokens are a square grid
+/// of patches.
+fn image_sizes(model: &Model) -> Vec<usize> {
+    use crate::graph::Attributes;
+    let graph = model.graph();
+    let patches: Vec<usize> = graph
+        .node
+        .iter()
+        .filter(|n| n.op_type() == "Conv")
+        .filter_map(|n| n.ints("strides").and_then(|s| s.first().copied()))
+        .filter(|&s| s > 1)
+        .take(1)
+        .map(|s| s as usize)
+        .collect();
+    let mut sizes = Vec::new();
+    for t in &graph.initializer {
+        let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+        let tokens = match dims[..] {
+            [1, n, _] => n,
+            // A table that stands there as a grid, to be resampled.
+            [1, _, h, w] if h == w => h * w,
+            [1, h, w, _] if h == w => h * w,
+            _ => continue,
+        };
+        for prefix in 0..=8 {
+            let grid = (tokens.saturating_sub(prefix) as f64).sqrt() as usize;
+            if grid > 1 && grid * grid + prefix == tokens {
+                sizes.extend(patches.iter().map(|p| grid * p));
+            }
+        }
+    }
+    sizes.truncate(32);
+    sizes
+}

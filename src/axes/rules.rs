@@ -1,0 +1,1052 @@
+//! One typing rule an operator.
+//!
+//! A rule takes the dimensions of a node's inputs and says what those of its outputs are: contractions unify what they sum
+//! over, elementwise operators unify what they align, Reshape regroups factors, Transpose permutes them, Slice and Split name
+//! parts, Concat joins them.
+
+use super::arithmetic::{self, Known, LIMIT, evaluate, resolve_shape, slice_range, split_lengths};
+use super::factors::{Dim, Spatial};
+use super::{Conflict, Contraction, Fused, Part, Typing, Use};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::Attributes;
+use crate::onnx::element_count;
+use crate::onnx::proto::NodeProto;
+
+/// Operators whose first output has the dimensions of their first input.
+const SAME: &[&str] = &[
+    "Identity",
+    "Cast",
+    "CastLike",
+    "Dropout",
+    "Relu",
+    "Gelu",
+    "QuickGelu",
+    "Erf",
+    "Tanh",
+    "Sigmoid",
+    "Exp",
+    "Log",
+    "Sqrt",
+    "Neg",
+    "Abs",
+    "Sign",
+    "Reciprocal",
+    "Softmax",
+    "LogSoftmax",
+    "Clip",
+    "HardSigmoid",
+    "HardSwish",
+    "Elu",
+    "Selu",
+    "Celu",
+    "Mish",
+    "Swish",
+    "LeakyRelu",
+    "ThresholdedRelu",
+    "Softplus",
+    "Softsign",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Not",
+    "IsNaN",
+    "IsInf",
+    "Trilu",
+    "CumSum",
+    "Sin",
+    "Cos",
+    "Tan",
+    "Atan",
+    "LpNormalization",
+    "ScatterND",
+    "ScatterElements",
+    "RotaryEmbedding",
+    "Hardmax",
+    "Shrink",
+    "MeanVarianceNormalization",
+];
+
+/// Operators whose first output has the dimensions that their inputs broadcast to.
+const BROADCAST: &[&str] = &[
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Where",
+    "Equal",
+    "Greater",
+    "Less",
+    "GreaterOrEqual",
+    "LessOrEqual",
+    "And",
+    "Or",
+    "Xor",
+    "Min",
+    "Max",
+    "Mod",
+    "PRelu",
+    "Sum",
+    "Mean",
+    "BiasGelu",
+    "FastGelu",
+    "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+    "LayerNormalization",
+    "RMSNormalization",
+    "SimplifiedLayerNormalization",
+    "BitShift",
+];
+
+impl<'m> Typing<'m> {
+    /// Types node `k`.
+    pub(super) fn node(&mut self, k: usize) -> Result<()> {
+        let graph = self.graph;
+        let node = &graph.node[k];
+        match node.op_type() {
+            "Constant" => return self.constant(node),
+            "Shape" | "Size" => return self.shape_of(node),
+            _ => {}
+        }
+        if self.arithmetic(node) {
+            return Ok(());
+        }
+        let mut inputs = Vec::with_capacity(node.input.len());
+        for j in 0..node.input.len() {
+            inputs.push(self.operand(k, node, j)?);
+        }
+        let outputs = Rule { typing: self, k, node, inputs }.apply()?;
+        for (name, dims) in node.output.iter().zip(outputs).filter(|(n, _)| !n.is_empty()) {
+            self.dims.insert(name, dims);
+        }
+        Ok(())
+    }
+
+    fn constant(&mut self, node: &'m NodeProto) -> Result<()> {
+        let Some(name) = node.output.first() else { return Ok(()) };
+        if let Some(t) = node.tensor("value")
+            && element_count(t)? > 1
+        {
+            self.weight(name, t);
+            return Ok(());
+        }
+        let known = arithmetic::constant(node)
+            .ok_or_else(|| Error::new(ErrorKind::Unsupported, "a constant of this kind has no typing rule"))?;
+        self.know(name, known);
+        Ok(())
+    }
+
+    fn know(&mut self, name: &'m str, known: Known) {
+        let dims = known.data.shape().iter().map(|&n| self.factors.fresh(n)).collect();
+        self.dims.insert(name, dims);
+        if known.data.len() <= LIMIT {
+            self.known.insert(name, known);
+        }
+    }
+
+    fn shape_of(&mut self, node: &'m NodeProto) -> Result<()> {
+        let known = self.shape_value(node)?;
+        if let Some(output) = node.output.first() {
+            self.know(output, known);
+        }
+        Ok(())
+    }
+
+    /// The value of a Shape or Size node under the present sizes of factors.
+    pub(super) fn shape_value(&self, node: &NodeProto) -> Result<Known> {
+        let input = node.input.first().map(String::as_str).unwrap_or("");
+        let shape = self
+            .shape(input)
+            .ok_or_else(|| Error::new(ErrorKind::Format, format!("nothing makes its input `{input}`")))?;
+        let rank = shape.len() as i64;
+        Ok(match node.op_type() {
+            "Size" => {
+                let mut known = Known::integers([shape.iter().product::<usize>() as i64]);
+                known.data = known.data.index_axis_move(ndarray::Axis(0), 0);
+                known
+            }
+            _ => {
+                let clamp = |v: i64| (if v < 0 { v + rank } else { v }).clamp(0, rank) as usize;
+                let start = clamp(node.int("start").unwrap_or(0));
+                let end = clamp(node.int("end").unwrap_or(rank)).max(start);
+                Known::integers(shape[start..end].iter().map(|&n| n as i64))
+            }
+        })
+    }
+
+    /// Evaluates a node of shape arithmetic. A short Concat may also take small floats that stand in initializers (the scales
+    /// of a Resize).
+    fn arithmetic(&mut self, node: &'m NodeProto) -> bool {
+        let Some(results) = self.evaluated(node, &self.known) else { return false };
+        for (name, known) in node.output.iter().zip(results).filter(|(n, _)| !n.is_empty()) {
+            self.know(name, known);
+        }
+        true
+    }
+
+    pub(super) fn evaluated(
+        &self,
+        node: &NodeProto,
+        values: &std::collections::HashMap<&'m str, Known>,
+    ) -> Option<Vec<Known>> {
+        let mut inputs = Vec::with_capacity(node.input.len());
+        let mut computed = node.op_type() != "Concat";
+        for x in &node.input {
+            if x.is_empty() {
+                inputs.push(None);
+                continue;
+            }
+            let known = match values.get(x.as_str()) {
+                Some(known) => {
+                    computed |= !self.weights.contains_key(x.as_str());
+                    known.clone()
+                }
+                None if node.op_type() == "Concat" => {
+                    let t = self.weights.get(x.as_str()).filter(|t| t.dims.len() == 1 && t.dims[0] <= 4)?;
+                    Known::read(t)?
+                }
+                None => return None,
+            };
+            inputs.push(Some(known));
+        }
+        if inputs.is_empty() || (!computed && !inputs.iter().flatten().all(|k| k.number != arithmetic::Number::Float)) {
+            return None;
+        }
+        let results = evaluate(node, &inputs)?;
+        results.iter().all(|r| r.data.len() <= LIMIT).then_some(results)
+    }
+
+    /// Dimensions of an input; a weight gets factors of its own for every use.
+    fn operand(&mut self, k: usize, node: &'m NodeProto, j: usize) -> Result<Option<Vec<Dim>>> {
+        let name = node.input[j].as_str();
+        if name.is_empty() {
+            return Ok(None);
+        }
+        if let Some(t) = self.weights.get(name) {
+            let dims: Vec<Dim> = t.dims.iter().map(|&d| self.factors.fresh(d as usize)).collect();
+            self.uses.push(Use { name: name.to_string(), node: k, input: j, dims: dims.clone() });
+            return Ok(Some(dims));
+        }
+        match self.dims.get(name) {
+            Some(dims) => Ok(Some(dims.clone())),
+            None => bail!(Format, "nothing makes its input `{name}`"),
+        }
+    }
+
+    /// Small constants as integers: known values, or initializers that are read for it.
+    pub(super) fn ints(&self, name: &str) -> Option<Vec<i64>> {
+        self.known.get(name).map(Known::ints)
+    }
+
+    fn floats(&self, name: &str) -> Option<Vec<f64>> {
+        if let Some(known) = self.known.get(name) {
+            return Some(known.data.iter().copied().collect());
+        }
+        let t = self.weights.get(name).filter(|t| element_count(t).is_ok_and(|n| n <= 16))?;
+        Some(Known::read(t)?.data.iter().copied().collect())
+    }
+}
+
+struct Rule<'t, 'm> {
+    typing: &'t mut Typing<'m>,
+    k: usize,
+    node: &'m NodeProto,
+    inputs: Vec<Option<Vec<Dim>>>,
+}
+
+impl Rule<'_, '_> {
+    fn apply(mut self) -> Result<Vec<Vec<Dim>>> {
+        let op = self.node.op_type();
+        if SAME.contains(&op) {
+            if op == "RotaryEmbedding" && self.node.int("num_heads").is_some_and(|n| n > 0) {
+                let x = self.input(0)?;
+                if x.len() == 3 {
+                    self.heads_of(&x[2], "num_heads")?;
+                }
+            }
+            let x = self.input(0)?;
+            return Ok(self.node.output.iter().map(|_| x.clone()).collect());
+        }
+        if BROADCAST.contains(&op) {
+            return self.elementwise();
+        }
+        let one = |dims: Vec<Dim>| Ok(vec![dims]);
+        match op {
+            "Reshape" => one(self.reshape()?),
+            "Flatten" => one(self.flatten()?),
+            "Squeeze" => one(self.squeeze()?),
+            "Unsqueeze" => one(self.unsqueeze()?),
+            "Transpose" => one(self.transpose()?),
+            "MatMul" | "FusedMatMul" | "TransposeMatMul" | "Gemm" => one(self.matmul()?),
+            "Einsum" => one(self.einsum()?),
+            "Conv" | "ConvTranspose" => one(self.conv()?),
+            "BatchNormalization" | "InstanceNormalization" | "GroupNormalization" => self.channel_norm(),
+            "GlobalAveragePool" | "GlobalMaxPool" => {
+                let x = self.input(0)?;
+                one(x.iter().enumerate().map(|(i, d)| if i < 2 { d.clone() } else { Dim::new() }).collect())
+            }
+            "AveragePool" | "MaxPool" | "LpPool" => one(self.pool()?),
+            "Split" => self.split(),
+            "Slice" => one(self.slice()?),
+            "Concat" => one(self.concat()?),
+            "Gather" => {
+                let (x, indices) = (self.input(0)?, self.input(1)?);
+                let a = self.axis(self.node.int("axis").unwrap_or(0), x.len())?;
+                one(x[..a].iter().chain(&indices).chain(&x[a + 1..]).cloned().collect())
+            }
+            "GatherElements" => {
+                let shape = self.shape(1)?;
+                one(self.fresh(&shape))
+            }
+            "GatherND" => {
+                let (x, shape) = (self.input(0)?, self.shape(1)?);
+                let (&last, lead) = shape.split_last().ok_or_else(|| self.fail("its indices are a scalar"))?;
+                if last > x.len() {
+                    return Err(self.fail("its indices are longer than its input has axes"));
+                }
+                let mut out = self.fresh(lead);
+                out.extend_from_slice(&x[last..]);
+                one(out)
+            }
+            "Expand" | "Tile" => one(self.expand()?),
+            "Pad" => one(self.pad()?),
+            "Resize" | "Upsample" => one(self.resize()?),
+            "DepthToSpace" | "SpaceToDepth" => {
+                let (s, b) = (self.shape(0)?, self.node.int("blocksize").unwrap_or(1).max(1) as usize);
+                let [n, c, h, w] = s[..] else { return Err(self.fail("it wants four dimensions")) };
+                one(match op {
+                    "DepthToSpace" => self.fresh(&[n, c / (b * b), h * b, w * b]),
+                    _ => self.fresh(&[n, c * b * b, h / b, w / b]),
+                })
+            }
+            "ConstantOfShape" => {
+                let shape = self.sizes(0)?;
+                one(self.fresh(&shape))
+            }
+            "Attention" if self.node.domain() == "com.microsoft" => one(self.packed_attention()?),
+            "Attention" | "MultiHeadAttention" => self.attention(),
+            "TopK" => {
+                let mut s = self.shape(0)?;
+                let a = self.axis(self.node.int("axis").unwrap_or(-1), s.len())?;
+                s[a] = self.sizes(1)?.first().copied().unwrap_or(1);
+                Ok(vec![self.fresh(&s), self.fresh(&s)])
+            }
+            "OneHot" => {
+                let mut s = self.shape(0)?;
+                let depth = self.sizes(1)?.first().copied().unwrap_or(1);
+                let a = self.axis(self.node.int("axis").unwrap_or(-1), s.len() + 1)?;
+                s.insert(a, depth);
+                one(self.fresh(&s))
+            }
+            "Range" => Err(self.fail("the length of a Range depends on more than shapes")),
+            _ if op.starts_with("Reduce") || op.starts_with("Arg") => one(self.reduce()?),
+            _ => {
+                let domain = if self.node.domain().is_empty() { "ai.onnx" } else { self.node.domain() };
+                Err(Error::new(ErrorKind::Unsupported, format!("the operator `{domain}.{op}` has no typing rule"))
+                    .hint("cut the model before this node, or export it with standard operators"))
+            }
+        }
+    }
+
+    // ---- helpers
+
+    fn fail(&self, what: &str) -> Error {
+        Error::new(ErrorKind::Typing, format!("`{}`: {what}", self.node.op_type()))
+    }
+
+    fn input(&self, j: usize) -> Result<Vec<Dim>> {
+        match self.inputs.get(j) {
+            Some(Some(dims)) => Ok(dims.clone()),
+            _ => Err(self.fail(&format!("input {j} is missing"))),
+        }
+    }
+
+    fn given(&self) -> Vec<Vec<Dim>> {
+        self.inputs.iter().flatten().cloned().collect()
+    }
+
+    fn size(&self, dim: &Dim) -> usize {
+        self.typing.factors.size(dim)
+    }
+
+    fn shape(&self, j: usize) -> Result<Vec<usize>> {
+        Ok(self.input(j)?.iter().map(|d| self.size(d)).collect())
+    }
+
+    fn fresh(&mut self, shape: &[usize]) -> Vec<Dim> {
+        shape.iter().map(|&n| self.typing.factors.fresh(n)).collect()
+    }
+
+    fn axis(&self, a: i64, rank: usize) -> Result<usize> {
+        let wrapped = if a < 0 { a + rank as i64 } else { a };
+        if (0..rank as i64).contains(&wrapped) {
+            Ok(wrapped as usize)
+        } else {
+            Err(self.fail(&format!("axis {a} is out of range for {rank} dimensions")))
+        }
+    }
+
+    /// A list of integers that is an attribute in old opsets and an input in new ones.
+    fn list(&self, name: &str, j: usize) -> Result<Option<Vec<i64>>> {
+        if let Some(list) = self.node.ints(name) {
+            return Ok(Some(list.to_vec()));
+        }
+        match self.node.input.get(j).filter(|x| !x.is_empty()) {
+            None => Ok(None),
+            Some(x) => match self.typing.ints(x) {
+                Some(list) => Ok(Some(list)),
+                None => Err(self.fail(&format!("its operand `{x}` depends on more than shapes"))),
+            },
+        }
+    }
+
+    /// An operand that is a list of sizes.
+    fn sizes(&self, j: usize) -> Result<Vec<usize>> {
+        let list = self.list("", j)?.ok_or_else(|| self.fail(&format!("input {j} is missing")))?;
+        list.iter()
+            .map(|&v| usize::try_from(v).ok().filter(|&v| v < 1 << 40))
+            .collect::<Option<_>>()
+            .ok_or_else(|| self.fail(&format!("the sizes {list:?} cannot be")))
+    }
+
+    fn unify(&mut self, a: &Dim, b: &Dim) {
+        if let Err(mismatch) = self.typing.factors.unify(a, b) {
+            self.typing.conflicts.push(Conflict { node: self.k, mismatch, inputs: self.node.input.clone() });
+        }
+    }
+
+    fn broadcast(&mut self, operands: &[Vec<Dim>]) -> Vec<Dim> {
+        let rank = operands.iter().map(Vec::len).max().unwrap_or(0);
+        let mut out = Vec::with_capacity(rank);
+        for i in 0..rank {
+            let mut column = operands
+                .iter()
+                .filter_map(|d| (i + d.len()).checked_sub(rank).map(|at| d[at].clone()))
+                .filter(|d| !self.typing.factors.leaves(d).is_empty());
+            let Some(first) = column.next() else {
+                out.push(Dim::new());
+                continue;
+            };
+            for other in column.collect::<Vec<_>>() {
+                self.unify(&first, &other);
+            }
+            out.push(first);
+        }
+        out
+    }
+
+    fn contraction(&mut self, summed: Dim, output: &[Dim], groups: usize) {
+        let macs = output.iter().map(|d| self.size(d) as u64).product::<u64>() * self.size(&summed) as u64;
+        self.typing.contractions.push(Contraction { node: self.k, summed, macs: macs / groups.max(1) as u64 });
+    }
+
+    // ---- rules
+
+    fn elementwise(&mut self) -> Result<Vec<Vec<Dim>>> {
+        let given = self.given();
+        let out = self.broadcast(&given);
+        let norm = self.node.op_type().contains("Normalization");
+        Ok((0..self.node.output.len())
+            .map(|i| match (norm, i) {
+                // Mean and inverse deviation; the fourth output of a skip norm is the sum.
+                (true, 1 | 2) => {
+                    let last = out.len().saturating_sub(1);
+                    out.iter().enumerate().map(|(a, d)| if a == last { Dim::new() } else { d.clone() }).collect()
+                }
+                _ => out.clone(),
+            })
+            .collect())
+    }
+
+    fn reshape(&mut self) -> Result<Vec<Dim>> {
+        let (x, shape) = (self.input(0)?, self.shape(0)?);
+        let target = self.list("shape", 1)?.ok_or_else(|| self.fail("it has no target shape"))?;
+        let allow_zero = self.node.int("allowzero").unwrap_or(0) != 0;
+        let target = resolve_shape(&shape, &target, allow_zero)
+            .ok_or_else(|| self.fail(&format!("dimensions {shape:?} cannot become {target:?}")))?;
+        if shape.contains(&0) {
+            return Err(self.fail(&format!("dimensions {shape:?} hold nothing")));
+        }
+        Ok(self.typing.factors.reshaped(&x, &target))
+    }
+
+    fn flatten(&mut self) -> Result<Vec<Dim>> {
+        let (x, shape) = (self.input(0)?, self.shape(0)?);
+        let a = self.node.int("axis").unwrap_or(1);
+        let a = (if a < 0 { a + x.len() as i64 } else { a }).clamp(0, x.len() as i64) as usize;
+        if shape.contains(&0) {
+            return Err(self.fail(&format!("dimensions {shape:?} hold nothing")));
+        }
+        let target = [shape[..a].iter().product(), shape[a..].iter().product()];
+        Ok(self.typing.factors.reshaped(&x, &target))
+    }
+
+    fn squeeze(&mut self) -> Result<Vec<Dim>> {
+        let x = self.input(0)?;
+        let axes: Vec<usize> = match self.list("axes", 1)? {
+            Some(list) => list.iter().map(|&a| self.axis(a, x.len())).collect::<Result<_>>()?,
+            None => (0..x.len()).filter(|&i| self.size(&x[i]) == 1).collect(),
+        };
+        Ok(x.into_iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, d)| d).collect())
+    }
+
+    fn unsqueeze(&mut self) -> Result<Vec<Dim>> {
+        let mut x = self.input(0)?;
+        let list = self.list("axes", 1)?.ok_or_else(|| self.fail("it has no axes"))?;
+        let rank = x.len() + list.len();
+        let mut axes: Vec<usize> = list.iter().map(|&a| self.axis(a, rank)).collect::<Result<_>>()?;
+        axes.sort_unstable();
+        for a in axes {
+            if a > x.len() {
+                return Err(self.fail("its axes repeat"));
+            }
+            x.insert(a, Dim::new());
+        }
+        Ok(x)
+    }
+
+    fn transpose(&mut self) -> Result<Vec<Dim>> {
+        let x = self.input(0)?;
+        match self.node.ints("perm").filter(|p| !p.is_empty()) {
+            Some(perm) if perm.len() == x.len() => {
+                perm.iter().map(|&a| self.axis(a, x.len()).map(|a| x[a].clone())).collect()
+            }
+            Some(_) => Err(self.fail("perm and input differ in rank")),
+            None => Ok(x.into_iter().rev().collect()),
+        }
+    }
+
+    fn matmul(&mut self) -> Result<Vec<Dim>> {
+        let (mut a, mut b) = (self.input(0)?, self.input(1)?);
+        for flag in ["transBatchA", "transBatchB"] {
+            if self.node.int(flag).unwrap_or(0) != 0 {
+                return Err(Error::new(ErrorKind::Unsupported, format!("`{flag}` has no typing rule")));
+            }
+        }
+        if self.node.int("transA").unwrap_or(0) != 0 && a.len() > 1 {
+            let n = a.len();
+            a.swap(n - 1, n - 2);
+        }
+        if self.node.int("transB").unwrap_or(0) != 0 && b.len() > 1 {
+            let n = b.len();
+            b.swap(n - 1, n - 2);
+        }
+        let (vector_a, vector_b) = (a.len() == 1, b.len() == 1);
+        if a.is_empty() || b.is_empty() {
+            return Err(self.fail("an operand is a scalar"));
+        }
+        if vector_a {
+            a.insert(0, Dim::new());
+        }
+        if vector_b {
+            b.push(Dim::new());
+        }
+        let (m, n) = (a.len(), b.len());
+        self.unify(&a[m - 1], &b[n - 2]);
+        let mut out = self.broadcast(&[a[..m - 2].to_vec(), b[..n - 2].to_vec()]);
+        if !vector_a {
+            out.push(a[m - 2].clone());
+        }
+        if !vector_b {
+            out.push(b[n - 1].clone());
+        }
+        if self.node.op_type() == "Gemm"
+            && let Some(Some(c)) = self.inputs.get(2).cloned()
+        {
+            self.broadcast(&[out.clone(), c]);
+        }
+        self.contraction(a[m - 1].clone(), &out, 1);
+        Ok(out)
+    }
+
+    fn einsum(&mut self) -> Result<Vec<Dim>> {
+        let equation = self.node.string("equation").unwrap_or("").replace(' ', "");
+        let (left, right) = match equation.split_once("->") {
+            Some((l, r)) if !equation.contains('.') => (l.to_string(), r.to_string()),
+            _ => return Err(self.fail(&format!("the equation `{equation}` has no typing rule"))),
+        };
+        let mut letters: Vec<(char, Dim)> = Vec::new();
+        for (j, term) in left.split(',').enumerate() {
+            let dims = self.input(j)?;
+            if term.chars().count() != dims.len() {
+                return Err(self.fail(&format!("`{term}` does not fit an input of {} dimensions", dims.len())));
+            }
+            for (c, d) in term.chars().zip(dims) {
+                match letters.iter().position(|(l, _)| *l == c) {
+                    None => letters.push((c, d)),
+                    Some(p) if letters[p].1.is_empty() => letters[p].1 = d,
+                    Some(p) if !d.is_empty() => {
+                        let known = letters[p].1.clone();
+                        self.unify(&known, &d);
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        let mut out = Vec::new();
+        for c in right.chars() {
+            match letters.iter().find(|(l, _)| *l == c) {
+                Some((_, d)) => out.push(d.clone()),
+                None => return Err(self.fail(&format!("`{c}` stands on the right only"))),
+            }
+        }
+        let summed = letters.iter().filter(|(c, _)| !right.contains(*c)).flat_map(|(_, d)| d.iter().copied()).collect();
+        self.contraction(summed, &out, 1);
+        Ok(out)
+    }
+
+    /// Output length, and pixels that one step covers, along each spatial axis of a convolution or pooling window.
+    fn windows(&mut self, x: &[Dim], kernel: &[usize], transposed: bool) -> Result<Vec<Dim>> {
+        let rank = kernel.len();
+        let fixed = |name: &str, default: i64, n: usize| -> Vec<i64> {
+            match self.node.ints(name) {
+                Some(v) if v.len() == n => v.to_vec(),
+                _ => vec![default; n],
+            }
+        };
+        let (strides, dilations) = (fixed("strides", 1, rank), fixed("dilations", 1, rank));
+        let (pads, extra) = (fixed("pads", 0, 2 * rank), fixed("output_padding", 0, rank));
+        let auto = self.node.string("auto_pad").unwrap_or("NOTSET").to_string();
+        let ceil = self.node.int("ceil_mode").unwrap_or(0) != 0;
+        let mut out = Vec::new();
+        for i in 0..rank {
+            let m = self.size(&x[2 + i]) as i64;
+            let (stride, reach) = (strides[i].max(1), dilations[i] * (kernel[i] as i64 - 1));
+            let padding = pads[i] + pads[rank + i];
+            let n = match (auto.as_str(), transposed) {
+                ("SAME_UPPER" | "SAME_LOWER", false) => (m + stride - 1) / stride,
+                ("SAME_UPPER" | "SAME_LOWER", true) => m * stride,
+                (_, false) => {
+                    let room = m + padding - reach - 1;
+                    (if ceil { (room + stride - 1).div_euclid(stride) } else { room.div_euclid(stride) }) + 1
+                }
+                (_, true) => (m - 1) * stride + extra[i] + reach + 1 - padding,
+            };
+            if n < 1 {
+                return Err(self.fail(&format!("its window does not fit into {m} elements")));
+            }
+            if n == m {
+                out.push(x[2 + i].clone());
+                continue;
+            }
+            let spatial = self.typing.factors.spatial_of(&x[2 + i]);
+            let dim = self.typing.factors.fresh(n as usize);
+            let step = if transposed { 1.0 / stride as f64 } else { stride as f64 };
+            self.typing.factors.set_spatial(&dim, spatial.map(|s| Spatial { stride: s.stride * step, ..s }));
+            out.push(dim);
+        }
+        Ok(out)
+    }
+
+    fn conv(&mut self) -> Result<Vec<Dim>> {
+        let (x, w) = (self.input(0)?, self.input(1)?);
+        if x.len() < 3 || w.len() != x.len() {
+            return Err(self.fail("input and weight differ in rank"));
+        }
+        let transposed = self.node.op_type() == "ConvTranspose";
+        let groups = self.node.int("group").unwrap_or(1).max(1) as usize;
+        let (mut channels_in, mut channels_out) =
+            if transposed { (w[0].clone(), w[1].clone()) } else { (w[1].clone(), w[0].clone()) };
+        if groups > 1 {
+            // Grouped: the group factor is the outer part of both channel axes.
+            let group = self.typing.factors.fresh(groups);
+            if transposed {
+                channels_out = group.iter().chain(&channels_out).copied().collect();
+            } else {
+                channels_in = group.iter().chain(&channels_in).copied().collect();
+                let total = self.size(&channels_out);
+                if !total.is_multiple_of(groups) {
+                    return Err(self.fail(&format!("{total} output channels do not divide into {groups} groups")));
+                }
+                let mut channels = group.clone();
+                channels.extend(self.typing.factors.fresh(total / groups));
+                self.unify(&channels_out, &channels);
+                channels_out = channels;
+            }
+            self.typing.groups.insert(self.k, group);
+        }
+        self.unify(&x[1], &channels_in);
+        if let Some(Some(bias)) = self.inputs.get(2).cloned()
+            && let Some(b) = bias.first()
+        {
+            self.unify(&channels_out, b);
+        }
+        let kernel: Vec<usize> = w[2..].iter().map(|d| self.size(d)).collect();
+        let mut out = vec![x[0].clone(), channels_out];
+        out.extend(self.windows(&x, &kernel, transposed)?);
+        // MACs of a convolution: output elements x channels of a group x kernel (of the input, where transposed).
+        let factors = &self.typing.factors;
+        let size = |dims: &[Dim]| dims.iter().map(|d| factors.size(d) as u64).product::<u64>();
+        let per = kernel.iter().product::<usize>() as u64;
+        let macs = if transposed {
+            size(&x) * factors.size(&w[1]) as u64 * per
+        } else {
+            size(&out) * factors.size(&w[1]) as u64 * per
+        };
+        self.typing.contractions.push(Contraction { node: self.k, summed: x[1].clone(), macs });
+        Ok(out)
+    }
+
+    fn pool(&mut self) -> Result<Vec<Dim>> {
+        let x = self.input(0)?;
+        let kernel: Vec<usize> =
+            self.node.ints("kernel_shape").unwrap_or(&[]).iter().map(|&k| k.max(1) as usize).collect();
+        if x.len() != kernel.len() + 2 {
+            return Err(self.fail("kernel and input differ in rank"));
+        }
+        let mut out = x[..2].to_vec();
+        out.extend(self.windows(&x, &kernel, false)?);
+        Ok(out)
+    }
+
+    fn channel_norm(&mut self) -> Result<Vec<Vec<Dim>>> {
+        let x = self.input(0)?;
+        for j in 1..self.inputs.len() {
+            if let Some(Some(d)) = self.inputs.get(j).cloned()
+                && d.len() == 1
+                && x.len() > 1
+                && self.size(&d[0]) == self.size(&x[1])
+            {
+                self.unify(&x[1], &d[0]);
+            }
+        }
+        Ok(self.node.output.iter().map(|_| x.clone()).collect())
+    }
+
+    fn reduce(&mut self) -> Result<Vec<Dim>> {
+        let x = self.input(0)?;
+        let keep = self.node.int("keepdims").unwrap_or(1) != 0;
+        let axes = if self.node.op_type().starts_with("Arg") {
+            Some(vec![self.node.int("axis").unwrap_or(0)])
+        } else {
+            self.list("axes", 1)?.filter(|l| !l.is_empty())
+        };
+        let axes: Vec<usize> = match axes {
+            Some(list) => list.iter().map(|&a| self.axis(a, x.len())).collect::<Result<_>>()?,
+            None if self.node.int("noop_with_empty_axes").unwrap_or(0) != 0 => Vec::new(),
+            None => (0..x.len()).collect(),
+        };
+        Ok(x.into_iter()
+            .enumerate()
+            .filter(|(i, _)| keep || !axes.contains(i))
+            .map(|(i, d)| if axes.contains(&i) { Dim::new() } else { d })
+            .collect())
+    }
+
+    fn split(&mut self) -> Result<Vec<Vec<Dim>>> {
+        let x = self.input(0)?;
+        let a = self.axis(self.node.int("axis").unwrap_or(0), x.len())?;
+        let n = self.size(&x[a]);
+        let lengths = split_lengths(self.node, n, self.list("split", 1)?)
+            .ok_or_else(|| self.fail(&format!("its lengths do not add up to {n}")))?;
+        let equal = lengths.windows(2).all(|w| w[0] == w[1]);
+        let mut at = 0;
+        let mut out = Vec::new();
+        for &length in &lengths {
+            // Unequal lengths are typed as segments from the first border on.
+            let part = match equal {
+                true => self.typing.factors.slice(&x[a], at, length).1,
+                false => self.segment(&x[a], at, length),
+            };
+            at += length;
+            let mut dims = x.clone();
+            dims[a] = part;
+            out.push(dims);
+        }
+        Ok(out)
+    }
+
+    /// A part of a dimension that is cut into unequal pieces: never a product, even where this piece alone would divide it.
+    fn segment(&mut self, dim: &Dim, start: usize, length: usize) -> Dim {
+        let total = self.size(dim);
+        let factors = &mut self.typing.factors;
+        // A border inside the dimension makes an atom a sum; the piece is then one of its segments.
+        if factors.leaves(dim).len() == 1 && factors.segments(dim).is_none() && start == 0 && total > 1 {
+            return factors.cut_atom(dim, length);
+        }
+        factors.slice(dim, start, length).1
+    }
+
+    fn slice(&mut self) -> Result<Vec<Dim>> {
+        let mut out = self.input(0)?;
+        let starts = self.list("starts", 1)?.ok_or_else(|| self.fail("it has no starts"))?;
+        let ends = self.list("ends", 2)?.ok_or_else(|| self.fail("it has no ends"))?;
+        let axes = self.list("axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
+        let steps = self.list("steps", 4)?.unwrap_or_else(|| vec![1; starts.len()]);
+        if ends.len() != starts.len() || axes.len() != starts.len() || steps.len() != starts.len() {
+            return Err(self.fail("starts, ends, axes and steps differ in length"));
+        }
+        for i in 0..starts.len() {
+            let a = self.axis(axes[i], out.len())?;
+            let n = self.size(&out[a]);
+            let (first, length) =
+                slice_range(n, starts[i], ends[i], steps[i]).ok_or_else(|| self.fail("its step is zero"))?;
+            if length == n && steps[i].abs() == 1 {
+                continue;
+            }
+            if length == 0 {
+                return Err(self.fail(&format!("it takes nothing of axis {a} ({n} elements)")));
+            }
+            if steps[i] == 1 {
+                let (before, taken) = self.typing.factors.slice(&out[a], first, length);
+                if let Some(before) = before {
+                    self.typing.parts.push(Part { node: self.k, axis: a, before, taken: taken.clone() });
+                }
+                out[a] = taken;
+            } else if steps[i] > 1
+                && length * steps[i] as usize == n
+                && let Some(outer) = self.typing.factors.outer(&out[a], length)
+            {
+                out[a] = outer;
+            } else {
+                let spatial = self.typing.factors.spatial_of(&out[a]);
+                out[a] = self.typing.factors.fresh(length);
+                let step = steps[i].unsigned_abs() as f64;
+                let dim = out[a].clone();
+                self.typing.factors.set_spatial(&dim, spatial.map(|s| Spatial { stride: s.stride * step, ..s }));
+            }
+        }
+        Ok(out)
+    }
+
+    fn concat(&mut self) -> Result<Vec<Dim>> {
+        let given = self.given();
+        let x = self.input(0)?;
+        let a = self.axis(self.node.int("axis").ok_or_else(|| self.fail("it has no axis"))?, x.len())?;
+        if given.iter().any(|d| d.len() != x.len()) {
+            return Err(self.fail("its inputs differ in rank"));
+        }
+        let mut out = Vec::new();
+        for i in 0..x.len() {
+            let column: Vec<Dim> = given.iter().map(|d| d[i].clone()).collect();
+            if i != a {
+                let operands: Vec<Vec<Dim>> = column.into_iter().map(|d| vec![d]).collect();
+                out.extend(self.broadcast(&operands));
+                continue;
+            }
+            let lengths: Vec<usize> = column.iter().map(|d| self.size(d)).collect();
+            if lengths.len() == 1 {
+                out.push(column[0].clone());
+            } else if lengths.windows(2).all(|w| w[0] == w[1]) {
+                // Equal pieces: a product of their number and the piece.
+                for d in &column[1..] {
+                    self.unify(&column[0], d);
+                }
+                let mut dim = self.typing.factors.fresh(lengths.len());
+                dim.extend(column[0].iter().copied());
+                out.push(dim);
+            } else {
+                out.push(self.typing.factors.sum(column));
+            }
+        }
+        Ok(out)
+    }
+
+    fn expand(&mut self) -> Result<Vec<Dim>> {
+        let mut x = self.input(0)?;
+        let mut times = match self.node.op_type() {
+            "Expand" => self.sizes(1)?,
+            _ => self.list("repeats", 1)?.unwrap_or_default().iter().map(|&v| v.max(1) as usize).collect(),
+        };
+        let rank = times.len().max(x.len());
+        while x.len() < rank {
+            x.insert(0, Dim::new());
+        }
+        while times.len() < rank {
+            times.insert(0, 1);
+        }
+        let expand = self.node.op_type() == "Expand";
+        let mut out = Vec::new();
+        for (d, m) in x.into_iter().zip(times) {
+            if m == 1 || (expand && self.size(&d) == m) {
+                out.push(d);
+            } else {
+                let mut dim = self.typing.factors.fresh(m);
+                dim.extend(d);
+                out.push(dim);
+            }
+        }
+        Ok(out)
+    }
+
+    fn pad(&mut self) -> Result<Vec<Dim>> {
+        let x = self.input(0)?;
+        let pads = self.list("pads", 1)?.ok_or_else(|| self.fail("it has no pads"))?;
+        let axes = self.list("axes", 3)?.unwrap_or_else(|| (0..x.len() as i64).collect());
+        if pads.len() != 2 * axes.len() {
+            return Err(self.fail("pads and axes differ in length"));
+        }
+        let mut out = x;
+        for (i, &a) in axes.iter().enumerate() {
+            let a = self.axis(a, out.len())?;
+            let added = pads[i] + pads[i + axes.len()];
+            if pads[i] != 0 || added != 0 {
+                let n = self.size(&out[a]) as i64 + added;
+                if n < 1 {
+                    return Err(self.fail("it cuts everything away"));
+                }
+                let spatial = self.typing.factors.spatial_of(&out[a]);
+                out[a] = self.typing.factors.fresh(n as usize);
+                let dim = out[a].clone();
+                self.typing.factors.set_spatial(&dim, spatial);
+            }
+        }
+        Ok(out)
+    }
+
+    fn resize(&mut self) -> Result<Vec<Dim>> {
+        let x = self.input(0)?;
+        let shape = self.shape(0)?;
+        let operand = |j: usize| self.node.input.get(j).filter(|n| !n.is_empty());
+        let axes: Vec<usize> = match self.node.ints("axes").filter(|a| !a.is_empty()) {
+            Some(list) => list.iter().map(|&a| self.axis(a, x.len())).collect::<Result<_>>()?,
+            None => (0..x.len()).collect(),
+        };
+        let mut target = shape.clone();
+        let scale_input = if self.node.op_type() == "Upsample" || self.node.input.len() == 2 { 1 } else { 2 };
+        let sizes = operand(3).and_then(|n| self.typing.ints(n));
+        let scales = operand(scale_input).and_then(|n| self.typing.floats(n)).filter(|s| !s.is_empty());
+        match (sizes, scales) {
+            (Some(s), _) if s.len() == axes.len() => {
+                axes.iter().zip(s).for_each(|(&a, v)| target[a] = v.max(1) as usize)
+            }
+            (None, Some(s)) if s.len() == axes.len() => {
+                axes.iter().zip(s).for_each(|(&a, v)| target[a] = ((shape[a] as f64 * v).floor() as usize).max(1));
+            }
+            _ => return Err(self.fail("neither its sizes nor its scales are known")),
+        }
+        let mut out = Vec::new();
+        for (i, d) in x.iter().enumerate() {
+            if target[i] == shape[i] {
+                out.push(d.clone());
+                continue;
+            }
+            let spatial = self.typing.factors.spatial_of(d);
+            let dim = self.typing.factors.fresh(target[i]);
+            let step = shape[i] as f64 / target[i] as f64;
+            self.typing.factors.set_spatial(&dim, spatial.map(|s| Spatial { stride: s.stride * step, ..s }));
+            out.push(dim);
+        }
+        Ok(out)
+    }
+
+    /// Types a dimension as (heads, head dim) after an attribute that counts heads.
+    fn heads_of(&mut self, dim: &Dim, attribute: &'static str) -> Result<Dim> {
+        let count = self.node.int(attribute).unwrap_or(1).max(1) as usize;
+        let n = self.size(dim);
+        if !n.is_multiple_of(count) {
+            return Err(self.fail(&format!("{n} features do not divide into {count} heads")));
+        }
+        let heads = self.typing.factors.fresh(count);
+        let mut pair = heads.clone();
+        pair.extend(self.typing.factors.fresh(n / count));
+        self.unify(dim, &pair);
+        self.typing.head_counts.insert((self.k, attribute), heads.clone());
+        Ok(heads)
+    }
+
+    fn fuse(&mut self, batch: Dim, heads: Dim, queries: Dim, keys: Dim, width: usize) {
+        let size = |d: &Dim| self.size(d) as u64;
+        let macs = 2 * size(&batch) * size(&queries) * size(&keys) * width as u64;
+        self.typing.contractions.push(Contraction { node: self.k, summed: Dim::new(), macs });
+        self.typing.fused.insert(self.k, Fused { batch, heads, queries, keys });
+    }
+
+    /// `com.microsoft` Attention: the packed projection and the attention in one.
+    fn packed_attention(&mut self) -> Result<Vec<Dim>> {
+        let (x, w) = (self.input(0)?, self.input(1)?);
+        if x.len() != 3
+            || w.len() != 2
+            || self.node.ints("qkv_hidden_sizes").is_some_and(|s| s.windows(2).any(|p| p[0] != p[1]))
+        {
+            return Err(Error::new(ErrorKind::Unsupported, "this form of the fused operator has no typing rule"));
+        }
+        self.unify(&x[2], &w[0]);
+        let count = self.node.int("num_heads").unwrap_or(1).max(1) as usize;
+        let width = self.size(&w[1]) / 3;
+        if !width.is_multiple_of(count) {
+            return Err(self.fail(&format!("{width} features do not divide into {count} heads")));
+        }
+        let heads = self.typing.factors.fresh(count);
+        let mut out_dim = heads.clone();
+        out_dim.extend(self.typing.factors.fresh(width / count));
+        let mut packed = self.typing.factors.fresh(3);
+        packed.extend(out_dim.iter().copied());
+        self.unify(&w[1], &packed);
+        if let Some(Some(bias)) = self.inputs.get(2).cloned() {
+            self.unify(&bias[0], &packed);
+        }
+        self.typing.head_counts.insert((self.k, "num_heads"), heads.clone());
+        let projected = vec![x[0].clone(), x[1].clone(), w[1].clone()];
+        self.contraction(x[2].clone(), &projected, 1);
+        self.fuse(x[0].clone(), heads, x[1].clone(), x[1].clone(), width);
+        Ok(vec![x[0].clone(), x[1].clone(), out_dim])
+    }
+
+    /// Attention of the default domain, and `com.microsoft` MultiHeadAttention: [batch, heads, tokens, dim], or
+    /// [batch, tokens, heads x dim] with the number of heads as an attribute.
+    fn attention(&mut self) -> Result<Vec<Vec<Dim>>> {
+        let (q, k, v) = (self.input(0)?, self.input(1)?, self.input(2)?);
+        if q.len() != k.len() || k.len() != v.len() || !matches!(q.len(), 3 | 4) {
+            return Err(Error::new(ErrorKind::Unsupported, "this form of the fused operator has no typing rule"));
+        }
+        let (heads, key_heads, queries, keys, out, width);
+        if q.len() == 4 {
+            self.unify(&q[3], &k[3]);
+            self.unify(&k[2], &v[2]);
+            self.unify(&k[1], &v[1]);
+            (heads, key_heads) = (q[1].clone(), k[1].clone());
+            (queries, keys) = (q[2].clone(), k[2].clone());
+            out = vec![q[0].clone(), q[1].clone(), q[2].clone(), v[3].clone()];
+            width = self.size(&q[1]) * self.size(&q[3]);
+        } else {
+            let (of_queries, of_keys) = if self.node.op_type() == "Attention" {
+                ("q_num_heads", "kv_num_heads")
+            } else {
+                ("num_heads", "num_heads")
+            };
+            heads = self.heads_of(&q[2], of_queries)?;
+            key_heads = self.heads_of(&k[2], of_keys)?;
+            let value_heads = self.heads_of(&v[2], of_keys)?;
+            self.unify(&key_heads, &value_heads);
+            let factors = &self.typing.factors;
+            if factors.size(&heads) == factors.size(&key_heads) {
+                self.unify(&q[2], &k[2]);
+            }
+            self.unify(&k[1], &v[1]);
+            (queries, keys) = (q[1].clone(), k[1].clone());
+            out = vec![q[0].clone(), q[1].clone(), v[2].clone()];
+            width = self.size(&q[2]);
+            if self.node.op_type() == "MultiHeadAttention"
+                && let Some(Some(bias)) = self.inputs.get(3).cloned()
+                && let [b] = &bias[..]
+                && self.size(b) == 3 * width
+            {
+                let mut packed = self.typing.factors.fresh(3);
+                packed.extend(q[2].iter().copied());
+                self.unify(b, &packed);
+            }
+        }
+        let (m, n) = (self.size(&heads), self.size(&key_heads));
+        if m == n {
+            self.unify(&heads, &key_heads);
+        } else if n > 0 && m.is_multiple_of(n) {
+            // Grouped queries: each key head serves several query heads.
+            if let Some(outer) = self.typing.factors.outer(&heads, n) {
+                self.unify(&outer, &key_heads);
+            }
+        } else {
+            return Err(self.fail(&format!("{m} query heads cannot share {n} key heads")));
+        }
+        let mask = if self.node.op_type() == "Attention" { 3 } else { 5 };
+        if let Some(Some(mask)) = self.inputs.get(mask).cloned()
+            && mask.len() <= 4
+        {
+            self.broadcast(&[vec![q[0].clone(), heads.clone(), queries.clone(), keys.clone()], mask]);
+        }
+        self.fuse(q[0].clone(), heads.clone(), queries.clone(), keys.clone(), width);
+        // Present keys and values, and the scores, where they are asked for.
+        let scores = vec![q[0].clone(), heads, queries, keys];
+        Ok(vec![out, k, v, scores])
+    }
+}

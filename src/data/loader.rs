@@ -1,0 +1,483 @@
+//! Streams preprocessed images in batches, decoded in the background.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use ndarray::{Array3, Array4, Axis, stack};
+use rayon::prelude::*;
+
+use super::preprocess::{Layout, Preprocess, PreprocessFlags};
+use super::source::{ImageSource, Item, Skipped};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The shape of one image of a model's input, and the order of its axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InputShape {
+    /// The number of channels.
+    pub channels: usize,
+    /// The height in pixels.
+    pub height: usize,
+    /// The width in pixels.
+    pub width: usize,
+    /// The order of the axes.
+    pub layout: Layout,
+}
+
+/// Some images that follow each other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// How many images the batches before this one hold.
+    pub first: usize,
+    /// The values, in standard memory order: `[images, channels, height, width]`, or `[images, height, width, channels]`
+    /// for [`Layout::Nhwc`].
+    pub images: Array4<f32>,
+}
+
+/// Images of a source, made ready for a model. Clones share the source, and with it the record of skipped images.
+#[derive(Clone, Debug)]
+pub struct Loader {
+    source: Arc<ImageSource>,
+    preprocess: Option<Preprocess>,
+    layout: Layout,
+    /// The selected images of the source, in its order.
+    selected: Vec<usize>,
+}
+
+impl Loader {
+    /// A loader of all images of `source`, for models whose layout is NCHW.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` if pictures come without a transform, tensors with one, or the transform makes no sense.
+    pub fn new(source: ImageSource, preprocess: Option<Preprocess>) -> Result<Self> {
+        match &preprocess {
+            Some(_) if source.is_tensors() => return Err(tensors_are_final(source.path())),
+            None if !source.is_tensors() => {
+                bail!(
+                    Usage,
+                    "pictures need a transform that prepares them for the model"
+                )
+            }
+            Some(preprocess) => preprocess.check()?,
+            None => {}
+        }
+        Ok(Loader {
+            selected: (0..source.len()).collect(),
+            source: Arc::new(source),
+            preprocess,
+            layout: Layout::Nchw,
+        })
+    }
+
+    /// Opens the images at `path` for a model with the given input. Pictures are preprocessed as
+    /// [`Preprocess::resolve`] says; tensors are `[images, channels, height, width]`, whatever the layout of the model.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ImageSource::open`] and [`Preprocess::resolve`]; `Usage` if flags are given for tensors; `Images` if
+    /// tensors do not have the shape of the model's input.
+    pub fn open(
+        path: impl AsRef<Path>,
+        flags: &PreprocessFlags,
+        metadata: Option<&str>,
+        input: InputShape,
+    ) -> Result<Self> {
+        let source = ImageSource::open(path)?;
+        let preprocess = if let Some([_, channels, height, width]) = source.tensor_shape() {
+            if !flags.is_empty() {
+                return Err(tensors_are_final(source.path()));
+            }
+            if [channels, height, width] != [input.channels, input.height, input.width] {
+                return Err(Error::new(
+                    ErrorKind::Images,
+                    format!(
+                        "the images are {channels} x {height} x {width}, and the model takes {} x {} x {}",
+                        input.channels, input.height, input.width
+                    ),
+                )
+                .at(source.path())
+                .hint("the axes are [images, channels, height, width]"));
+            }
+            None
+        } else {
+            let size = [input.height, input.width];
+            Some(Preprocess::resolve(flags, metadata, input.channels, size)?)
+        };
+        Ok(Loader::new(source, preprocess)?.with_layout(input.layout))
+    }
+
+    /// Gives the images the axes that the model takes.
+    pub fn with_layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
+        self
+    }
+
+    /// Keeps only the first `count` images, readable or not.
+    pub fn limit(mut self, count: usize) -> Self {
+        self.selected.truncate(count);
+        self
+    }
+
+    /// Keeps `count` images that are drawn at random, readable or not, in the order of the source. The same seed draws the
+    /// same images everywhere.
+    pub fn sample(mut self, count: usize, seed: u64) -> Self {
+        // Selection sampling: each image is taken with the probability of (still wanted) / (still left).
+        let mut state = seed;
+        let mut left = self.selected.len();
+        let mut wanted = count.min(left);
+        self.selected.retain(|_| {
+            let taken = split_mix(&mut state) % (left as u64) < wanted as u64;
+            left -= 1;
+            wanted -= usize::from(taken);
+            taken
+        });
+        self
+    }
+
+    /// The number of images, readable or not.
+    pub fn len(&self) -> usize {
+        self.selected.len()
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.selected.is_empty()
+    }
+
+    /// Where the images come from.
+    pub fn source(&self) -> &ImageSource {
+        &self.source
+    }
+
+    /// The transform of the pictures; `None` for tensors.
+    pub fn preprocess(&self) -> Option<&Preprocess> {
+        self.preprocess.as_ref()
+    }
+
+    /// Whether the channels are the last axis of the images.
+    pub fn channels_last(&self) -> bool {
+        self.layout == Layout::Nhwc
+    }
+
+    /// What could not be read so far.
+    pub fn skipped(&self) -> Skipped {
+        self.source.skipped()
+    }
+
+    /// The [fingerprint](ImageSource::fingerprint) of the whole source, whichever of its images are selected.
+    ///
+    /// # Errors
+    ///
+    /// `Io` if a file cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        self.source.fingerprint()
+    }
+
+    /// Image `index`, `[channels, height, width]`, or `[height, width, channels]` for [`Layout::Nhwc`].
+    ///
+    /// # Errors
+    ///
+    /// `Usage` if there is no such image, `Images` if it cannot be read.
+    pub fn image(&self, index: usize) -> Result<Array3<f32>> {
+        match self.selected.get(index) {
+            Some(&selected) => self.load(selected),
+            None => bail!(Usage, "there is no image {index}, only {}", self.len()),
+        }
+    }
+
+    /// Streams the images in batches of `batch_size`, which is at least 1, in the order of the source. What cannot be read
+    /// is [skipped](Loader::skipped), and the batches are filled with what can; only the last one may be smaller.
+    ///
+    /// Images are decoded on all cores, some batches ahead of the one that is asked for. If no image at all can be read,
+    /// the only item is an error of the kind `Images`.
+    pub fn batches(&self, batch_size: usize) -> Batches {
+        let (sender, receiver) = sync_channel(2);
+        let loader = self.clone();
+        let worker = std::thread::spawn(move || loader.produce(batch_size.max(1), &sender));
+        Batches {
+            receiver,
+            worker: Some(worker),
+        }
+    }
+
+    fn produce(&self, batch_size: usize, sender: &SyncSender<Result<Batch>>) {
+        let mut first = 0;
+        let mut rest = self.selected.as_slice();
+        while !rest.is_empty() {
+            let mut images = Vec::new();
+            while images.len() < batch_size && !rest.is_empty() {
+                let (next, later) = rest.split_at(rest.len().min(batch_size - images.len()));
+                rest = later;
+                let loaded: Vec<_> = next.par_iter().map(|&index| self.readable(index)).collect();
+                images.extend(loaded.into_iter().flatten());
+            }
+            if images.is_empty() {
+                break;
+            }
+            let views: Vec<_> = images.iter().map(|image| image.view()).collect();
+            let batch = stack(Axis(0), &views)
+                .map(|images| Batch { first, images })
+                .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()));
+            first += views.len();
+            // The receiver is gone when nobody wants the rest.
+            if sender.send(batch).is_err() {
+                return;
+            }
+        }
+        if first == 0 && !self.is_empty() {
+            let reason = self.skipped().first.unwrap_or_default();
+            let message = format!("none of the {} images can be read: {reason}", self.len());
+            let error = Error::new(ErrorKind::Images, message).at(self.source.path());
+            // As above.
+            let _ = sender.send(Err(error));
+        }
+    }
+
+    /// Image `index` of the source, or `None` if it cannot be read, which is put on record.
+    fn readable(&self, index: usize) -> Option<Array3<f32>> {
+        self.load(index)
+            .inspect_err(|error| self.source.skip(index, error))
+            .ok()
+    }
+
+    fn load(&self, index: usize) -> Result<Array3<f32>> {
+        match (self.source.read(index)?, &self.preprocess) {
+            (Item::Picture(picture), Some(preprocess)) => preprocess
+                .apply(picture, self.layout)
+                .map_err(|error| error.at(self.source.file(index))),
+            (Item::Tensor(tensor), _) => Ok(match self.layout {
+                Layout::Nchw => tensor,
+                Layout::Nhwc => tensor.permuted_axes([1, 2, 0]),
+            }
+            .as_standard_layout()
+            .into_owned()),
+            (Item::Picture(_), None) => bail!(Internal, "a picture without a transform"),
+        }
+    }
+}
+
+/// The batches of a [`Loader`]. Dropping it stops the work on the rest.
+pub struct Batches {
+    receiver: Receiver<Result<Batch>>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Batches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batches").finish_non_exhaustive()
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Ok(batch) = self.receiver.recv() {
+            return Some(batch);
+        }
+        // The worker has ended: well, or by a panic that must not pass for the end of the images.
+        self.worker.take()?.join().err().map(|_| {
+            Err(Error::new(
+                ErrorKind::Internal,
+                "the loading of images panicked",
+            ))
+        })
+    }
+}
+
+fn tensors_are_final(path: &Path) -> Error {
+    Error::new(
+        ErrorKind::Usage,
+        "images in a NumPy file are fed to the model as they are, and cannot be preprocessed",
+    )
+    .at(path)
+    .hint("drop --mean, --std, --crop-ratio, --interpolation and --resize")
+}
+
+/// The next number of the SplitMix64 generator.
+fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use ndarray::{Array, s};
+    use ndarray_npy::write_npy;
+    use tempfile::TempDir;
+
+    use super::super::source::tests::write_picture;
+    use super::*;
+
+    const INPUT: InputShape = InputShape {
+        channels: 3,
+        height: 4,
+        width: 6,
+        layout: Layout::Nchw,
+    };
+
+    fn open(path: impl AsRef<Path>, input: InputShape) -> Result<Loader> {
+        Loader::open(path, &PreprocessFlags::default(), None, input)
+    }
+
+    /// A folder of `count` pictures, whose red is their number.
+    fn folder(count: u8) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..count {
+            let path = folder.path().join(format!("{number:03}.png"));
+            write_picture(&path, 9, 7, [number, 0, 0]);
+        }
+        folder
+    }
+
+    /// The numbers of the pictures of [`folder`] in the batches.
+    fn numbers(loader: &Loader, batch_size: usize) -> Vec<Vec<u8>> {
+        loader
+            .batches(batch_size)
+            .map(|batch| {
+                let images = batch.unwrap().images;
+                assert!(images.is_standard_layout());
+                images
+                    .slice(s![.., 0, 0, 0])
+                    .iter()
+                    .map(|red| ((red * 0.229 + 0.485) * 255.0).round() as u8)
+                    .collect()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn batches_follow_the_order_and_skip_what_is_corrupt() {
+        let folder = folder(10);
+        fs::write(folder.path().join("004.png"), b"\x89PNG\r\n\x1a\n broken").unwrap();
+        let loader = open(folder.path(), INPUT).unwrap();
+        let expected = [vec![0, 1, 2], vec![3, 5, 6], vec![7, 8, 9]];
+        // A second pass counts the same image once.
+        for _ in 0..2 {
+            assert_eq!(numbers(&loader, 3), expected);
+            let skipped = loader.skipped();
+            assert_eq!(skipped.count, 1);
+            assert!(skipped.first.unwrap().contains("004.png"));
+        }
+        let firsts: Vec<_> = loader
+            .batches(4)
+            .map(|batch| batch.unwrap().first)
+            .collect();
+        assert_eq!(firsts, [0, 4, 8]);
+        assert_eq!(loader.image(4).unwrap_err().kind(), ErrorKind::Images);
+        assert_eq!(loader.image(10).unwrap_err().kind(), ErrorKind::Usage);
+        assert_eq!(loader.image(3).unwrap().dim(), (3, 4, 6));
+    }
+
+    #[test]
+    fn a_folder_of_corrupt_pictures_is_an_image_error() {
+        let folder = folder(0);
+        for name in ["a.jpg", "b.jpg"] {
+            fs::write(folder.path().join(name), "broken").unwrap();
+        }
+        let loader = open(folder.path(), INPUT).unwrap();
+        let mut batches = loader.batches(1);
+        let error = batches.next().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Images);
+        assert!(error.to_string().contains("a.jpg"), "{error}");
+        assert!(batches.next().is_none());
+    }
+
+    #[test]
+    fn selections_are_deterministic_and_ordered() {
+        let folder = folder(20);
+        let loader = open(folder.path(), INPUT).unwrap();
+        assert_eq!(numbers(&loader.clone().limit(2), 8), [vec![0, 1]]);
+        let sample = |seed| numbers(&loader.clone().sample(7, seed), 8).concat();
+        assert_eq!(sample(1), sample(1));
+        assert_ne!(sample(1), sample(2));
+        assert_eq!(sample(1).len(), 7);
+        assert!(sample(1).is_sorted());
+        assert_eq!(loader.clone().sample(99, 1).len(), 20);
+        assert_eq!(loader.clone().limit(0).batches(1).count(), 0);
+    }
+
+    #[test]
+    fn unwanted_batches_are_not_waited_for() {
+        let folder = folder(20);
+        let loader = open(folder.path(), INPUT).unwrap();
+        let mut batches = loader.batches(1);
+        assert!(batches.next().unwrap().is_ok());
+        let worker = batches.worker.take().unwrap();
+        drop(batches);
+        worker.join().unwrap();
+    }
+
+    #[test]
+    fn layouts_hold_the_same_values() {
+        let folder = folder(2);
+        let npy = folder.path().join("images.npy");
+        write_npy(&npy, &tensors()).unwrap();
+        let last = InputShape {
+            layout: Layout::Nhwc,
+            ..INPUT
+        };
+        for path in [folder.path(), npy.as_path()] {
+            let planar = open(path, INPUT).unwrap();
+            let interleaved = open(path, last).unwrap();
+            assert!(interleaved.channels_last() && !planar.channels_last());
+            let first = |loader: &Loader| loader.batches(2).next().unwrap().unwrap().images;
+            let images = first(&interleaved);
+            assert_eq!(images.dim(), (2, 4, 6, 3));
+            assert!(images.is_standard_layout());
+            assert_eq!(first(&planar).permuted_axes([0, 2, 3, 1]), images);
+        }
+    }
+
+    fn tensors() -> Array4<f32> {
+        Array::from_iter((0..144u8).map(f32::from))
+            .into_shape_with_order((2, 3, 4, 6))
+            .unwrap()
+    }
+
+    #[test]
+    fn tensors_are_used_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("images.npy");
+        write_npy(&path, &tensors()).unwrap();
+        let loader = open(&path, INPUT).unwrap();
+        let batch = loader.batches(8).next().unwrap().unwrap();
+        assert_eq!(batch.images, tensors());
+        assert!(loader.preprocess().is_none());
+
+        let wide = InputShape { width: 7, ..INPUT };
+        let error = open(&path, wide).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Images);
+        let message = error.to_string();
+        assert!(
+            message.contains("3 x 4 x 6") && message.contains("3 x 4 x 7"),
+            "{message}"
+        );
+
+        let flags = PreprocessFlags {
+            crop_ratio: Some(1.0),
+            ..PreprocessFlags::default()
+        };
+        let error = Loader::open(&path, &flags, None, INPUT).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+    }
+
+    #[test]
+    fn pictures_and_transforms_belong_together() {
+        let folder = folder(1);
+        let source = || ImageSource::open(folder.path()).unwrap();
+        assert!(Loader::new(source(), None).is_err());
+        let mut preprocess = Preprocess::imagenet([4, 6]);
+        assert!(Loader::new(source(), Some(preprocess.clone())).is_ok());
+        preprocess.mean.pop();
+        assert!(Loader::new(source(), Some(preprocess)).is_err());
+    }
+}

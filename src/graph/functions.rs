@@ -1,0 +1,154 @@
+//! Model-local functions: every call is replaced by the function's body, so that later stages see one flat graph.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::proto::{FunctionProto, ModelProto, NodeProto};
+
+/// Calls may nest, but a function that calls itself would never end.
+const MAX_DEPTH: usize = 64;
+/// Bodies of functions multiply when calls nest; this bounds the flat graph.
+const MAX_NODES: usize = 1 << 20;
+
+type Key = (String, String, String);
+
+/// Inlines all calls of model-local functions and drops the functions.
+pub(super) fn inline(model: &mut ModelProto) -> Result<()> {
+    if model.functions.is_empty() {
+        return Ok(());
+    }
+    let functions: HashMap<Key, FunctionProto> = std::mem::take(&mut model.functions)
+        .into_iter()
+        .map(|f| ((f.domain().to_string(), f.name().to_string(), f.overload().to_string()), f))
+        .collect();
+    for f in functions.values() {
+        for import in &f.opset_import {
+            if !model.opset_import.iter().any(|o| o.domain() == import.domain()) {
+                model.opset_import.push(import.clone());
+            }
+        }
+    }
+    let Some(graph) = model.graph.as_mut() else { return Ok(()) };
+    let mut inliner = Inliner { functions: &functions, calls: 0, out: Vec::new() };
+    for node in std::mem::take(&mut graph.node) {
+        inliner.node(node, 0)?;
+    }
+    graph.node = inliner.out;
+    let domains: Vec<&str> = functions.keys().map(|k| k.0.as_str()).collect();
+    let used: Vec<String> = graph.node.iter().map(|n| n.domain().to_string()).collect();
+    model
+        .opset_import
+        .retain(|o| !domains.contains(&o.domain()) || o.domain().is_empty() || used.iter().any(|d| d == o.domain()));
+    Ok(())
+}
+
+struct Inliner<'f> {
+    functions: &'f HashMap<Key, FunctionProto>,
+    calls: usize,
+    out: Vec<NodeProto>,
+}
+
+impl Inliner<'_> {
+    fn node(&mut self, node: NodeProto, depth: usize) -> Result<()> {
+        let key = (node.domain().to_string(), node.op_type().to_string(), node.overload().to_string());
+        let Some(function) = self.functions.get(&key) else {
+            if self.out.len() >= MAX_NODES {
+                bail!(Unsupported, "model-local functions expand to more than {MAX_NODES} nodes");
+            }
+            self.out.push(node);
+            return Ok(());
+        };
+        if depth >= MAX_DEPTH {
+            return Err(Error::new(ErrorKind::Format, format!("function `{}` calls itself", function.name())));
+        }
+        self.calls += 1;
+        let call = self.calls;
+        let mut rename: HashMap<&str, String> = HashMap::new();
+        for (k, formal) in function.input.iter().enumerate() {
+            rename.insert(formal, node.input.get(k).cloned().unwrap_or_default());
+        }
+        for (k, formal) in function.output.iter().enumerate() {
+            if let Some(actual) = node.output.get(k).filter(|o| !o.is_empty()) {
+                rename.insert(formal, actual.clone());
+            }
+        }
+        for inner in &function.node {
+            let mut inner = inner.clone();
+            for value in inner.input.iter_mut().chain(inner.output.iter_mut()).filter(|v| !v.is_empty()) {
+                *value = match rename.get(value.as_str()) {
+                    Some(actual) => actual.clone(),
+                    None => format!("{}/{call}/{value}", function.name()),
+                };
+            }
+            inner.name = inner.name.as_ref().map(|n| format!("{}/{call}/{n}", function.name()));
+            inner.attribute.retain_mut(|a| {
+                let Some(reference) = a.ref_attr_name.take().filter(|r| !r.is_empty()) else { return true };
+                let given = node.attribute.iter().chain(&function.attribute_proto).find(|g| g.name() == reference);
+                match given {
+                    Some(given) => {
+                        let name = a.name.take();
+                        *a = given.clone();
+                        a.name = name;
+                        true
+                    }
+                    None => false,
+                }
+            });
+            self.node(inner, depth + 1)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::node;
+    use crate::onnx::proto::GraphProto;
+
+    fn call(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+        NodeProto { domain: Some("local".into()), ..node(op, inputs, outputs, vec![]) }
+    }
+
+    #[test]
+    fn nested_calls_are_flattened() {
+        let function = |name: &str, body: Vec<NodeProto>| FunctionProto {
+            name: Some(name.into()),
+            domain: Some("local".into()),
+            input: vec!["x".into()],
+            output: vec!["y".into()],
+            node: body,
+            ..Default::default()
+        };
+        let mut model = ModelProto {
+            functions: vec![
+                function("inner", vec![node("Relu", &["x"], &["t"], vec![]), node("Neg", &["t"], &["y"], vec![])]),
+                function("outer", vec![call("inner", &["x"], &["u"]), call("inner", &["u"], &["y"])]),
+            ],
+            graph: Some(GraphProto { node: vec![call("outer", &["a"], &["b"])], ..Default::default() }),
+            ..Default::default()
+        };
+        inline(&mut model).unwrap();
+        let nodes = &model.graph.unwrap().node;
+        let ops: Vec<_> = nodes.iter().map(|n| n.op_type()).collect();
+        assert_eq!(ops, ["Relu", "Neg", "Relu", "Neg"]);
+        assert_eq!(nodes[0].input[0], "a");
+        assert_eq!(nodes[3].output[0], "b");
+        assert_eq!(nodes[1].output[0], nodes[2].input[0]);
+    }
+
+    #[test]
+    fn recursion_is_an_error() {
+        let mut model = ModelProto {
+            functions: vec![FunctionProto {
+                name: Some("f".into()),
+                domain: Some("local".into()),
+                node: vec![call("f", &[], &[])],
+                ..Default::default()
+            }],
+            graph: Some(GraphProto { node: vec![call("f", &[], &[])], ..Default::default() }),
+            ..Default::default()
+        };
+        assert!(inline(&mut model).unwrap_err().to_string().contains("calls itself"));
+    }
+}

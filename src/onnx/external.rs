@@ -1,0 +1,93 @@
+//! External data: tensors whose payload lies in another file.
+//!
+//! The path comes from the model, so it is not trusted: it must be relative and lie, after every link is followed, inside
+//! the model's folder.
+
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::proto::{GraphProto, TensorProto};
+use super::{map, tensor};
+use crate::error::{Error, ErrorKind, Result};
+
+/// What to do with external data that a link leads outside the model's folder (Hugging Face caches are made so).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExternalLinks {
+    /// An error.
+    #[default]
+    Refuse,
+    /// Follow the link.
+    Accept,
+}
+
+/// Makes every external payload of the graph a slice of its mapped file. Returns the bytes of the files.
+pub(super) fn resolve(graph: &mut GraphProto, model: &Path, links: ExternalLinks) -> Result<u64> {
+    let folder = model.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut files: HashMap<PathBuf, Bytes> = HashMap::new();
+    let constants = graph.node.iter_mut().flat_map(|n| n.attribute.iter_mut()).filter_map(|a| a.t.as_mut());
+    for t in graph.initializer.iter_mut().chain(constants) {
+        if !tensor::is_external(t) {
+            continue;
+        }
+        resolve_tensor(t, folder, links, &mut files).map_err(|e| e.at(model))?;
+    }
+    Ok(files.values().map(|b| b.len() as u64).sum())
+}
+
+fn resolve_tensor(
+    t: &mut TensorProto,
+    folder: &Path,
+    links: ExternalLinks,
+    files: &mut HashMap<PathBuf, Bytes>,
+) -> Result<()> {
+    let fail = |kind, what: String| Error::new(kind, format!("external data of tensor `{}`: {what}", t.name()));
+    let entry = |key: &str| t.external_data.iter().find(|e| e.key() == key).map(|e| e.value());
+    let number = |key: &str| -> Result<Option<usize>> {
+        entry(key)
+            .map(|v| v.parse().map_err(|_| fail(ErrorKind::Format, format!("{key} `{v}` is not a number"))))
+            .transpose()
+    };
+    let location = entry("location").ok_or_else(|| fail(ErrorKind::Format, "no location".into()))?;
+    let relative = Path::new(location);
+    if !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+        return Err(fail(ErrorKind::Unsupported, format!("the path `{location}` leaves the model's folder"))
+            .hint("external data must lie in the model's own folder"));
+    }
+    let path = folder.join(relative);
+    if !files.contains_key(&path) {
+        let real = path.canonicalize().map_err(|e| {
+            fail(ErrorKind::Io, format!("`{location}`: {e}")).hint("keep the files of external data beside the model")
+        })?;
+        let inside = folder.canonicalize().map_err(|e| Error::io(folder, e))?;
+        if !real.starts_with(&inside) && links == ExternalLinks::Refuse {
+            return Err(fail(ErrorKind::Unsupported, format!("`{location}` links outside the model's folder"))
+                .hint("pass --allow-external-links if you trust this model"));
+        }
+        files.insert(path.clone(), map(&real)?);
+    }
+    let data = &files[&path];
+    let offset = number("offset")?.unwrap_or(0);
+    let rest = data.len().checked_sub(offset).ok_or_else(|| {
+        fail(ErrorKind::Format, format!("offset {offset} is past the end of `{location}` ({} bytes)", data.len()))
+    })?;
+    let length = match number("length")? {
+        Some(n) => n,
+        None => {
+            let size = tensor::data_type(t).and_then(tensor::element_size).unwrap_or(1);
+            tensor::element_count(t)?.checked_mul(size).unwrap_or(usize::MAX)
+        }
+    };
+    if length > rest {
+        return Err(fail(
+            ErrorKind::Format,
+            format!("file `{location}` is too short: {length} bytes at {offset}, {rest} there"),
+        ));
+    }
+    let slice = data.slice(offset..offset + length);
+    t.raw_data = Some(slice);
+    t.external_data.clear();
+    t.data_location = None;
+    Ok(())
+}

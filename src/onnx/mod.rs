@@ -1,0 +1,222 @@
+//! The file: ONNX models decoded from a memory map and written back.
+//!
+//! Decoding copies no tensor: the payload of every initializer is a slice of the mapped file ([`Model::open`]), so opening
+//! a model touches only the pages that hold its structure. Encoding streams the same slices to the output
+//! ([`Model::write`]). External data is resolved inside the model's own folder, and every payload is checked against its
+//! dims before anybody may use it.
+
+mod external;
+#[allow(missing_docs, clippy::all)]
+pub mod proto;
+mod tensor;
+mod write;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::error::{Error, ErrorKind, Result};
+pub use external::ExternalLinks;
+use proto::{GraphProto, ModelProto, NodeProto, TensorProto, attribute_proto::AttributeType};
+pub use tensor::{DataType, data_type, is_float, tensor_from_f32, tensor_from_i64, tensor_from_raw, tensor_info};
+pub use tensor::{element_count, payload, to_f32, to_i64};
+pub use write::{encoded_len, replace_file};
+
+/// The file layer caps a model's own structure (nodes, names, small attributes); weights are slices and do not count.
+const MAX_NODES: usize = 1 << 20;
+
+/// An ONNX model and where it came from.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The decoded model. Payloads of initializers are slices of the mapped file.
+    pub proto: ModelProto,
+    /// The file that it was read from; empty for a model made in memory.
+    pub path: PathBuf,
+    /// Bytes of the file and its external data.
+    pub bytes: u64,
+}
+
+impl Model {
+    /// Opens the ONNX model at `path` without reading its weights.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] where the file cannot be mapped, [`ErrorKind::Format`] where it is no ONNX model, is truncated, or
+    /// holds a tensor whose payload disagrees with its dims, and [`ErrorKind::Unsupported`] for external data outside the
+    /// model's folder.
+    pub fn open(path: impl AsRef<Path>) -> Result<Model> {
+        Model::open_with(path, ExternalLinks::Refuse)
+    }
+
+    /// [`Model::open`], with a choice about external data that links outside the model's folder.
+    pub fn open_with(path: impl AsRef<Path>, links: ExternalLinks) -> Result<Model> {
+        let path = path.as_ref();
+        let bytes = map(path)?;
+        if bytes.is_empty() {
+            return Err(Error::new(ErrorKind::Format, "the file is empty").at(path));
+        }
+        let size = bytes.len() as u64;
+        let mut proto = ModelProto::decode(bytes).map_err(|e| not_onnx(path, &e.to_string()))?;
+        let Some(graph) = proto.graph.as_mut() else {
+            return Err(not_onnx(path, "it has no graph"));
+        };
+        if proto.ir_version.is_none() && graph.node.is_empty() {
+            return Err(not_onnx(path, "it has neither an IR version nor nodes"));
+        }
+        if graph.node.len() > MAX_NODES {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("{} nodes are more than the limit of {MAX_NODES}", graph.node.len()),
+            )
+            .at(path));
+        }
+        let external = external::resolve(graph, path, links)?;
+        check(graph).map_err(|e| e.at(path))?;
+        Ok(Model { proto, path: path.to_path_buf(), bytes: size + external })
+    }
+
+    /// Decodes a model from bytes in memory.
+    ///
+    /// # Errors
+    /// As [`Model::open`]; external data is refused.
+    pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Model> {
+        let bytes = bytes.into();
+        let size = bytes.len() as u64;
+        let path = PathBuf::new();
+        let mut proto = ModelProto::decode(bytes).map_err(|e| not_onnx(&path, &e.to_string()))?;
+        let Some(graph) = proto.graph.as_mut() else {
+            return Err(not_onnx(&path, "it has no graph"));
+        };
+        if graph.initializer.iter().any(tensor::is_external) {
+            bail!(Unsupported, "a model in memory cannot have external data");
+        }
+        check(graph)?;
+        Ok(Model { proto, path, bytes: size })
+    }
+
+    /// A model made in memory.
+    pub fn from_proto(proto: ModelProto) -> Model {
+        let bytes = encoded_len(&proto);
+        Model { proto, path: PathBuf::new(), bytes }
+    }
+
+    /// The main graph.
+    pub fn graph(&self) -> &GraphProto {
+        // `open`, `from_bytes` and every rewriting step keep a graph; an empty one stands in for a model made by hand.
+        static EMPTY: std::sync::LazyLock<GraphProto> = std::sync::LazyLock::new(GraphProto::default);
+        self.proto.graph.as_ref().unwrap_or(&EMPTY)
+    }
+
+    /// The main graph, to be edited.
+    pub fn graph_mut(&mut self) -> &mut GraphProto {
+        self.proto.graph.get_or_insert_with(GraphProto::default)
+    }
+
+    /// The version of the default operator set.
+    pub fn opset(&self) -> i64 {
+        self.proto
+            .opset_import
+            .iter()
+            .filter(|o| matches!(o.domain(), "" | "ai.onnx"))
+            .map(|o| o.version())
+            .max()
+            .unwrap_or(1)
+    }
+
+    /// A value of the model's `metadata_props`.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.proto.metadata_props.iter().find(|p| p.key() == key).map(|p| p.value())
+    }
+
+    /// Sets a value of the model's `metadata_props`.
+    pub fn set_metadata(&mut self, key: &str, value: impl Into<String>) {
+        self.proto.metadata_props.retain(|p| p.key() != key);
+        self.proto
+            .metadata_props
+            .push(proto::StringStringEntryProto { key: Some(key.to_string()), value: Some(value.into()) });
+    }
+
+    /// Writes the model to `path`, through a temporary file that replaces it at the end. Models past 2 GB get their
+    /// weights in one file of external data beside it (`NAME.data`).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] where the file cannot be written; nothing is left behind then.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<u64> {
+        write::write(&self.proto, path.as_ref())
+    }
+
+    /// The encoded model, for a runtime that takes bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(encoded_len(&self.proto) as usize);
+        // Writing to a vector cannot fail.
+        let _ = write::encode(&self.proto, &mut out);
+        out
+    }
+}
+
+fn not_onnx(path: &Path, why: &str) -> Error {
+    let error = Error::new(ErrorKind::Format, format!("not an ONNX model, or truncated ({why})"))
+        .hint("give a file that `onnx.checker.check_model` accepts; a download that broke off ends early");
+    if path.as_os_str().is_empty() { error } else { error.at(path) }
+}
+
+/// Maps a file read-only. The mapping lives as long as any slice of it.
+pub(crate) fn map(path: &Path) -> Result<Bytes> {
+    let file = File::open(path).map_err(|e| {
+        let error = Error::io(path, e);
+        match error.kind() {
+            ErrorKind::Io if !path.exists() => error.hint("check the path of the model"),
+            _ => error,
+        }
+    })?;
+    let meta = file.metadata().map_err(|e| Error::io(path, e))?;
+    if !meta.is_file() {
+        return Err(Error::new(ErrorKind::Io, "not a file").at(path).hint("name an .onnx file"));
+    }
+    if meta.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    // SAFETY: the mapping is read-only and private. Offshoot replaces files by renaming, never in place, so its own
+    // outputs cannot shrink a mapped input; docs say that other programs must not truncate a model while it is read.
+    let mapped = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+    Ok(Bytes::from_owner(mapped))
+}
+
+/// Checks what later stages rely on: payload lengths, unique value names, and what is refused outright.
+fn check(graph: &GraphProto) -> Result<()> {
+    if !graph.sparse_initializer.is_empty() {
+        bail!(Unsupported, "sparse initializers are not supported");
+    }
+    let mut names = HashSet::new();
+    for t in &graph.initializer {
+        tensor::check(t)?;
+        if !names.insert(t.name()) {
+            bail!(Format, "two initializers are called `{}`", t.name());
+        }
+    }
+    for node in &graph.node {
+        for t in node_tensors(node) {
+            tensor::check(t).map_err(|e| e.in_node(node_label(node)))?;
+        }
+        for output in node.output.iter().filter(|o| !o.is_empty()) {
+            if !names.insert(output) {
+                bail!(Format, "two nodes make a value called `{output}`");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn node_tensors(node: &NodeProto) -> impl Iterator<Item = &TensorProto> {
+    node.attribute.iter().filter(|a| a.r#type() == AttributeType::Tensor).filter_map(|a| a.t.as_ref())
+}
+
+/// How messages call a node: its name, or its operator and first output.
+pub fn node_label(node: &NodeProto) -> String {
+    match node.name() {
+        "" => format!("{} -> {}", node.op_type(), node.output.first().map(String::as_str).unwrap_or("")),
+        name => name.to_string(),
+    }
+}

@@ -1,0 +1,258 @@
+//! Tensors of the file: element types, checked payloads, and conversion to numbers where numbers are needed.
+
+use bytes::Bytes;
+use half::{bf16, f16};
+
+use super::proto::{
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_proto, tensor_shape_proto, type_proto,
+};
+use crate::error::{Error, ErrorKind, Result};
+
+pub use tensor_proto::DataType;
+
+/// The ONNX element type of a tensor, where it is one that this version knows.
+pub fn data_type(t: &TensorProto) -> Option<DataType> {
+    DataType::try_from(t.data_type()).ok()
+}
+
+/// Bytes of one element; `None` for strings and for types packed below a byte.
+pub fn element_size(data_type: DataType) -> Option<usize> {
+    use DataType::*;
+    Some(match data_type {
+        Double | Int64 | Uint64 | Complex64 => 8,
+        Complex128 => 16,
+        Float | Int32 | Uint32 => 4,
+        Float16 | Bfloat16 | Int16 | Uint16 => 2,
+        Int8 | Uint8 | Bool | Float8e4m3fn | Float8e4m3fnuz | Float8e5m2 | Float8e5m2fnuz => 1,
+        _ => return None,
+    })
+}
+
+/// Number of elements: the product of the dims.
+///
+/// # Errors
+/// [`ErrorKind::Format`] where a dim is negative or the product overflows.
+pub fn element_count(t: &TensorProto) -> Result<usize> {
+    t.dims
+        .iter()
+        .try_fold(1usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?))
+        .filter(|&n| n <= isize::MAX as usize / 16)
+        .ok_or_else(|| Error::new(ErrorKind::Format, format!("tensor `{}` has impossible dims {:?}", t.name(), t.dims)))
+}
+
+pub(super) fn is_external(t: &TensorProto) -> bool {
+    t.data_location() == tensor_proto::DataLocation::External
+}
+
+/// Checks that a payload has exactly the length that type and dims ask for.
+pub(super) fn check(t: &TensorProto) -> Result<()> {
+    let count = element_count(t)?;
+    let Some(kind) = data_type(t) else {
+        bail!(Unsupported, "tensor `{}` has the unknown element type {}", t.name(), t.data_type());
+    };
+    let Some(size) = element_size(kind) else {
+        return Ok(());
+    };
+    let (have, want, unit) = match &t.raw_data {
+        Some(raw) => (raw.len(), count * size, "bytes"),
+        None => {
+            let have = t.float_data.len()
+                + t.int32_data.len()
+                + t.int64_data.len()
+                + t.double_data.len()
+                + t.uint64_data.len();
+            let complex = matches!(kind, DataType::Complex64 | DataType::Complex128);
+            (have, count * if complex { 2 } else { 1 }, "elements")
+        }
+    };
+    if have != want {
+        bail!(
+            Format,
+            "tensor `{}` of type {kind:?} and dims {:?} needs {want} {unit} and has {have}",
+            t.name(),
+            t.dims
+        );
+    }
+    Ok(())
+}
+
+/// The payload as little-endian bytes: a slice of the file where it lies there raw, else converted.
+pub fn payload(t: &TensorProto) -> Bytes {
+    use DataType::*;
+    if let Some(raw) = &t.raw_data {
+        return raw.clone();
+    }
+    let ints =
+        |size: usize| -> Vec<u8> { t.int32_data.iter().flat_map(|v| v.to_le_bytes()[..size].to_vec()).collect() };
+    Bytes::from(match data_type(t) {
+        Some(Float) | Some(Complex64) => t.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Some(Double) | Some(Complex128) => t.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Some(Int64) => t.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Some(Uint64) => t.uint64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Some(Uint32) => t.uint64_data.iter().flat_map(|v| (*v as u32).to_le_bytes()).collect(),
+        Some(kind) => ints(element_size(kind).unwrap_or(4).min(4)),
+        None => Vec::new(),
+    })
+}
+
+macro_rules! convert {
+    ($bytes:expr, $($data_type:ident => $number:ty, $n:literal, $f:expr;)*) => {
+        |kind: DataType| -> Option<Vec<_>> {
+            match kind {
+                $(DataType::$data_type => Some($bytes.chunks_exact($n).map(|c| {
+                    let mut b = [0u8; $n];
+                    b.copy_from_slice(c);
+                    #[allow(clippy::redundant_closure_call)]
+                    ($f)(<$number>::from_le_bytes(b))
+                }).collect()),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+/// The elements of a floating-point tensor as f32.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] where the tensor is not of a floating-point type of 16, 32 or 64 bits.
+pub fn to_f32(t: &TensorProto) -> Result<Vec<f32>> {
+    let bytes = payload(t);
+    let read = convert!(bytes,
+        Float => f32, 4, |v| v;
+        Double => f64, 8, |v| v as f32;
+        Float16 => f16, 2, f16::to_f32;
+        Bfloat16 => bf16, 2, bf16::to_f32;
+    );
+    data_type(t).and_then(read).ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, format!("tensor `{}` is not of a floating-point type", t.name()))
+    })
+}
+
+/// The elements of a numeric tensor as i64; floating-point values are truncated.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] where the tensor is not numeric.
+pub fn to_i64(t: &TensorProto) -> Result<Vec<i64>> {
+    let bytes = payload(t);
+    let read = convert!(bytes,
+        Int64 => i64, 8, |v| v;
+        Int32 => i32, 4, |v| v as i64;
+        Int16 => i16, 2, |v| v as i64;
+        Int8 => i8, 1, |v| v as i64;
+        Uint64 => u64, 8, |v| i64::try_from(v).unwrap_or(i64::MAX);
+        Uint32 => u32, 4, |v| v as i64;
+        Uint16 => u16, 2, |v| v as i64;
+        Uint8 => u8, 1, |v| v as i64;
+        Bool => u8, 1, |v| (v != 0) as i64;
+        Float => f32, 4, |v| v as i64;
+        Double => f64, 8, |v| v as i64;
+    );
+    data_type(t)
+        .and_then(read)
+        .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("tensor `{}` is not numeric", t.name())))
+}
+
+/// True for floating-point element types that hold weights.
+pub fn is_float(t: &TensorProto) -> bool {
+    matches!(data_type(t), Some(DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16))
+}
+
+/// A tensor over raw bytes.
+pub fn tensor_from_raw(name: impl Into<String>, kind: DataType, dims: &[usize], raw: Bytes) -> TensorProto {
+    TensorProto {
+        name: Some(name.into()),
+        dims: dims.iter().map(|&d| d as i64).collect(),
+        data_type: Some(kind as i32),
+        raw_data: Some(raw),
+        ..Default::default()
+    }
+}
+
+/// An int64 tensor.
+pub fn tensor_from_i64(name: impl Into<String>, dims: &[usize], data: &[i64]) -> TensorProto {
+    let raw: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
+    tensor_from_raw(name, DataType::Int64, dims, raw.into())
+}
+
+/// A tensor of the floating-point type `kind`, rounded from f32.
+pub fn tensor_from_f32(name: impl Into<String>, kind: DataType, dims: &[usize], data: &[f32]) -> TensorProto {
+    let raw: Vec<u8> = match kind {
+        DataType::Double => data.iter().flat_map(|&v| (v as f64).to_le_bytes()).collect(),
+        DataType::Float16 => data.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+        DataType::Bfloat16 => data.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+        _ => data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    };
+    let kind = match kind {
+        DataType::Double | DataType::Float16 | DataType::Bfloat16 => kind,
+        _ => DataType::Float,
+    };
+    tensor_from_raw(name, kind, dims, raw.into())
+}
+
+/// The declaration of a tensor value; a dim of `None` is dynamic.
+pub fn tensor_info(name: impl Into<String>, kind: DataType, dims: &[Option<usize>]) -> ValueInfoProto {
+    use tensor_shape_proto::{Dimension, dimension::Value};
+    let dim = dims
+        .iter()
+        .enumerate()
+        .map(|(i, d)| Dimension {
+            denotation: None,
+            value: Some(match d {
+                Some(n) => Value::DimValue(*n as i64),
+                None if i == 0 => Value::DimParam("batch".into()),
+                None => Value::DimParam(format!("dim{i}")),
+            }),
+        })
+        .collect();
+    ValueInfoProto {
+        name: Some(name.into()),
+        r#type: Some(TypeProto {
+            denotation: None,
+            value: Some(type_proto::Value::TensorType(type_proto::Tensor {
+                elem_type: Some(kind as i32),
+                shape: Some(TensorShapeProto { dim }),
+            })),
+        }),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payload_must_match_dims() {
+        let mut t = tensor_from_f32("w", DataType::Float, &[2, 3], &[0.0; 6]);
+        assert!(check(&t).is_ok());
+        t.dims = vec![2, 4];
+        let error = check(&t).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Format);
+        assert!(error.to_string().contains("needs 32 bytes and has 24"), "{error}");
+    }
+
+    #[test]
+    fn product_of_dims_must_not_overflow() {
+        let t = TensorProto { dims: vec![1 << 40, 1 << 40], data_type: Some(1), ..Default::default() };
+        assert_eq!(check(&t).unwrap_err().kind(), ErrorKind::Format);
+        let t = TensorProto { dims: vec![-1], data_type: Some(1), ..Default::default() };
+        assert_eq!(check(&t).unwrap_err().kind(), ErrorKind::Format);
+    }
+
+    #[test]
+    fn typed_fields_and_raw_bytes_are_the_same() {
+        let raw = tensor_from_f32("w", DataType::Float, &[3], &[1.5, -2.0, 3.25]);
+        let typed = TensorProto { raw_data: None, float_data: vec![1.5, -2.0, 3.25], ..raw.clone() };
+        assert_eq!(payload(&raw), payload(&typed));
+        assert_eq!(to_f32(&typed).unwrap(), [1.5, -2.0, 3.25]);
+    }
+
+    #[test]
+    fn half_precision_round_trips() {
+        for kind in [DataType::Float16, DataType::Bfloat16, DataType::Double] {
+            let t = tensor_from_f32("w", kind, &[2], &[0.5, -4.0]);
+            assert!(check(&t).is_ok());
+            assert_eq!(to_f32(&t).unwrap(), [0.5, -4.0]);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Encoding: the structure through prost, tensor payloads streamed from their slices.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+
+use super::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Protobuf messages end at 2 GB; weights move to external data a little before that.
+const MAX_MESSAGE: u64 = (2 << 30) - (64 << 20);
+/// Payloads below this stay in the message even when the weights are external.
+const MIN_EXTERNAL: usize = 1024;
+/// ONNX asks for external data aligned to pages, so that readers can map it.
+const ALIGNMENT: u64 = 4096;
+
+/// Bytes of the encoded model.
+pub fn encoded_len(model: &ModelProto) -> u64 {
+    model.encoded_len() as u64
+}
+
+/// Encodes the model, payloads last in each tensor.
+pub(super) fn encode(model: &ModelProto, out: &mut impl Write) -> io::Result<()> {
+    let graph = model.graph.as_ref();
+    let shell = ModelProto {
+        ir_version: model.ir_version,
+        opset_import: model.opset_import.clone(),
+        producer_name: model.producer_name.clone(),
+        producer_version: model.producer_version.clone(),
+        domain: model.domain.clone(),
+        model_version: model.model_version,
+        doc_string: model.doc_string.clone(),
+        graph: None,
+        metadata_props: model.metadata_props.clone(),
+        training_info: model.training_info.clone(),
+        functions: model.functions.clone(),
+        configuration: model.configuration.clone(),
+    };
+    out.write_all(&shell.encode_to_vec())?;
+    let Some(graph) = graph else { return Ok(()) };
+    header(7, graph.encoded_len(), out)?;
+    let mut scratch = Vec::new();
+    for node in &graph.node {
+        message(1, node, &mut scratch, out)?;
+    }
+    for tensor in &graph.initializer {
+        header(5, tensor.encoded_len(), out)?;
+        match &tensor.raw_data {
+            Some(raw) => {
+                let shell = TensorProto { raw_data: None, ..tensor.clone() };
+                out.write_all(&shell.encode_to_vec())?;
+                header(9, raw.len(), out)?;
+                out.write_all(raw)?;
+            }
+            None => out.write_all(&tensor.encode_to_vec())?,
+        }
+    }
+    // The rest is small: everything but nodes and initializers.
+    let rest = GraphProto {
+        node: Vec::new(),
+        initializer: Vec::new(),
+        name: graph.name.clone(),
+        sparse_initializer: graph.sparse_initializer.clone(),
+        doc_string: graph.doc_string.clone(),
+        input: graph.input.clone(),
+        output: graph.output.clone(),
+        value_info: graph.value_info.clone(),
+        quantization_annotation: graph.quantization_annotation.clone(),
+        metadata_props: graph.metadata_props.clone(),
+    };
+    out.write_all(&rest.encode_to_vec())
+}
+
+fn header(field: u32, len: usize, out: &mut impl Write) -> io::Result<()> {
+    let mut buffer = Vec::with_capacity(8 + encoded_len_varint(len as u64));
+    encode_key(field, WireType::LengthDelimited, &mut buffer);
+    encode_varint(len as u64, &mut buffer);
+    out.write_all(&buffer)
+}
+
+fn message(field: u32, message: &impl Message, scratch: &mut Vec<u8>, out: &mut impl Write) -> io::Result<()> {
+    scratch.clear();
+    header(field, message.encoded_len(), scratch)?;
+    // A vector always has room.
+    let _ = message.encode(scratch);
+    out.write_all(scratch)
+}
+
+/// Writes a model, with external data beside it where it is too large for one message. Returns the bytes written.
+pub(super) fn write(model: &ModelProto, path: &Path) -> Result<u64> {
+    if encoded_len(model) <= MAX_MESSAGE {
+        return replace_file(path, |out| encode(model, out));
+    }
+    let data_path = sibling(path, ".data")?;
+    let location = data_path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_string();
+    let mut model = model.clone();
+    let graph = model.graph.get_or_insert_with(GraphProto::default);
+    let mut offset = 0u64;
+    let data = replace_file(&data_path, |out| {
+        for t in &mut graph.initializer {
+            let Some(raw) = t.raw_data.take_if(|raw| raw.len() >= MIN_EXTERNAL) else { continue };
+            let padding = offset.next_multiple_of(ALIGNMENT) - offset;
+            out.write_all(&vec![0; padding as usize])?;
+            offset += padding;
+            out.write_all(&raw)?;
+            let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
+            t.external_data = vec![
+                entry("location", location.clone()),
+                entry("offset", offset.to_string()),
+                entry("length", raw.len().to_string()),
+            ];
+            t.data_location = Some(DataLocation::External as i32);
+            offset += raw.len() as u64;
+        }
+        Ok(())
+    })?;
+    Ok(data + replace_file(path, |out| encode(&model, out))?)
+}
+
+fn sibling(path: &Path, suffix: &str) -> Result<PathBuf> {
+    let mut name = path
+        .file_name()
+        .ok_or_else(|| Error::new(ErrorKind::Usage, "the output path has no file name").at(path))?
+        .to_os_string();
+    name.push(suffix);
+    Ok(path.with_file_name(name))
+}
+
+/// Writes a file through a temporary one in the same folder, which replaces it only when all is written. Returns its bytes.
+///
+/// # Errors
+/// [`ErrorKind::Io`]; the temporary file is gone then and an older file at `path` is untouched.
+pub fn replace_file(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<u64> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let fail = |e: io::Error| Error::io(path, e).hint("check that the folder exists, is writable and has room");
+    let temporary = tempfile::Builder::new().prefix(".offshoot-").suffix(".tmp").tempfile_in(folder).map_err(fail)?;
+    let mut out = BufWriter::with_capacity(1 << 20, temporary.as_file());
+    fill(&mut out).and_then(|()| out.flush()).map_err(fail)?;
+    drop(out);
+    let bytes = temporary.as_file().metadata().map_err(fail)?.len();
+    // Temporary files are private; an output gets the mode that any new file would get.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = match fs::metadata(path) {
+            Ok(old) => old.permissions().mode(),
+            Err(_) => 0o644,
+        };
+        temporary.as_file().set_permissions(fs::Permissions::from_mode(mode)).map_err(fail)?;
+    }
+    temporary.persist(path).map_err(|e| fail(e.error))?;
+    Ok(bytes)
+}
