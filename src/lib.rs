@@ -4,5 +4,10 @@
 pub mod error;
 pub mod anatomy;
 pub mod axes;
+pub mod data;
+pub mod density;
+pub mod descendant;
 pub mod graph;
+pub mod learngene;
 pub mod onnx;
+pub mod runtime;

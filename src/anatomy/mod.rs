@@ -5,6 +5,7 @@
 //! is a hidden factor made by weight contractions from the residual stream and summed over by one that returns to it. The
 //! residual stream is whatever output projections make. No name and no template is looked at.
 
+mod roles;
 mod tokens;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -13,7 +14,8 @@ use crate::axes::{Dim, Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, Links};
 use crate::onnx::proto::NodeProto;
-pub use tokens::{Grid, Tokens};
+pub use roles::Roles;
+pub use tokens::{Grid, Tokens, image_size};
 
 /// What Offshoot found in a graph.
 #[derive(Clone, Debug)]

@@ -76,6 +76,12 @@ impl Tokens {
         self.stride
     }
 
+    /// The longer side of what one attention sees, in pixels: the image, or a window.
+    pub fn side(&self) -> Option<f64> {
+        let stride = self.stride?;
+        Some((self.extent[0] as f64 * stride[0]).max(self.extent[1] as f64 * stride[1]))
+    }
+
     /// The grid of the whole image (for windows, that of all windows together).
     pub fn grid(&self, typing: &Typing) -> Option<Grid> {
         let patch_size = self.stride?;

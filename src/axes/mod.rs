@@ -127,6 +127,8 @@ pub struct Typing<'m> {
     pub conflicts: Vec<Conflict>,
     /// The factor of the batch, if the graph has one.
     pub batch: Option<Factor>,
+    /// The version of the default operator set.
+    pub opset: i64,
     /// What was assumed.
     pub assumption: Assumption,
 }
@@ -203,6 +205,7 @@ impl<'m> Typing<'m> {
             fused: HashMap::new(),
             conflicts: Vec::new(),
             batch: None,
+            opset: model.opset(),
             assumption,
         };
         for t in &graph.initializer {

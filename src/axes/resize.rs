@@ -169,7 +169,7 @@ fn changed_weight(typing: &Typing, plan: &Plan, u: usize, of_use: &Use) -> Resul
 }
 
 /// Gathers along an axis of a tensor given as bytes.
-fn take(data: &[u8], shape: &[usize], axis: usize, list: &[usize], element: usize) -> Vec<u8> {
+pub(crate) fn take(data: &[u8], shape: &[usize], axis: usize, list: &[usize], element: usize) -> Vec<u8> {
     let inner = shape[axis + 1..].iter().product::<usize>() * element;
     let block = shape[axis] * inner;
     let mut out = Vec::with_capacity(data.len() / shape[axis].max(1) * list.len());
@@ -183,7 +183,7 @@ fn take(data: &[u8], shape: &[usize], axis: usize, list: &[usize], element: usiz
     out
 }
 
-fn mix(data: &[f32], shape: &[usize], axis: usize, mixture: &Mixture) -> Vec<f32> {
+pub(crate) fn mix(data: &[f32], shape: &[usize], axis: usize, mixture: &Mixture) -> Vec<f32> {
     let inner = shape[axis + 1..].iter().product::<usize>();
     let block = shape[axis] * inner;
     let mut out = Vec::with_capacity(data.len() / shape[axis].max(1) * mixture.len());

@@ -23,46 +23,30 @@ const MAGIC: u32 = 0x0000_0803;
 /// more or fewer of them than it says.
 pub(super) fn read(path: &Path, gzipped: bool) -> Result<Array3<u8>> {
     let file = BufReader::new(File::open(path).map_err(|error| Error::io(path, error))?);
-    if gzipped {
-        parse(MultiGzDecoder::new(file))
-    } else {
-        parse(file)
-    }
-    .map_err(|error| error.at(path))
+    if gzipped { parse(MultiGzDecoder::new(file)) } else { parse(file) }.map_err(|error| error.at(path))
 }
 
 fn parse(mut reader: impl Read) -> Result<Array3<u8>> {
     let mut header = [0; 16];
     reader.read_exact(&mut header).map_err(read_error)?;
-    let [magic, images, rows, columns] = [0, 4, 8, 12].map(|start| {
-        header[start..start + 4]
-            .iter()
-            .fold(0, |word, &byte| word << 8 | u32::from(byte))
-    });
+    let [magic, images, rows, columns] =
+        [0, 4, 8, 12].map(|start| header[start..start + 4].iter().fold(0, |word, &byte| word << 8 | u32::from(byte)));
     if magic != MAGIC {
         return Err(Error::new(
             ErrorKind::Format,
             format!("not an IDX image file: its magic is {magic:#010x}, not {MAGIC:#010x}"),
         )
-        .hint(
-            "give the file of the images (such as `t10k-images-idx3-ubyte.gz`), not the labels",
-        ));
+        .hint("give the file of the images (such as `t10k-images-idx3-ubyte.gz`), not the labels"));
     }
     let announced = [images, rows, columns]
         .iter()
         .try_fold(1u64, |product, &side| product.checked_mul(side.into()))
         .filter(|&bytes| bytes < isize::MAX as u64);
     let Some(announced) = announced else {
-        bail!(
-            Format,
-            "the IDX header announces an impossible {images} images of {rows} x {columns}"
-        );
+        bail!(Format, "the IDX header announces an impossible {images} images of {rows} x {columns}");
     };
     let mut pixels = Vec::new();
-    reader
-        .take(announced + 1)
-        .read_to_end(&mut pixels)
-        .map_err(read_error)?;
+    reader.take(announced + 1).read_to_end(&mut pixels).map_err(read_error)?;
     if pixels.len() as u64 != announced {
         let verdict = if (pixels.len() as u64) < announced {
             format!("only {} are there", pixels.len())

@@ -31,8 +31,8 @@ pub struct InputShape {
 pub struct Batch {
     /// How many images the batches before this one hold.
     pub first: usize,
-    /// The values, in standard memory order: `[images, channels, height, width]`, or `[images, height, width, channels]`
-    /// for [`Layout::Nhwc`].
+    /// The values, in standard memory order: `[images, channels, height, width]`, or `[images, height, width,
+    /// channels]` for [`Layout::Nhwc`].
     pub images: Array4<f32>,
 }
 
@@ -56,20 +56,12 @@ impl Loader {
         match &preprocess {
             Some(_) if source.is_tensors() => return Err(tensors_are_final(source.path())),
             None if !source.is_tensors() => {
-                bail!(
-                    Usage,
-                    "pictures need a transform that prepares them for the model"
-                )
+                bail!(Usage, "pictures need a transform that prepares them for the model")
             }
             Some(preprocess) => preprocess.check()?,
             None => {}
         }
-        Ok(Loader {
-            selected: (0..source.len()).collect(),
-            source: Arc::new(source),
-            preprocess,
-            layout: Layout::Nchw,
-        })
+        Ok(Loader { selected: (0..source.len()).collect(), source: Arc::new(source), preprocess, layout: Layout::Nchw })
     }
 
     /// Opens the images at `path` for a model with the given input. Pictures are preprocessed as
@@ -121,8 +113,8 @@ impl Loader {
         self
     }
 
-    /// Keeps `count` images that are drawn at random, readable or not, in the order of the source. The same seed draws the
-    /// same images everywhere.
+    /// Keeps `count` images that are drawn at random, readable or not, in the order of the source. The same seed draws
+    /// the same images everywhere.
     pub fn sample(mut self, count: usize, seed: u64) -> Self {
         // Selection sampling: each image is taken with the probability of (still wanted) / (still left).
         let mut state = seed;
@@ -188,19 +180,16 @@ impl Loader {
         }
     }
 
-    /// Streams the images in batches of `batch_size`, which is at least 1, in the order of the source. What cannot be read
-    /// is [skipped](Loader::skipped), and the batches are filled with what can; only the last one may be smaller.
+    /// Streams the images in batches of `batch_size`, which is at least 1, in the order of the source. What cannot be
+    /// read is [skipped](Loader::skipped), and the batches are filled with what can; only the last one may be smaller.
     ///
-    /// Images are decoded on all cores, some batches ahead of the one that is asked for. If no image at all can be read,
-    /// the only item is an error of the kind `Images`.
+    /// Images are decoded on all cores, some batches ahead of the one that is asked for. If no image at all can be
+    /// read, the only item is an error of the kind `Images`.
     pub fn batches(&self, batch_size: usize) -> Batches {
         let (sender, receiver) = sync_channel(2);
         let loader = self.clone();
         let worker = std::thread::spawn(move || loader.produce(batch_size.max(1), &sender));
-        Batches {
-            receiver,
-            worker: Some(worker),
-        }
+        Batches { receiver, worker: Some(worker) }
     }
 
     fn produce(&self, batch_size: usize, sender: &SyncSender<Result<Batch>>) {
@@ -238,16 +227,14 @@ impl Loader {
 
     /// Image `index` of the source, or `None` if it cannot be read, which is put on record.
     fn readable(&self, index: usize) -> Option<Array3<f32>> {
-        self.load(index)
-            .inspect_err(|error| self.source.skip(index, error))
-            .ok()
+        self.load(index).inspect_err(|error| self.source.skip(index, error)).ok()
     }
 
     fn load(&self, index: usize) -> Result<Array3<f32>> {
         match (self.source.read(index)?, &self.preprocess) {
-            (Item::Picture(picture), Some(preprocess)) => preprocess
-                .apply(picture, self.layout)
-                .map_err(|error| error.at(self.source.file(index))),
+            (Item::Picture(picture), Some(preprocess)) => {
+                preprocess.apply(picture, self.layout).map_err(|error| error.at(self.source.file(index)))
+            }
             (Item::Tensor(tensor), _) => Ok(match self.layout {
                 Layout::Nchw => tensor,
                 Layout::Nhwc => tensor.permuted_axes([1, 2, 0]),
@@ -279,22 +266,14 @@ impl Iterator for Batches {
             return Some(batch);
         }
         // The worker has ended: well, or by a panic that must not pass for the end of the images.
-        self.worker.take()?.join().err().map(|_| {
-            Err(Error::new(
-                ErrorKind::Internal,
-                "the loading of images panicked",
-            ))
-        })
+        self.worker.take()?.join().err().map(|_| Err(Error::new(ErrorKind::Internal, "the loading of images panicked")))
     }
 }
 
 fn tensors_are_final(path: &Path) -> Error {
-    Error::new(
-        ErrorKind::Usage,
-        "images in a NumPy file are fed to the model as they are, and cannot be preprocessed",
-    )
-    .at(path)
-    .hint("drop --mean, --std, --crop-ratio, --interpolation and --resize")
+    Error::new(ErrorKind::Usage, "images in a NumPy file are fed to the model as they are, and cannot be preprocessed")
+        .at(path)
+        .hint("drop --mean, --std, --crop-ratio, --interpolation and --resize")
 }
 
 /// The next number of the SplitMix64 generator.
@@ -317,12 +296,7 @@ mod tests {
     use super::super::source::tests::write_picture;
     use super::*;
 
-    const INPUT: InputShape = InputShape {
-        channels: 3,
-        height: 4,
-        width: 6,
-        layout: Layout::Nchw,
-    };
+    const INPUT: InputShape = InputShape { channels: 3, height: 4, width: 6, layout: Layout::Nchw };
 
     fn open(path: impl AsRef<Path>, input: InputShape) -> Result<Loader> {
         Loader::open(path, &PreprocessFlags::default(), None, input)
@@ -345,11 +319,7 @@ mod tests {
             .map(|batch| {
                 let images = batch.unwrap().images;
                 assert!(images.is_standard_layout());
-                images
-                    .slice(s![.., 0, 0, 0])
-                    .iter()
-                    .map(|red| ((red * 0.229 + 0.485) * 255.0).round() as u8)
-                    .collect()
+                images.slice(s![.., 0, 0, 0]).iter().map(|red| ((red * 0.229 + 0.485) * 255.0).round() as u8).collect()
             })
             .collect()
     }
@@ -367,10 +337,7 @@ mod tests {
             assert_eq!(skipped.count, 1);
             assert!(skipped.first.unwrap().contains("004.png"));
         }
-        let firsts: Vec<_> = loader
-            .batches(4)
-            .map(|batch| batch.unwrap().first)
-            .collect();
+        let firsts: Vec<_> = loader.batches(4).map(|batch| batch.unwrap().first).collect();
         assert_eq!(firsts, [0, 4, 8]);
         assert_eq!(loader.image(4).unwrap_err().kind(), ErrorKind::Images);
         assert_eq!(loader.image(10).unwrap_err().kind(), ErrorKind::Usage);
@@ -421,10 +388,7 @@ mod tests {
         let folder = folder(2);
         let npy = folder.path().join("images.npy");
         write_npy(&npy, &tensors()).unwrap();
-        let last = InputShape {
-            layout: Layout::Nhwc,
-            ..INPUT
-        };
+        let last = InputShape { layout: Layout::Nhwc, ..INPUT };
         for path in [folder.path(), npy.as_path()] {
             let planar = open(path, INPUT).unwrap();
             let interleaved = open(path, last).unwrap();
@@ -438,9 +402,7 @@ mod tests {
     }
 
     fn tensors() -> Array4<f32> {
-        Array::from_iter((0..144u8).map(f32::from))
-            .into_shape_with_order((2, 3, 4, 6))
-            .unwrap()
+        Array::from_iter((0..144u8).map(f32::from)).into_shape_with_order((2, 3, 4, 6)).unwrap()
     }
 
     #[test]
@@ -457,15 +419,9 @@ mod tests {
         let error = open(&path, wide).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Images);
         let message = error.to_string();
-        assert!(
-            message.contains("3 x 4 x 6") && message.contains("3 x 4 x 7"),
-            "{message}"
-        );
+        assert!(message.contains("3 x 4 x 6") && message.contains("3 x 4 x 7"), "{message}");
 
-        let flags = PreprocessFlags {
-            crop_ratio: Some(1.0),
-            ..PreprocessFlags::default()
-        };
+        let flags = PreprocessFlags { crop_ratio: Some(1.0), ..PreprocessFlags::default() };
         let error = Loader::open(&path, &flags, None, INPUT).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
     }

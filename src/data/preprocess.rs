@@ -132,22 +132,11 @@ impl Preprocess {
     ///
     /// `Format` if the metadata is no transform; `Usage` if the flags make no sense, or if a model that is not RGB says
     /// nothing of its mean and standard deviation.
-    pub fn resolve(
-        flags: &PreprocessFlags,
-        metadata: Option<&str>,
-        channels: usize,
-        size: [usize; 2],
-    ) -> Result<Self> {
-        let known = metadata
-            .map(serde_json::from_str::<Preprocess>)
-            .transpose()
-            .map_err(|error| {
-                Error::new(
-                    ErrorKind::Format,
-                    format!("the model's metadata describes no preprocessing: {error}"),
-                )
+    pub fn resolve(flags: &PreprocessFlags, metadata: Option<&str>, channels: usize, size: [usize; 2]) -> Result<Self> {
+        let known = metadata.map(serde_json::from_str::<Preprocess>).transpose().map_err(|error| {
+            Error::new(ErrorKind::Format, format!("the model's metadata describes no preprocessing: {error}"))
                 .caused_by(error)
-            })?;
+        })?;
         if known.is_none() && channels != 3 && (flags.mean.is_none() || flags.std.is_none()) {
             return Err(Error::new(
                 ErrorKind::Usage,
@@ -155,18 +144,8 @@ impl Preprocess {
             )
             .hint("give --mean and --std, as they were in training"));
         }
-        let mut preprocess = Preprocess {
-            size,
-            channels,
-            ..known.unwrap_or_else(|| Preprocess::imagenet(size))
-        };
-        let PreprocessFlags {
-            mean,
-            std,
-            crop_ratio,
-            interpolation,
-            resize,
-        } = flags.clone();
+        let mut preprocess = Preprocess { size, channels, ..known.unwrap_or_else(|| Preprocess::imagenet(size)) };
+        let PreprocessFlags { mean, std, crop_ratio, interpolation, resize } = flags.clone();
         preprocess.mean = mean.unwrap_or(preprocess.mean);
         preprocess.std = std.unwrap_or(preprocess.std);
         preprocess.crop_ratio = crop_ratio.unwrap_or(preprocess.crop_ratio);
@@ -200,11 +179,7 @@ impl Preprocess {
         }
         for (flag, list) in [("--mean", &self.mean), ("--std", &self.std)] {
             if list.len() != channels {
-                bail!(
-                    Usage,
-                    "{flag} has {} entries; a model of {channels} channels takes 1 or {channels}",
-                    list.len()
-                );
+                bail!(Usage, "{flag} has {} entries; a model of {channels} channels takes 1 or {channels}", list.len());
             }
             if !list.iter().all(|value| value.is_finite()) {
                 bail!(Usage, "{flag} must be finite");
@@ -214,11 +189,7 @@ impl Preprocess {
             bail!(Usage, "--std must be above 0");
         }
         if !(self.crop_ratio > 0.0 && self.crop_ratio <= 1.0) {
-            bail!(
-                Usage,
-                "--crop-ratio must be above 0 and at most 1, not {}",
-                self.crop_ratio
-            );
+            bail!(Usage, "--crop-ratio must be above 0 and at most 1, not {}", self.crop_ratio);
         }
         Ok(())
     }
@@ -237,13 +208,7 @@ impl Preprocess {
         let resized = self.resized([rows, columns]);
         let [top, left] = [0, 1].map(|axis| crop_offset(resized[axis], self.size[axis]));
         let source = pixels(image, self.channels);
-        let source = resample(
-            &source,
-            [rows, columns],
-            resized,
-            self.channels,
-            self.interpolation,
-        )?;
+        let source = resample(&source, [rows, columns], resized, self.channels, self.interpolation)?;
         let source = ArrayView3::from_shape((resized[0], resized[1], self.channels), &source)
             .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
         let source = source.slice(s![top..top + height, left..left + width, ..]);
@@ -257,28 +222,24 @@ impl Preprocess {
             .collect();
         let value = |y, x, c| normalised[c][usize::from(source[[y, x, c]])];
         Ok(match layout {
-            Layout::Nchw => {
-                Array3::from_shape_fn((self.channels, height, width), |(c, y, x)| value(y, x, c))
-            }
-            Layout::Nhwc => {
-                Array3::from_shape_fn((height, width, self.channels), |(y, x, c)| value(y, x, c))
-            }
+            Layout::Nchw => Array3::from_shape_fn((self.channels, height, width), |(c, y, x)| value(y, x, c)),
+            Layout::Nhwc => Array3::from_shape_fn((height, width, self.channels), |(y, x, c)| value(y, x, c)),
         })
     }
 
     /// The height and width to which a picture of `rows` and `columns` is resized, before the crop. Neither is below
     /// that of the crop.
     fn resized(&self, [rows, columns]: [usize; 2]) -> [usize; 2] {
-        // A ratio such as 0.8 is not a float32, and the one next to it gives 279 pixels where timm gives 280. The shortest
-        // decimal that stands for it is what the user or the timm configuration said.
+        // A ratio such as 0.8 is not a float32, and the one next to it gives 279 pixels where timm gives 280. The
+        // shortest decimal that stands for it is what the user or the timm configuration said.
         let ratio = self.crop_ratio.to_string().parse().unwrap_or(1.0f64);
-        let [height, width] = self.size.map(|side| (side as f64 / ratio).floor() as usize);
+        // A tiny ratio asks for more than any picture can be given, which `resample` refuses; here it must not
+        // overflow.
+        let [height, width] = self.size.map(|side| (side as f64 / ratio).floor().min(u32::MAX.into()) as usize);
         match self.resize {
             Resize::Square => [height, width],
             Resize::ShortSide if rows == 0 || columns == 0 => [height, width],
-            Resize::ShortSide if rows * width <= columns * height => {
-                [height, height * columns / rows]
-            }
+            Resize::ShortSide if rows * width <= columns * height => [height, height * columns / rows],
             Resize::ShortSide => [width * rows / columns, width],
         }
     }
@@ -289,8 +250,8 @@ fn crop_offset(resized: usize, size: usize) -> usize {
     ((resized - size) as f64 / 2.0).round_ties_even() as usize
 }
 
-/// The bytes `[rows, columns, channels]` of a picture, converted as Pillow does: transparency is ignored, and the luma of
-/// colours is that of ITU-R 601-2.
+/// The bytes `[rows, columns, channels]` of a picture, converted as Pillow does: transparency is ignored, and the luma
+/// of colours is that of ITU-R 601-2.
 fn pixels(image: DynamicImage, channels: usize) -> Vec<u8> {
     if channels == 3 {
         return image.into_rgb8().into_raw();
@@ -316,14 +277,11 @@ fn resample(
     channels: usize,
     interpolation: Interpolation,
 ) -> Result<Vec<u8>> {
-    let bytes = resized.iter().try_fold(channels as u64, |product, &side| {
-        product.checked_mul(side as u64)
-    });
-    let too_long = resized.iter().any(|&side| u32::try_from(side).is_err());
-    if too_long || bytes.is_none_or(|bytes| bytes > MAXIMAL_BYTES) {
+    let bytes = resized.iter().try_fold(channels as u64, |product, &side| product.checked_mul(side as u64));
+    if bytes.is_none_or(|bytes| bytes > MAXIMAL_BYTES) {
         bail!(
             Images,
-            "a picture of {columns} x {rows} pixels is too elongated: it would be resized to {} x {}",
+            "a picture of {columns} x {rows} pixels cannot be used: it would be resized to {} x {}",
             resized[1],
             resized[0]
         );
@@ -336,8 +294,7 @@ fn resample(
         Interpolation::Bilinear => FilterType::Bilinear,
         Interpolation::Lanczos => FilterType::Lanczos3,
         Interpolation::Nearest => {
-            let [rows_taken, columns_taken] =
-                [nearest(rows, resized[0]), nearest(columns, resized[1])];
+            let [rows_taken, columns_taken] = [nearest(rows, resized[0]), nearest(columns, resized[1])];
             let pixel = |row, column| (row * columns + column) * channels;
             return Ok(rows_taken
                 .into_iter()
@@ -347,26 +304,16 @@ fn resample(
                 .collect());
         }
     };
-    let pixel_type = if channels == 1 {
-        PixelType::U8
-    } else {
-        PixelType::U8x3
-    };
-    // One axis after the other, since Pillow starts with the columns, and this library, left alone, with the rows: around
-    // hard edges, what the first pass cuts off at black and white makes a visible difference.
+    let pixel_type = if channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
+    // One axis after the other, since Pillow starts with the columns, and this library, left alone, with the rows:
+    // around hard edges, what the first pass cuts off at black and white makes a visible difference.
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
-    let narrow = resample_pass(
-        source,
-        [rows, columns],
-        [rows, resized[1]],
-        pixel_type,
-        &options,
-    )?;
+    let narrow = resample_pass(source, [rows, columns], [rows, resized[1]], pixel_type, &options)?;
     resample_pass(&narrow, [rows, resized[1]], resized, pixel_type, &options)
 }
 
-/// The positions, among `from`, of the pixels that stand for each of `to`. Summed up as Pillow does, for where the middle
-/// of a pixel falls between two others, the rounding of the sum decides.
+/// The positions, among `from`, of the pixels that stand for each of `to`. Summed up as Pillow does, for where the
+/// middle of a pixel falls between two others, the rounding of the sum decides.
 fn nearest(from: usize, to: usize) -> Vec<usize> {
     let step = from as f64 / to as f64;
     std::iter::successors(Some(step * 0.5), |middle| Some(middle + step))
@@ -383,12 +330,9 @@ fn resample_pass(
     options: &ResizeOptions,
 ) -> Result<Vec<u8>> {
     let failed = |error: &dyn std::error::Error| Error::new(ErrorKind::Internal, error.to_string());
-    let view = ImageRef::new(from[1] as u32, from[0] as u32, source, pixel_type)
-        .map_err(|error| failed(&error))?;
+    let view = ImageRef::new(from[1] as u32, from[0] as u32, source, pixel_type).map_err(|error| failed(&error))?;
     let mut result = Image::new(to[1] as u32, to[0] as u32, pixel_type);
-    Resizer::new()
-        .resize(&view, &mut result, options)
-        .map_err(|error| failed(&error))?;
+    Resizer::new().resize(&view, &mut result, options).map_err(|error| failed(&error))?;
     Ok(result.into_vec())
 }
 
@@ -419,20 +363,9 @@ mod tests {
             let expected = fixture(name);
             let source = fixture("source");
             let sides = |image: &DynamicImage| [image.height() as usize, image.width() as usize];
-            let actual = resample(
-                source.as_bytes(),
-                sides(&source),
-                sides(&expected),
-                3,
-                interpolation,
-            )
-            .unwrap();
+            let actual = resample(source.as_bytes(), sides(&source), sides(&expected), 3, interpolation).unwrap();
             assert_eq!(actual.len(), expected.as_bytes().len());
-            let difference = actual
-                .iter()
-                .zip(expected.as_bytes())
-                .map(|(a, b)| a.abs_diff(*b))
-                .max();
+            let difference = actual.iter().zip(expected.as_bytes()).map(|(a, b)| a.abs_diff(*b)).max();
             println!("{name}: {difference:?}");
             assert!(difference <= Some(2), "{name}: {difference:?}");
         }
@@ -444,12 +377,7 @@ mod tests {
         assert_eq!(pixels(fixture("source"), 1), grey.as_bytes());
         assert_eq!(pixels(grey.clone(), 1), grey.as_bytes());
         // 0.299 * 255 = 76.2, 0.587 * 255 = 149.7, 0.114 * 255 = 29.1.
-        for (colour, luma) in [
-            ([255, 0, 0], 76),
-            ([0, 255, 0], 150),
-            ([0, 0, 255], 29),
-            ([255, 255, 255], 255),
-        ] {
+        for (colour, luma) in [([255, 0, 0], 76), ([0, 255, 0], 150), ([0, 0, 255], 29), ([255, 255, 255], 255)] {
             let image = RgbImage::from_pixel(1, 1, Rgb(colour));
             assert_eq!(pixels(image.into(), 1), [luma]);
         }
@@ -473,21 +401,12 @@ mod tests {
         assert_eq!(crop_offset(341, 224), 58);
         assert_eq!(crop_offset(343, 224), 60);
         assert_eq!(crop_offset(224, 224), 0);
-        let decimal = Preprocess {
-            crop_ratio: 0.8,
-            ..imagenet.clone()
-        };
+        let decimal = Preprocess { crop_ratio: 0.8, ..imagenet.clone() };
         assert_eq!(decimal.resized([10, 10]), [280, 280]);
-        let square = Preprocess {
-            resize: Resize::Square,
-            ..imagenet
-        };
+        let square = Preprocess { resize: Resize::Square, ..imagenet };
         assert_eq!(square.resized([375, 500]), [256, 256]);
         // A wide target: the picture must cover both sides.
-        let wide = Preprocess {
-            crop_ratio: 1.0,
-            ..Preprocess::imagenet([100, 200])
-        };
+        let wide = Preprocess { crop_ratio: 1.0, ..Preprocess::imagenet([100, 200]) };
         assert_eq!(wide.resized([300, 400]), [150, 200]);
         assert_eq!(wide.resized([100, 400]), [100, 400]);
     }
@@ -522,10 +441,10 @@ mod tests {
     #[test]
     fn elongated_and_empty_pictures_are_image_errors() {
         let preprocess = Preprocess::imagenet([224, 224]);
+        let tiny = Preprocess { crop_ratio: 1e-38, ..preprocess.clone() };
+        assert!(tiny.apply(RgbImage::new(9, 7).into(), Layout::Nchw).is_err());
         for (width, height) in [(65_535, 1), (0, 3), (3, 0)] {
-            let error = preprocess
-                .apply(RgbImage::new(width, height).into(), Layout::Nchw)
-                .unwrap_err();
+            let error = preprocess.apply(RgbImage::new(width, height).into(), Layout::Nchw).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Images);
         }
     }
@@ -533,9 +452,7 @@ mod tests {
     #[test]
     fn flags_win_over_metadata_and_metadata_over_defaults() {
         let size = [32, 32];
-        let resolve = |flags: &PreprocessFlags, metadata| {
-            Preprocess::resolve(flags, metadata, 3, size).unwrap()
-        };
+        let resolve = |flags: &PreprocessFlags, metadata| Preprocess::resolve(flags, metadata, 3, size).unwrap();
         let none = PreprocessFlags::default();
         assert!(none.is_empty());
         assert_eq!(resolve(&none, None), Preprocess::imagenet(size));
@@ -551,17 +468,9 @@ mod tests {
             resize: Resize::Square,
         };
         assert_eq!(resolve(&none, Some(metadata)), stored);
-        let flags = PreprocessFlags {
-            mean: Some(vec![0.1, 0.2, 0.3]),
-            resize: Some(Resize::ShortSide),
-            ..none
-        };
+        let flags = PreprocessFlags { mean: Some(vec![0.1, 0.2, 0.3]), resize: Some(Resize::ShortSide), ..none };
         assert!(!flags.is_empty());
-        let both = Preprocess {
-            mean: vec![0.1, 0.2, 0.3],
-            resize: Resize::ShortSide,
-            ..stored
-        };
+        let both = Preprocess { mean: vec![0.1, 0.2, 0.3], resize: Resize::ShortSide, ..stored };
         assert_eq!(resolve(&flags, Some(metadata)), both);
     }
 
@@ -589,8 +498,7 @@ mod tests {
         for ratio in [0.0, -1.0, 1.1, f32::NAN] {
             assert!(resolve(flags(&[0.5], &[0.5], ratio), 3).is_err());
         }
-        let error =
-            Preprocess::resolve(&PreprocessFlags::default(), Some("{}"), 3, [32, 32]).unwrap_err();
+        let error = Preprocess::resolve(&PreprocessFlags::default(), Some("{}"), 3, [32, 32]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Format);
     }
 
@@ -601,14 +509,8 @@ mod tests {
             json,
             r#"{"size":[224,224],"channels":3,"mean":[0.485,0.456,0.406],"std":[0.229,0.224,0.225],"crop_ratio":0.875,"interpolation":"bicubic","resize":"short-side"}"#
         );
-        assert_eq!(
-            serde_json::from_str::<Preprocess>(&json).unwrap(),
-            Preprocess::imagenet([224, 224])
-        );
-        assert_eq!(
-            "lanczos".parse::<Interpolation>().unwrap(),
-            Interpolation::Lanczos
-        );
+        assert_eq!(serde_json::from_str::<Preprocess>(&json).unwrap(), Preprocess::imagenet([224, 224]));
+        assert_eq!("lanczos".parse::<Interpolation>().unwrap(), Interpolation::Lanczos);
         assert!("cubic".parse::<Interpolation>().is_err());
         assert_eq!("square".parse::<Resize>().unwrap(), Resize::Square);
     }

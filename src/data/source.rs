@@ -24,8 +24,8 @@ const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff
 const MAXIMAL_SIDE: u32 = 65_535;
 pub(super) const MAXIMAL_BYTES: u64 = 512 << 20;
 
-const TENSOR_HINT: &str =
-    "save a float32 array [images, channels, height, width], as `array` or under the name `x`";
+const SOURCE_HINT: &str = "--images takes a folder of pictures, an IDX file, or an .npy or .npz file";
+const TENSOR_HINT: &str = "save a float32 array [images, channels, height, width], as `array` or under the name `x`";
 
 /// Images found at a path: picture files, an IDX file, or a NumPy array of tensors.
 ///
@@ -70,28 +70,20 @@ impl ImageSource {
     ///
     /// # Errors
     ///
-    /// `Images` if nothing is there, if there are no images in it, or if its kind is unknown; `Format` if an IDX or NumPy
-    /// file is malformed or holds other values than float32 of four dimensions; `Io` if it cannot be read. Pictures are
-    /// not decoded yet.
+    /// `Images` if nothing is there, if there are no images in it, or if its kind is unknown; `Format` if an IDX or
+    /// NumPy file is malformed or holds other values than float32 of four dimensions; `Io` if it cannot be read.
+    /// Pictures are not decoded yet.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        if !path.exists() {
-            return Err(Error::new(ErrorKind::Images, "no such file or folder")
-                .at(path)
-                .hint(
-                    "--images takes a folder of pictures, an IDX file, or an .npy or .npz file",
-                ));
-        }
-        let content = if path.is_dir() {
-            Content::Files(find_pictures(path)?)
-        } else {
-            open_file(path)?
+        let content = match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => Content::Files(find_pictures(path)?),
+            Ok(_) => open_file(path)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::new(ErrorKind::Images, "no such file or folder").at(path).hint(SOURCE_HINT));
+            }
+            Err(error) => return Err(Error::io(path, error)),
         };
-        let source = ImageSource {
-            path: path.to_path_buf(),
-            content,
-            skipped: Mutex::default(),
-        };
+        let source = ImageSource { path: path.to_path_buf(), content, skipped: Mutex::default() };
         if let Content::Mapped(_) | Content::Loaded(_) = source.content {
             source.tensors()?;
         }
@@ -134,10 +126,7 @@ impl ImageSource {
     /// What could not be read so far.
     pub fn skipped(&self) -> Skipped {
         let skipped = self.lock_skipped();
-        Skipped {
-            count: skipped.len(),
-            first: skipped.values().next().cloned(),
-        }
+        Skipped { count: skipped.len(), first: skipped.values().next().cloned() }
     }
 
     /// A hash of what is at the path, for records of what a result was computed from.
@@ -163,8 +152,7 @@ impl ImageSource {
             }
         } else {
             let failed = |error| Error::io(&self.path, error);
-            let mut reader =
-                BufReader::with_capacity(1 << 20, File::open(&self.path).map_err(failed)?);
+            let mut reader = BufReader::with_capacity(1 << 20, File::open(&self.path).map_err(failed)?);
             loop {
                 let bytes = reader.fill_buf().map_err(failed)?;
                 if bytes.is_empty() {
@@ -175,11 +163,7 @@ impl ImageSource {
                 reader.consume(length);
             }
         }
-        Ok(hasher
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect())
+        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// The parts of the path of `file` below the folder that was opened, or its name if it was opened itself.
@@ -199,9 +183,7 @@ impl ImageSource {
             Content::Files(files) => {
                 let file = &files[index];
                 decode(file).map(Item::Picture).map_err(|error| {
-                    Error::new(ErrorKind::Images, format!("cannot be decoded: {error}"))
-                        .at(file)
-                        .caused_by(error)
+                    Error::new(ErrorKind::Images, format!("cannot be decoded: {error}")).at(file).caused_by(error)
                 })
             }
             Content::Grey(images) => {
@@ -237,9 +219,9 @@ impl ImageSource {
 
     fn tensors(&self) -> Result<Option<ArrayView4<'_, f32>>> {
         match &self.content {
-            Content::Mapped(bytes) => ArrayView4::view_npy(bytes)
-                .map(Some)
-                .map_err(|error| not_tensors(&self.path, error)),
+            Content::Mapped(bytes) => {
+                ArrayView4::view_npy(bytes).map(Some).map_err(|error| not_tensors(&self.path, error))
+            }
             Content::Loaded(array) => Ok(Some(array.view())),
             Content::Files(_) | Content::Grey(_) => Ok(None),
         }
@@ -247,25 +229,15 @@ impl ImageSource {
 }
 
 fn has_picture_extension(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| {
-        EXTENSIONS
-            .iter()
-            .any(|known| extension.eq_ignore_ascii_case(known))
-    })
+    path.extension().is_some_and(|extension| EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }
 
-/// The picture files below `folder`, sorted by path. Hidden entries and links that lead back to a folder around them are
-/// left out; broken links to pictures are kept, so that they are counted as unreadable.
+/// The picture files below `folder`, sorted by path. Hidden entries and links that lead back to a folder around them
+/// are left out; broken links to pictures are kept, so that they are counted as unreadable.
 fn find_pictures(folder: &Path) -> Result<Vec<PathBuf>> {
-    let visible = |entry: &DirEntry| {
-        entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".")
-    };
+    let visible = |entry: &DirEntry| entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".");
     let mut files = Vec::new();
-    for entry in WalkDir::new(folder)
-        .follow_links(true)
-        .into_iter()
-        .filter_entry(visible)
-    {
+    for entry in WalkDir::new(folder).follow_links(true).into_iter().filter_entry(visible) {
         match entry {
             Ok(entry) if entry.file_type().is_file() && has_picture_extension(entry.path()) => {
                 files.push(entry.into_path());
@@ -274,9 +246,7 @@ fn find_pictures(folder: &Path) -> Result<Vec<PathBuf>> {
             Err(error) if error.loop_ancestor().is_some() => {}
             Err(error) => {
                 let path = error.path().unwrap_or(folder).to_path_buf();
-                let missing = error
-                    .io_error()
-                    .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+                let missing = error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
                 if !missing {
                     return Err(Error::io(path, error.into()));
                 } else if has_picture_extension(&path) {
@@ -288,10 +258,7 @@ fn find_pictures(folder: &Path) -> Result<Vec<PathBuf>> {
     if files.is_empty() {
         return Err(Error::new(
             ErrorKind::Images,
-            format!(
-                "there are no pictures in this folder; looked for files that end in .{}",
-                EXTENSIONS.join(", .")
-            ),
+            format!("there are no pictures in this folder; looked for files that end in .{}", EXTENSIONS.join(", .")),
         )
         .at(folder)
         .hint("name the folder that holds the pictures, or an IDX, .npy or .npz file"));
@@ -309,8 +276,8 @@ fn open_file(path: &Path) -> Result<Content> {
         [0x1f, 0x8b, ..] => Content::Grey(idx::read(path, true)?),
         [0, 0, ..] => Content::Grey(idx::read(path, false)?),
         [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => {
-            // SAFETY: the map is only read, as bytes, each of which may have any value. As with every mapped file, nobody
-            // must truncate it while it is in use.
+            // SAFETY: the map is only read, as bytes, each of which may have any value. As with every mapped file,
+            // nobody must truncate it while it is in use.
             Content::Mapped(unsafe { Mmap::map(&file) }.map_err(failed)?)
         }
         [b'P', b'K', 3 | 5, 4 | 6, ..] => Content::Loaded(read_npz(path, file)?),
@@ -318,19 +285,15 @@ fn open_file(path: &Path) -> Result<Content> {
             Content::Files(vec![path.to_path_buf()])
         }
         _ => {
-            return Err(Error::new(
-                ErrorKind::Images,
-                "neither a picture nor an IDX, .npy or .npz file",
-            )
-            .at(path)
-            .hint("--images takes a folder of pictures, an IDX file, or an .npy or .npz file"));
+            return Err(Error::new(ErrorKind::Images, "neither a picture nor an IDX, .npy or .npz file")
+                .at(path)
+                .hint(SOURCE_HINT));
         }
     })
 }
 
 fn read_npz(path: &Path, file: File) -> Result<Array4<f32>> {
-    let mut archive =
-        NpzReader::new(BufReader::new(file)).map_err(|error| not_tensors(path, error))?;
+    let mut archive = NpzReader::new(BufReader::new(file)).map_err(|error| not_tensors(path, error))?;
     let names = archive.names().map_err(|error| not_tensors(path, error))?;
     let index = match names.iter().position(|name| name == "x") {
         Some(index) => index,
@@ -338,29 +301,20 @@ fn read_npz(path: &Path, file: File) -> Result<Array4<f32>> {
         None => {
             return Err(Error::new(
                 ErrorKind::Format,
-                format!(
-                    "no array of this archive is named `x`; there are {} ({})",
-                    names.len(),
-                    names.join(", ")
-                ),
+                format!("no array of this archive is named `x`; there are {} ({})", names.len(), names.join(", ")),
             )
             .at(path)
             .hint(TENSOR_HINT));
         }
     };
-    archive
-        .by_index::<OwnedRepr<f32>, Ix4>(index)
-        .map_err(|error| not_tensors(path, error))
+    archive.by_index::<OwnedRepr<f32>, Ix4>(index).map_err(|error| not_tensors(path, error))
 }
 
 fn not_tensors(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(
-        ErrorKind::Format,
-        format!("not a float32 array of four dimensions: {error}"),
-    )
-    .at(path)
-    .hint(TENSOR_HINT)
-    .caused_by(error)
+    Error::new(ErrorKind::Format, format!("not a float32 array of four dimensions: {error}"))
+        .at(path)
+        .hint(TENSOR_HINT)
+        .caused_by(error)
 }
 
 /// Decodes a picture file upright, whichever way the camera was held.
@@ -394,15 +348,11 @@ pub(super) mod tests {
     /// Writes a plain picture of one colour.
     pub(crate) fn write_picture(path: &Path, width: u32, height: u32, colour: [u8; 3]) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        RgbImage::from_pixel(width, height, image::Rgb(colour))
-            .save(path)
-            .unwrap();
+        RgbImage::from_pixel(width, height, image::Rgb(colour)).save(path).unwrap();
     }
 
     fn tensors() -> Array4<f32> {
-        Array::from_shape_fn((2, 3, 4, 5), |(n, c, h, w)| {
-            (n * 1000 + c * 100 + h * 10 + w) as f32
-        })
+        Array::from_shape_fn((2, 3, 4, 5), |(n, c, h, w)| (n * 1000 + c * 100 + h * 10 + w) as f32)
     }
 
     fn first_tensor(source: &ImageSource) -> Array3<f32> {
@@ -434,18 +384,14 @@ pub(super) mod tests {
             std::os::unix::fs::symlink(root.join("nowhere"), root.join("z.png")).unwrap();
         }
         let source = ImageSource::open(root).unwrap();
-        let names: Vec<_> = (0..source.len())
-            .map(|index| source.file(index).strip_prefix(root).unwrap().to_owned())
-            .collect();
+        let names: Vec<_> =
+            (0..source.len()).map(|index| source.file(index).strip_prefix(root).unwrap().to_owned()).collect();
         let mut expected = vec!["a.bmp", "b/1.png", "b/2.PNG"];
         if cfg!(unix) {
             expected.push("z.png");
             assert_eq!(source.read(3).err().unwrap().kind(), ErrorKind::Images);
         }
-        assert_eq!(
-            names,
-            expected.iter().map(PathBuf::from).collect::<Vec<_>>()
-        );
+        assert_eq!(names, expected.iter().map(PathBuf::from).collect::<Vec<_>>());
         assert!(!source.is_tensors());
     }
 
@@ -484,10 +430,7 @@ pub(super) mod tests {
         assert_eq!((image.width(), image.height()), (3, 2));
         assert_eq!(image.as_bytes(), [1, 2, 3, 4, 5, 6]);
         fs::write(&path, idx::tests::encode([0x0803, 0, 2, 3], &[])).unwrap();
-        assert_eq!(
-            ImageSource::open(&path).unwrap_err().kind(),
-            ErrorKind::Images
-        );
+        assert_eq!(ImageSource::open(&path).unwrap_err().kind(), ErrorKind::Images);
     }
 
     #[test]

@@ -1,0 +1,112 @@
+//! Which uses of weights belong to a head axis, an output projection or an FFN.
+
+use std::collections::HashSet;
+
+use super::{Attention, FeedForward};
+use crate::axes::{Factor, Typing};
+use crate::graph::Links;
+use crate::onnx::is_float;
+
+/// Finds uses of weights by the part that they play. Uses are indices into [`Typing::uses`].
+pub struct Roles<'t, 'm> {
+    typing: &'t Typing<'m>,
+    links: Links<'m>,
+    fixed: HashSet<&'m str>,
+}
+
+impl<'t, 'm> Roles<'t, 'm> {
+    /// Prepares the search.
+    pub fn new(typing: &'t Typing<'m>) -> Self {
+        Roles { typing, links: Links::new(typing.graph), fixed: typing.fixed() }
+    }
+
+    /// Uses whose axes carry the factor.
+    pub fn carriers(&self, factor: Factor) -> Vec<usize> {
+        let factor = self.typing.factors.root(factor);
+        (0..self.typing.uses.len())
+            .filter(|&u| {
+                self.typing.uses[u].dims.iter().any(|d| self.typing.factors.all_leaves(d).contains(&factor))
+            })
+            .collect()
+    }
+
+    /// Uses that the weight operand of contraction `k` is made of.
+    pub fn operand(&self, k: usize) -> HashSet<usize> {
+        let node = &self.typing.graph.node[k];
+        let mut nodes = HashSet::new();
+        let mut todo: Vec<&str> =
+            node.input.iter().take(2).map(String::as_str).filter(|x| self.fixed.contains(x)).collect();
+        let direct: Vec<&str> = todo.clone();
+        while let Some(x) = todo.pop() {
+            if let Some(&m) = self.links.maker.get(x)
+                && nodes.insert(m)
+            {
+                todo.extend(self.typing.graph.node[m].input.iter().map(String::as_str));
+            }
+        }
+        (0..self.typing.uses.len())
+            .filter(|&u| {
+                let of_use = &self.typing.uses[u];
+                nodes.contains(&of_use.node)
+                    || (of_use.node == k && of_use.input < 2 && direct.contains(&of_use.name.as_str()))
+            })
+            .collect()
+    }
+
+    /// The bias that contraction `k` adds: its own third input, or a weight in the Add behind it.
+    pub fn bias(&self, k: usize) -> Option<usize> {
+        let node = &self.typing.graph.node[k];
+        let own = (0..self.typing.uses.len()).find(|&u| {
+            let of_use = &self.typing.uses[u];
+            of_use.node == k && of_use.input == 2
+        });
+        own.or_else(|| {
+            let users = self.links.users(node.output.first()?);
+            let [add] = users else { return None };
+            if self.typing.graph.node[*add].op_type() != "Add" {
+                return None;
+            }
+            (0..self.typing.uses.len()).find(|&u| self.typing.uses[u].node == *add)
+        })
+    }
+
+    /// Floating-point uses that carry the heads of a layer, apart from those of its output projection.
+    pub fn head_uses(&self, layer: &Attention) -> Vec<usize> {
+        let Some(heads) = layer.head_factor(self.typing) else { return Vec::new() };
+        let projection = self.operand(layer.projection);
+        self.carriers(heads)
+            .into_iter()
+            .filter(|u| !projection.contains(u) && is_float(self.typing.weights[self.typing.uses[*u].name.as_str()]))
+            .collect()
+    }
+
+    /// Uses of the output projection that carry the heads of a layer.
+    pub fn projection_uses(&self, layer: &Attention) -> Vec<usize> {
+        let Some(heads) = layer.head_factor(self.typing) else { return Vec::new() };
+        let projection = self.operand(layer.projection);
+        self.carriers(heads).into_iter().filter(|u| projection.contains(u)).collect()
+    }
+
+    /// All uses of an FFN, in order: what carries its hidden neurons, and the bias of its last matrix.
+    pub fn ffn_uses(&self, ffn: &FeedForward) -> Vec<usize> {
+        let mut uses = match ffn.hidden_factor(self.typing) {
+            Some(f) => self.carriers(f),
+            None => Vec::new(),
+        };
+        uses.extend(self.bias(ffn.down));
+        uses.sort_unstable();
+        uses.dedup();
+        uses
+    }
+
+    /// Position of a factor among the leaves of a use's axes: the axis, the elements outside the factor and inside it.
+    pub fn place(&self, of_use: usize, factor: Factor) -> Option<(usize, usize, usize)> {
+        let factors = &self.typing.factors;
+        let factor = factors.root(factor);
+        self.typing.uses[of_use].dims.iter().enumerate().find_map(|(a, d)| {
+            let leaves = factors.leaves(d);
+            let at = leaves.iter().position(|&f| f == factor)?;
+            Some((a, factors.size(&leaves[..at]), factors.size(&leaves[at + 1..])))
+        })
+    }
+}

@@ -1,0 +1,247 @@
+//! Density: the mean attention distance of every head.
+//!
+//! d(l, h) = 1/N Σ_i Σ_j A(l, h)[i, j] · T[i, j], where A are the attention probabilities, T the distance of patches i and j in
+//! pixels, and the sums run over patches: other tokens count on neither side and rows are not renormalised
+//! (Cluster-Learngene, equation 4). Windows are averaged. The measure is appended to the graph itself, so that only
+//! [images, heads] leaves the runtime, never the attention maps.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::anatomy::{Anatomy, Tokens};
+use crate::axes::{Dim, Factor, Typing};
+use crate::data::Loader;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{self, Names, int_attribute, ints_attribute, node as new_node};
+use crate::onnx::proto::{AttributeProto, NodeProto, TensorProto};
+use crate::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_info};
+use crate::runtime::{Runtime, decompose_attention};
+
+/// Mean attention distances.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct Densities {
+    /// In pixels, as [layer][head].
+    pub layers: Vec<Vec<f64>>,
+    /// Images that they are the mean of.
+    pub images: usize,
+}
+
+/// Measures the density of every head of every layer on images.
+///
+/// `progress` is told how many images are done.
+///
+/// # Errors
+/// [`ErrorKind::Anatomy`] where the tokens of a layer have no known place on the image, and errors of the runtime and of the
+/// images.
+pub fn measure(
+    runtime: &Arc<Runtime>,
+    model: &Model,
+    typing: &Typing,
+    anatomy: &Anatomy,
+    images: &Loader,
+    mut progress: impl FnMut(usize),
+) -> Result<Densities> {
+    let probe = probe(model, typing, anatomy)?;
+    let image = crate::anatomy::image_size(typing).unwrap_or(typing.assumption.image);
+    let batch = crate::runtime::suggested_batch([1, 3, image[0], image[1]]);
+    let mut session = runtime.load(&probe, batch, image)?;
+    let mut sums: Vec<Vec<f64>> = anatomy.layers.iter().map(|l| vec![0.0; l.head_count(typing)]).collect();
+    let mut count = 0;
+    for batch in images.batches(session.batch) {
+        let batch = batch?;
+        let outputs = session.run(batch.images.view())?;
+        for (sums, output) in sums.iter_mut().zip(&outputs) {
+            for (i, value) in output.iter().enumerate() {
+                if !value.is_finite() {
+                    return Err(Error::new(ErrorKind::Runtime, "the attention of this model is not a number on these images")
+                        .at(&model.path)
+                        .hint("check preprocessing (--mean, --std) and the model's weights"));
+                }
+                let heads = sums.len();
+                sums[i % heads] += *value as f64;
+            }
+        }
+        count += batch.images.shape()[0];
+        progress(count);
+    }
+    for sum in sums.iter_mut().flatten() {
+        *sum /= count.max(1) as f64;
+    }
+    Ok(Densities { layers: sums, images: count })
+}
+
+/// The model with one output [images, heads] a layer: the mean attention distance of each head for each image.
+///
+/// # Errors
+/// As [`measure`].
+pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model> {
+    let fused: Vec<usize> =
+        anatomy.layers.iter().flat_map(|l| l.softmax.iter().copied()).filter(|k| typing.fused.contains_key(k)).collect();
+    let (graph, probabilities) = if fused.is_empty() {
+        (typing.graph.clone(), HashMap::new())
+    } else {
+        let decomposed = decompose_attention(typing, &fused)?;
+        (decomposed.graph, decomposed.probabilities)
+    };
+    let names = Names::new(&graph);
+    let mut probe = Probe { typing, names, nodes: Vec::new(), initializers: Vec::new() };
+    let mut outputs = Vec::new();
+    for (l, layer) in anatomy.layers.iter().enumerate() {
+        let places = [Tokens::new(typing, &layer.queries), Tokens::new(typing, &layer.keys)];
+        if !places.iter().all(Tokens::are_placed) {
+            return Err(Error::new(
+                ErrorKind::Anatomy,
+                format!("the tokens of layer {l} have no known place on the image, so its heads have no density"),
+            )
+            .hint("use `grow --no-images`, where every head is its own cluster"));
+        }
+        let heads = layer.head_count(typing);
+        let mut measures = Vec::new();
+        for &k in &layer.softmax {
+            let (value, dims) = match typing.fused.get(&k) {
+                Some(f) => (
+                    probabilities.get(&k).cloned().unwrap_or_default(),
+                    vec![f.batch.clone(), f.heads.clone(), f.queries.clone(), f.keys.clone()],
+                ),
+                None => {
+                    let value = typing.graph.node[k].output[0].clone();
+                    let dims = typing.dims.get(value.as_str()).cloned().unwrap_or_default();
+                    (value, dims)
+                }
+            };
+            measures.push(probe.measure(&value, &dims, &layer.heads, heads, &places));
+        }
+        let name = probe.names.fresh(&format!("density_{l}"));
+        let count = probe.scalar(1.0 / measures.len() as f32);
+        let sum = match &measures[..] {
+            [one] => one.clone(),
+            _ => {
+                let refs: Vec<&str> = measures.iter().map(String::as_str).collect();
+                probe.op("Sum", &refs, vec![])
+            }
+        };
+        probe.nodes.push(new_node("Mul", &[&sum, &count], &[&name], vec![]));
+        outputs.push(tensor_info(name, DataType::Float, &[None, Some(heads)]));
+    }
+    let Probe { nodes, initializers, .. } = probe;
+    let mut out = model.clone();
+    let target = out.graph_mut();
+    *target = graph;
+    target.node.extend(nodes);
+    target.initializer.extend(initializers);
+    target.output = outputs;
+    graph::prune(target);
+    Ok(out)
+}
+
+struct Probe<'t, 'm> {
+    typing: &'t Typing<'m>,
+    names: Names,
+    nodes: Vec<NodeProto>,
+    initializers: Vec<TensorProto>,
+}
+
+impl Probe<'_, '_> {
+    fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        let output = self.names.fresh(&format!("density_{}", op.to_lowercase()));
+        self.nodes.push(new_node(op, inputs, &[&output], attributes));
+        output
+    }
+
+    fn scalar(&mut self, value: f32) -> String {
+        let name = self.names.fresh("density_factor");
+        self.initializers.push(tensor_from_f32(name.clone(), DataType::Float, &[], &[value]));
+        name
+    }
+
+    fn ints(&mut self, values: &[i64]) -> String {
+        let name = self.names.fresh("density_shape");
+        self.initializers.push(tensor_from_i64(name.clone(), &[values.len()], values));
+        name
+    }
+
+    /// A reduction without kept dims; axes became an input in opset 13 (ReduceSum) and 18 (ReduceMean).
+    fn reduce(&mut self, op: &str, x: &str, axes: &[i64]) -> String {
+        if axes.is_empty() {
+            return x.to_string();
+        }
+        let keep = int_attribute("keepdims", 0);
+        if self.typing.opset >= if op == "ReduceSum" { 13 } else { 18 } {
+            let axes = self.ints(axes);
+            self.op(op, &[x, &axes], vec![keep])
+        } else {
+            self.op(op, &[x], vec![ints_attribute("axes", axes), keep])
+        }
+    }
+
+    /// [.., queries, keys] probabilities to [images, heads] distances.
+    fn measure(&mut self, value: &str, dims: &[Dim], heads: &Dim, count: usize, places: &[Tokens; 2]) -> String {
+        let factors = &self.typing.factors;
+        let table = distances(&places[0], &places[1]);
+        let (queries, keys) = (places[0].positions.len(), places[1].positions.len());
+        let name = self.names.fresh("density_distances");
+        self.initializers.push(tensor_from_f32(name.clone(), DataType::Float, &[queries, keys], &table));
+        let front: Vec<Factor> = dims[..dims.len() - 2].iter().flat_map(|d| factors.leaves(d)).collect();
+        let batch = self.typing.batch.map(|b| factors.leaves(&[b])).unwrap_or_default();
+        let is_batch: Vec<bool> = front.iter().map(|f| batch.contains(f)).collect();
+        let head_leaves = factors.leaves(heads);
+        let is_head: Vec<bool> = front.iter().map(|f| head_leaves.contains(f)).collect();
+        // The batch of the probe need not be the assumed one: its place in the Reshape is open.
+        let mut shape: Vec<i64> = front
+            .iter()
+            .zip(&is_batch)
+            .map(|(&f, &b)| if b { -1 } else { factors.factor_size(f) as i64 })
+            .collect();
+        let several = is_batch.iter().filter(|b| **b).count() > 1;
+        let rank = dims.len() as i64;
+        let float = self.op("Cast", &[value], vec![int_attribute("to", DataType::Float as i64)]);
+        let weighted = self.op("Mul", &[&float, &name], vec![]);
+        let mut x = self.reduce("ReduceSum", &weighted, &[rank - 2, rank - 1]);
+        if !front.is_empty() && !several {
+            if !is_batch.contains(&true) {
+                shape.insert(0, 1);
+            }
+            let offset = shape.len() - front.len();
+            let shape = self.ints(&shape);
+            x = self.op("Reshape", &[&x, &shape], vec![]);
+            let others: Vec<i64> =
+                (0..front.len()).filter(|&i| !is_batch[i] && !is_head[i]).map(|i| (i + offset) as i64).collect();
+            x = self.reduce("ReduceMean", &x, &others);
+            let first_head = is_head.iter().position(|h| *h);
+            let first_batch = is_batch.iter().position(|b| *b);
+            if let (Some(h), Some(b)) = (first_head, first_batch)
+                && h < b
+            {
+                let heads = head_leaves.len() as i64;
+                let perm: Vec<i64> = std::iter::once(heads).chain(0..heads).collect();
+                x = self.op("Transpose", &[&x], vec![ints_attribute("perm", &perm)]);
+            }
+        }
+        let shape = self.ints(&[-1, count as i64]);
+        self.op("Reshape", &[&x, &shape], vec![])
+    }
+}
+
+/// Distances in pixels between the patches of queries and keys, divided by the number of query patches; zero for tokens that
+/// are no patches. As [queries x keys].
+fn distances(queries: &Tokens, keys: &Tokens) -> Vec<f32> {
+    let patches = queries.positions.iter().flatten().count().max(1) as f64;
+    // Where keys are coarser than queries, the centres of patches count.
+    let half = |t: &Tokens| t.stride().map(|s| [s[0] / 2.0, s[1] / 2.0]).unwrap_or_default();
+    let (hq, hk) = (half(queries), half(keys));
+    let mut table = Vec::with_capacity(queries.positions.len() * keys.positions.len());
+    for q in &queries.positions {
+        for k in &keys.positions {
+            table.push(match (q, k) {
+                (Some(q), Some(k)) => {
+                    let (y, x) = (q.0 + hq[0] - k.0 - hk[0], q.1 + hq[1] - k.1 - hk[1]);
+                    (y.hypot(x) / patches) as f32
+                }
+                _ => 0.0,
+            });
+        }
+    }
+    table
+}

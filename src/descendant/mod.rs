@@ -1,0 +1,591 @@
+//! Descendants: models of another scale that inherit a learngene.
+//!
+//! Layers that are not wanted are by-passed in the residual stream. Slot i of a layer's heads receives the centroid of cluster
+//! i mod m, big clusters first (priority weight-sharing); its output rows follow by the chosen rule. FFN neurons are kept by
+//! the size of what they pass on. Everything else is inherited as it is.
+
+mod choice;
+mod depth;
+
+use std::collections::HashMap;
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde::Serialize;
+
+use crate::anatomy::{Anatomy, Attention, FeedForward, Roles};
+use crate::axes::resize::{Mixture, Plan as Resizing, resize};
+use crate::axes::{Factor, Typing};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{self, Attributes};
+use crate::learngene::{Cluster, Learngene, METADATA, Order, SHARE, class_factor, ordered, parameters};
+use crate::onnx::proto::{GraphProto, TensorProto};
+use crate::onnx::{Model, element_count, encoded_len, payload, tensor_from_i64, tensor_from_raw, to_f32, to_i64};
+pub use choice::{FfnWidth, Heads, LayerHeads, Layers};
+
+/// How the output projection follows the heads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Projection {
+    /// As the published code: the first columns, or every column repeated; whichever heads fill the slots.
+    Paper,
+    /// A slot's output rows are the sum of the rows of all heads that its centroid stands for, divided over the slots that
+    /// hold it.
+    #[default]
+    Matched,
+}
+
+/// What a descendant is to be.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    /// Its layers.
+    pub layers: Layers,
+    /// Its heads.
+    pub heads: Heads,
+    /// The width of its FFNs.
+    pub ffn_width: FfnWidth,
+    /// Classes of a new classifier.
+    pub classes: Option<usize>,
+    /// The order in which clusters fill slots.
+    pub order: Order,
+    /// How the output projection follows the heads.
+    pub projection: Projection,
+    /// Keep shared weights shared: one tensor a centroid and an FFN.
+    pub tied: bool,
+    /// Seed of what is drawn at random (a new classifier).
+    pub seed: u64,
+}
+
+/// One layer of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PlannedLayer {
+    /// The ancestor's layer.
+    pub ancestor_layer: usize,
+    /// Heads.
+    pub heads: usize,
+    /// The ancestor's head that each slot receives.
+    pub slots: Vec<usize>,
+    /// Neurons of the FFN, where there is one.
+    pub ffn_width: Option<usize>,
+}
+
+/// What growing does, and how large the result is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// `offshoot.plan/1`.
+    pub schema: &'static str,
+    /// The layers.
+    pub layers: Vec<PlannedLayer>,
+    /// Classes of the new classifier, where there is one.
+    pub classes: Option<usize>,
+    /// How the output projection follows the heads.
+    pub projection: Projection,
+    /// Parameters.
+    pub parameters: u64,
+    /// Multiply-accumulate operations for one image.
+    pub macs: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// A descendant that was grown in memory.
+#[derive(Debug)]
+pub struct Descendant {
+    /// The model.
+    pub model: Model,
+    /// How it came about.
+    pub plan: Plan,
+}
+
+/// Grows a descendant from a learngene model (or from an ancestor with the identity learngene).
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for a shape that cannot be, [`ErrorKind::Unsupported`] where the graph does not allow it.
+pub fn grow(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descendant> {
+    let typing = Typing::new(model)?;
+    let anatomy = Anatomy::new(&typing)?;
+    gene.check(&typing, &anatomy)?;
+    if anatomy.layers.is_empty() {
+        return Err(Error::new(ErrorKind::Anatomy, "the model has no self-attention layer to inherit").at(&model.path));
+    }
+    let kept = shape.layers.resolve(anatomy.layers.len())?;
+    if kept.len() == anatomy.layers.len() {
+        return Grower::new(model, &typing, &anatomy, gene, shape, kept)?.grow();
+    }
+    let shallow = depth::keep(model, &typing, &anatomy, &kept)?;
+    let typing = Typing::new(&shallow)?;
+    let anatomy = Anatomy::new(&typing)?;
+    if anatomy.layers.len() != kept.len() {
+        bail!(Unsupported, "dropping layers left {} attentions and not {}", anatomy.layers.len(), kept.len());
+    }
+    Grower::new(&shallow, &typing, &anatomy, gene, shape, kept)?.grow()
+}
+
+struct Grower<'a, 'm> {
+    model: &'a Model,
+    typing: &'a Typing<'m>,
+    anatomy: &'a Anatomy,
+    roles: Roles<'a, 'm>,
+    gene: &'a Learngene,
+    shape: &'a Shape,
+    kept: Vec<usize>,
+    resizing: Resizing,
+    warnings: Vec<String>,
+}
+
+impl<'a, 'm> Grower<'a, 'm> {
+    fn new(
+        model: &'a Model,
+        typing: &'a Typing<'m>,
+        anatomy: &'a Anatomy,
+        gene: &'a Learngene,
+        shape: &'a Shape,
+        kept: Vec<usize>,
+    ) -> Result<Self> {
+        Ok(Grower {
+            model,
+            typing,
+            anatomy,
+            roles: Roles::new(typing),
+            gene,
+            shape,
+            kept,
+            resizing: Resizing::default(),
+            warnings: Vec::new(),
+        })
+    }
+
+    fn grow(mut self) -> Result<Descendant> {
+        let heads: Vec<LayerHeads> = self
+            .anatomy
+            .layers
+            .iter()
+            .zip(&self.kept)
+            .map(|(l, &layer)| LayerHeads {
+                layer,
+                heads: l.head_count(self.typing),
+                resizable: l.head_factor(self.typing).is_some(),
+            })
+            .collect();
+        let (counts, warnings) = self.shape.heads.resolve(&heads)?;
+        self.warnings.extend(warnings);
+        let mut layers = Vec::new();
+        for (i, &count) in counts.iter().enumerate() {
+            let slots = self.heads(i, count)?;
+            let ffn_width = self.ffn(i)?;
+            layers.push(PlannedLayer { ancestor_layer: self.kept[i], heads: count, slots, ffn_width });
+        }
+        if let Some(classes) = self.shape.classes {
+            self.classifier(classes)?;
+        }
+        let mut out = self.model.clone();
+        out.proto.graph = Some(resize(self.typing, &self.resizing)?);
+        let graph = out.graph_mut();
+        if self.shape.tied {
+            compact(graph)?;
+        } else {
+            bake(graph)?;
+            self.separate_ffns(graph);
+        }
+        graph::prune(graph);
+        out.proto.metadata_props.retain(|p| p.key() != METADATA);
+        let plan = self.describe(&mut out, layers)?;
+        Ok(Descendant { model: out, plan })
+    }
+
+    /// Plans the heads of one layer. Returns the ancestor's head in each slot.
+    fn heads(&mut self, i: usize, count: usize) -> Result<Vec<usize>> {
+        let l = self.kept[i];
+        let layer = &self.anatomy.layers[i];
+        let clusters = &self.gene.layers[l];
+        let densities = self.gene.densities.as_ref().map(|d| d[l].as_slice());
+        let queue = ordered(clusters, densities, self.shape.order);
+        let filled: Vec<&Cluster> = (0..count).map(|s| queue[s % queue.len()]).collect();
+        let slots: Vec<usize> = filled.iter().map(|c| c.centroid).collect();
+        let Some(factor) = layer.head_factor(self.typing) else { return Ok(slots) };
+        let heads = layer.head_count(self.typing);
+        let identity = slots.iter().copied().eq(0..heads) && clusters.iter().all(|c| c.members.len() == 1);
+        if identity {
+            return Ok(slots);
+        }
+        self.resizing.gather(&self.typing.factors, factor, slots.clone()).map_err(|e| {
+            e.hint(format!("layer {l} shares its head axis with another layer: give both the same heads and --eps 0"))
+        })?;
+        let rows = match self.shape.projection {
+            Projection::Matched => matched(&filled),
+            Projection::Paper => Vec::new(),
+        };
+        let uses = self.roles.projection_uses(layer);
+        if uses.is_empty() {
+            bail!(Unsupported, "layer {l}: the weight of the output projection does not carry the heads");
+        }
+        for u in uses {
+            let (axis, mixture) = match self.shape.projection {
+                Projection::Matched => self.spread(u, factor, &rows)?,
+                Projection::Paper => self.published_columns(u, layer, factor, count)?,
+            };
+            self.resizing.mix(u, axis, mixture);
+        }
+        Ok(slots)
+    }
+
+    /// Mixes along a factor, for the whole axis of a use that holds it.
+    fn spread(&self, u: usize, factor: Factor, rows: &[Vec<(usize, f32)>]) -> Result<(usize, Mixture)> {
+        let (axis, outer, inner) = self.place(u, factor)?;
+        let old = self.typing.factors.factor_size(factor);
+        let mut mixture = Vec::with_capacity(outer * rows.len() * inner);
+        for o in 0..outer {
+            for row in rows {
+                for i in 0..inner {
+                    mixture.push(row.iter().map(|&(h, c)| ((o * old + h) * inner + i, c)).collect());
+                }
+            }
+        }
+        Ok((axis, mixture))
+    }
+
+    fn place(&self, u: usize, factor: Factor) -> Result<(usize, usize, usize)> {
+        self.roles.place(u, factor).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("the axis of `{}` is packed in a way that cannot be mixed", self.typing.uses[u].name),
+            )
+        })
+    }
+
+    /// The published code's output projection: a prefix of the columns, or each column repeated.
+    fn published_columns(&self, u: usize, layer: &Attention, factor: Factor, count: usize) -> Result<(usize, Mixture)> {
+        let (axis, outer, inner) = self.place(u, factor)?;
+        let heads = layer.head_count(self.typing);
+        let column = |j: usize| if count <= heads { j } else { j * heads / count };
+        let mut mixture = Vec::with_capacity(outer * count * inner);
+        for o in 0..outer {
+            mixture.extend((0..count * inner).map(|j| vec![(o * heads * inner + column(j), 1.0)]));
+        }
+        Ok((axis, mixture))
+    }
+
+    /// Plans the FFN of one layer. Returns its width.
+    fn ffn(&mut self, i: usize) -> Result<Option<usize>> {
+        let Some(ffn) = &self.anatomy.layers[i].ffn else { return Ok(None) };
+        let width = self.typing.factors.size(&ffn.hidden);
+        let wanted = self.shape.ffn_width.resolve(width);
+        if wanted == width {
+            return Ok(Some(width));
+        }
+        let Some(factor) = ffn.hidden_factor(self.typing) else {
+            self.warnings.push(format!("layer {} keeps its FFN: its neurons have no axis of their own", self.kept[i]));
+            return Ok(Some(width));
+        };
+        if self.norm_inside(ffn) {
+            self.warnings.push(format!(
+                "layer {}: a norm runs over the FFN's neurons, so its statistics change with their number",
+                self.kept[i]
+            ));
+        }
+        let neurons: Vec<usize> = if wanted < width {
+            let mut order: Vec<(f64, usize)> = self.importance(ffn, factor)?.into_iter().zip(0..).collect();
+            order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            let mut keep: Vec<usize> = order[..wanted].iter().map(|o| o.1).collect();
+            keep.sort_unstable();
+            keep
+        } else {
+            (0..wanted).map(|n| n % width).collect()
+        };
+        if wanted > width {
+            // Copies of a neuron share what it passes on, so that the function survives.
+            let copies = |n: usize| neurons.iter().filter(|&&m| m == n).count() as f32;
+            let share: Vec<f32> = (0..width).map(copies).collect();
+            let rows: Vec<Vec<(usize, f32)>> = neurons.iter().map(|&n| vec![(n, 1.0 / share[n])]).collect();
+            let down = self.roles.operand(ffn.down);
+            for u in self.roles.carriers(factor).into_iter().filter(|u| down.contains(u)) {
+                let (axis, mixture) = self.spread(u, factor, &rows)?;
+                self.resizing.mix(u, axis, mixture);
+            }
+        }
+        self.resizing.gather(&self.typing.factors, factor, neurons)?;
+        Ok(Some(wanted))
+    }
+
+    /// How much each neuron can pass on: the norm of what makes it times the norm of what it makes.
+    fn importance(&self, ffn: &FeedForward, factor: Factor) -> Result<Vec<f64>> {
+        let width = self.typing.factors.factor_size(factor);
+        let mut score = vec![1.0f64; width];
+        let mut sides: Vec<Vec<usize>> = vec![self.roles.operand(ffn.down).into_iter().collect()];
+        sides.push(ffn.up.iter().flat_map(|&k| self.roles.operand(k)).collect());
+        for side in sides {
+            let mut squares = vec![0f64; width];
+            for u in side {
+                let Some((axis, outer, inner)) = self.roles.place(u, factor) else { continue };
+                let t = self.typing.weights[self.typing.uses[u].name.as_str()];
+                let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+                let before = dims[..axis].iter().product::<usize>() * outer;
+                let after = dims[axis + 1..].iter().product::<usize>() * inner;
+                let data = to_f32(t)?;
+                for b in 0..before {
+                    for (n, s) in squares.iter_mut().enumerate() {
+                        let at = (b * width + n) * after;
+                        *s += data[at..at + after].iter().map(|v| (*v as f64).powi(2)).sum::<f64>();
+                    }
+                }
+            }
+            score.iter_mut().zip(squares).for_each(|(s, q)| *s *= q.sqrt());
+        }
+        Ok(score)
+    }
+
+    /// True where a norm's scale runs over the hidden neurons.
+    fn norm_inside(&self, ffn: &FeedForward) -> bool {
+        let Some(factor) = ffn.hidden_factor(self.typing) else { return false };
+        let reduces = |op: &str| op.contains("Normalization") || op == "ReduceMean";
+        self.typing.graph.node.iter().any(|n| {
+            reduces(n.op_type())
+                && n.input.first().and_then(|x| self.typing.dims.get(x.as_str())).is_some_and(|dims| {
+                    dims.last().is_some_and(|d| self.typing.factors.leaves(d).contains(&self.typing.factors.root(factor)))
+                })
+        })
+    }
+
+    /// A new classifier, drawn as torch's nn.Linear draws it.
+    fn classifier(&mut self, classes: usize) -> Result<()> {
+        if classes == 0 || classes > 1 << 20 {
+            bail!(Usage, "{classes} classes cannot be");
+        }
+        let Some(factor) = class_factor(self.typing) else {
+            return Err(Error::new(ErrorKind::Unsupported, "the model has no classifier whose classes could be replaced")
+                .hint("leave --classes out: the descendant keeps the ancestor's outputs"));
+        };
+        let old = self.typing.factors.factor_size(factor);
+        let mut random = StdRng::seed_from_u64(self.shape.seed);
+        let uses = self.roles.carriers(factor);
+        let count = |u: &usize| {
+            element_count(self.typing.weights[self.typing.uses[*u].name.as_str()]).unwrap_or(old)
+        };
+        let fan_in = uses.iter().map(|u| count(u) / old.max(1)).max().unwrap_or(1).max(1);
+        let bound = 1.0 / (fan_in as f32).sqrt();
+        for u in uses {
+            let elements = count(&u) / old.max(1) * classes;
+            self.resizing.replace(u, (0..elements).map(|_| random.random_range(-bound..=bound)).collect());
+        }
+        self.resizing.gather(&self.typing.factors, factor, (0..classes).map(|c| c % old).collect())
+    }
+
+    /// Weights of FFNs that the learngene shares become each layer's own.
+    fn separate_ffns(&self, graph: &mut GraphProto) {
+        let shared: Vec<&Vec<usize>> = self.gene.ffn_groups.iter().filter(|g| g.len() > 1).collect();
+        if shared.is_empty() {
+            return;
+        }
+        let mut names = graph::Names::new(graph);
+        // Nodes moved when the graph was repaired and pruned; a node is known by its first output.
+        let mut at: HashMap<String, usize> = HashMap::new();
+        for (k, node) in graph.node.iter().enumerate() {
+            if let Some(o) = node.output.first() {
+                at.insert(o.clone(), k);
+            }
+        }
+        let mut used: HashMap<String, usize> = HashMap::new();
+        for (i, l) in self.kept.iter().enumerate() {
+            let Some(ffn) = &self.anatomy.layers[i].ffn else { continue };
+            if !shared.iter().any(|g| g.contains(l)) {
+                continue;
+            }
+            for u in self.roles.ffn_uses(ffn) {
+                let of_use = &self.typing.uses[u];
+                let Some(&k) = at.get(&self.typing.graph.node[of_use.node].output[0]) else { continue };
+                let name = graph.node[k].input[of_use.input].clone();
+                let times = used.entry(name.clone()).or_default();
+                *times += 1;
+                if *times > 1
+                    && let Some(t) = graph.initializer.iter().find(|t| t.name() == name)
+                {
+                    let fresh = names.fresh(&format!("{name}_{times}"));
+                    let clone = TensorProto { name: Some(fresh.clone()), ..t.clone() };
+                    graph.initializer.push(clone);
+                    graph.node[k].input[of_use.input] = fresh;
+                }
+            }
+        }
+    }
+
+    /// Types the result, checks that it is what was planned, and measures it.
+    fn describe(self, out: &mut Model, layers: Vec<PlannedLayer>) -> Result<Plan> {
+        let child = out.clone();
+        let typing = Typing::new(&child)?;
+        let anatomy = Anatomy::new(&typing)?;
+        let found: Vec<(usize, Option<usize>)> = anatomy
+            .layers
+            .iter()
+            .map(|l| (l.head_count(&typing), l.ffn.as_ref().map(|f| typing.factors.size(&f.hidden))))
+            .collect();
+        let planned: Vec<_> = layers.iter().map(|l| (l.heads, l.ffn_width)).collect();
+        if found != planned {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("the resized graph has (heads, FFN neurons) {found:?} where {planned:?} was planned"),
+            )
+            .at(&self.model.path)
+            .hint("this graph ties axes in a way that Offshoot does not resize yet; keep its heads and widths"));
+        }
+        let description = serde_json::json!({
+            "schema": "offshoot.descendant/1",
+            "offshoot": env!("CARGO_PKG_VERSION"),
+            "source": self.gene.source,
+            "layers": layers,
+            "projection": self.shape.projection,
+            "tied": self.shape.tied,
+            "seed": self.shape.seed,
+        });
+        out.set_metadata("offshoot.descendant", description.to_string());
+        Ok(Plan {
+            schema: "offshoot.plan/1",
+            layers,
+            classes: self.shape.classes,
+            projection: self.shape.projection,
+            parameters: parameters(out.graph()),
+            macs: typing.macs(),
+            bytes: encoded_len(&out.proto),
+            warnings: self.warnings,
+        })
+    }
+}
+
+/// Output rows of each slot as sums of the ancestor's: those of all heads that the centroid stands for, over its slots.
+fn matched(filled: &[&Cluster]) -> Vec<Vec<(usize, f32)>> {
+    filled
+        .iter()
+        .map(|c| {
+            let slots = filled.iter().filter(|o| o.members == c.members).count();
+            c.members.iter().map(|&h| (h, 1.0 / slots as f32)).collect()
+        })
+        .collect()
+}
+
+/// A lookup of centroids: the nodes and their operands.
+struct Lookup {
+    gather: usize,
+    data: usize,
+    slots: usize,
+    axis: usize,
+}
+
+fn lookups(graph: &GraphProto) -> Vec<Lookup> {
+    let position: HashMap<&str, usize> = graph.initializer.iter().enumerate().map(|(i, t)| (t.name(), i)).collect();
+    graph
+        .node
+        .iter()
+        .enumerate()
+        .filter(|(_, n)| n.op_type() == "Gather" && n.name().starts_with(SHARE))
+        .filter_map(|(gather, n)| {
+            let data = *position.get(n.input.first()?.as_str())?;
+            let slots = *position.get(n.input.get(1)?.as_str())?;
+            let axis = usize::try_from(n.int("axis").unwrap_or(0)).ok()?;
+            (axis < graph.initializer[data].dims.len()).then_some(Lookup { gather, data, slots, axis })
+        })
+        .collect()
+}
+
+/// What a lookup gives.
+fn look_up(data: &TensorProto, slots: &[i64], axis: usize) -> Result<TensorProto> {
+    let mut dims: Vec<usize> = data.dims.iter().map(|&d| d as usize).collect();
+    let list: Vec<usize> = slots
+        .iter()
+        .map(|&s| usize::try_from(s).ok().filter(|&s| s < dims[axis]))
+        .collect::<Option<_>>()
+        .ok_or_else(|| Error::new(ErrorKind::Format, format!("slots {slots:?} name centroids that `{}` lacks", data.name())))?;
+    let bytes = payload(data);
+    let size = bytes.len() / element_count(data)?.max(1);
+    let taken = crate::axes::resize::take(&bytes, &dims, axis, &list, size);
+    dims[axis] = list.len();
+    let kind = crate::onnx::data_type(data).unwrap_or(crate::onnx::DataType::Float);
+    Ok(tensor_from_raw(data.name(), kind, &dims, taken.into()))
+}
+
+/// Writes every looked-up weight out, so that a deployer sees plain weights.
+fn bake(graph: &mut GraphProto) -> Result<()> {
+    let found = lookups(graph);
+    if found.is_empty() {
+        return Ok(());
+    }
+    let mut baked: HashMap<String, TensorProto> = HashMap::new();
+    let mut gone = Vec::new();
+    for lookup in &found {
+        let gather = &graph.node[lookup.gather];
+        let tensor = look_up(&graph.initializer[lookup.data], &to_i64(&graph.initializer[lookup.slots])?, lookup.axis)?;
+        let gathered = gather.output[0].clone();
+        gone.push(lookup.gather);
+        let reshape = graph.node.iter().enumerate().find(|(_, n)| n.op_type() == "Reshape" && n.input[0] == gathered);
+        let Some((k, reshape)) = reshape else {
+            bail!(Format, "the lookup `{gathered}` of the learngene has lost its Reshape");
+        };
+        let target = graph.initializer.iter().find(|t| t.name() == reshape.input[1]);
+        let Some(target) = target else { bail!(Format, "the Reshape of `{gathered}` has no constant shape") };
+        let dims = to_i64(target)?;
+        let name = reshape.output[0].clone();
+        gone.push(k);
+        let tensor = TensorProto { name: Some(name.clone()), dims, ..tensor };
+        if element_count(&tensor)? != element_count(&graph.initializer[lookup.data])? / graph.initializer[lookup.data].dims[lookup.axis].max(1) as usize * to_i64(&graph.initializer[lookup.slots])?.len() {
+            bail!(Format, "the lookup `{name}` of the learngene does not fit its shape");
+        }
+        baked.insert(name, tensor);
+    }
+    let mut k = 0;
+    graph.node.retain(|_| {
+        k += 1;
+        !gone.contains(&(k - 1))
+    });
+    let mut list: Vec<TensorProto> = baked.into_values().collect();
+    list.sort_by(|a, b| a.name().cmp(b.name()));
+    // The plain weight has its old name back where that is free.
+    let mut names = graph::Names::new(graph);
+    let old: std::collections::HashSet<String> = graph.initializer.iter().map(|t| t.name().to_string()).collect();
+    for mut t in list {
+        let shared = t.name().to_string();
+        let plain = shared.strip_prefix(SHARE).unwrap_or(&shared).to_string();
+        let name = if old.contains(&plain) { shared.clone() } else { names.fresh(&plain) };
+        for node in &mut graph.node {
+            node.input.iter_mut().filter(|x| **x == shared).for_each(|x| *x = name.clone());
+        }
+        t.name = Some(name);
+        graph.initializer.push(t);
+    }
+    Ok(())
+}
+
+/// Drops centroids that no slot names.
+fn compact(graph: &mut GraphProto) -> Result<()> {
+    let mut names = graph::Names::new(graph);
+    for lookup in lookups(graph) {
+        let slots = to_i64(&graph.initializer[lookup.slots])?;
+        let mut used: Vec<i64> = slots.clone();
+        used.sort_unstable();
+        used.dedup();
+        if used.len() as i64 == graph.initializer[lookup.data].dims[lookup.axis] {
+            continue;
+        }
+        let renumbered: Vec<i64> = slots.iter().map(|s| used.iter().position(|u| u == s).unwrap_or_default() as i64).collect();
+        let data = look_up(&graph.initializer[lookup.data], &used, lookup.axis)?;
+        let name = names.fresh(&format!("{}/used", graph.initializer[lookup.data].name()));
+        let slots_name = names.fresh(&format!("{}/used", graph.initializer[lookup.slots].name()));
+        graph.initializer.push(TensorProto { name: Some(name.clone()), ..data });
+        graph.initializer.push(tensor_from_i64(slots_name.clone(), &[renumbered.len()], &renumbered));
+        let gather = &mut graph.node[lookup.gather];
+        gather.input[0] = name;
+        gather.input[1] = slots_name;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matched_rows_divide_over_the_slots_of_a_cluster() {
+        let (a, b) = (Cluster { members: vec![0, 2], centroid: 2 }, Cluster { members: vec![1], centroid: 1 });
+        assert_eq!(matched(&[&a, &b]), [vec![(0, 1.0), (2, 1.0)], vec![(1, 1.0)]]);
+        assert_eq!(matched(&[&a, &b, &a])[2], [(0, 0.5), (2, 0.5)]);
+        assert_eq!(matched(&[&a]), [[(0, 1.0), (2, 1.0)]]);
+    }
+}

@@ -1,0 +1,499 @@
+//! The learngene: what an ancestor passes on.
+//!
+//! In every layer the heads that attend alike are one cluster with one centroid, and layers whose FFNs play the same part share
+//! one. The learngene file is an ONNX model that runs: the ancestor with each head's queries, keys and values replaced by its
+//! cluster's. A centroid is stored once; the weight is `Gather(centroids, slots)`, where `slots` names the cluster of each head, so
+//! that sharing is an index list that anyone can read, and growing a descendant is gathering from that list. The whole output
+//! projection, norms, embeddings and the classifier are there too, so that no ancestor is needed any more.
+
+mod clusters;
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::anatomy::{Anatomy, Roles, Tokens};
+use crate::axes::Typing;
+use crate::axes::resize::{Mixture, Plan};
+use crate::density::Densities;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{self, Names, int_attribute, node as new_node};
+use crate::onnx::proto::{GraphProto, TensorProto};
+use crate::onnx::{
+    DataType, Model, data_type, element_count, is_float, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw, to_f32,
+};
+pub use clusters::{
+    Centroid, Cluster, FfnCentroid, FfnRule, Order, PUBLISHED_EPS, cluster_ffns, cluster_heads, ffn_centroid, ordered,
+    parse_groups,
+};
+
+/// The key of the learngene's description in a model's `metadata_props`.
+pub const METADATA: &str = "offshoot.learngene";
+/// The version of that description.
+pub const SCHEMA: &str = "offshoot.learngene/1";
+/// The prefix of nodes that look centroids up.
+pub const SHARE: &str = "offshoot.share/";
+
+/// How clusters are made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rules {
+    /// Neighbourhood of heads in pixels, the same for every layer; `None` for the published 10 pixels, scaled to the image or
+    /// window that a layer's attention sees.
+    pub eps: Option<f64>,
+    /// The same for sharing FFNs.
+    pub ffn_eps: Option<f64>,
+    /// Heads that make a neighbourhood dense.
+    pub min_heads: usize,
+    /// What stands for a cluster of heads.
+    pub centroid: Centroid,
+    /// What stands for a cluster of FFNs.
+    pub ffn_centroid: FfnCentroid,
+    /// When adjacent layers share an FFN.
+    pub ffn_rule: FfnRule,
+    /// Explicit groups of layers that share an FFN, such as `6-7,9-11`.
+    pub ffn_clusters: Option<String>,
+}
+
+/// Where a learngene comes from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// File name of the ancestor.
+    pub file: String,
+    /// SHA-256 of the ancestor's file; empty where it was not computed.
+    pub sha256: String,
+    /// Parameters of the ancestor.
+    pub parameters: u64,
+    /// Images that the densities were measured on.
+    pub images: usize,
+    /// SHA-256 that identifies the set of images.
+    pub images_sha256: String,
+}
+
+/// The description of a learngene.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Learngene {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Version of Offshoot that made it.
+    pub offshoot: String,
+    /// Where it comes from.
+    pub source: Source,
+    /// Mean attention distances in pixels, as [layer][head]; none where every head is its own cluster unmeasured.
+    pub densities: Option<Vec<Vec<f64>>>,
+    /// The eps of each layer in pixels.
+    pub eps: Vec<f64>,
+    /// The eps for FFNs of each layer in pixels.
+    pub ffn_eps: Vec<f64>,
+    /// What stands for a cluster of heads.
+    pub centroid: Centroid,
+    /// What stands for a cluster of FFNs.
+    pub ffn_centroid: FfnCentroid,
+    /// Clusters of each layer, big ones first.
+    pub layers: Vec<Vec<Cluster>>,
+    /// Groups of layers that share an FFN.
+    pub ffn_groups: Vec<Vec<usize>>,
+}
+
+/// Counts of inherited parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Inherited {
+    /// As the paper counts: the output projection of centroid heads only, and no classifier.
+    pub i_params: u64,
+    /// Everything that the learngene holds.
+    pub whole: u64,
+    /// Parameters of the ancestor.
+    pub ancestor: u64,
+}
+
+impl Learngene {
+    /// Every head its own cluster, every FFN its own group: the ancestor itself.
+    pub fn identity(typing: &Typing, anatomy: &Anatomy) -> Learngene {
+        let alone = |n: usize| (0..n).map(|h| Cluster { members: vec![h], centroid: h }).collect();
+        let layers: Vec<Vec<Cluster>> = anatomy.layers.iter().map(|l| alone(l.head_count(typing))).collect();
+        Learngene {
+            schema: SCHEMA.into(),
+            offshoot: env!("CARGO_PKG_VERSION").into(),
+            source: Source::default(),
+            densities: None,
+            eps: vec![0.0; layers.len()],
+            ffn_eps: vec![0.0; layers.len()],
+            centroid: Centroid::Nearest,
+            ffn_centroid: FfnCentroid::Shallowest,
+            ffn_groups: (0..layers.len()).map(|l| vec![l]).collect(),
+            layers,
+        }
+    }
+
+    /// Clusters heads and FFNs by density.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for explicit groups that cannot be.
+    pub fn cluster(typing: &Typing, anatomy: &Anatomy, densities: &Densities, rules: &Rules) -> Result<Learngene> {
+        let mut gene = Learngene::identity(typing, anatomy);
+        let scaled: Vec<f64> = anatomy
+            .layers
+            .iter()
+            .map(|l| PUBLISHED_EPS * Tokens::new(typing, &l.queries).side().unwrap_or(224.0) / 224.0)
+            .collect();
+        let all = |given: Option<f64>| given.map(|e| vec![e; scaled.len()]).unwrap_or(scaled.clone());
+        (gene.eps, gene.ffn_eps) = (all(rules.eps), all(rules.ffn_eps));
+        (gene.centroid, gene.ffn_centroid) = (rules.centroid, rules.ffn_centroid);
+        gene.layers = densities
+            .layers
+            .iter()
+            .zip(&gene.eps)
+            .map(|(d, &eps)| cluster_heads(d, eps, rules.min_heads.max(1)))
+            .collect();
+        let roles = Roles::new(typing);
+        let alike = |l: usize| alike(typing, anatomy, &roles, l, l + 1);
+        gene.ffn_groups = match &rules.ffn_clusters {
+            Some(text) => {
+                let groups = parse_groups(text, gene.layers.len())?;
+                for pair in groups.iter().flat_map(|g| g.windows(2)) {
+                    if !alike(pair[0]) {
+                        bail!(Usage, "the FFNs of layers {} and {} differ in shape and cannot be shared", pair[0], pair[1]);
+                    }
+                }
+                groups
+            }
+            None => cluster_ffns(&gene.layers, &densities.layers, &gene.ffn_eps, rules.ffn_rule, alike),
+        };
+        gene.densities = Some(densities.layers.clone());
+        gene.source.images = densities.images;
+        Ok(gene)
+    }
+
+    /// Reads the description that a learngene file carries; `None` for any other model.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`] where the description is damaged or of a version that this one does not know.
+    pub fn read(model: &Model) -> Result<Option<Learngene>> {
+        let Some(text) = model.metadata(METADATA) else { return Ok(None) };
+        let damaged = |why: String| {
+            Error::new(ErrorKind::Format, format!("its learngene description cannot be read: {why}")).at(&model.path)
+        };
+        let value: serde_json::Value = serde_json::from_str(text).map_err(|e| damaged(e.to_string()))?;
+        match value["schema"].as_str() {
+            Some(SCHEMA) => {}
+            other => {
+                return Err(damaged(format!("schema {other:?} is not {SCHEMA:?}"))
+                    .hint("this file was made by another version of Offshoot: condense the ancestor again"));
+            }
+        }
+        let gene: Learngene = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
+        let n = gene.layers.len();
+        let complete = gene.layers.iter().all(|clusters| {
+            let mut heads: Vec<usize> = clusters.iter().flat_map(|c| c.members.iter().copied()).collect();
+            heads.sort_unstable();
+            heads.iter().enumerate().all(|(i, &h)| i == h) && clusters.iter().all(|c| c.members.contains(&c.centroid))
+        });
+        let measured = gene.densities.as_ref().is_none_or(|d| {
+            d.len() == n && d.iter().zip(&gene.layers).all(|(d, c)| d.len() == c.iter().map(|c| c.members.len()).sum::<usize>())
+        });
+        if !complete || !measured || gene.ffn_groups.iter().flatten().any(|&l| l >= n) {
+            return Err(damaged("its clusters do not cover the heads".into()));
+        }
+        Ok(Some(gene))
+    }
+
+    /// True where nothing is shared.
+    pub fn is_identity(&self) -> bool {
+        self.layers.iter().flatten().all(|c| c.members.len() == 1) && self.ffn_groups.iter().all(|g| g.len() == 1)
+    }
+
+    /// Checks that the description fits a model.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`].
+    pub fn check(&self, typing: &Typing, anatomy: &Anatomy) -> Result<()> {
+        let have: Vec<usize> = anatomy.layers.iter().map(|l| l.head_count(typing)).collect();
+        let want: Vec<usize> = self.layers.iter().map(|c| c.iter().map(|c| c.members.len()).sum()).collect();
+        if have != want {
+            bail!(Format, "the learngene describes layers of {want:?} heads, and the model has {have:?}");
+        }
+        Ok(())
+    }
+
+    /// The learngene as a model: the ancestor with each head's queries, keys and values looked up among the centroids, and one
+    /// FFN for each group of layers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where layers share one head axis and would be clustered differently.
+    pub fn condense(&self, model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model> {
+        self.check(typing, anatomy)?;
+        let mut out = model.clone();
+        if !self.is_identity() {
+            let mut condenser = Condenser::new(self, typing, anatomy);
+            condenser.heads()?;
+            condenser.ffns()?;
+            *out.graph_mut() = condenser.finish();
+        }
+        out.set_metadata(METADATA, serde_json::to_string(self).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?);
+        Ok(out)
+    }
+
+    /// Counts what a learngene model holds against its ancestor.
+    pub fn inherited(&self, gene: &Model, typing: &Typing, anatomy: &Anatomy, ancestor: u64) -> Inherited {
+        let whole = parameters(gene.graph());
+        let roles = Roles::new(typing);
+        let mut i_params = whole;
+        for (layer, clusters) in anatomy.layers.iter().zip(&self.layers) {
+            let heads: usize = clusters.iter().map(|c| c.members.len()).sum();
+            for u in roles.projection_uses(layer) {
+                let t = typing.weights[typing.uses[u].name.as_str()];
+                let all = element_count(t).unwrap_or(0) as u64;
+                i_params -= all * (heads - clusters.len()) as u64 / heads.max(1) as u64;
+            }
+        }
+        if let Some(classes) = class_factor(typing) {
+            let mut seen = std::collections::HashSet::new();
+            for u in roles.carriers(classes) {
+                let name = typing.uses[u].name.as_str();
+                if seen.insert(name) && is_float(typing.weights[name]) {
+                    i_params = i_params.saturating_sub(element_count(typing.weights[name]).unwrap_or(0) as u64);
+                }
+            }
+        }
+        Inherited { i_params, whole, ancestor }
+    }
+}
+
+/// Elements of all weights, each once: floating-point initializers and constants of more than one element.
+pub fn parameters(graph: &GraphProto) -> u64 {
+    use crate::graph::Attributes;
+    let constants = graph.node.iter().filter(|n| n.op_type() == "Constant").filter_map(|n| n.tensor("value"));
+    graph
+        .initializer
+        .iter()
+        .chain(constants)
+        .filter(|t| is_float(t))
+        .filter_map(|t| element_count(t).ok())
+        .filter(|&n| n > 1)
+        .map(|n| n as u64)
+        .sum()
+}
+
+/// The factor of the classes: the last axis of a first output of rank two that a weight makes.
+pub fn class_factor(typing: &Typing) -> Option<crate::axes::Factor> {
+    let output = typing.graph.output.first()?;
+    let [_, classes] = &typing.dims.get(output.name())?[..] else { return None };
+    let [f] = typing.factors.leaves(classes)[..] else { return None };
+    let made = typing.uses.iter().any(|u| u.dims.len() > 1 && u.dims.iter().any(|d| typing.factors.leaves(d)[..] == [f]));
+    made.then_some(f)
+}
+
+/// True where two layers' FFNs have the same form and shapes, so that one can stand for both.
+fn alike(typing: &Typing, anatomy: &Anatomy, roles: &Roles, a: usize, b: usize) -> bool {
+    let form = |l: usize| -> Option<Vec<(String, usize, Vec<i64>)>> {
+        let ffn = anatomy.layers.get(l)?.ffn.as_ref()?;
+        ffn.hidden_factor(typing)?;
+        let uses = roles.ffn_uses(ffn);
+        Some(
+            uses.iter()
+                .map(|&u| {
+                    let of_use = &typing.uses[u];
+                    let op = typing.graph.node[of_use.node].op_type().to_string();
+                    (op, of_use.input, typing.weights[of_use.name.as_str()].dims.clone())
+                })
+                .collect(),
+        )
+    };
+    matches!((form(a), form(b)), (Some(x), Some(y)) if x == y && !x.is_empty())
+}
+
+struct Condenser<'a, 'm> {
+    gene: &'a Learngene,
+    typing: &'a Typing<'m>,
+    anatomy: &'a Anatomy,
+    roles: Roles<'a, 'm>,
+    names: Names,
+    graph: GraphProto,
+    lookups: Vec<crate::onnx::proto::NodeProto>,
+}
+
+impl<'a, 'm> Condenser<'a, 'm> {
+    fn new(gene: &'a Learngene, typing: &'a Typing<'m>, anatomy: &'a Anatomy) -> Self {
+        let graph = typing.graph.clone();
+        let names = Names::new(&graph);
+        Condenser { gene, typing, anatomy, roles: Roles::new(typing), names, graph, lookups: Vec::new() }
+    }
+
+    fn heads(&mut self) -> Result<()> {
+        let mut seen: HashMap<crate::axes::Factor, usize> = HashMap::new();
+        for (l, layer) in self.anatomy.layers.iter().enumerate() {
+            let clusters = &self.gene.layers[l];
+            let Some(factor) = layer.head_factor(self.typing) else { continue };
+            let root = self.typing.factors.root(factor);
+            if let Some(&other) = seen.get(&root)
+                && self.gene.layers[other] != *clusters
+            {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("layers {other} and {l} share one head axis and cannot be clustered differently"),
+                )
+                .hint("use --eps 0, which keeps every head"));
+            }
+            seen.insert(root, l);
+            if clusters.iter().all(|c| c.members.len() == 1) {
+                continue;
+            }
+            let heads = layer.head_count(self.typing);
+            let mut slots = vec![0i64; heads];
+            for (c, cluster) in clusters.iter().enumerate() {
+                cluster.members.iter().for_each(|&h| slots[h] = c as i64);
+            }
+            let slots_name = self.names.fresh(&format!("{SHARE}layer{l}/slots"));
+            self.graph.initializer.push(tensor_from_i64(slots_name.clone(), &[heads], &slots));
+            let mut made: HashMap<(String, usize, usize), String> = HashMap::new();
+            for u in self.roles.head_uses(layer) {
+                self.share(u, factor, clusters, &slots_name, &mut made)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces one use by a lookup among centroids.
+    fn share(
+        &mut self,
+        u: usize,
+        factor: crate::axes::Factor,
+        clusters: &[Cluster],
+        slots: &str,
+        made: &mut HashMap<(String, usize, usize), String>,
+    ) -> Result<()> {
+        let of_use = &self.typing.uses[u];
+        let tensor = self.typing.weights[of_use.name.as_str()];
+        let Some((axis, outer, inner)) = self.roles.place(u, factor) else {
+            return self.replace(u, factor, clusters);
+        };
+        let input = &mut self.graph.node[of_use.node].input[of_use.input];
+        if let Some(name) = made.get(&(of_use.name.clone(), axis, outer)) {
+            *input = name.clone();
+            return Ok(());
+        }
+        let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+        let heads: usize = clusters.iter().map(|c| c.members.len()).sum();
+        let (before, after) = (dims[..axis].iter().product::<usize>() * outer, inner * dims[axis + 1..].iter().product::<usize>());
+        let mut shape = dims[..axis].to_vec();
+        shape.extend((outer > 1).then_some(outer));
+        let at = shape.len();
+        shape.push(clusters.len());
+        shape.extend((inner > 1).then_some(inner));
+        shape.extend(&dims[axis + 1..]);
+        let name = self.names.fresh(&format!("{SHARE}{}/centroids", of_use.name));
+        let centroids = centroids(tensor, clusters, self.gene.centroid, [before, heads, after], &shape, &name)?;
+        self.graph.initializer.push(centroids);
+        let (gathered, whole) =
+            (self.names.fresh(&format!("{SHARE}{}/gathered", of_use.name)), self.names.fresh(&format!("{SHARE}{}", of_use.name)));
+        self.lookups.push(new_node("Gather", &[&name, slots], &[&gathered], vec![int_attribute("axis", at as i64)]));
+        let target = self.names.fresh(&format!("{SHARE}{}/shape", of_use.name));
+        self.graph.initializer.push(tensor_from_i64(target.clone(), &[dims.len()], &tensor.dims));
+        self.lookups.push(new_node("Reshape", &[&gathered, &target], &[&whole], vec![]));
+        made.insert((of_use.name.clone(), axis, outer), whole.clone());
+        *input = whole;
+        Ok(())
+    }
+
+    /// Where heads are not a plain factor of the axis (unequally packed operands), the weight is written out.
+    fn replace(&mut self, u: usize, factor: crate::axes::Factor, clusters: &[Cluster]) -> Result<()> {
+        let mut centroid_of: Vec<usize> = (0..self.typing.factors.factor_size(factor)).collect();
+        for c in clusters {
+            c.members.iter().for_each(|&h| centroid_of[h] = c.centroid);
+        }
+        let mut plan = Plan::default();
+        plan.gather(&self.typing.factors, factor, centroid_of)?;
+        let of_use = &self.typing.uses[u];
+        let tensor = self.typing.weights[of_use.name.as_str()];
+        let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+        let mut data = payload(tensor).to_vec();
+        let size = data.len() / element_count(tensor)?.max(1);
+        for (axis, d) in of_use.dims.iter().enumerate() {
+            if let Some(list) = plan.positions(&self.typing.factors, d) {
+                data = crate::axes::resize::take(&data, &dims, axis, &list, size);
+            }
+        }
+        let name = self.names.fresh(&format!("{SHARE}{}", of_use.name));
+        let kind = data_type(tensor).unwrap_or(DataType::Float);
+        self.graph.initializer.push(tensor_from_raw(name.clone(), kind, &dims, data.into()));
+        self.graph.node[of_use.node].input[of_use.input] = name;
+        Ok(())
+    }
+
+    fn ffns(&mut self) -> Result<()> {
+        for group in self.gene.ffn_groups.iter().filter(|g| g.len() > 1) {
+            let densities = self.gene.densities.clone().unwrap_or_default();
+            let centroid = ffn_centroid(group, &densities, self.gene.ffn_centroid);
+            let uses: Vec<Vec<usize>> = group
+                .iter()
+                .map(|&l| self.anatomy.layers[l].ffn.as_ref().map(|f| self.roles.ffn_uses(f)).unwrap_or_default())
+                .collect();
+            let Some(position) = group.iter().position(|&l| l == centroid) else { continue };
+            if uses.iter().any(|u| u.len() != uses[position].len()) {
+                bail!(Unsupported, "the FFNs of layers {group:?} differ in form and cannot be shared");
+            }
+            for i in 0..uses[position].len() {
+                let source = self.typing.uses[uses[position][i]].name.clone();
+                let name = match self.gene.ffn_centroid {
+                    FfnCentroid::Mean => self.mean(&uses.iter().map(|u| u[i]).collect::<Vec<_>>())?,
+                    _ => source,
+                };
+                for list in &uses {
+                    let of_use = &self.typing.uses[list[i]];
+                    self.graph.node[of_use.node].input[of_use.input] = name.clone();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mean(&mut self, uses: &[usize]) -> Result<String> {
+        let tensors: Vec<&TensorProto> = uses.iter().map(|&u| self.typing.weights[self.typing.uses[u].name.as_str()]).collect();
+        let mut sum = vec![0f64; element_count(tensors[0])?];
+        for t in &tensors {
+            sum.iter_mut().zip(to_f32(t)?).for_each(|(s, v)| *s += v as f64);
+        }
+        let mean: Vec<f32> = sum.iter().map(|s| (s / tensors.len() as f64) as f32).collect();
+        let dims: Vec<usize> = tensors[0].dims.iter().map(|&d| d as usize).collect();
+        let name = self.names.fresh(&format!("{SHARE}{}", tensors[0].name()));
+        self.graph.initializer.push(tensor_from_f32(
+            name.clone(),
+            data_type(tensors[0]).unwrap_or(DataType::Float),
+            &dims,
+            &mean,
+        ));
+        Ok(name)
+    }
+
+    fn finish(mut self) -> GraphProto {
+        // Lookups depend on initializers alone; they may stand before everything else.
+        self.lookups.append(&mut self.graph.node);
+        self.graph.node = self.lookups;
+        graph::prune(&mut self.graph);
+        self.graph
+    }
+}
+
+/// Centroids along the head axis of a weight seen as [before, heads, after].
+fn centroids(
+    tensor: &TensorProto,
+    clusters: &[Cluster],
+    rule: Centroid,
+    [before, heads, after]: [usize; 3],
+    shape: &[usize],
+    name: &str,
+) -> Result<TensorProto> {
+    let kind = data_type(tensor).unwrap_or(DataType::Float);
+    if rule == Centroid::Nearest {
+        let data = payload(tensor);
+        let size = data.len() / element_count(tensor)?.max(1);
+        let list: Vec<usize> = clusters.iter().map(|c| c.centroid).collect();
+        let data = crate::axes::resize::take(&data, &[before, heads, after], 1, &list, size);
+        return Ok(tensor_from_raw(name, kind, shape, data.into()));
+    }
+    let mixture: Mixture = clusters
+        .iter()
+        .map(|c| c.members.iter().map(|&h| (h, 1.0 / c.members.len() as f32)).collect())
+        .collect();
+    let data = crate::axes::resize::mix(&to_f32(tensor)?, &[before, heads, after], 1, &mixture);
+    Ok(tensor_from_f32(name, kind, shape, &data))
+}

@@ -1,0 +1,205 @@
+//! Running graphs: one session type over ONNX Runtime (loaded when it is found) and tract (built in).
+//!
+//! Both stand behind one API, so that probes, evaluation and training steps are plain ONNX graphs that run on either. The
+//! choice is made once per process.
+
+mod decompose;
+mod library;
+mod session;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ort::environment::Environment;
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind, Result};
+pub use decompose::decompose_attention;
+pub use library::{Library, candidates, find};
+pub use session::{Session, suggested_batch};
+
+/// Which library runs graphs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// ONNX Runtime where it is found, else tract.
+    #[default]
+    Auto,
+    /// ONNX Runtime, loaded from its shared library.
+    Onnxruntime,
+    /// tract, which is built in.
+    Tract,
+}
+
+/// Where graphs run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU, through ONNX Runtime's CUDA execution provider.
+    Cuda,
+}
+
+/// How to start a runtime.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The library.
+    pub kind: Kind,
+    /// Path of ONNX Runtime's shared library, or of the folder that holds it.
+    pub library: Option<PathBuf>,
+    /// The device.
+    pub device: Device,
+    /// Threads of one session; `None` for one a core.
+    pub threads: Option<usize>,
+}
+
+/// The runtime of this process.
+#[derive(Debug)]
+pub struct Runtime {
+    environment: Environment,
+    /// The library in use: never [`Kind::Auto`].
+    pub kind: Kind,
+    /// The shared library, where one was loaded.
+    pub library: Option<Library>,
+    /// The device.
+    pub device: Device,
+    /// Threads of one session.
+    pub threads: usize,
+}
+
+/// The API of the library is a global of the process: the first start decides.
+static STARTED: Mutex<Option<(Kind, Option<PathBuf>)>> = Mutex::new(None);
+
+impl Runtime {
+    /// Starts the runtime.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`] where the library that was asked for is not there or cannot be loaded, or where another one
+    /// runs in this process already.
+    pub fn start(options: &Options) -> Result<Arc<Runtime>> {
+        let cores = std::thread::available_parallelism().map(|n| n.get()).unwrap_or(1);
+        let threads = options.threads.unwrap_or(cores).max(1);
+        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = match options.kind {
+            Kind::Tract => None,
+            Kind::Auto if started.as_ref().is_some_and(|(k, _)| *k == Kind::Tract) => None,
+            Kind::Auto if options.device == Device::Cpu => match find(options.library.as_deref()) {
+                Ok(library) => Some(library),
+                Err(e) if options.library.is_some() => return Err(e),
+                Err(_) => None,
+            },
+            _ => Some(find(options.library.as_deref())?),
+        };
+        let kind = if wanted.is_some() { Kind::Onnxruntime } else { Kind::Tract };
+        if options.device == Device::Cuda && kind == Kind::Tract {
+            return Err(Error::new(ErrorKind::Usage, "tract runs on the processor only")
+                .hint("use `--runtime onnxruntime` with `--device cuda`"));
+        }
+        let path = wanted.as_ref().map(|l| l.path.clone());
+        match started.as_ref() {
+            Some((running, at)) if *running != kind || *at != path => {
+                bail!(Runtime, "this process runs on {running:?} already; a second library cannot be loaded beside it")
+            }
+            _ => {}
+        }
+        let failed = |e: String| Error::new(ErrorKind::Runtime, e);
+        let builder = match &wanted {
+            None => {
+                ort::set_api(ort_tract::api());
+                ort::init()
+            }
+            Some(library) => ort::init_from(&library.path).map_err(|e| {
+                failed(format!("ONNX Runtime cannot be loaded: {e}"))
+                    .at(&library.path)
+                    .hint("give another library with --onnxruntime PATH, or use --runtime tract")
+            })?,
+        };
+        *started = Some((kind, path));
+        let environment = builder.with_telemetry(false).build().map_err(|e| failed(e.to_string()))?;
+        if kind == Kind::Onnxruntime {
+            environment.set_log_level(ort::logging::LogLevel::Error);
+        }
+        let runtime = Runtime { environment, kind, library: wanted, device: options.device, threads };
+        if runtime.device == Device::Cuda {
+            runtime.check_cuda()?;
+        }
+        Ok(Arc::new(runtime))
+    }
+
+    /// What runs, in words.
+    pub fn describe(&self) -> String {
+        match &self.library {
+            None => "tract (built in)".to_string(),
+            Some(l) => format!("ONNX Runtime {} ({})", l.version, l.path.display()),
+        }
+    }
+
+    /// Execution providers that the library was built with.
+    pub fn providers(&self) -> Vec<&'static str> {
+        use ort::ep::ExecutionProvider;
+        if self.kind == Kind::Tract {
+            return vec!["CPUExecutionProvider"];
+        }
+        let mut list = Vec::new();
+        if ort::ep::CUDA::is_available().unwrap_or(false) {
+            list.push("CUDAExecutionProvider");
+        }
+        list.push("CPUExecutionProvider");
+        list
+    }
+
+    /// Says plainly what the CUDA execution provider lacks.
+    fn check_cuda(&self) -> Result<()> {
+        let gpu = crate::runtime::gpu();
+        let missing = |what: String, hint: &str| Err(Error::new(ErrorKind::Runtime, what).hint(hint));
+        if !self.providers().contains(&"CUDAExecutionProvider") {
+            let at = self.library.as_ref().map(|l| l.path.display().to_string()).unwrap_or_default();
+            return missing(
+                format!("the ONNX Runtime at `{at}` was built without the CUDA execution provider"),
+                "use the library of the wheel `onnxruntime-gpu` (--onnxruntime PATH)",
+            );
+        }
+        match gpu {
+            Err(why) => missing(
+                format!("no usable NVIDIA GPU: {why}"),
+                "install the NVIDIA driver, or run on the processor with --device cpu",
+            ),
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+/// A GPU as the driver sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Gpu {
+    /// Its name.
+    pub name: String,
+    /// Its memory in bytes.
+    pub memory: u64,
+    /// Version of the CUDA driver, as 1000 x major + 10 x minor.
+    pub driver: i32,
+}
+
+/// The first GPU, or why there is none.
+pub fn gpu() -> std::result::Result<Gpu, String> {
+    use cudarc::driver::{result, sys};
+    // SAFETY: it only looks for the driver's shared library.
+    if !unsafe { sys::is_culib_present() } {
+        return Err("the NVIDIA driver's library (libcuda) is not installed".into());
+    }
+    let text = |e: cudarc::driver::DriverError| format!("{e:?}");
+    result::init().map_err(text)?;
+    if result::device::get_count().map_err(text)? < 1 {
+        return Err("the driver sees no GPU".into());
+    }
+    let device = result::device::get(0).map_err(text)?;
+    let name = result::device::get_name(device).map_err(text)?;
+    // SAFETY: the device handle comes from the driver that was just initialised.
+    let memory = unsafe { result::device::total_mem(device) }.map_err(text)? as u64;
+    let mut driver = 0;
+    // SAFETY: the pointer is valid for the call.
+    unsafe { sys::cuDriverGetVersion(&mut driver) };
+    Ok(Gpu { name, memory, driver })
+}

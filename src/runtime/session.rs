@@ -1,0 +1,289 @@
+//! A loaded graph that maps a batch of images to named outputs.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use ndarray::{Array4, ArrayD, ArrayView4, Axis, Slice, concatenate};
+use ort::ep;
+use ort::session::{Session as OrtSession, SessionInputValue, builder::SessionBuilder};
+use ort::value::TensorRef;
+
+use super::{Device, Kind, Runtime, decompose_attention};
+use crate::axes::{Assumption, Typing, channels_last};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{self, data_inputs, declare_dim, declared_dims, declared_type, int_attribute};
+use crate::onnx::proto::GraphProto;
+use crate::onnx::{DataType, Model, encoded_len};
+
+/// Past this a model is handed over as a file: a protobuf in memory ends at 2 GB.
+const MAX_IN_MEMORY: u64 = 1 << 30;
+
+/// A model that was loaded into the runtime, with one image input of fixed batch size.
+pub struct Session {
+    inner: OrtSession,
+    runtime: Arc<Runtime>,
+    input: String,
+    outputs: Vec<String>,
+    /// Images in a batch; smaller batches are filled up and the surplus is dropped.
+    pub batch: usize,
+    /// The input's shape: batch, then channels, height and width in the model's own order.
+    pub shape: [usize; 4],
+    /// True where channels are the last axis.
+    pub channels_last: bool,
+}
+
+/// A batch size that keeps activations small: 8 at 224 pixels, more for smaller images.
+pub fn suggested_batch(shape: [usize; 4]) -> usize {
+    let pixels: usize = shape[1..].iter().product();
+    (8 * 3 * 224 * 224 / pixels.max(1)).clamp(1, 64)
+}
+
+impl Runtime {
+    /// Loads a model whose only data input is a batch of images. What no output needs is cut away first. A batch size that
+    /// the model fixes wins over `batch`; an image size that it leaves open becomes `image` (height, width).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for models with other inputs, [`ErrorKind::Runtime`] where the runtime cannot load it.
+    pub fn load(self: &Arc<Self>, model: &Model, batch: usize, image: [usize; 2]) -> Result<Session> {
+        let mut model = model.clone();
+        graph::prune(model.graph_mut());
+        let (input, shape, channels_last) = fix_input(model.graph_mut(), batch, image)?;
+        if self.kind == Kind::Tract {
+            // tract has no fused attention of opset 23; and it wants every shape known.
+            let assumption = Assumption { batch: shape[0], image };
+            if let Ok(typing) = Typing::with(&model, assumption)
+                && !typing.fused.is_empty()
+            {
+                let all: Vec<usize> = typing.fused.keys().copied().collect();
+                let graph = decompose_attention(&typing, &all)?.graph;
+                model.proto.graph = Some(graph);
+            }
+            model.graph_mut().value_info.clear();
+        }
+        float_borders(model.graph_mut());
+        let outputs = model.graph().output.iter().map(|o| o.name().to_string()).collect();
+        let inner = guarded(self.kind, || self.build(&model))?;
+        Ok(Session { inner, runtime: self.clone(), input, outputs, batch: shape[0], shape, channels_last })
+    }
+
+    fn build(&self, model: &Model) -> Result<OrtSession> {
+        let fail = |e: String| load_error(self.kind, &e);
+        let mut builder = OrtSession::builder(&self.environment).map_err(|e| fail(e.to_string()))?;
+        if self.kind == Kind::Onnxruntime {
+            let set = |b: SessionBuilder| -> std::result::Result<SessionBuilder, String> {
+                b.with_intra_threads(self.threads).map_err(|e| e.to_string())
+            };
+            builder = set(builder).map_err(fail)?;
+            if self.device == Device::Cuda {
+                builder = builder
+                    .with_execution_providers([ep::CUDA::default().build().error_on_failure()])
+                    .map_err(|e| fail(format!("the CUDA execution provider cannot start: {e}")))?;
+            }
+        }
+        if encoded_len(&model.proto) <= MAX_IN_MEMORY {
+            let bytes = model.to_bytes();
+            return builder.commit_from_memory(&bytes).map_err(|e| fail(e.to_string()));
+        }
+        let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        let path = folder.path().join("model.onnx");
+        model.write(&path)?;
+        builder.commit_from_file(&path).map_err(|e| fail(e.to_string()))
+    }
+}
+
+fn load_error(kind: Kind, message: &str) -> Error {
+    let message = message.trim().lines().take(6).collect::<Vec<_>>().join(" ");
+    let error = Error::new(ErrorKind::Runtime, format!("{} cannot run this graph: {message}", name(kind)));
+    match kind {
+        Kind::Tract => error.hint("ONNX Runtime knows more operators: run `scripts/fetch_onnxruntime.sh` and pass --runtime onnxruntime"),
+        _ => error.hint("check the model with `onnx.checker.check_model`"),
+    }
+}
+
+fn name(kind: Kind) -> &'static str {
+    if kind == Kind::Tract { "tract" } else { "ONNX Runtime" }
+}
+
+/// A panic inside the runtime is the model's fault as far as a user can tell, never an internal fault of ours.
+fn guarded<T>(kind: Kind, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()))
+                .unwrap_or_else(|| "it panicked".into());
+            Err(load_error(kind, &text))
+        }
+    }
+}
+
+/// Gives the image input a fixed shape.
+fn fix_input(graph: &mut GraphProto, batch: usize, image: [usize; 2]) -> Result<(String, [usize; 4], bool)> {
+    let inputs: Vec<String> = data_inputs(graph).iter().map(|v| v.name().to_string()).collect();
+    let [name] = &inputs[..] else {
+        return Err(Error::new(ErrorKind::Unsupported, format!("the model has the inputs {inputs:?}, not one image"))
+            .hint("export the image encoder alone"));
+    };
+    let Some(info) = graph.input.iter_mut().find(|v| v.name() == name.as_str()) else {
+        return Err(Error::new(ErrorKind::Internal, "the input disappeared"));
+    };
+    let dims = declared_dims(info).unwrap_or_default();
+    let &[n, a, b, c] = &dims[..] else {
+        return Err(Error::new(ErrorKind::Unsupported, format!("the input `{name}` is not a batch of images")).hint(
+            "Offshoot feeds [batch, channels, height, width] or [batch, height, width, channels]",
+        ));
+    };
+    let last = channels_last(&dims);
+    let shape = match last {
+        true => [n.unwrap_or(batch), a.unwrap_or(image[0]), b.unwrap_or(image[1]), c.unwrap_or(3)],
+        false => [n.unwrap_or(batch), a.unwrap_or(3), b.unwrap_or(image[0]), c.unwrap_or(image[1])],
+    };
+    for (axis, size) in shape.into_iter().enumerate() {
+        declare_dim(info, axis, size);
+    }
+    Ok((name.clone(), shape, last))
+}
+
+/// Puts casts at the borders of models in half precision, so that images and outputs are f32.
+fn float_borders(graph: &mut GraphProto) {
+    let half = |t: Option<i32>| matches!(t.map(DataType::try_from), Some(Ok(DataType::Float16 | DataType::Bfloat16 | DataType::Double)));
+    let mut names = graph::Names::new(graph);
+    let cast = |from: &str, to: &str, kind: i32| graph::node("Cast", &[from], &[to], vec![int_attribute("to", kind as i64)]);
+    let input = data_inputs(graph).first().map(|v| (v.name().to_string(), declared_type(v)));
+    if let Some((input, kind)) = input
+        && half(kind)
+    {
+        let inside = names.fresh(&format!("{input}_cast"));
+        for node in &mut graph.node {
+            node.input.iter_mut().filter(|x| **x == input).for_each(|x| *x = inside.clone());
+        }
+        graph.node.insert(0, cast(&input, &inside, kind.unwrap_or_default()));
+        retype(graph.input.iter_mut().find(|v| v.name() == input));
+    }
+    let outputs: Vec<(String, Option<i32>)> =
+        graph.output.iter().map(|o| (o.name().to_string(), declared_type(o))).collect();
+    for (output, kind) in outputs {
+        if half(kind) {
+            let inside = names.fresh(&format!("{output}_cast"));
+            for node in &mut graph.node {
+                node.input.iter_mut().chain(node.output.iter_mut()).filter(|x| **x == output).for_each(|x| *x = inside.clone());
+            }
+            graph.node.push(cast(&inside, &output, DataType::Float as i32));
+            retype(graph.output.iter_mut().find(|v| v.name() == output));
+        }
+    }
+}
+
+fn retype(info: Option<&mut crate::onnx::proto::ValueInfoProto>) {
+    use crate::onnx::proto::type_proto::Value;
+    if let Some(Value::TensorType(t)) = info.and_then(|i| i.r#type.as_mut()).and_then(|t| t.value.as_mut()) {
+        t.elem_type = Some(DataType::Float as i32);
+    }
+}
+
+impl Session {
+    /// Names of the outputs, in order.
+    pub fn outputs(&self) -> &[String] {
+        &self.outputs
+    }
+
+    /// Runs any number of images and returns every output, images along the first axis.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`].
+    pub fn run(&mut self, images: ArrayView4<f32>) -> Result<Vec<ArrayD<f32>>> {
+        let mut parts: Vec<Vec<ArrayD<f32>>> = vec![Vec::new(); self.outputs.len()];
+        let n = images.len_of(Axis(0));
+        let mut at = 0;
+        while at < n {
+            let count = self.batch.min(n - at);
+            let chunk = images.slice_axis(Axis(0), Slice::from(at..at + count));
+            for (list, mut output) in parts.iter_mut().zip(self.run_batch(chunk)?) {
+                if count < self.batch && output.ndim() > 0 && output.len_of(Axis(0)) == self.batch {
+                    output.slice_axis_inplace(Axis(0), Slice::from(..count));
+                }
+                list.push(output);
+            }
+            at += count;
+        }
+        parts
+            .into_iter()
+            .map(|list| {
+                let views: Vec<_> = list.iter().map(|a| a.view()).collect();
+                match views.first() {
+                    Some(first) if first.ndim() > 0 => concatenate(Axis(0), &views)
+                        .map_err(|e| Error::new(ErrorKind::Runtime, format!("outputs of two batches differ in shape: {e}"))),
+                    _ => Ok(list.into_iter().next().unwrap_or_default()),
+                }
+            })
+            .collect()
+    }
+
+    /// Runs one batch, filled up with its last image where it is smaller than the session's.
+    fn run_batch(&mut self, images: ArrayView4<f32>) -> Result<Vec<ArrayD<f32>>> {
+        let count = images.len_of(Axis(0));
+        if images.shape()[1..] != self.shape[1..] {
+            return Err(Error::new(
+                ErrorKind::Images,
+                format!("images of shape {:?} do not fit the model's input {:?}", &images.shape()[1..], &self.shape[1..]),
+            ));
+        }
+        let filled: Array4<f32> = if count == self.batch {
+            images.as_standard_layout().into_owned()
+        } else {
+            let mut all = Array4::zeros((self.batch, self.shape[1], self.shape[2], self.shape[3]));
+            for i in 0..self.batch {
+                all.index_axis_mut(Axis(0), i).assign(&images.index_axis(Axis(0), i.min(count - 1)));
+            }
+            all
+        };
+        let kind = self.runtime.kind;
+        let (input, outputs, inner) = (&self.input, &self.outputs, &mut self.inner);
+        guarded(kind, || {
+            let fail = |e: String| Error::new(ErrorKind::Runtime, format!("{} failed: {e}", name(kind)));
+            let tensor = TensorRef::from_array_view(&filled).map_err(|e| fail(e.to_string()))?;
+            let feed: Vec<(String, SessionInputValue)> = vec![(input.clone(), tensor.into())];
+            let results = inner.run(feed).map_err(|e| fail(e.to_string()))?;
+            outputs
+                .iter()
+                .map(|o| {
+                    let value = results.get(o).ok_or_else(|| fail(format!("no output `{o}`")))?;
+                    to_float(value).map_err(|e| fail(format!("output `{o}`: {e}")))
+                })
+                .collect()
+        })
+    }
+
+    /// Median seconds of one batch over `runs` runs, after a warm-up.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`].
+    pub fn latency(&mut self, images: ArrayView4<f32>, runs: usize) -> Result<f64> {
+        let one = images.slice_axis(Axis(0), Slice::from(..self.batch.min(images.len_of(Axis(0)))));
+        self.run_batch(one)?;
+        let mut seconds = Vec::with_capacity(runs);
+        for _ in 0..runs.max(1) {
+            let start = Instant::now();
+            self.run_batch(one)?;
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        seconds.sort_by(f64::total_cmp);
+        Ok(seconds[seconds.len() / 2])
+    }
+}
+
+fn to_float(value: &ort::value::DynValue) -> std::result::Result<ArrayD<f32>, String> {
+    if let Ok(a) = value.try_extract_array::<f32>() {
+        return Ok(a.to_owned());
+    }
+    if let Ok(a) = value.try_extract_array::<i64>() {
+        return Ok(a.mapv(|v| v as f32));
+    }
+    if let Ok(a) = value.try_extract_array::<i32>() {
+        return Ok(a.mapv(|v| v as f32));
+    }
+    value.try_extract_array::<bool>().map(|a| a.mapv(|v| v as u8 as f32)).map_err(|e| e.to_string())
+}
