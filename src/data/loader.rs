@@ -11,7 +11,10 @@ use rayon::prelude::*;
 
 use super::preprocess::{Layout, Preprocess, PreprocessFlags};
 use super::source::{ImageSource, Item, Skipped};
+use crate::axes::{Typing, channels_last};
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{data_inputs, declared_dims};
+use crate::onnx::Model;
 
 /// The shape of one image of a model's input, and the order of its axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,28 @@ pub struct InputShape {
     pub width: usize,
     /// The order of the axes.
     pub layout: Layout,
+}
+
+impl InputShape {
+    /// The shape of a model's image input: its first input of four dimensions. Channels that it leaves open are three.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` if the model has no such input.
+    pub fn of(model: &Model, typing: &Typing) -> Result<Self> {
+        for info in data_inputs(model.graph()) {
+            let (Some(dims), Some(shape)) = (declared_dims(info), typing.shape(info.name())) else { continue };
+            if let [_, a, b, c] = shape[..] {
+                return Ok(if channels_last(&dims) {
+                    InputShape { channels: c, height: a, width: b, layout: Layout::Nhwc }
+                } else {
+                    InputShape { channels: a, height: b, width: c, layout: Layout::Nchw }
+                });
+            }
+        }
+        Err(Error::new(ErrorKind::Unsupported, "the model has no input of four dimensions, so it takes no images")
+            .hint("give the image encoder"))
+    }
 }
 
 /// Some images that follow each other.

@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashSet};
 
 use crate::anatomy::Anatomy;
-use crate::axes::Typing;
+use crate::axes::{Dim, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Links, node as new_node};
-use crate::onnx::Model;
+use crate::onnx::{Model, tensor_from_i64};
 
 /// Keeps the layers `kept` and by-passes the others.
 ///
@@ -24,14 +24,23 @@ pub(super) fn keep(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
         let layer = &anatomy.layers[l];
         let enter = layer.enter.as_ref().ok_or_else(|| fail("no residual sum encloses it"))?;
         let leave = ends[l].as_ref().ok_or_else(|| fail("no residual sum ends it"))?;
-        if typing.shape(enter) != typing.shape(leave) {
+        let Some(reshape) = bridge(typing, enter, leave) else {
             return Err(fail("the residual stream changes its shape there"));
-        }
+        };
         let outside = anatomy.layers.iter().enumerate().any(|(o, other)| o != l && other.enter.as_ref() == Some(enter));
         if outside {
             return Err(fail("another attention branches from the same value"));
         }
         let graph = out.graph_mut();
+        let mut enter = enter.clone();
+        if let Some(shape) = reshape {
+            // The same elements in the same order, on other axes (windows as a grid, tokens as a list).
+            let mut names = graph::Names::new(graph);
+            let (operand, value) = (names.fresh("offshoot_shape"), names.fresh(&format!("{enter}_reshaped")));
+            graph.initializer.push(tensor_from_i64(operand.clone(), &[shape.len()], &shape));
+            graph.node.push(new_node("Reshape", &[&enter, &operand], &[&value], vec![]));
+            enter = value;
+        }
         for node in &mut graph.node {
             node.input.iter_mut().filter(|x| *x == leave).for_each(|x| *x = enter.clone());
         }
@@ -39,12 +48,35 @@ pub(super) fn keep(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
             for node in &mut graph.node {
                 node.output.iter_mut().filter(|x| *x == leave).for_each(|x| *x = format!("{leave}_dropped"));
             }
-            graph.node.push(new_node("Identity", &[enter], &[leave], vec![]));
+            graph.node.push(new_node("Identity", &[&enter], &[leave], vec![]));
         }
         graph.value_info.clear();
     }
+    graph::sort(out.graph_mut())?;
     graph::prune(out.graph_mut());
     Ok(out)
+}
+
+/// How the value that enters a layer becomes one of the shape that leaves it: not at all (`Some(None)`), by a Reshape that keeps
+/// every element in its place, or by no means (`None`).
+fn bridge(typing: &Typing, enter: &str, leave: &str) -> Option<Option<Vec<i64>>> {
+    let (a, b) = (typing.dims.get(enter)?, typing.dims.get(leave)?);
+    let leaves = |dims: &[Dim]| dims.iter().flat_map(|d| typing.factors.leaves(d)).collect::<Vec<_>>();
+    if typing.shape(enter) == typing.shape(leave) {
+        return Some(None);
+    }
+    if leaves(a) != leaves(b) {
+        return None;
+    }
+    let batch = typing.batch.map(|f| typing.factors.root(f));
+    let shape = b
+        .iter()
+        .map(|d| match typing.factors.leaves(d)[..] {
+            [f] if Some(f) == batch => -1,
+            _ => typing.factors.size(d) as i64,
+        })
+        .collect();
+    Some(Some(shape))
 }
 
 /// Where each layer ends. Where the norm comes last, it belongs to the layer: the next layer begins behind it.

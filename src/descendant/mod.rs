@@ -8,11 +8,13 @@ mod choice;
 mod depth;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use ndarray::Array4;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Serialize;
 
-use crate::anatomy::{Anatomy, Attention, FeedForward, Roles};
+use crate::anatomy::{Anatomy, Attention, FeedForward, Roles, image_size};
 use crate::axes::resize::{Mixture, Plan as Resizing, resize};
 use crate::axes::{Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +22,8 @@ use crate::graph::{self, Attributes};
 use crate::learngene::{Cluster, Learngene, METADATA, Order, SHARE, class_factor, ordered, parameters};
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{Model, element_count, encoded_len, payload, tensor_from_i64, tensor_from_raw, to_f32, to_i64};
+use crate::report::Agreement;
+use crate::runtime::Runtime;
 pub use choice::{FfnWidth, Heads, LayerHeads, Layers};
 
 /// How the output projection follows the heads.
@@ -450,6 +454,47 @@ impl<'a, 'm> Grower<'a, 'm> {
         })
     }
 }
+
+/// Checks a model without any ground truth: its outputs must not depend on the order of its heads.
+///
+/// # Errors
+/// [`ErrorKind::Check`] where they do, and errors of the runtime.
+pub fn verify(runtime: &Arc<Runtime>, model: &Model) -> Result<()> {
+    let typing = Typing::new(model)?;
+    let anatomy = Anatomy::new(&typing)?;
+    let mut plan = Resizing::default();
+    for layer in &anatomy.layers {
+        if let Some(factor) = layer.head_factor(&typing)
+            && plan.indices(&typing.factors, factor).is_none()
+        {
+            plan.gather(&typing.factors, factor, (0..layer.head_count(&typing)).rev().collect())?;
+        }
+    }
+    let mut permuted = model.clone();
+    permuted.proto.graph = Some(resize(&typing, &plan)?);
+    let image = image_size(&typing).unwrap_or(typing.assumption.image);
+    let mut random = StdRng::seed_from_u64(1);
+    let run = |model: &Model, x: &Array4<f32>| runtime.load(model, 1, image)?.run(x.view());
+    let shape = runtime.load(model, 1, image)?.shape;
+    let x = Array4::from_shape_simple_fn(shape, || random.random_range(-2.0..2.0f32));
+    let mut agreement = Agreement::default();
+    for (a, b) in run(model, &x)?.iter().zip(&run(&permuted, &x)?) {
+        agreement.add(a, b, false);
+    }
+    let error = agreement.finish().relative_error;
+    if error.is_nan() || error > VERIFY_TOLERANCE {
+        return Err(Error::new(
+            ErrorKind::Check,
+            format!("the outputs change by {error:.1e} when heads are permuted: the graph is not understood fully"),
+        )
+        .at(&model.path)
+        .hint("`offshoot inspect --explain LAYER` shows what each head axis reaches; please report the model"));
+    }
+    Ok(())
+}
+
+/// Rounding alone stays well below this in f32; models in half precision are given more room by their own outputs' size.
+const VERIFY_TOLERANCE: f64 = 1e-4;
 
 /// Output rows of each slot as sums of the ancestor's: those of all heads that the centroid stands for, over its slots.
 fn matched(filled: &[&Cluster]) -> Vec<Vec<(usize, f32)>> {

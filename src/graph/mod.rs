@@ -191,7 +191,7 @@ fn refuse(graph: &GraphProto) -> Result<()> {
 }
 
 /// Sorts nodes topologically, stable where they are in order already.
-fn sort(graph: &mut GraphProto) -> Result<()> {
+pub(crate) fn sort(graph: &mut GraphProto) -> Result<()> {
     let mut ready: HashSet<&str> =
         graph.initializer.iter().map(|t| t.name()).chain(graph.input.iter().map(|v| v.name())).collect();
     let mut in_order = true;

@@ -146,21 +146,28 @@ impl Learngene {
             .collect();
         let roles = Roles::new(typing);
         let alike = |l: usize| alike(typing, anatomy, &roles, l, l + 1);
-        gene.ffn_groups = match &rules.ffn_clusters {
-            Some(text) => {
-                let groups = parse_groups(text, gene.layers.len())?;
-                for pair in groups.iter().flat_map(|g| g.windows(2)) {
-                    if !alike(pair[0]) {
-                        bail!(Usage, "the FFNs of layers {} and {} differ in shape and cannot be shared", pair[0], pair[1]);
-                    }
-                }
-                groups
-            }
-            None => cluster_ffns(&gene.layers, &densities.layers, &gene.ffn_eps, rules.ffn_rule, alike),
-        };
+        match &rules.ffn_clusters {
+            Some(text) => gene.group_ffns(text, typing, anatomy)?,
+            None => gene.ffn_groups = cluster_ffns(&gene.layers, &densities.layers, &gene.ffn_eps, rules.ffn_rule, alike),
+        }
         gene.densities = Some(densities.layers.clone());
         gene.source.images = densities.images;
         Ok(gene)
+    }
+
+    /// Shares FFNs in explicit groups of layers, such as `6-7,9-11`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for groups that cannot be.
+    pub fn group_ffns(&mut self, groups: &str, typing: &Typing, anatomy: &Anatomy) -> Result<()> {
+        self.ffn_groups = parse_groups(groups, self.layers.len())?;
+        let roles = Roles::new(typing);
+        for pair in self.ffn_groups.iter().flat_map(|g| g.windows(2)) {
+            if !alike(typing, anatomy, &roles, pair[0], pair[1]) {
+                bail!(Usage, "the FFNs of layers {} and {} differ in shape and cannot be shared", pair[0], pair[1]);
+            }
+        }
+        Ok(())
     }
 
     /// Reads the description that a learngene file carries; `None` for any other model.

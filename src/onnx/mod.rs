@@ -162,6 +162,16 @@ fn not_onnx(path: &Path, why: &str) -> Error {
     if path.as_os_str().is_empty() { error } else { error.at(path) }
 }
 
+/// SHA-256 of a file, in hexadecimal; of its external data nothing is read.
+///
+/// # Errors
+/// [`ErrorKind::Io`] where the file cannot be read.
+pub fn sha256(path: &Path) -> Result<String> {
+    use sha2::Digest;
+    let digest = sha2::Sha256::digest(map(path)?);
+    Ok(digest.iter().map(|b| format!("{b:02x}")).collect())
+}
+
 /// Maps a file read-only. The mapping lives as long as any slice of it.
 pub(crate) fn map(path: &Path) -> Result<Bytes> {
     let file = File::open(path).map_err(|e| {

@@ -1,6 +1,8 @@
 //! What integration tests share: fixtures and their manifest.
 #![allow(dead_code)]
 
+pub mod surgery;
+
 use std::path::{Path, PathBuf};
 
 use offshoot::onnx::Model;

@@ -1,8 +1,6 @@
 //! Anatomy of every fixture against what the exporting model says of itself.
 
-mod common;
-
-use common::{Fixture, fixtures};
+use crate::common::{Fixture, fixtures};
 use offshoot::anatomy::{Anatomy, Attention};
 use offshoot::axes::Typing;
 use serde_json::{Value, json};

@@ -1,0 +1,120 @@
+//! `offshoot compare`: two models on the same images.
+
+use ndarray::{ArrayD, Axis};
+use serde_json::json;
+
+use super::{images, named, open, skipped};
+use crate::axes::Typing;
+use crate::cli::flags::Compare;
+use crate::cli::output::{self, count, table};
+use crate::error::{Error, ErrorKind, Result};
+use crate::learngene::parameters;
+use crate::report::Agreement;
+use crate::runtime::{Runtime, Session, suggested_batch};
+
+/// Runs the command.
+pub fn run(c: &Compare) -> Result<()> {
+    let (a, b) = (open(&c.a, c.open.links())?, open(&c.b, c.open.links())?);
+    let (ta, tb) = (named(&c.a, Typing::new(&a))?, named(&c.b, Typing::new(&b))?);
+    let (la, lb) = (images(&c.images, &c.transform, &a, &ta)?, images(&c.images, &c.transform, &b, &tb)?);
+    let runtime = Runtime::start(&c.runtime.options())?;
+    let load = |model, typing: &Typing| -> Result<Session> {
+        let image = crate::anatomy::image_size(typing).unwrap_or(typing.assumption.image);
+        runtime.load(model, suggested_batch([1, 3, image[0], image[1]]), image)
+    };
+    let (mut sa, mut sb) = (named(&c.a, load(&a, &ta))?, named(&c.b, load(&b, &tb))?);
+    let mut agreement = Agreement::default();
+    let bar = output::progress(la.len(), "compare");
+    let step = sa.batch.max(sb.batch);
+    let mut sample = None;
+    let mut batches = lb.batches(step);
+    for batch in la.batches(step) {
+        let batch = batch?;
+        let other = match batches.next() {
+            Some(other) => other?,
+            None => break,
+        };
+        let (oa, ob) = (named(&c.a, sa.run(batch.images.view()))?, named(&c.b, sb.run(other.images.view()))?);
+        pair(&oa, &ob, &sa, &sb).map_err(|e| e.at(&c.b))?.into_iter().for_each(|(x, y, first)| agreement.add(x, y, first));
+        bar.inc(batch.images.len_of(Axis(0)) as u64);
+        sample.get_or_insert((batch.images, other.images));
+    }
+    bar.finish_and_clear();
+    skipped(&la);
+    let Some((xa, xb)) = sample else {
+        return Err(Error::new(ErrorKind::Images, "there is no image to compare on").at(&c.images));
+    };
+    let latency = |model, typing: &Typing, x: &ndarray::Array4<f32>| -> Result<f64> {
+        let image = crate::anatomy::image_size(typing).unwrap_or(typing.assumption.image);
+        let mut one = runtime.load(model, 1, image)?;
+        let batch = one.batch as f64;
+        Ok(one.latency(x.view(), c.runs.into())? / batch * 1000.0)
+    };
+    let (ms_a, ms_b) = (named(&c.a, latency(&a, &ta, &xa))?, named(&c.b, latency(&b, &tb, &xb))?);
+    let measures = agreement.finish();
+    let size = |m: &crate::onnx::Model, t: &Typing| [parameters(m.graph()), t.macs(), m.bytes];
+    let ([pa, fa, ba], [pb, fb, bb]) = (size(&a, &ta), size(&b, &tb));
+    if c.json {
+        output::print_json(&json!({
+            "schema": "offshoot.compare/1",
+            "images": measures.images,
+            "max_abs_error": measures.max_abs_error,
+            "relative_error": measures.relative_error,
+            "correlation": measures.correlation,
+            "top1_agreement": measures.top1_agreement,
+            "latency_ms": {"a": ms_a, "b": ms_b},
+            "parameters": {"a": pa, "b": pb},
+            "macs": {"a": fa, "b": fb},
+            "bytes": {"a": ba, "b": bb},
+            "runtime": runtime.kind,
+        }))?;
+    } else {
+        let ratio = |x: f64, y: f64| format!("{:.3}", y / x);
+        let rows = vec![
+            vec!["parameters".into(), count(pa), count(pb), ratio(pa as f64, pb as f64)],
+            vec!["MACs an image".into(), count(fa), count(fb), ratio(fa as f64, fb as f64)],
+            vec!["bytes".into(), ba.to_string(), bb.to_string(), ratio(ba as f64, bb as f64)],
+            vec!["latency, ms an image".into(), format!("{ms_a:.3}"), format!("{ms_b:.3}"), ratio(ms_a, ms_b)],
+        ];
+        let mut text = table(&["", "A", "B", "B / A"], rows);
+        text += &format!("\nover {} images on {}\n", measures.images, runtime.describe());
+        text += &format!("max abs error   {:.3e}\n", measures.max_abs_error);
+        text += &format!("relative error  {:.3e}\n", measures.relative_error);
+        text += &format!("correlation     {:.6}\n", measures.correlation);
+        if let Some(top1) = measures.top1_agreement {
+            text += &format!("top-1 agreement {:.2} %\n", 100.0 * top1);
+        }
+        output::print(&text)?;
+    }
+    match c.tolerance {
+        // A comparison with something that is no number is never within a tolerance.
+        Some(limit) if measures.relative_error.is_nan() || measures.relative_error > limit => Err(Error::new(
+            ErrorKind::Check,
+            format!("the relative error {:.3e} is above the tolerance {limit:e}", measures.relative_error),
+        )
+        .at(&c.b)),
+        _ => Ok(()),
+    }
+}
+
+/// Outputs of both models that belong together: by name where names agree, else by place.
+fn pair<'o>(
+    a: &'o [ArrayD<f32>],
+    b: &'o [ArrayD<f32>],
+    sa: &Session,
+    sb: &Session,
+) -> Result<Vec<(&'o ArrayD<f32>, &'o ArrayD<f32>, bool)>> {
+    let mut pairs = Vec::new();
+    for (i, (name, x)) in sa.outputs().iter().zip(a).enumerate() {
+        let Some(at) = sb.outputs().iter().position(|o| o == name).or((i < b.len()).then_some(i)) else { continue };
+        if x.shape() != b[at].shape() {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("output `{name}` has shape {:?} in one model and {:?} in the other", x.shape(), b[at].shape()),
+            )
+            .hint("compare models with the same outputs; a new classifier has nothing to be compared with"));
+        }
+        pairs.push((x, &b[at], pairs.is_empty()));
+    }
+    Ok(pairs)
+}

@@ -1,0 +1,58 @@
+//! `offshoot density`: the mean attention distance of every head.
+
+use serde_json::json;
+
+use super::{densities, images, named, open};
+use crate::anatomy::Anatomy;
+use crate::axes::Typing;
+use crate::cli::flags::Density;
+use crate::cli::output::{self, table};
+use crate::error::Result;
+use crate::onnx::replace_file;
+use crate::report;
+use crate::runtime::Runtime;
+
+/// Runs the command.
+pub fn run(c: &Density) -> Result<()> {
+    let model = open(&c.model, c.open.links())?;
+    let typing = named(&c.model, Typing::new(&model))?;
+    let anatomy = named(&c.model, Anatomy::new(&typing))?;
+    if let Some(plot) = &c.plot {
+        output::check_output(plot, &[&c.model], c.force)?;
+    }
+    let loader = images(&c.images, &c.transform, &model, &typing)?;
+    let runtime = Runtime::start(&c.runtime.options())?;
+    let measured = named(&c.model, densities(&runtime, &model, &typing, &anatomy, &loader))?;
+    if let Some(plot) = &c.plot {
+        let svg = report::density_plot(&measured.layers)?;
+        replace_file(plot, |out| std::io::Write::write_all(out, svg.as_bytes()))?;
+        output::note(&format!("wrote {}", plot.display()));
+    }
+    if c.json {
+        return output::print_json(&json!({
+            "schema": "offshoot.density/1",
+            "unit": "px",
+            "images": measured.images,
+            "preprocess": loader.preprocess(),
+            "densities": measured.layers,
+        }));
+    }
+    let heads = measured.layers.iter().map(Vec::len).max().unwrap_or(0);
+    let mut header = vec!["layer".to_string()];
+    header.extend((0..heads).map(|h| format!("head {h}")));
+    header.push("mean".into());
+    let rows = measured
+        .layers
+        .iter()
+        .enumerate()
+        .map(|(l, d)| {
+            let mut row = vec![l.to_string()];
+            row.extend((0..heads).map(|h| d.get(h).map(|v| format!("{v:.2}")).unwrap_or_default()));
+            row.push(format!("{:.2}", d.iter().sum::<f64>() / d.len().max(1) as f64));
+            row
+        })
+        .collect();
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    output::note(&format!("mean attention distance in pixels over {} images", measured.images));
+    output::print(&table(&header, rows))
+}

@@ -1,0 +1,61 @@
+//! `offshoot doctor`: what is there to run graphs on.
+
+use serde_json::json;
+
+use crate::cli::flags::Doctor;
+use crate::cli::output;
+use crate::error::Result;
+use crate::runtime::{self, Runtime};
+
+/// Runs the command.
+pub fn run(c: &Doctor) -> Result<()> {
+    let found: Vec<_> = runtime::candidates()
+        .into_iter()
+        .map(|path| match runtime::find(Some(&path)) {
+            Ok(l) => json!({"path": path, "version": l.version}),
+            Err(e) => json!({"path": path, "error": e.to_string()}),
+        })
+        .collect();
+    let gpu = runtime::gpu();
+    let runtime = Runtime::start(&c.runtime.options())?;
+    let cores = std::thread::available_parallelism().map(|n| n.get()).unwrap_or(1);
+    if c.json {
+        return output::print_json(&json!({
+            "schema": "offshoot.doctor/1",
+            "offshoot": env!("CARGO_PKG_VERSION"),
+            "runtime": runtime.kind,
+            "library": runtime.library,
+            "execution_providers": runtime.providers(),
+            "libraries_found": found,
+            "tract": "0.23",
+            "gpu": gpu.as_ref().ok(),
+            "gpu_error": gpu.as_ref().err(),
+            "cores": cores,
+            "threads": runtime.threads,
+        }));
+    }
+    let mut text = format!("offshoot {}\n", env!("CARGO_PKG_VERSION"));
+    text += &format!("runtime in use: {}\n", runtime.describe());
+    text += &format!("execution providers: {}\n", runtime.providers().join(", "));
+    text += "ONNX Runtime libraries:\n";
+    if found.is_empty() {
+        text += "  none found (scripts/fetch_onnxruntime.sh fetches one)\n";
+    }
+    for f in &found {
+        let what = f["version"].as_str().or(f["error"].as_str()).unwrap_or_default();
+        text += &format!("  {}  {what}\n", f["path"].as_str().unwrap_or_default());
+    }
+    text += "tract: built in\n";
+    text += &match &gpu {
+        Ok(g) => format!(
+            "GPU: {}, {:.1} GiB, CUDA driver {}.{}\n",
+            g.name,
+            g.memory as f64 / (1u64 << 30) as f64,
+            g.driver / 1000,
+            g.driver % 1000 / 10
+        ),
+        Err(why) => format!("GPU: none ({why})\n"),
+    };
+    text += &format!("cores: {cores}, threads of a session: {}\n", runtime.threads);
+    output::print(&text)
+}

@@ -1,0 +1,231 @@
+//! `offshoot grow`: descendants of any shape.
+
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::condense::condense;
+use super::{named, open};
+use crate::anatomy::Anatomy;
+use crate::axes::Typing;
+use crate::cli::flags::{Grow, ShapeFlags};
+use crate::cli::output::{self, count, table};
+use crate::descendant::{Descendant, Heads, Plan, Shape, grow, verify};
+use crate::error::{Error, ErrorKind, Result};
+use crate::learngene::{Learngene, Order};
+use crate::onnx::Model;
+use crate::runtime::Runtime;
+
+/// One descendant to grow.
+struct Job {
+    output: Option<PathBuf>,
+    shape: Shape,
+}
+
+/// Runs the command.
+pub fn run(c: &Grow) -> Result<()> {
+    let jobs = jobs(c)?;
+    let model = open(&c.model, c.open.links())?;
+    let outputs: Vec<PathBuf> = jobs.iter().filter_map(|j| j.output.clone()).collect();
+    output::check_distinct(&outputs)?;
+    if !c.dry_run {
+        for path in &outputs {
+            output::check_output(path, &[&c.model], c.force)?;
+        }
+    }
+    let (gene, source) = learngene(c, &model, &jobs)?;
+    let runtime = if c.verify { Some(Runtime::start(&c.runtime.options())?) } else { None };
+    let grown: Vec<Result<Plan>> = jobs
+        .par_iter()
+        .map(|job| {
+            let child = named(&c.model, grow(&source, &gene, &job.shape))?;
+            if let Some(runtime) = &runtime {
+                verify(runtime, &child.model)?;
+            }
+            write(c, job, child)
+        })
+        .collect();
+    let plans: Vec<Plan> = grown.into_iter().collect::<Result<_>>()?;
+    for (job, plan) in jobs.iter().zip(&plans) {
+        report(c, job, plan);
+    }
+    if c.json {
+        return match (&plans[..], &c.batch) {
+            ([plan], None) => output::print_json(plan),
+            _ => output::print_json(&json!({"schema": "offshoot.plans/1", "plans": plans})),
+        };
+    }
+    Ok(())
+}
+
+fn write(c: &Grow, job: &Job, child: Descendant) -> Result<Plan> {
+    if let (false, Some(path)) = (c.dry_run, &job.output) {
+        child.model.write(path)?;
+    }
+    Ok(child.plan)
+}
+
+fn report(c: &Grow, job: &Job, plan: &Plan) {
+    for w in &plan.warnings {
+        output::warn(w);
+    }
+    if c.dry_run && !c.json {
+        let rows = plan
+            .layers
+            .iter()
+            .enumerate()
+            .map(|(i, l)| {
+                let ffn = l.ffn_width.map(|w| w.to_string()).unwrap_or("-".into());
+                vec![i.to_string(), l.ancestor_layer.to_string(), l.heads.to_string(), format!("{:?}", l.slots), ffn]
+            })
+            .collect();
+        let _ = output::print(&table(&["layer", "from", "heads", "slots (ancestor heads)", "FFN width"], rows));
+    }
+    let size = format!("{} parameters, {} MACs, {} bytes", count(plan.parameters), count(plan.macs), plan.bytes);
+    match &job.output {
+        Some(path) if !c.dry_run => output::note(&format!("wrote {}: {} layers, {size}", path.display(), plan.layers.len())),
+        _ => output::note(&format!("would write {} layers, {size}", plan.layers.len())),
+    }
+}
+
+/// The learngene, and the model to grow from: what was given, or an ancestor condensed on the way.
+fn learngene(c: &Grow, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model)> {
+    if let Some(gene) = Learngene::read(model)? {
+        if c.no_images || c.clusters.any() {
+            return Err(Error::new(ErrorKind::Usage, "the model is a learngene: its clusters are made already")
+                .at(&c.model)
+                .hint("leave out --no-images and the clustering flags, or give the ancestor"));
+        }
+        if c.images.is_some() {
+            output::warn("--images is not needed: the learngene carries its clusters");
+        }
+        return Ok((gene, model.clone()));
+    }
+    let typing = named(&c.model, Typing::new(model))?;
+    let anatomy = named(&c.model, Anatomy::new(&typing))?;
+    if let Some(images) = &c.images {
+        return condense(model, &typing, &anatomy, images, &c.clusters, &c.transform, &c.runtime);
+    }
+    let usage = |what: &str, hint: &str| Err(Error::new(ErrorKind::Usage, what).at(&c.model).hint(hint));
+    let zero = |e: Option<f64>| e.is_none_or(|e| e == 0.0);
+    if !c.no_images && !(c.clusters.eps == Some(0.0) && c.clusters.ffn_eps == Some(0.0)) {
+        return usage(
+            "growing from an ancestor needs images, which its heads are clustered on",
+            "give --images PATH, or --no-images to make every head its own cluster",
+        );
+    }
+    if !zero(c.clusters.eps) || !zero(c.clusters.ffn_eps) {
+        return usage("--eps and --ffn-eps need densities, and --no-images measures none", "give --images PATH, or leave them out");
+    }
+    if jobs.iter().any(|j| matches!(j.shape.order, Order::Ascending | Order::Descending)) {
+        return usage("this order needs densities, and --no-images measures none", "give --images PATH, or --order original");
+    }
+    if c.no_images {
+        output::warn("no densities: every head is its own cluster and keeps its place");
+    }
+    let mut gene = Learngene::identity(&typing, &anatomy);
+    (gene.centroid, gene.ffn_centroid) = (c.clusters.centroid, c.clusters.ffn_centroid);
+    gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    gene.source.parameters = crate::learngene::parameters(model.graph());
+    match &c.clusters.ffn_clusters {
+        None => Ok((gene, model.clone())),
+        Some(groups) => {
+            gene.group_ffns(groups, &typing, &anatomy)?;
+            let condensed = gene.condense(model, &typing, &anatomy)?;
+            Ok((gene, condensed))
+        }
+    }
+}
+
+/// A line of `--batch`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Entry {
+    output: PathBuf,
+    layers: Option<toml::Value>,
+    heads: Option<toml::Value>,
+    width: Option<f64>,
+    ffn_width: Option<toml::Value>,
+    classes: Option<usize>,
+    order: Option<String>,
+    projection: Option<String>,
+    #[serde(default)]
+    tied: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    descendant: Vec<Entry>,
+}
+
+fn jobs(c: &Grow) -> Result<Vec<Job>> {
+    let Some(list) = &c.batch else {
+        if c.output.is_none() && !c.dry_run {
+            return Err(Error::new(ErrorKind::Usage, "no output was named").hint("give -o CHILD.onnx, or --dry-run for the plan alone"));
+        }
+        return Ok(vec![Job { output: c.output.clone(), shape: shape(&c.shape, c.tied, c.seed)? }]);
+    };
+    let text = std::fs::read_to_string(list).map_err(|e| Error::io(list, e).hint("give a TOML list of [[descendant]] tables"))?;
+    let parsed: List = toml::from_str(&text).map_err(|e| {
+        Error::new(ErrorKind::Format, e.to_string().trim().to_string())
+            .at(list)
+            .hint("a table is [[descendant]] with `output` and any of layers, heads, width, ffn-width, classes, order, projection, tied")
+    })?;
+    if parsed.descendant.is_empty() {
+        return Err(Error::new(ErrorKind::Usage, "the list names no descendant").at(list));
+    }
+    parsed.descendant.into_iter().map(|e| job(e, c).map_err(|e| e.at(list))).collect()
+}
+
+fn job(e: Entry, c: &Grow) -> Result<Job> {
+    // Lists may stand as TOML arrays or as text in the form of the flags.
+    let text = |v: toml::Value| match v {
+        toml::Value::String(s) => s,
+        toml::Value::Array(a) => {
+            let parts: Vec<String> = a.iter().map(|v| v.to_string()).collect();
+            if parts.len() == 1 { format!("{},", parts[0]) } else { parts.join(",") }
+        }
+        other => other.to_string(),
+    };
+    fn choice<T: clap::ValueEnum>(name: &str, text: Option<String>) -> Result<Option<T>> {
+        text.map(|t| T::from_str(&t, false).map_err(|_| Error::new(ErrorKind::Usage, format!("`{t}` is no {name}")))).transpose()
+    }
+    if e.heads.is_some() && e.width.is_some() {
+        return Err(Error::new(ErrorKind::Usage, "heads and width cannot both be given"));
+    }
+    let flags = ShapeFlags {
+        layers: e.layers.map(|v| text(v).parse()).transpose()?,
+        heads: e.heads.map(|v| text(v).parse()).transpose()?,
+        width: e.width,
+        ffn_width: e.ffn_width.map(|v| text(v).parse()).transpose()?,
+        classes: e.classes,
+        order: choice("order", e.order)?,
+        projection: choice("projection", e.projection)?,
+    };
+    let output = match &c.output {
+        Some(folder) => folder.join(&e.output),
+        None => e.output,
+    };
+    Ok(Job { output: Some(output), shape: shape(&flags, e.tied, c.seed)? })
+}
+
+fn shape(f: &ShapeFlags, tied: bool, seed: u64) -> Result<Shape> {
+    let heads = match (f.width, &f.heads) {
+        (Some(w), _) => Heads::Width(w),
+        (None, Some(h)) => h.clone(),
+        (None, None) => Heads::Same,
+    };
+    Ok(Shape {
+        layers: f.layers.clone().unwrap_or_default(),
+        heads,
+        ffn_width: f.ffn_width.unwrap_or_default(),
+        classes: f.classes,
+        order: f.order.unwrap_or_default(),
+        projection: f.projection.unwrap_or_default(),
+        tied,
+        seed,
+    })
+}

@@ -1,0 +1,216 @@
+//! `offshoot inspect`: the anatomy of a model.
+
+use serde_json::{Value, json};
+
+use super::{named, open};
+use crate::anatomy::{Anatomy, Attention, Grid, Roles};
+use crate::axes::{Factor, Typing};
+use crate::cli::flags::Inspect;
+use crate::cli::output::{self, count, table};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{data_inputs, declared_dims};
+use crate::learngene::parameters;
+use crate::onnx::proto::ValueInfoProto;
+use crate::onnx::{Model, node_label};
+
+/// Runs the command.
+pub fn run(c: &Inspect) -> Result<()> {
+    let model = open(&c.model, c.open.links())?;
+    let typing = named(&c.model, Typing::new(&model))?;
+    let anatomy = named(&c.model, Anatomy::new(&typing))?;
+    if let Some(layer) = c.explain {
+        let text = explain(&typing, &anatomy, layer).map_err(|e| e.at(&c.model))?;
+        return if c.json { output::print_json(&text) } else { output::print(&explained(&text)) };
+    }
+    let value = describe(&model, &typing, &anatomy, c.weights);
+    if c.json { output::print_json(&value) } else { output::print(&render(&value)) }
+}
+
+/// The JSON that `inspect` promises.
+pub fn describe(model: &Model, typing: &Typing, anatomy: &Anatomy, weights: bool) -> Value {
+    let roles = weights.then(|| Roles::new(typing));
+    let list = |attentions: &[Attention]| -> Vec<Value> {
+        attentions.iter().enumerate().map(|(i, a)| attention(typing, a, i, roles.as_ref())).collect()
+    };
+    let values = |list: &[&ValueInfoProto]| -> Vec<Value> {
+        list.iter()
+            .map(|v| {
+                let shape = declared_dims(v).map(|d| d.into_iter().map(|n| json!(n)).collect::<Vec<_>>());
+                json!({"name": v.name(), "shape": shape})
+            })
+            .collect()
+    };
+    let proto = &model.proto;
+    json!({
+        "schema": "offshoot.inspect/1",
+        "file": model.path,
+        "producer": format!("{} {}", proto.producer_name(), proto.producer_version()).trim(),
+        "opset": model.opset(),
+        "ir_version": proto.ir_version(),
+        "inputs": values(&data_inputs(model.graph())),
+        "outputs": values(&model.graph().output.iter().collect::<Vec<_>>()),
+        "parameters": parameters(model.graph()),
+        "macs": typing.macs(),
+        "bytes": model.bytes,
+        "patch_size": anatomy.grid.map(patch_size),
+        "grid": anatomy.grid.map(|g| g.patches),
+        "prefix_tokens": anatomy.prefix_tokens,
+        "embedding_dim": anatomy.layers.first().map(|l| typing.factors.size(&l.embedding)),
+        "layers": list(&anatomy.layers),
+        "other_attentions": list(&anatomy.others),
+    })
+}
+
+fn patch_size(grid: Grid) -> Value {
+    let number = |v: f64| if v.fract() == 0.0 { json!(v as u64) } else { json!(v) };
+    let [h, w] = grid.patch_size;
+    if h == w { number(h) } else { json!([number(h), number(w)]) }
+}
+
+fn attention(typing: &Typing, a: &Attention, index: usize, roles: Option<&Roles>) -> Value {
+    let size = |d| typing.factors.size(d);
+    let mut value = json!({
+        "index": index,
+        "heads": size(&a.heads),
+        "head_dim": size(&a.head_dim),
+        "embedding_dim": size(&a.embedding),
+        "queries": size(&a.queries),
+        "keys": size(&a.keys),
+        "ffn_kind": a.ffn.as_ref().map(|f| if f.gated { "gated" } else { "plain" }),
+        "ffn_activation": a.ffn.as_ref().map(|f| &f.activation),
+        "ffn_width": a.ffn.as_ref().map(|f| size(&f.hidden)),
+    });
+    if let Some(roles) = roles {
+        let names = |uses: Vec<usize>| -> Vec<Value> { uses.into_iter().map(|u| weight(typing, u)).collect() };
+        value["weights"] = json!({
+            "heads": names(roles.head_uses(a)),
+            "output_projection": names(roles.projection_uses(a)),
+            "ffn": a.ffn.as_ref().map(|f| names(roles.ffn_uses(f))),
+        });
+    }
+    value
+}
+
+fn weight(typing: &Typing, u: usize) -> Value {
+    let of_use = &typing.uses[u];
+    let axes: Vec<Vec<usize>> = of_use.dims.iter().map(|d| typing.factors.sizes(d)).collect();
+    json!({
+        "name": of_use.name,
+        "node": node_label(&typing.graph.node[of_use.node]),
+        "shape": typing.weights[of_use.name.as_str()].dims,
+        "factors": axes,
+    })
+}
+
+/// What each factor of a layer reaches.
+fn explain(typing: &Typing, anatomy: &Anatomy, layer: usize) -> Result<Value> {
+    let Some(a) = anatomy.layers.get(layer) else {
+        return Err(Error::new(ErrorKind::Usage, format!("there is no layer {layer}: the model has {}", anatomy.layers.len()))
+            .hint("layers count from 0"));
+    };
+    let mut parts = vec![("heads", &a.heads), ("head_dim", &a.head_dim), ("embedding", &a.embedding), ("queries", &a.queries)];
+    if let Some(ffn) = &a.ffn {
+        parts.push(("ffn", &ffn.hidden));
+    }
+    let roles = Roles::new(typing);
+    let mut list = Vec::new();
+    for (name, dim) in parts {
+        for f in typing.factors.leaves(dim) {
+            list.push(json!({
+                "factor": name,
+                "size": typing.factors.factor_size(f),
+                "weights": roles.carriers(f).into_iter().map(|u| weight(typing, u)).collect::<Vec<_>>(),
+                "shape_operands": shape_operands(typing, f),
+            }));
+        }
+    }
+    Ok(json!({"schema": "offshoot.explain/1", "layer": layer, "enter": a.enter, "leave": a.leave, "factors": list}))
+}
+
+/// Nodes with a shape operand that depends on the factor.
+fn shape_operands(typing: &Typing, factor: Factor) -> Vec<Value> {
+    let carries = |value: &str| -> Vec<usize> {
+        let Some(dims) = typing.dims.get(value) else { return Vec::new() };
+        (0..dims.len()).filter(|&i| typing.factors.all_leaves(&dims[i]).contains(&factor)).collect()
+    };
+    typing
+        .graph
+        .node
+        .iter()
+        .filter(|n| matches!(n.op_type(), "Reshape" | "Expand" | "Split" | "Slice" | "ConstantOfShape"))
+        .filter_map(|n| {
+            let axes = carries(n.output.first()?);
+            let operand = n.input.get(if n.op_type() == "ConstantOfShape" { 0 } else { 1 });
+            (!axes.is_empty()).then(|| json!({"node": node_label(n), "operator": n.op_type(), "operand": operand, "axes": axes}))
+        })
+        .collect()
+}
+
+fn explained(value: &Value) -> String {
+    let mut text = format!("layer {}: residual {} -> {}\n", value["layer"], value["enter"], value["leave"]);
+    for f in value["factors"].as_array().into_iter().flatten() {
+        text += &format!("\n{} ({})\n", f["factor"].as_str().unwrap_or_default(), f["size"]);
+        for w in f["weights"].as_array().into_iter().flatten() {
+            text += &format!("  weight {} {} as {} in {}\n", w["name"], w["shape"], w["factors"], w["node"]);
+        }
+        for s in f["shape_operands"].as_array().into_iter().flatten() {
+            text += &format!("  {} {} axes {} operand {}\n", s["operator"].as_str().unwrap_or_default(), s["node"], s["axes"], s["operand"]);
+        }
+    }
+    text
+}
+
+fn render(v: &Value) -> String {
+    let number = |key: &str| v[key].as_u64().unwrap_or(0);
+    let text = |x: &Value| match x {
+        Value::Null => "-".to_string(),
+        Value::String(s) => s.clone(),
+        other => other.to_string(),
+    };
+    let values = |key: &str| {
+        let list = v[key].as_array().cloned().unwrap_or_default();
+        list.iter().map(|i| format!("{} {}", text(&i["name"]), i["shape"].to_string().replace("null", "?"))).collect::<Vec<_>>().join(", ")
+    };
+    let mut out = format!("{}\n", text(&v["file"]));
+    out += &format!("producer: {}, opset {}, IR version {}\n", text(&v["producer"]), v["opset"], v["ir_version"]);
+    out += &format!("inputs: {}\noutputs: {}\n", values("inputs"), values("outputs"));
+    out += &format!(
+        "parameters: {} ({}), MACs: {}, bytes: {}\n",
+        number("parameters"),
+        count(number("parameters")),
+        count(number("macs")),
+        number("bytes")
+    );
+    out += &format!(
+        "patch size: {}, grid: {}, prefix tokens: {}, embedding dim: {}\n",
+        text(&v["patch_size"]),
+        text(&v["grid"]),
+        v["prefix_tokens"],
+        text(&v["embedding_dim"])
+    );
+    for (key, title) in [("layers", "layer"), ("other_attentions", "other attention")] {
+        let list = v[key].as_array().cloned().unwrap_or_default();
+        if list.is_empty() {
+            continue;
+        }
+        let rows = list
+            .iter()
+            .map(|a| {
+                ["index", "heads", "head_dim", "embedding_dim", "queries", "keys", "ffn_kind", "ffn_activation", "ffn_width"]
+                    .iter()
+                    .map(|k| text(&a[*k]))
+                    .collect()
+            })
+            .collect();
+        out += "\n";
+        out += &table(&[title, "heads", "head dim", "embedding", "queries", "keys", "FFN", "activation", "FFN width"], rows);
+        for a in &list {
+            for (role, weights) in a["weights"].as_object().into_iter().flatten() {
+                for w in weights.as_array().into_iter().flatten() {
+                    out += &format!("  {} {} {role}: {} {} as {}\n", title, a["index"], text(&w["name"]), w["shape"], w["factors"]);
+                }
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,109 @@
+//! The command line: flags, exit codes, and what goes to stdout (data only) and stderr (everything else).
+
+mod commands;
+mod flags;
+mod output;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::error::{Error, ErrorKind, Result};
+pub use flags::{Cli, Command};
+
+/// Runs the command line of this process. Exit codes: 0 done, 1 a check or target was not met, 2 bad usage or bad input,
+/// 3 internal fault.
+pub fn main() -> ExitCode {
+    // Panics are reported once, below; those inside a runtime are turned into errors where they happen.
+    std::panic::set_hook(Box::new(|_| {}));
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let code = if e.use_stderr() { 2 } else { 0 };
+            let _ = e.print();
+            return ExitCode::from(code);
+        }
+    };
+    let result = catch_unwind(AssertUnwindSafe(|| dispatch(&cli))).unwrap_or_else(|panic| {
+        let what = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()))
+            .unwrap_or_default();
+        Err(Error::new(ErrorKind::Internal, format!("internal fault: {what}"))
+            .hint("this is a defect of Offshoot: please report it with the command and the model"))
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if output::is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            output::error(&e);
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Command::Doctor(c) => commands::doctor::run(c),
+        Command::Inspect(c) => commands::inspect::run(c),
+        Command::Density(c) => commands::density::run(c),
+        Command::Condense(c) => commands::condense::run(c),
+        Command::Grow(c) => commands::grow::run(c),
+        Command::Compare(c) => commands::compare::run(c),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "offshoot", &mut text);
+            output::print(&String::from_utf8_lossy(&text))
+        }
+        Command::Man => {
+            let mut text = Vec::new();
+            manual(&mut text).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
+            output::print(&String::from_utf8_lossy(&text))
+        }
+    }
+}
+
+/// The man page: the command itself, then a part for each subcommand.
+fn manual(out: &mut Vec<u8>) -> std::io::Result<()> {
+    let command = Cli::command();
+    clap_mangen::Man::new(command.clone()).render(out)?;
+    for sub in command.get_subcommands().filter(|s| !s.is_hide_set()) {
+        let page = clap_mangen::Man::new(sub.clone().bin_name(format!("offshoot {}", sub.get_name())));
+        page.render_name_section(out)?;
+        page.render_synopsis_section(out)?;
+        page.render_description_section(out)?;
+        page.render_options_section(out)?;
+        page.render_extra_section(out)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for sub in Cli::command().get_subcommands() {
+            let help = sub.clone().render_long_help().to_string();
+            assert!(help.contains("Example"), "{} has no example", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn the_manual_names_every_command() {
+        let mut page = Vec::new();
+        manual(&mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        for sub in Cli::command().get_subcommands() {
+            assert!(page.contains(sub.get_name()), "{}", sub.get_name());
+        }
+    }
+}

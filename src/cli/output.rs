@@ -1,0 +1,125 @@
+//! What users see: errors with hints, warnings, progress on stderr; data on stdout.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anstream::eprintln;
+use clap::builder::styling::{AnsiColor, Style};
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::error::{Error, ErrorKind, Result};
+
+const RED: Style = AnsiColor::Red.on_default().bold();
+const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
+const CYAN: Style = AnsiColor::Cyan.on_default().bold();
+
+/// Prints an error and its hint.
+pub fn error(e: &Error) {
+    eprintln!("{RED}error{RED:#}: {e}");
+    if let Some(hint) = e.hint_text() {
+        eprintln!("\n{CYAN}hint{CYAN:#}: {hint}");
+    }
+}
+
+/// Prints a warning.
+pub fn warn(text: &str) {
+    eprintln!("{YELLOW}warning{YELLOW:#}: {text}");
+}
+
+/// Prints a line of progress or result for a person.
+pub fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Writes data to stdout.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::io("stdout", e))
+}
+
+/// Writes a JSON value and a line end to stdout.
+pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+    print(&format!("{text}\n"))
+}
+
+/// True where whoever read stdout went away, which is no error.
+pub fn is_broken_pipe(e: &Error) -> bool {
+    std::error::Error::source(e)
+        .and_then(|s| s.downcast_ref::<io::Error>())
+        .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// A table without borders; numbers stand to the right.
+pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.iter().map(|h| Cell::new(h)));
+    for row in rows {
+        table.add_row(row.into_iter().map(|c| {
+            let number = c.chars().next().is_some_and(|f| f.is_ascii_digit() || f == '-')
+                && c.chars().all(|c| c.is_ascii_digit() || ".-+e".contains(c));
+            Cell::new(c).set_alignment(if number { CellAlignment::Right } else { CellAlignment::Left })
+        }));
+    }
+    let text = table.to_string();
+    text.lines().map(|l| format!("{}\n", l.trim_end())).collect()
+}
+
+/// A progress bar on stderr, where that is a terminal.
+pub fn progress(total: usize, what: &str) -> ProgressBar {
+    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {per_sec} {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(total as u64), target).with_style(style).with_message(what.to_string())
+}
+
+/// 21.6 M, 4.61 G: three digits and a unit.
+pub fn count(n: u64) -> String {
+    let n = n as f64;
+    for (unit, scale) in [("G", 1e9), ("M", 1e6), ("k", 1e3)] {
+        if n >= scale {
+            let v = n / scale;
+            let digits = if v >= 100.0 { 0 } else if v >= 10.0 { 1 } else { 2 };
+            return format!("{v:.digits$} {unit}");
+        }
+    }
+    format!("{n}")
+}
+
+/// Checks an output before any work is done: it must not be an input, must not exist without `--force`, and its folder must
+/// take new files.
+pub fn check_output(path: &Path, inputs: &[&Path], force: bool) -> Result<()> {
+    let real = |p: &Path| p.canonicalize().ok();
+    for input in inputs {
+        if path == *input || (path.exists() && real(path) == real(input)) {
+            return Err(Error::new(ErrorKind::Usage, "the output is the input").at(path).hint("write to another file"));
+        }
+    }
+    if path.is_dir() {
+        return Err(Error::new(ErrorKind::Usage, "the output is a folder").at(path).hint("name a file in it"));
+    }
+    if path.exists() && !force {
+        return Err(Error::new(ErrorKind::Usage, "the output exists already").at(path).hint("pass --force to overwrite it"));
+    }
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.file_name().is_none() {
+        return Err(Error::new(ErrorKind::Usage, "the output path has no file name").at(path).hint("name a file"));
+    }
+    tempfile::Builder::new().prefix(".offshoot-").tempfile_in(folder).map_err(|e| {
+        Error::new(ErrorKind::Io, format!("the output cannot be written: {e}"))
+            .at(path)
+            .hint("check that the folder exists and is writable")
+    })?;
+    Ok(())
+}
+
+/// Two outputs of one command must not be the same file.
+pub fn check_distinct(paths: &[PathBuf]) -> Result<()> {
+    for (i, p) in paths.iter().enumerate() {
+        if paths[..i].contains(p) {
+            return Err(Error::new(ErrorKind::Usage, "two outputs have the same path").at(p).hint("give each its own"));
+        }
+    }
+    Ok(())
+}

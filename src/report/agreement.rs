@@ -1,0 +1,135 @@
+//! How well the outputs of two models agree.
+
+use ndarray::{ArrayD, ArrayView1, Axis};
+use serde::Serialize;
+
+/// Sums over batches; [`Agreement::finish`] gives the measures.
+#[derive(Clone, Debug, Default)]
+pub struct Agreement {
+    images: usize,
+    largest_error: f64,
+    largest: f64,
+    correlations: f64,
+    correlated: usize,
+    logits: usize,
+    same_class: usize,
+    not_a_number: bool,
+}
+
+/// Measures of agreement.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Measures {
+    /// Images compared.
+    pub images: usize,
+    /// Largest absolute difference of any output element.
+    pub max_abs_error: f64,
+    /// The same, over the largest absolute element of the first model's outputs.
+    pub relative_error: f64,
+    /// Pearson correlation of the first output, the mean over images.
+    pub correlation: f64,
+    /// Share of images whose largest logit is the same, where the first output is one vector an image.
+    pub top1_agreement: Option<f64>,
+}
+
+impl Agreement {
+    /// Adds a batch of one output; `first` marks the model's first output, which correlation and classes are read from.
+    pub fn add(&mut self, a: &ArrayD<f32>, b: &ArrayD<f32>, first: bool) {
+        for (x, y) in a.iter().zip(b) {
+            let (x, y) = (*x as f64, *y as f64);
+            self.not_a_number |= x.is_nan() || y.is_nan();
+            // Equal infinities (a mask) differ by nothing.
+            let difference = if x == y { 0.0 } else { (x - y).abs() };
+            self.largest_error = self.largest_error.max(difference);
+            if x.is_finite() {
+                self.largest = self.largest.max(x.abs());
+            }
+        }
+        if !first || a.ndim() == 0 {
+            return;
+        }
+        self.images += a.len_of(Axis(0));
+        for (x, y) in a.axis_iter(Axis(0)).zip(b.axis_iter(Axis(0))) {
+            let (x, y) = (x.flatten(), y.flatten());
+            if let Some(r) = correlation(x.view(), y.view()) {
+                self.correlations += r;
+                self.correlated += 1;
+            }
+            if a.ndim() == 2 && x.len() > 1 {
+                self.logits += 1;
+                self.same_class += (largest(x.view()) == largest(y.view())) as usize;
+            }
+        }
+    }
+
+    /// The measures over everything added.
+    pub fn finish(&self) -> Measures {
+        let nan = |v: f64| if self.not_a_number { f64::NAN } else { v };
+        Measures {
+            images: self.images,
+            max_abs_error: nan(self.largest_error),
+            relative_error: nan(self.largest_error / self.largest.max(f64::MIN_POSITIVE)),
+            correlation: nan(if self.correlated == 0 { f64::NAN } else { self.correlations / self.correlated as f64 }),
+            top1_agreement: (self.logits > 0).then(|| self.same_class as f64 / self.logits as f64),
+        }
+    }
+}
+
+fn largest(x: ArrayView1<f32>) -> Option<usize> {
+    x.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0))).map(|(i, _)| i)
+}
+
+/// Pearson's correlation; `None` for constant vectors that differ, one for vectors that are equal.
+fn correlation(x: ArrayView1<f32>, y: ArrayView1<f32>) -> Option<f64> {
+    let n = x.len() as f64;
+    let mean = |v: ArrayView1<f32>| v.iter().map(|&e| e as f64).sum::<f64>() / n;
+    let (mx, my) = (mean(x), mean(y));
+    let (mut xx, mut yy, mut xy) = (0.0, 0.0, 0.0);
+    for (&a, &b) in x.iter().zip(y) {
+        let (a, b) = (a as f64 - mx, b as f64 - my);
+        xx += a * a;
+        yy += b * b;
+        xy += a * b;
+    }
+    if xx == 0.0 || yy == 0.0 {
+        return (x == y).then_some(1.0);
+    }
+    Some(xy / (xx * yy).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn equal_outputs_agree() {
+        let a = array![[1.0f32, 2.0, 3.0], [0.5, -1.0, 0.0]].into_dyn();
+        let mut agreement = Agreement::default();
+        agreement.add(&a, &a, true);
+        let m = agreement.finish();
+        assert_eq!((m.images, m.max_abs_error, m.relative_error), (2, 0.0, 0.0));
+        assert!((m.correlation - 1.0).abs() < 1e-12);
+        assert_eq!(m.top1_agreement, Some(1.0));
+    }
+
+    #[test]
+    fn differences_are_measured() {
+        let a = array![[1.0f32, 2.0], [4.0, 1.0]].into_dyn();
+        let b = array![[2.0f32, 1.0], [4.0, 1.0]].into_dyn();
+        let mut agreement = Agreement::default();
+        agreement.add(&a, &b, true);
+        let m = agreement.finish();
+        assert_eq!((m.max_abs_error, m.relative_error), (1.0, 0.25));
+        assert!(m.correlation.abs() < 1e-12);
+        assert_eq!(m.top1_agreement, Some(0.5));
+    }
+
+    #[test]
+    fn what_is_not_a_number_never_agrees() {
+        let a = array![[1.0f32, 2.0]].into_dyn();
+        let b = array![[f32::NAN, 2.0]].into_dyn();
+        let mut agreement = Agreement::default();
+        agreement.add(&a, &b, true);
+        assert!(agreement.finish().relative_error.is_nan());
+    }
+}

@@ -1,0 +1,248 @@
+//! Surgery on every fixture against oracles that are computed on the exported graph itself, through a runtime.
+
+use std::sync::Arc;
+
+use ndarray::{Array4, ArrayD};
+use offshoot::anatomy::{Anatomy, Attention, Roles};
+use offshoot::axes::resize::{Plan, resize};
+use offshoot::axes::{Factor, Typing};
+use offshoot::descendant::{FfnWidth, Heads, Layers, Shape, grow};
+use offshoot::learngene::Learngene;
+use offshoot::onnx::proto::TensorProto;
+use offshoot::onnx::{Model, data_type, tensor_from_f32, to_f32};
+use offshoot::runtime::Runtime;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use super::{Fixture, fixtures};
+
+const TOLERANCE: f32 = 1e-5;
+
+/// Runs a model on images.
+pub fn run(runtime: &Arc<Runtime>, model: &Model, x: &Array4<f32>) -> Result<Vec<ArrayD<f32>>, String> {
+    let image = [x.shape()[2], x.shape()[3]];
+    let mut session = runtime.load(model, x.shape()[0], image).map_err(|e| e.to_string())?;
+    session.run(x.view()).map_err(|e| e.to_string())
+}
+
+/// Largest error of any output, relative to the output's largest value.
+pub fn error(a: &[ArrayD<f32>], b: &[ArrayD<f32>]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| {
+            assert_eq!(a.shape(), b.shape());
+            let largest = b.iter().fold(0f32, |m, v| m.max(v.abs()));
+            let difference = a.iter().zip(b).fold(0f32, |m, (x, y)| m.max((x - y).abs()));
+            if difference.is_nan() { f32::INFINITY } else { difference / largest.max(1e-6) }
+        })
+        .fold(0.0, f32::max)
+}
+
+/// Images as the fixture takes them.
+pub fn images(fixture: &Fixture) -> Array4<f32> {
+    let size = |i: usize| fixture.entry["image"][i].as_u64().unwrap() as usize;
+    let mut random = StdRng::seed_from_u64(7);
+    Array4::from_shape_simple_fn((2, size(0), size(1), size(2)), || random.random_range(-2.0..2.0))
+}
+
+/// The same graph with parts of a weight set to zero along a factor: what is kept stays.
+fn zeroed(model: &Model, typing: &Typing, uses: &[usize], factor: Factor, keep: &[usize]) -> Model {
+    let roles = Roles::new(typing);
+    let mut out = model.clone();
+    for &u in uses {
+        let of_use = &typing.uses[u];
+        let t = typing.weights[of_use.name.as_str()];
+        let (axis, outer, inner) = roles.place(u, factor).expect("a plain axis");
+        let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+        let count = typing.factors.factor_size(factor);
+        let after = inner * dims[axis + 1..].iter().product::<usize>();
+        let before = outer * dims[..axis].iter().product::<usize>();
+        let mut data = to_f32(t).unwrap();
+        for b in 0..before {
+            for n in (0..count).filter(|n| !keep.contains(n)) {
+                data[(b * count + n) * after..(b * count + n + 1) * after].fill(0.0);
+            }
+        }
+        set(&mut out, of_use.node, of_use.input, tensor_from_f32(format!("zeroed_{u}"), data_type(t).unwrap(), &dims, &data));
+    }
+    out
+}
+
+fn set(model: &mut Model, node: usize, input: usize, tensor: TensorProto) {
+    let graph = model.graph_mut();
+    graph.node[node].input[input] = tensor.name().to_string();
+    graph.initializer.push(tensor);
+}
+
+fn resized(model: &Model, typing: &Typing, plan: &Plan) -> Model {
+    let mut out = model.clone();
+    *out.graph_mut() = resize(typing, plan).unwrap();
+    Typing::new(&out).expect("the resized graph types");
+    out
+}
+
+/// Attentions whose head factor is their own, each factor once.
+fn headed<'a>(typing: &Typing, anatomy: &'a Anatomy) -> Vec<(&'a Attention, Factor)> {
+    let mut seen = Vec::new();
+    anatomy
+        .layers
+        .iter()
+        .chain(&anatomy.others)
+        .filter_map(|a| Some((a, typing.factors.root(a.head_factor(typing)?))))
+        .filter(|(_, f)| {
+            let new = !seen.contains(f);
+            seen.push(*f);
+            new
+        })
+        .collect()
+}
+
+/// All checks of one fixture; returns what failed.
+pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
+    let mut failures = Vec::new();
+    let model = fixture.open();
+    let typing = Typing::new(&model).unwrap();
+    let anatomy = Anatomy::new(&typing).unwrap();
+    let roles = Roles::new(&typing);
+    let x = images(fixture);
+    let base = match run(runtime, &model, &x) {
+        Ok(b) => b,
+        Err(e) => return vec![format!("{}: {e}", fixture.name())],
+    };
+    let mut random = StdRng::seed_from_u64(11);
+    let mut expect = |what: &str, child: Model, truth: Result<Vec<ArrayD<f32>>, String>| {
+        let verdict = match (run(runtime, &child, &x), truth) {
+            (Ok(a), Ok(b)) => {
+                let e = error(&a, &b);
+                if e <= TOLERANCE { None } else { Some(format!("relative error {e:e}")) }
+            }
+            (Err(e), _) => Some(format!("the child does not run: {e}")),
+            (_, Err(e)) => Some(format!("the oracle does not run: {e}")),
+        };
+        failures.extend(verdict.map(|v| format!("{}: {what}: {v}", fixture.name())));
+    };
+    let attentions = headed(&typing, &anatomy);
+    assert!(!attentions.is_empty(), "{}: no heads", fixture.name());
+
+    // Permuted heads leave the outputs.
+    let mut plan = Plan::default();
+    for (a, f) in &attentions {
+        let n = a.head_count(&typing);
+        plan.gather(&typing.factors, *f, (0..n).map(|i| (2 * n - 2 - i) % n).collect()).unwrap();
+    }
+    expect("heads permuted", resized(&model, &typing, &plan), Ok(base.clone()));
+
+    // Every head twice, with halved output rows, leaves the outputs.
+    let mut plan = Plan::default();
+    for (a, f) in &attentions {
+        let n = a.head_count(&typing);
+        plan.gather(&typing.factors, *f, (0..2 * n).map(|i| i % n).collect()).unwrap();
+        for u in roles.projection_uses(a) {
+            let (axis, outer, inner) = roles.place(u, *f).unwrap();
+            let mut rows = Vec::new();
+            for o in 0..outer {
+                for h in 0..2 * n {
+                    rows.extend((0..inner).map(|i| vec![((o * n + h % n) * inner + i, 0.5)]));
+                }
+            }
+            plan.mix(u, axis, rows);
+        }
+    }
+    expect("heads doubled", resized(&model, &typing, &plan), Ok(base.clone()));
+
+    // Half the heads, and one head: the others' output rows at zero.
+    for one in [false, true] {
+        let mut plan = Plan::default();
+        let mut oracle = model.clone();
+        for (a, f) in &attentions {
+            let n = a.head_count(&typing);
+            let first = random.random_range(0..n);
+            let keep: Vec<usize> = if one { vec![first] } else { (0..n).filter(|h| h % 2 == first % 2).collect() };
+            plan.gather(&typing.factors, *f, keep.clone()).unwrap();
+            oracle = zeroed(&oracle, &typing, &roles.projection_uses(a), *f, &keep);
+        }
+        let what = if one { "one head" } else { "half the heads" };
+        expect(what, resized(&model, &typing, &plan), run(runtime, &oracle, &x));
+    }
+
+    // Half the FFN: the other neurons' rows at zero. A norm over the neurons makes removal inexact, so there they are permuted.
+    let mut plan = Plan::default();
+    let mut oracle = model.clone();
+    let normed = fixture.name().contains("eva02");
+    for a in anatomy.layers.iter().chain(&anatomy.others) {
+        let Some(ffn) = &a.ffn else { continue };
+        let f = ffn.hidden_factor(&typing).expect("neurons are one factor");
+        let n = typing.factors.factor_size(f);
+        let keep: Vec<usize> = if normed { (0..n).rev().collect() } else { (0..n).filter(|i| i % 2 == 1).collect() };
+        plan.gather(&typing.factors, f, keep.clone()).unwrap();
+        let down = roles.operand(ffn.down);
+        let uses: Vec<usize> = roles.carriers(f).into_iter().filter(|u| down.contains(u)).collect();
+        assert!(!uses.is_empty());
+        oracle = zeroed(&oracle, &typing, &uses, f, &keep);
+    }
+    expect("half the FFN", resized(&model, &typing, &plan), run(runtime, &oracle, &x));
+
+    // Growing at full size is the identity; one layer dropped equals rows and biases of its last matrices at zero.
+    let gene = Learngene::identity(&typing, &anatomy);
+    let child = grow(&model, &gene, &Shape::default()).unwrap();
+    expect("identity", child.model, Ok(base.clone()));
+    let last = anatomy.layers.len() - 1;
+    for dropped in [0, last] {
+        let mut oracle = model.clone();
+        let a = &anatomy.layers[dropped];
+        for k in [Some(a.projection), a.ffn.as_ref().map(|f| f.down)].into_iter().flatten() {
+            let mut uses: Vec<usize> = roles.operand(k).into_iter().collect();
+            uses.extend(roles.bias(k));
+            for u in uses {
+                let of_use = &typing.uses[u];
+                let t = typing.weights[of_use.name.as_str()];
+                if !offshoot::onnx::is_float(t) {
+                    continue;
+                }
+                let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+                let zeros = vec![0.0; dims.iter().product()];
+                set(&mut oracle, of_use.node, of_use.input, tensor_from_f32(format!("nothing_{u}"), data_type(t).unwrap(), &dims, &zeros));
+            }
+        }
+        let kept = (0..=last).filter(|l| *l != dropped).collect();
+        let shape = Shape { layers: Layers::List(kept), ..Shape::default() };
+        match grow(&model, &gene, &shape) {
+            Ok(child) => expect(&format!("layer {dropped} dropped"), child.model, run(runtime, &oracle, &x)),
+            // A stage border changes the stream, and the layer behind it cannot be by-passed; the first layer always can.
+            Err(e) if fixture.name().contains("swin") && dropped != 0 => assert!(e.to_string().contains("cannot be dropped"), "{e}"),
+            Err(e) => expect_error(&mut expect, dropped, e.to_string(), &model),
+        }
+    }
+
+    // `--heads k` keeps the first k heads, `--width 0.5` leaves the outputs, twice the FFN leaves the outputs.
+    let mut oracle = model.clone();
+    for l in &anatomy.layers {
+        let f = l.head_factor(&typing).unwrap();
+        oracle = zeroed(&oracle, &typing, &roles.projection_uses(l), f, &[0]);
+    }
+    let child = grow(&model, &gene, &Shape { heads: Heads::Count(1), ..Shape::default() }).unwrap();
+    expect("--heads 1", child.model, run(runtime, &oracle, &x));
+    let child = grow(&model, &gene, &Shape { heads: Heads::Width(0.5), ..Shape::default() }).unwrap();
+    expect("--width 0.5", child.model, Ok(base.clone()));
+    if !normed {
+        let child = grow(&model, &gene, &Shape { ffn_width: FfnWidth::Percent(200.0), ..Shape::default() }).unwrap();
+        expect("--ffn-width 200%", child.model, Ok(base.clone()));
+    }
+    failures
+}
+
+fn expect_error(
+    expect: &mut impl FnMut(&str, Model, Result<Vec<ArrayD<f32>>, String>),
+    dropped: usize,
+    error: String,
+    model: &Model,
+) {
+    expect(&format!("layer {dropped} dropped"), model.clone(), Err(error));
+}
+
+/// All checks of all fixtures.
+pub fn check_all(runtime: &Arc<Runtime>) {
+    let all = fixtures();
+    let failures: Vec<String> = all.iter().flat_map(|f| check(runtime, f)).collect();
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}

@@ -1,0 +1,9 @@
+//! Surgery on every fixture, on the embedded runtime.
+
+use offshoot::runtime::{Kind, Options, Runtime};
+
+#[test]
+fn surgery_on_every_fixture_equals_its_oracle() {
+    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    crate::common::surgery::check_all(&runtime);
+}
