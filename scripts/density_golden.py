@@ -66,12 +66,13 @@ def fashion(args):
 
 
 def photograph(path):
-    """Short side to 256 = floor(224 / 0.875) with Pillow's bicubic filter, long side rounded down; centre crop of 224; ImageNet's norm."""
+    """torchvision's evaluation transform: short side to 256 = floor(224 / 0.875) with Pillow's bicubic filter, long side rounded
+    down; centre crop of 224, half a pixel of offset rounded to even; ImageNet's norm."""
     image = Image.open(path).convert("RGB")
     w, h = image.size
     size = (256, 256 * h // w) if w <= h else (256 * w // h, 256)
     image = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = (size[0] - 224) // 2, (size[1] - 224) // 2
+    left, top = round((size[0] - 224) / 2), round((size[1] - 224) / 2)
     pixels = np.asarray(image.crop((left, top, left + 224, top + 224)), np.float64)
     return ((pixels / 255 - MEAN) / STD).transpose(2, 0, 1).astype(np.float32)
 
@@ -84,7 +85,7 @@ def dinov2(args):
     return {
         "model": "dinov2-small-saliency.onnx",
         "images": [p.name for p in paths],
-        "preprocess": "Pillow: short side 256, bicubic, long side rounded down; centre crop 224, offsets rounded down; "
+        "preprocess": "Pillow: short side 256, bicubic, long side rounded down; centre crop 224, half a pixel rounded to even; "
         "(x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]",
         "densities": densities(args.cache / "dinov2-small-saliency.onnx", images, grid=16, patch=14),
     }

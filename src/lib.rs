@@ -1,7 +1,41 @@
 //! Offshoot grows small Vision Transformers out of big ones: ONNX in, ONNX out.
+//!
+//! The modules are the pipeline, in order: [`onnx`] (the file), [`graph`], [`axes`] (what every dimension is made of),
+//! [`runtime`], [`data`] (images), [`anatomy`] (heads, FFNs, layers), [`density`] (mean attention distances), [`learngene`]
+//! (clusters), [`descendant`], [`report`]. Data flows one way; no module reaches back.
+//!
+//! The main job, from an ancestor to a running child:
+//!
+//! ```
+//! use offshoot::{anatomy::Anatomy, axes::Typing, data, density, descendant, graph, learngene, onnx::Model, runtime};
+//!
+//! # fn main() -> offshoot::error::Result<()> {
+//! let mut ancestor = Model::open("models/fashion-vit.onnx")?;
+//! graph::prepare(&mut ancestor)?;
+//! let typing = Typing::new(&ancestor)?;
+//! let anatomy = Anatomy::new(&typing)?;
+//!
+//! let runtime = runtime::Runtime::start(&runtime::Options { kind: runtime::Kind::Tract, ..Default::default() })?;
+//! let input = data::InputShape::of(&ancestor, &typing)?;
+//! let preprocess = ancestor.metadata("offshoot.preprocess");
+//! let images = data::Loader::open("fixtures/fashion-png", &Default::default(), preprocess, input)?;
+//! let densities = density::measure(&runtime, &ancestor, &typing, &anatomy, &images, |_| {})?;
+//!
+//! let rules = learngene::Rules { min_heads: 1, ..Default::default() };
+//! let gene = learngene::Learngene::cluster(&typing, &anatomy, &densities, &rules)?;
+//! let condensed = gene.condense(&ancestor, &typing, &anatomy)?;
+//! let shape = descendant::Shape { layers: "even:4".parse()?, heads: "4".parse()?, ..Default::default() };
+//! let child = descendant::grow(&condensed, &gene, &shape)?;
+//! assert!(child.plan.parameters * 2 < learngene::parameters(ancestor.graph()));
+//! child.model.write(std::env::temp_dir().join("child.onnx"))?;
+//! # Ok(())
+//! # }
+//! ```
 #![warn(missing_docs)]
+
 #[macro_use]
 pub mod error;
+
 pub mod anatomy;
 pub mod axes;
 pub mod cli;

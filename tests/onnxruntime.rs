@@ -37,3 +37,117 @@ fn surgery_on_every_fixture_equals_its_oracle() {
         common::surgery::check_all(runtime);
     }
 }
+
+/// Runs the binary on ONNX Runtime and reads the JSON that it prints.
+fn json(arguments: &[&str]) -> serde_json::Value {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_offshoot"))
+        .args(arguments)
+        .args(["--runtime", "onnxruntime", "--json"])
+        .current_dir(common::root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn largest_relative_difference(found: &serde_json::Value, golden: &str) -> f64 {
+    let golden: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(common::root().join(golden)).unwrap()).unwrap();
+    let flat = |v: &serde_json::Value| -> Vec<f64> {
+        v["densities"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|l| l.as_array().unwrap())
+            .map(|d| d.as_f64().unwrap())
+            .collect()
+    };
+    let (a, b) = (flat(found), flat(&golden));
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(&b).map(|(a, b)| (a - b).abs() / b).fold(0.0, f64::max)
+}
+
+#[test]
+fn densities_of_the_bundled_ancestor_equal_an_independent_computation() {
+    if runtime().is_none() {
+        return;
+    }
+    let found = json(&[
+        "density",
+        "models/fashion-vit.onnx",
+        "--images",
+        "fixtures/fashion-images.idx3-ubyte",
+        "--limit",
+        "100",
+    ]);
+    let difference = largest_relative_difference(&found, "fixtures/density/fashion-vit.json");
+    assert!(difference < 1e-5, "{difference}");
+}
+
+/// The real pretrained model and photographs that `scripts/fetch_models.sh` fetches; `OFFSHOOT_REQUIRE_MODELS=1` makes it a
+/// failure that they are missing.
+#[test]
+fn the_real_model_goes_the_whole_path() {
+    let (model, photographs) = (".cache/dinov2-small-saliency.onnx", ".cache/photographs");
+    let missing = [model, photographs].iter().any(|p| !common::root().join(p).exists());
+    if runtime().is_none() || missing {
+        assert!(!missing || std::env::var_os("OFFSHOOT_REQUIRE_MODELS").is_none(), "run scripts/fetch_models.sh");
+        eprintln!("real model LEFT OUT: it needs ONNX Runtime and scripts/fetch_models.sh");
+        return;
+    }
+    let found = json(&["density", model, "--images", photographs]);
+    let difference = largest_relative_difference(&found, "fixtures/density/dinov2-small.json");
+    assert!(difference < 1e-3, "densities differ by {difference}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let (gene, child) = (path("gene.onnx"), path("child.onnx"));
+    let condensed = json(&["condense", model, "--images", photographs, "-o", &gene]);
+    assert_eq!(condensed["layers"].as_array().unwrap().len(), 12);
+    let plan = json(&["grow", &gene, "--layers", "even:6", "--heads", "3", "--verify", "-o", &child]);
+    let compared = json(&["compare", model, &child, "--images", photographs, "--limit", "4", "--runs", "3"]);
+    assert_eq!(compared["parameters"]["b"], plan["parameters"]);
+    for (key, share) in [("parameters", 0.6), ("bytes", 0.6), ("macs", 0.6), ("latency_ms", 1.0)] {
+        let value = |m: &str| compared[key][m].as_f64().unwrap();
+        assert!(value("b") < share * value("a"), "{key}: {} and {}", value("a"), value("b"));
+    }
+    // With nothing clustered and nothing left out the child is the ancestor.
+    json(&["grow", model, "--no-images", "--heads", "6", "-o", &child, "--force"]);
+    let same = json(&[
+        "compare",
+        model,
+        &child,
+        "--images",
+        photographs,
+        "--limit",
+        "2",
+        "--runs",
+        "1",
+        "--tolerance",
+        "1e-5",
+    ]);
+    assert!(same["correlation"].as_f64().unwrap() > 0.999999);
+}
+
+/// Both runtimes give the same densities.
+#[test]
+fn runtimes_agree() {
+    if runtime().is_none() {
+        return;
+    }
+    let arguments = ["density", "models/fashion-vit.onnx", "--images", "fixtures/fashion-png"];
+    let a = json(&arguments);
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_offshoot"))
+        .args(arguments)
+        .args(["--runtime", "tract", "--json"])
+        .current_dir(common::root())
+        .output()
+        .unwrap();
+    let b: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (x, y) in a["densities"].as_array().unwrap().iter().zip(b["densities"].as_array().unwrap()) {
+        for (x, y) in x.as_array().unwrap().iter().zip(y.as_array().unwrap()) {
+            let (x, y) = (x.as_f64().unwrap(), y.as_f64().unwrap());
+            assert!((x - y).abs() < 1e-4 * y, "{x} and {y}");
+        }
+    }
+}

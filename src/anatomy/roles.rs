@@ -24,9 +24,7 @@ impl<'t, 'm> Roles<'t, 'm> {
     pub fn carriers(&self, factor: Factor) -> Vec<usize> {
         let factor = self.typing.factors.root(factor);
         (0..self.typing.uses.len())
-            .filter(|&u| {
-                self.typing.uses[u].dims.iter().any(|d| self.typing.factors.all_leaves(d).contains(&factor))
-            })
+            .filter(|&u| self.typing.uses[u].dims.iter().any(|d| self.typing.factors.all_leaves(d).contains(&factor)))
             .collect()
     }
 

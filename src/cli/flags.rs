@@ -49,7 +49,9 @@ pub enum Command {
                       offshoot grow models/fashion-vit.onnx --images fixtures/fashion-png --layers 4 --width 2 -o child.onnx")]
     Grow(Grow),
     /// Compare the outputs, sizes and latencies of two models
-    #[command(after_help = "Example:\n  offshoot compare ancestor.onnx child.onnx --images photographs --tolerance 1e-4")]
+    #[command(
+        after_help = "Example:\n  offshoot compare ancestor.onnx child.onnx --images photographs --tolerance 1e-4"
+    )]
     Compare(Compare),
     /// Print shell completions
     #[command(after_help = "Example:\n  offshoot completions bash > /etc/bash_completion.d/offshoot")]
@@ -95,10 +97,22 @@ impl RuntimeFlags {
 #[derive(Args, Clone, Debug, Default)]
 pub struct TransformFlags {
     /// Mean of each channel after scaling to [0, 1], or one for all
-    #[arg(long, value_name = "M,M,M", value_delimiter = ',', help_heading = "Preprocessing", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "M,M,M",
+        value_delimiter = ',',
+        help_heading = "Preprocessing",
+        allow_negative_numbers = true
+    )]
     pub mean: Option<Vec<f32>>,
     /// Standard deviation of each channel, or one for all
-    #[arg(long, value_name = "S,S,S", value_delimiter = ',', help_heading = "Preprocessing", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "S,S,S",
+        value_delimiter = ',',
+        help_heading = "Preprocessing",
+        allow_negative_numbers = true
+    )]
     pub std: Option<Vec<f32>>,
     /// Share of the resized image that the centre crop keeps
     #[arg(long, value_name = "R", help_heading = "Preprocessing", allow_negative_numbers = true)]

@@ -80,7 +80,13 @@ pub fn count(n: u64) -> String {
     for (unit, scale) in [("G", 1e9), ("M", 1e6), ("k", 1e3)] {
         if n >= scale {
             let v = n / scale;
-            let digits = if v >= 100.0 { 0 } else if v >= 10.0 { 1 } else { 2 };
+            let digits = if v >= 100.0 {
+                0
+            } else if v >= 10.0 {
+                1
+            } else {
+                2
+            };
             return format!("{v:.digits$} {unit}");
         }
     }
@@ -100,7 +106,9 @@ pub fn check_output(path: &Path, inputs: &[&Path], force: bool) -> Result<()> {
         return Err(Error::new(ErrorKind::Usage, "the output is a folder").at(path).hint("name a file in it"));
     }
     if path.exists() && !force {
-        return Err(Error::new(ErrorKind::Usage, "the output exists already").at(path).hint("pass --force to overwrite it"));
+        return Err(Error::new(ErrorKind::Usage, "the output exists already")
+            .at(path)
+            .hint("pass --force to overwrite it"));
     }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if path.file_name().is_none() {

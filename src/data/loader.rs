@@ -244,7 +244,9 @@ impl Loader {
         if first == 0 && !self.is_empty() {
             let reason = self.skipped().first.unwrap_or_default();
             let message = format!("none of the {} images can be read: {reason}", self.len());
-            let error = Error::new(ErrorKind::Images, message).at(self.source.path());
+            let error = Error::new(ErrorKind::Images, message)
+                .at(self.source.path())
+                .hint("give pictures that other programs open; a download that broke off leaves such files");
             // As above.
             let _ = sender.send(Err(error));
         }

@@ -55,9 +55,12 @@ pub fn measure(
         for (sums, output) in sums.iter_mut().zip(&outputs) {
             for (i, value) in output.iter().enumerate() {
                 if !value.is_finite() {
-                    return Err(Error::new(ErrorKind::Runtime, "the attention of this model is not a number on these images")
-                        .at(&model.path)
-                        .hint("check preprocessing (--mean, --std) and the model's weights"));
+                    return Err(Error::new(
+                        ErrorKind::Runtime,
+                        "the attention of this model is not a number on these images",
+                    )
+                    .at(&model.path)
+                    .hint("check preprocessing (--mean, --std) and the model's weights"));
                 }
                 let heads = sums.len();
                 sums[i % heads] += *value as f64;
@@ -77,8 +80,12 @@ pub fn measure(
 /// # Errors
 /// As [`measure`].
 pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model> {
-    let fused: Vec<usize> =
-        anatomy.layers.iter().flat_map(|l| l.softmax.iter().copied()).filter(|k| typing.fused.contains_key(k)).collect();
+    let fused: Vec<usize> = anatomy
+        .layers
+        .iter()
+        .flat_map(|l| l.softmax.iter().copied())
+        .filter(|k| typing.fused.contains_key(k))
+        .collect();
     let (graph, probabilities) = if fused.is_empty() {
         (typing.graph.clone(), HashMap::new())
     } else {
@@ -189,11 +196,8 @@ impl Probe<'_, '_> {
         let head_leaves = factors.leaves(heads);
         let is_head: Vec<bool> = front.iter().map(|f| head_leaves.contains(f)).collect();
         // The batch of the probe need not be the assumed one: its place in the Reshape is open.
-        let mut shape: Vec<i64> = front
-            .iter()
-            .zip(&is_batch)
-            .map(|(&f, &b)| if b { -1 } else { factors.factor_size(f) as i64 })
-            .collect();
+        let mut shape: Vec<i64> =
+            front.iter().zip(&is_batch).map(|(&f, &b)| if b { -1 } else { factors.factor_size(f) as i64 }).collect();
         let several = is_batch.iter().filter(|b| **b).count() > 1;
         let rank = dims.len() as i64;
         let float = self.op("Cast", &[value], vec![int_attribute("to", DataType::Float as i64)]);

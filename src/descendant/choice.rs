@@ -29,10 +29,8 @@ impl FromStr for Layers {
         let number = |s: &str| -> Result<usize> {
             match s.trim().parse() {
                 Ok(n) => Ok(n),
-                Err(_) => {
-                    Err(Error::new(crate::error::ErrorKind::Usage, format!("`{text}` is no choice of layers"))
-                        .hint("write 6 (the first six), last:6, even:6 or a list such as 0,2,5"))
-                }
+                Err(_) => Err(Error::new(crate::error::ErrorKind::Usage, format!("`{text}` is no choice of layers"))
+                    .hint("write 6 (the first six), last:6, even:6 or a list such as 0,2,5")),
             }
         };
         Ok(match text.split_once(':') {
@@ -167,7 +165,12 @@ impl Heads {
                 Heads::Width(w) => {
                     let n = l.heads as f64 / w;
                     if !(w.is_finite() && *w > 0.0) || (n - n.round()).abs() > 1e-9 * n.max(1.0) || n.round() < 1.0 {
-                        bail!(Usage, "--width {w} gives layer {} no whole number of heads: it has {}", l.layer, l.heads);
+                        bail!(
+                            Usage,
+                            "--width {w} gives layer {} no whole number of heads: it has {}",
+                            l.layer,
+                            l.heads
+                        );
                     }
                     n.round() as usize
                 }
@@ -187,7 +190,8 @@ impl Heads {
                         l.heads
                     );
                 }
-                warnings.push(format!("layer {} keeps its {} head(s): they have no axis of their own", l.layer, l.heads));
+                warnings
+                    .push(format!("layer {} keeps its {} head(s): they have no axis of their own", l.layer, l.heads));
                 counts.push(l.heads);
                 continue;
             }
@@ -275,14 +279,16 @@ mod tests {
         assert_eq!(resolve(Heads::Width(4.0)), Some(vec![3; 3]));
         assert_eq!(resolve(Heads::Incrementing), Some(vec![6, 9, 12]));
         assert_eq!(resolve(Heads::Decrementing), Some(vec![12, 9, 6]));
-        for bad in [Heads::Count(0), Heads::List(vec![1]), Heads::Width(5.0), Heads::Width(0.0), Heads::Width(f64::NAN)] {
+        for bad in [Heads::Count(0), Heads::List(vec![1]), Heads::Width(5.0), Heads::Width(0.0), Heads::Width(f64::NAN)]
+        {
             assert_eq!(resolve(bad.clone()), None, "{bad:?}");
         }
     }
 
     #[test]
     fn a_single_head_keeps_itself_with_a_warning() {
-        let layers = [LayerHeads { layer: 0, heads: 1, resizable: false }, LayerHeads { layer: 1, heads: 2, resizable: true }];
+        let layers =
+            [LayerHeads { layer: 0, heads: 1, resizable: false }, LayerHeads { layer: 1, heads: 2, resizable: true }];
         let (counts, warnings) = Heads::Width(0.5).resolve(&layers).unwrap();
         assert_eq!((counts, warnings.len()), (vec![1, 4], 1));
         let (counts, warnings) = Heads::Count(2).resolve(&layers).unwrap();

@@ -346,7 +346,8 @@ impl<'a, 'm> Grower<'a, 'm> {
         self.typing.graph.node.iter().any(|n| {
             reduces(n.op_type())
                 && n.input.first().and_then(|x| self.typing.dims.get(x.as_str())).is_some_and(|dims| {
-                    dims.last().is_some_and(|d| self.typing.factors.leaves(d).contains(&self.typing.factors.root(factor)))
+                    dims.last()
+                        .is_some_and(|d| self.typing.factors.leaves(d).contains(&self.typing.factors.root(factor)))
                 })
         })
     }
@@ -357,15 +358,16 @@ impl<'a, 'm> Grower<'a, 'm> {
             bail!(Usage, "{classes} classes cannot be");
         }
         let Some(factor) = class_factor(self.typing) else {
-            return Err(Error::new(ErrorKind::Unsupported, "the model has no classifier whose classes could be replaced")
-                .hint("leave --classes out: the descendant keeps the ancestor's outputs"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the model has no classifier whose classes could be replaced",
+            )
+            .hint("leave --classes out: the descendant keeps the ancestor's outputs"));
         };
         let old = self.typing.factors.factor_size(factor);
         let mut random = StdRng::seed_from_u64(self.shape.seed);
         let uses = self.roles.carriers(factor);
-        let count = |u: &usize| {
-            element_count(self.typing.weights[self.typing.uses[*u].name.as_str()]).unwrap_or(old)
-        };
+        let count = |u: &usize| element_count(self.typing.weights[self.typing.uses[*u].name.as_str()]).unwrap_or(old);
         let fan_in = uses.iter().map(|u| count(u) / old.max(1)).max().unwrap_or(1).max(1);
         let bound = 1.0 / (fan_in as f32).sqrt();
         for u in uses {
@@ -534,11 +536,10 @@ fn lookups(graph: &GraphProto) -> Vec<Lookup> {
 /// What a lookup gives.
 fn look_up(data: &TensorProto, slots: &[i64], axis: usize) -> Result<TensorProto> {
     let mut dims: Vec<usize> = data.dims.iter().map(|&d| d as usize).collect();
-    let list: Vec<usize> = slots
-        .iter()
-        .map(|&s| usize::try_from(s).ok().filter(|&s| s < dims[axis]))
-        .collect::<Option<_>>()
-        .ok_or_else(|| Error::new(ErrorKind::Format, format!("slots {slots:?} name centroids that `{}` lacks", data.name())))?;
+    let list: Vec<usize> =
+        slots.iter().map(|&s| usize::try_from(s).ok().filter(|&s| s < dims[axis])).collect::<Option<_>>().ok_or_else(
+            || Error::new(ErrorKind::Format, format!("slots {slots:?} name centroids that `{}` lacks", data.name())),
+        )?;
     let bytes = payload(data);
     let size = bytes.len() / element_count(data)?.max(1);
     let taken = crate::axes::resize::take(&bytes, &dims, axis, &list, size);
@@ -570,7 +571,11 @@ fn bake(graph: &mut GraphProto) -> Result<()> {
         let name = reshape.output[0].clone();
         gone.push(k);
         let tensor = TensorProto { name: Some(name.clone()), dims, ..tensor };
-        if element_count(&tensor)? != element_count(&graph.initializer[lookup.data])? / graph.initializer[lookup.data].dims[lookup.axis].max(1) as usize * to_i64(&graph.initializer[lookup.slots])?.len() {
+        if element_count(&tensor)?
+            != element_count(&graph.initializer[lookup.data])?
+                / graph.initializer[lookup.data].dims[lookup.axis].max(1) as usize
+                * to_i64(&graph.initializer[lookup.slots])?.len()
+        {
             bail!(Format, "the lookup `{name}` of the learngene does not fit its shape");
         }
         baked.insert(name, tensor);
@@ -609,7 +614,8 @@ fn compact(graph: &mut GraphProto) -> Result<()> {
         if used.len() as i64 == graph.initializer[lookup.data].dims[lookup.axis] {
             continue;
         }
-        let renumbered: Vec<i64> = slots.iter().map(|s| used.iter().position(|u| u == s).unwrap_or_default() as i64).collect();
+        let renumbered: Vec<i64> =
+            slots.iter().map(|s| used.iter().position(|u| u == s).unwrap_or_default() as i64).collect();
         let data = look_up(&graph.initializer[lookup.data], &used, lookup.axis)?;
         let name = names.fresh(&format!("{}/used", graph.initializer[lookup.data].name()));
         let slots_name = names.fresh(&format!("{}/used", graph.initializer[lookup.slots].name()));

@@ -116,7 +116,8 @@ pub fn cluster_heads(densities: &[f64], eps: f64, min_heads: usize) -> Vec<Clust
     members
         .into_iter()
         .map(|members| {
-            let centroid = nearest_to_mean(members.iter().map(|&h| densities[h])).map(|i| members[i]).unwrap_or_default();
+            let centroid =
+                nearest_to_mean(members.iter().map(|&h| densities[h])).map(|i| members[i]).unwrap_or_default();
             Cluster { members, centroid }
         })
         .collect()

@@ -20,7 +20,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Names, int_attribute, node as new_node};
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{
-    DataType, Model, data_type, element_count, is_float, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw, to_f32,
+    DataType, Model, data_type, element_count, is_float, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw,
+    to_f32,
 };
 pub use clusters::{
     Centroid, Cluster, FfnCentroid, FfnRule, Order, PUBLISHED_EPS, cluster_ffns, cluster_heads, ffn_centroid, ordered,
@@ -148,7 +149,9 @@ impl Learngene {
         let alike = |l: usize| alike(typing, anatomy, &roles, l, l + 1);
         match &rules.ffn_clusters {
             Some(text) => gene.group_ffns(text, typing, anatomy)?,
-            None => gene.ffn_groups = cluster_ffns(&gene.layers, &densities.layers, &gene.ffn_eps, rules.ffn_rule, alike),
+            None => {
+                gene.ffn_groups = cluster_ffns(&gene.layers, &densities.layers, &gene.ffn_eps, rules.ffn_rule, alike)
+            }
         }
         gene.densities = Some(densities.layers.clone());
         gene.source.images = densities.images;
@@ -160,13 +163,14 @@ impl Learngene {
     /// # Errors
     /// [`ErrorKind::Usage`] for groups that cannot be.
     pub fn group_ffns(&mut self, groups: &str, typing: &Typing, anatomy: &Anatomy) -> Result<()> {
-        self.ffn_groups = parse_groups(groups, self.layers.len())?;
+        let groups = parse_groups(groups, self.layers.len())?;
         let roles = Roles::new(typing);
-        for pair in self.ffn_groups.iter().flat_map(|g| g.windows(2)) {
+        for pair in groups.iter().flat_map(|g| g.windows(2)) {
             if !alike(typing, anatomy, &roles, pair[0], pair[1]) {
                 bail!(Usage, "the FFNs of layers {} and {} differ in shape and cannot be shared", pair[0], pair[1]);
             }
         }
+        self.ffn_groups = groups;
         Ok(())
     }
 
@@ -195,7 +199,8 @@ impl Learngene {
             heads.iter().enumerate().all(|(i, &h)| i == h) && clusters.iter().all(|c| c.members.contains(&c.centroid))
         });
         let measured = gene.densities.as_ref().is_none_or(|d| {
-            d.len() == n && d.iter().zip(&gene.layers).all(|(d, c)| d.len() == c.iter().map(|c| c.members.len()).sum::<usize>())
+            d.len() == n
+                && d.iter().zip(&gene.layers).all(|(d, c)| d.len() == c.iter().map(|c| c.members.len()).sum::<usize>())
         });
         if !complete || !measured || gene.ffn_groups.iter().flatten().any(|&l| l >= n) {
             return Err(damaged("its clusters do not cover the heads".into()));
@@ -235,7 +240,10 @@ impl Learngene {
             condenser.ffns()?;
             *out.graph_mut() = condenser.finish();
         }
-        out.set_metadata(METADATA, serde_json::to_string(self).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?);
+        out.set_metadata(
+            METADATA,
+            serde_json::to_string(self).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?,
+        );
         Ok(out)
     }
 
@@ -285,7 +293,8 @@ pub fn class_factor(typing: &Typing) -> Option<crate::axes::Factor> {
     let output = typing.graph.output.first()?;
     let [_, classes] = &typing.dims.get(output.name())?[..] else { return None };
     let [f] = typing.factors.leaves(classes)[..] else { return None };
-    let made = typing.uses.iter().any(|u| u.dims.len() > 1 && u.dims.iter().any(|d| typing.factors.leaves(d)[..] == [f]));
+    let made =
+        typing.uses.iter().any(|u| u.dims.len() > 1 && u.dims.iter().any(|d| typing.factors.leaves(d)[..] == [f]));
     made.then_some(f)
 }
 
@@ -380,7 +389,8 @@ impl<'a, 'm> Condenser<'a, 'm> {
         }
         let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
         let heads: usize = clusters.iter().map(|c| c.members.len()).sum();
-        let (before, after) = (dims[..axis].iter().product::<usize>() * outer, inner * dims[axis + 1..].iter().product::<usize>());
+        let (before, after) =
+            (dims[..axis].iter().product::<usize>() * outer, inner * dims[axis + 1..].iter().product::<usize>());
         let mut shape = dims[..axis].to_vec();
         shape.extend((outer > 1).then_some(outer));
         let at = shape.len();
@@ -390,8 +400,10 @@ impl<'a, 'm> Condenser<'a, 'm> {
         let name = self.names.fresh(&format!("{SHARE}{}/centroids", of_use.name));
         let centroids = centroids(tensor, clusters, self.gene.centroid, [before, heads, after], &shape, &name)?;
         self.graph.initializer.push(centroids);
-        let (gathered, whole) =
-            (self.names.fresh(&format!("{SHARE}{}/gathered", of_use.name)), self.names.fresh(&format!("{SHARE}{}", of_use.name)));
+        let (gathered, whole) = (
+            self.names.fresh(&format!("{SHARE}{}/gathered", of_use.name)),
+            self.names.fresh(&format!("{SHARE}{}", of_use.name)),
+        );
         self.lookups.push(new_node("Gather", &[&name, slots], &[&gathered], vec![int_attribute("axis", at as i64)]));
         let target = self.names.fresh(&format!("{SHARE}{}/shape", of_use.name));
         self.graph.initializer.push(tensor_from_i64(target.clone(), &[dims.len()], &tensor.dims));
@@ -454,7 +466,8 @@ impl<'a, 'm> Condenser<'a, 'm> {
     }
 
     fn mean(&mut self, uses: &[usize]) -> Result<String> {
-        let tensors: Vec<&TensorProto> = uses.iter().map(|&u| self.typing.weights[self.typing.uses[u].name.as_str()]).collect();
+        let tensors: Vec<&TensorProto> =
+            uses.iter().map(|&u| self.typing.weights[self.typing.uses[u].name.as_str()]).collect();
         let mut sum = vec![0f64; element_count(tensors[0])?];
         for t in &tensors {
             sum.iter_mut().zip(to_f32(t)?).for_each(|(s, v)| *s += v as f64);
@@ -497,10 +510,8 @@ fn centroids(
         let data = crate::axes::resize::take(&data, &[before, heads, after], 1, &list, size);
         return Ok(tensor_from_raw(name, kind, shape, data.into()));
     }
-    let mixture: Mixture = clusters
-        .iter()
-        .map(|c| c.members.iter().map(|&h| (h, 1.0 / c.members.len() as f32)).collect())
-        .collect();
+    let mixture: Mixture =
+        clusters.iter().map(|c| c.members.iter().map(|&h| (h, 1.0 / c.members.len() as f32)).collect()).collect();
     let data = crate::axes::resize::mix(&to_f32(tensor)?, &[before, heads, after], 1, &mixture);
     Ok(tensor_from_f32(name, kind, shape, &data))
 }

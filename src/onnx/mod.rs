@@ -55,7 +55,7 @@ impl Model {
         let path = path.as_ref();
         let bytes = map(path)?;
         if bytes.is_empty() {
-            return Err(Error::new(ErrorKind::Format, "the file is empty").at(path));
+            return Err(not_onnx(path, "the file is empty"));
         }
         let size = bytes.len() as u64;
         let mut proto = ModelProto::decode(bytes).map_err(|e| not_onnx(path, &e.to_string()))?;

@@ -32,7 +32,8 @@ pub fn decompose_attention(typing: &Typing, nodes: &[usize]) -> Result<Decompose
             continue;
         }
         let label = node_label(&node);
-        let mut work = Work { typing, k, node: &node, names: &mut names, out: &mut out, initializers: &mut initializers };
+        let mut work =
+            Work { typing, k, node: &node, names: &mut names, out: &mut out, initializers: &mut initializers };
         let p = work.decompose().map_err(|e| e.in_node(label))?;
         probabilities.insert(k, p);
     }
@@ -216,8 +217,10 @@ impl Work<'_, '_> {
         }
         match maker {
             Some(n) => {
-                matches!(n.op_type(), "Not" | "And" | "Or" | "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual")
-                    || (n.op_type() == "Cast" && n.int("to") == Some(DataType::Bool as i64))
+                matches!(
+                    n.op_type(),
+                    "Not" | "And" | "Or" | "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual"
+                ) || (n.op_type() == "Cast" && n.int("to") == Some(DataType::Bool as i64))
                     || (matches!(n.op_type(), "Expand" | "Unsqueeze" | "Reshape" | "Slice" | "Identity" | "Transpose")
                         && self.is_boolean(&n.input[0]))
             }

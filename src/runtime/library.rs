@@ -25,7 +25,8 @@ const OLDEST: u32 = 24;
 /// [`ErrorKind::Runtime`] where there is none, or where it is too old or no ONNX Runtime.
 pub fn find(given: Option<&Path>) -> Result<Library> {
     if let Some(given) = given {
-        let path = if given.is_dir() { in_folder(given).unwrap_or(given.join(file_name())) } else { given.to_path_buf() };
+        let path =
+            if given.is_dir() { in_folder(given).unwrap_or(given.join(file_name())) } else { given.to_path_buf() };
         return open(&path);
     }
     let mut first_error = None;

@@ -96,7 +96,9 @@ fn load_error(kind: Kind, message: &str) -> Error {
     let message = message.trim().lines().take(6).collect::<Vec<_>>().join(" ");
     let error = Error::new(ErrorKind::Runtime, format!("{} cannot run this graph: {message}", name(kind)));
     match kind {
-        Kind::Tract => error.hint("ONNX Runtime knows more operators: run `scripts/fetch_onnxruntime.sh` and pass --runtime onnxruntime"),
+        Kind::Tract => error.hint(
+            "ONNX Runtime knows more operators: run `scripts/fetch_onnxruntime.sh` and pass --runtime onnxruntime",
+        ),
         _ => error.hint("check the model with `onnx.checker.check_model`"),
     }
 }
@@ -132,9 +134,8 @@ fn fix_input(graph: &mut GraphProto, batch: usize, image: [usize; 2]) -> Result<
     };
     let dims = declared_dims(info).unwrap_or_default();
     let &[n, a, b, c] = &dims[..] else {
-        return Err(Error::new(ErrorKind::Unsupported, format!("the input `{name}` is not a batch of images")).hint(
-            "Offshoot feeds [batch, channels, height, width] or [batch, height, width, channels]",
-        ));
+        return Err(Error::new(ErrorKind::Unsupported, format!("the input `{name}` is not a batch of images"))
+            .hint("Offshoot feeds [batch, channels, height, width] or [batch, height, width, channels]"));
     };
     let last = channels_last(&dims);
     let shape = match last {
@@ -149,9 +150,12 @@ fn fix_input(graph: &mut GraphProto, batch: usize, image: [usize; 2]) -> Result<
 
 /// Puts casts at the borders of models in half precision, so that images and outputs are f32.
 fn float_borders(graph: &mut GraphProto) {
-    let half = |t: Option<i32>| matches!(t.map(DataType::try_from), Some(Ok(DataType::Float16 | DataType::Bfloat16 | DataType::Double)));
+    let half = |t: Option<i32>| {
+        matches!(t.map(DataType::try_from), Some(Ok(DataType::Float16 | DataType::Bfloat16 | DataType::Double)))
+    };
     let mut names = graph::Names::new(graph);
-    let cast = |from: &str, to: &str, kind: i32| graph::node("Cast", &[from], &[to], vec![int_attribute("to", kind as i64)]);
+    let cast =
+        |from: &str, to: &str, kind: i32| graph::node("Cast", &[from], &[to], vec![int_attribute("to", kind as i64)]);
     let input = data_inputs(graph).first().map(|v| (v.name().to_string(), declared_type(v)));
     if let Some((input, kind)) = input
         && half(kind)
@@ -169,7 +173,11 @@ fn float_borders(graph: &mut GraphProto) {
         if half(kind) {
             let inside = names.fresh(&format!("{output}_cast"));
             for node in &mut graph.node {
-                node.input.iter_mut().chain(node.output.iter_mut()).filter(|x| **x == output).for_each(|x| *x = inside.clone());
+                node.input
+                    .iter_mut()
+                    .chain(node.output.iter_mut())
+                    .filter(|x| **x == output)
+                    .for_each(|x| *x = inside.clone());
             }
             graph.node.push(cast(&inside, &output, DataType::Float as i32));
             retype(graph.output.iter_mut().find(|v| v.name() == output));
@@ -214,8 +222,9 @@ impl Session {
             .map(|list| {
                 let views: Vec<_> = list.iter().map(|a| a.view()).collect();
                 match views.first() {
-                    Some(first) if first.ndim() > 0 => concatenate(Axis(0), &views)
-                        .map_err(|e| Error::new(ErrorKind::Runtime, format!("outputs of two batches differ in shape: {e}"))),
+                    Some(first) if first.ndim() > 0 => concatenate(Axis(0), &views).map_err(|e| {
+                        Error::new(ErrorKind::Runtime, format!("outputs of two batches differ in shape: {e}"))
+                    }),
                     _ => Ok(list.into_iter().next().unwrap_or_default()),
                 }
             })
@@ -228,7 +237,11 @@ impl Session {
         if images.shape()[1..] != self.shape[1..] {
             return Err(Error::new(
                 ErrorKind::Images,
-                format!("images of shape {:?} do not fit the model's input {:?}", &images.shape()[1..], &self.shape[1..]),
+                format!(
+                    "images of shape {:?} do not fit the model's input {:?}",
+                    &images.shape()[1..],
+                    &self.shape[1..]
+                ),
             ));
         }
         let filled: Array4<f32> = if count == self.batch {

@@ -1,5 +1,6 @@
 //! Tests that need nothing but Rust: they run on the embedded runtime.
 
 mod anatomy;
+mod cli;
 mod common;
 mod surgery;

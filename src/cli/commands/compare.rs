@@ -35,7 +35,10 @@ pub fn run(c: &Compare) -> Result<()> {
             None => break,
         };
         let (oa, ob) = (named(&c.a, sa.run(batch.images.view()))?, named(&c.b, sb.run(other.images.view()))?);
-        pair(&oa, &ob, &sa, &sb).map_err(|e| e.at(&c.b))?.into_iter().for_each(|(x, y, first)| agreement.add(x, y, first));
+        pair(&oa, &ob, &sa, &sb)
+            .map_err(|e| e.at(&c.b))?
+            .into_iter()
+            .for_each(|(x, y, first)| agreement.add(x, y, first));
         bar.inc(batch.images.len_of(Axis(0)) as u64);
         sample.get_or_insert((batch.images, other.images));
     }

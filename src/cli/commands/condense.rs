@@ -30,7 +30,12 @@ pub fn run(c: &Condense) -> Result<()> {
         .map(|(l, clusters)| {
             let shared = gene.ffn_groups.iter().find(|g| g.contains(&l) && g.len() > 1);
             let listed: Vec<String> = clusters.iter().map(|k| format!("{}*{:?}", k.centroid, k.members)).collect();
-            vec![l.to_string(), clusters.len().to_string(), listed.join(" "), shared.map(|g| format!("{g:?}")).unwrap_or("own".into())]
+            vec![
+                l.to_string(),
+                clusters.len().to_string(),
+                listed.join(" "),
+                shared.map(|g| format!("{g:?}")).unwrap_or("own".into()),
+            ]
         })
         .collect();
     output::note(table(&["layer", "clusters", "centroid*[members]", "FFN"], rows).trim_end());
@@ -64,7 +69,9 @@ pub fn condense(
     runtime: &RuntimeFlags,
 ) -> Result<(Learngene, Model)> {
     if model.metadata(METADATA).is_some() {
-        return Err(Error::new(ErrorKind::Usage, "the model is a learngene already").at(&model.path).hint("give the ancestor"));
+        return Err(Error::new(ErrorKind::Usage, "the model is a learngene already")
+            .at(&model.path)
+            .hint("give the ancestor"));
     }
     let loader = images(path, transform, model, typing)?;
     let runtime = Runtime::start(&runtime.options())?;

@@ -85,7 +85,9 @@ fn report(c: &Grow, job: &Job, plan: &Plan) {
     }
     let size = format!("{} parameters, {} MACs, {} bytes", count(plan.parameters), count(plan.macs), plan.bytes);
     match &job.output {
-        Some(path) if !c.dry_run => output::note(&format!("wrote {}: {} layers, {size}", path.display(), plan.layers.len())),
+        Some(path) if !c.dry_run => {
+            output::note(&format!("wrote {}: {} layers, {size}", path.display(), plan.layers.len()))
+        }
         _ => output::note(&format!("would write {} layers, {size}", plan.layers.len())),
     }
 }
@@ -117,10 +119,16 @@ fn learngene(c: &Grow, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model)
         );
     }
     if !zero(c.clusters.eps) || !zero(c.clusters.ffn_eps) {
-        return usage("--eps and --ffn-eps need densities, and --no-images measures none", "give --images PATH, or leave them out");
+        return usage(
+            "--eps and --ffn-eps need densities, and --no-images measures none",
+            "give --images PATH, or leave them out",
+        );
     }
     if jobs.iter().any(|j| matches!(j.shape.order, Order::Ascending | Order::Descending)) {
-        return usage("this order needs densities, and --no-images measures none", "give --images PATH, or --order original");
+        return usage(
+            "this order needs densities, and --no-images measures none",
+            "give --images PATH, or --order original",
+        );
     }
     if c.no_images {
         output::warn("no densities: every head is its own cluster and keeps its place");
@@ -164,11 +172,13 @@ struct List {
 fn jobs(c: &Grow) -> Result<Vec<Job>> {
     let Some(list) = &c.batch else {
         if c.output.is_none() && !c.dry_run {
-            return Err(Error::new(ErrorKind::Usage, "no output was named").hint("give -o CHILD.onnx, or --dry-run for the plan alone"));
+            return Err(Error::new(ErrorKind::Usage, "no output was named")
+                .hint("give -o CHILD.onnx, or --dry-run for the plan alone"));
         }
         return Ok(vec![Job { output: c.output.clone(), shape: shape(&c.shape, c.tied, c.seed)? }]);
     };
-    let text = std::fs::read_to_string(list).map_err(|e| Error::io(list, e).hint("give a TOML list of [[descendant]] tables"))?;
+    let text = std::fs::read_to_string(list)
+        .map_err(|e| Error::io(list, e).hint("give a TOML list of [[descendant]] tables"))?;
     let parsed: List = toml::from_str(&text).map_err(|e| {
         Error::new(ErrorKind::Format, e.to_string().trim().to_string())
             .at(list)
@@ -191,7 +201,8 @@ fn job(e: Entry, c: &Grow) -> Result<Job> {
         other => other.to_string(),
     };
     fn choice<T: clap::ValueEnum>(name: &str, text: Option<String>) -> Result<Option<T>> {
-        text.map(|t| T::from_str(&t, false).map_err(|_| Error::new(ErrorKind::Usage, format!("`{t}` is no {name}")))).transpose()
+        text.map(|t| T::from_str(&t, false).map_err(|_| Error::new(ErrorKind::Usage, format!("`{t}` is no {name}"))))
+            .transpose()
     }
     if e.heads.is_some() && e.width.is_some() {
         return Err(Error::new(ErrorKind::Usage, "heads and width cannot both be given"));

@@ -105,10 +105,14 @@ fn weight(typing: &Typing, u: usize) -> Value {
 /// What each factor of a layer reaches.
 fn explain(typing: &Typing, anatomy: &Anatomy, layer: usize) -> Result<Value> {
     let Some(a) = anatomy.layers.get(layer) else {
-        return Err(Error::new(ErrorKind::Usage, format!("there is no layer {layer}: the model has {}", anatomy.layers.len()))
-            .hint("layers count from 0"));
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("there is no layer {layer}: the model has {}", anatomy.layers.len()),
+        )
+        .hint("layers count from 0"));
     };
-    let mut parts = vec![("heads", &a.heads), ("head_dim", &a.head_dim), ("embedding", &a.embedding), ("queries", &a.queries)];
+    let mut parts =
+        vec![("heads", &a.heads), ("head_dim", &a.head_dim), ("embedding", &a.embedding), ("queries", &a.queries)];
     if let Some(ffn) = &a.ffn {
         parts.push(("ffn", &ffn.hidden));
     }
@@ -141,7 +145,8 @@ fn shape_operands(typing: &Typing, factor: Factor) -> Vec<Value> {
         .filter_map(|n| {
             let axes = carries(n.output.first()?);
             let operand = n.input.get(if n.op_type() == "ConstantOfShape" { 0 } else { 1 });
-            (!axes.is_empty()).then(|| json!({"node": node_label(n), "operator": n.op_type(), "operand": operand, "axes": axes}))
+            (!axes.is_empty())
+                .then(|| json!({"node": node_label(n), "operator": n.op_type(), "operand": operand, "axes": axes}))
         })
         .collect()
 }
@@ -154,7 +159,13 @@ fn explained(value: &Value) -> String {
             text += &format!("  weight {} {} as {} in {}\n", w["name"], w["shape"], w["factors"], w["node"]);
         }
         for s in f["shape_operands"].as_array().into_iter().flatten() {
-            text += &format!("  {} {} axes {} operand {}\n", s["operator"].as_str().unwrap_or_default(), s["node"], s["axes"], s["operand"]);
+            text += &format!(
+                "  {} {} axes {} operand {}\n",
+                s["operator"].as_str().unwrap_or_default(),
+                s["node"],
+                s["axes"],
+                s["operand"]
+            );
         }
     }
     text
@@ -169,7 +180,10 @@ fn render(v: &Value) -> String {
     };
     let values = |key: &str| {
         let list = v[key].as_array().cloned().unwrap_or_default();
-        list.iter().map(|i| format!("{} {}", text(&i["name"]), i["shape"].to_string().replace("null", "?"))).collect::<Vec<_>>().join(", ")
+        list.iter()
+            .map(|i| format!("{} {}", text(&i["name"]), i["shape"].to_string().replace("null", "?")))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     let mut out = format!("{}\n", text(&v["file"]));
     out += &format!("producer: {}, opset {}, IR version {}\n", text(&v["producer"]), v["opset"], v["ir_version"]);
@@ -196,18 +210,38 @@ fn render(v: &Value) -> String {
         let rows = list
             .iter()
             .map(|a| {
-                ["index", "heads", "head_dim", "embedding_dim", "queries", "keys", "ffn_kind", "ffn_activation", "ffn_width"]
-                    .iter()
-                    .map(|k| text(&a[*k]))
-                    .collect()
+                [
+                    "index",
+                    "heads",
+                    "head_dim",
+                    "embedding_dim",
+                    "queries",
+                    "keys",
+                    "ffn_kind",
+                    "ffn_activation",
+                    "ffn_width",
+                ]
+                .iter()
+                .map(|k| text(&a[*k]))
+                .collect()
             })
             .collect();
         out += "\n";
-        out += &table(&[title, "heads", "head dim", "embedding", "queries", "keys", "FFN", "activation", "FFN width"], rows);
+        out += &table(
+            &[title, "heads", "head dim", "embedding", "queries", "keys", "FFN", "activation", "FFN width"],
+            rows,
+        );
         for a in &list {
             for (role, weights) in a["weights"].as_object().into_iter().flatten() {
                 for w in weights.as_array().into_iter().flatten() {
-                    out += &format!("  {} {} {role}: {} {} as {}\n", title, a["index"], text(&w["name"]), w["shape"], w["factors"]);
+                    out += &format!(
+                        "  {} {} {role}: {} {} as {}\n",
+                        title,
+                        a["index"],
+                        text(&w["name"]),
+                        w["shape"],
+                        w["factors"]
+                    );
                 }
             }
         }

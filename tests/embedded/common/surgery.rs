@@ -7,7 +7,7 @@ use offshoot::anatomy::{Anatomy, Attention, Roles};
 use offshoot::axes::resize::{Plan, resize};
 use offshoot::axes::{Factor, Typing};
 use offshoot::descendant::{FfnWidth, Heads, Layers, Shape, grow};
-use offshoot::learngene::Learngene;
+use offshoot::learngene::{Cluster, Learngene, SHARE};
 use offshoot::onnx::proto::TensorProto;
 use offshoot::onnx::{Model, data_type, tensor_from_f32, to_f32};
 use offshoot::runtime::Runtime;
@@ -63,7 +63,12 @@ fn zeroed(model: &Model, typing: &Typing, uses: &[usize], factor: Factor, keep: 
                 data[(b * count + n) * after..(b * count + n + 1) * after].fill(0.0);
             }
         }
-        set(&mut out, of_use.node, of_use.input, tensor_from_f32(format!("zeroed_{u}"), data_type(t).unwrap(), &dims, &data));
+        set(
+            &mut out,
+            of_use.node,
+            of_use.input,
+            tensor_from_f32(format!("zeroed_{u}"), data_type(t).unwrap(), &dims, &data),
+        );
     }
     out
 }
@@ -201,7 +206,12 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
                 }
                 let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
                 let zeros = vec![0.0; dims.iter().product()];
-                set(&mut oracle, of_use.node, of_use.input, tensor_from_f32(format!("nothing_{u}"), data_type(t).unwrap(), &dims, &zeros));
+                set(
+                    &mut oracle,
+                    of_use.node,
+                    of_use.input,
+                    tensor_from_f32(format!("nothing_{u}"), data_type(t).unwrap(), &dims, &zeros),
+                );
             }
         }
         let kept = (0..=last).filter(|l| *l != dropped).collect();
@@ -209,7 +219,9 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
         match grow(&model, &gene, &shape) {
             Ok(child) => expect(&format!("layer {dropped} dropped"), child.model, run(runtime, &oracle, &x)),
             // A stage border changes the stream, and the layer behind it cannot be by-passed; the first layer always can.
-            Err(e) if fixture.name().contains("swin") && dropped != 0 => assert!(e.to_string().contains("cannot be dropped"), "{e}"),
+            Err(e) if fixture.name().contains("swin") && dropped != 0 => {
+                assert!(e.to_string().contains("cannot be dropped"), "{e}")
+            }
             Err(e) => expect_error(&mut expect, dropped, e.to_string(), &model),
         }
     }
@@ -228,6 +240,71 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
         let child = grow(&model, &gene, &Shape { ffn_width: FfnWidth::Percent(200.0), ..Shape::default() }).unwrap();
         expect("--ffn-width 200%", child.model, Ok(base.clone()));
     }
+    // Clusters: the learngene, and a descendant with one slot a cluster, equal the ancestor with every head's queries, keys and
+    // values replaced by its centroid's; sharing an FFN equals copying it.
+    let mut gene = gene;
+    for clusters in &mut gene.layers {
+        let n = clusters.len();
+        let members: Vec<usize> = (0..n).filter(|h| h % 2 == 0 || n == 2).collect();
+        let centroid = *members.last().unwrap();
+        let rest: Vec<usize> = (0..n).filter(|h| !members.contains(h)).collect();
+        *clusters = vec![Cluster { members, centroid }];
+        clusters.extend(rest.into_iter().map(|h| Cluster { members: vec![h], centroid: h }));
+    }
+    let mut oracle = model.clone();
+    for (l, clusters) in anatomy.layers.iter().zip(&gene.layers) {
+        let f = l.head_factor(&typing).unwrap();
+        for u in roles.head_uses(l) {
+            let of_use = &typing.uses[u];
+            let t = typing.weights[of_use.name.as_str()];
+            let (axis, outer, inner) = roles.place(u, f).unwrap();
+            let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+            let heads = l.head_count(&typing);
+            let after = inner * dims[axis + 1..].iter().product::<usize>();
+            let before = outer * dims[..axis].iter().product::<usize>();
+            let old = to_f32(t).unwrap();
+            let mut data = old.clone();
+            for c in clusters {
+                for &h in &c.members {
+                    for b in 0..before {
+                        let (to, from) = ((b * heads + h) * after, (b * heads + c.centroid) * after);
+                        data[to..to + after].copy_from_slice(&old[from..from + after]);
+                    }
+                }
+            }
+            set(
+                &mut oracle,
+                of_use.node,
+                of_use.input,
+                tensor_from_f32(format!("replaced_{u}"), data_type(t).unwrap(), &dims, &data),
+            );
+        }
+    }
+    let shares_ffn = gene.group_ffns(&format!("0-{last}"), &typing, &anatomy).is_ok();
+    if shares_ffn {
+        let first = roles.ffn_uses(anatomy.layers[0].ffn.as_ref().unwrap());
+        for l in &anatomy.layers[1..] {
+            for (u, v) in roles.ffn_uses(l.ffn.as_ref().unwrap()).into_iter().zip(&first) {
+                let of_use = &typing.uses[u];
+                oracle.graph_mut().node[of_use.node].input[of_use.input] = typing.uses[*v].name.clone();
+            }
+        }
+    }
+    let truth = run(runtime, &oracle, &x);
+    let condensed = gene.condense(&model, &typing, &anatomy).unwrap();
+    let read = Learngene::read(&condensed).unwrap().unwrap();
+    assert_eq!(read, gene);
+    expect("learngene", condensed.clone(), truth.clone());
+    let counts: Vec<usize> = gene.layers.iter().map(Vec::len).collect();
+    let shape = Shape { heads: Heads::List(counts), ..Shape::default() };
+    let baked = grow(&condensed, &gene, &shape).unwrap();
+    expect("one slot a cluster, matched", baked.model.clone(), truth.clone());
+    let tied = grow(&condensed, &gene, &Shape { tied: true, ..shape.clone() }).unwrap();
+    expect("one slot a cluster, tied", tied.model.clone(), truth.clone());
+    assert!(!baked.model.graph().node.iter().any(|n| n.name().starts_with(SHARE)), "baked means plain weights");
+    assert!(!shares_ffn || tied.plan.parameters < baked.plan.parameters, "{}", fixture.name());
+    let again = grow(&condensed, &gene, &Shape::default()).unwrap();
+    expect("all slots of a learngene", again.model, truth);
     failures
 }
 

@@ -1,0 +1,453 @@
+//! Whole runs of the binary: the path from an ancestor to a child, the JSON that is promised, and what bad input gets.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use offshoot::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto};
+use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_info};
+use serde_json::Value;
+
+use crate::common::root;
+
+fn ancestor() -> PathBuf {
+    root().join("models/fashion-vit.onnx")
+}
+
+fn pictures() -> PathBuf {
+    root().join("fixtures/fashion-images.idx3-ubyte")
+}
+
+/// Runs the binary on the embedded runtime.
+fn offshoot(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_offshoot"))
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .current_dir(root())
+        .output()
+        .unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn done(arguments: &[&str]) -> Output {
+    let output = offshoot(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let output = done(arguments);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{arguments:?}: stdout is not JSON: {e}"))
+}
+
+/// Exit code 2, a message that says all of `says`, and a hint.
+fn refused(arguments: &[&str], says: &[&str]) {
+    let output = offshoot(arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+    assert!(output.stdout.is_empty(), "{arguments:?} printed data");
+    for s in says {
+        assert!(stderr.contains(s), "{arguments:?} does not say `{s}`: {stderr}");
+    }
+    assert!(stderr.contains("hint: "), "{arguments:?} gives no hint: {stderr}");
+}
+
+#[test]
+fn inspect_keeps_its_contract() {
+    let v = json(&["inspect", text(&ancestor()), "--json"]);
+    assert_eq!(v["schema"], "offshoot.inspect/1");
+    assert_eq!(v["patch_size"], 4);
+    assert_eq!(v["grid"], serde_json::json!([7, 7]));
+    assert_eq!(v["prefix_tokens"], 1);
+    assert_eq!(v["bytes"], fs::metadata(ancestor()).unwrap().len());
+    // PyTorch counted these when the model was trained (models/README.md).
+    assert_eq!(v["parameters"], 405_002);
+    let layers = v["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 8);
+    for l in layers {
+        assert_eq!((&l["heads"], &l["head_dim"], &l["embedding_dim"]), (&8.into(), &8.into(), &64.into()));
+        assert_eq!(
+            (&l["ffn_kind"], &l["ffn_activation"], &l["ffn_width"]),
+            (&"plain".into(), &"gelu".into(), &256.into())
+        );
+    }
+    assert_eq!(v["other_attentions"], serde_json::json!([]));
+    // 8 layers of 4 D^2 + 2 D F a token and 2 N^2 D of attention, the patches and the classifier.
+    let (n, d, f) = (50u64, 64u64, 256u64);
+    let macs = 8 * (n * (4 * d * d + 2 * d * f) + 2 * n * n * d) + 49 * 16 * d + d * 10;
+    assert_eq!(v["macs"], macs);
+}
+
+#[test]
+fn inspect_lists_weights_and_explains_a_layer() {
+    let v = json(&["inspect", text(&ancestor()), "--weights", "--json"]);
+    let weights = &v["layers"][3]["weights"];
+    for role in ["heads", "output_projection", "ffn"] {
+        assert!(!weights[role].as_array().unwrap().is_empty(), "{role}");
+    }
+    let v = json(&["inspect", text(&ancestor()), "--explain", "2", "--json"]);
+    let heads = v["factors"].as_array().unwrap().iter().find(|f| f["factor"] == "heads").unwrap();
+    assert_eq!(heads["size"], 8);
+    assert!(!heads["shape_operands"].as_array().unwrap().is_empty());
+    refused(&["inspect", text(&ancestor()), "--explain", "8"], &["there is no layer 8"]);
+}
+
+#[test]
+fn the_whole_path_gives_a_smaller_child() {
+    let folder = tempfile::tempdir().unwrap();
+    let (gene, child) = (folder.path().join("gene.onnx"), folder.path().join("child.onnx"));
+    let plot = folder.path().join("density.svg");
+    let (model, images) = (ancestor(), pictures());
+    let v = json(&[
+        "density",
+        text(&model),
+        "--images",
+        text(&images),
+        "--limit",
+        "40",
+        "--plot",
+        text(&plot),
+        "--runtime",
+        "tract",
+        "--json",
+    ]);
+    assert_eq!(v["densities"].as_array().unwrap().len(), 8);
+    assert_eq!(v["densities"][0].as_array().unwrap().len(), 8);
+    assert_eq!(fs::read_to_string(&plot).unwrap().matches("<circle").count(), 64);
+    let v = json(&[
+        "condense",
+        text(&model),
+        "--images",
+        text(&images),
+        "--limit",
+        "40",
+        "-o",
+        text(&gene),
+        "--runtime",
+        "tract",
+        "--json",
+    ]);
+    assert_eq!(v["schema"], "offshoot.learngene/1");
+    let parameters = &v["parameters"];
+    assert!(parameters["i_params"].as_u64() <= parameters["whole"].as_u64());
+    assert!(parameters["whole"].as_u64() < parameters["ancestor"].as_u64());
+
+    let plan = json(&["grow", text(&gene), "--layers", "even:4", "--heads", "4", "--dry-run", "--json"]);
+    assert_eq!(plan["schema"], "offshoot.plan/1");
+    assert!(!child.exists());
+    done(&[
+        "grow",
+        text(&gene),
+        "--layers",
+        "even:4",
+        "--heads",
+        "4",
+        "-o",
+        text(&child),
+        "--verify",
+        "--runtime",
+        "tract",
+    ]);
+    let (a, b) = (json(&["inspect", text(&model), "--json"]), json(&["inspect", text(&child), "--json"]));
+    assert_eq!(b["layers"].as_array().unwrap().len(), 4);
+    assert!(b["layers"].as_array().unwrap().iter().all(|l| l["heads"] == 4));
+    for key in ["parameters", "macs", "bytes"] {
+        assert_eq!(b[key], plan[key], "the plan says the child's own {key}");
+        assert!(b[key].as_u64().unwrap() * 2 < a[key].as_u64().unwrap(), "{key}");
+    }
+    let v = json(&[
+        "compare",
+        text(&model),
+        text(&child),
+        "--images",
+        text(&images),
+        "--limit",
+        "20",
+        "--runtime",
+        "tract",
+        "--json",
+    ]);
+    for key in ["max_abs_error", "relative_error", "correlation", "top1_agreement"] {
+        assert!(v[key].is_number(), "{key}");
+    }
+    assert!(v["latency_ms"]["a"].as_f64() > v["latency_ms"]["b"].as_f64());
+    let strict = offshoot(&[
+        "compare",
+        text(&model),
+        text(&child),
+        "--images",
+        text(&images),
+        "--limit",
+        "4",
+        "--runtime",
+        "tract",
+        "--tolerance",
+        "1e-4",
+    ]);
+    assert_eq!(strict.status.code(), Some(1));
+}
+
+#[test]
+fn densities_equal_an_independent_computation() {
+    let golden: Value =
+        serde_json::from_slice(&fs::read(root().join("fixtures/density/fashion-vit.json")).unwrap()).unwrap();
+    let v = json(&[
+        "density",
+        text(&ancestor()),
+        "--images",
+        text(&pictures()),
+        "--limit",
+        "100",
+        "--runtime",
+        "tract",
+        "--json",
+    ]);
+    for (l, (found, truth)) in
+        v["densities"].as_array().unwrap().iter().zip(golden["densities"].as_array().unwrap()).enumerate()
+    {
+        for (a, b) in found.as_array().unwrap().iter().zip(truth.as_array().unwrap()) {
+            let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+            assert!((a - b).abs() < 1e-5 * b, "layer {l}: {a} and {b}");
+        }
+    }
+}
+
+#[test]
+fn growing_everything_is_the_identity() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = folder.path().join("child.onnx");
+    let (model, images) = (ancestor(), pictures());
+    done(&[
+        "grow",
+        text(&model),
+        "--images",
+        text(&images),
+        "--limit",
+        "8",
+        "--eps",
+        "0",
+        "--ffn-eps",
+        "0",
+        "-o",
+        text(&child),
+        "--runtime",
+        "tract",
+    ]);
+    let same = |child: &Path| {
+        done(&[
+            "compare",
+            text(&model),
+            text(child),
+            "--images",
+            text(&images),
+            "--limit",
+            "8",
+            "--runtime",
+            "tract",
+            "--tolerance",
+            "1e-5",
+            "--runs",
+            "1",
+        ]);
+    };
+    same(&child);
+    // Twice the heads give the same outputs; so does a tied child.
+    for extra in [["--width", "0.5"], ["--layers", "8"]] {
+        done(&["grow", text(&model), "--no-images", extra[0], extra[1], "-o", text(&child), "--force"]);
+        same(&child);
+    }
+}
+
+#[test]
+fn a_new_classifier_has_its_own_size_and_seed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (folder.path().join("a.onnx"), folder.path().join("b.onnx"));
+    for path in [&a, &b] {
+        done(&["grow", text(&ancestor()), "--no-images", "--classes", "3", "--seed", "5", "-o", text(path)]);
+    }
+    assert_eq!(fs::read(&a).unwrap(), fs::read(&b).unwrap(), "the same seed gives the same bytes");
+    let v = json(&["inspect", text(&a), "--json"]);
+    assert_eq!(v["outputs"][0]["shape"][1], 3);
+    done(&["grow", text(&ancestor()), "--no-images", "--classes", "3", "--seed", "6", "-o", text(&b), "--force"]);
+    assert_ne!(fs::read(&a).unwrap(), fs::read(&b).unwrap());
+}
+
+#[test]
+fn a_list_grows_several_descendants() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("list.toml");
+    fs::write(
+        &list,
+        "[[descendant]]\noutput = \"small.onnx\"\nlayers = 4\nheads = 2\n\n[[descendant]]\noutput = \"mixed.onnx\"\n\
+         layers = \"last:2\"\nheads = [3, 5]\nffn-width = \"50%\"\n",
+    )
+    .unwrap();
+    done(&["grow", text(&ancestor()), "--no-images", "--batch", text(&list), "-o", text(folder.path())]);
+    let v = json(&["inspect", text(&folder.path().join("mixed.onnx")), "--json"]);
+    let heads: Vec<_> = v["layers"].as_array().unwrap().iter().map(|l| l["heads"].as_u64().unwrap()).collect();
+    assert_eq!(heads, [3, 5]);
+    assert_eq!(v["layers"][0]["ffn_width"], 128);
+    assert!(folder.path().join("small.onnx").exists());
+    fs::write(&list, "[[descendant]]\noutput = \"x.onnx\"\nhaeds = 4\n").unwrap();
+    refused(&["grow", text(&ancestor()), "--no-images", "--batch", text(&list)], &["haeds", "list.toml"]);
+}
+
+#[test]
+fn heads_and_layers_that_cannot_be_are_refused() {
+    let m = ancestor();
+    let m = text(&m);
+    let cases: &[(&[&str], &str)] = &[
+        (&["--heads", "0"], "0 heads"),
+        (&["--heads", "4,4"], "--heads lists 2 layers"),
+        (&["--width", "3"], "no whole number of heads"),
+        (&["--width", "0"], "no whole number of heads"),
+        (&["--layers", "9"], "9 layers were asked for"),
+        (&["--layers", "0"], "at least one layer"),
+        (&["--layers", "5,1"], "ascending"),
+        (&["--eps", "5"], "--eps"),
+        (&["--order", "ascending"], "order needs densities"),
+        (&["--classes", "0"], "0 classes"),
+    ];
+    for (flags, says) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let child = folder.path().join("child.onnx");
+        let arguments: Vec<&str> =
+            ["grow", m, "--no-images", "-o", text(&child)].into_iter().chain(flags.iter().copied()).collect();
+        let output = offshoot(&arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {stderr}");
+        assert!(stderr.contains(says), "{flags:?}: {stderr}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{flags:?} left a file behind");
+    }
+    refused(&["grow", m, "-o", "/tmp/never.onnx"], &["needs images"]);
+    refused(&["grow", m, "--no-images"], &["no output was named"]);
+}
+
+#[test]
+fn files_that_are_no_models_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let whole = fs::read(ancestor()).unwrap();
+    let cases = [
+        (write("text.onnx", b"this is not a model at all, it is a sentence"), "not an ONNX model"),
+        (write("empty.onnx", b""), "empty"),
+        (write("short.onnx", &whole[..whole.len() / 2]), "truncated"),
+        (write("shorter.onnx", &whole[..100]), "not an ONNX model"),
+        (folder.path().join("missing.onnx"), "No such file"),
+        (folder.path().to_path_buf(), "not a file"),
+    ];
+    for (path, says) in &cases {
+        refused(&["inspect", text(path)], &[says, text(path)]);
+        refused(&["grow", text(path), "--no-images", "-o", text(&folder.path().join("out.onnx"))], &[says]);
+        assert!(!folder.path().join("out.onnx").exists());
+    }
+}
+
+/// A model of one operator.
+fn one_operator(op: &str, path: &Path) {
+    let mut node = offshoot::graph::node(op, &["x", "w"], &["y"], vec![]);
+    node.name = Some("the_node".into());
+    let graph = GraphProto {
+        node: vec![node],
+        initializer: vec![tensor_from_f32("w", DataType::Float, &[8, 8], &[0.5; 64])],
+        input: vec![tensor_info("x", DataType::Float, &[None, Some(3), Some(8), Some(8)])],
+        output: vec![tensor_info("y", DataType::Float, &[None, Some(3), Some(8), Some(8)])],
+        ..Default::default()
+    };
+    let proto = ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
+        graph: Some(graph),
+        ..Default::default()
+    };
+    Model::from_proto(proto).write(path).unwrap();
+}
+
+#[test]
+fn models_that_are_no_transformers_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    one_operator("MatMul", &path);
+    refused(&["inspect", text(&path)], &["no attention found", text(&path)]);
+    one_operator("MatMulInteger", &path);
+    refused(&["inspect", text(&path)], &["quantised", "the_node"]);
+    one_operator("Frobnicate", &path);
+    refused(&["inspect", text(&path)], &["Frobnicate", "no typing rule", "the_node"]);
+}
+
+#[test]
+fn images_that_cannot_be_read_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (m, out) = (ancestor(), folder.path().join("gene.onnx"));
+    let refuse = |images: &Path, says: &[&str]| {
+        refused(&["condense", text(&m), "--images", text(images), "-o", text(&out), "--runtime", "tract"], says);
+        assert!(!out.exists());
+    };
+    refuse(&folder.path().join("nowhere"), &["nowhere"]);
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    refuse(&empty, &["no pictures", "empty"]);
+    fs::write(empty.join("broken.png"), b"not a picture").unwrap();
+    refuse(&empty, &["broken.png"]);
+}
+
+#[test]
+fn outputs_are_never_harmed() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model.onnx");
+    fs::copy(ancestor(), &model).unwrap();
+    let before = fs::read(&model).unwrap();
+    refused(&["grow", text(&model), "--no-images", "-o", text(&model), "--force"], &["the output is the input"]);
+    let other = folder.path().join("other.onnx");
+    fs::write(&other, b"precious").unwrap();
+    refused(&["grow", text(&model), "--no-images", "-o", text(&other)], &["exists already", "--force"]);
+    assert_eq!(fs::read(&other).unwrap(), b"precious");
+    refused(
+        &["grow", text(&model), "--no-images", "-o", text(&folder.path().join("no/such/folder.onnx"))],
+        &["cannot be written"],
+    );
+    assert_eq!(fs::read(&model).unwrap(), before);
+    done(&["grow", text(&model), "--no-images", "-o", text(&other), "--force"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no temporary file is left");
+}
+
+#[test]
+fn a_damaged_learngene_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gene.onnx");
+    for (text_of, says) in [
+        ("{", "cannot be read"),
+        ("{\"schema\": \"offshoot.learngene/99\"}", "another version"),
+        ("{\"schema\": \"offshoot.learngene/1\"}", "cannot be read"),
+    ] {
+        let mut model = Model::open(ancestor()).unwrap();
+        model.set_metadata("offshoot.learngene", text_of);
+        model.write(&path).unwrap();
+        let output = offshoot(&["grow", text(&path), "-o", text(&folder.path().join("child.onnx"))]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(says), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn the_command_line_describes_itself() {
+    let v = json(&["doctor", "--runtime", "tract", "--json"]);
+    assert_eq!(v["runtime"], "tract");
+    assert!(v["execution_providers"].as_array().unwrap().contains(&"CPUExecutionProvider".into()));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(String::from_utf8_lossy(&done(&["completions", shell]).stdout).contains("condense"));
+    }
+    assert!(String::from_utf8_lossy(&done(&["man"]).stdout).contains(".TH offshoot"));
+    assert_eq!(offshoot(&["grow", "--heads", "many", "x.onnx"]).status.code(), Some(2));
+    assert_eq!(offshoot(&["inspect", text(&ancestor()), "--json", "--threads", "x"]).status.code(), Some(2));
+    let missing = offshoot(&["doctor", "--runtime", "onnxruntime", "--onnxruntime", "/nowhere/libonnxruntime.so"]);
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("/nowhere/libonnxruntime.so"));
+}
