@@ -306,7 +306,7 @@ pub fn evaluate(node: &NodeProto, inputs: &[Option<Known>]) -> Option<Vec<Known>
             let scalar = |i: usize| input(i).and_then(|k| k.data.first().copied());
             let (start, end, step) = (scalar(0)?, scalar(1)?, scalar(2)?);
             let count = ((end - start) / step).ceil().max(0.0);
-            if step == 0.0 || !(count <= LIMIT as f64) {
+            if step == 0.0 || count.is_nan() || count > LIMIT as f64 {
                 return None;
             }
             let data: Vec<f64> = (0..count as usize).map(|i| start + i as f64 * step).collect();

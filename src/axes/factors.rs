@@ -180,7 +180,7 @@ impl Factors {
     pub fn split(&mut self, f: Factor, outer: usize) -> Dim {
         let f = self.root(f);
         let size = self.factor_size(f);
-        let inner = size / outer;
+        let inner = size / outer.max(1);
         debug_assert_eq!(outer * inner, size);
         let (o, i) = match self.split_segments(f, inner) {
             Some(parts) => parts,
@@ -197,7 +197,7 @@ impl Factors {
     /// A sum whose segments all end in the same inner part is the product of a sum and that part.
     fn split_segments(&mut self, f: Factor, inner: usize) -> Option<(Factor, Factor)> {
         let segments = self.segments(&[f])?;
-        if segments.iter().any(|s| self.size(s) % inner != 0) {
+        if segments.iter().any(|s| !self.size(s).is_multiple_of(inner)) {
             return None;
         }
         let part = self.atom(inner);
@@ -292,10 +292,10 @@ impl Factors {
         while size < n {
             let f = leaves.pop()?;
             let (need, have) = (n / size, self.factor_size(f));
-            if need % have == 0 && n.is_multiple_of(size * have) {
+            if need.is_multiple_of(have) && n.is_multiple_of(size * have) {
                 got.insert(0, f);
                 size *= have;
-            } else if n.is_multiple_of(size) && have % need == 0 {
+            } else if n.is_multiple_of(size) && have.is_multiple_of(need) {
                 leaves.extend(self.split(f, have / need));
             } else {
                 return None;
@@ -312,10 +312,10 @@ impl Factors {
         while size < n {
             let f = leaves.pop()?;
             let (need, have) = (n / size, self.factor_size(f));
-            if need % have == 0 && n.is_multiple_of(size * have) {
+            if need.is_multiple_of(have) && n.is_multiple_of(size * have) {
                 got.push(f);
                 size *= have;
-            } else if n.is_multiple_of(size) && have % need == 0 {
+            } else if n.is_multiple_of(size) && have.is_multiple_of(need) {
                 leaves.extend(self.split(f, need).into_iter().rev());
             } else {
                 return None;
@@ -438,11 +438,11 @@ impl Factors {
             while size < want {
                 let Some(&f) = rest.last() else { break };
                 let have = self.factor_size(f);
-                if want % (size * have) == 0 {
+                if want.is_multiple_of(size * have) {
                     got.push(f);
                     rest.pop();
                     size *= have;
-                } else if want % size == 0 && have % (want / size) == 0 {
+                } else if want.is_multiple_of(size) && have.is_multiple_of(want / size) {
                     rest.pop();
                     rest.extend(self.split(f, want / size).into_iter().rev());
                 } else {

@@ -2,7 +2,7 @@
 //!
 //! Exporters write the same network in dozens of ways; what they cannot change is which axis is contracted with which. One
 //! walk over the graph types every dimension as a product of [factors](factors::Factors). An operator is one rule
-//! ([`rules`]) that says which of its dimensions are the same and which are parts of others. Shape arithmetic is evaluated on the
+//! (`rules`) that says which of its dimensions are the same and which are parts of others. Shape arithmetic is evaluated on the
 //! way for one assumed input; nothing else is computed and no weight is read. With the factor of an attention head or of an
 //! FFN's hidden axis at hand, [`resize`] changes every weight, shape operand and slice that depends on it.
 //!

@@ -190,7 +190,7 @@ pub(crate) fn mix(data: &[f32], shape: &[usize], axis: usize, mixture: &Mixture)
     for outer in data.chunks_exact(block.max(1)) {
         for terms in mixture {
             match terms[..] {
-                [(i, c)] if c == 1.0 => out.extend_from_slice(&outer[i * inner..(i + 1) * inner]),
+                [(i, 1.0)] => out.extend_from_slice(&outer[i * inner..(i + 1) * inner]),
                 _ => {
                     let at = out.len();
                     out.resize(at + inner, 0.0);

@@ -54,7 +54,7 @@ pub fn is_broken_pipe(e: &Error) -> bool {
 /// A table without borders; numbers stand to the right.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.iter().map(|h| Cell::new(h)));
+    table.load_style(presets::NOTHING).set_header(header.iter().map(Cell::new));
     for row in rows {
         table.add_row(row.into_iter().map(|c| {
             let number = c.chars().next().is_some_and(|f| f.is_ascii_digit() || f == '-')

@@ -294,7 +294,7 @@ fn open_file(path: &Path) -> Result<Content> {
 
 fn read_npz(path: &Path, file: File) -> Result<Array4<f32>> {
     let broken = |error: zip::result::ZipError| {
-        Error::new(ErrorKind::Format, format!("not a readable .npz archive: {error}")).at(path).hint(TENSOR_HINT)
+        Error::new(ErrorKind::Format, format!("not a readable .npz (zip) archive: {error}")).at(path).hint(TENSOR_HINT)
     };
     let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(broken)?;
     let names: Vec<String> = archive.file_names().map(str::to_string).collect();

@@ -22,7 +22,7 @@ use crate::runtime::{Runtime, decompose_attention};
 /// Mean attention distances.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Densities {
-    /// In pixels, as [layer][head].
+    /// In pixels, as `[layer][head]`.
     pub layers: Vec<Vec<f64>>,
     /// Images that they are the mean of.
     pub images: usize,

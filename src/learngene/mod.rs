@@ -79,7 +79,7 @@ pub struct Learngene {
     pub offshoot: String,
     /// Where it comes from.
     pub source: Source,
-    /// Mean attention distances in pixels, as [layer][head]; none where every head is its own cluster unmeasured.
+    /// Mean attention distances in pixels, as `[layer][head]`; none where every head is its own cluster unmeasured.
     pub densities: Option<Vec<Vec<f64>>>,
     /// The eps of each layer in pixels.
     pub eps: Vec<f64>,

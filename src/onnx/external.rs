@@ -76,7 +76,7 @@ fn resolve_tensor(
         Some(n) => n,
         None => {
             let size = tensor::data_type(t).and_then(tensor::element_size).unwrap_or(1);
-            tensor::element_count(t)?.checked_mul(size).unwrap_or(usize::MAX)
+            tensor::element_count(t)?.saturating_mul(size)
         }
     };
     if length > rest {

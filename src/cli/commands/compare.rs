@@ -100,13 +100,11 @@ pub fn run(c: &Compare) -> Result<()> {
     }
 }
 
+/// An output of either model, and whether it is the first.
+type Pair<'o> = (&'o ArrayD<f32>, &'o ArrayD<f32>, bool);
+
 /// Outputs of both models that belong together: by name where names agree, else by place.
-fn pair<'o>(
-    a: &'o [ArrayD<f32>],
-    b: &'o [ArrayD<f32>],
-    sa: &Session,
-    sb: &Session,
-) -> Result<Vec<(&'o ArrayD<f32>, &'o ArrayD<f32>, bool)>> {
+fn pair<'o>(a: &'o [ArrayD<f32>], b: &'o [ArrayD<f32>], sa: &Session, sb: &Session) -> Result<Vec<Pair<'o>>> {
     let mut pairs = Vec::new();
     for (i, (name, x)) in sa.outputs().iter().zip(a).enumerate() {
         let Some(at) = sb.outputs().iter().position(|o| o == name).or((i < b.len()).then_some(i)) else { continue };

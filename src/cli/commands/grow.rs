@@ -112,7 +112,8 @@ fn learngene(c: &Grow, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model)
     }
     let usage = |what: &str, hint: &str| Err(Error::new(ErrorKind::Usage, what).at(&c.model).hint(hint));
     let zero = |e: Option<f64>| e.is_none_or(|e| e == 0.0);
-    if !c.no_images && !(c.clusters.eps == Some(0.0) && c.clusters.ffn_eps == Some(0.0)) {
+    let unclustered = c.clusters.eps == Some(0.0) && c.clusters.ffn_eps == Some(0.0);
+    if !c.no_images && !unclustered {
         return usage(
             "growing from an ancestor needs images, which its heads are clustered on",
             "give --images PATH, or --no-images to make every head its own cluster",
