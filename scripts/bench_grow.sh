@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Times `grow --no-images` on DeiT-B (330 MB, random weights) against a plain copy and against Python onnx, and measures memory.
+#
+#   python scripts/export_deit.py base && cargo build --release && PYTHON=python scripts/bench_grow.sh
+#
+# Needs hyperfine, GNU time, and a Python with onnx.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+model=${1:-.cache/deit-base.onnx}
+python=${PYTHON:-python3}
+out=$(mktemp -d -p "$(dirname "$model")")
+trap 'rm -rf "$out"' EXIT
+
+hyperfine --warmup 1 --runs 7 --export-markdown "$out/table.md" \
+    -n "cp" "cp --reflink=never $model $out/copy.onnx" \
+    -n "offshoot grow, identity" "target/release/offshoot grow $model --no-images -o $out/same.onnx --force" \
+    -n "offshoot grow, 8 of 12 heads" "target/release/offshoot grow $model --no-images --heads 8 -o $out/child.onnx --force" \
+    -n "offshoot grow, 6 of 12 layers" "target/release/offshoot grow $model --no-images --layers 6 -o $out/half.onnx --force" \
+    -n "python onnx, load and save" "$python -c \"import onnx; onnx.save(onnx.load('$model'), '$out/python.onnx')\"" \
+    -n "offshoot inspect" "target/release/offshoot inspect $model"
+cat "$out/table.md"
+
+# Peak of anonymous memory: pages of the mapped model are the page cache's.
+anonymous() {
+    "$@" >/dev/null 2>&1 &
+    local pid=$! peak=0 now
+    while kill -0 "$pid" 2>/dev/null; do
+        now=$(awk '/^RssAnon/ {print $2}' "/proc/$pid/status" 2>/dev/null || echo 0)
+        [ "${now:-0}" -gt "$peak" ] && peak=$now
+    done
+    echo "$((peak / 1024)) MB anonymous: ${*:1:3}"
+}
+anonymous target/release/offshoot inspect "$model"
+anonymous target/release/offshoot grow "$model" --no-images -o "$out/a.onnx"
+anonymous target/release/offshoot grow "$model" --no-images --heads 8 -o "$out/b.onnx"
+ls -l "$out/a.onnx" "$out/b.onnx" | awk '{print $5, "bytes", $9}'
+anonymous "$python" -c "import onnx; onnx.save(onnx.load('$model'), '$out/c.onnx')"
