@@ -95,7 +95,9 @@ impl Anatomy {
         }
         let ffns = finder.feed_forwards(&attentions);
         finder.assign(&mut attentions, ffns);
-        let (layers, others): (Vec<_>, Vec<_>) = attentions.into_iter().partition(|a| finder.is_layer(a));
+        let stream: Vec<String> = attentions.iter().flat_map(|a| [&a.enter, &a.leave]).flatten().cloned().collect();
+        let sums: HashSet<&str> = stream.iter().map(String::as_str).collect();
+        let (layers, others): (Vec<_>, Vec<_>) = attentions.iter().cloned().partition(|a| finder.is_layer(a, &sums));
         let first = layers.first().or(others.first());
         let tokens = first.map(|a| Tokens::new(typing, &a.queries));
         Ok(Anatomy {
@@ -334,36 +336,48 @@ impl<'t, 'm> Finder<'t, 'm> {
 
     /// Gives every attention the FFN that follows it, and finds where layers begin and end in the residual stream.
     fn assign(&self, attentions: &mut [Attention], ffns: Vec<FeedForward>) {
-        let order: Vec<usize> = attentions.iter().map(|a| a.projection).collect();
-        for (i, a) in attentions.iter_mut().enumerate() {
+        let sums: Vec<_> = ffns.iter().map(|f| self.residual_add(f.down)).collect();
+        for a in attentions.iter_mut() {
             (a.enter, a.leave) = self.residual_add(a.projection);
-            let until = order.get(i + 1).copied().unwrap_or(usize::MAX);
-            a.ffn = ffns
-                .iter()
-                .find(|f| {
-                    a.projection < f.down && f.down < until && self.meet(&a.embedding, &self.weight[&f.down].made)
-                })
-                .cloned();
-            // Parallel blocks: the FFN branches from the same value as the attention.
-            if a.ffn.is_none() {
-                let from = i.checked_sub(1).map(|p| order[p]).unwrap_or(0);
-                a.ffn = ffns
-                    .iter()
-                    .find(|f| {
-                        from < f.down
-                            && f.down < a.projection
-                            && self.residual_add(f.down).0 == a.enter
-                            && a.enter.is_some()
-                    })
-                    .cloned();
+        }
+        let order: Vec<usize> = attentions.iter().map(|a| a.projection).collect();
+        let mut taken = HashSet::new();
+        let mut first = 0;
+        while first < attentions.len() {
+            // Attentions that branch from the same value stand side by side, and so do their FFNs.
+            let mut last = first;
+            while last + 1 < attentions.len()
+                && attentions[first].enter.is_some()
+                && attentions[last + 1].enter == attentions[first].enter
+            {
+                last += 1;
             }
-            if let Some(ffn) = &a.ffn {
-                let (_, leave) = self.residual_add(ffn.down);
+            let from = first.checked_sub(1).map(|p| order[p]).unwrap_or(0);
+            let until = order.get(last + 1).copied().unwrap_or(usize::MAX);
+            for a in &mut attentions[first..=last] {
+                let made = |f: &FeedForward| self.meet(&a.embedding, &self.weight[&f.down].made);
+                let behind = (0..ffns.len()).find(|i| {
+                    !taken.contains(i) && order[last] < ffns[*i].down && ffns[*i].down < until && made(&ffns[*i])
+                });
+                // Parallel blocks: the FFN branches from the same value as the attention, and may stand before it.
+                let beside = || {
+                    (0..ffns.len()).find(|i| {
+                        !taken.contains(i)
+                            && from < ffns[*i].down
+                            && ffns[*i].down < order[last]
+                            && a.enter.is_some()
+                            && sums[*i].0 == a.enter
+                    })
+                };
+                let Some(i) = behind.or_else(beside) else { continue };
+                taken.insert(i);
+                a.ffn = Some(ffns[i].clone());
                 let position = |v: &Option<String>| v.as_deref().and_then(|v| self.links.maker.get(v).copied());
-                if position(&leave) > position(&a.leave) {
-                    a.leave = leave;
+                if position(&sums[i].1) > position(&a.leave) {
+                    a.leave = sums[i].1.clone();
                 }
             }
+            first = last + 1;
         }
     }
 
@@ -407,30 +421,40 @@ impl<'t, 'm> Finder<'t, 'm> {
         (None, None)
     }
 
-    /// A layer has more than one query, and its queries and keys come from the same stream.
-    fn is_layer(&self, a: &Attention) -> bool {
+    /// A layer has more than one query, and its queries and keys come from the same stream: going back from both, the first
+    /// sums of the residual stream that are met have one in common.
+    fn is_layer(&self, a: &Attention, sums: &HashSet<&str>) -> bool {
         if self.size(&a.queries) < 2 {
             return false;
         }
         let operands = self.score_operands(a.softmax[0]);
-        let [queries, keys] = &operands[..] else { return true };
-        let sources = [self.sources(queries), self.sources(keys)];
-        let varies = |s: &HashSet<&str>| s.iter().any(|v| !self.fixed.contains(v));
-        if !sources.iter().all(varies) {
-            return false;
-        }
-        match &a.enter {
-            Some(enter) => sources.iter().all(|s| s.contains(enter.as_str())),
-            None => true,
-        }
+        let [queries, keys] = operands[..] else { return true };
+        let [(stream_q, varies_q), (stream_k, varies_k)] = [self.sources(queries, sums), self.sources(keys, sums)];
+        varies_q
+            && varies_k
+            && (stream_q.intersection(&stream_k).next().is_some() || (stream_q.is_empty() && stream_k.is_empty()))
     }
 
-    fn sources(&self, value: &'m str) -> HashSet<&'m str> {
-        let mut all = HashSet::from([value]);
-        if let Some(&m) = self.links.maker.get(value) {
-            all.extend(self.ancestors(m));
+    /// The sums that a value is made from most directly, and whether it depends on the model's input at all.
+    fn sources<'s>(&self, value: &'m str, sums: &HashSet<&'s str>) -> (HashSet<&'s str>, bool) {
+        let (mut found, mut varies) = (HashSet::new(), false);
+        let mut seen = HashSet::new();
+        let mut todo = vec![value];
+        while let Some(x) = todo.pop() {
+            if !seen.insert(x) || self.fixed.contains(x) || x.is_empty() {
+                continue;
+            }
+            if let Some(sum) = sums.get(x) {
+                found.insert(*sum);
+                varies = true;
+                continue;
+            }
+            match self.links.maker.get(x) {
+                Some(&m) => todo.extend(self.node(m).input.iter().map(String::as_str)),
+                None => varies = true,
+            }
         }
-        all
+        (found, varies)
     }
 
     /// The two values whose product is the scores: queries and keys.

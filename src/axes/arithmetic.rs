@@ -3,7 +3,7 @@
 //! Nothing else of a model is ever computed. Values are kept as f64, which holds every integer that a shape can have;
 //! results of floating-point operators are rounded to f32 as the graph would.
 
-use ndarray::{ArrayD, Axis, IxDyn, Slice, concatenate};
+use ndarray::{ArrayD, Axis, Dimension, IxDyn, Slice, concatenate};
 
 use crate::graph::Attributes;
 use crate::onnx::proto::{NodeProto, TensorProto};
@@ -263,9 +263,9 @@ pub fn evaluate(node: &NodeProto, inputs: &[Option<Known>]) -> Option<Vec<Known>
         "Reshape" | "Flatten" => {
             let target = match op {
                 "Flatten" => {
-                    let a = node.int("axis").unwrap_or(1).max(0) as usize;
                     let s = x.data.shape();
-                    let a = a.min(s.len());
+                    let a = node.int("axis").unwrap_or(1);
+                    let a = (if a < 0 { a + s.len() as i64 } else { a }).clamp(0, s.len() as i64) as usize;
                     vec![s[..a].iter().product::<usize>(), s[a..].iter().product::<usize>()]
                 }
                 _ => resolve_shape(x.data.shape(), &input(1)?.ints(), node.int("allowzero").unwrap_or(0) != 0)?,
@@ -311,6 +311,29 @@ pub fn evaluate(node: &NodeProto, inputs: &[Option<Known>]) -> Option<Vec<Known>
             }
             let data: Vec<f64> = (0..count as usize).map(|i| start + i as f64 * step).collect();
             Some(x.with(ArrayD::from_shape_vec(IxDyn(&[data.len()]), data).ok()?))
+        }
+        "Clip" => {
+            let bound = |i: usize, name: &str| {
+                input(i).and_then(|k| k.data.first().copied()).or(node.float(name).map(f64::from))
+            };
+            let (low, high) = (bound(1, "min").unwrap_or(f64::NEG_INFINITY), bound(2, "max").unwrap_or(f64::INFINITY));
+            Some(x.with(x.data.mapv(|v| v.max(low).min(high))))
+        }
+        "OneHot" => {
+            let (depth, values) = (input(1)?.ints().first().copied()?, input(2)?);
+            let (off, on) = (*values.data.iter().next()?, *values.data.iter().nth(1)?);
+            let depth = usize::try_from(depth).ok().filter(|d| d.saturating_mul(x.data.len()) <= LIMIT)?;
+            let a = axis(node.int("axis").unwrap_or(-1), x.data.ndim() + 1)?;
+            let mut shape = x.data.shape().to_vec();
+            shape.insert(a, depth);
+            let data = ArrayD::from_shape_fn(IxDyn(&shape), |at| {
+                let mut rest: Vec<usize> = at.as_array_view().to_vec();
+                let class = rest.remove(a);
+                let index = x.data[IxDyn(&rest)] as i64;
+                let index = if index < 0 { index + depth as i64 } else { index };
+                if index == class as i64 { on } else { off }
+            });
+            Some(values.with(data))
         }
         "ConstantOfShape" => {
             let shape: Vec<usize> = x.ints().iter().map(|&v| usize::try_from(v).ok()).collect::<Option<_>>()?;
@@ -462,6 +485,19 @@ mod tests {
         assert_eq!(s(-2, i64::MAX, 1), [3, 4]);
         assert_eq!(s(0, 5, 2), [0, 2, 4]);
         assert_eq!(s(-1, i64::MIN, -1), [4, 3, 2, 1, 0]);
+    }
+
+    #[test]
+    fn clip_flatten_and_one_hot() {
+        let bounds = [Known::integers([1]), Known::integers([3])];
+        assert_eq!(run("Clip", &[Known::integers([0, 2, 9]), bounds[0].clone(), bounds[1].clone()]), [1, 2, 3]);
+        let one_hot = [Known::integers([1, -1]), Known::integers([3]), Known::integers([0, 7])];
+        assert_eq!(run("OneHot", &one_hot), [0, 7, 0, 0, 0, 7]);
+        let x = Known { number: Number::Integer, data: ArrayD::zeros(IxDyn(&[2, 3, 4])) };
+        let flat =
+            |a| evaluate(&node("Flatten", &["x"], &["y"], vec![int_attribute("axis", a)]), &[Some(x.clone())]).unwrap();
+        assert_eq!(flat(-1)[0].data.shape(), [6, 4]);
+        assert_eq!(flat(0)[0].data.shape(), [1, 24]);
     }
 
     #[test]
