@@ -6,6 +6,7 @@
 #[path = "embedded/common/mod.rs"]
 mod common;
 
+use std::io::Write;
 use std::sync::{Arc, LazyLock};
 
 use offshoot::runtime::{Kind, Options, Runtime};
@@ -14,18 +15,23 @@ static RUNTIME: LazyLock<Result<Arc<Runtime>, String>> = LazyLock::new(|| {
     Runtime::start(&Options { kind: Kind::Onnxruntime, ..Options::default() }).map_err(|e| e.to_string())
 });
 
+/// Says something that the test harness does not keep to itself.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// The runtime, or `None` where the group is left out.
 fn runtime() -> Option<&'static Arc<Runtime>> {
     match &*RUNTIME {
         Ok(runtime) => {
-            eprintln!("ONNX Runtime group: {}", runtime.describe());
+            say(&format!("ONNX Runtime group: {}", runtime.describe()));
             Some(runtime)
         }
         Err(why) if std::env::var_os("OFFSHOOT_REQUIRE_ONNXRUNTIME").is_some() => {
             panic!("the ONNX Runtime group was asked for and cannot run: {why}")
         }
         Err(why) => {
-            eprintln!("ONNX Runtime group LEFT OUT: {why}");
+            say(&format!("ONNX Runtime group LEFT OUT: {why}"));
             None
         }
     }
@@ -68,6 +74,13 @@ fn largest_relative_difference(found: &serde_json::Value, golden: &str) -> f64 {
 }
 
 #[test]
+fn densities_of_every_fixture_equal_their_attention_maps() {
+    if let Some(runtime) = runtime() {
+        common::densities::check_all(runtime);
+    }
+}
+
+#[test]
 fn densities_of_the_bundled_ancestor_equal_an_independent_computation() {
     if runtime().is_none() {
         return;
@@ -92,7 +105,7 @@ fn the_real_model_goes_the_whole_path() {
     let missing = [model, photographs].iter().any(|p| !common::root().join(p).exists());
     if runtime().is_none() || missing {
         assert!(!missing || std::env::var_os("OFFSHOOT_REQUIRE_MODELS").is_none(), "run scripts/fetch_models.sh");
-        eprintln!("real model LEFT OUT: it needs ONNX Runtime and scripts/fetch_models.sh");
+        say("real model LEFT OUT: it needs ONNX Runtime and scripts/fetch_models.sh");
         return;
     }
     let found = json(&["density", model, "--images", photographs]);

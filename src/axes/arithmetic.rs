@@ -138,6 +138,7 @@ pub fn evaluate(node: &NodeProto, inputs: &[Option<Known>]) -> Option<Vec<Known>
             None => (0..rank).collect(),
         };
         list.sort_unstable();
+        list.dedup();
         let keep = node.int("keepdims").unwrap_or(1) != 0;
         let mut data = x.data.clone();
         for &a in list.iter().rev() {
@@ -214,6 +215,9 @@ pub fn evaluate(node: &NodeProto, inputs: &[Option<Known>]) -> Option<Vec<Known>
         "Concat" => {
             let all: Vec<&Known> = inputs.iter().map(Option::as_ref).collect::<Option<_>>()?;
             let a = axis(node.int("axis")?, x.data.ndim())?;
+            if all.iter().any(|k| k.data.ndim() != x.data.ndim()) {
+                return None;
+            }
             let views: Vec<_> = all.iter().map(|k| k.data.view()).collect();
             Some(x.with(concatenate(Axis(a), &views).ok()?))
         }
@@ -485,6 +489,13 @@ mod tests {
         assert_eq!(s(-2, i64::MAX, 1), [3, 4]);
         assert_eq!(s(0, 5, 2), [0, 2, 4]);
         assert_eq!(s(-1, i64::MIN, -1), [4, 3, 2, 1, 0]);
+    }
+
+    #[test]
+    fn operands_of_different_rank_are_not_joined() {
+        let scalar = Known { number: Number::Integer, data: ArrayD::zeros(IxDyn(&[])) };
+        let concat = node("Concat", &["a", "b"], &["y"], vec![int_attribute("axis", 0)]);
+        assert!(evaluate(&concat, &[Some(Known::integers([1, 2])), Some(scalar)]).is_none());
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod output;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use clap::{CommandFactory, Parser};
 
@@ -16,7 +17,12 @@ pub use flags::{Cli, Command};
 /// 3 internal fault.
 pub fn main() -> ExitCode {
     // Panics are reported once, below; those inside a runtime are turned into errors where they happen.
-    std::panic::set_hook(Box::new(|_| {}));
+    static PLACE: Mutex<String> = Mutex::new(String::new());
+    std::panic::set_hook(Box::new(|info| {
+        if let (Some(at), Ok(mut place)) = (info.location(), PLACE.lock()) {
+            *place = at.to_string();
+        }
+    }));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -31,7 +37,8 @@ pub fn main() -> ExitCode {
             .cloned()
             .or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()))
             .unwrap_or_default();
-        Err(Error::new(ErrorKind::Internal, format!("internal fault: {what}"))
+        let place = PLACE.lock().map(|p| p.clone()).unwrap_or_default();
+        Err(Error::new(ErrorKind::Internal, format!("internal fault at {place}: {what}"))
             .hint("this is a defect of Offshoot: please report it with the command and the model"))
     });
     match result {

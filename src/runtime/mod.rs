@@ -69,8 +69,14 @@ pub struct Runtime {
     pub threads: usize,
 }
 
-/// The API of the library is a global of the process: the first start decides.
-static STARTED: Mutex<Option<(Kind, Option<PathBuf>)>> = Mutex::new(None);
+/// What the first start of this process decided: the library's API and its environment are globals.
+struct Started {
+    kind: Kind,
+    path: Option<PathBuf>,
+    environment: Environment,
+}
+
+static STARTED: Mutex<Option<Started>> = Mutex::new(None);
 
 impl Runtime {
     /// Starts the runtime.
@@ -84,7 +90,7 @@ impl Runtime {
         let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = match options.kind {
             Kind::Tract => None,
-            Kind::Auto if started.as_ref().is_some_and(|(k, _)| *k == Kind::Tract) => None,
+            Kind::Auto if started.as_ref().is_some_and(|s| s.kind == Kind::Tract) => None,
             Kind::Auto if options.device == Device::Cpu => match find(options.library.as_deref()) {
                 Ok(library) => Some(library),
                 Err(e) if options.library.is_some() => return Err(e),
@@ -98,29 +104,17 @@ impl Runtime {
                 .hint("use `--runtime onnxruntime` with `--device cuda`"));
         }
         let path = wanted.as_ref().map(|l| l.path.clone());
-        match started.as_ref() {
-            Some((running, at)) if *running != kind || *at != path => {
-                bail!(Runtime, "this process runs on {running:?} already; a second library cannot be loaded beside it")
+        let environment = match started.as_ref() {
+            Some(s) if s.kind == kind && s.path == path => s.environment.clone(),
+            Some(s) => {
+                bail!(Runtime, "this process runs on {:?} already; a second library cannot be loaded beside it", s.kind)
             }
-            _ => {}
-        }
-        let failed = |e: String| Error::new(ErrorKind::Runtime, e);
-        let builder = match &wanted {
             None => {
-                ort::set_api(ort_tract::api());
-                ort::init()
+                let environment = environment(wanted.as_ref())?;
+                *started = Some(Started { kind, path, environment: environment.clone() });
+                environment
             }
-            Some(library) => ort::init_from(&library.path).map_err(|e| {
-                failed(format!("ONNX Runtime cannot be loaded: {e}"))
-                    .at(&library.path)
-                    .hint("give another library with --onnxruntime PATH, or use --runtime tract")
-            })?,
         };
-        *started = Some((kind, path));
-        let environment = builder.with_telemetry(false).build().map_err(|e| failed(e.to_string()))?;
-        if kind == Kind::Onnxruntime {
-            environment.set_log_level(ort::logging::LogLevel::Error);
-        }
         let runtime = Runtime { environment, kind, library: wanted, device: options.device, threads };
         if runtime.device == Device::Cuda {
             runtime.check_cuda()?;
@@ -169,6 +163,29 @@ impl Runtime {
             Ok(_) => Ok(()),
         }
     }
+}
+
+/// Loads the library, or sets the built-in one up.
+fn environment(library: Option<&Library>) -> Result<Environment> {
+    let builder = match library {
+        None => {
+            ort::set_api(ort_tract::api());
+            ort::init()
+        }
+        Some(library) => ort::init_from(&library.path).map_err(|e| {
+            Error::new(ErrorKind::Runtime, format!("ONNX Runtime cannot be loaded: {e}"))
+                .at(&library.path)
+                .hint("give another library with --onnxruntime PATH, or use --runtime tract")
+        })?,
+    };
+    let environment = builder
+        .with_telemetry(false)
+        .build()
+        .map_err(|e| Error::new(ErrorKind::Runtime, format!("the runtime cannot start: {e}")))?;
+    if library.is_some() {
+        environment.set_log_level(ort::logging::LogLevel::Error);
+    }
+    Ok(environment)
 }
 
 /// A GPU as the driver sees it.

@@ -1,4 +1,4 @@
-//! Surgery on every fixture, on the embedded runtime.
+//! Surgery and densities of every fixture, on the embedded runtime.
 
 use offshoot::runtime::{Kind, Options, Runtime};
 
@@ -6,4 +6,10 @@ use offshoot::runtime::{Kind, Options, Runtime};
 fn surgery_on_every_fixture_equals_its_oracle() {
     let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
     crate::common::surgery::check_all(&runtime);
+}
+
+#[test]
+fn densities_of_every_fixture_equal_their_attention_maps() {
+    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    crate::common::densities::check_all(&runtime);
 }

@@ -6,8 +6,8 @@ use ndarray::{Array4, ArrayD};
 use offshoot::anatomy::{Anatomy, Attention, Roles};
 use offshoot::axes::resize::{Plan, resize};
 use offshoot::axes::{Factor, Typing};
-use offshoot::descendant::{FfnWidth, Heads, Layers, Shape, grow};
-use offshoot::learngene::{Cluster, Learngene, SHARE};
+use offshoot::descendant::{FfnWidth, Heads, Layers, Projection, Shape, grow};
+use offshoot::learngene::{Centroid, Cluster, Learngene, SHARE};
 use offshoot::onnx::proto::TensorProto;
 use offshoot::onnx::{Model, data_type, tensor_from_f32, to_f32};
 use offshoot::runtime::Runtime;
@@ -251,35 +251,7 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
         *clusters = vec![Cluster { members, centroid }];
         clusters.extend(rest.into_iter().map(|h| Cluster { members: vec![h], centroid: h }));
     }
-    let mut oracle = model.clone();
-    for (l, clusters) in anatomy.layers.iter().zip(&gene.layers) {
-        let f = l.head_factor(&typing).unwrap();
-        for u in roles.head_uses(l) {
-            let of_use = &typing.uses[u];
-            let t = typing.weights[of_use.name.as_str()];
-            let (axis, outer, inner) = roles.place(u, f).unwrap();
-            let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
-            let heads = l.head_count(&typing);
-            let after = inner * dims[axis + 1..].iter().product::<usize>();
-            let before = outer * dims[..axis].iter().product::<usize>();
-            let old = to_f32(t).unwrap();
-            let mut data = old.clone();
-            for c in clusters {
-                for &h in &c.members {
-                    for b in 0..before {
-                        let (to, from) = ((b * heads + h) * after, (b * heads + c.centroid) * after);
-                        data[to..to + after].copy_from_slice(&old[from..from + after]);
-                    }
-                }
-            }
-            set(
-                &mut oracle,
-                of_use.node,
-                of_use.input,
-                tensor_from_f32(format!("replaced_{u}"), data_type(t).unwrap(), &dims, &data),
-            );
-        }
-    }
+    let mut oracle = with_centroids(&model, &typing, &anatomy, &gene);
     let shares_ffn = gene.group_ffns(&format!("0-{last}"), &typing, &anatomy).is_ok();
     if shares_ffn {
         let first = roles.ffn_uses(anatomy.layers[0].ffn.as_ref().unwrap());
@@ -305,7 +277,60 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
     assert!(!shares_ffn || tied.plan.parameters < baked.plan.parameters, "{}", fixture.name());
     let again = grow(&condensed, &gene, &Shape::default()).unwrap();
     expect("all slots of a learngene", again.model, truth);
+
+    // The published projection: head 0's output rows for slot 0, which holds the centroid of head 0's cluster.
+    let mut published = oracle.clone();
+    for l in &anatomy.layers {
+        published = zeroed(&published, &typing, &roles.projection_uses(l), l.head_factor(&typing).unwrap(), &[0]);
+    }
+    let shape = Shape { heads: Heads::Count(1), projection: Projection::Paper, ..Shape::default() };
+    let child = grow(&condensed, &gene, &shape).unwrap();
+    expect("paper projection", child.model, run(runtime, &published, &x));
+
+    // Mean centroids.
+    gene.centroid = Centroid::Mean;
+    gene.ffn_groups = (0..=last).map(|l| vec![l]).collect();
+    let oracle = with_centroids(&model, &typing, &anatomy, &gene);
+    expect("mean centroids", gene.condense(&model, &typing, &anatomy).unwrap(), run(runtime, &oracle, &x));
     failures
+}
+
+/// The graph with the queries, keys and values of every head written over by those of its cluster's centroid.
+fn with_centroids(model: &Model, typing: &Typing, anatomy: &Anatomy, gene: &Learngene) -> Model {
+    let roles = Roles::new(typing);
+    let mut out = model.clone();
+    for (l, clusters) in anatomy.layers.iter().zip(&gene.layers) {
+        let f = l.head_factor(typing).unwrap();
+        for u in roles.head_uses(l) {
+            let of_use = &typing.uses[u];
+            let t = typing.weights[of_use.name.as_str()];
+            let (axis, outer, inner) = roles.place(u, f).unwrap();
+            let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+            let heads = l.head_count(typing);
+            let after = inner * dims[axis + 1..].iter().product::<usize>();
+            let before = outer * dims[..axis].iter().product::<usize>();
+            let old = to_f32(t).unwrap();
+            let mut data = old.clone();
+            for c in clusters {
+                let sources = if gene.centroid == Centroid::Mean { c.members.clone() } else { vec![c.centroid] };
+                for &h in &c.members {
+                    for b in 0..before {
+                        for i in 0..after {
+                            let sum: f32 = sources.iter().map(|s| old[(b * heads + s) * after + i]).sum();
+                            data[(b * heads + h) * after + i] = sum / sources.len() as f32;
+                        }
+                    }
+                }
+            }
+            set(
+                &mut out,
+                of_use.node,
+                of_use.input,
+                tensor_from_f32(format!("replaced_{u}"), data_type(t).unwrap(), &dims, &data),
+            );
+        }
+    }
+    out
 }
 
 fn expect_error(

@@ -1,0 +1,101 @@
+//! Densities of every fixture against its attention maps, read from the graph and summed up here with what the manifest says of
+//! grid, prefix tokens and windows.
+
+use std::sync::Arc;
+
+use offshoot::anatomy::Anatomy;
+use offshoot::axes::Typing;
+use offshoot::data::{InputShape, Loader};
+use offshoot::density::measure;
+use offshoot::onnx::{DataType, tensor_info};
+use offshoot::runtime::{Runtime, decompose_attention};
+
+use super::surgery::{images, run};
+use super::{Fixture, fixtures};
+
+fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
+    let model = fixture.open();
+    let typing = Typing::new(&model).unwrap();
+    let anatomy = Anatomy::new(&typing).unwrap();
+    let x = images(fixture);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npy");
+    ndarray_npy::write_npy(&path, &x).unwrap();
+    let input = InputShape::of(&model, &typing).unwrap();
+    let loader = Loader::open(&path, &Default::default(), None, input).unwrap();
+    let found = match measure(runtime, &model, &typing, &anatomy, &loader, |_| {}) {
+        Ok(d) => d.layers,
+        Err(e) => return vec![format!("{}: {e}", fixture.name())],
+    };
+
+    // The attention maps as outputs of the graph.
+    let fused: Vec<usize> = typing.fused.keys().copied().collect();
+    let decomposed = decompose_attention(&typing, &fused).unwrap();
+    let mut exposed = model.clone();
+    *exposed.graph_mut() = decomposed.graph;
+    exposed.graph_mut().output = anatomy
+        .layers
+        .iter()
+        .map(|l| {
+            let k = l.softmax[0];
+            let name = decomposed.probabilities.get(&k).cloned().unwrap_or(typing.graph.node[k].output[0].clone());
+            tensor_info(name, DataType::Float, &[None; 4])
+        })
+        .collect();
+    // Windows stand in the first axis of Swin's maps, so images go in one by one.
+    let mut sums: Vec<Vec<f64>> = found.iter().map(|d| vec![0.0; d.len()]).collect();
+    let patch = fixture.entry["patch_size"].as_f64().unwrap();
+    let (mut prefix, grid) = (fixture.entry["prefix_tokens"].as_u64().unwrap() as usize, &fixture.entry["grid"]);
+    let count = x.shape()[0];
+    for image in x.axis_chunks_iter(ndarray::Axis(0), 1) {
+        for (l, maps) in run(runtime, &exposed, &image.to_owned()).unwrap().iter().enumerate() {
+            let truth = &fixture.entry["layers"][l];
+            let heads = truth["heads"].as_u64().unwrap() as usize;
+            let n = *maps.shape().last().unwrap();
+            // A window sees its own tokens, and a later stage has larger ones.
+            let (columns, stride) = match truth["window"].as_u64() {
+                Some(w) => {
+                    prefix = 0;
+                    let stage = (truth["embedding_dim"].as_f64().unwrap()
+                        / fixture.entry["embedding_dim"].as_f64().unwrap())
+                    .round();
+                    (w as usize, patch * stage)
+                }
+                None => (grid[1].as_u64().unwrap() as usize, patch),
+            };
+            let patches = n - prefix;
+            let flat = maps.as_standard_layout();
+            let flat = flat.as_slice().unwrap();
+            let windows = flat.len() / (heads * n * n);
+            for (h, sum) in sums[l].iter_mut().enumerate() {
+                let mut total = 0.0;
+                for w in 0..windows {
+                    for i in 0..patches {
+                        for j in 0..patches {
+                            let dy = (i / columns) as f64 - (j / columns) as f64;
+                            let dx = (i % columns) as f64 - (j % columns) as f64;
+                            let a = flat[((w * heads + h) * n + i + prefix) * n + j + prefix] as f64;
+                            total += a * dy.hypot(dx) * stride;
+                        }
+                    }
+                }
+                *sum += total / (windows * patches * count) as f64;
+            }
+        }
+    }
+    let mut failures = Vec::new();
+    for (l, (a, b)) in found.iter().zip(&sums).enumerate() {
+        for (h, (a, b)) in a.iter().zip(b).enumerate() {
+            if (a - b).abs() > 1e-4 * b.abs() {
+                failures.push(format!("{}: layer {l} head {h}: {a} and {b}", fixture.name()));
+            }
+        }
+    }
+    failures
+}
+
+/// All fixtures.
+pub fn check_all(runtime: &Arc<Runtime>) {
+    let failures: Vec<String> = fixtures().iter().flat_map(|f| check(runtime, f)).collect();
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
