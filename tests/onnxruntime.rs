@@ -44,16 +44,20 @@ fn surgery_on_every_fixture_equals_its_oracle() {
     }
 }
 
-/// Runs the binary on ONNX Runtime and reads the JSON that it prints.
-fn json(arguments: &[&str]) -> serde_json::Value {
+/// Runs the binary on a runtime and reads the JSON that it prints.
+fn json_on(runtime: &str, arguments: &[&str]) -> serde_json::Value {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_offshoot"))
         .args(arguments)
-        .args(["--runtime", "onnxruntime", "--json"])
+        .args(["--runtime", runtime, "--json"])
         .current_dir(common::root())
         .output()
         .unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn json(arguments: &[&str]) -> serde_json::Value {
+    json_on("onnxruntime", arguments)
 }
 
 fn largest_relative_difference(found: &serde_json::Value, golden: &str) -> f64 {
@@ -150,13 +154,7 @@ fn runtimes_agree() {
     }
     let arguments = ["density", "models/fashion-vit.onnx", "--images", "fixtures/fashion-png"];
     let a = json(&arguments);
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_offshoot"))
-        .args(arguments)
-        .args(["--runtime", "tract", "--json"])
-        .current_dir(common::root())
-        .output()
-        .unwrap();
-    let b: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let b = json_on("tract", &arguments);
     for (x, y) in a["densities"].as_array().unwrap().iter().zip(b["densities"].as_array().unwrap()) {
         for (x, y) in x.as_array().unwrap().iter().zip(y.as_array().unwrap()) {
             let (x, y) = (x.as_f64().unwrap(), y.as_f64().unwrap());

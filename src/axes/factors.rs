@@ -501,7 +501,8 @@ impl Factors {
     }
 }
 
-fn gcd(mut a: usize, mut b: usize) -> usize {
+/// The greatest common divisor.
+pub(super) fn gcd(mut a: usize, mut b: usize) -> usize {
     while b != 0 {
         (a, b) = (b, a % b);
     }

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use rayon::prelude::*;
 
 use super::arithmetic::{Known, slice_range};
-use super::factors::{Dim, Factor, Factors};
+use super::factors::{Dim, Factor, Factors, gcd};
+use super::rules::shape_value;
 use super::{Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, Names, int_attribute, node as new_node};
@@ -352,18 +353,7 @@ impl<'m> Repair<'_, 'm> {
     fn recompute(&mut self, was: &NodeProto, node: &NodeProto) -> Result<()> {
         let results = match was.op_type() {
             "Shape" | "Size" => {
-                let shape = self.shape(was.input.first().map(String::as_str).unwrap_or(""));
-                let rank = shape.len() as i64;
-                let clamp = |v: i64| (if v < 0 { v + rank } else { v }).clamp(0, rank) as usize;
-                let (start, end) = (clamp(was.int("start").unwrap_or(0)), clamp(was.int("end").unwrap_or(rank)));
-                vec![match was.op_type() {
-                    "Size" => {
-                        let mut total = Known::integers([shape.iter().product::<usize>() as i64]);
-                        total.data = total.data.index_axis_move(ndarray::Axis(0), 0);
-                        total
-                    }
-                    _ => Known::integers(shape[start..end.max(start)].iter().map(|&n| n as i64)),
-                }]
+                vec![shape_value(was, &self.shape(was.input.first().map(String::as_str).unwrap_or("")))]
             }
             _ => {
                 let inputs: Vec<Option<Known>> = node
@@ -429,7 +419,7 @@ impl<'m> Repair<'_, 'm> {
             .zip(&want)
             .zip(&right)
             .map(|((&h, &w), &r)| {
-                let g = gcd(h.unsigned_abs(), w.unsigned_abs()).max(1) as i64;
+                let g = gcd(h.unsigned_abs() as usize, w.unsigned_abs() as usize).max(1) as i64;
                 if r { (1, 1) } else { (w / g, h / g) }
             })
             .collect();
@@ -521,13 +511,6 @@ impl<'m> Repair<'_, 'm> {
             node.attribute.push(int_attribute(attribute, count));
         }
     }
-}
-
-fn gcd(mut a: u64, mut b: u64) -> u64 {
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    a
 }
 
 #[cfg(test)]

@@ -145,33 +145,12 @@ impl<'m> Typing<'m> {
     }
 
     fn shape_of(&mut self, node: &'m NodeProto) -> Result<()> {
-        let known = self.shape_value(node)?;
+        let input = node.input.first().map(String::as_str).unwrap_or("");
+        let Some(shape) = self.shape(input) else { bail!(Format, "nothing makes its input `{input}`") };
         if let Some(output) = node.output.first() {
-            self.know(output, known);
+            self.know(output, shape_value(node, &shape));
         }
         Ok(())
-    }
-
-    /// The value of a Shape or Size node under the present sizes of factors.
-    pub(super) fn shape_value(&self, node: &NodeProto) -> Result<Known> {
-        let input = node.input.first().map(String::as_str).unwrap_or("");
-        let shape = self
-            .shape(input)
-            .ok_or_else(|| Error::new(ErrorKind::Format, format!("nothing makes its input `{input}`")))?;
-        let rank = shape.len() as i64;
-        Ok(match node.op_type() {
-            "Size" => {
-                let mut known = Known::integers([shape.iter().product::<usize>() as i64]);
-                known.data = known.data.index_axis_move(ndarray::Axis(0), 0);
-                known
-            }
-            _ => {
-                let clamp = |v: i64| (if v < 0 { v + rank } else { v }).clamp(0, rank) as usize;
-                let start = clamp(node.int("start").unwrap_or(0));
-                let end = clamp(node.int("end").unwrap_or(rank)).max(start);
-                Known::integers(shape[start..end].iter().map(|&n| n as i64))
-            }
-        })
     }
 
     /// Evaluates a node of shape arithmetic. A short Concat may also take small floats that stand in initializers (the scales
@@ -245,6 +224,19 @@ impl<'m> Typing<'m> {
         let t = self.weights.get(name).filter(|t| element_count(t).is_ok_and(|n| n <= 16))?;
         Some(Known::read(t)?.data.iter().copied().collect())
     }
+}
+
+/// The value of a Shape or Size node, of an input that has `shape`.
+pub(super) fn shape_value(node: &NodeProto, shape: &[usize]) -> Known {
+    if node.op_type() == "Size" {
+        let count = Known::integers([shape.iter().product::<usize>() as i64]);
+        return Known { data: count.data.index_axis_move(ndarray::Axis(0), 0), ..count };
+    }
+    let rank = shape.len() as i64;
+    let clamp = |v: i64| (if v < 0 { v + rank } else { v }).clamp(0, rank) as usize;
+    let start = clamp(node.int("start").unwrap_or(0));
+    let end = clamp(node.int("end").unwrap_or(rank)).max(start);
+    Known::integers(shape[start..end].iter().map(|&n| n as i64))
 }
 
 struct Rule<'t, 'm> {

@@ -91,3 +91,82 @@ fn resolve_tensor(
     t.data_location = None;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::onnx::Model;
+    use crate::onnx::proto::{ModelProto, StringStringEntryProto, tensor_proto::DataLocation};
+
+    /// Writes a model whose only tensor of two floats lies at `location`.
+    fn model(folder: &Path, entries: &[(&str, &str)]) -> PathBuf {
+        let tensor = TensorProto {
+            name: Some("w".into()),
+            dims: vec![2],
+            data_type: Some(1),
+            data_location: Some(DataLocation::External as i32),
+            external_data: entries
+                .iter()
+                .map(|(k, v)| StringStringEntryProto { key: Some(k.to_string()), value: Some(v.to_string()) })
+                .collect(),
+            ..Default::default()
+        };
+        let proto = ModelProto {
+            ir_version: Some(8),
+            graph: Some(GraphProto { initializer: vec![tensor], ..Default::default() }),
+            ..Default::default()
+        };
+        let path = folder.join("model.onnx");
+        fs::write(&path, prost::Message::encode_to_vec(&proto)).unwrap();
+        path
+    }
+
+    #[test]
+    fn paths_that_leave_the_folder_are_refused() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = outer.path().join("model");
+        fs::create_dir(&folder).unwrap();
+        let secret = outer.path().join("secret.bin");
+        fs::write(&secret, [0; 8]).unwrap();
+        for location in ["../secret.bin", "a/../../secret.bin", secret.to_str().unwrap()] {
+            let error = Model::open(model(&folder, &[("location", location)])).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{location}: {error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_that_leave_the_folder_are_followed_only_when_asked() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = outer.path().join("model");
+        fs::create_dir(&folder).unwrap();
+        fs::write(outer.path().join("blob"), 1.5f32.to_le_bytes().repeat(2)).unwrap();
+        std::os::unix::fs::symlink("../blob", folder.join("weights.bin")).unwrap();
+        let path = model(&folder, &[("location", "weights.bin")]);
+        let error = Model::open(&path).unwrap_err();
+        assert!(error.hint_text().unwrap().contains("--allow-external-links"), "{error}");
+        let opened = Model::open_with(&path, ExternalLinks::Accept).unwrap();
+        assert_eq!(crate::onnx::to_f32(&opened.graph().initializer[0]).unwrap(), [1.5, 1.5]);
+    }
+
+    #[test]
+    fn lengths_that_lie_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("w.bin"), [0; 8]).unwrap();
+        let open = |entries: &[(&str, &str)]| Model::open(model(folder.path(), entries));
+        assert!(open(&[("location", "w.bin"), ("offset", "0"), ("length", "8")]).is_ok());
+        for entries in [
+            &[("location", "w.bin"), ("offset", "9")][..],
+            &[("location", "w.bin"), ("offset", "4"), ("length", "8")],
+            &[("location", "w.bin"), ("length", "18446744073709551615")],
+            &[("location", "w.bin"), ("length", "4")],
+            &[("location", "w.bin"), ("offset", "-1")],
+            &[("location", "missing.bin")],
+            &[],
+        ] {
+            assert!(open(entries).is_err(), "{entries:?}");
+        }
+    }
+}

@@ -110,7 +110,12 @@ fn message(field: u32, message: &impl Message, scratch: &mut Vec<u8>, out: &mut 
 
 /// Writes a model, with external data beside it where it is too large for one message. Returns the bytes written.
 pub(super) fn write(model: &ModelProto, path: &Path) -> Result<u64> {
-    if encoded_len(model) <= MAX_MESSAGE {
+    write_within(model, path, MAX_MESSAGE)
+}
+
+/// [`write`], with the size above which weights move out.
+fn write_within(model: &ModelProto, path: &Path, limit: u64) -> Result<u64> {
+    if encoded_len(model) <= limit {
         return replace_file(path, |out| encode(model, out));
     }
     let data_path = sibling(path, ".data")?;
@@ -173,4 +178,62 @@ pub fn replace_file(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> io:
     }
     temporary.persist(path).map_err(|e| fail(e.error))?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::{DataType, Model, tensor_from_f32, to_f32};
+
+    fn model() -> ModelProto {
+        let data: Vec<f32> = (0..1000).map(|v| v as f32).collect();
+        ModelProto {
+            ir_version: Some(8),
+            graph: Some(GraphProto {
+                initializer: vec![
+                    tensor_from_f32("large", DataType::Float, &[10, 100], &data),
+                    tensor_from_f32("small", DataType::Float, &[2], &[1.0, 2.0]),
+                    tensor_from_f32("other", DataType::Float, &[1000], &data),
+                ],
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn encoding_is_what_prost_decodes() {
+        let model = model();
+        let mut bytes = Vec::new();
+        encode(&model, &mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, encoded_len(&model));
+        assert_eq!(ModelProto::decode(&bytes[..]).unwrap(), model);
+    }
+
+    #[test]
+    fn large_models_keep_their_weights_beside_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        write_within(&model(), &path, 1000).unwrap();
+        assert!(fs::metadata(&path).unwrap().len() < 1000);
+        assert_eq!(fs::metadata(folder.path().join("model.onnx.data")).unwrap().len(), 4096 + 4000);
+        let read = Model::open(&path).unwrap();
+        for (a, b) in read.graph().initializer.iter().zip(&model().graph.unwrap().initializer) {
+            assert_eq!((a.name(), &a.dims, to_f32(a).unwrap()), (b.name(), &b.dims, to_f32(b).unwrap()));
+        }
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        fs::write(&path, b"old").unwrap();
+        let error = replace_file(&path, |out| {
+            out.write_all(b"new")?;
+            Err(io::Error::other("disk full"))
+        });
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }

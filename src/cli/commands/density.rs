@@ -7,7 +7,7 @@ use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::Density;
 use crate::cli::output::{self, table};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::replace_file;
 use crate::report;
 use crate::runtime::Runtime;
@@ -18,6 +18,9 @@ pub fn run(c: &Density) -> Result<()> {
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     if let Some(plot) = &c.plot {
+        if plot.extension().is_none_or(|e| !e.eq_ignore_ascii_case("svg")) {
+            return Err(Error::new(ErrorKind::Usage, "plots are SVG").at(plot).hint("name a file that ends in .svg"));
+        }
         output::check_output(plot, &[&c.model], c.force)?;
     }
     let loader = images(&c.images, &c.transform, &model, &typing)?;
