@@ -2,7 +2,7 @@
 //!
 //! The modules are the pipeline, in order: [`onnx`] (the file), [`graph`], [`axes`] (what every dimension is made of),
 //! [`runtime`], [`data`] (images), [`anatomy`] (heads, FFNs, layers), [`density`] (mean attention distances), [`learngene`]
-//! (clusters), [`descendant`], [`report`]. Data flows one way; no module reaches back.
+//! (clusters), [`descendant`], [`training`] (gradients as graphs), [`report`]. Data flows one way; no module reaches back.
 //!
 //! The main job, from an ancestor to a running child:
 //!
@@ -47,3 +47,4 @@ pub mod learngene;
 pub mod onnx;
 pub mod report;
 pub mod runtime;
+pub mod training;

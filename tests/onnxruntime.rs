@@ -162,3 +162,18 @@ fn runtimes_agree() {
         }
     }
 }
+
+/// Gradients of every weight of every fixture against finite differences.
+#[test]
+fn gradients_of_every_fixture_equal_finite_differences() {
+    let Some(runtime) = runtime() else { return };
+    let mut failures = Vec::new();
+    let mut weights = 0;
+    for fixture in &common::fixtures() {
+        let (wrong, checked) = common::gradients::check(runtime, fixture);
+        failures.extend(wrong);
+        weights += checked;
+    }
+    assert!(weights > 1000, "only {weights} weights were checked");
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod densities;
+pub mod gradients;
 pub mod surgery;
 
 use std::path::{Path, PathBuf};
