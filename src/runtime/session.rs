@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use ndarray::{Array4, ArrayD, ArrayView4, Axis, Slice, concatenate};
 use ort::ep;
-use ort::session::{Session as OrtSession, SessionInputValue, builder::SessionBuilder};
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::TensorRef;
 
 use super::{Device, Kind, Runtime, decompose_attention};
@@ -80,6 +81,10 @@ impl Runtime {
                     .with_execution_providers([ep::CUDA::default().build().error_on_failure()])
                     .map_err(|e| fail(format!("the CUDA execution provider cannot start: {e}")))?;
             }
+        }
+        if self.kind == Kind::Tract {
+            // tract optimises only when it is told to.
+            builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|e| fail(e.to_string()))?;
         }
         if encoded_len(&model.proto) <= MAX_IN_MEMORY {
             let bytes = model.to_bytes();
