@@ -105,6 +105,11 @@ pub fn check_output(path: &Path, inputs: &[&Path], force: bool) -> Result<()> {
     if path.is_dir() {
         return Err(Error::new(ErrorKind::Usage, "the output is a folder").at(path).hint("name a file in it"));
     }
+    if path.exists() && !path.is_file() {
+        return Err(Error::new(ErrorKind::Usage, "the output is no regular file")
+            .at(path)
+            .hint("name a file; --dry-run writes nothing"));
+    }
     if path.exists() && !force {
         return Err(Error::new(ErrorKind::Usage, "the output exists already")
             .at(path)

@@ -278,6 +278,9 @@ impl<'a, 'm> Grower<'a, 'm> {
         if wanted == width {
             return Ok(Some(width));
         }
+        if wanted < 2 {
+            bail!(Usage, "layer {} was given {wanted} FFN neuron(s); an FFN needs at least two", self.kept[i]);
+        }
         let Some(factor) = ffn.hidden_factor(self.typing) else {
             self.warnings.push(format!("layer {} keeps its FFN: its neurons have no axis of their own", self.kept[i]));
             return Ok(Some(width));

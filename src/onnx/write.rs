@@ -161,6 +161,10 @@ fn sibling(path: &Path, suffix: &str) -> Result<PathBuf> {
 pub fn replace_file(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<u64> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let fail = |e: io::Error| Error::io(path, e).hint("check that the folder exists, is writable and has room");
+    // Renaming over a device or a pipe would replace it for everybody.
+    if path.exists() && !path.is_file() {
+        return Err(Error::new(ErrorKind::Io, "the output is no regular file").at(path).hint("name a file"));
+    }
     let temporary = tempfile::Builder::new().prefix(".offshoot-").suffix(".tmp").tempfile_in(folder).map_err(fail)?;
     let mut out = BufWriter::with_capacity(1 << 20, temporary.as_file());
     fill(&mut out).and_then(|()| out.flush()).map_err(fail)?;
@@ -220,6 +224,19 @@ mod tests {
         let read = Model::open(&path).unwrap();
         for (a, b) in read.graph().initializer.iter().zip(&model().graph.unwrap().initializer) {
             assert_eq!((a.name(), &a.dims, to_f32(a).unwrap()), (b.name(), &b.dims, to_f32(b).unwrap()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(replace_file(folder.path(), |_| Ok(())).is_err());
+        #[cfg(unix)]
+        {
+            let link = folder.path().join("null");
+            std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+            assert!(replace_file(&link, |_| Ok(())).is_err());
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         }
     }
 

@@ -310,6 +310,7 @@ fn heads_and_layers_that_cannot_be_are_refused() {
         (&["--eps", "5"], "--eps"),
         (&["--order", "ascending"], "order needs densities"),
         (&["--classes", "0"], "0 classes"),
+        (&["--ffn-width", "1"], "at least two"),
     ];
     for (flags, says) in cases {
         let folder = tempfile::tempdir().unwrap();
