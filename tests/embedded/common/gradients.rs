@@ -37,7 +37,7 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> (Vec<String>, usize) 
         let graph = decompose_attention(&typing, &fused).unwrap().graph;
         *model.graph_mut() = graph;
     }
-    // Tensors of Constant nodes as initializers, so that they can be disturbed.
+    // Weights that are initializers; those in Constant nodes are left out, since only initializers are moved below.
     let typing = Typing::new(&model).unwrap();
     let initializers: HashSet<&str> = model.graph().initializer.iter().map(|t| t.name()).collect();
     let trained: HashSet<String> = typing
@@ -72,16 +72,13 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> (Vec<String>, usize) 
     names.sort();
     let mut backward = model.clone();
     *backward.graph_mut() = gradients.graph.clone();
-    backward.graph_mut().output =
-        names.iter().map(|n| tensor_info(gradients.of[*n].clone(), DataType::Float, &[None])).collect();
-    // Shapes of gradients are the weights' own; none is declared.
-    for info in &mut backward.graph_mut().output {
-        info.r#type = None;
-    }
-    for (info, n) in backward.graph_mut().output.iter_mut().zip(&names) {
-        let dims: Vec<Option<usize>> = typing.weights[n.as_str()].dims.iter().map(|&d| Some(d as usize)).collect();
-        *info = tensor_info(info.name().to_string(), DataType::Float, &dims);
-    }
+    backward.graph_mut().output = names
+        .iter()
+        .map(|n| {
+            let dims: Vec<Option<usize>> = typing.weights[n.as_str()].dims.iter().map(|&d| Some(d as usize)).collect();
+            tensor_info(gradients.of[*n].clone(), DataType::Float, &dims)
+        })
+        .collect();
     let found = match run(runtime, &backward, &x) {
         Ok(f) => f,
         Err(e) => return (vec![format!("{}: the backward graph does not run: {e}", fixture.name())], 0),

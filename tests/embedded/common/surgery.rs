@@ -222,7 +222,7 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
             Err(e) if fixture.name().contains("swin") && dropped != 0 => {
                 assert!(e.to_string().contains("cannot be dropped"), "{e}")
             }
-            Err(e) => expect_error(&mut expect, dropped, e.to_string(), &model),
+            Err(e) => expect(&format!("layer {dropped} dropped"), model.clone(), Err(e.to_string())),
         }
     }
 
@@ -331,15 +331,6 @@ fn with_centroids(model: &Model, typing: &Typing, anatomy: &Anatomy, gene: &Lear
         }
     }
     out
-}
-
-fn expect_error(
-    expect: &mut impl FnMut(&str, Model, Result<Vec<ArrayD<f32>>, String>),
-    dropped: usize,
-    error: String,
-    model: &Model,
-) {
-    expect(&format!("layer {dropped} dropped"), model.clone(), Err(error));
 }
 
 /// All checks of all fixtures.
