@@ -16,7 +16,7 @@
 //! let anatomy = Anatomy::new(&typing)?;
 //!
 //! let runtime = runtime::Runtime::start(&runtime::Options { kind: runtime::Kind::Tract, ..Default::default() })?;
-//! let input = data::InputShape::of(&ancestor, &typing)?;
+//! let input = data::InputShape::of(&typing)?;
 //! let preprocess = ancestor.metadata("offshoot.preprocess");
 //! let images = data::Loader::open("fixtures/fashion-png", &Default::default(), preprocess, input)?;
 //! let densities = density::measure(&runtime, &ancestor, &typing, &anatomy, &images, |_| {})?;

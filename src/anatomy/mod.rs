@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, Links};
 use crate::onnx::proto::NodeProto;
 pub use roles::Roles;
-pub use tokens::{Grid, Tokens, image_size};
+pub use tokens::{Grid, Tokens};
 
 /// What Offshoot found in a graph.
 #[derive(Clone, Debug)]

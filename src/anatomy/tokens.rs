@@ -85,7 +85,7 @@ impl Tokens {
     /// The grid of the whole image (for windows, that of all windows together).
     pub fn grid(&self, typing: &Typing) -> Option<Grid> {
         let patch_size = self.stride?;
-        let image = image_size(typing)?;
+        let image = typing.image_size();
         let patches = std::array::from_fn(|i| {
             let whole = (image[i] as f64 / patch_size[i]).round() as usize;
             // A grid without padding at the border may be a little smaller than image / stride; a window is much smaller.
@@ -93,16 +93,4 @@ impl Tokens {
         });
         Some(Grid { patches, patch_size })
     }
-}
-
-/// Height and width of the input image that the typing assumes.
-pub fn image_size(typing: &Typing) -> Option<[usize; 2]> {
-    crate::graph::data_inputs(typing.graph).into_iter().find_map(|v| {
-        let dims = crate::graph::declared_dims(v)?;
-        let shape = typing.shape(v.name())?;
-        if dims.len() != 4 {
-            return None;
-        }
-        Some(if crate::axes::channels_last(&dims) { [shape[1], shape[2]] } else { [shape[2], shape[3]] })
-    })
 }

@@ -273,6 +273,22 @@ impl<'m> Typing<'m> {
         Some(t.dims.iter().map(|&d| d as usize).collect())
     }
 
+    /// The image input: the first of four dimensions. Its shape, and whether channels come last.
+    pub fn image_input(&self) -> Option<([usize; 4], bool)> {
+        data_inputs(self.graph).into_iter().find_map(|v| {
+            let shape: [usize; 4] = self.shape(v.name())?.try_into().ok()?;
+            Some((shape, channels_last(&declared_dims(v)?)))
+        })
+    }
+
+    /// Height and width of the image input; those assumed where there is none.
+    pub fn image_size(&self) -> [usize; 2] {
+        match self.image_input() {
+            Some(([_, h, w, _], true)) | Some(([_, _, h, w], false)) => [h, w],
+            None => self.assumption.image,
+        }
+    }
+
     /// Values that depend on no input: weights, known values, and what is computed from them alone.
     pub fn fixed(&self) -> HashSet<&'m str> {
         let mut fixed: HashSet<&str> = self.weights.keys().chain(self.known.keys()).copied().collect();

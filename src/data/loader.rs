@@ -11,10 +11,8 @@ use rayon::prelude::*;
 
 use super::preprocess::{Layout, Preprocess, PreprocessFlags};
 use super::source::{ImageSource, Item, Skipped};
-use crate::axes::{Typing, channels_last};
+use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{data_inputs, declared_dims};
-use crate::onnx::Model;
 
 /// The shape of one image of a model's input, and the order of its axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,19 +33,20 @@ impl InputShape {
     /// # Errors
     ///
     /// `Unsupported` if the model has no such input.
-    pub fn of(model: &Model, typing: &Typing) -> Result<Self> {
-        for info in data_inputs(model.graph()) {
-            let (Some(dims), Some(shape)) = (declared_dims(info), typing.shape(info.name())) else { continue };
-            if let [_, a, b, c] = shape[..] {
-                return Ok(if channels_last(&dims) {
-                    InputShape { channels: c, height: a, width: b, layout: Layout::Nhwc }
-                } else {
-                    InputShape { channels: a, height: b, width: c, layout: Layout::Nchw }
-                });
+    pub fn of(typing: &Typing) -> Result<Self> {
+        match typing.image_input() {
+            Some(([_, height, width, channels], true)) => {
+                Ok(InputShape { channels, height, width, layout: Layout::Nhwc })
             }
+            Some(([_, channels, height, width], false)) => {
+                Ok(InputShape { channels, height, width, layout: Layout::Nchw })
+            }
+            None => Err(Error::new(
+                ErrorKind::Unsupported,
+                "the model has no input of four dimensions, so it takes no images",
+            )
+            .hint("give the image encoder")),
         }
-        Err(Error::new(ErrorKind::Unsupported, "the model has no input of four dimensions, so it takes no images")
-            .hint("give the image encoder"))
     }
 }
 

@@ -44,7 +44,7 @@ pub fn measure(
     mut progress: impl FnMut(usize),
 ) -> Result<Densities> {
     let probe = probe(model, typing, anatomy)?;
-    let image = crate::anatomy::image_size(typing).unwrap_or(typing.assumption.image);
+    let image = typing.image_size();
     let batch = crate::runtime::suggested_batch([1, 3, image[0], image[1]]);
     let mut session = runtime.load(&probe, batch, image)?;
     let mut sums: Vec<Vec<f64>> = anatomy.layers.iter().map(|l| vec![0.0; l.head_count(typing)]).collect();

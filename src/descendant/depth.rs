@@ -82,6 +82,7 @@ fn bridge(typing: &Typing, enter: &str, leave: &str) -> Option<Option<Vec<i64>>>
 /// Where each layer ends. Where the norm comes last, it belongs to the layer: the next layer begins behind it.
 fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
     let links = Links::new(typing.graph);
+    let fixed = typing.fixed();
     let mut trailing: Option<Vec<&str>> = None;
     let mut ends: Vec<Option<String>> = Vec::new();
     for (l, layer) in anatomy.layers.iter().enumerate() {
@@ -92,7 +93,7 @@ fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
         let next = anatomy.layers.get(l + 1).and_then(|n| n.enter.as_deref());
         let end = match next {
             Some(next) if next != leave && typing.shape(next) == typing.shape(leave) => {
-                match between(typing, &links, leave, next) {
+                match between(typing, &links, &fixed, leave, next) {
                     Some(ops) if is_norm(&ops) => {
                         trailing = Some(ops);
                         Some(next.to_string())
@@ -110,10 +111,15 @@ fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
 }
 
 /// Operators between two values, in order; `None` where the second is not made from the first alone.
-fn between<'m>(typing: &Typing<'m>, links: &Links<'m>, from: &str, to: &str) -> Option<Vec<&'m str>> {
+fn between<'m>(
+    typing: &Typing<'m>,
+    links: &Links<'m>,
+    fixed: &HashSet<&'m str>,
+    from: &str,
+    to: &str,
+) -> Option<Vec<&'m str>> {
     let mut nodes = BTreeSet::new();
     let mut todo = vec![to];
-    let fixed = typing.fixed();
     let mut seen = HashSet::new();
     while let Some(x) = todo.pop() {
         if x == from || fixed.contains(x) || !seen.insert(x) {

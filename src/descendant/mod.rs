@@ -14,7 +14,7 @@ use ndarray::Array4;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Serialize;
 
-use crate::anatomy::{Anatomy, Attention, FeedForward, Roles, image_size};
+use crate::anatomy::{Anatomy, Attention, FeedForward, Roles};
 use crate::axes::resize::{Mixture, Plan as Resizing, resize};
 use crate::axes::{Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
@@ -477,7 +477,7 @@ pub fn verify(runtime: &Arc<Runtime>, model: &Model) -> Result<()> {
     }
     let mut permuted = model.clone();
     permuted.proto.graph = Some(resize(&typing, &plan)?);
-    let image = image_size(&typing).unwrap_or(typing.assumption.image);
+    let image = typing.image_size();
     let mut random = StdRng::seed_from_u64(1);
     let run = |model: &Model, x: &Array4<f32>| runtime.load(model, 1, image)?.run(x.view());
     let shape = runtime.load(model, 1, image)?.shape;
@@ -573,12 +573,9 @@ fn bake(graph: &mut GraphProto) -> Result<()> {
         let dims = to_i64(target)?;
         let name = reshape.output[0].clone();
         gone.push(k);
+        let elements = element_count(&tensor)?;
         let tensor = TensorProto { name: Some(name.clone()), dims, ..tensor };
-        if element_count(&tensor)?
-            != element_count(&graph.initializer[lookup.data])?
-                / graph.initializer[lookup.data].dims[lookup.axis].max(1) as usize
-                * to_i64(&graph.initializer[lookup.slots])?.len()
-        {
+        if element_count(&tensor)? != elements {
             bail!(Format, "the lookup `{name}` of the learngene does not fit its shape");
         }
         baked.insert(name, tensor);

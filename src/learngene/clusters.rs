@@ -301,6 +301,14 @@ mod tests {
     }
 
     #[test]
+    fn the_layer_that_gives_a_shared_ffn() {
+        let densities = [vec![0.0], vec![40.0, 50.0], vec![10.0, 20.0], vec![16.0]];
+        assert_eq!(ffn_centroid(&[1, 2, 3], &densities, FfnCentroid::Shallowest), 1);
+        // Means 45, 15 and 16: their mean is 25.3, and 16 is nearest.
+        assert_eq!(ffn_centroid(&[1, 2, 3], &densities, FfnCentroid::Nearest), 3);
+    }
+
+    #[test]
     fn orders() {
         let densities = [1.0, 30.0, 31.0, 60.0];
         let clusters = cluster_heads(&densities, 10.0, 1);

@@ -19,7 +19,7 @@ pub fn run(c: &Compare) -> Result<()> {
     let (la, lb) = (images(&c.images, &c.transform, &a, &ta)?, images(&c.images, &c.transform, &b, &tb)?);
     let runtime = Runtime::start(&c.runtime.options())?;
     let load = |model, typing: &Typing| -> Result<Session> {
-        let image = crate::anatomy::image_size(typing).unwrap_or(typing.assumption.image);
+        let image = typing.image_size();
         runtime.load(model, suggested_batch([1, 3, image[0], image[1]]), image)
     };
     let (mut sa, mut sb) = (named(&c.a, load(&a, &ta))?, named(&c.b, load(&b, &tb))?);
@@ -48,7 +48,7 @@ pub fn run(c: &Compare) -> Result<()> {
         return Err(Error::new(ErrorKind::Images, "there is no image to compare on").at(&c.images));
     };
     let latency = |model, typing: &Typing, x: &ndarray::Array4<f32>| -> Result<f64> {
-        let image = crate::anatomy::image_size(typing).unwrap_or(typing.assumption.image);
+        let image = typing.image_size();
         let mut one = runtime.load(model, 1, image)?;
         let batch = one.batch as f64;
         Ok(one.latency(x.view(), c.runs.into())? / batch * 1000.0)

@@ -31,7 +31,7 @@ pub fn open(path: &Path, links: ExternalLinks) -> Result<Model> {
 
 /// Opens images for a model.
 pub fn images(path: &Path, transform: &TransformFlags, model: &Model, typing: &Typing) -> Result<Loader> {
-    let input = InputShape::of(model, typing)?;
+    let input = InputShape::of(typing)?;
     let mut loader = Loader::open(path, &transform.preprocess(), model.metadata(PREPROCESS), input)?;
     if let Some(limit) = transform.limit {
         loader = loader.limit(limit as usize);

@@ -21,7 +21,7 @@ fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npy");
     ndarray_npy::write_npy(&path, &x).unwrap();
-    let input = InputShape::of(&model, &typing).unwrap();
+    let input = InputShape::of(&typing).unwrap();
     let loader = Loader::open(&path, &Default::default(), None, input).unwrap();
     let found = match measure(runtime, &model, &typing, &anatomy, &loader, |_| {}) {
         Ok(d) => d.layers,

@@ -7,7 +7,7 @@ use offshoot::anatomy::{Anatomy, Attention, Roles};
 use offshoot::axes::resize::{Plan, resize};
 use offshoot::axes::{Factor, Typing};
 use offshoot::descendant::{FfnWidth, Heads, Layers, Projection, Shape, grow};
-use offshoot::learngene::{Centroid, Cluster, Learngene, SHARE};
+use offshoot::learngene::{Centroid, Cluster, FfnCentroid, Learngene, SHARE};
 use offshoot::onnx::proto::TensorProto;
 use offshoot::onnx::{Model, data_type, tensor_from_f32, to_f32};
 use offshoot::runtime::Runtime;
@@ -292,6 +292,27 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
     gene.ffn_groups = (0..=last).map(|l| vec![l]).collect();
     let oracle = with_centroids(&model, &typing, &anatomy, &gene);
     expect("mean centroids", gene.condense(&model, &typing, &anatomy).unwrap(), run(runtime, &oracle, &x));
+    // The mean of FFNs.
+    if shares_ffn {
+        gene.centroid = Centroid::Nearest;
+        gene.ffn_centroid = FfnCentroid::Mean;
+        gene.ffn_groups = vec![(0..=last).collect()];
+        let mut oracle = with_centroids(&model, &typing, &anatomy, &gene);
+        let uses: Vec<Vec<usize>> = anatomy.layers.iter().map(|l| roles.ffn_uses(l.ffn.as_ref().unwrap())).collect();
+        for i in 0..uses[0].len() {
+            let tensors: Vec<_> = uses.iter().map(|u| typing.weights[typing.uses[u[i]].name.as_str()]).collect();
+            let data: Vec<Vec<f32>> = tensors.iter().map(|t| to_f32(t).unwrap()).collect();
+            let mean: Vec<f32> =
+                (0..data[0].len()).map(|e| data.iter().map(|d| d[e]).sum::<f32>() / data.len() as f32).collect();
+            let dims: Vec<usize> = tensors[0].dims.iter().map(|&d| d as usize).collect();
+            for u in uses.iter().map(|u| u[i]) {
+                let of_use = &typing.uses[u];
+                let t = tensor_from_f32(format!("mean_{u}"), data_type(tensors[0]).unwrap(), &dims, &mean);
+                set(&mut oracle, of_use.node, of_use.input, t);
+            }
+        }
+        expect("mean FFNs", gene.condense(&model, &typing, &anatomy).unwrap(), run(runtime, &oracle, &x));
+    }
     failures
 }
 
