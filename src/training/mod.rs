@@ -8,3 +8,15 @@ mod tape;
 
 pub use rules::is_trainable;
 pub use tape::Gradients;
+
+/// The operators that a training graph may be made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operators {
+    /// Standard operators only: any runtime runs the graph.
+    #[default]
+    Standard,
+    /// Also `com.microsoft` operators that the stock library of ONNX Runtime registers, such as FusedMatMul.
+    Contrib,
+    /// Also Offshoot's own operators, which are registered with ONNX Runtime's session on the processor.
+    Fused,
+}

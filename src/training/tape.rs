@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::rules;
+use super::{Operators, rules};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Names, int_attribute, ints_attribute, node as new_node};
@@ -32,6 +32,7 @@ impl Gradients {
         trained: &HashSet<String>,
         seeds: &[(String, String)],
         extra: (Vec<NodeProto>, Vec<TensorProto>),
+        operators: Operators,
     ) -> Result<Gradients> {
         let mut graph = typing.graph.clone();
         graph.node.extend(extra.0);
@@ -47,6 +48,7 @@ impl Gradients {
         let names = Names::new(&graph);
         let mut tape = Tape {
             typing,
+            operators,
             needs,
             names,
             gathered: HashMap::new(),
@@ -76,6 +78,8 @@ impl Gradients {
 /// The state of the backward walk, and the vocabulary that gradient rules are written in.
 pub(super) struct Tape<'t, 'm> {
     pub typing: &'t Typing<'m>,
+    /// What the graph may be made of.
+    pub operators: Operators,
     needs: HashSet<&'t str>,
     names: Names,
     gathered: HashMap<String, String>,

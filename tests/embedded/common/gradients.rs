@@ -7,7 +7,7 @@ use ndarray::{Array4, ArrayD};
 use offshoot::axes::Typing;
 use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_info, to_f32};
 use offshoot::runtime::{Runtime, decompose_attention};
-use offshoot::training::{Gradients, is_trainable};
+use offshoot::training::{Gradients, Operators, is_trainable};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::Fixture;
@@ -64,7 +64,7 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> (Vec<String>, usize) 
         seeds.push((info.name().to_string(), name));
         r.push(values);
     }
-    let gradients = match Gradients::new(&typing, &trained, &seeds, (Vec::new(), constants)) {
+    let gradients = match Gradients::new(&typing, &trained, &seeds, (Vec::new(), constants), Operators::Standard) {
         Ok(g) => g,
         Err(e) => return (vec![format!("{}: {e}", fixture.name())], 0),
     };
