@@ -1,16 +1,20 @@
-//! Reads IDX image files, the format of MNIST and its descendants, plain or gzipped.
+//! Reads IDX files of images and of labels, the format of MNIST and its descendants, plain or gzipped.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 use ndarray::Array3;
 
+use super::source::{has_magic, unpacked_limit};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Unsigned bytes in three dimensions.
-const MAGIC: u32 = 0x0000_0803;
+/// Unsigned bytes in three dimensions: images, rows, columns.
+const IMAGES: u32 = 0x0000_0803;
+
+/// Unsigned bytes in one dimension.
+const LABELS: u32 = 0x0000_0801;
 
 /// Reads the grey images, `[images, rows, columns]`, of the IDX file at `path`.
 ///
@@ -21,45 +25,98 @@ const MAGIC: u32 = 0x0000_0803;
 ///
 /// `Io` if the file cannot be read or its gzip stream is broken, `Format` if it holds no three-dimensional bytes, or
 /// more or fewer of them than it says.
-pub(super) fn read(path: &Path, gzipped: bool) -> Result<Array3<u8>> {
-    let file = BufReader::new(File::open(path).map_err(|error| Error::io(path, error))?);
-    if gzipped { parse(MultiGzDecoder::new(file)) } else { parse(file) }.map_err(|error| error.at(path))
+pub(super) fn images(path: &Path) -> Result<Array3<u8>> {
+    let (sides, pixels) = read(path, |reader, limit| {
+        parse::<3>(
+            reader,
+            limit,
+            IMAGES,
+            "image",
+            "give the file of the images (such as `t10k-images-idx3-ubyte.gz`), not the labels",
+        )
+    })?;
+    Array3::from_shape_vec(sides, pixels).map_err(|error| Error::new(ErrorKind::Format, error.to_string()).at(path))
 }
 
-fn parse(mut reader: impl Read) -> Result<Array3<u8>> {
-    let mut header = [0; 16];
-    reader.read_exact(&mut header).map_err(read_error)?;
-    let [magic, images, rows, columns] =
-        [0, 4, 8, 12].map(|start| header[start..start + 4].iter().fold(0, |word, &byte| word << 8 | u32::from(byte)));
-    if magic != MAGIC {
+/// Reads the labels of the IDX file at `path`.
+///
+/// # Errors
+///
+/// As [`images`].
+pub(super) fn labels(path: &Path) -> Result<Vec<u8>> {
+    let (_, labels) = read(path, |reader, limit| {
+        parse::<1>(reader, limit, LABELS, "label", "give the labels that were published with the images")
+    })?;
+    Ok(labels)
+}
+
+/// The file of the labels that belong to the file of images at `path`, if it is there: its name has `labels` for
+/// `images` and `idx1` for `idx3`, and may be gzipped or not.
+pub(super) fn labels_beside(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let renamed = name.replace("images", "labels").replace("idx3", "idx1");
+    let plain = renamed.strip_suffix(".gz").unwrap_or(&renamed);
+    let candidates = [renamed.clone(), plain.to_owned(), format!("{plain}.gz")];
+    candidates.iter().filter(|candidate| *candidate != name).map(|name| path.with_file_name(name)).find(|p| p.is_file())
+}
+
+fn read<T>(path: &Path, parse: impl FnOnce(&mut dyn Read, u64) -> Result<T>) -> Result<T> {
+    let failed = |error| Error::io(path, error);
+    let gzipped = has_magic(path, &[0x1f, 0x8b])?;
+    let file = File::open(path).map_err(failed)?;
+    let limit = unpacked_limit(file.metadata().map_err(failed)?.len());
+    let mut file = BufReader::new(file);
+    if gzipped { parse(&mut MultiGzDecoder::new(file), limit) } else { parse(&mut file, u64::MAX) }
+        .map_err(|error| error.at(path))
+}
+
+/// The sides and the bytes of an IDX file of `N` dimensions.
+fn parse<const N: usize>(
+    reader: &mut dyn Read,
+    limit: u64,
+    expected: u32,
+    kind: &str,
+    hint: &str,
+) -> Result<([usize; N], Vec<u8>)> {
+    let mut word = || {
+        let mut bytes = [0; 4];
+        reader.read_exact(&mut bytes).map_err(read_error)?;
+        Ok(u32::from_be_bytes(bytes))
+    };
+    let magic = word()?;
+    if magic != expected {
         return Err(Error::new(
             ErrorKind::Format,
-            format!("not an IDX image file: its magic is {magic:#010x}, not {MAGIC:#010x}"),
+            format!("not an IDX {kind} file: its magic is {magic:#010x}, not {expected:#010x}"),
         )
-        .hint("give the file of the images (such as `t10k-images-idx3-ubyte.gz`), not the labels"));
+        .hint(hint));
     }
-    let announced = [images, rows, columns]
+    let mut sides = [0; N];
+    for side in &mut sides {
+        *side = word()?;
+    }
+    let listed = sides.map(|side| side.to_string()).join(" x ");
+    let announced = sides
         .iter()
         .try_fold(1u64, |product, &side| product.checked_mul(side.into()))
         .filter(|&bytes| bytes < isize::MAX as u64);
     let Some(announced) = announced else {
-        bail!(Format, "the IDX header announces an impossible {images} images of {rows} x {columns}");
+        bail!(Format, "the IDX header announces an impossible {listed} bytes");
     };
-    let mut pixels = Vec::new();
-    reader.take(announced + 1).read_to_end(&mut pixels).map_err(read_error)?;
-    if pixels.len() as u64 != announced {
-        let verdict = if (pixels.len() as u64) < announced {
-            format!("only {} are there", pixels.len())
+    if announced > limit {
+        bail!(Format, "the IDX header announces {listed} bytes, more than a gzipped file of this size may unpack to");
+    }
+    let mut bytes = Vec::new();
+    reader.take(announced + 1).read_to_end(&mut bytes).map_err(read_error)?;
+    if bytes.len() as u64 != announced {
+        let verdict = if (bytes.len() as u64) < announced {
+            format!("only {} are there", bytes.len())
         } else {
             "there are more".to_owned()
         };
-        bail!(
-            Format,
-            "the IDX header announces {images} images of {rows} x {columns}, {announced} bytes, but {verdict}"
-        );
+        bail!(Format, "the IDX header announces {listed} = {announced} bytes, but {verdict}");
     }
-    Array3::from_shape_vec((images as usize, rows as usize, columns as usize), pixels)
-        .map_err(|error| Error::new(ErrorKind::Format, error.to_string()))
+    Ok((sides.map(|side| side as usize), bytes))
 }
 
 fn read_error(error: std::io::Error) -> Error {
@@ -72,11 +129,9 @@ fn read_error(error: std::io::Error) -> Error {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::io::Write;
-
-    use flate2::{Compression, write::GzEncoder};
     use ndarray::array;
 
+    use super::super::source::tests::gzip;
     use super::*;
 
     /// An IDX file with the given header words and pixels.
@@ -86,21 +141,16 @@ pub(super) mod tests {
         bytes
     }
 
-    fn gzip(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    }
-
     fn read_bytes(bytes: &[u8], gzipped: bool) -> Result<Array3<u8>> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        read(file.path(), gzipped)
+        assert_eq!(has_magic(file.path(), &[0x1f, 0x8b]).unwrap(), gzipped);
+        images(file.path())
     }
 
     #[test]
     fn plain_and_gzipped_files_agree() {
-        let bytes = encode([MAGIC, 2, 1, 3], &[1, 2, 3, 4, 5, 6]);
+        let bytes = encode([IMAGES, 2, 1, 3], &[1, 2, 3, 4, 5, 6]);
         let expected = array![[[1, 2, 3]], [[4, 5, 6]]];
         assert_eq!(read_bytes(&bytes, false).unwrap(), expected);
         assert_eq!(read_bytes(&gzip(&bytes), true).unwrap(), expected);
@@ -108,11 +158,11 @@ pub(super) mod tests {
 
     #[test]
     fn lengths_that_lie_are_errors() {
-        let huge = [MAGIC, u32::MAX, u32::MAX, u32::MAX];
+        let huge = [IMAGES, u32::MAX, u32::MAX, u32::MAX];
         for (words, pixels, message) in [
-            ([MAGIC, 2, 1, 3], &[0; 5][..], "only 5 are there"),
-            ([MAGIC, 2, 1, 3], &[0; 7], "there are more"),
-            ([MAGIC, u32::MAX, 1, 1], &[0; 7], "only 7 are there"),
+            ([IMAGES, 2, 1, 3], &[0; 5][..], "only 5 are there"),
+            ([IMAGES, 2, 1, 3], &[0; 7], "there are more"),
+            ([IMAGES, u32::MAX, 1, 1], &[0; 7], "only 7 are there"),
             (huge, &[0; 7], "impossible"),
             ([0x0801, 2, 1, 3], &[0; 6], "not an IDX image file"),
         ] {
@@ -128,7 +178,7 @@ pub(super) mod tests {
 
     #[test]
     fn truncated_files_are_errors() {
-        let bytes = encode([MAGIC, 2, 1, 3], &[0; 6]);
+        let bytes = encode([IMAGES, 2, 1, 3], &[0; 6]);
         assert!(read_bytes(&bytes[..10], false).is_err());
         let zipped = gzip(&bytes);
         assert!(read_bytes(&zipped[..zipped.len() - 9], true).is_err());

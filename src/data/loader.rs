@@ -58,6 +58,8 @@ pub struct Batch {
     /// The values, in standard memory order: `[images, channels, height, width]`, or `[images, height, width,
     /// channels]` for [`Layout::Nhwc`].
     pub images: Array4<f32>,
+    /// Which images of the source they are.
+    pub indices: Vec<usize>,
 }
 
 /// Images of a source, made ready for a model. Clones share the source, and with it the record of skipped images.
@@ -66,7 +68,8 @@ pub struct Loader {
     source: Arc<ImageSource>,
     preprocess: Option<Preprocess>,
     layout: Layout,
-    /// The selected images of the source, in its order.
+    strict: bool,
+    /// The selected images of the source.
     selected: Vec<usize>,
 }
 
@@ -77,24 +80,20 @@ impl Loader {
     ///
     /// `Usage` if pictures come without a transform, tensors with one, or the transform makes no sense.
     pub fn new(source: ImageSource, preprocess: Option<Preprocess>) -> Result<Self> {
-        match &preprocess {
-            Some(_) if source.is_tensors() => return Err(tensors_are_final(source.path())),
-            None if !source.is_tensors() => {
-                bail!(Usage, "pictures need a transform that prepares them for the model")
-            }
-            Some(preprocess) => preprocess.check()?,
-            None => {}
-        }
-        Ok(Loader { selected: (0..source.len()).collect(), source: Arc::new(source), preprocess, layout: Layout::Nchw })
+        Loader::shared(Arc::new(source), preprocess)
     }
 
-    /// Opens the images at `path` for a model with the given input. Pictures are preprocessed as
-    /// [`Preprocess::resolve`] says; tensors are `[images, channels, height, width]`, whatever the layout of the model.
+    pub(super) fn shared(source: Arc<ImageSource>, preprocess: Option<Preprocess>) -> Result<Self> {
+        source.check_preprocess(preprocess.as_ref())?;
+        Ok(Loader { selected: (0..source.len()).collect(), source, preprocess, layout: Layout::Nchw, strict: false })
+    }
+
+    /// Opens the images at `path` for a model with the given input, with the [transform](ImageSource::preprocess) that they
+    /// need.
     ///
     /// # Errors
     ///
-    /// Those of [`ImageSource::open`] and [`Preprocess::resolve`]; `Usage` if flags are given for tensors; `Images` if
-    /// tensors do not have the shape of the model's input.
+    /// Those of [`ImageSource::open`] and [`ImageSource::preprocess`].
     pub fn open(
         path: impl AsRef<Path>,
         flags: &PreprocessFlags,
@@ -102,26 +101,7 @@ impl Loader {
         input: InputShape,
     ) -> Result<Self> {
         let source = ImageSource::open(path)?;
-        let preprocess = if let Some([_, channels, height, width]) = source.tensor_shape() {
-            if !flags.is_empty() {
-                return Err(tensors_are_final(source.path()));
-            }
-            if [channels, height, width] != [input.channels, input.height, input.width] {
-                return Err(Error::new(
-                    ErrorKind::Images,
-                    format!(
-                        "the images are {channels} x {height} x {width}, and the model takes {} x {} x {}",
-                        input.channels, input.height, input.width
-                    ),
-                )
-                .at(source.path())
-                .hint("the axes are [images, channels, height, width]"));
-            }
-            None
-        } else {
-            let size = [input.height, input.width];
-            Some(Preprocess::resolve(flags, metadata, input.channels, size)?)
-        };
+        let preprocess = source.preprocess(flags, metadata, input)?;
         Ok(Loader::new(source, preprocess)?.with_layout(input.layout))
     }
 
@@ -129,6 +109,25 @@ impl Loader {
     pub fn with_layout(mut self, layout: Layout) -> Self {
         self.layout = layout;
         self
+    }
+
+    /// Makes an image that cannot be read an error, rather than skipping it.
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+
+    /// Selects the images of the source with the given indices, in this order, each at most once.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` if there is no such image.
+    pub fn select(mut self, indices: Vec<usize>) -> Result<Self> {
+        if let Some(index) = indices.iter().find(|&&index| index >= self.source.len()) {
+            bail!(Usage, "there is no image {index}, only {}", self.source.len());
+        }
+        self.selected = indices;
+        Ok(self)
     }
 
     /// Keeps only the first `count` images, readable or not.
@@ -206,6 +205,7 @@ impl Loader {
 
     /// Streams the images in batches of `batch_size`, which is at least 1, in the order of the source. What cannot be
     /// read is [skipped](Loader::skipped), and the batches are filled with what can; only the last one may be smaller.
+    /// For a [strict](Loader::strict) loader, the first such image ends the batches with its error.
     ///
     /// Images are decoded on all cores, some batches ahead of the one that is asked for. If no image at all can be
     /// read, the only item is an error of the kind `Images`.
@@ -221,18 +221,34 @@ impl Loader {
         let mut rest = self.selected.as_slice();
         while !rest.is_empty() {
             let mut images = Vec::new();
+            let mut indices = Vec::new();
             while images.len() < batch_size && !rest.is_empty() {
                 let (next, later) = rest.split_at(rest.len().min(batch_size - images.len()));
                 rest = later;
-                let loaded: Vec<_> = next.par_iter().map(|&index| self.readable(index)).collect();
-                images.extend(loaded.into_iter().flatten());
+                let loaded: Vec<_> = next.par_iter().map(|&index| self.load(index)).collect();
+                for (&index, image) in next.iter().zip(loaded) {
+                    match image {
+                        Ok(image) => {
+                            images.push(image);
+                            indices.push(index);
+                        }
+                        Err(error) => {
+                            self.source.skip(index, &error);
+                            if self.strict {
+                                // The receiver may be gone, as below.
+                                let _ = sender.send(Err(error));
+                                return;
+                            }
+                        }
+                    }
+                }
             }
             if images.is_empty() {
                 break;
             }
             let views: Vec<_> = images.iter().map(|image| image.view()).collect();
             let batch = stack(Axis(0), &views)
-                .map(|images| Batch { first, images })
+                .map(|images| Batch { first, images, indices })
                 .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()));
             first += views.len();
             // The receiver is gone when nobody wants the rest.
@@ -249,11 +265,6 @@ impl Loader {
             // As above.
             let _ = sender.send(Err(error));
         }
-    }
-
-    /// Image `index` of the source, or `None` if it cannot be read, which is put on record.
-    fn readable(&self, index: usize) -> Option<Array3<f32>> {
-        self.load(index).inspect_err(|error| self.source.skip(index, error)).ok()
     }
 
     fn load(&self, index: usize) -> Result<Array3<f32>> {
@@ -294,12 +305,6 @@ impl Iterator for Batches {
         // The worker has ended: well, or by a panic that must not pass for the end of the images.
         self.worker.take()?.join().err().map(|_| Err(Error::new(ErrorKind::Internal, "the loading of images panicked")))
     }
-}
-
-fn tensors_are_final(path: &Path) -> Error {
-    Error::new(ErrorKind::Usage, "images in a NumPy file are fed to the model as they are, and cannot be preprocessed")
-        .at(path)
-        .hint("drop --mean, --std, --crop-ratio, --interpolation and --resize")
 }
 
 /// The next number of the SplitMix64 generator.

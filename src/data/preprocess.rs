@@ -5,7 +5,7 @@ use std::str::FromStr;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::DynamicImage;
-use ndarray::{Array3, ArrayView3, s};
+use ndarray::{Array3, ArrayView3, Axis, s};
 use serde::{Deserialize, Serialize};
 
 use super::source::MAXIMAL_BYTES;
@@ -203,16 +203,21 @@ impl Preprocess {
     /// that it would fill the memory once its short side has the right size.
     pub fn apply(&self, image: DynamicImage, layout: Layout) -> Result<Array3<f32>> {
         self.check()?;
+        Ok(self.normalise(self.centre_crop(&pixels(image, self.channels))?.view(), layout))
+    }
+
+    /// The pixels that the model sees: resized, and cropped to the centre.
+    pub(super) fn centre_crop(&self, pixels: &Pixels) -> Result<Pixels> {
         let [height, width] = self.size;
-        let (rows, columns) = (image.height() as usize, image.width() as usize);
+        let (rows, columns, _) = pixels.dim();
         let resized = self.resized([rows, columns]);
         let [top, left] = [0, 1].map(|axis| crop_offset(resized[axis], self.size[axis]));
-        let source = pixels(image, self.channels);
-        let source = resample(&source, [rows, columns], resized, self.channels, self.interpolation)?;
-        let source = ArrayView3::from_shape((resized[0], resized[1], self.channels), &source)
-            .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
-        let source = source.slice(s![top..top + height, left..left + width, ..]);
+        let resized = resample(pixels, resized, self.interpolation)?;
+        Ok(resized.slice_move(s![top..top + height, left..left + width, ..]))
+    }
 
+    /// The values that stand for pixels, in the order that the model takes.
+    pub(super) fn normalise(&self, pixels: ArrayView3<u8>, layout: Layout) -> Array3<f32> {
         // A channel has only 256 different values: normalise those, rather than every pixel.
         let normalised: Vec<[f32; 256]> = self
             .mean
@@ -220,11 +225,12 @@ impl Preprocess {
             .zip(&self.std)
             .map(|(mean, std)| std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std))
             .collect();
-        let value = |y, x, c| normalised[c][usize::from(source[[y, x, c]])];
-        Ok(match layout {
-            Layout::Nchw => Array3::from_shape_fn((self.channels, height, width), |(c, y, x)| value(y, x, c)),
-            Layout::Nhwc => Array3::from_shape_fn((height, width, self.channels), |(y, x, c)| value(y, x, c)),
-        })
+        let (height, width, channels) = pixels.dim();
+        let value = |y, x, c: usize| normalised[c][usize::from(pixels[[y, x, c]])];
+        match layout {
+            Layout::Nchw => Array3::from_shape_fn((channels, height, width), |(c, y, x)| value(y, x, c)),
+            Layout::Nhwc => Array3::from_shape_fn((height, width, channels), |(y, x, c)| value(y, x, c)),
+        }
     }
 
     /// The height and width to which a picture of `rows` and `columns` is resized, before the crop. Neither is below
@@ -250,33 +256,32 @@ fn crop_offset(resized: usize, size: usize) -> usize {
     ((resized - size) as f64 / 2.0).round_ties_even() as usize
 }
 
-/// The bytes `[rows, columns, channels]` of a picture, converted as Pillow does: transparency is ignored, and the luma
-/// of colours is that of ITU-R 601-2.
-fn pixels(image: DynamicImage, channels: usize) -> Vec<u8> {
-    if channels == 3 {
-        return image.into_rgb8().into_raw();
-    }
-    if !image.color().has_color() {
-        return image.into_luma8().into_raw();
-    }
-    image
-        .into_rgb8()
-        .pixels()
-        .map(|pixel| {
-            let [red, green, blue] = pixel.0.map(u32::from);
-            ((19_595 * red + 38_470 * green + 7_471 * blue + 0x8000) >> 16) as u8
-        })
-        .collect()
+/// The bytes `[rows, columns, channels]` of a picture, with 1 or 3 channels.
+pub(super) type Pixels = Array3<u8>;
+
+/// The pixels of a picture, converted as Pillow does: transparency is ignored, and the luma of colours is that of ITU-R 601-2.
+pub(super) fn pixels(image: DynamicImage, channels: usize) -> Pixels {
+    let shape = (image.height() as usize, image.width() as usize, channels);
+    let bytes = if channels == 3 {
+        image.into_rgb8().into_raw()
+    } else if image.color().has_color() {
+        image.into_rgb8().pixels().map(|pixel| luma(pixel.0)).collect()
+    } else {
+        image.into_luma8().into_raw()
+    };
+    // The bytes of a picture are as many as its shape says.
+    Array3::from_shape_vec(shape, bytes).unwrap_or_default()
 }
 
-/// Resizes the bytes `[rows, columns, channels]` of a picture.
-fn resample(
-    source: &[u8],
-    [rows, columns]: [usize; 2],
-    resized: [usize; 2],
-    channels: usize,
-    interpolation: Interpolation,
-) -> Result<Vec<u8>> {
+/// The luma of a colour, as Pillow computes it.
+pub(super) fn luma(colour: [u8; 3]) -> u8 {
+    let [red, green, blue] = colour.map(u32::from);
+    ((19_595 * red + 38_470 * green + 7_471 * blue + 0x8000) >> 16) as u8
+}
+
+/// Resizes pixels to the given rows and columns.
+pub(super) fn resample(source: &Pixels, resized: [usize; 2], interpolation: Interpolation) -> Result<Pixels> {
+    let (rows, columns, channels) = source.dim();
     let bytes = resized.iter().try_fold(channels as u64, |product, &side| product.checked_mul(side as u64));
     if bytes.is_none_or(|bytes| bytes > MAXIMAL_BYTES) {
         bail!(
@@ -295,21 +300,19 @@ fn resample(
         Interpolation::Lanczos => FilterType::Lanczos3,
         Interpolation::Nearest => {
             let [rows_taken, columns_taken] = [nearest(rows, resized[0]), nearest(columns, resized[1])];
-            let pixel = |row, column| (row * columns + column) * channels;
-            return Ok(rows_taken
-                .into_iter()
-                .flat_map(|row| columns_taken.iter().map(move |&column| pixel(row, column)))
-                .flat_map(|start| &source[start..start + channels])
-                .copied()
-                .collect());
+            return Ok(source.select(Axis(0), &rows_taken).select(Axis(1), &columns_taken));
         }
     };
+    let source = source.as_standard_layout();
+    let bytes = source.as_slice().unwrap_or_default();
     let pixel_type = if channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
     // One axis after the other, since Pillow starts with the columns, and this library, left alone, with the rows:
     // around hard edges, what the first pass cuts off at black and white makes a visible difference.
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
-    let narrow = resample_pass(source, [rows, columns], [rows, resized[1]], pixel_type, &options)?;
-    resample_pass(&narrow, [rows, resized[1]], resized, pixel_type, &options)
+    let narrow = resample_pass(bytes, [rows, columns], [rows, resized[1]], pixel_type, &options)?;
+    let bytes = resample_pass(&narrow, [rows, resized[1]], resized, pixel_type, &options)?;
+    Array3::from_shape_vec((resized[0], resized[1], channels), bytes)
+        .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))
 }
 
 /// The positions, among `from`, of the pixels that stand for each of `to`. Summed up as Pillow does, for where the
@@ -361,9 +364,9 @@ mod tests {
             ("up-bilinear", Bilinear),
         ] {
             let expected = fixture(name);
-            let source = fixture("source");
-            let sides = |image: &DynamicImage| [image.height() as usize, image.width() as usize];
-            let actual = resample(source.as_bytes(), sides(&source), sides(&expected), 3, interpolation).unwrap();
+            let source = pixels(fixture("source"), 3);
+            let sides = [expected.height() as usize, expected.width() as usize];
+            let actual = resample(&source, sides, interpolation).unwrap();
             assert_eq!(actual.len(), expected.as_bytes().len());
             let difference = actual.iter().zip(expected.as_bytes()).map(|(a, b)| a.abs_diff(*b)).max();
             println!("{name}: {difference:?}");
@@ -374,21 +377,22 @@ mod tests {
     #[test]
     fn luma_is_that_of_pillow() {
         let grey = fixture("source-grey");
-        assert_eq!(pixels(fixture("source"), 1), grey.as_bytes());
-        assert_eq!(pixels(grey.clone(), 1), grey.as_bytes());
+        let bytes = |image: DynamicImage, channels| pixels(image, channels).into_raw_vec_and_offset().0;
+        assert_eq!(bytes(fixture("source"), 1), grey.as_bytes());
+        assert_eq!(bytes(grey.clone(), 1), grey.as_bytes());
         // 0.299 * 255 = 76.2, 0.587 * 255 = 149.7, 0.114 * 255 = 29.1.
         for (colour, luma) in [([255, 0, 0], 76), ([0, 255, 0], 150), ([0, 0, 255], 29), ([255, 255, 255], 255)] {
             let image = RgbImage::from_pixel(1, 1, Rgb(colour));
-            assert_eq!(pixels(image.into(), 1), [luma]);
+            assert_eq!(bytes(image.into(), 1), [luma]);
         }
     }
 
     #[test]
     fn transparency_is_ignored_and_depth_reduced() {
         let image = RgbaImage::from_pixel(1, 1, Rgba([10, 20, 30, 0]));
-        assert_eq!(pixels(image.into(), 3), [10, 20, 30]);
+        assert_eq!(pixels(image.into(), 3), ndarray::array![[[10, 20, 30]]]);
         let image = image::ImageBuffer::from_pixel(1, 1, Luma([0x8080u16]));
-        assert_eq!(pixels(DynamicImage::ImageLuma16(image), 3), [0x80; 3]);
+        assert_eq!(pixels(DynamicImage::ImageLuma16(image), 3), ndarray::array![[[0x80; 3]]]);
     }
 
     #[test]

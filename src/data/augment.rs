@@ -1,0 +1,524 @@
+//! Random transforms for training, with the semantics of torchvision and timm.
+//!
+//! An [`Augmentation`] says what may happen to a picture; what does happen is drawn from a generator that the caller seeds.
+//! The order is that of timm: crop, flip, RandAugment, colour jitter, normalisation, random erasing.
+
+use std::fmt;
+use std::str::FromStr;
+
+use image::DynamicImage;
+use ndarray::{Array3, ArrayView3, Axis, s};
+use rand::RngExt;
+use rand::seq::SliceRandom;
+use rand_distr::{Distribution, Normal, StandardNormal};
+use serde::{Deserialize, Serialize};
+
+use super::operations::{Operation, flip, pad};
+use super::preprocess::{Layout, Pixels, Preprocess, pixels, resample};
+use super::random::Generator;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The area of a random crop, as in Inception: between 8 % of the picture and all of it.
+const SCALE: [f64; 2] = [0.08, 1.0];
+
+/// The width over the height of a random crop.
+const RATIO: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
+
+/// Models whose input is no wider get small pictures, which a padded crop suits better than a zoom.
+const SMALL: usize = 64;
+
+const KNOWN: &str = "presets are none, light, standard and deit; settings are crop=0.08..1, crop=none, ratio=0.75..1.33, \
+                     pad=4, flip=0.5, jitter=0.4, randaugment=rand-m9-n2-mstd0.5-inc1, erase=0.25, erase-mode=pixel";
+
+/// What may happen to a picture in training.
+///
+/// As text, it is a preset, settings, or both: `deit`, `standard,flip=0`, `crop=0.35..1,flip=0.5`. Settings without a preset
+/// are added to `none`. As JSON, it is that text.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Augmentation {
+    /// What is cut out of the picture.
+    pub crop: Crop,
+    /// The probability of a horizontal flip.
+    pub flip: f64,
+    /// How far brightness, contrast and saturation may be from 1, as torchvision's `ColorJitter`.
+    pub jitter: [f64; 3],
+    /// Random operations on the picture.
+    pub rand_augment: Option<RandAugment>,
+    /// The probability that a random rectangle is erased (Zhong et al. 2017, arXiv:1708.04896).
+    pub erase: f64,
+    /// What an erased rectangle is filled with.
+    pub erase_mode: EraseMode,
+}
+
+/// What is cut out of a picture for training.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Crop {
+    /// What the evaluation transform takes.
+    #[default]
+    Evaluation,
+    /// A random place in what the evaluation transform takes, with a border of so many black pixels (zeros in tensors).
+    Padded(usize),
+    /// A random part, resized to the input of the model, as torchvision's `RandomResizedCrop`.
+    Resized {
+        /// The least and the greatest area, as shares of the picture.
+        scale: [f64; 2],
+        /// The least and the greatest width over height.
+        ratio: [f64; 2],
+    },
+    /// `Padded` by an eighth of the side for inputs of up to 64 pixels and for tensors, else `Resized` to between half and
+    /// all of the picture.
+    Mild,
+}
+
+/// RandAugment (Cubuk et al. 2019, arXiv:1909.13719) over timm's operations whose effect grows with the magnitude.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RandAugment {
+    /// How strong the operations are, from 0 to 10.
+    pub magnitude: f64,
+    /// How many operations follow each other.
+    pub layers: usize,
+    /// The standard deviation of the magnitude.
+    pub deviation: f64,
+    /// The probability that an operation takes place.
+    pub probability: f64,
+}
+
+/// What an erased rectangle is filled with, after normalisation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EraseMode {
+    /// Zeros.
+    Const,
+    /// One colour, whose channels are drawn from the normal distribution.
+    Rand,
+    /// Values that are all drawn from the normal distribution.
+    #[default]
+    Pixel,
+}
+
+impl Augmentation {
+    /// Nothing random: the evaluation transform.
+    pub fn none() -> Self {
+        Augmentation::default()
+    }
+
+    /// A mild crop, and flips.
+    pub fn light() -> Self {
+        Augmentation { crop: Crop::Mild, flip: 0.5, ..Augmentation::none() }
+    }
+
+    /// Random resized crops, and flips.
+    pub fn standard() -> Self {
+        Augmentation { crop: Crop::Resized { scale: SCALE, ratio: RATIO }, flip: 0.5, ..Augmentation::none() }
+    }
+
+    /// What DeiT was trained with (Touvron et al. 2020, arXiv:2012.12877): `standard`, RandAugment `rand-m9-mstd0.5-inc1`,
+    /// and random erasing of pixels. Its recipe also names a colour jitter of 0.4, which timm leaves out where there is
+    /// RandAugment; `deit,jitter=0.4` puts it in.
+    pub fn deit() -> Self {
+        Augmentation { rand_augment: Some(RandAugment::default()), erase: 0.25, ..Augmentation::standard() }
+    }
+
+    /// Whether nothing random happens.
+    pub fn is_none(&self) -> bool {
+        Augmentation { erase_mode: EraseMode::default(), ..self.clone() } == Augmentation::none()
+    }
+
+    /// Checks that the settings make sense.
+    ///
+    /// # Errors
+    ///
+    /// `Usage`, naming the setting.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |message: String| Err(Error::new(ErrorKind::Usage, message).hint(KNOWN));
+        for (name, value) in [("flip", self.flip), ("erase", self.erase)] {
+            if !(0.0..=1.0).contains(&value) {
+                return wrong(format!("{name} is a probability, from 0 to 1, not {value}"));
+            }
+        }
+        if self.jitter.iter().any(|value| !(0.0..=10.0).contains(value)) {
+            return wrong(format!("jitter is from 0 to 10, not {:?}", self.jitter));
+        }
+        match self.crop {
+            Crop::Resized { scale: [low, high], .. } if !(low > 0.0 && low <= high && high <= 1.0) => {
+                return wrong(format!(
+                    "the areas of a crop are shares that ascend, above 0 and up to 1, not {low}..{high}"
+                ));
+            }
+            Crop::Resized { ratio: [low, high], .. } if !(low > 0.0 && low <= high && high.is_finite()) => {
+                return wrong(format!("the ratios of a crop are above 0 and ascend, not {low}..{high}"));
+            }
+            Crop::Padded(width) if width > 4096 => return wrong(format!("pad is up to 4096 pixels, not {width}")),
+            _ => {}
+        }
+        if let Some(RandAugment { magnitude, layers, deviation, probability }) = self.rand_augment
+            && !((0.0..=10.0).contains(&magnitude)
+                && layers <= 100
+                && deviation >= 0.0
+                && deviation.is_finite()
+                && (0.0..=1.0).contains(&probability))
+        {
+            return wrong("RandAugment takes m0 to m10, n0 to n100, mstd0 and more, and p0 to p1".into());
+        }
+        Ok(())
+    }
+
+    /// Checks that tensors, which are preprocessed already, can be augmented like this.
+    ///
+    /// # Errors
+    ///
+    /// `Usage`, naming the setting that cannot.
+    pub fn check_tensors(&self) -> Result<()> {
+        let problem = match self {
+            Augmentation { crop: Crop::Resized { .. }, .. } => "a resized crop",
+            Augmentation { rand_augment: Some(_), .. } => "RandAugment",
+            Augmentation { jitter, .. } if jitter.iter().any(|&value| value > 0.0) => "colour jitter",
+            _ => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::Usage, format!("{problem} needs pictures, and these images are preprocessed values"))
+            .hint("use --augment none or light, or pad=4,flip=0.5,erase=0.25; or give pictures"))
+    }
+
+    /// Transforms a picture into values `[channels, height, width]`, or `[height, width, channels]` for
+    /// [`Layout::Nhwc`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Preprocess::apply`].
+    pub(super) fn picture(
+        &self,
+        picture: DynamicImage,
+        preprocess: &Preprocess,
+        layout: Layout,
+        random: &mut Generator,
+    ) -> Result<Array3<f32>> {
+        let mut pixels = self.cropped(&pixels(picture, preprocess.channels), preprocess, random)?;
+        if random.random_bool(self.flip) {
+            pixels = flip(pixels);
+        }
+        if let Some(rand_augment) = &self.rand_augment {
+            // As timm, which fills with the mean colour.
+            let fill: Vec<u8> = preprocess.mean.iter().map(|mean| (255.0 * mean).round_ties_even() as u8).collect();
+            for operation in rand_augment.draw(random) {
+                pixels = operation.apply(pixels, preprocess.interpolation, &fill);
+            }
+        }
+        for operation in self.draw_jitter(random) {
+            pixels = operation.apply(pixels, preprocess.interpolation, &[]);
+        }
+        let mut values = preprocess.normalise(pixels.view(), layout);
+        self.erase(&mut values, layout, random);
+        Ok(values)
+    }
+
+    /// Transforms the values `[channels, height, width]` of a tensor, and puts them into the order of the model.
+    pub(super) fn tensor(&self, tensor: ArrayView3<f32>, layout: Layout, random: &mut Generator) -> Array3<f32> {
+        let (channels, height, width) = tensor.dim();
+        let mut values = tensor.to_owned();
+        if let Some(border) = self.border([height, width], true) {
+            let mut padded = Array3::zeros((channels, height + 2 * border, width + 2 * border));
+            padded.slice_mut(s![.., border..border + height, border..border + width]).assign(&values);
+            let [top, left] = [0, 1].map(|_| random.random_range(0..=2 * border));
+            values = padded.slice_move(s![.., top..top + height, left..left + width]);
+        }
+        if random.random_bool(self.flip) {
+            values.invert_axis(Axis(2));
+        }
+        self.erase(&mut values, Layout::Nchw, random);
+        match layout {
+            Layout::Nchw => values,
+            Layout::Nhwc => values.permuted_axes([1, 2, 0]),
+        }
+    }
+
+    /// The width of the border that a crop is taken with, if it is.
+    fn border(&self, [height, width]: [usize; 2], tensor: bool) -> Option<usize> {
+        match self.crop {
+            Crop::Padded(border) => Some(border),
+            Crop::Mild if tensor || height.max(width) <= SMALL => Some(height.min(width).div_ceil(8)),
+            _ => None,
+        }
+    }
+
+    fn cropped(&self, pixels: &Pixels, preprocess: &Preprocess, random: &mut Generator) -> Result<Pixels> {
+        let [height, width] = preprocess.size;
+        if let Some(border) = self.border(preprocess.size, false) {
+            let padded = pad(&preprocess.centre_crop(pixels)?, border);
+            let [top, left] = [0, 1].map(|_| random.random_range(0..=2 * border));
+            return Ok(padded.slice_move(s![top..top + height, left..left + width, ..]));
+        }
+        let (scale, ratio) = match self.crop {
+            Crop::Resized { scale, ratio } => (scale, ratio),
+            Crop::Mild => ([0.5, 1.0], RATIO),
+            _ => return preprocess.centre_crop(pixels),
+        };
+        let (rows, columns, _) = pixels.dim();
+        if rows == 0 || columns == 0 {
+            bail!(Images, "the picture has no pixels");
+        }
+        let [top, left, rows, columns] = draw_crop([rows, columns], scale, ratio, random);
+        let part = pixels.slice(s![top..top + rows, left..left + columns, ..]).to_owned();
+        resample(&part, preprocess.size, preprocess.interpolation)
+    }
+
+    /// Brightness, contrast and saturation in random order, as torchvision's `ColorJitter`.
+    fn draw_jitter(&self, random: &mut Generator) -> Vec<Operation> {
+        let mut operations = Vec::new();
+        let kinds: [fn(f64) -> Operation; 3] = [Operation::Brightness, Operation::Contrast, Operation::Color];
+        for (kind, strength) in kinds.into_iter().zip(self.jitter) {
+            if strength > 0.0 {
+                operations.push(kind(random.random_range((1.0 - strength).max(0.0)..=1.0 + strength)));
+            }
+        }
+        operations.shuffle(random);
+        operations
+    }
+
+    /// Erases a random rectangle of 2 % to a third of the image, as timm.
+    fn erase(&self, values: &mut Array3<f32>, layout: Layout, random: &mut Generator) {
+        if !random.random_bool(self.erase) {
+            return;
+        }
+        let mut planes = match layout {
+            Layout::Nchw => values.view_mut(),
+            Layout::Nhwc => values.view_mut().permuted_axes([2, 0, 1]),
+        };
+        let (_, height, width) = planes.dim();
+        let rectangle = (0..10).find_map(|_| {
+            let [rows, columns] = draw_sides((height * width) as f64, [0.02, 1.0 / 3.0], [0.3, 1.0 / 0.3], random);
+            // The ratio of timm's rectangles is height over width, which is as likely.
+            (rows < height && columns < width).then(|| {
+                [random.random_range(0..=height - rows), random.random_range(0..=width - columns), rows, columns]
+            })
+        });
+        let Some([top, left, rows, columns]) = rectangle else { return };
+        for mut plane in planes.slice_mut(s![.., top..top + rows, left..left + columns]).outer_iter_mut() {
+            match self.erase_mode {
+                EraseMode::Const => plane.fill(0.0),
+                EraseMode::Rand => plane.fill(StandardNormal.sample(random)),
+                EraseMode::Pixel => plane.mapv_inplace(|_| StandardNormal.sample(random)),
+            }
+        }
+    }
+}
+
+/// The rows and columns of a rectangle whose area is a share of `area` and whose width over height is in `ratio`, drawn as
+/// torchvision does: the area uniformly, the ratio uniformly in its logarithm.
+fn draw_sides(area: f64, scale: [f64; 2], ratio: [f64; 2], random: &mut Generator) -> [usize; 2] {
+    let area = area * random.random_range(scale[0]..=scale[1]);
+    let ratio = random.random_range(ratio[0].ln()..=ratio[1].ln()).exp();
+    [area / ratio, area * ratio].map(|square| square.sqrt().round_ties_even() as usize)
+}
+
+/// Top, left, rows and columns of a random part of a picture that is not empty.
+fn draw_crop([rows, columns]: [usize; 2], scale: [f64; 2], ratio: [f64; 2], random: &mut Generator) -> [usize; 4] {
+    for _ in 0..10 {
+        let [height, width] = draw_sides((rows * columns) as f64, scale, ratio, random);
+        if (1..=rows).contains(&height) && (1..=columns).contains(&width) {
+            return [random.random_range(0..=rows - height), random.random_range(0..=columns - width), height, width];
+        }
+    }
+    // The picture is too elongated: its middle, as far as the ratio allows.
+    let whole = columns as f64 / rows as f64;
+    let side = |length: f64, most: usize| (length.round_ties_even() as usize).clamp(1, most);
+    let [height, width] = if whole < ratio[0] {
+        [side(columns as f64 / ratio[0], rows), columns]
+    } else if whole > ratio[1] {
+        [rows, side(rows as f64 * ratio[1], columns)]
+    } else {
+        [rows, columns]
+    };
+    [(rows - height) / 2, (columns - width) / 2, height, width]
+}
+
+impl Default for RandAugment {
+    /// `rand-m9-n2-mstd0.5-inc1`.
+    fn default() -> Self {
+        RandAugment { magnitude: 9.0, layers: 2, deviation: 0.5, probability: 0.5 }
+    }
+}
+
+impl RandAugment {
+    /// The operations on one picture.
+    fn draw(&self, random: &mut Generator) -> Vec<Operation> {
+        let mut operations = Vec::new();
+        for _ in 0..self.layers {
+            let kind = random.random_range(0..KINDS);
+            if random.random_bool(self.probability) {
+                let deviation: f64 = Normal::new(0.0, self.deviation).map_or(0.0, |normal| normal.sample(random));
+                let level = (self.magnitude + deviation).clamp(0.0, 10.0) / 10.0;
+                let sign = if random.random() { 1.0 } else { -1.0 };
+                operations.push(increasing(kind, level, sign));
+            }
+        }
+        operations
+    }
+}
+
+/// How many operations timm's `_RAND_INCREASING_TRANSFORMS` lists.
+const KINDS: usize = 15;
+
+/// Operation `kind` of timm's `_RAND_INCREASING_TRANSFORMS` at a level between 0 and 1, away from neutral by `sign`.
+fn increasing(kind: usize, level: f64, sign: f64) -> Operation {
+    let factor = (1.0 + sign * 0.9 * level).max(0.1);
+    match kind {
+        0 => Operation::AutoContrast,
+        1 => Operation::Equalize,
+        2 => Operation::Invert,
+        3 => Operation::Rotate(sign * 30.0 * level),
+        4 => Operation::Posterize(4 - (4.0 * level) as u32),
+        5 => Operation::Solarize(256 - (256.0 * level) as u32),
+        6 => Operation::SolarizeAdd((110.0 * level) as u32),
+        7 => Operation::Color(factor),
+        8 => Operation::Contrast(factor),
+        9 => Operation::Brightness(factor),
+        10 => Operation::Sharpness(factor),
+        11 => Operation::ShearX(sign * 0.3 * level),
+        12 => Operation::ShearY(sign * 0.3 * level),
+        13 => Operation::TranslateX(sign * 0.45 * level),
+        _ => Operation::TranslateY(sign * 0.45 * level),
+    }
+}
+
+impl FromStr for RandAugment {
+    type Err = Error;
+
+    /// Reads timm's notation, such as `rand-m9-n2-mstd0.5-inc1`, whose default magnitude is 10.
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = |problem: &str| {
+            Error::new(ErrorKind::Usage, format!("`{text}` is no RandAugment that is known: {problem}"))
+                .hint("write for example rand-m9-n2-mstd0.5-inc1")
+        };
+        let sections = text.strip_prefix("rand").ok_or_else(|| wrong("it does not begin with `rand`"))?;
+        let mut result = RandAugment { magnitude: 10.0, layers: 2, deviation: 0.0, probability: 0.5 };
+        let mut is_increasing = false;
+        for section in sections.split('-').filter(|section| !section.is_empty()) {
+            let start = section.find(|letter: char| letter.is_ascii_digit()).unwrap_or(section.len());
+            let (name, number) = section.split_at(start);
+            let number: f64 = number.parse().map_err(|_| wrong("a section has no number"))?;
+            match name {
+                "m" => result.magnitude = number,
+                "n" => result.layers = number as usize,
+                "mstd" => result.deviation = number,
+                "p" => result.probability = number,
+                "inc" => is_increasing = number == 1.0,
+                _ => return Err(wrong("sections are m, n, mstd, p and inc")),
+            }
+        }
+        if !is_increasing {
+            return Err(wrong("only the operations of inc1 are there"));
+        }
+        Ok(result)
+    }
+}
+
+impl fmt::Display for RandAugment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RandAugment { magnitude, layers, deviation, probability } = self;
+        write!(f, "rand-m{magnitude}-n{layers}-mstd{deviation}-p{probability}-inc1")
+    }
+}
+
+impl FromStr for Augmentation {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut result = Augmentation::none();
+        for (position, word) in text.split(',').map(str::trim).enumerate() {
+            let wrong = || Error::new(ErrorKind::Usage, format!("`{word}` is no augmentation")).hint(KNOWN);
+            let number = |text: &str| text.parse::<f64>().map_err(|_| wrong());
+            let range = |text: &str| match text.split_once("..") {
+                Some((low, high)) => Ok([number(low)?, number(high)?]),
+                None => Err(wrong()),
+            };
+            match word.split_once('=') {
+                None if position == 0 => {
+                    result = match word {
+                        "none" => Augmentation::none(),
+                        "light" => Augmentation::light(),
+                        "standard" => Augmentation::standard(),
+                        "deit" => Augmentation::deit(),
+                        _ => return Err(wrong()),
+                    }
+                }
+                Some(("crop", "none")) => result.crop = Crop::Evaluation,
+                Some(("crop", "mild")) => result.crop = Crop::Mild,
+                Some(("crop", value)) => {
+                    let ratio = if let Crop::Resized { ratio, .. } = result.crop { ratio } else { RATIO };
+                    result.crop = Crop::Resized { scale: range(value)?, ratio };
+                }
+                Some(("ratio", value)) => {
+                    let scale = if let Crop::Resized { scale, .. } = result.crop { scale } else { SCALE };
+                    result.crop = Crop::Resized { scale, ratio: range(value)? };
+                }
+                Some(("pad", value)) => result.crop = Crop::Padded(value.parse().map_err(|_| wrong())?),
+                Some(("flip", value)) => result.flip = number(value)?,
+                Some(("jitter", value)) => {
+                    let strengths = value.split('/').map(number).collect::<Result<Vec<f64>>>()?;
+                    result.jitter = match strengths[..] {
+                        [all] => [all; 3],
+                        [brightness, contrast, saturation] => [brightness, contrast, saturation],
+                        _ => return Err(wrong()),
+                    };
+                }
+                Some(("randaugment", "none")) => result.rand_augment = None,
+                Some(("randaugment", value)) => result.rand_augment = Some(value.parse()?),
+                Some(("erase", value)) => result.erase = number(value)?,
+                Some(("erase-mode", value)) => {
+                    result.erase_mode = serde_json::from_value(value.into()).map_err(|_| wrong())?;
+                }
+                _ => return Err(wrong()),
+            }
+        }
+        result.check()?;
+        Ok(result)
+    }
+}
+
+impl fmt::Display for Augmentation {
+    /// Writes all settings that are not those of `none`, so that reading the text gives an equal value.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("none")?;
+        match self.crop {
+            Crop::Evaluation => {}
+            Crop::Mild => f.write_str(",crop=mild")?,
+            Crop::Padded(width) => write!(f, ",pad={width}")?,
+            Crop::Resized { scale: [least, most], ratio: [low, high] } => {
+                write!(f, ",crop={least}..{most},ratio={low}..{high}")?;
+            }
+        }
+        if self.flip > 0.0 {
+            write!(f, ",flip={}", self.flip)?;
+        }
+        if self.jitter != [0.0; 3] {
+            let [brightness, contrast, saturation] = self.jitter;
+            write!(f, ",jitter={brightness}/{contrast}/{saturation}")?;
+        }
+        if let Some(rand_augment) = &self.rand_augment {
+            write!(f, ",randaugment={rand_augment}")?;
+        }
+        if self.erase > 0.0 {
+            write!(f, ",erase={}", self.erase)?;
+        }
+        match self.erase_mode {
+            EraseMode::Const => f.write_str(",erase-mode=const"),
+            EraseMode::Rand => f.write_str(",erase-mode=rand"),
+            EraseMode::Pixel => Ok(()),
+        }
+    }
+}
+
+impl TryFrom<String> for Augmentation {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Augmentation> for String {
+    fn from(augmentation: Augmentation) -> String {
+        augmentation.to_string()
+    }
+}

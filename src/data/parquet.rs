@@ -1,0 +1,302 @@
+//! Reads Parquet files with an image column, as Hugging Face's data sets are published.
+//!
+//! An image is the bytes of a picture file, in a column of its own or in the field `bytes` of a structure. Row groups are
+//! decoded when one of their images is asked for, and the last ones stay in a [`Cache`] of bounded size: a data set that
+//! fits in it is decoded once, and a larger one once for every image that is drawn at random. So row groups should be small
+//! (Hugging Face writes 100 rows).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use memmap2::Mmap;
+use parquet::basic::Type;
+use parquet::column::reader::get_typed_column_reader;
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use parquet::schema::types::ColumnDescriptor;
+
+use super::source::{Content, Labels, Opened, Opener};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The memory, in bytes, that decoded row groups may fill before the one that was not used for longest is dropped.
+const CACHED: u64 = 1 << 30;
+
+/// The largest row group that is read, in bytes of its image column.
+const MAXIMAL_GROUP: u64 = 2 << 30;
+
+const COLUMN_HINT: &str = "name the columns with --image-column and --label-column";
+
+/// The image column of a Parquet file.
+pub(super) struct Rows {
+    reader: SerializedFileReader<Bytes>,
+    column: usize,
+    /// Up to which row the row groups reach.
+    ends: Vec<usize>,
+    /// Sets the row groups of this file apart from those of others.
+    id: usize,
+    cache: Arc<Cache>,
+}
+
+impl fmt::Debug for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rows").field("column", &self.column).field("ends", &self.ends).finish_non_exhaustive()
+    }
+}
+
+/// Decoded row groups, of all files that share it.
+#[derive(Debug, Default)]
+pub(super) struct Cache(Mutex<Slots>);
+
+#[derive(Debug, Default)]
+struct Slots {
+    groups: HashMap<(usize, usize), Slot>,
+    bytes: u64,
+    /// How often the cache was asked.
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    group: Arc<OnceLock<Group>>,
+    bytes: u64,
+    used: u64,
+}
+
+/// The images of a row group, none of a null, or why they cannot be read.
+type Group = Result<Vec<Option<ByteArray>>, String>;
+
+impl Cache {
+    /// The row group under `key`, decoded once, however many threads ask for it at the same time.
+    fn get(&self, key: (usize, usize), limit: u64, decode: impl FnOnce() -> Group) -> Arc<OnceLock<Group>> {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let group = {
+            let mut slots = lock();
+            slots.clock += 1;
+            let used = slots.clock;
+            let slot = slots.groups.entry(key).or_insert_with(|| Slot { group: Arc::default(), bytes: 0, used });
+            slot.used = used;
+            slot.group.clone()
+        };
+        let mut decoded = None;
+        group.get_or_init(|| {
+            let group = decode();
+            decoded =
+                Some(group.as_ref().map_or(0, |images| images.iter().flatten().map(|image| image.len() as u64).sum()));
+            group
+        });
+        if let Some(bytes) = decoded {
+            let mut slots = lock();
+            if let Some(slot) = slots.groups.get_mut(&key) {
+                slot.bytes = bytes;
+                slots.bytes += bytes;
+            }
+            while slots.bytes > limit {
+                let oldest = slots.groups.iter().filter(|(other, slot)| **other != key && slot.bytes > 0);
+                let Some(oldest) = oldest.min_by_key(|(_, slot)| slot.used).map(|(&key, _)| key) else { break };
+                slots.bytes -= slots.groups.remove(&oldest).map_or(0, |slot| slot.bytes);
+            }
+        }
+        group
+    }
+}
+
+impl Rows {
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// Passes the bytes of the picture in a row, none if it is null, to `decode`.
+    ///
+    /// # Errors
+    ///
+    /// `Images` if the row group cannot be decoded.
+    pub fn picture<T>(&self, row: usize, decode: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        let number = self.ends.partition_point(|&end| end <= row);
+        let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let group = self.cache.get((self.id, number), CACHED, || self.group(number).map_err(|error| error.to_string()));
+        match group.get() {
+            Some(Ok(images)) => {
+                let image = images.get(row - start).and_then(Option::as_ref);
+                Ok(decode(image.map_or(&[], ByteArray::data)))
+            }
+            Some(Err(message)) => bail!(Images, "its row group cannot be decoded: {message}"),
+            None => bail!(Internal, "a row group was not decoded"),
+        }
+    }
+
+    fn group(&self, number: usize) -> Result<Vec<Option<ByteArray>>, ParquetError> {
+        let group = self.reader.get_row_group(number)?;
+        let mut bytes = 0;
+        let mut images = Vec::new();
+        read_column::<ByteArrayType>(group.as_ref(), self.column, |image| {
+            bytes += image.as_ref().map_or(0, |image| image.len() as u64);
+            images.push(image);
+            if bytes > MAXIMAL_GROUP { Err(too_large()) } else { Ok(()) }
+        })?;
+        Ok(images)
+    }
+}
+
+fn too_large() -> ParquetError {
+    ParquetError::General(format!("its images are more than {MAXIMAL_GROUP} bytes; write smaller row groups"))
+}
+
+/// Opens the Parquet file at `path`. Its labels are read, its images are not.
+///
+/// # Errors
+///
+/// `Format` if it is no Parquet file, has no image column, labels that are no integers, or a null among them; `Io` if it
+/// cannot be read.
+pub(super) fn open(path: &Path, file: &File, opener: &Opener) -> Result<Opened> {
+    static FILES: AtomicUsize = AtomicUsize::new(0);
+    let broken = |error: ParquetError| {
+        Error::new(ErrorKind::Format, format!("not a readable Parquet file: {error}")).at(path).caused_by(error)
+    };
+    // SAFETY: the map is only read, as bytes, each of which may have any value. As with every mapped file, nobody must
+    // truncate it while it is in use.
+    let map = unsafe { Mmap::map(file) }.map_err(|error| Error::io(path, error))?;
+    let reader = SerializedFileReader::new(Bytes::from_owner(map)).map_err(broken)?;
+    let metadata = reader.metadata();
+    let mut ends = Vec::new();
+    for group in metadata.row_groups() {
+        let rows = usize::try_from(group.num_rows()).ok();
+        let Some(end) = rows.and_then(|rows| rows.checked_add(ends.last().copied().unwrap_or(0))) else {
+            return Err(broken(ParquetError::General(format!("a row group claims {} rows", group.num_rows()))));
+        };
+        ends.push(end);
+    }
+    let columns = metadata.file_metadata().schema_descr().columns();
+    let column = |names: &[String], inner: Option<&str>| {
+        names.iter().find_map(|name| {
+            columns.iter().position(|column| match (column.path().parts(), inner) {
+                ([only], None) => only == name,
+                ([outer, field], Some(inner)) => outer == name && field == inner,
+                _ => false,
+            })
+        })
+    };
+    let listed = || columns.iter().map(|column| column.path().string()).collect::<Vec<_>>().join(", ");
+    let usable = |column: usize, types: &[Type]| {
+        let column: &ColumnDescriptor = &columns[column];
+        column.max_rep_level() == 0 && types.contains(&column.physical_type())
+    };
+    let image = column(&opener.image_columns, None).or_else(|| column(&opener.image_columns, Some("bytes")));
+    let image = match image {
+        Some(image) if usable(image, &[Type::BYTE_ARRAY]) => image,
+        Some(image) => {
+            let path_of_column = columns[image].path().string();
+            let message = format!("its column `{path_of_column}` does not hold the bytes of picture files");
+            return Err(Error::new(ErrorKind::Format, message).at(path).hint(COLUMN_HINT));
+        }
+        None => {
+            let message = format!(
+                "it has no column of pictures named {}; there are {}",
+                opener.image_columns.join(" or "),
+                listed()
+            );
+            return Err(Error::new(ErrorKind::Format, message).at(path).hint(COLUMN_HINT));
+        }
+    };
+    let label = column(&opener.label_columns, None);
+    let labels = match label {
+        _ if !opener.labels => Labels::Ignored,
+        None => Labels::Absent(format!(
+            "it has no column of labels named {}; there are {}",
+            opener.label_columns.join(" or "),
+            listed()
+        )),
+        Some(label) if !usable(label, &[Type::INT32, Type::INT64, Type::BOOLEAN]) => {
+            let message = format!("its column `{}` does not hold integers", columns[label].path().string());
+            return Err(Error::new(ErrorKind::Format, message).at(path).hint(COLUMN_HINT));
+        }
+        Some(label) => Labels::Present(
+            read_labels(&reader, label)
+                .map_err(broken)?
+                .into_iter()
+                .enumerate()
+                .map(|(row, label)| {
+                    label.ok_or_else(|| {
+                        Error::new(ErrorKind::Format, format!("row {row} has no label"))
+                            .at(path)
+                            .hint("leave such rows out")
+                    })
+                })
+                .collect::<Result<_>>()?,
+        ),
+    };
+    let classes = label.and_then(|label| class_names(&reader, columns[label].path().parts().first()?));
+    let id = FILES.fetch_add(1, Ordering::Relaxed);
+    let rows = Rows { column: image, ends, id, cache: opener.cache.clone(), reader };
+    Ok(Opened { labels, classes, ..Opened::new(path, Content::Rows(rows)) })
+}
+
+fn read_labels(reader: &SerializedFileReader<Bytes>, column: usize) -> Result<Vec<Option<i64>>, ParquetError> {
+    let mut labels = Vec::new();
+    for number in 0..reader.num_row_groups() {
+        let group = reader.get_row_group(number)?;
+        let group = group.as_ref();
+        let mut push = |label: Option<i64>| {
+            labels.push(label);
+            Ok(())
+        };
+        match group.metadata().column(column).column_type() {
+            Type::INT32 => read_column::<Int32Type>(group, column, |label| push(label.map(i64::from)))?,
+            Type::INT64 => read_column::<Int64Type>(group, column, push)?,
+            _ => read_column::<BoolType>(group, column, |label| push(label.map(i64::from)))?,
+        }
+    }
+    Ok(labels)
+}
+
+/// Passes every value of a column that is not repeated to `take`, `None` for null.
+fn read_column<T: DataType>(
+    group: &dyn RowGroupReader,
+    column: usize,
+    mut take: impl FnMut(Option<T::T>) -> Result<(), ParquetError>,
+) -> Result<(), ParquetError> {
+    const ROWS: usize = 1024;
+    let metadata = group.metadata().column(column);
+    if u64::try_from(metadata.uncompressed_size()).map_or(true, |size| size > MAXIMAL_GROUP) {
+        return Err(too_large());
+    }
+    let filled = metadata.column_descr().max_def_level();
+    let mut reader = get_typed_column_reader::<T>(group.get_column_reader(column)?);
+    let expected = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
+    let mut rows = 0;
+    loop {
+        let (mut levels, mut values) = (Vec::new(), Vec::new());
+        let (records, _, _) = reader.read_records(ROWS, Some(&mut levels), None, &mut values)?;
+        if records == 0 {
+            break;
+        }
+        rows += records;
+        if rows > expected {
+            break;
+        }
+        if filled == 0 {
+            values.into_iter().try_for_each(|value| take(Some(value)))?;
+        } else {
+            let mut values = values.into_iter();
+            levels.into_iter().try_for_each(|level| take(if level == filled { values.next() } else { None }))?;
+        }
+    }
+    if rows != expected {
+        return Err(ParquetError::General(format!("a row group has {rows} rows, and claims {expected}")));
+    }
+    Ok(())
+}
+
+/// The names of the classes, which Hugging Face's `datasets` leaves in the metadata of the file.
+fn class_names(reader: &SerializedFileReader<Bytes>, column: &str) -> Option<Vec<String>> {
+    let entries = reader.metadata().file_metadata().key_value_metadata()?;
+    let json = entries.iter().find(|entry| entry.key == "huggingface")?.value.as_ref()?;
+    let json: serde_json::Value = serde_json::from_str(json).ok()?;
+    serde_json::from_value(json.get("info")?.get("features")?.get(column)?.get("names")?.clone()).ok()
+}
