@@ -7,6 +7,7 @@
 
 mod roles;
 mod tokens;
+mod weights;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -16,6 +17,7 @@ use crate::graph::{Attributes, Links};
 use crate::onnx::proto::NodeProto;
 pub use roles::Roles;
 pub use tokens::{Grid, Tokens};
+pub use weights::{WeightKind, WeightUse, weight_kinds, weight_uses};
 
 /// What Offshoot found in a graph.
 #[derive(Clone, Debug)]
