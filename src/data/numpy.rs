@@ -118,6 +118,7 @@ fn read_images(path: &Path, bytes: &[u8]) -> Result<Content> {
 
 /// Labels are integers of any type, `[images]` or `[images, 1]`.
 fn read_labels(path: &Path, name: &str, bytes: &[u8]) -> Result<Vec<i64>> {
+    let name = name.strip_suffix(".npy").unwrap_or(name);
     let wrong = |problem: String| {
         Error::new(ErrorKind::Format, format!("its array `{name}` {problem}")).at(path).hint(LABEL_HINT)
     };
