@@ -149,7 +149,7 @@ impl Augmentation {
             Crop::Resized { ratio: [low, high], .. } if !(low > 0.0 && low <= high && high.is_finite()) => {
                 return wrong(format!("the ratios of a crop are above 0 and ascend, not {low}..{high}"));
             }
-            Crop::Padded(width) if width > 4096 => return wrong(format!("pad is up to 4096 pixels, not {width}")),
+            Crop::Padded(width) if width > 256 => return wrong(format!("pad is up to 256 pixels, not {width}")),
             _ => {}
         }
         if let Some(RandAugment { magnitude, layers, deviation, probability }) = self.rand_augment

@@ -496,6 +496,9 @@ mod tests {
         let unlabelled = Dataset::open(folder.path(), &ignored).unwrap();
         assert_eq!((unlabelled.labels(), unlabelled.classes(), unlabelled.class_count()), (None, None, None));
 
+        fs::write(folder.path().join("model.bin"), "no data set").unwrap();
+        assert_eq!(open(folder.path()).unwrap().len(), 4);
+
         fs::create_dir(folder.path().join("bee")).unwrap();
         error(folder.path(), "this folder of a class holds no pictures");
         assert!(Dataset::open(folder.path(), &ignored).is_ok());
@@ -715,7 +718,8 @@ mod tests {
         // Numbers alone do not say how many classes there are.
         assert!(dataset.check_labels(1000).is_ok());
         let error = dataset.check_labels(9).unwrap_err();
-        assert!(error.to_string().contains("image 270`: its label is 9"), "{error}");
+        let first = dataset.labels().unwrap().iter().position(|&label| label == 9).unwrap();
+        assert!(error.to_string().contains(&format!("image {first}`: its label is 9")), "{error}");
         assert!(error.hint_text().unwrap().contains("--classes 10"));
         let folder = folder(&["cat/1.png", "dog/1.png"]);
         let error = open(folder.path()).unwrap().check_labels(1000).unwrap_err();

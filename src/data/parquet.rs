@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -120,7 +121,9 @@ impl Rows {
     pub fn picture<T>(&self, row: usize, decode: impl FnOnce(&[u8]) -> T) -> Result<T> {
         let number = self.ends.partition_point(|&end| end <= row);
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
-        let group = self.cache.get((self.id, number), CACHED, || self.group(number).map_err(|error| error.to_string()));
+        let group = self
+            .cache
+            .get((self.id, number), CACHED, || guarded(|| self.group(number)).map_err(|error| error.to_string()));
         match group.get() {
             Some(Ok(images)) => {
                 let image = images.get(row - start).and_then(Option::as_ref);
@@ -144,6 +147,12 @@ impl Rows {
     }
 }
 
+/// What `read` returns, or an error where the library panics: it asserts what a damaged file does not keep.
+fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    // Nothing that a panic may leave half done is used after it.
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(ParquetError::General("the file is damaged".into())))
+}
+
 fn too_large() -> ParquetError {
     ParquetError::General(format!("its images are more than {MAXIMAL_GROUP} bytes; write smaller row groups"))
 }
@@ -162,7 +171,7 @@ pub(super) fn open(path: &Path, file: &File, opener: &Opener) -> Result<Opened> 
     // SAFETY: the map is only read, as bytes, each of which may have any value. As with every mapped file, nobody must
     // truncate it while it is in use.
     let map = unsafe { Mmap::map(file) }.map_err(|error| Error::io(path, error))?;
-    let reader = SerializedFileReader::new(Bytes::from_owner(map)).map_err(broken)?;
+    let reader = guarded(|| SerializedFileReader::new(Bytes::from_owner(map))).map_err(broken)?;
     let metadata = reader.metadata();
     let mut ends = Vec::new();
     for group in metadata.row_groups() {
@@ -217,7 +226,7 @@ pub(super) fn open(path: &Path, file: &File, opener: &Opener) -> Result<Opened> 
             return Err(Error::new(ErrorKind::Format, message).at(path).hint(COLUMN_HINT));
         }
         Some(label) => Labels::Present(
-            read_labels(&reader, label)
+            guarded(|| read_labels(&reader, label))
                 .map_err(broken)?
                 .into_iter()
                 .enumerate()
@@ -332,7 +341,7 @@ mod tests {
             let images: Vec<ByteArray> =
                 rows.iter().filter_map(|(image, _)| image.clone().map(ByteArray::from)).collect();
             let levels: Vec<i16> = rows.iter().map(|(image, _)| i16::from(image.is_some())).collect();
-            column.typed::<ByteArrayType>().write_batch(&images, Some(&levels), None).unwrap();
+            column.typed::<ByteArrayType>().write_batch(&images, Some(&levels), Some(&vec![0; rows.len()])).unwrap();
             column.close().unwrap();
             if let Some(mut column) = group.next_column().unwrap() {
                 let labels: Vec<i64> = rows.iter().filter_map(|(_, label)| *label).collect();

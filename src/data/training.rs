@@ -90,7 +90,7 @@ pub struct TrainingBatch {
 /// Makes batches for training. Clones share the data set.
 #[derive(Clone, Debug)]
 pub struct TrainingLoader {
-    dataset: Dataset,
+    dataset: Arc<Dataset>,
     selected: Arc<Vec<usize>>,
     preprocess: Option<Preprocess>,
     layout: Layout,
@@ -155,7 +155,14 @@ impl TrainingLoader {
                 Error::new(ErrorKind::Usage, format!("{threads} threads cannot be started: {error}"))
             })?)),
         };
-        Ok(TrainingLoader { selected: Arc::new(selected), dataset, preprocess, layout, options, pool })
+        Ok(TrainingLoader {
+            selected: Arc::new(selected),
+            dataset: Arc::new(dataset),
+            preprocess,
+            layout,
+            options,
+            pool,
+        })
     }
 
     /// The number of batches in an epoch. What is left over at its end is dropped.
@@ -200,11 +207,11 @@ impl TrainingLoader {
                 let (sender, receiver) = sync_channel(1);
                 let (loader, order) = (self.clone(), order.clone());
                 let numbers = (first.saturating_add(offset)..end).step_by(PRODUCERS);
-                let worker = std::thread::spawn(move || loader.produce(epoch, numbers, &order, &sender));
-                (receiver, Some(worker))
+                let thread = std::thread::spawn(move || loader.produce(epoch, numbers, &order, &sender));
+                Worker { receiver, thread }
             })
             .collect();
-        TrainingBatches { workers, next: 0 }
+        TrainingBatches { workers, taken: 0 }
     }
 
     fn produce(
@@ -308,8 +315,15 @@ impl TrainingLoader {
 
 /// The batches of an epoch. Dropping it stops the work on the rest.
 pub struct TrainingBatches {
-    workers: Vec<(Receiver<Result<TrainingBatch>>, Option<JoinHandle<()>>)>,
-    next: usize,
+    workers: Vec<Worker>,
+    /// How many batches were handed out: the workers take turns.
+    taken: usize,
+}
+
+/// A thread that makes every so-manieth batch.
+struct Worker {
+    receiver: Receiver<Result<TrainingBatch>>,
+    thread: JoinHandle<()>,
 }
 
 impl fmt::Debug for TrainingBatches {
@@ -322,21 +336,21 @@ impl Iterator for TrainingBatches {
     type Item = Result<TrainingBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let turn = self.next % self.workers.len().max(1);
-        let (receiver, worker) = self.workers.get_mut(turn)?;
-        match receiver.recv() {
-            Ok(batch) => {
-                self.next += 1;
-                if batch.is_err() {
-                    self.workers.clear();
-                }
-                Some(batch)
+        let turn = self.taken % self.workers.len().max(1);
+        let batch = self.workers.get(turn)?.receiver.recv();
+        self.taken += 1;
+        match batch {
+            Ok(Ok(batch)) => Some(Ok(batch)),
+            Ok(Err(error)) => {
+                self.workers.clear();
+                Some(Err(error))
             }
             // The worker has ended: well, or by a panic that must not pass for the end of the epoch.
             Err(_) => {
-                let worker = worker.take();
+                let worker = self.workers.swap_remove(turn);
                 self.workers.clear();
-                worker?.join().err().map(|_| Err(Error::new(ErrorKind::Internal, "the loading of images panicked")))
+                let panicked = || Err(Error::new(ErrorKind::Internal, "the loading of images panicked"));
+                worker.thread.join().err().map(|_| panicked())
             }
         }
     }
@@ -564,8 +578,7 @@ mod tests {
         let loader = loader(folder.path(), TrainingOptions { batch_size: 1, ..options() }).unwrap();
         let mut batches = loader.batches(0, 0);
         assert!(batches.next().unwrap().is_ok());
-        let workers: Vec<_> = batches.workers.iter_mut().map(|(_, worker)| worker.take().unwrap()).collect();
-        drop(batches);
-        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        let threads: Vec<_> = batches.workers.drain(..).map(|worker| worker.thread).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 }
