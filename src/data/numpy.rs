@@ -155,9 +155,10 @@ fn read_member(path: &Path, archive: &mut zip::ZipArchive<BufReader<File>>, name
     if size / 1100 > packed + 64 || size > unpacked_limit(packed) {
         return Err(Error::new(
             ErrorKind::Format,
-            format!("its array `{name}` claims an impossible size of {size} bytes"),
+            format!("its array `{name}` claims {size} bytes, more than {packed} packed ones may be"),
         )
-        .at(path));
+        .at(path)
+        .hint("if the array is right, save it with `numpy.savez`, which does not pack"));
     }
     let mut bytes = Vec::new();
     member.take(size).read_to_end(&mut bytes).map_err(|error| Error::io(path, error))?;
