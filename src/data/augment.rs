@@ -149,7 +149,7 @@ impl Augmentation {
             Crop::Resized { ratio: [low, high], .. } if !(low > 0.0 && low <= high && high.is_finite()) => {
                 return wrong(format!("the ratios of a crop are above 0 and ascend, not {low}..{high}"));
             }
-            Crop::Padded(width) if width > 4096 => return wrong(format!("pad is up to 4096 pixels, not {width}")),
+            Crop::Padded(width) if width > 256 => return wrong(format!("pad is up to 256 pixels, not {width}")),
             _ => {}
         }
         if let Some(RandAugment { magnitude, layers, deviation, probability }) = self.rand_augment
@@ -520,5 +520,336 @@ impl TryFrom<String> for Augmentation {
 impl From<Augmentation> for String {
     fn from(augmentation: Augmentation) -> String {
         augmentation.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::operations::tests::fixture;
+    use super::super::random::{Purpose, generator};
+    use super::*;
+
+    fn random(position: u64) -> Generator {
+        generator(7, Purpose::Augment, 0, position)
+    }
+
+    fn picture() -> DynamicImage {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/augment/colour.png");
+        image::open(path).unwrap()
+    }
+
+    #[test]
+    fn magnitudes_are_those_of_timm() {
+        #[derive(Deserialize)]
+        struct Level {
+            name: String,
+            magnitude: f64,
+            sign: f64,
+            arguments: Vec<f64>,
+        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/augment/levels.json");
+        let levels: Vec<Level> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let mut names: Vec<&String> = levels.iter().map(|level| &level.name).collect();
+        names.dedup();
+        assert_eq!(names.len(), KINDS);
+        for level in &levels {
+            let kind = names.iter().position(|name| **name == level.name).unwrap();
+            let operation = increasing(kind, level.magnitude / 10.0, level.sign);
+            let (name, argument) = match operation {
+                Operation::AutoContrast => ("AutoContrast", None),
+                Operation::Equalize => ("Equalize", None),
+                Operation::Invert => ("Invert", None),
+                Operation::Rotate(value) => ("Rotate", Some(value)),
+                Operation::Posterize(value) => ("PosterizeIncreasing", Some(value.into())),
+                Operation::Solarize(value) => ("SolarizeIncreasing", Some(value.into())),
+                Operation::SolarizeAdd(value) => ("SolarizeAdd", Some(value.into())),
+                Operation::Color(value) => ("ColorIncreasing", Some(value)),
+                Operation::Contrast(value) => ("ContrastIncreasing", Some(value)),
+                Operation::Brightness(value) => ("BrightnessIncreasing", Some(value)),
+                Operation::Sharpness(value) => ("SharpnessIncreasing", Some(value)),
+                Operation::ShearX(value) => ("ShearX", Some(value)),
+                Operation::ShearY(value) => ("ShearY", Some(value)),
+                Operation::TranslateX(value) => ("TranslateXRel", Some(value)),
+                Operation::TranslateY(value) => ("TranslateYRel", Some(value)),
+            };
+            assert_eq!(name, level.name);
+            assert_eq!(argument.is_some(), !level.arguments.is_empty(), "{name}");
+            for (argument, expected) in argument.iter().zip(&level.arguments) {
+                assert!((argument - expected).abs() < 1e-12, "{name} {}: {argument}", level.magnitude);
+            }
+        }
+    }
+
+    #[test]
+    fn none_is_the_evaluation_transform() {
+        let preprocess = Preprocess::imagenet([12, 16]);
+        for layout in [Layout::Nchw, Layout::Nhwc] {
+            let expected = preprocess.apply(picture(), layout).unwrap();
+            let actual = Augmentation::none().picture(picture(), &preprocess, layout, &mut random(0)).unwrap();
+            assert_eq!(actual, expected);
+        }
+    }
+
+    #[test]
+    fn presets_fit_colours_greys_and_layouts() {
+        for text in ["light", "standard", "deit", "deit,jitter=0.4", "deit,pad=4,erase=1,erase-mode=rand"] {
+            let augmentation: Augmentation = text.parse().unwrap();
+            for (channels, mean) in [(3, vec![0.4, 0.5, 0.6]), (1, vec![0.5])] {
+                let preprocess =
+                    Preprocess { channels, std: vec![0.25; channels], mean, ..Preprocess::imagenet([20, 28]) };
+                let apply = |layout, position| {
+                    augmentation.picture(picture(), &preprocess, layout, &mut random(position)).unwrap()
+                };
+                let mut seen = Vec::new();
+                for position in 0..20 {
+                    let planar = apply(Layout::Nchw, position);
+                    assert_eq!(planar.dim(), (channels, 20, 28));
+                    assert!(planar.iter().all(|value| value.is_finite()));
+                    assert_eq!(planar, apply(Layout::Nchw, position), "the seed decides");
+                    // The values drawn for erased pixels follow the planes in either layout.
+                    assert_eq!(planar, apply(Layout::Nhwc, position).permuted_axes([2, 0, 1]));
+                    seen.push(planar);
+                }
+                assert!(seen.windows(2).filter(|pair| pair[0] != pair[1]).count() >= 18);
+            }
+        }
+    }
+
+    #[test]
+    fn flips_happen_as_often_as_they_should() {
+        let preprocess = Preprocess::imagenet([12, 16]);
+        let straight = preprocess.apply(picture(), Layout::Nchw).unwrap();
+        let mut mirrored = straight.clone();
+        mirrored.invert_axis(Axis(2));
+        let augmentation: Augmentation = "flip=0.3".parse().unwrap();
+        let flips = (0..1000)
+            .filter(|&position| {
+                let actual = augmentation.picture(picture(), &preprocess, Layout::Nchw, &mut random(position)).unwrap();
+                assert!(actual == straight || actual == mirrored);
+                actual == mirrored
+            })
+            .count();
+        // Five standard deviations.
+        assert!(flips.abs_diff(300) < 73, "{flips}");
+    }
+
+    #[test]
+    fn crops_are_distributed_as_in_torchvision() {
+        let (rows, columns) = (300, 400);
+        let mut random = random(0);
+        let (mut areas, mut logarithms, mut middles) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..4000 {
+            let [top, left, height, width] = draw_crop([rows, columns], [0.08, 0.5], RATIO, &mut random);
+            assert!(top + height <= rows && left + width <= columns);
+            areas.push((height * width) as f64 / (rows * columns) as f64);
+            logarithms.push((width as f64 / height as f64).ln());
+            middles.push((top as f64 + height as f64 / 2.0) / rows as f64);
+        }
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        assert!(areas.iter().all(|area| (0.078..=0.505).contains(area)));
+        assert!((mean(&areas) - 0.29).abs() < 0.01, "{}", mean(&areas));
+        assert!(logarithms.iter().all(|ratio| ratio.abs() < 0.3));
+        assert!(mean(&logarithms).abs() < 0.02, "{}", mean(&logarithms));
+        assert!((mean(&middles) - 0.5).abs() < 0.02, "{}", mean(&middles));
+    }
+
+    #[test]
+    fn elongated_pictures_are_cropped_to_their_middle() {
+        let whole = [1.0, 1.0];
+        // As torchvision's `RandomResizedCrop.get_params` gives them.
+        assert_eq!(draw_crop([10, 100], whole, RATIO, &mut random(0)), [0, 43, 10, 13]);
+        assert_eq!(draw_crop([100, 10], whole, RATIO, &mut random(0)), [43, 0, 13, 10]);
+        assert_eq!(draw_crop([1, 1], [0.01, 0.01], RATIO, &mut random(0)), [0, 0, 1, 1]);
+        // The middle of the ratios is allowed, yet no draw of 10 hits it.
+        assert_eq!(draw_crop([10, 10], whole, [0.1, 10.0], &mut random(1)), [0, 0, 10, 10]);
+    }
+
+    #[test]
+    fn padded_crops_reach_every_place() {
+        let preprocess = Preprocess { crop_ratio: 1.0, ..Preprocess::imagenet([24, 32]) };
+        let pixels = fixture("colour.png");
+        let padded = pad(&pixels, 1);
+        let augmentation: Augmentation = "pad=1".parse().unwrap();
+        let mut places = std::collections::BTreeSet::new();
+        for position in 0..200 {
+            let actual = augmentation.cropped(&pixels, &preprocess, &mut random(position)).unwrap();
+            let place = (0..9)
+                .find(|place| padded.slice(s![place / 3..place / 3 + 24, place % 3..place % 3 + 32, ..]) == actual);
+            places.insert(place.unwrap());
+        }
+        assert_eq!(places.len(), 9);
+    }
+
+    #[test]
+    fn jitter_stays_in_its_range() {
+        let augmentation: Augmentation = "jitter=0.4/0.1/0".parse().unwrap();
+        let mut first_is_brightness = 0;
+        for position in 0..200 {
+            let operations = augmentation.draw_jitter(&mut random(position));
+            assert_eq!(operations.len(), 2);
+            for operation in &operations {
+                match operation {
+                    Operation::Brightness(factor) => assert!((0.6..=1.4).contains(factor)),
+                    Operation::Contrast(factor) => assert!((0.9..=1.1).contains(factor)),
+                    other => panic!("{other:?}"),
+                }
+            }
+            first_is_brightness += usize::from(matches!(operations[0], Operation::Brightness(_)));
+        }
+        assert!((65..=135).contains(&first_is_brightness), "{first_is_brightness}");
+    }
+
+    #[test]
+    fn rand_augment_draws_all_operations_alike() {
+        let rand_augment: RandAugment = "rand-m9-n2-mstd0.5-inc1".parse().unwrap();
+        assert_eq!(rand_augment, RandAugment::default());
+        let mut counts = std::collections::HashMap::new();
+        let mut angles = Vec::new();
+        for position in 0..6000 {
+            for operation in rand_augment.draw(&mut random(position)) {
+                *counts.entry(std::mem::discriminant(&operation)).or_insert(0usize) += 1;
+                if let Operation::Rotate(angle) = operation {
+                    angles.push(angle);
+                }
+            }
+        }
+        // 6000 pictures, two operations each, half of them left out, of 15 kinds: 400 of each.
+        assert_eq!(counts.len(), KINDS);
+        assert!(counts.values().all(|count| count.abs_diff(400) < 100), "{counts:?}");
+        let positive = angles.iter().filter(|&&angle| angle > 0.0).count();
+        assert!(positive.abs_diff(angles.len() / 2) < 50);
+        assert!(angles.iter().all(|angle| angle.abs() <= 30.0));
+        let magnitudes: Vec<f64> = angles.iter().map(|angle| angle.abs() / 3.0).collect();
+        let mean = magnitudes.iter().sum::<f64>() / magnitudes.len() as f64;
+        let variance = magnitudes.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / magnitudes.len() as f64;
+        assert!((mean - 9.0).abs() < 0.1 && (variance.sqrt() - 0.5).abs() < 0.08, "{mean} {variance}");
+    }
+
+    #[test]
+    fn erased_rectangles_have_the_sizes_of_timm() {
+        let (height, width) = (40, 60);
+        for (mode, layout) in
+            [(EraseMode::Const, Layout::Nchw), (EraseMode::Rand, Layout::Nhwc), (EraseMode::Pixel, Layout::Nchw)]
+        {
+            let augmentation = Augmentation { erase: 0.5, erase_mode: mode, ..Augmentation::none() };
+            let mut areas = Vec::new();
+            let mut values = Vec::new();
+            for position in 0..400 {
+                let mut image = match layout {
+                    Layout::Nchw => Array3::from_elem((3, height, width), 9.0f32),
+                    Layout::Nhwc => Array3::from_elem((height, width, 3), 9.0),
+                };
+                augmentation.erase(&mut image, layout, &mut random(position));
+                if layout == Layout::Nhwc {
+                    image = image.permuted_axes([2, 0, 1]);
+                }
+                let erased: Vec<_> = image.indexed_iter().filter(|(_, value)| **value != 9.0).collect();
+                if erased.is_empty() {
+                    continue;
+                }
+                let rows = erased.iter().map(|((_, y, _), _)| y);
+                let columns = erased.iter().map(|((_, _, x), _)| x);
+                let span = |all: Vec<&usize>| *all.iter().max().unwrap() - *all.iter().min().unwrap() + 1;
+                let area = span(rows.collect()) * span(columns.collect());
+                assert_eq!(erased.len(), 3 * area, "a rectangle in every channel");
+                areas.push(area as f64 / (height * width) as f64);
+                let plane: std::collections::BTreeSet<u32> = erased
+                    .iter()
+                    .filter(|((channel, ..), _)| *channel == 1)
+                    .map(|(_, value)| value.to_bits())
+                    .collect();
+                match mode {
+                    EraseMode::Const => assert_eq!(plane.into_iter().collect::<Vec<_>>(), [0]),
+                    EraseMode::Rand => assert_eq!(plane.len(), 1),
+                    EraseMode::Pixel => assert!(plane.len() > area * 9 / 10),
+                }
+                values.extend(erased.iter().map(|(_, value)| f64::from(**value)));
+            }
+            assert!(areas.len().abs_diff(200) < 50, "{}", areas.len());
+            assert!(areas.iter().all(|area| (0.01..0.35).contains(area)));
+            if mode == EraseMode::Pixel {
+                let mean = values.iter().sum::<f64>() / values.len() as f64;
+                let square = values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64;
+                assert!(mean.abs() < 0.02 && (square - 1.0).abs() < 0.02, "{mean} {square}");
+            }
+        }
+    }
+
+    #[test]
+    fn tensors_take_what_needs_no_picture() {
+        let tensor = Array3::from_shape_fn((2, 8, 8), |(c, y, x)| (1 + c * 64 + y * 8 + x) as f32);
+        let apply = |text: &str, layout, position| {
+            let augmentation: Augmentation = text.parse().unwrap();
+            augmentation.check_tensors().unwrap();
+            augmentation.tensor(tensor.view(), layout, &mut random(position))
+        };
+        assert_eq!(apply("none", Layout::Nchw, 0), tensor);
+        assert_eq!(apply("none", Layout::Nhwc, 0).permuted_axes([2, 0, 1]), tensor);
+        let mut mirrored = tensor.clone();
+        mirrored.invert_axis(Axis(2));
+        assert_eq!(apply("flip=1", Layout::Nchw, 0), mirrored);
+        let mut zeros = 0;
+        for position in 0..20 {
+            let light = apply("light,erase=0", Layout::Nchw, position);
+            assert_eq!(light.dim(), (2, 8, 8));
+            zeros += usize::from(light.iter().any(|&value| value == 0.0));
+        }
+        assert!(zeros > 10, "the border is one pixel wide");
+        for text in ["standard", "deit", "randaugment=rand-m9-inc1", "jitter=0.1"] {
+            let error = text.parse::<Augmentation>().unwrap().check_tensors().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(error.hint_text().is_some());
+        }
+    }
+
+    #[test]
+    fn text_and_values_stand_for_each_other() {
+        let parse = |text: &str| text.parse::<Augmentation>();
+        assert!(parse("none").unwrap().is_none() && parse("none,erase-mode=const").unwrap().is_none());
+        let custom = parse("flip=0.5, crop=0.35..1").unwrap();
+        assert_eq!(custom.crop, Crop::Resized { scale: [0.35, 1.0], ratio: RATIO });
+        assert_eq!(custom.flip, 0.5);
+        assert!(!custom.is_none());
+        assert_eq!(parse("standard,ratio=1..1").unwrap().crop, Crop::Resized { scale: SCALE, ratio: [1.0, 1.0] });
+        for text in
+            ["none", "light", "standard", "deit", "deit,randaugment=none,pad=4,jitter=0.1/0.2/0.3,erase-mode=const"]
+        {
+            let augmentation = parse(text).unwrap();
+            assert_eq!(augmentation.to_string().parse::<Augmentation>().unwrap(), augmentation);
+            let json = serde_json::to_string(&augmentation).unwrap();
+            assert_eq!(serde_json::from_str::<Augmentation>(&json).unwrap(), augmentation);
+        }
+        for text in [
+            "",
+            "strong",
+            "flip=0.5,standard",
+            "flip",
+            "flip=2",
+            "flip=nan",
+            "crop=1",
+            "crop=0..1",
+            "crop=0.5..0.1",
+            "crop=0.5..2",
+            "ratio=0..1",
+            "ratio=1..inf",
+            "pad=-1",
+            "pad=100000",
+            "jitter=-1",
+            "jitter=1/2",
+            "erase=1.1",
+            "erase-mode=black",
+            "randaugment=m9",
+            "randaugment=rand-m9",
+            "randaugment=rand-m11-inc1",
+            "randaugment=rand-x3-inc1",
+            "randaugment=rand-m-inc1",
+            "colour=1",
+        ] {
+            let error = parse(text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{text}");
+            assert!(error.hint_text().is_some(), "{text}");
+        }
     }
 }

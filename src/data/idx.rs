@@ -162,7 +162,8 @@ pub(super) mod tests {
         for (words, pixels, message) in [
             ([IMAGES, 2, 1, 3], &[0; 5][..], "only 5 are there"),
             ([IMAGES, 2, 1, 3], &[0; 7], "there are more"),
-            ([IMAGES, u32::MAX, 1, 1], &[0; 7], "only 7 are there"),
+            ([IMAGES, 1 << 20, 1, 1], &[0; 7], "only 7 are there"),
+            ([IMAGES, u32::MAX, 1, 1], &[0; 7], " 4294967295 x 1 x 1"),
             (huge, &[0; 7], "impossible"),
             ([0x0801, 2, 1, 3], &[0; 6], "not an IDX image file"),
         ] {

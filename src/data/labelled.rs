@@ -439,3 +439,323 @@ fn no_empty_class(folder: &Path, classes: &BTreeSet<&String>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use image::DynamicImage;
+    use ndarray::{Array, Array1, Array3, Array4};
+    use ndarray_npy::NpzWriter;
+
+    use super::super::source::Item;
+    use super::super::source::tests::{gzip, write_picture};
+    use super::super::{cifar, idx, webdataset};
+    use super::*;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+    }
+
+    fn open(path: impl AsRef<Path>) -> Result<Dataset> {
+        Dataset::open(path, &DatasetOptions::default())
+    }
+
+    /// A folder of a small picture for each of the paths.
+    fn folder(paths: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for path in paths {
+            write_picture(&folder.path().join(path), 3, 2, [1, 2, 3]);
+        }
+        folder
+    }
+
+    fn error(path: impl AsRef<Path>, message: &str) {
+        let error = open(path).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+        assert!(error.hint_text().is_some(), "{error}");
+    }
+
+    fn bytes(dataset: &Dataset, index: usize) -> Vec<u8> {
+        match dataset.source.read(index).unwrap() {
+            Item::Picture(picture) => picture.into_bytes(),
+            Item::Tensor(_) => panic!("a tensor"),
+        }
+    }
+
+    #[test]
+    fn folders_are_classes() {
+        let folder = folder(&["cat/2.png", "cat/deep/1.png", "ant/x.png", "dog/y.png", ".hidden/z.png"]);
+        let dataset = open(folder.path()).unwrap();
+        assert_eq!(dataset.classes().unwrap(), ["ant", "cat", "dog"]);
+        assert_eq!(dataset.labels().unwrap(), [0, 1, 1, 2]);
+        assert_eq!((dataset.len(), dataset.class_count()), (4, Some(3)));
+        assert_eq!(dataset.given_split(), None);
+
+        let ignored = DatasetOptions { ignore_labels: true, ..DatasetOptions::default() };
+        let unlabelled = Dataset::open(folder.path(), &ignored).unwrap();
+        assert_eq!((unlabelled.labels(), unlabelled.classes(), unlabelled.class_count()), (None, None, None));
+
+        fs::write(folder.path().join("model.bin"), "no data set").unwrap();
+        assert_eq!(open(folder.path()).unwrap().len(), 4);
+
+        fs::create_dir(folder.path().join("bee")).unwrap();
+        error(folder.path(), "this folder of a class holds no pictures");
+        assert!(Dataset::open(folder.path(), &ignored).is_ok());
+    }
+
+    #[test]
+    fn pictures_without_folders_have_no_labels() {
+        let folder = folder(&["cat/2.png", "stray.png"]);
+        let dataset = open(folder.path()).unwrap();
+        assert_eq!(dataset.labels(), None);
+        let error = dataset.require_labels().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Images);
+        assert!(error.to_string().contains("stray.png` lies in no folder of a class"), "{error}");
+        assert!(error.hint_text().unwrap().contains("distillation"));
+        assert!(dataset.check_labels(1).is_err());
+    }
+
+    #[test]
+    fn folders_may_be_a_split() {
+        let both = folder(&["val/cat/1.png", "train/ant/1.png", "train/cat/2.png", "test/unknown/1.png"]);
+        let dataset = open(both.path()).unwrap();
+        // The test set is left aside, whatever its classes.
+        assert_eq!(dataset.labels().unwrap(), [0, 1, 1]);
+        let expected = Split { training: vec![0, 1], validation: vec![2] };
+        assert_eq!(dataset.given_split(), Some(&expected));
+        assert_eq!(dataset.classes().unwrap(), ["ant", "cat"]);
+
+        fs::remove_dir_all(both.path().join("val")).unwrap();
+        error(both.path(), "there is no such class among the images for training");
+        fs::rename(both.path().join("test/unknown"), both.path().join("test/ant")).unwrap();
+        let dataset = open(both.path()).unwrap();
+        assert_eq!(dataset.labels().unwrap(), [0, 1, 0]);
+        assert_eq!(dataset.given_split(), Some(&expected));
+
+        // Classes of these names are no split where there are others.
+        let classes = folder(&["train/1.png", "test/1.png", "bus/1.png"]);
+        let dataset = open(classes.path()).unwrap();
+        assert_eq!((dataset.given_split(), dataset.class_count()), (None, Some(3)));
+        let unlabelled = folder(&["train/1.png", "test/1.png"]);
+        let dataset = open(unlabelled.path()).unwrap();
+        assert_eq!(dataset.given_split(), Some(&Split { training: vec![0], validation: vec![1] }));
+        assert_eq!(dataset.labels(), None);
+    }
+
+    #[test]
+    fn folders_of_pictures_and_archives_are_refused() {
+        let folder = folder(&["cat/1.png"]);
+        fs::write(folder.path().join("cat.tar"), webdataset::tests::archive(&[])).unwrap();
+        error(folder.path(), "holds pictures");
+        fs::remove_dir_all(folder.path().join("cat")).unwrap();
+        fs::write(folder.path().join("data.parquet"), "").unwrap();
+        error(folder.path(), "files of several kinds");
+    }
+
+    #[test]
+    fn idx_labels_lie_beside_the_images() {
+        let dataset = open(fixture("fashion-images.idx3-ubyte")).unwrap();
+        assert_eq!((dataset.len(), dataset.class_count()), (300, Some(10)));
+        let labels = dataset.labels().unwrap();
+        assert!((0..10).all(|class| labels.iter().filter(|&&label| label == class).count() == 30));
+
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+        let images = |count: u32| idx::tests::encode([0x0803, count, 1, 2], &vec![7; 2 * count as usize]);
+        let labels = |labels: &[u8]| [&[0, 0, 8, 1], &(labels.len() as u32).to_be_bytes()[..], labels].concat();
+        write("train-images-idx3-ubyte.gz", &gzip(&images(3)));
+        write("train-images-idx3-ubyte", &images(3));
+        write("train-labels-idx1-ubyte.gz", &gzip(&labels(&[2, 0, 1])));
+        write("t10k-images-idx3-ubyte.gz", &gzip(&images(2)));
+        write("t10k-labels-idx1-ubyte", &labels(&[1, 1]));
+        let dataset = open(folder.path()).unwrap();
+        // The images for testing come first by name.
+        assert_eq!(dataset.labels().unwrap(), [1, 1, 2, 0, 1]);
+        let split = dataset.given_split().unwrap();
+        assert_eq!((&split.training[..], &split.validation[..]), (&[2, 3, 4][..], &[0, 1][..]));
+
+        write("t10k-labels-idx1-ubyte", &labels(&[1]));
+        error(folder.path(), "there are 2 images and 1 labels");
+        write("t10k-labels-idx1-ubyte", &images(2));
+        error(folder.path(), "not an IDX label file");
+        write("t10k-labels-idx1-ubyte", &labels(&[1, 1])[..9]);
+        let shown = open(folder.path()).unwrap_err().to_string();
+        assert!(shown.contains("t10k-labels") && shown.contains("only 1 are there"), "{shown}");
+        fs::remove_file(folder.path().join("t10k-labels-idx1-ubyte")).unwrap();
+        error(folder.path(), "some files of the data set have labels");
+        fs::remove_file(folder.path().join("train-labels-idx1-ubyte.gz")).unwrap();
+        let reason = open(folder.path()).unwrap().require_labels().unwrap_err().to_string();
+        assert!(reason.contains("no file of labels"), "{reason}");
+    }
+
+    #[test]
+    fn cifar_batches_are_a_split() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+        let names = "airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n\n";
+        write("batches.meta.txt", names.as_bytes());
+        write("data_batch_1.bin", &cifar::tests::encode(&[&[6], &[9]]));
+        write("data_batch_2.bin", &cifar::tests::encode(&[&[1]]));
+        write("test_batch.bin", &cifar::tests::encode(&[&[3]]));
+        let dataset = open(folder.path()).unwrap();
+        assert_eq!(dataset.labels().unwrap(), [6, 9, 1, 3]);
+        assert_eq!(dataset.classes().unwrap()[9], "truck");
+        assert_eq!(dataset.given_split().unwrap().validation, [3]);
+        assert_eq!(bytes(&dataset, 2)[..3], [1, 100, 0]);
+        let alone = open(folder.path().join("test_batch.bin")).unwrap();
+        assert_eq!((alone.labels().unwrap(), alone.given_split()), (&[3][..], None));
+        write("data_batch_2.bin", b"short");
+        error(folder.path(), "no CIFAR file");
+    }
+
+    #[test]
+    fn formats_of_other_programs_hold_the_same_pictures() {
+        let original = open(fixture("fashion-images.idx3-ubyte")).unwrap();
+        let indices: Vec<usize> = (0..7).map(|index| index * 42).collect();
+        let labels: Vec<u32> = indices.iter().map(|&index| original.labels().unwrap()[index]).collect();
+        for name in ["hugging-face.parquet", "webdataset.tar.gz", "keras.npz"] {
+            let dataset = open(fixture("datasets").join(name)).unwrap();
+            assert_eq!(dataset.labels().unwrap(), labels, "{name}");
+            // Backwards, so that the row groups are not read in order.
+            for (position, &index) in indices.iter().enumerate().rev() {
+                assert_eq!(bytes(&dataset, position), bytes(&original, index), "{name}");
+            }
+            let named = dataset.classes().map(|classes| classes[3].clone());
+            assert_eq!(named.as_deref(), (name == "hugging-face.parquet").then_some("dress"));
+            let split = dataset.given_split().map(|split| split.validation.clone());
+            assert_eq!(split, (name == "keras.npz").then(|| vec![5, 6]));
+            let source = ImageSource::open(fixture("datasets").join(name)).unwrap();
+            assert_eq!(source.len(), 7);
+        }
+    }
+
+    #[test]
+    fn parts_are_found_by_their_names() {
+        for (name, role) in [
+            ("data/train-00000-of-00002.parquet", Some(Role::Training)),
+            ("train/0001.tar", Some(Role::Training)),
+            ("imagenet-val-000.tar", Some(Role::Validation)),
+            ("validation/train.tar", Some(Role::Training)),
+            ("t10k-images-idx3-ubyte.gz", Some(Role::Test)),
+            ("test_batch.bin", Some(Role::Test)),
+            ("data_batch_5.bin", Some(Role::Training)),
+            ("contest.tar", None),
+        ] {
+            assert_eq!(role_of_file(Path::new(name)), role, "{name}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let picture = webdataset::tests::png([1, 2, 3]);
+        for (name, label) in [("train-0.tar", "1"), ("train-1.tar", "0"), ("val.tar", "1"), ("test.tar", "-1")] {
+            let shard = webdataset::tests::archive(&[("1.png", &picture), ("1.cls", label.as_bytes())]);
+            fs::write(folder.path().join(name), shard).unwrap();
+        }
+        let dataset = open(folder.path()).unwrap();
+        assert_eq!(dataset.labels().unwrap(), [1, 0, 1]);
+        assert_eq!(dataset.given_split().unwrap().validation, [2]);
+        fs::remove_file(folder.path().join("val.tar")).unwrap();
+        error(folder.path(), "test.tar/1.png`: its label is -1");
+    }
+
+    #[test]
+    fn arrays_are_tensors_or_pictures() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data.npz");
+        let write = |x: &Array4<f32>, y: &Array1<i64>| {
+            let mut writer = NpzWriter::new(fs::File::create(&path).unwrap());
+            writer.add_array("x", x).unwrap();
+            writer.add_array("y", y).unwrap();
+            writer.finish().unwrap();
+        };
+        let tensors = Array::from_iter((0..24u8).map(f32::from)).into_shape_with_order((2, 3, 2, 2)).unwrap();
+        write(&tensors, &ndarray::array![5, 0]);
+        let dataset = open(&path).unwrap();
+        assert_eq!(dataset.labels().unwrap(), [5, 0]);
+        assert_eq!(dataset.source().tensor_shape(), Some([2, 3, 2, 2]));
+        write(&tensors, &ndarray::array![5]);
+        error(&path, "there are 2 images and 1 labels");
+        write(&tensors, &ndarray::array![5, -3]);
+        error(&path, "data.npz, image 1`: its label is -3");
+        write(&tensors, &ndarray::array![5, 1 << 40]);
+        error(&path, "its label is 1099511627776");
+
+        // Pictures for training and tensors for testing.
+        let mut writer = NpzWriter::new(fs::File::create(&path).unwrap());
+        writer.add_array("x_train", &Array3::from_elem((2, 2, 2), 1u8)).unwrap();
+        writer.add_array("x_test", &tensors).unwrap();
+        writer.finish().unwrap();
+        error(&path, "tensors of 3 x 2 x 2");
+    }
+
+    #[test]
+    fn splits_are_stratified_and_seeded() {
+        let dataset = open(fixture("fashion-images.idx3-ubyte")).unwrap();
+        let split = dataset.split(0.25, 1);
+        assert_eq!((split.training.len(), split.validation.len()), (225, 75));
+        let mut all = [split.training.clone(), split.validation.clone()].concat();
+        assert!(split.training.is_sorted() && split.validation.is_sorted());
+        all.sort_unstable();
+        assert_eq!(all, (0..300).collect::<Vec<_>>());
+        for class in 0..10 {
+            let count = split.validation.iter().filter(|&&index| dataset.labels().unwrap()[index] == class).count();
+            assert!((7..=8).contains(&count), "{count}");
+        }
+        assert_eq!(dataset.split(0.25, 1), split);
+        assert_ne!(dataset.split(0.25, 2), split);
+        assert!(dataset.split(0.0, 1).validation.is_empty());
+        assert_eq!(dataset.split(1.0, 1).training.len(), 1);
+
+        let unlabelled = Dataset { labels: Err(String::new()), ..dataset };
+        let split = unlabelled.split(0.1, 1);
+        assert_eq!((split.training.len(), split.validation.len()), (270, 30));
+        assert_ne!(split, unlabelled.split(0.1, 2));
+    }
+
+    #[test]
+    fn labels_must_fit_the_model() {
+        let dataset = open(fixture("fashion-images.idx3-ubyte")).unwrap();
+        assert!(dataset.check_labels(10).is_ok());
+        // Numbers alone do not say how many classes there are.
+        assert!(dataset.check_labels(1000).is_ok());
+        let error = dataset.check_labels(9).unwrap_err();
+        let first = dataset.labels().unwrap().iter().position(|&label| label == 9).unwrap();
+        assert!(error.to_string().contains(&format!("image {first}`: its label is 9")), "{error}");
+        assert!(error.hint_text().unwrap().contains("--classes 10"));
+        let folder = folder(&["cat/1.png", "dog/1.png"]);
+        let error = open(folder.path()).unwrap().check_labels(1000).unwrap_err();
+        assert!(error.to_string().contains("2 classes") && error.to_string().contains("1000"), "{error}");
+        assert!(error.hint_text().unwrap().contains("--classes 2"));
+    }
+
+    #[test]
+    fn fingerprints_follow_images_and_labels() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("images-idx3");
+        fs::write(&path, idx::tests::encode([0x0803, 2, 1, 1], &[1, 2])).unwrap();
+        let labels = folder.path().join("labels-idx1");
+        let fingerprint = |values: [u8; 2]| {
+            fs::write(&labels, [&[0, 0, 8, 1, 0, 0, 0, 2], &values[..]].concat()).unwrap();
+            open(&path).unwrap().fingerprint().unwrap()
+        };
+        assert_eq!(fingerprint([0, 1]), fingerprint([0, 1]));
+        assert_ne!(fingerprint([0, 1]), fingerprint([1, 0]));
+    }
+
+    #[test]
+    fn loaders_follow_the_indices() {
+        let folder = folder(&["cat/1.png", "cat/2.png", "dog/1.png"]);
+        fs::write(folder.path().join("cat/2.png"), "broken").unwrap();
+        let dataset = open(folder.path()).unwrap();
+        let input = InputShape { channels: 3, height: 2, width: 2, layout: Layout::Nchw };
+        let preprocess = dataset.preprocess(&PreprocessFlags::default(), None, input).unwrap();
+        let loader = dataset.loader(vec![2, 1, 0], preprocess.clone(), input.layout).unwrap();
+        let batch = loader.batches(8).next().unwrap().unwrap();
+        assert_eq!(batch.indices, [2, 0]);
+        assert_eq!(batch.images.dim(), (2, 3, 2, 2));
+        assert_eq!(dataset.source().skipped().count, 1);
+        let error = loader.strict(true).batches(8).next().unwrap().unwrap_err();
+        assert!(error.to_string().contains("2.png"), "{error}");
+        assert!(dataset.loader(vec![3], preprocess, input.layout).is_err());
+        assert!(matches!(dataset.source.read(0).unwrap(), Item::Picture(DynamicImage::ImageRgb8(_))));
+    }
+}

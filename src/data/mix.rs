@@ -73,3 +73,79 @@ impl Mix {
         Zip::from(targets).and(&reversed).for_each(|own, &other| *own = share * *own + (1.0 - share) * other);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array;
+
+    use super::super::random::{Purpose, generator};
+    use super::*;
+
+    fn draws(mixup: f64, cutmix: f64) -> Vec<Mix> {
+        (0..2000)
+            .map(|batch| draw(mixup, cutmix, [20, 30], &mut generator(1, Purpose::Mix, 0, batch)).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn shares_follow_their_distribution() {
+        assert_eq!(draw(0.0, 0.0, [20, 30], &mut generator(1, Purpose::Mix, 0, 0)), None);
+        // Beta(a, a) has the mean 1/2 and the variance 1 / (4 (2 a + 1)).
+        for alpha in [0.2, 0.8, 5.0] {
+            let mixes = draws(alpha, 0.0);
+            assert!(mixes.iter().all(|mix| mix.region.is_none() && (0.0..=1.0).contains(&mix.share)));
+            let mean = mixes.iter().map(|mix| mix.share).sum::<f64>() / 2000.0;
+            let variance = mixes.iter().map(|mix| (mix.share - mean).powi(2)).sum::<f64>() / 2000.0;
+            assert!((mean - 0.5).abs() < 0.05, "{mean}");
+            assert!((variance * 4.0 * (2.0 * alpha + 1.0) - 1.0).abs() < 0.1, "{variance}");
+        }
+        let cuts = draws(0.8, 1.0).iter().filter(|mix| mix.region.is_some()).count();
+        assert!(cuts.abs_diff(1000) < 112, "{cuts}");
+    }
+
+    #[test]
+    fn regions_have_the_area_of_what_is_given_away() {
+        let mut clipped = 0;
+        for mix in draws(0.0, 1.0) {
+            let [top, left, bottom, right] = mix.region.unwrap();
+            assert!(top <= bottom && bottom <= 20 && left <= right && right <= 30);
+            let area = ((bottom - top) * (right - left)) as f64 / 600.0;
+            assert!((1.0 - mix.share - area).abs() < 1e-12);
+            clipped += usize::from(top == 0 || left == 0 || bottom == 20 || right == 30);
+        }
+        assert!((200..2000).contains(&clipped), "{clipped}");
+    }
+
+    #[test]
+    fn batches_are_mixed_with_their_reverse() {
+        let images = Array::from_iter((0..5 * 2 * 4 * 3).map(|value| value as f32));
+        let images = images.into_shape_with_order((5, 2, 4, 3)).unwrap();
+        let targets = Array2::from_shape_fn((5, 5), |(row, column)| f32::from(u8::from(row == column)));
+        let region = [1, 0, 3, 2];
+        for mix in [Mix { share: 0.75, region: None }, Mix { share: 2.0 / 3.0, region: Some(region) }] {
+            let share = mix.share as f32;
+            let mut expected = images.clone();
+            for ((image, channel, y, x), value) in expected.indexed_iter_mut() {
+                let other = images[[4 - image, channel, y, x]];
+                match mix.region {
+                    None => *value = share * *value + (1.0 - share) * other,
+                    Some(_) if (1..3).contains(&y) && x < 2 => *value = other,
+                    Some(_) => {}
+                }
+            }
+            let mut planar = images.clone();
+            mix.images(&mut planar, Layout::Nchw);
+            assert!(planar.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-4));
+            let mut interleaved = images.clone().permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned();
+            mix.images(&mut interleaved, Layout::Nhwc);
+            assert_eq!(interleaved.permuted_axes([0, 3, 1, 2]), planar);
+
+            let mut mixed = targets.clone();
+            mix.targets(&mut mixed);
+            assert_eq!(mixed[[0, 0]], share);
+            assert!((mixed[[0, 4]] + share - 1.0).abs() < 1e-6);
+            assert!((mixed[[2, 2]] - 1.0).abs() < 1e-6);
+            assert!(mixed.sum_axis(Axis(1)).iter().all(|sum| (sum - 1.0).abs() < 1e-6));
+        }
+    }
+}

@@ -118,6 +118,7 @@ fn read_images(path: &Path, bytes: &[u8]) -> Result<Content> {
 
 /// Labels are integers of any type, `[images]` or `[images, 1]`.
 fn read_labels(path: &Path, name: &str, bytes: &[u8]) -> Result<Vec<i64>> {
+    let name = name.strip_suffix(".npy").unwrap_or(name);
     let wrong = |problem: String| {
         Error::new(ErrorKind::Format, format!("its array `{name}` {problem}")).at(path).hint(LABEL_HINT)
     };
@@ -154,9 +155,10 @@ fn read_member(path: &Path, archive: &mut zip::ZipArchive<BufReader<File>>, name
     if size / 1100 > packed + 64 || size > unpacked_limit(packed) {
         return Err(Error::new(
             ErrorKind::Format,
-            format!("its array `{name}` claims an impossible size of {size} bytes"),
+            format!("its array `{name}` claims {size} bytes, more than {packed} packed ones may be"),
         )
-        .at(path));
+        .at(path)
+        .hint("if the array is right, save it with `numpy.savez`, which does not pack"));
     }
     let mut bytes = Vec::new();
     member.take(size).read_to_end(&mut bytes).map_err(|error| Error::io(path, error))?;
@@ -172,4 +174,92 @@ fn not_tensors(path: &Path, error: impl std::error::Error + Send + Sync + 'stati
         .at(path)
         .hint(TENSOR_HINT)
         .caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array, Array1, Array2, Array3, Array4, Dimension};
+    use ndarray_npy::{NpzWriter, WritableElement};
+
+    use super::*;
+
+    struct Archive(tempfile::NamedTempFile, NpzWriter<File>);
+
+    impl Archive {
+        fn new() -> Self {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let writer = NpzWriter::new_compressed(file.reopen().unwrap());
+            Archive(file, writer)
+        }
+
+        fn with<A: WritableElement, D: Dimension>(mut self, name: &str, array: Array<A, D>) -> Self {
+            self.1.add_array(name, &array).unwrap();
+            self
+        }
+
+        fn open(self) -> Result<Vec<Opened>> {
+            self.1.finish().unwrap();
+            open_npz(self.0.path(), self.0.reopen().unwrap(), true)
+        }
+    }
+
+    fn tensors() -> Array4<f32> {
+        Array4::from_elem((3, 1, 2, 2), 0.5)
+    }
+
+    fn labels(opened: &Opened) -> &[i64] {
+        let Labels::Present(labels) = &opened.labels else { panic!("no labels") };
+        labels
+    }
+
+    #[test]
+    fn labels_are_integers_of_any_type() {
+        fn check<A: WritableElement + Copy + TryFrom<u8, Error: std::fmt::Debug>>() {
+            let values = Array1::from_iter([0u8, 7, 100].map(|label| A::try_from(label).unwrap()));
+            let column = values.clone().insert_axis(Axis(1));
+            assert_eq!(labels(&Archive::new().with("x", tensors()).with("y", values).open().unwrap()[0]), [0, 7, 100]);
+            assert_eq!(labels(&Archive::new().with("x", tensors()).with("y", column).open().unwrap()[0]), [0, 7, 100]);
+        }
+        check::<u8>();
+        check::<i8>();
+        check::<u16>();
+        check::<i16>();
+        check::<u32>();
+        check::<i32>();
+        check::<u64>();
+        check::<i64>();
+        let huge = Archive::new().with("x", tensors()).with("y", Array1::from_elem(3, u64::MAX));
+        assert_eq!(labels(&huge.open().unwrap()[0]), [-1; 3]);
+        let error = Archive::new().with("x", tensors()).with("y", Array1::from_elem(3, 1.0f32)).open().err().unwrap();
+        assert!(error.to_string().contains("`y` holds no integers"), "{error}");
+        let error = Archive::new().with("x", tensors()).with("y", Array2::<u8>::eye(3)).open().err().unwrap();
+        assert!(error.to_string().contains("`y` is [3, 3]"), "{error}");
+    }
+
+    #[test]
+    fn pictures_are_bytes() {
+        let grey = Array3::from_shape_fn((2, 3, 4), |(n, y, x)| (n * 100 + y * 10 + x) as u8);
+        let opened = Archive::new().with("x", grey.clone()).open().unwrap();
+        let Content::Pixels(pixels) = &opened[0].content else { panic!("no pictures") };
+        assert_eq!(pixels, grey.insert_axis(Axis(3)));
+        assert!(matches!(opened[0].labels, Labels::Absent(_)));
+        let colour = Array4::from_elem((2, 3, 4, 3), 9u8);
+        let opened = Archive::new().with("x", colour.clone()).open().unwrap();
+        assert!(matches!(&opened[0].content, Content::Pixels(pixels) if *pixels == colour));
+        let error = Archive::new().with("x", Array4::from_elem((2, 3, 4, 5), 9u8)).open().err().unwrap();
+        assert!(error.to_string().contains("[2, 3, 4, 5]"), "{error}");
+        assert!(error.hint_text().unwrap().contains("last axis"));
+    }
+
+    #[test]
+    fn parts_have_their_roles() {
+        let part = || Array3::from_elem((2, 3, 3), 1u8);
+        let y = || Array1::from_iter([0u8, 1]);
+        let keras =
+            Archive::new().with("y_test", y()).with("x_test", part()).with("x_train", part()).with("y_train", y());
+        let roles: Vec<_> = keras.open().unwrap().iter().map(|opened| opened.role).collect();
+        assert_eq!(roles, [Some(Role::Training), Some(Role::Test)]);
+        let one = Archive::new().with("x", part()).with("x_train", part()).open().unwrap();
+        assert_eq!((one.len(), one[0].role), (1, None));
+    }
 }

@@ -192,20 +192,19 @@ fn smooth(pixels: &Pixels) -> Pixels {
 fn affine(pixels: &Pixels, [a, b, c, d, e, f]: [f64; 6], interpolation: Interpolation, fill: &[u8]) -> Pixels {
     let (rows, columns, channels) = pixels.dim();
     let mut result = Array3::from_shape_fn(pixels.dim(), |(_, _, channel)| fill.get(channel).copied().unwrap_or(0));
-    let support: &[isize] = match interpolation {
-        Interpolation::Nearest => &[0],
-        Interpolation::Bilinear => &[0, 1],
-        Interpolation::Bicubic | Interpolation::Lanczos => &[-1, 0, 1, 2],
+    let (first, support) = match interpolation {
+        Interpolation::Nearest => (0, 1),
+        Interpolation::Bilinear => (0, 2),
+        Interpolation::Bicubic | Interpolation::Lanczos => (-1, 4),
     };
-    let kernel = |fraction: f64| -> [f64; 4] {
-        match support.len() {
-            1 => [1.0, 0.0, 0.0, 0.0],
-            2 => [1.0 - fraction, fraction, 0.0, 0.0],
-            _ => cubic(fraction),
-        }
+    let middle = if support == 1 { 0.0 } else { 0.5 };
+    // The neighbours of a position along an axis of the given length, the outermost ones repeated, and what is beyond the
+    // first of the inner two.
+    let neighbours = |position: f64, length: usize| {
+        let below = (position - middle).floor();
+        let at = |step: isize| (below as isize + first + step).clamp(0, length as isize - 1) as usize;
+        ([0, 1, 2, 3].map(at), position - middle - below)
     };
-    let half = if support.len() == 1 { 0.0 } else { 0.5 };
-    let clamped = |position: isize, side: usize| position.clamp(0, side as isize - 1) as usize;
     for row in 0..rows {
         for column in 0..columns {
             let (x, y) = (column as f64 + 0.5, row as f64 + 0.5);
@@ -213,32 +212,132 @@ fn affine(pixels: &Pixels, [a, b, c, d, e, f]: [f64; 6], interpolation: Interpol
             if !(0.0..columns as f64).contains(&x) || !(0.0..rows as f64).contains(&y) {
                 continue;
             }
-            let (x, y) = (x - half, y - half);
-            let (left, top) = (x.floor(), y.floor());
-            let (across, down) = (kernel(x - left), kernel(y - top));
+            let (across, right) = neighbours(x, columns);
+            let (down, below) = neighbours(y, rows);
             for channel in 0..channels {
-                let mut sum = 0.0;
-                for (&step, weight) in support.iter().zip(down) {
-                    let line = clamped(top as isize + step, rows);
-                    let along: f64 = support
-                        .iter()
-                        .zip(across)
-                        .map(|(&step, weight)| {
-                            weight * f64::from(pixels[[line, clamped(left as isize + step, columns), channel]])
-                        })
-                        .sum();
-                    sum += weight * along;
+                let mut lines = [0.0; 4];
+                for (line, &row) in lines.iter_mut().zip(&down[..support]) {
+                    *line = interpolate(across.map(|column| f64::from(pixels[[row, column, channel]])), right, support);
                 }
-                // What whole numbers weigh must not be lost to rounding; the conversion cuts off at 0 and 255.
-                result[[row, column, channel]] = (sum + 1e-9) as u8;
+                // The conversion cuts off at 0 and 255.
+                result[[row, column, channel]] = interpolate(lines, below, support) as u8;
             }
         }
     }
     result
 }
 
-/// The weights of the four neighbours for cubic convolution with a = -1, which Pillow transforms with.
-fn cubic(fraction: f64) -> [f64; 4] {
-    let (t, t2, t3) = (fraction, fraction * fraction, fraction * fraction * fraction);
-    [-t + 2.0 * t2 - t3, 1.0 - 2.0 * t2 + t3, t + t2 - t3, -t2 + t3]
+/// The value at a fraction of the way between the inner two of neighbours (the first two of which count for `support` 2, and
+/// one for 1), in the order of operations of Pillow, whose results are cut off and not rounded. Its cubic convolution has
+/// a = -1 here, and not -0.5 as in its resize.
+fn interpolate([v1, v2, v3, v4]: [f64; 4], fraction: f64, support: usize) -> f64 {
+    match support {
+        1 => v1,
+        2 => v1 + (v2 - v1) * fraction,
+        _ => {
+            let (p2, p3, p4) = (v3 - v1, 2.0 * (v1 - v2) + v3 - v4, v2 - v1 - v3 + v4);
+            v2 + fraction * (p2 + fraction * (p3 + fraction * p4))
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use super::super::preprocess::{pixels, resample};
+    use super::*;
+
+    pub(crate) fn fixture(name: &str) -> Pixels {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/augment").join(name);
+        let picture = image::open(path).unwrap();
+        let channels = usize::from(picture.color().channel_count());
+        pixels(picture, channels)
+    }
+
+    fn difference(actual: &Pixels, expected: &Pixels) -> (u8, f64) {
+        assert_eq!(actual.dim(), expected.dim());
+        let differences: Vec<u8> = actual.iter().zip(expected).map(|(a, b)| a.abs_diff(*b)).collect();
+        let mean = differences.iter().map(|&value| f64::from(value)).sum::<f64>() / differences.len() as f64;
+        (differences.into_iter().max().unwrap(), mean)
+    }
+
+    /// The tiles of `scripts/make_augment_golden.py`, in its order: what makes them, and whether bit by bit.
+    fn tiles(source: &Pixels) -> Vec<(String, Pixels, bool)> {
+        use Operation::*;
+        let values = [
+            AutoContrast,
+            Equalize,
+            Invert,
+            Posterize(1),
+            Posterize(4),
+            Solarize(26),
+            Solarize(256),
+            SolarizeAdd(99),
+            Color(0.1),
+            Color(1.81),
+            Contrast(0.19),
+            Contrast(1.9),
+            Brightness(0.4),
+            Brightness(1.73),
+            Sharpness(0.1),
+            Sharpness(1.9),
+        ];
+        let moves = [Rotate(27.0), Rotate(-3.7), ShearX(0.27), ShearY(-0.19), TranslateX(0.405), TranslateY(-0.13)];
+        let fill = [124, 116, 104];
+        let mut tiles = Vec::new();
+        for operation in values {
+            let tile = operation.apply(source.clone(), Interpolation::Bicubic, &[]);
+            tiles.push((format!("{operation:?}"), tile, true));
+        }
+        for interpolation in [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic] {
+            for operation in moves {
+                let tile = operation.apply(source.clone(), interpolation, &fill);
+                tiles.push((format!("{operation:?} {interpolation:?}"), tile, true));
+            }
+        }
+        for [top, left, height, width] in [[3, 5, 18, 11], [0, 0, 24, 32], [10, 1, 2, 30]] {
+            let part = source.slice(s![top..top + height, left..left + width, ..]).to_owned();
+            tiles.push((
+                format!("{height} x {width}"),
+                resample(&part, [24, 32], Interpolation::Bicubic).unwrap(),
+                false,
+            ));
+        }
+        tiles.push(("flip".into(), flip(source.clone()), true));
+        tiles.push(("pad".into(), pad(source, 4).slice(s![1..25, 7..39, ..]).to_owned(), true));
+        tiles
+    }
+
+    #[test]
+    fn operations_are_those_of_pillow() {
+        for kind in ["colour", "grey"] {
+            let golden = fixture(&format!("{kind}-golden.png"));
+            let tiles = tiles(&fixture(&format!("{kind}.png")));
+            assert_eq!(golden.len_of(Axis(0)), 24 * tiles.len());
+            for ((name, tile, exact), expected) in tiles.into_iter().zip(golden.axis_chunks_iter(Axis(0), 24)) {
+                let (largest, mean) = difference(&tile, &expected.to_owned());
+                println!("{kind} {name}: {largest} {mean:.4}");
+                assert!(largest <= if exact { 0 } else { 2 }, "{kind} {name}: {largest}, {mean}");
+            }
+        }
+    }
+
+    #[test]
+    fn extremes_are_defined() {
+        let source = fixture("colour.png");
+        let apply = |operation: Operation| operation.apply(source.clone(), Interpolation::Bilinear, &[7, 8, 9]);
+        assert!(apply(Operation::Posterize(0)).iter().all(|&value| value == 0));
+        assert_eq!(apply(Operation::Posterize(8)), source);
+        assert_eq!(apply(Operation::Rotate(0.0)), source);
+        assert_eq!(apply(Operation::Color(1.0)), source);
+        let gone = apply(Operation::TranslateX(1.0));
+        assert!(gone.indexed_iter().all(|((_, _, channel), &value)| value == [7, 8, 9][channel]));
+        // A picture of one colour, and the smallest one.
+        for plain in [Array3::from_elem((2, 2, 3), 17), Array3::from_elem((1, 1, 1), 17)] {
+            for operation in [Operation::AutoContrast, Operation::Equalize, Operation::Sharpness(1.9)] {
+                assert_eq!(operation.apply(plain.clone(), Interpolation::Bicubic, &[0; 3]), plain, "{operation:?}");
+            }
+        }
+    }
 }

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -120,7 +121,9 @@ impl Rows {
     pub fn picture<T>(&self, row: usize, decode: impl FnOnce(&[u8]) -> T) -> Result<T> {
         let number = self.ends.partition_point(|&end| end <= row);
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
-        let group = self.cache.get((self.id, number), CACHED, || self.group(number).map_err(|error| error.to_string()));
+        let group = self
+            .cache
+            .get((self.id, number), CACHED, || guarded(|| self.group(number)).map_err(|error| error.to_string()));
         match group.get() {
             Some(Ok(images)) => {
                 let image = images.get(row - start).and_then(Option::as_ref);
@@ -144,6 +147,12 @@ impl Rows {
     }
 }
 
+/// What `read` returns, or an error where the library panics: it asserts what a damaged file does not keep.
+fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    // Nothing that a panic may leave half done is used after it.
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(ParquetError::General("the file is damaged".into())))
+}
+
 fn too_large() -> ParquetError {
     ParquetError::General(format!("its images are more than {MAXIMAL_GROUP} bytes; write smaller row groups"))
 }
@@ -162,7 +171,7 @@ pub(super) fn open(path: &Path, file: &File, opener: &Opener) -> Result<Opened> 
     // SAFETY: the map is only read, as bytes, each of which may have any value. As with every mapped file, nobody must
     // truncate it while it is in use.
     let map = unsafe { Mmap::map(file) }.map_err(|error| Error::io(path, error))?;
-    let reader = SerializedFileReader::new(Bytes::from_owner(map)).map_err(broken)?;
+    let reader = guarded(|| SerializedFileReader::new(Bytes::from_owner(map))).map_err(broken)?;
     let metadata = reader.metadata();
     let mut ends = Vec::new();
     for group in metadata.row_groups() {
@@ -217,7 +226,7 @@ pub(super) fn open(path: &Path, file: &File, opener: &Opener) -> Result<Opened> 
             return Err(Error::new(ErrorKind::Format, message).at(path).hint(COLUMN_HINT));
         }
         Some(label) => Labels::Present(
-            read_labels(&reader, label)
+            guarded(|| read_labels(&reader, label))
                 .map_err(broken)?
                 .into_iter()
                 .enumerate()
@@ -299,4 +308,184 @@ fn class_names(reader: &SerializedFileReader<Bytes>, column: &str) -> Option<Vec
     let json = entries.iter().find(|entry| entry.key == "huggingface")?.value.as_ref()?;
     let json: serde_json::Value = serde_json::from_str(json).ok()?;
     serde_json::from_value(json.get("info")?.get("features")?.get(column)?.get("names")?.clone()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use parquet::basic::Compression;
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    use super::super::source::{ImageSource, Item};
+    use super::super::webdataset::tests::png;
+    use super::*;
+
+    /// A file whose first column holds the picture and whose second column, if the schema has one, the label of each row, two
+    /// rows a group.
+    fn write(
+        schema: &str,
+        rows: &[(Option<Vec<u8>>, Option<i64>)],
+        compression: Compression,
+    ) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::with_suffix(".parquet").unwrap();
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let properties = Arc::new(WriterProperties::builder().set_compression(compression).build());
+        let mut writer = SerializedFileWriter::new(file.reopen().unwrap(), schema, properties).unwrap();
+        for rows in rows.chunks(2) {
+            let mut group = writer.next_row_group().unwrap();
+            let mut column = group.next_column().unwrap().unwrap();
+            let images: Vec<ByteArray> =
+                rows.iter().filter_map(|(image, _)| image.clone().map(ByteArray::from)).collect();
+            let levels: Vec<i16> = rows.iter().map(|(image, _)| i16::from(image.is_some())).collect();
+            column.typed::<ByteArrayType>().write_batch(&images, Some(&levels), Some(&vec![0; rows.len()])).unwrap();
+            column.close().unwrap();
+            if let Some(mut column) = group.next_column().unwrap() {
+                let labels: Vec<i64> = rows.iter().filter_map(|(_, label)| *label).collect();
+                let levels: Vec<i16> = rows.iter().map(|(_, label)| i16::from(label.is_some())).collect();
+                match column.untyped() {
+                    parquet::column::writer::ColumnWriter::Int64ColumnWriter(column) => {
+                        column.write_batch(&labels, Some(&levels), None).unwrap();
+                    }
+                    parquet::column::writer::ColumnWriter::Int32ColumnWriter(column) => {
+                        let labels: Vec<i32> = labels.iter().map(|&label| label as i32).collect();
+                        column.write_batch(&labels, Some(&levels), None).unwrap();
+                    }
+                    _ => panic!("no integers"),
+                }
+                column.close().unwrap();
+            }
+            group.close().unwrap();
+        }
+        writer.close().unwrap();
+        file
+    }
+
+    fn open_with(path: &Path, opener: &Opener) -> Result<Opened> {
+        open(path, &File::open(path).unwrap(), opener)
+    }
+
+    fn opener() -> Opener {
+        Opener { labels: true, ..Opener::default() }
+    }
+
+    fn rows(count: u8) -> Vec<(Option<Vec<u8>>, Option<i64>)> {
+        (0..count).map(|row| (Some(png([row, 0, 0])), Some(i64::from(row % 3)))).collect()
+    }
+
+    const PLAIN: &str = "message schema { optional binary img; optional int64 label; }";
+
+    #[test]
+    fn columns_of_several_kinds_are_read() {
+        for (schema, compression) in [
+            (PLAIN, Compression::UNCOMPRESSED),
+            ("message schema { optional binary image; optional int32 fine_label; }", Compression::SNAPPY),
+            (
+                "message schema { optional group image { required binary bytes; } optional int32 labels (INTEGER(8,true)); }",
+                Compression::GZIP(Default::default()),
+            ),
+        ] {
+            let file = write(schema, &rows(5), compression);
+            let opened = open_with(file.path(), &opener()).unwrap();
+            let Labels::Present(labels) = &opened.labels else { panic!("no labels") };
+            assert_eq!(labels, &[0, 1, 2, 0, 1]);
+            let source = ImageSource::open(file.path()).unwrap();
+            for row in [4, 0, 3, 1, 2] {
+                let Item::Picture(picture) = source.read(row).unwrap() else { panic!("no picture") };
+                assert_eq!(picture.as_bytes()[..3], [row as u8, 0, 0]);
+            }
+        }
+    }
+
+    #[test]
+    fn null_pictures_are_corrupt_and_null_labels_are_errors() {
+        let mut some = rows(3);
+        some[1].0 = None;
+        let file = write(PLAIN, &some, Compression::UNCOMPRESSED);
+        let source = ImageSource::open(file.path()).unwrap();
+        assert!(source.read(2).is_ok());
+        let error = source.read(1).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Images);
+        assert!(error.to_string().contains(".parquet, row 1`"), "{error}");
+        some[2].1 = None;
+        let file = write(PLAIN, &some, Compression::UNCOMPRESSED);
+        let error = open_with(file.path(), &opener()).err().unwrap();
+        assert!(error.to_string().contains("row 2 has no label"), "{error}");
+        assert!(open_with(file.path(), &Opener::default()).is_ok(), "labels that nobody asks for");
+    }
+
+    #[test]
+    fn columns_are_named_where_they_are_not_found() {
+        let file =
+            write("message schema { optional binary photo; optional int64 kind; }", &rows(1), Compression::SNAPPY);
+        let error = open_with(file.path(), &opener()).err().unwrap();
+        assert!(error.to_string().contains("there are photo, kind"), "{error}");
+        assert!(error.hint_text().unwrap().contains("--image-column"));
+        let named = |image: &str, label: &str| Opener {
+            image_columns: vec![image.into()],
+            label_columns: vec![label.into()],
+            ..opener()
+        };
+        assert!(matches!(open_with(file.path(), &named("photo", "kind")).unwrap().labels, Labels::Present(_)));
+        assert!(matches!(open_with(file.path(), &named("photo", "label")).unwrap().labels, Labels::Absent(_)));
+        let error = open_with(file.path(), &named("kind", "kind")).err().unwrap();
+        assert!(error.to_string().contains("`kind` does not hold the bytes"), "{error}");
+        let error = open_with(file.path(), &named("photo", "photo")).err().unwrap();
+        assert!(error.to_string().contains("`photo` does not hold integers"), "{error}");
+        let list = write("message schema { repeated binary img; }", &rows(1), Compression::SNAPPY);
+        assert!(open_with(list.path(), &opener()).is_err());
+    }
+
+    #[test]
+    fn damaged_files_are_errors() {
+        let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/datasets/hugging-face.parquet");
+        let whole = fs::read(path).unwrap();
+        let file = tempfile::NamedTempFile::with_suffix(".parquet").unwrap();
+        let mut failures = 0;
+        let mut check = |bytes: &[u8]| {
+            fs::write(file.path(), bytes).unwrap();
+            match open_with(file.path(), &opener()) {
+                Ok(opened) => {
+                    let contents = [(file.path().to_path_buf(), opened.content)];
+                    let Ok(source) = ImageSource::new(file.path(), contents) else { return };
+                    failures += (0..source.len().min(20)).filter(|&row| source.read(row).is_err()).count();
+                }
+                Err(error) => {
+                    assert!([ErrorKind::Format, ErrorKind::Images].contains(&error.kind()), "{error}");
+                    failures += 1;
+                }
+            }
+        };
+        for length in (0..whole.len()).step_by(397) {
+            check(&whole[..length]);
+        }
+        for position in (0..whole.len()).step_by(31) {
+            let mut damaged = whole.clone();
+            damaged[position] ^= 1 << (position % 8);
+            check(&damaged);
+        }
+        assert!(failures > 50, "{failures}");
+    }
+
+    #[test]
+    fn the_cache_is_bounded_and_decodes_once() {
+        let cache = Cache::default();
+        let mut decoded = Vec::new();
+        let mut get = |number: usize| {
+            let group = cache.get((0, number), 25, || {
+                decoded.push(number);
+                Ok(vec![Some(ByteArray::from(vec![number as u8; 10])), None])
+            });
+            assert_eq!(group.get().unwrap().as_ref().unwrap()[0].as_ref().unwrap().data(), [number as u8; 10]);
+        };
+        for number in [0, 1, 0, 2, 0, 1] {
+            get(number);
+        }
+        // The third group drove out the second, which was not used for longest.
+        assert_eq!(decoded, [0, 1, 2, 1]);
+        assert_eq!(cache.0.lock().unwrap().bytes, 20);
+    }
 }

@@ -392,7 +392,7 @@ mod tests {
         let image = RgbaImage::from_pixel(1, 1, Rgba([10, 20, 30, 0]));
         assert_eq!(pixels(image.into(), 3), ndarray::array![[[10, 20, 30]]]);
         let image = image::ImageBuffer::from_pixel(1, 1, Luma([0x8080u16]));
-        assert_eq!(pixels(DynamicImage::ImageLuma16(image), 3), ndarray::array![[[0x80; 3]]]);
+        assert_eq!(pixels(DynamicImage::ImageLuma16(image), 3), ndarray::array![[[0x80, 0x80, 0x80]]]);
     }
 
     #[test]

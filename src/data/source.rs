@@ -509,7 +509,7 @@ impl Opener {
 
 /// The kinds of files other than pictures that a folder may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+enum Kind {
     Idx,
     Cifar,
     Npz,
@@ -522,7 +522,7 @@ impl Kind {
 }
 
 /// Whether a file is of a kind, by its name.
-pub(super) fn is_kind(path: &Path, kind: Kind) -> bool {
+fn is_kind(path: &Path, kind: Kind) -> bool {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
         return false;
     };
@@ -534,6 +534,14 @@ pub(super) fn is_kind(path: &Path, kind: Kind) -> bool {
         Kind::Tar => [".tar", ".tar.gz", ".tgz"].iter().any(|end| name.ends_with(end)),
         Kind::Parquet => name.ends_with(".parquet"),
     }
+}
+
+/// The kind of a file in a folder, by its name. Many programs write `.bin` files.
+fn kind_in_folder(path: &Path) -> Option<Kind> {
+    let kind = Kind::ALL.into_iter().find(|&kind| is_kind(path, kind))?;
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let is_cifar = ["train", "test", "test_batch"].contains(&stem) || stem.starts_with("data_batch");
+    (kind != Kind::Cifar || is_cifar).then_some(kind)
 }
 
 /// What a folder holds, each sorted by path.
@@ -559,8 +567,7 @@ pub(super) fn find(folder: &Path) -> Result<Found> {
             Ok(entry) if !entry.file_type().is_file() => {}
             Ok(entry) if has_picture_extension(entry.path()) => pictures.push(entry.into_path()),
             Ok(entry) => {
-                let kind = Kind::ALL.into_iter().find(|&kind| is_kind(entry.path(), kind));
-                archives.extend(kind.map(|kind| (kind, entry.into_path())));
+                archives.extend(kind_in_folder(entry.path()).map(|kind| (kind, entry.into_path())));
             }
             Err(error) if error.loop_ancestor().is_some() => {}
             Err(error) => {

@@ -90,7 +90,7 @@ pub struct TrainingBatch {
 /// Makes batches for training. Clones share the data set.
 #[derive(Clone, Debug)]
 pub struct TrainingLoader {
-    dataset: Dataset,
+    dataset: Arc<Dataset>,
     selected: Arc<Vec<usize>>,
     preprocess: Option<Preprocess>,
     layout: Layout,
@@ -155,7 +155,14 @@ impl TrainingLoader {
                 Error::new(ErrorKind::Usage, format!("{threads} threads cannot be started: {error}"))
             })?)),
         };
-        Ok(TrainingLoader { selected: Arc::new(selected), dataset, preprocess, layout, options, pool })
+        Ok(TrainingLoader {
+            selected: Arc::new(selected),
+            dataset: Arc::new(dataset),
+            preprocess,
+            layout,
+            options,
+            pool,
+        })
     }
 
     /// The number of batches in an epoch. What is left over at its end is dropped.
@@ -200,11 +207,11 @@ impl TrainingLoader {
                 let (sender, receiver) = sync_channel(1);
                 let (loader, order) = (self.clone(), order.clone());
                 let numbers = (first.saturating_add(offset)..end).step_by(PRODUCERS);
-                let worker = std::thread::spawn(move || loader.produce(epoch, numbers, &order, &sender));
-                (receiver, Some(worker))
+                let thread = std::thread::spawn(move || loader.produce(epoch, numbers, &order, &sender));
+                Worker { receiver, thread }
             })
             .collect();
-        TrainingBatches { workers, next: 0 }
+        TrainingBatches { workers, taken: 0 }
     }
 
     fn produce(
@@ -308,8 +315,15 @@ impl TrainingLoader {
 
 /// The batches of an epoch. Dropping it stops the work on the rest.
 pub struct TrainingBatches {
-    workers: Vec<(Receiver<Result<TrainingBatch>>, Option<JoinHandle<()>>)>,
-    next: usize,
+    workers: Vec<Worker>,
+    /// How many batches were handed out: the workers take turns.
+    taken: usize,
+}
+
+/// A thread that makes every so-manieth batch.
+struct Worker {
+    receiver: Receiver<Result<TrainingBatch>>,
+    thread: JoinHandle<()>,
 }
 
 impl fmt::Debug for TrainingBatches {
@@ -322,22 +336,249 @@ impl Iterator for TrainingBatches {
     type Item = Result<TrainingBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let turn = self.next % self.workers.len().max(1);
-        let (receiver, worker) = self.workers.get_mut(turn)?;
-        match receiver.recv() {
-            Ok(batch) => {
-                self.next += 1;
-                if batch.is_err() {
-                    self.workers.clear();
-                }
-                Some(batch)
+        let turn = self.taken % self.workers.len().max(1);
+        let batch = self.workers.get(turn)?.receiver.recv();
+        self.taken += 1;
+        match batch {
+            Ok(Ok(batch)) => Some(Ok(batch)),
+            Ok(Err(error)) => {
+                self.workers.clear();
+                Some(Err(error))
             }
             // The worker has ended: well, or by a panic that must not pass for the end of the epoch.
             Err(_) => {
-                let worker = worker.take();
+                let worker = self.workers.swap_remove(turn);
                 self.workers.clear();
-                worker?.join().err().map(|_| Err(Error::new(ErrorKind::Internal, "the loading of images panicked")))
+                let panicked = || Err(Error::new(ErrorKind::Internal, "the loading of images panicked"));
+                worker.thread.join().err().map(|_| panicked())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use ndarray::{Array, s};
+    use ndarray_npy::NpzWriter;
+    use tempfile::TempDir;
+
+    use super::super::labelled::DatasetOptions;
+    use super::super::source::tests::write_picture;
+    use super::*;
+
+    /// A folder of three classes of `count` pictures each, whose red is their number in the whole.
+    fn folder(count: u8) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..3 * count {
+            let path = folder.path().join(format!("{}/{number:03}.png", ["a", "b", "c"][usize::from(number / count)]));
+            write_picture(&path, 9, 7, [number, 0, 0]);
+        }
+        folder
+    }
+
+    fn loader(path: &Path, options: TrainingOptions) -> Result<TrainingLoader> {
+        let dataset = Dataset::open(path, &DatasetOptions::default())?;
+        let selected = (0..dataset.len()).collect();
+        let preprocess = Preprocess { crop_ratio: 1.0, ..Preprocess::imagenet([4, 6]) };
+        TrainingLoader::new(dataset, selected, Some(preprocess), Layout::Nchw, options)
+    }
+
+    fn options() -> TrainingOptions {
+        TrainingOptions { batch_size: 4, classes: Some(3), seed: 5, ..TrainingOptions::default() }
+    }
+
+    fn epoch(loader: &TrainingLoader, epoch: usize, first: usize) -> Vec<TrainingBatch> {
+        loader.batches(epoch, first).map(Result::unwrap).collect()
+    }
+
+    fn indices(batches: &[TrainingBatch]) -> Vec<usize> {
+        batches.iter().flat_map(|batch| batch.indices.clone()).collect()
+    }
+
+    #[test]
+    fn without_shuffling_the_order_is_that_of_the_data() {
+        let folder = folder(5);
+        let loader = loader(folder.path(), TrainingOptions { shuffle: false, ..options() }).unwrap();
+        assert_eq!(loader.batches_per_epoch(), 3);
+        for number in [0, 7] {
+            let batches = epoch(&loader, number, 0);
+            assert_eq!(indices(&batches), (0..12).collect::<Vec<_>>());
+            for (position, batch) in batches.iter().enumerate() {
+                assert_eq!((batch.epoch, batch.batch), (number, position));
+                assert_eq!(batch.images.dim(), (4, 3, 4, 6));
+                assert!(batch.images.is_standard_layout());
+                let reds =
+                    batch.images.slice(s![.., 0, 0, 0]).mapv(|red| ((red * 0.229 + 0.485) * 255.0).round() as usize);
+                assert_eq!(reds.to_vec(), batch.indices);
+                let labels: Vec<u32> = batch.indices.iter().map(|&index| index as u32 / 5).collect();
+                assert_eq!(batch.labels.as_ref().unwrap(), &labels);
+                let targets = batch.targets.as_ref().unwrap();
+                assert_eq!(targets.dim(), (4, 3));
+                for (target, &label) in targets.outer_iter().zip(&labels) {
+                    assert!(
+                        target.iter().enumerate().all(|(class, &value)| (class == label as usize) == (value == 1.0))
+                    );
+                    assert_eq!(target.sum(), 1.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn epochs_are_permutations_that_the_seed_decides() {
+        let folder = folder(8);
+        let order = |seed, number| {
+            let loader = loader(folder.path(), TrainingOptions { seed, ..options() }).unwrap();
+            indices(&epoch(&loader, number, 0))
+        };
+        let mut sorted = order(1, 0);
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..24).collect::<Vec<_>>());
+        assert_eq!(order(1, 0), order(1, 0));
+        assert_ne!(order(1, 0), order(1, 1));
+        assert_ne!(order(1, 0), order(2, 0));
+    }
+
+    #[test]
+    fn threads_and_resuming_change_nothing() {
+        let folder = folder(9);
+        let random = |threads| TrainingOptions {
+            augmentation: Augmentation { jitter: [0.4; 3], ..Augmentation::deit() },
+            mixup: 0.8,
+            cutmix: 1.0,
+            threads,
+            ..options()
+        };
+        let one = loader(folder.path(), random(1)).unwrap();
+        let whole = epoch(&one, 3, 0);
+        assert_eq!(whole.len(), 6);
+        assert_ne!(whole[0].images, epoch(&one, 4, 0)[0].images);
+        assert!(whole.iter().any(|batch| batch.targets.iter().flatten().any(|&value| value != 0.0 && value != 1.0)));
+        for threads in [0, 2, 5] {
+            let other = loader(folder.path(), random(threads)).unwrap();
+            assert_eq!(epoch(&other, 3, 0), whole);
+            assert_eq!(epoch(&other, 3, 4), whole[4..]);
+            assert!(epoch(&other, 3, 6).is_empty());
+        }
+    }
+
+    #[test]
+    fn processes_share_the_same_order() {
+        let folder = folder(9);
+        let with = |batch_size, share| {
+            let augmentation = Augmentation::standard();
+            loader(folder.path(), TrainingOptions { batch_size, share, augmentation, ..options() }).unwrap()
+        };
+        let alone = epoch(&with(8, (0, 1)), 2, 0);
+        let parts = [0, 1].map(|rank| epoch(&with(4, (rank, 2)), 2, 0));
+        assert_eq!(alone.len(), 3);
+        for (number, batch) in alone.iter().enumerate() {
+            for (rank, part) in parts.iter().enumerate() {
+                assert_eq!(part[number].indices, batch.indices[4 * rank..4 * rank + 4]);
+                assert_eq!(part[number].images, batch.images.slice(s![4 * rank..4 * rank + 4, .., .., ..]));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_corrupt_is_replaced_by_what_follows() {
+        let folder = folder(5);
+        for name in ["a/001.png", "a/002.png", "c/014.png"] {
+            fs::write(folder.path().join(name), b"\x89PNG\r\n\x1a\n broken").unwrap();
+        }
+        let unshuffled = TrainingOptions { shuffle: false, batch_size: 5, ..options() };
+        let loose = loader(folder.path(), unshuffled.clone()).unwrap();
+        // The last one is followed by the first.
+        assert_eq!(indices(&epoch(&loose, 0, 0)), [0, 3, 3, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 0]);
+        assert_eq!(loose.skipped().count, 3);
+        let strict = loader(folder.path(), TrainingOptions { strict: true, ..unshuffled }).unwrap();
+        let mut batches = strict.batches(0, 0);
+        let error = batches.next().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Images);
+        assert!(error.to_string().contains("00"), "{error}");
+        assert!(batches.next().is_none());
+    }
+
+    #[test]
+    fn a_folder_of_corrupt_pictures_is_an_image_error() {
+        let folder = folder(2);
+        for number in 0..6 {
+            let path = folder.path().join(format!("{}/{number:03}.png", ["a", "b", "c"][number / 2]));
+            fs::write(path, "broken").unwrap();
+        }
+        let loader = loader(folder.path(), options()).unwrap();
+        let error = loader.batches(0, 0).next().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Images);
+        assert!(error.to_string().contains("none of the 6 images"), "{error}");
+        assert!(error.to_string().contains("a/000.png"), "{error}");
+    }
+
+    #[test]
+    fn tensors_are_trained_on_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data.npz");
+        let tensors = Array::from_iter((0..288u16).map(f32::from)).into_shape_with_order((4, 3, 4, 6)).unwrap();
+        let mut writer = NpzWriter::new(fs::File::create(&path).unwrap());
+        writer.add_array("x", &tensors).unwrap();
+        writer.add_array("y", &ndarray::array![2i64, 0, 1, 2]).unwrap();
+        writer.finish().unwrap();
+        let dataset = Dataset::open(&path, &DatasetOptions::default()).unwrap();
+        let new = |options, layout| TrainingLoader::new(dataset.clone(), vec![0, 1, 2, 3], None, layout, options);
+        let plain = TrainingOptions { shuffle: false, ..options() };
+        let batch = epoch(&new(plain.clone(), Layout::Nchw).unwrap(), 0, 0).remove(0);
+        assert_eq!(batch.images, tensors);
+        assert_eq!(batch.labels.unwrap(), [2, 0, 1, 2]);
+        let last = epoch(&new(plain.clone(), Layout::Nhwc).unwrap(), 0, 0).remove(0);
+        assert!(last.images.is_standard_layout());
+        assert_eq!(last.images.permuted_axes([0, 3, 1, 2]), tensors);
+        let error = new(TrainingOptions { augmentation: Augmentation::standard(), ..plain }, Layout::Nchw).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+    }
+
+    #[test]
+    fn unlabelled_images_have_no_targets() {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..4 {
+            write_picture(&folder.path().join(format!("{number}.png")), 9, 7, [number, 0, 0]);
+        }
+        let error = loader(folder.path(), options()).unwrap_err();
+        assert!(error.to_string().contains("lies in no folder of a class"), "{error}");
+        let unlabelled = TrainingOptions { classes: None, ..options() };
+        let batch = epoch(&loader(folder.path(), unlabelled.clone()).unwrap(), 0, 0).remove(0);
+        assert_eq!((batch.targets, batch.labels), (None, None));
+        assert!(loader(folder.path(), TrainingOptions { mixup: 0.2, ..unlabelled }).is_err());
+    }
+
+    #[test]
+    fn senseless_options_are_errors() {
+        let folder = folder(2);
+        for (change, message) in [
+            (TrainingOptions { batch_size: 0, ..options() }, "batches of 0"),
+            (TrainingOptions { batch_size: 7, ..options() }, "there are 6 images to train on, fewer than the 7"),
+            (TrainingOptions { share: (0, 2), ..options() }, "fewer than the 8"),
+            (TrainingOptions { share: (2, 2), ..options() }, "process 2 of 2"),
+            (TrainingOptions { classes: Some(2), ..options() }, "the model tells 2 classes apart"),
+            (TrainingOptions { classes: Some(4), ..options() }, "has 3 classes, and the model tells 4 apart"),
+            (TrainingOptions { mixup: -1.0, ..options() }, "mixup"),
+            (TrainingOptions { cutmix: f64::NAN, ..options() }, "cutmix"),
+        ] {
+            let error = loader(folder.path(), change).unwrap_err();
+            assert!(error.to_string().contains(message), "{error}");
+        }
+        let dataset = Dataset::open(folder.path(), &DatasetOptions::default()).unwrap();
+        assert!(TrainingLoader::new(dataset, vec![0; 4], None, Layout::Nchw, options()).is_err());
+    }
+
+    #[test]
+    fn unwanted_batches_are_not_waited_for() {
+        let folder = folder(20);
+        let loader = loader(folder.path(), TrainingOptions { batch_size: 1, ..options() }).unwrap();
+        let mut batches = loader.batches(0, 0);
+        assert!(batches.next().unwrap().is_ok());
+        let threads: Vec<_> = batches.workers.drain(..).map(|worker| worker.thread).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 }
