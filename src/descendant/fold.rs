@@ -17,7 +17,7 @@ use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, is_float, tensor_from_f32, to_f32, to_i64};
 
 /// Replaces every value that is computed from initializers alone, and that the data meets as a weight, by an initializer. What is
-/// computed from tokens, position tables and constants stays as it is, and so does what an exporter computes by operators that
+/// computed from tokens and position tables, or from constants alone, stays as it is, and so does what an exporter computes by operators that
 /// are not known here; transforms and lookups are made of known ones.
 ///
 /// # Errors
@@ -29,16 +29,19 @@ pub fn fold(model: &Model) -> Result<Model> {
     // Values at which weights meet the data, apart from weights that meet it as they are.
     let (mut wanted, mut left) = (HashSet::new(), HashSet::new());
     for (of_use, found) in typing.uses.iter().zip(&uses) {
-        let as_weight = !matches!(found.kind, WeightKind::Token | WeightKind::Position | WeightKind::Constant);
+        let is_weight = !matches!(found.kind, WeightKind::Token | WeightKind::Position | WeightKind::Constant);
+        let is_table = matches!(found.kind, WeightKind::Token | WeightKind::Position);
         let is_integer = !is_float(typing.weights[of_use.name.as_str()]);
         for &(k, j) in &found.meets {
             let value = model.graph().node[k].input[j].as_str();
-            if links.maker.contains_key(value) && !typing.weights.contains_key(value) && !is_integer {
-                if as_weight {
-                    wanted.insert(value)
-                } else {
-                    left.insert(value)
-                };
+            if is_integer || !links.maker.contains_key(value) || typing.weights.contains_key(value) {
+                continue;
+            }
+            if is_weight {
+                wanted.insert(value);
+            }
+            if is_table {
+                left.insert(value);
             }
         }
     }

@@ -119,9 +119,7 @@ pub(super) fn check(shape: &Shape, is_gene: bool) -> Result<()> {
     let name = init.name();
     if init != Init::ClusterLearngene && is_gene {
         return usage(
-            format!(
-                "{name} needs the ancestor's own weights, and the model is a learngene, which lacks those of other heads"
-            ),
+            format!("{name} needs more than a learngene holds, and the model is a learngene"),
             "give the ancestor",
         );
     }
@@ -222,7 +220,7 @@ pub(super) fn layers(shape: &Shape, count: usize) -> Result<(Vec<usize>, Vec<Lay
         (Init::LinearExpansion | Init::Frequency, _) => (kept, vec![LayerSource::Expanded; n]),
         (Init::WeightTransformation, _) => {
             let size = shape.share.unwrap_or(2);
-            let source = |i: usize| if i % size == 0 { LayerSource::Inherited } else { LayerSource::Shared };
+            let source = |i: usize| if i.is_multiple_of(size) { LayerSource::Inherited } else { LayerSource::Shared };
             (kept, (0..n).map(source).collect())
         }
         _ => (kept, vec![LayerSource::Inherited; n]),
@@ -555,4 +553,51 @@ fn frequency(tensors: &[Vec<f32>], dims: &[usize], of: usize, at: usize, shape: 
         mixed.iter_mut().zip(tensor).for_each(|(m, w)| *m += share * w);
     }
     resample(&mixed, dims, shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Layers;
+    use super::*;
+
+    #[test]
+    fn inherited_layers_are_parsed() {
+        let parse = |s: &str| s.parse::<Inherit>().ok();
+        assert_eq!(parse("front:3"), Some(Inherit::Front(3)));
+        assert_eq!(parse("middle: 2"), Some(Inherit::Middle(2)));
+        assert_eq!(parse("last:1"), Some(Inherit::Last(1)));
+        assert_eq!(parse("4"), Some(Inherit::Count(4)));
+        for bad in ["top:3", "first", "front:", "-1", ""] {
+            assert!(bad.parse::<Inherit>().unwrap_err().hint_text().is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn methods_say_which_layers_inherit() {
+        let of = |init, inherit, n| {
+            let shape = Shape { init, inherit, layers: Layers::First(n), ..Shape::default() };
+            let (kept, sources) = layers(&shape, 12).unwrap();
+            let inherited = |i: &usize| sources[*i] == LayerSource::Inherited;
+            (kept.clone(), (0..n).filter(inherited).map(|i| kept[i]).collect::<Vec<_>>())
+        };
+        // The published settings: the last or first six of twelve layers.
+        assert_eq!(of(Init::HeuristicLearngene, None, 8), ((4..12).collect(), (6..12).collect()));
+        assert_eq!(of(Init::AutoLearngene, None, 8), ((0..8).collect(), (0..6).collect()));
+        assert_eq!(of(Init::HeuristicLearngene, None, 4).1, [8, 9, 10, 11]);
+        let ten = |choice| of(Init::PretrainFinetune, Some(choice), 12).1;
+        assert_eq!(ten(Inherit::Front(10)), (0..10).collect::<Vec<_>>());
+        assert_eq!(ten(Inherit::Middle(10)), (1..11).collect::<Vec<_>>());
+        assert_eq!(ten(Inherit::Last(10)), (2..12).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn layers_are_mixed_before_they_are_resampled() {
+        let tensors: Vec<Vec<f32>> = (0..3).map(|l| (0..8).map(|i| ((l * 8 + i) as f32).sin()).collect()).collect();
+        let whole = resample(&tensors.concat(), &[3, 2, 4], &[5, 2, 3]);
+        for at in 0..5 {
+            let one = frequency(&tensors, &[2, 4], 5, at, &[2, 3]);
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
+            assert!(one.iter().zip(&whole[at * 6..(at + 1) * 6]).all(close), "layer {at}");
+        }
+    }
 }

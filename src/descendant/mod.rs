@@ -542,6 +542,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             "layers": layers,
             "embedding_dim": self.shape.embedding_dim,
             "transform": transform,
+            "transform_rank": (transform == Transform::Affine).then(|| self.shape.transform_rank.unwrap_or(DEFAULT_RANK)),
             "projection": self.shape.projection,
             "tied": self.shape.tied,
             "seed": self.shape.seed,
