@@ -144,7 +144,8 @@ pub(super) fn check(shape: &Shape, is_gene: bool) -> Result<()> {
     if shape.share.is_some() && init != Init::WeightTransformation {
         return usage(format!("{name} shares no consecutive layers"), "--share goes with weight-transformation");
     }
-    if shape.transform.is_some() && !matches!(init, Init::ClusterLearngene | Init::WeightTransformation) {
+    let transforms = shape.transform.is_some_and(|t| t != super::Transform::None);
+    if transforms && !matches!(init, Init::ClusterLearngene | Init::WeightTransformation) {
         return usage(
             format!("{name} shares no weights that could be transformed"),
             "--transform goes with cluster-learngene and weight-transformation",
@@ -159,7 +160,10 @@ pub(super) fn check(shape: &Shape, is_gene: bool) -> Result<()> {
 /// The layers of the ancestor that a descendant is built from, and where the weights of each come from.
 pub(super) fn layers(shape: &Shape, count: usize) -> Result<(Vec<usize>, Vec<LayerSource>)> {
     use super::Layers;
-    let kept = shape.layers.resolve(count)?;
+    let kept = shape
+        .layers
+        .resolve(count)
+        .map_err(|e| e.hint("layers can only be dropped: choose among the ancestor's with --layers"))?;
     let n = kept.len();
     let sources = |range: std::ops::Range<usize>| {
         (0..n)
@@ -284,7 +288,9 @@ impl Grower<'_, '_> {
                 ))
             })?;
         }
-        Ok(if self.sources[i] == super::LayerSource::Inherited { slots } else { Vec::new() })
+        // Weight selection takes elements across the borders of heads.
+        let whole = count == heads || self.shape.init != Init::WeightSelection;
+        Ok(if whole && self.sources[i] == LayerSource::Inherited { slots } else { Vec::new() })
     }
 
     /// Neurons of an FFN by the rule of any method but Cluster-Learngene.
