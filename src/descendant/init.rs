@@ -348,9 +348,14 @@ impl Grower<'_, '_> {
             .filter(|&u| uses[u].kind == WeightKind::NormScale)
             .filter(|&u| self.typing.uses[u].dims.iter().any(|d| factors.leaves(d).contains(&factor)))
             .count();
+        let consequence = match self.shape.init {
+            Init::WeightSelection => {
+                ": the inherited weights see other inputs than in the ancestor and have to be trained"
+            }
+            _ => "",
+        };
         self.warnings.push(format!(
-            "{norms} norms take their statistics over {wanted} channels and not over {old}: what is inherited behind them sees \
-             other inputs than in the ancestor, so the descendant has to be trained"
+            "{norms} norms take their statistics over {wanted} channels and not over {old}{consequence}"
         ));
         Ok(())
     }
