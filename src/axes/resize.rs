@@ -336,6 +336,9 @@ impl<'m> Repair<'_, 'm> {
         } else {
             match op {
                 "Reshape" | "Expand" if was.input.len() > 1 => self.shape_operand(k, &mut node, 1)?,
+                "Resize" if was.input.get(3).is_some_and(|x| !x.is_empty()) && was.ints("axes").is_none() => {
+                    self.shape_operand(k, &mut node, 3)?
+                }
                 "ConstantOfShape" => self.shape_operand(k, &mut node, 0)?,
                 "Split" => self.split(was, &mut node)?,
                 "Slice" => self.slice(k, was, &mut node)?,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::data::{Interpolation, PreprocessFlags, Resize};
-use crate::descendant::{FfnWidth, Heads, Layers, Projection};
+use crate::descendant::{FfnWidth, Heads, Inherit, Init, Layers, Projection, Transform};
 use crate::learngene::{Centroid, FfnCentroid, FfnRule, Order, Rules};
 use crate::onnx::ExternalLinks;
 use crate::runtime::{Device, Kind, Options};
@@ -46,7 +46,8 @@ pub enum Command {
     Condense(Condense),
     /// Grow a descendant from a learngene or an ancestor
     #[command(after_help = "Examples:\n  offshoot grow gene.onnx --layers even:4 --heads 4 -o child.onnx\n  \
-                      offshoot grow models/fashion-vit.onnx --images fixtures/fashion-png --layers 4 --width 2 -o child.onnx")]
+                      offshoot grow models/fashion-vit.onnx --images fixtures/fashion-png --layers 4 --width 2 -o child.onnx\n  \
+                      offshoot grow models/fashion-vit.onnx --init weight-selection --layers 4 --heads 4 --embedding-dim 32 -o child.onnx")]
     Grow(Grow),
     /// Compare the outputs, sizes and latencies of two models
     #[command(
@@ -304,7 +305,7 @@ pub struct Grow {
     #[arg(long)]
     pub tied: bool,
     /// Grow several descendants from a TOML list of [[descendant]] tables
-    #[arg(long, value_name = "LIST.toml", conflicts_with_all = ["layers", "heads", "width", "ffn_width", "classes", "order", "projection", "tied"])]
+    #[arg(long, value_name = "LIST.toml", conflicts_with_all = ["layers", "heads", "width", "ffn_width", "classes", "order", "projection", "tied", "init", "inherit", "share", "embedding_dim", "transform", "transform_rank"])]
     pub batch: Option<PathBuf>,
     /// Print the plan and write nothing
     #[arg(long)]
@@ -361,6 +362,35 @@ pub struct ShapeFlags {
     /// How the output projection follows the heads
     #[arg(long, value_enum, help_heading = "Shape")]
     pub projection: Option<Projection>,
+    /// Channels of the residual stream (weight-selection and from-scratch)
+    ///
+    /// Heads, their width and the FFNs stay as they are: an attention is (heads x head width) wide inside whatever the
+    /// embedding is. To keep the usual proportion, divide the heads (--heads or --width) and --ffn-width by as much. Norms then
+    /// take their statistics over fewer channels, which the plan reports.
+    #[arg(long, value_name = "N", help_heading = "Shape")]
+    pub embedding_dim: Option<usize>,
+    /// How the weights come about [default: cluster-learngene]
+    ///
+    /// Every method but cluster-learngene takes the ancestor, clusters nothing and needs no images.
+    #[arg(long, value_enum, value_name = "METHOD", help_heading = "Initialisation")]
+    pub init: Option<Init>,
+    /// Layers that inherit: front:N, middle:N or last:N of pretrain-finetune (the others are random), or N of
+    /// heuristic-learngene and auto-learngene [default: all; half of the ancestor's]
+    #[arg(long, value_name = "N", help_heading = "Initialisation")]
+    pub inherit: Option<Inherit>,
+    /// Consecutive layers that share weights with weight-transformation [default: 2]
+    #[arg(long, value_name = "N", help_heading = "Initialisation")]
+    pub share: Option<usize>,
+    /// Learnable transform of weights that layers share: FFNs of a learngene, or whole layers with weight-transformation
+    /// [default: none; affine]
+    ///
+    /// The shared weight then stands in the file once, and each layer's own is computed from it. At the start a transform changes
+    /// nothing.
+    #[arg(long, value_enum, help_heading = "Initialisation")]
+    pub transform: Option<Transform>,
+    /// Rank of the low-rank part of an affine transform [default: 4]
+    #[arg(long, value_name = "R", help_heading = "Initialisation")]
+    pub transform_rank: Option<usize>,
 }
 
 /// `offshoot compare`.

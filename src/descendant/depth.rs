@@ -80,7 +80,7 @@ fn bridge(typing: &Typing, enter: &str, leave: &str) -> Option<Option<Vec<i64>>>
 }
 
 /// Where each layer ends. Where the norm comes last, it belongs to the layer: the next layer begins behind it.
-fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
+pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
     let links = Links::new(typing.graph);
     let fixed = typing.fixed();
     let mut trailing: Option<Vec<&str>> = None;

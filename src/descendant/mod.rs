@@ -2,10 +2,17 @@
 //!
 //! Layers that are not wanted are by-passed in the residual stream. Slot i of a layer's heads receives the centroid of cluster
 //! i mod m, big clusters first (priority weight-sharing); its output rows follow by the chosen rule. FFN neurons are kept by
-//! the size of what they pass on. Everything else is inherited as it is.
+//! the size of what they pass on. Everything else is inherited as it is. The methods that Cluster-Learngene is compared with are
+//! other ways to fill the same shapes ([`Init`]). Weights that layers share may get a small learnable transform in each
+//! ([`Transform`]), which [`fold`] computes away once it is trained.
 
 mod choice;
 mod depth;
+mod fold;
+mod init;
+mod layers;
+mod numbers;
+mod transform;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,6 +32,9 @@ use crate::onnx::{Model, element_count, encoded_len, payload, tensor_from_i64, t
 use crate::report::Agreement;
 use crate::runtime::Runtime;
 pub use choice::{FfnWidth, Heads, LayerHeads, Layers};
+pub use fold::fold;
+pub use init::{Inherit, Init, LayerSource};
+pub use transform::{DEFAULT_RANK, Transform};
 
 /// How the output projection follows the heads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -55,18 +65,33 @@ pub struct Shape {
     pub projection: Projection,
     /// Keep shared weights shared: one tensor a centroid and an FFN.
     pub tied: bool,
-    /// Seed of what is drawn at random (a new classifier).
+    /// How the weights come about.
+    pub init: Init,
+    /// Which layers inherit, where the method inherits only some.
+    pub inherit: Option<Inherit>,
+    /// Consecutive layers that share weights, for the method that shares them; two where it is left open.
+    pub share: Option<usize>,
+    /// Channels of the residual stream, for the methods that define another number.
+    pub embedding_dim: Option<usize>,
+    /// How a layer transforms weights that it shares with others. Left open, [`Init::WeightTransformation`] transforms
+    /// and others do not.
+    pub transform: Option<Transform>,
+    /// Rank of the low-rank part of an affine transform.
+    pub transform_rank: Option<usize>,
+    /// Seed of what is drawn at random (a new classifier, layers that are not inherited).
     pub seed: u64,
 }
 
 /// One layer of a plan.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PlannedLayer {
-    /// The ancestor's layer.
+    /// The ancestor's layer that it is built like.
     pub ancestor_layer: usize,
+    /// Where its weights come from.
+    pub source: LayerSource,
     /// Heads.
     pub heads: usize,
-    /// The ancestor's head that each slot receives.
+    /// The ancestor's head that each slot receives; none where weights are not inherited as they are.
     pub slots: Vec<usize>,
     /// Neurons of the FFN, where there is one.
     pub ffn_width: Option<usize>,
@@ -77,8 +102,14 @@ pub struct PlannedLayer {
 pub struct Plan {
     /// `offshoot.plan/1`.
     pub schema: &'static str,
+    /// How the weights come about.
+    pub init: Init,
     /// The layers.
     pub layers: Vec<PlannedLayer>,
+    /// Channels of the residual stream, where they were asked for.
+    pub embedding_dim: Option<usize>,
+    /// How layers transform the weights that they share.
+    pub transform: Transform,
     /// Classes of the new classifier, where there is one.
     pub classes: Option<usize>,
     /// How the output projection follows the heads.
@@ -107,15 +138,20 @@ pub struct Descendant {
 /// # Errors
 /// [`ErrorKind::Usage`] for a shape that cannot be, [`ErrorKind::Unsupported`] where the graph does not allow it.
 pub fn grow(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descendant> {
+    init::check(shape, model.metadata(METADATA).is_some())?;
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
     gene.check(&typing, &anatomy)?;
     if anatomy.layers.is_empty() {
         return Err(Error::new(ErrorKind::Anatomy, "the model has no self-attention layer to inherit").at(&model.path));
     }
-    let kept = shape.layers.resolve(anatomy.layers.len())?;
+    let (kept, sources) = init::layers(shape, anatomy.layers.len())?;
+    let ancestor = match shape.init {
+        Init::ClusterLearngene => None,
+        _ => Some(init::Ancestor::new(&typing, &anatomy)),
+    };
     if kept.len() == anatomy.layers.len() {
-        return Grower::new(model, &typing, &anatomy, gene, shape, kept)?.grow();
+        return Grower::new(model, &typing, &anatomy, gene, shape, kept, sources).grow(ancestor);
     }
     let shallow = depth::keep(model, &typing, &anatomy, &kept)?;
     let typing = Typing::new(&shallow)?;
@@ -123,7 +159,7 @@ pub fn grow(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descendant
     if anatomy.layers.len() != kept.len() {
         bail!(Unsupported, "dropping layers left {} attentions and not {}", anatomy.layers.len(), kept.len());
     }
-    Grower::new(&shallow, &typing, &anatomy, gene, shape, kept)?.grow()
+    Grower::new(&shallow, &typing, &anatomy, gene, shape, kept, sources).grow(ancestor)
 }
 
 struct Grower<'a, 'm> {
@@ -134,6 +170,7 @@ struct Grower<'a, 'm> {
     gene: &'a Learngene,
     shape: &'a Shape,
     kept: Vec<usize>,
+    sources: Vec<LayerSource>,
     resizing: Resizing,
     warnings: Vec<String>,
 }
@@ -146,8 +183,9 @@ impl<'a, 'm> Grower<'a, 'm> {
         gene: &'a Learngene,
         shape: &'a Shape,
         kept: Vec<usize>,
-    ) -> Result<Self> {
-        Ok(Grower {
+        sources: Vec<LayerSource>,
+    ) -> Self {
+        Grower {
             model,
             typing,
             anatomy,
@@ -155,12 +193,13 @@ impl<'a, 'm> Grower<'a, 'm> {
             gene,
             shape,
             kept,
+            sources,
             resizing: Resizing::default(),
             warnings: Vec::new(),
-        })
+        }
     }
 
-    fn grow(mut self) -> Result<Descendant> {
+    fn grow(mut self, ancestor: Option<init::Ancestor>) -> Result<Descendant> {
         let heads: Vec<LayerHeads> = self
             .anatomy
             .layers
@@ -178,28 +217,77 @@ impl<'a, 'm> Grower<'a, 'm> {
         for (i, &count) in counts.iter().enumerate() {
             let slots = self.heads(i, count)?;
             let ffn_width = self.ffn(i)?;
-            layers.push(PlannedLayer { ancestor_layer: self.kept[i], heads: count, slots, ffn_width });
+            let source = self.sources[i];
+            layers.push(PlannedLayer { ancestor_layer: self.kept[i], source, heads: count, slots, ffn_width });
+        }
+        if let Some(channels) = self.shape.embedding_dim {
+            self.embedding(channels)?;
         }
         if let Some(classes) = self.shape.classes {
             self.classifier(classes)?;
         }
+        if let Some(ancestor) = ancestor {
+            self.initialise(&ancestor)?;
+        }
         let mut out = self.model.clone();
         out.proto.graph = Some(resize(self.typing, &self.resizing)?);
         let graph = out.graph_mut();
+        let transform = self.transform();
         if self.shape.tied {
             compact(graph)?;
         } else {
             bake(graph)?;
-            self.separate_ffns(graph);
+            if transform == Transform::None {
+                self.separate_ffns(graph);
+            }
         }
         graph::prune(graph);
         out.proto.metadata_props.retain(|p| p.key() != METADATA);
+        self.share(&mut out, transform)?;
         let plan = self.describe(&mut out, layers)?;
         Ok(Descendant { model: out, plan })
     }
 
+    fn transform(&self) -> Transform {
+        let usual = match self.shape.init {
+            Init::WeightTransformation => Transform::Affine,
+            _ => Transform::None,
+        };
+        self.shape.transform.unwrap_or(usual)
+    }
+
+    /// Layers that share weights get the transforms that were asked for.
+    fn share(&self, out: &mut Model, transform: Transform) -> Result<()> {
+        let kept = |group: &Vec<usize>| -> Vec<usize> {
+            (0..self.kept.len()).filter(|&i| group.contains(&self.kept[i])).collect()
+        };
+        let (groups, whole): (Vec<Vec<usize>>, _) = match self.shape.init {
+            Init::WeightTransformation => {
+                let all: Vec<usize> = (0..self.kept.len()).collect();
+                (all.chunks(self.shape.share.unwrap_or(2)).map(<[usize]>::to_vec).collect(), true)
+            }
+            _ => (self.gene.ffn_groups.iter().map(kept).collect(), false),
+        };
+        let groups: Vec<Vec<usize>> = groups.into_iter().filter(|g| g.len() > 1).collect();
+        if groups.is_empty() && (whole || transform != Transform::None) {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "no two layers of the descendant share weights, so there is nothing to transform",
+            )
+            .hint("keep more layers with --layers, or condense with a larger --ffn-eps or with --ffn-clusters"));
+        }
+        if whole {
+            transform::share_layers(out, &groups)?;
+        }
+        let rank = self.shape.transform_rank.unwrap_or(DEFAULT_RANK);
+        transform::insert(out, &groups, whole, transform, rank, self.shape.seed)
+    }
+
     /// Plans the heads of one layer. Returns the ancestor's head in each slot.
     fn heads(&mut self, i: usize, count: usize) -> Result<Vec<usize>> {
+        if self.shape.init != Init::ClusterLearngene {
+            return self.plain_heads(i, count);
+        }
         let l = self.kept[i];
         let layer = &self.anatomy.layers[i];
         let clusters = &self.gene.layers[l];
@@ -290,6 +378,10 @@ impl<'a, 'm> Grower<'a, 'm> {
                 "layer {}: a norm runs over the FFN's neurons, so its statistics change with their number",
                 self.kept[i]
             ));
+        }
+        if self.shape.init != Init::ClusterLearngene {
+            self.plain_neurons(factor, wanted)?;
+            return Ok(Some(wanted));
         }
         let neurons: Vec<usize> = if wanted < width {
             let mut order: Vec<(f64, usize)> = self.importance(ffn, factor)?.into_iter().zip(0..).collect();
@@ -429,19 +521,28 @@ impl<'a, 'm> Grower<'a, 'm> {
             .map(|l| (l.head_count(&typing), l.ffn.as_ref().map(|f| typing.factors.size(&f.hidden))))
             .collect();
         let planned: Vec<_> = layers.iter().map(|l| (l.heads, l.ffn_width)).collect();
-        if found != planned {
+        let channels = anatomy.layers.first().map(|l| typing.factors.size(&l.embedding));
+        if found != planned || self.shape.embedding_dim.is_some_and(|n| Some(n) != channels) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("the resized graph has (heads, FFN neurons) {found:?} where {planned:?} was planned"),
+                format!(
+                    "the resized graph has (heads, FFN neurons) {found:?} on {channels:?} channels where {planned:?} was planned"
+                ),
             )
             .at(&self.model.path)
             .hint("this graph ties axes in a way that Offshoot does not resize yet; keep its heads and widths"));
         }
+        let transform = self.transform();
         let description = serde_json::json!({
             "schema": "offshoot.descendant/1",
             "offshoot": env!("CARGO_PKG_VERSION"),
             "source": self.gene.source,
+            "init": self.shape.init,
+            "inherit": self.shape.inherit,
             "layers": layers,
+            "embedding_dim": self.shape.embedding_dim,
+            "transform": transform,
+            "transform_rank": (transform == Transform::Affine).then(|| self.shape.transform_rank.unwrap_or(DEFAULT_RANK)),
             "projection": self.shape.projection,
             "tied": self.shape.tied,
             "seed": self.shape.seed,
@@ -449,7 +550,10 @@ impl<'a, 'm> Grower<'a, 'm> {
         out.set_metadata("offshoot.descendant", description.to_string());
         Ok(Plan {
             schema: "offshoot.plan/1",
+            init: self.shape.init,
             layers,
+            embedding_dim: self.shape.embedding_dim,
+            transform,
             classes: self.shape.classes,
             projection: self.shape.projection,
             parameters: parameters(out.graph()),

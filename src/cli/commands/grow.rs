@@ -12,7 +12,7 @@ use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::{Grow, ShapeFlags};
 use crate::cli::output::{self, count, table};
-use crate::descendant::{Descendant, Heads, Plan, Shape, grow, verify};
+use crate::descendant::{Descendant, Heads, Init, Plan, Shape, Transform, grow, verify};
 use crate::error::{Error, ErrorKind, Result};
 use crate::learngene::{Learngene, Order};
 use crate::onnx::Model;
@@ -35,12 +35,18 @@ pub fn run(c: &Grow) -> Result<()> {
             output::check_output(path, &[&c.model], c.force)?;
         }
     }
-    let (gene, source) = learngene(c, &model, &jobs)?;
+    let clustered = |j: &Job| j.shape.init == Init::ClusterLearngene;
+    let genes = if jobs.iter().any(clustered) { Some(learngene(c, &model, &jobs)?) } else { None };
+    let ancestor = if jobs.iter().all(clustered) { None } else { Some(ancestor(c, &model, genes.is_none())?) };
     let runtime = if c.verify { Some(Runtime::start(&c.runtime.options())?) } else { None };
     let grown: Vec<Result<Plan>> = jobs
         .par_iter()
         .map(|job| {
-            let child = named(&c.model, grow(&source, &gene, &job.shape))?;
+            let source = if clustered(job) { &genes } else { &ancestor };
+            let Some((gene, model)) = source else {
+                return Err(Error::new(ErrorKind::Internal, "a descendant has nothing to grow from"));
+            };
+            let child = named(&c.model, grow(model, gene, &job.shape))?;
             if let Some(runtime) = &runtime {
                 verify(runtime, &child.model)?;
             }
@@ -78,10 +84,13 @@ fn report(c: &Grow, job: &Job, plan: &Plan) {
             .enumerate()
             .map(|(i, l)| {
                 let ffn = l.ffn_width.map(|w| w.to_string()).unwrap_or("-".into());
-                vec![i.to_string(), l.ancestor_layer.to_string(), l.heads.to_string(), format!("{:?}", l.slots), ffn]
+                let source = format!("{:?}", l.source).to_lowercase();
+                let slots = format!("{:?}", l.slots);
+                vec![i.to_string(), l.ancestor_layer.to_string(), source, l.heads.to_string(), slots, ffn]
             })
             .collect();
-        let _ = output::print(&table(&["layer", "from", "heads", "slots (ancestor heads)", "FFN width"], rows));
+        let header = ["layer", "from", "weights", "heads", "slots (ancestor heads)", "FFN width"];
+        let _ = output::print(&table(&header, rows));
     }
     let size = format!("{} parameters, {} MACs, {} bytes", count(plan.parameters), count(plan.macs), plan.bytes);
     match &job.output {
@@ -90,6 +99,29 @@ fn report(c: &Grow, job: &Job, plan: &Plan) {
         }
         _ => output::note(&format!("would write {} layers, {size}", plan.layers.len())),
     }
+}
+
+/// The model as it is, for methods that cluster nothing.
+fn ancestor(c: &Grow, model: &Model, alone: bool) -> Result<(Learngene, Model)> {
+    if alone && (c.images.is_some() || c.clusters.any()) {
+        return Err(Error::new(ErrorKind::Usage, "only --init cluster-learngene clusters heads")
+            .at(&c.model)
+            .hint("leave out --images and the clustering flags"));
+    }
+    if let Some(gene) = Learngene::read(model)? {
+        return Ok((gene, model.clone()));
+    }
+    let typing = named(&c.model, Typing::new(model))?;
+    let anatomy = named(&c.model, Anatomy::new(&typing))?;
+    Ok((identity(model, &typing, &anatomy), model.clone()))
+}
+
+/// The identity learngene of a model, with its source.
+fn identity(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Learngene {
+    let mut gene = Learngene::identity(typing, anatomy);
+    gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    gene.source.parameters = crate::learngene::parameters(model.graph());
+    gene
 }
 
 /// The learngene, and the model to grow from: what was given, or an ancestor condensed on the way.
@@ -134,10 +166,8 @@ fn learngene(c: &Grow, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model)
     if c.no_images {
         output::warn("no densities: every head is its own cluster and keeps its place");
     }
-    let mut gene = Learngene::identity(&typing, &anatomy);
+    let mut gene = identity(model, &typing, &anatomy);
     (gene.centroid, gene.ffn_centroid) = (c.clusters.centroid, c.clusters.ffn_centroid);
-    gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    gene.source.parameters = crate::learngene::parameters(model.graph());
     match &c.clusters.ffn_clusters {
         None => Ok((gene, model.clone())),
         Some(groups) => {
@@ -162,6 +192,12 @@ struct Entry {
     projection: Option<String>,
     #[serde(default)]
     tied: bool,
+    init: Option<String>,
+    inherit: Option<toml::Value>,
+    share: Option<usize>,
+    embedding_dim: Option<usize>,
+    transform: Option<String>,
+    transform_rank: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -183,7 +219,7 @@ fn jobs(c: &Grow) -> Result<Vec<Job>> {
     let parsed: List = toml::from_str(&text).map_err(|e| {
         Error::new(ErrorKind::Format, e.to_string().trim().to_string())
             .at(list)
-            .hint("a table is [[descendant]] with `output` and any of layers, heads, width, ffn-width, classes, order, projection, tied")
+            .hint("a table is [[descendant]] with `output` and any of layers, heads, width, ffn-width, classes, order, projection, tied, init, inherit, share, embedding-dim, transform, transform-rank")
     })?;
     if parsed.descendant.is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the list names no descendant").at(list));
@@ -216,6 +252,12 @@ fn job(e: Entry, c: &Grow) -> Result<Job> {
         classes: e.classes,
         order: choice("order", e.order)?,
         projection: choice("projection", e.projection)?,
+        init: choice("initialisation", e.init)?,
+        inherit: e.inherit.map(|v| text(v).parse()).transpose()?,
+        share: e.share,
+        embedding_dim: e.embedding_dim,
+        transform: choice("transform", e.transform)?,
+        transform_rank: e.transform_rank,
     };
     let output = match &c.output {
         Some(folder) => folder.join(&e.output),
@@ -230,6 +272,22 @@ fn shape(f: &ShapeFlags, tied: bool, seed: u64) -> Result<Shape> {
         (None, Some(h)) => h.clone(),
         (None, None) => Heads::Same,
     };
+    let init = f.init.unwrap_or_default();
+    if init != Init::ClusterLearngene && (f.order.is_some() || f.projection.is_some()) {
+        return Err(Error::new(ErrorKind::Usage, format!("{} has no clusters that fill slots", init.name()))
+            .hint("--order and --projection go with cluster-learngene"));
+    }
+    let transforms = match f.transform {
+        None => init == Init::WeightTransformation,
+        Some(t) => t == Transform::Affine,
+    };
+    if f.transform_rank.is_some() && !transforms {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "--transform-rank is the rank of an affine transform, and there is none",
+        )
+        .hint("give --transform affine"));
+    }
     Ok(Shape {
         layers: f.layers.clone().unwrap_or_default(),
         heads,
@@ -238,6 +296,12 @@ fn shape(f: &ShapeFlags, tied: bool, seed: u64) -> Result<Shape> {
         order: f.order.unwrap_or_default(),
         projection: f.projection.unwrap_or_default(),
         tied,
+        init,
+        inherit: f.inherit,
+        share: f.share,
+        embedding_dim: f.embedding_dim,
+        transform: f.transform,
+        transform_rank: f.transform_rank,
         seed,
     })
 }

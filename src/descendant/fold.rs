@@ -1,0 +1,250 @@
+//! Folding: what a graph computes from weights alone becomes a plain weight.
+//!
+//! Transforms of shared weights and lookups of centroids are computed here, once, so that a tuned descendant is written with plain
+//! weights and nothing that a deployer has to know of.
+
+use std::collections::{HashMap, HashSet};
+
+use ndarray::{ArrayD, Axis, Ix2, IxDyn};
+
+use crate::anatomy::{WeightKind, weight_uses};
+use crate::axes::Typing;
+use crate::axes::arithmetic::{Number, resolve_shape};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{self, Attributes, Links, Names};
+use crate::learngene::SHARE;
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
+use crate::onnx::{DataType, Model, data_type, is_float, tensor_from_f32, to_f32, to_i64};
+
+/// Replaces every value that is computed from initializers alone, and that the data meets as a weight, by an initializer. What is
+/// computed from tokens and position tables, or from constants alone, stays as it is, and so does what an exporter computes by operators that
+/// are not known here; transforms and lookups are made of known ones.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::Format`] where the graph is damaged, and those of [`Typing::new`].
+pub fn fold(model: &Model) -> Result<Model> {
+    let typing = Typing::new(model)?;
+    let uses = weight_uses(&typing);
+    let links = Links::new(model.graph());
+    // Values at which weights meet the data, apart from weights that meet it as they are.
+    let (mut wanted, mut left) = (HashSet::new(), HashSet::new());
+    for (of_use, found) in typing.uses.iter().zip(&uses) {
+        let is_weight = !matches!(found.kind, WeightKind::Token | WeightKind::Position | WeightKind::Constant);
+        let is_table = matches!(found.kind, WeightKind::Token | WeightKind::Position);
+        let is_integer = !is_float(typing.weights[of_use.name.as_str()]);
+        for &(k, j) in &found.meets {
+            let value = model.graph().node[k].input[j].as_str();
+            if is_integer || !links.maker.contains_key(value) || typing.weights.contains_key(value) {
+                continue;
+            }
+            if is_weight {
+                wanted.insert(value);
+            }
+            if is_table {
+                left.insert(value);
+            }
+        }
+    }
+    let mut wanted: Vec<&str> = wanted.into_iter().filter(|v| !left.contains(v)).collect();
+    wanted.sort_unstable();
+    let mut evaluator = Evaluator { typing: &typing, links: &links, done: HashMap::new() };
+    let mut made: Vec<(String, TensorProto)> = Vec::new();
+    for value in wanted {
+        let Some(Value::Floats(data, kind)) = evaluator.value(value)? else { continue };
+        let dims = data.shape().to_vec();
+        let elements: Vec<f32> = data.iter().copied().collect();
+        made.push((value.to_string(), tensor_from_f32("", kind, &dims, &elements)));
+    }
+    let mut out = model.clone();
+    let graph = out.graph_mut();
+    let mut names = Names::new(graph);
+    let mut renamed = HashMap::new();
+    let old: HashSet<String> = graph.initializer.iter().map(|t| t.name().to_string()).collect();
+    for (value, tensor) in made {
+        // A looked-up weight has its plain name back where that is free.
+        let plain = value.strip_prefix(SHARE).filter(|p| !old.contains(*p)).unwrap_or(&value);
+        let name = names.fresh(plain);
+        graph.initializer.push(TensorProto { name: Some(name.clone()), ..tensor });
+        renamed.insert(value, name);
+    }
+    replace_inputs(graph, &renamed);
+    graph::prune(graph);
+    Ok(out)
+}
+
+fn replace_inputs(graph: &mut GraphProto, renamed: &HashMap<String, String>) {
+    for node in &mut graph.node {
+        for x in &mut node.input {
+            if let Some(name) = renamed.get(x) {
+                *x = name.clone();
+            }
+        }
+    }
+}
+
+/// A value that depends on initializers alone.
+#[derive(Clone)]
+enum Value {
+    Floats(ArrayD<f32>, DataType),
+    Integers(ArrayD<i64>),
+}
+
+struct Evaluator<'t, 'm> {
+    typing: &'t Typing<'m>,
+    links: &'t Links<'m>,
+    done: HashMap<String, Value>,
+}
+
+impl Evaluator<'_, '_> {
+    /// Computes a value; `None` where an operator is not known.
+    fn value(&mut self, name: &str) -> Result<Option<Value>> {
+        if let Some(value) = self.done.get(name) {
+            return Ok(Some(value.clone()));
+        }
+        if let Some(t) = self.typing.weights.get(name) {
+            return read(t).map(Some);
+        }
+        if let Some(known) = self.typing.known.get(name) {
+            return Ok(Some(match known.number {
+                Number::Float => Value::Floats(known.data.mapv(|v| v as f32), DataType::Float),
+                _ => Value::Integers(known.data.mapv(|v| v as i64)),
+            }));
+        }
+        let Some(&k) = self.links.maker.get(name) else { bail!(Format, "nothing makes the value `{name}`") };
+        let node = &self.typing.graph.node[k];
+        let Some(inputs) = node.input.iter().map(|x| self.value(x)).collect::<Result<Option<Vec<_>>>>()? else {
+            return Ok(None);
+        };
+        let value = evaluate(node, &inputs);
+        // Only what several nodes need is worth its memory.
+        if let (Some(value), true) = (&value, self.links.users(name).len() > 1) {
+            self.done.insert(name.to_string(), value.clone());
+        }
+        Ok(value)
+    }
+}
+
+fn read(t: &TensorProto) -> Result<Value> {
+    let shape: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+    let bad = |_| Error::new(ErrorKind::Format, format!("tensor `{}` has impossible dims {:?}", t.name(), t.dims));
+    Ok(match is_float(t) {
+        true => Value::Floats(
+            ArrayD::from_shape_vec(IxDyn(&shape), to_f32(t)?).map_err(bad)?,
+            data_type(t).unwrap_or(DataType::Float),
+        ),
+        false => Value::Integers(ArrayD::from_shape_vec(IxDyn(&shape), to_i64(t)?).map_err(bad)?),
+    })
+}
+
+/// The first output of a node; `None` for what is not known here.
+fn evaluate(node: &NodeProto, inputs: &[Value]) -> Option<Value> {
+    let floats = |i: usize| match inputs.get(i) {
+        Some(Value::Floats(data, kind)) => Some((data, *kind)),
+        _ => None,
+    };
+    let integers = |i: usize| match inputs.get(i) {
+        Some(Value::Integers(data)) => Some(data.iter().copied().collect::<Vec<i64>>()),
+        _ => None,
+    };
+    let (x, kind) = floats(0)?;
+    let rank = x.ndim();
+    let axis = |a: i64, rank: usize| {
+        let a = if a < 0 { a + rank as i64 } else { a };
+        (0..rank as i64).contains(&a).then_some(a as usize)
+    };
+    let binary = |f: fn(f32, f32) -> f32| {
+        let (y, _) = floats(1)?;
+        let shape = broadcast(x.shape(), y.shape())?;
+        let (x, y) = (x.broadcast(IxDyn(&shape))?, y.broadcast(IxDyn(&shape))?);
+        Some(ndarray::Zip::from(&x).and(&y).map_collect(|&a, &b| f(a, b)))
+    };
+    let reshaped = |shape: &[usize]| x.as_standard_layout().into_owned().into_shape_with_order(IxDyn(shape)).ok();
+    let axes = || integers(1).or_else(|| node.ints("axes").map(<[i64]>::to_vec));
+    let data = match node.op_type() {
+        "Identity" => x.clone(),
+        "Cast" => {
+            let to = DataType::try_from(node.int("to")? as i32).ok()?;
+            let float = matches!(to, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double);
+            return float.then(|| Value::Floats(x.clone(), to));
+        }
+        "Relu" => x.mapv(|v| v.max(0.0)),
+        "Neg" => x.mapv(|v| -v),
+        "Add" => binary(|a, b| a + b)?,
+        "Sub" => binary(|a, b| a - b)?,
+        "Mul" => binary(|a, b| a * b)?,
+        "Div" => binary(|a, b| a / b)?,
+        "MatMul" => {
+            let (y, _) = floats(1)?;
+            let (&columns, lead) = x.shape().split_last()?;
+            let right = y.view().into_dimensionality::<Ix2>().ok()?;
+            if right.nrows() != columns || rank < 2 {
+                return None;
+            }
+            let rows: usize = lead.iter().product();
+            let left = x.as_standard_layout().into_owned().into_shape_with_order((rows, columns)).ok()?;
+            let shape: Vec<usize> = lead.iter().copied().chain([right.ncols()]).collect();
+            left.dot(&right).into_shape_with_order(IxDyn(&shape)).ok()?
+        }
+        "Transpose" => {
+            let perm: Vec<usize> = match node.ints("perm") {
+                Some(p) => p.iter().map(|&a| axis(a, rank)).collect::<Option<_>>()?,
+                None => (0..rank).rev().collect(),
+            };
+            if perm.len() != rank || (0..rank).any(|a| !perm.contains(&a)) {
+                return None;
+            }
+            x.clone().permuted_axes(perm).as_standard_layout().into_owned()
+        }
+        "Reshape" => reshaped(&resolve_shape(x.shape(), &integers(1)?, node.int("allowzero").unwrap_or(0) != 0)?)?,
+        "Unsqueeze" => {
+            let list = axes()?;
+            let all = rank + list.len();
+            let new: Vec<usize> = list.iter().map(|&a| axis(a, all)).collect::<Option<_>>()?;
+            let mut old = x.shape().iter().copied();
+            let shape: Vec<usize> =
+                (0..all).map(|a| if new.contains(&a) { Some(1) } else { old.next() }).collect::<Option<_>>()?;
+            reshaped(&shape)?
+        }
+        "Squeeze" => {
+            let gone: Vec<usize> = match axes() {
+                Some(list) => list.iter().map(|&a| axis(a, rank)).collect::<Option<_>>()?,
+                None => (0..rank).filter(|&a| x.shape()[a] == 1).collect(),
+            };
+            let shape: Vec<usize> = (0..rank).filter(|a| !gone.contains(a)).map(|a| x.shape()[a]).collect();
+            reshaped(&shape)?
+        }
+        "Gather" => {
+            let Some(Value::Integers(indices)) = inputs.get(1) else { return None };
+            let a = axis(node.int("axis").unwrap_or(0), rank)?;
+            let n = x.shape()[a];
+            let list: Vec<usize> = indices.iter().map(|&i| axis(i, n)).collect::<Option<_>>()?;
+            let shape: Vec<usize> =
+                x.shape()[..a].iter().chain(indices.shape()).chain(&x.shape()[a + 1..]).copied().collect();
+            let picked = x.select(Axis(a), &list);
+            picked.as_standard_layout().into_owned().into_shape_with_order(IxDyn(&shape)).ok()?
+        }
+        "Concat" => {
+            let all: Vec<_> = (0..inputs.len()).map(|i| floats(i).map(|f| f.0.view())).collect::<Option<_>>()?;
+            let a = axis(node.int("axis")?, rank)?;
+            if all.iter().any(|v| v.ndim() != rank) {
+                return None;
+            }
+            ndarray::concatenate(Axis(a), &all).ok()?
+        }
+        _ => return None,
+    };
+    Some(Value::Floats(data, kind))
+}
+
+fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let at = |s: &[usize], i: usize| (i + s.len()).checked_sub(rank).map_or(1, |k| s[k]);
+    (0..rank)
+        .map(|i| match (at(a, i), at(b, i)) {
+            (x, y) if x == y => Some(x),
+            (1, y) => Some(y),
+            (x, 1) => Some(x),
+            _ => None,
+        })
+        .collect()
+}
