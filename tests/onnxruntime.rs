@@ -177,3 +177,10 @@ fn gradients_of_every_fixture_equal_finite_differences() {
     assert!(weights > 1000, "only {weights} weights were checked");
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
+
+#[test]
+fn every_gradient_rule_equals_finite_differences() {
+    if let Some(runtime) = runtime() {
+        common::rules::check_all(runtime);
+    }
+}
