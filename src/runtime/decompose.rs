@@ -219,7 +219,8 @@ impl Work<'_, '_> {
             (q, k, v) = (self.separate(&q, heads), self.separate(&k, key_heads), self.separate(&v, key_heads));
         }
         if key_heads != heads {
-            (k, v) = (self.repeat(&k, key_heads, heads), self.repeat(&v, key_heads, heads));
+            let sizes = [key_heads, heads, keys];
+            (k, v) = (self.repeat(&k, sizes), self.repeat(&v, sizes));
         }
         let scale = self.node.float("scale").filter(|s| *s != 0.0).unwrap_or(1.0 / (head_dim as f32).sqrt());
         let scale = self.scalar(scale);
@@ -261,15 +262,12 @@ impl Work<'_, '_> {
     }
 
     /// Grouped queries: each key head serves several query heads that lie together.
-    fn repeat(&mut self, x: &str, from: usize, to: usize) -> String {
+    fn repeat(&mut self, x: &str, [from, to, keys]: [usize; 3]) -> String {
         let apart = self.unsqueeze(x, 2);
         let target = self.ints(&[1, 1, (to / from.max(1)) as i64, 1, 1]);
         let repeated = self.op("Expand", &[&apart, &target], vec![]);
-        let dims = self.typing.shape(&self.node.input[1]).unwrap_or_default();
-        let tokens = dims.get(dims.len().saturating_sub(2)).copied().unwrap_or(1);
         // [batch, key heads, repeats, tokens, dim]: the axes of heads become one.
-        let tokens = if dims.len() == 3 { dims[1] } else { tokens };
-        let shape = self.ints(&[0, to as i64, tokens as i64, -1]);
+        let shape = self.ints(&[0, to as i64, keys as i64, -1]);
         self.op("Reshape", &[&repeated, &shape], vec![])
     }
 

@@ -404,3 +404,100 @@ impl Tape<'_, '_> {
         self.op("Where", &[condition, x, &zero])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::axes::Assumption;
+    use crate::onnx::proto::ModelProto;
+    use crate::onnx::{Model, tensor_info};
+
+    fn model(nodes: Vec<NodeProto>, weights: &[(&str, [usize; 2], DataType)]) -> Model {
+        let import = OperatorSetIdProto { domain: None, version: Some(17) };
+        let graph = GraphProto {
+            node: nodes,
+            initializer: weights
+                .iter()
+                .map(|(n, s, kind)| tensor_from_f32(*n, *kind, s, &vec![0.5; s[0] * s[1]]))
+                .collect(),
+            input: vec![tensor_info("x", DataType::Float, &[Some(2), Some(3)])],
+            output: vec![tensor_info("y", DataType::Float, &[Some(2), Some(5)])],
+            ..Default::default()
+        };
+        Model::from_proto(ModelProto { opset_import: vec![import], graph: Some(graph), ..Default::default() })
+    }
+
+    fn differentiate(model: &Model, trained: &[&str]) -> Result<Gradients> {
+        let typing = Typing::with(model, Assumption::default())?;
+        let trained = trained.iter().map(|s| s.to_string()).collect();
+        let seed = tensor_from_f32("seed", DataType::Float, &[2, 5], &[1.0; 10]);
+        Gradients::new(&typing, &trained, &[("y".into(), "seed".into())], (vec![], vec![seed]), Operators::Standard)
+    }
+
+    /// x W1, squashed, W2.
+    fn two_layers() -> Model {
+        let nodes = vec![
+            new_node("MatMul", &["x", "w1"], &["h"], vec![]),
+            new_node("Tanh", &["h"], &["t"], vec![]),
+            new_node("MatMul", &["t", "w2"], &["y"], vec![]),
+        ];
+        model(nodes, &[("w1", [3, 4], DataType::Float), ("w2", [4, 5], DataType::Float)])
+    }
+
+    fn backward(gradients: &Gradients) -> Vec<&str> {
+        gradients.graph.node.iter().filter(|n| n.name().starts_with("gradient_")).map(|n| n.op_type()).collect()
+    }
+
+    #[test]
+    fn nothing_is_computed_for_what_is_not_trained() {
+        let model = two_layers();
+        let last = differentiate(&model, &["w2"]).unwrap();
+        assert_eq!(backward(&last), ["Gemm"]);
+        assert!(!last.of.contains_key("w1"));
+        let both = differentiate(&model, &["w1", "w2"]).unwrap();
+        let operators = backward(&both);
+        // The input's own gradient would be a third product with a weight.
+        assert_eq!(operators.iter().filter(|o| **o == "Gemm").count(), 3, "{operators:?}");
+        assert!(differentiate(&model, &[]).unwrap().of.is_empty());
+    }
+
+    #[test]
+    fn a_weight_that_is_used_twice_gets_the_sum() {
+        let nodes = vec![
+            new_node("MatMul", &["x", "w"], &["h"], vec![]),
+            new_node("MatMul", &["x", "w"], &["k"], vec![]),
+            new_node("Add", &["h", "k"], &["y"], vec![]),
+        ];
+        let gradients = differentiate(&model(nodes, &[("w", [3, 5], DataType::Float)]), &["w"]).unwrap();
+        let sum = gradients.graph.node.iter().find(|n| n.output[0] == gradients.of["w"]).unwrap();
+        assert_eq!(sum.op_type(), "Add");
+    }
+
+    #[test]
+    fn gradients_have_the_element_type_of_their_value() {
+        let half = DataType::Float16;
+        let nodes = vec![
+            new_node("Cast", &["x"], &["h"], vec![int_attribute("to", half as i64)]),
+            new_node("MatMul", &["h", "w"], &["p"], vec![]),
+            new_node("Sigmoid", &["p"], &["s"], vec![]),
+            new_node("Cast", &["s"], &["y"], vec![int_attribute("to", DataType::Float as i64)]),
+        ];
+        let gradients = differentiate(&model(nodes, &[("w", [3, 5], half)]), &["w"]).unwrap();
+        let types = element_types(&gradients.graph);
+        assert_eq!(types[gradients.of["w"].as_str()], half);
+        let one = gradients.graph.initializer.iter().find(|t| t.name().starts_with("gradient_constant")).unwrap();
+        assert_eq!(one.data_type(), half as i32);
+    }
+
+    #[test]
+    fn an_operator_without_a_rule_is_named() {
+        let nodes = vec![
+            new_node("MatMul", &["x", "w"], &["h"], vec![]),
+            NodeProto { name: Some("the_node".into()), ..new_node("Shrink", &["h"], &["y"], vec![]) },
+        ];
+        let error = differentiate(&model(nodes, &[("w", [3, 5], DataType::Float)]), &["w"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("the_node") && error.to_string().contains("Shrink"), "{error}");
+        assert!(error.hint_text().is_some());
+    }
+}

@@ -49,6 +49,12 @@ impl Case {
         self
     }
 
+    /// The last operand once more: its gradients add up.
+    fn again(mut self) -> Self {
+        self.node.input.push(self.node.input.last().unwrap().clone());
+        self
+    }
+
     fn x(self, shape: &[usize]) -> Self {
         self.within(shape, -2.0, 2.0)
     }
@@ -256,6 +262,8 @@ fn elementwise() -> Vec<Case> {
     let mut cases: Vec<Case> = ["Add", "Sub", "Mul", "Max", "Min"].iter().map(|o| op(o).x(s).x(&[3, 1])).collect();
     cases.extend([
         op("Sum").x(s).x(&[4]).x(&[2, 1, 1]),
+        op("Sum").x(s).again().again(),
+        op("Mul").x(s).again(),
         op("Max").x(&[5]),
         op("Min").x(&[3, 2]).x(&[2]).x(&[3, 1]),
         op("Mean").x(s).x(&[4]),
@@ -395,6 +403,7 @@ fn contraction() -> Vec<Case> {
     let rotary = |c: Case| c.fixed(&[5, 3], 0.3).fixed(&[5, 3], 0.7);
     vec![
         op("MatMul").x(&[3, 4]).x(&[4, 5]),
+        op("MatMul").x(&[4, 4]).again(),
         op("MatMul").x(&[2, 3, 4]).x(&[4, 5]),
         op("MatMul").x(&[2, 3, 4]).x(&[2, 4, 5]),
         op("MatMul").x(&[2, 1, 3, 4]).x(&[3, 4, 5]),
