@@ -178,3 +178,10 @@ fn every_gradient_rule_equals_finite_differences() {
         common::rules::check_all(runtime);
     }
 }
+
+#[test]
+fn gradients_in_half_precision_are_those_in_single_precision() {
+    if let Some(runtime) = runtime() {
+        common::gradients::check_half(runtime);
+    }
+}

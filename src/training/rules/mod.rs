@@ -20,6 +20,16 @@ pub(super) fn backward(t: &mut Tape, node: &NodeProto, given: &[Option<String>])
     let Some(g) = given.first().and_then(Option::as_deref) else {
         return Err(refuse(node, "a gradient through this output"));
     };
+    let least = match node.op_type() {
+        "BatchNormalization" => 5,
+        "InstanceNormalization" | "GroupNormalization" | "ScatterND" | "ScatterElements" | "Where" => 3,
+        "Sub" | "Mul" | "Div" | "Pow" | "PRelu" => 2,
+        "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization" => 2,
+        _ => 1,
+    };
+    if node.input.len() < least {
+        bail!(Format, "`{}` has {} inputs and needs {least}", node.op_type(), node.input.len());
+    }
     match node.op_type() {
         "Identity" | "Dropout" => t.give(node, 0, |_, _| Ok(g.to_string())),
         "Cast" | "CastLike" => t.give(node, 0, |t, x| {

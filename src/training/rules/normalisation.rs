@@ -166,6 +166,9 @@ pub fn batch_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         return Err(refuse(node, "statistics of the batch (export the model in evaluation mode)"));
     }
     let shape = t.shape(&node.input[0])?;
+    if shape.len() < 2 {
+        return Err(refuse(node, "an input without channels"));
+    }
     let mut per_channel = vec![1; shape.len()];
     per_channel[1] = shape[1];
     let axes: Vec<usize> = (0..shape.len()).filter(|&a| a != 1).collect();

@@ -39,6 +39,7 @@ pub fn resize(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 struct Interpolation {
     mode: String,
     coordinates: String,
+    nearest: String,
     cubic: f64,
     antialias: bool,
     exclude_outside: bool,
@@ -49,12 +50,13 @@ impl Interpolation {
         let mode = node.string("mode").unwrap_or("nearest").to_string();
         let coordinates = node.string("coordinate_transformation_mode").unwrap_or("half_pixel").to_string();
         let known = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"];
-        if !matches!(mode.as_str(), "linear" | "cubic") || !known.contains(&coordinates.as_str()) {
+        if !matches!(mode.as_str(), "nearest" | "linear" | "cubic") || !known.contains(&coordinates.as_str()) {
             return Err(refuse(node, &format!("mode `{mode}` with coordinates `{coordinates}`")));
         }
         Ok(Interpolation {
             mode,
             coordinates,
+            nearest: node.string("nearest_mode").unwrap_or("round_prefer_floor").to_string(),
             cubic: node.float("cubic_coeff_a").unwrap_or(-0.75) as f64,
             antialias: node.int("antialias").unwrap_or(0) != 0,
             exclude_outside: node.int("exclude_outside").unwrap_or(0) != 0,
@@ -98,6 +100,16 @@ impl Interpolation {
                 "pytorch_half_pixel" if m == 1 => 0.0,
                 _ => (x + 0.5) / scale - 0.5,
             };
+            if self.mode == "nearest" {
+                let source = match self.nearest.as_str() {
+                    "floor" => at.floor(),
+                    "ceil" => at.ceil(),
+                    "round_prefer_ceil" => (at + 0.5).floor(),
+                    _ => (at - 0.5).ceil(),
+                };
+                out[i * n + (source as i64).clamp(0, n as i64 - 1) as usize] = 1.0;
+                continue;
+            }
             let (first, last) = ((at - reach * stretch).ceil() as i64, (at + reach * stretch).floor() as i64);
             let inside = |j: i64| (0..n as i64).contains(&j);
             let weights: Vec<(i64, f64)> = (first..=last)
@@ -115,11 +127,15 @@ impl Interpolation {
 }
 
 
+fn kernel(node: &NodeProto) -> Vec<usize> {
+    node.ints("kernel_shape").unwrap_or_default().iter().map(|&k| k.max(1) as usize).collect()
+}
+
 /// The mean of each window: every element of it gets its share.
 pub fn average_pool(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     t.give(node, 0, |t, x| {
         let (from, to) = (t.shape(x)?, t.shape(&node.output[0])?);
-        let kernel: Vec<usize> = node.ints("kernel_shape").unwrap_or_default().iter().map(|&k| k as usize).collect();
+        let kernel = kernel(node);
         let window = Window::new(node, &kernel, &from[2..], &to[2..])?;
         // Padding counts where it is asked for, but never what overhangs it.
         let padded = node.int("count_include_pad").unwrap_or(0) != 0;
@@ -155,7 +171,7 @@ pub fn max_pool(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let y = &node.output[0];
     t.give(node, 0, |t, x| {
         let (from, to) = (t.shape(x)?, t.shape(y)?);
-        let kernel: Vec<usize> = node.ints("kernel_shape").unwrap_or_default().iter().map(|&k| k as usize).collect();
+        let kernel = kernel(node);
         let window = Window::new(node, &kernel, &from[2..], &to[2..])?;
         let maps = from[0] * from[1];
         let one = |spatial: &[usize]| [&[maps, 1], spatial].concat();

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use ndarray::Array4;
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::{Assumption, Typing};
+use offshoot::graph::{declared_dims, element_types};
 use offshoot::learngene::{Cluster, Learngene};
-use offshoot::onnx::proto::NodeProto;
-use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_info, to_f32};
+use offshoot::onnx::proto::{NodeProto, TensorProto};
+use offshoot::onnx::{DataType, Model, is_float, tensor_from_f32, tensor_info, to_f32};
 use offshoot::runtime::{Runtime, differentiable};
 use offshoot::training::{Gradients, Operators, is_trainable};
 use serde_json::Value;
@@ -65,13 +66,14 @@ fn gradients_of(
     names: &[String],
     operators: Operators,
 ) -> Result<HashMap<String, Vec<f32>>, String> {
+    let types = element_types(model.graph());
     let gradients = {
         let typing = Typing::with(model, assumption).unwrap();
         let (mut seeds, mut constants) = (Vec::new(), Vec::new());
         for (i, info) in model.graph().output.iter().enumerate() {
             let shape = typing.shape(info.name()).unwrap();
             let weights = values(shape.iter().product(), OUTPUT + i as u32);
-            constants.push(tensor_from_f32(format!("seed_{i}"), DataType::Float, &shape, &weights));
+            constants.push(tensor_from_f32(format!("seed_{i}"), types[info.name()], &shape, &weights));
             seeds.push((info.name().to_string(), format!("seed_{i}")));
         }
         let trained: HashSet<String> = names.iter().cloned().collect();
@@ -85,7 +87,7 @@ fn gradients_of(
         .iter()
         .map(|n| {
             let gradient = gradients.of.get(n).ok_or_else(|| format!("no gradient for `{n}`"))?;
-            Ok(tensor_info(gradient.clone(), DataType::Float, &dims(n)))
+            Ok(tensor_info(gradient.clone(), types[n.as_str()], &dims(n)))
         })
         .collect::<Result<_, String>>()?;
     let mut backward = model.clone();
@@ -228,5 +230,40 @@ pub fn check_learngene(runtime: &Arc<Runtime>) {
         let slope = (4.0 * slope(h / 2.0) - slope(h)) / 3.0;
         // The bias of keys, which Softmax ignores, has none.
         assert!((slope - length).abs() < 0.01 * length.max(1e-3), "`{name}`: slope {slope}, gradient {length}");
+    }
+}
+
+/// A model in half precision has the gradients of the same model in single precision, as far as its numbers reach.
+pub fn check_half(runtime: &Arc<Runtime>) {
+    let all = fixtures();
+    let fixture = all.iter().find(|f| f.name() == "timm-vit-unfused-ts17.onnx").unwrap();
+    let mut single = fixture.open();
+    let assumption = Assumption { batch: 2, image: [16, 16] };
+    let graph = differentiable(&Typing::with(&single, assumption.clone()).unwrap()).unwrap();
+    *single.graph_mut() = graph;
+    let mut half = single.clone();
+    let as_half = |t: &mut TensorProto| {
+        if is_float(t) {
+            let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+            *t = tensor_from_f32(t.name().to_string(), DataType::Float16, &dims, &to_f32(t).unwrap());
+        }
+    };
+    let graph = half.graph_mut();
+    graph.initializer.iter_mut().for_each(as_half);
+    graph.node.iter_mut().flat_map(|n| &mut n.attribute).filter_map(|a| a.t.as_mut()).for_each(as_half);
+    for info in graph.input.iter_mut().chain(&mut graph.output) {
+        *info = tensor_info(info.name().to_string(), DataType::Float16, &declared_dims(info).unwrap());
+    }
+    let names: Vec<String> =
+        single.graph().initializer.iter().filter(|t| is_trainable(t)).map(|t| t.name().to_string()).collect();
+    let x = Array4::from_shape_vec((2, 3, 16, 16), values(2 * 3 * 16 * 16, INPUT)).unwrap();
+    let truth = gradients_of(runtime, &single, assumption.clone(), &x, &names, Operators::Contrib).unwrap();
+    let found = gradients_of(runtime, &half, assumption, &x, &names, Operators::Contrib).unwrap();
+    let length = |v: &mut dyn Iterator<Item = f64>| v.map(|e| e * e).sum::<f64>().sqrt();
+    let whole = length(&mut truth.values().flatten().map(|&g| g as f64));
+    for name in &names {
+        let own = length(&mut truth[name].iter().map(|&g| g as f64));
+        let difference = length(&mut truth[name].iter().zip(&found[name]).map(|(a, b)| (a - b) as f64));
+        assert!(difference < 0.02 * own + 1e-3 * whole, "`{name}`: {difference} of {own}");
     }
 }

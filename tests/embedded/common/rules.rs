@@ -459,6 +459,13 @@ fn contraction() -> Vec<Case> {
         op("MaxPool").x(&[2, 3, 9]).list("kernel_shape", &[3]).list("dilations", &[2]).only_onnxruntime(),
         op("Resize").x(&[1, 2, 3, 4]).absent().absent().ints(&[1, 2, 6, 5]).string("mode", "linear"),
         op("Resize").x(&[1, 2, 3, 4]).absent().absent().ints(&[1, 2, 5, 7]).string("mode", "cubic").only_onnxruntime(),
+        op("Resize").x(&[1, 2, 3, 4]).absent().absent().ints(&[1, 2, 6, 5]),
+        op("Resize")
+            .x(&[1, 2, 3, 4])
+            .absent()
+            .other(tensor_from_f32("", DataType::Float, &[4], &[1.0, 1.0, 2.0, 0.5]))
+            .string("coordinate_transformation_mode", "asymmetric")
+            .string("nearest_mode", "floor"),
         op("Attention").x(&[1, 2, 3, 4]).x(&[1, 2, 5, 4]).x(&[1, 2, 5, 4]).opset(23),
         op("Attention").x(&[1, 4, 3, 4]).x(&[1, 2, 3, 4]).x(&[1, 2, 3, 4]).int("is_causal", 1).opset(23),
         op("Attention").x(&[1, 2, 3, 4]).x(&[1, 2, 5, 4]).x(&[1, 2, 5, 4]).x(&[3, 5]).float("softcap", 2.0).opset(23).only_onnxruntime(),
