@@ -293,11 +293,12 @@ impl Rule<'_, '_> {
             "GatherND" => {
                 let (x, shape) = (self.input(0)?, self.shape(1)?);
                 let (&last, lead) = shape.split_last().ok_or_else(|| self.fail("its indices are a scalar"))?;
-                if last > x.len() {
+                let indexed = last + self.node.int("batch_dims").unwrap_or(0).max(0) as usize;
+                if indexed > x.len() {
                     return Err(self.fail("its indices are longer than its input has axes"));
                 }
                 let mut out = self.fresh(lead);
-                out.extend_from_slice(&x[last..]);
+                out.extend_from_slice(&x[indexed..]);
                 one(out)
             }
             "Expand" | "Tile" => one(self.expand()?),

@@ -3,4 +3,5 @@
 mod anatomy;
 mod cli;
 mod common;
+mod gradients;
 mod surgery;
