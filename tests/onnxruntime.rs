@@ -167,7 +167,7 @@ fn runtimes_agree() {
 #[test]
 fn gradients_of_every_fixture_equal_pytorch() {
     let Some(runtime) = runtime() else { return };
-    for operators in [Operators::Standard, Operators::Contrib] {
+    for operators in [Operators::Standard, Operators::Contrib, Operators::Fused] {
         common::gradients::check_all(runtime, operators, &[]);
     }
 }

@@ -316,6 +316,14 @@ impl Rule<'_, '_> {
                 let shape = self.sizes(0)?;
                 one(self.fresh(&shape))
             }
+            // Offshoot's own: the shape is an attribute, and the sums of each query's exponentials come second.
+            "Attention" if self.node.domain() == "offshoot" => {
+                let list =
+                    |name: &str| self.node.ints(name).unwrap_or(&[]).iter().map(|&n| n.max(0) as usize).collect();
+                let (shape, sizes): (Vec<usize>, Vec<usize>) = (list("shape"), list("sizes"));
+                let sums = sizes.iter().take(3).copied().collect::<Vec<_>>();
+                Ok(vec![self.fresh(&shape), self.fresh(&sums)])
+            }
             "Attention" if self.node.domain() == "com.microsoft" => one(self.packed_attention()?),
             "Attention" | "MultiHeadAttention" => self.attention(),
             "TopK" => {

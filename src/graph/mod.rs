@@ -92,6 +92,16 @@ pub fn float_attribute(name: &str, value: f32) -> AttributeProto {
     }
 }
 
+/// An attribute that is a list of floats.
+pub fn floats_attribute(name: &str, values: &[f32]) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::Floats as i32),
+        floats: values.to_vec(),
+        ..Default::default()
+    }
+}
+
 /// A node of the default operator set; its name is that of its first output.
 pub fn node(op: &str, inputs: &[&str], outputs: &[&str], attributes: Vec<AttributeProto>) -> NodeProto {
     NodeProto {

@@ -4,6 +4,7 @@
 //! choice is made once per process.
 
 mod decompose;
+pub(crate) mod kernels;
 mod library;
 mod session;
 

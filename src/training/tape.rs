@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Names, element_types, int_attribute, ints_attribute, node as new_node};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto};
 use crate::onnx::{DataType, node_label, tensor_from_f32, tensor_from_i64};
+use crate::runtime::kernels::DOMAIN;
 
 /// From this many rows on a sum over rows is a product with a row of ones: a matrix product is faster than ReduceSum.
 const ROWS_OF_A_PRODUCT: usize = 64;
@@ -54,7 +55,8 @@ impl Gradients {
         };
         for node in typing.graph.node.iter().filter(|n| sloped(n)) {
             if node.input.iter().any(|x| needs.contains(x.as_str())) {
-                needs.extend(node.output.iter().map(String::as_str).filter(|o| types.get(o).is_some_and(|t| float(*t))));
+                needs
+                    .extend(node.output.iter().map(String::as_str).filter(|o| types.get(o).is_some_and(|t| float(*t))));
             }
         }
         let names = Names::new(&graph);
@@ -74,7 +76,6 @@ impl Gradients {
             initializers: Vec::new(),
             constants: HashMap::new(),
             outputs: HashMap::new(),
-            contrib: false,
         };
         for (value, gradient) in seeds {
             tape.add(value, gradient.clone());
@@ -126,7 +127,6 @@ pub(super) struct Tape<'t, 'm> {
     constants: HashMap<(i32, Vec<i64>, Vec<u8>), String>,
     /// Outputs that nodes of the forward graph get in addition, by node.
     outputs: HashMap<usize, Vec<String>>,
-    contrib: bool,
 }
 
 impl Tape<'_, '_> {
@@ -146,8 +146,12 @@ impl Tape<'_, '_> {
         graph.initializer.extend(self.initializers.iter().filter(|t| live.contains(t.name())).cloned());
         graph.node.extend(self.nodes.into_iter().zip(kept).filter_map(|(node, kept)| kept.then_some(node)));
         graph.value_info.clear();
-        let contrib = OperatorSetIdProto { domain: Some("com.microsoft".into()), version: Some(1) };
-        Ok(Gradients { graph, of, imports: self.contrib.then_some(contrib).into_iter().collect() })
+        let imports = ["com.microsoft", DOMAIN]
+            .into_iter()
+            .filter(|domain| graph.node.iter().any(|n| n.domain() == *domain))
+            .map(|domain| OperatorSetIdProto { domain: Some(domain.into()), version: Some(1) })
+            .collect();
+        Ok(Gradients { graph, of, imports })
     }
 
     /// True where the gradient of a value is wanted.
@@ -216,8 +220,28 @@ impl Tape<'_, '_> {
         if let Some(node) = self.nodes.last_mut() {
             node.domain = Some("com.microsoft".into());
         }
-        self.contrib = true;
         output
+    }
+
+    /// True where a fused operator may compute the gradient at hand.
+    pub fn fuses(&self) -> bool {
+        self.operators == Operators::Fused && self.kind == DataType::Float
+    }
+
+    /// A fused operator of Offshoot's own, with as many outputs.
+    pub fn fused(&mut self, op: &str, inputs: &[&str], outputs: usize, attributes: Vec<AttributeProto>) -> Vec<String> {
+        let outputs: Vec<String> =
+            (0..outputs).map(|_| self.names.fresh(&format!("gradient_{}", op.to_lowercase()))).collect();
+        let refs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        let mut node = new_node(op, inputs, &refs, attributes);
+        node.domain = Some(DOMAIN.into());
+        self.nodes.push(node);
+        outputs
+    }
+
+    /// Takes what has been gathered for a value, to add something to it by other means than [`Tape::add`].
+    pub fn take(&mut self, value: &str) -> Option<String> {
+        self.gathered.remove(value)
     }
 
     /// A constant of the element type at hand.
@@ -367,7 +391,8 @@ impl Tape<'_, '_> {
 
     /// Elements `start` to `start + length` along an axis.
     pub fn part(&mut self, x: &str, axis: usize, start: usize, length: usize) -> String {
-        let (a, b, axis) = (self.ints(&[start as i64]), self.ints(&[(start + length) as i64]), self.ints(&[axis as i64]));
+        let (a, b, axis) =
+            (self.ints(&[start as i64]), self.ints(&[(start + length) as i64]), self.ints(&[axis as i64]));
         self.op("Slice", &[x, &a, &b, &axis])
     }
 

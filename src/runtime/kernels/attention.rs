@@ -167,7 +167,15 @@ pub(super) unsafe fn backward(width: Width, s: Sizes, given: Given, gq: RowsMut,
 }
 
 #[inline(always)]
-unsafe fn forward_lanes<L: Lanes>(s: Sizes, q: Rows, k: Rows, v: Rows, out: RowsMut, log_sums: *mut f32, scratch: *mut f32) {
+unsafe fn forward_lanes<L: Lanes>(
+    s: Sizes,
+    q: Rows,
+    k: Rows,
+    v: Rows,
+    out: RowsMut,
+    log_sums: *mut f32,
+    scratch: *mut f32,
+) {
     let block = s.block();
     // SAFETY: the caller's promise, and scratch matrices of the sizes that are used.
     unsafe {
@@ -256,7 +264,14 @@ unsafe fn backward_lanes<L: Lanes>(s: Sizes, given: Given, gq: RowsMut, gk: Rows
             let later = first > 0;
             product(L::WIDTH, [count, gqueries.row, s.keys], slopes.plain(), keys.read(), gqueries.write(), false);
             product(L::WIDTH, [s.keys, gkeys.row, count], slopes.transposed(), queries.read(), gkeys.write(), later);
-            product(L::WIDTH, [s.keys, gvalues.row, count], scores.transposed(), gradients.read(), gvalues.write(), later);
+            product(
+                L::WIDTH,
+                [s.keys, gvalues.row, count],
+                scores.transposed(),
+                gradients.read(),
+                gvalues.write(),
+                later,
+            );
             gqueries.put(gq, first, count, s.dim);
         }
         gkeys.put(gk, 0, s.keys, s.dim);

@@ -13,5 +13,7 @@ mod operators;
 mod pointwise;
 mod product;
 mod scratch;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use operators::{DOMAIN, domain};

@@ -12,9 +12,9 @@ use super::adamw::{Step, Tensors, adamw};
 use super::attention::{self, Given, Rows, RowsMut, Sizes};
 use super::lanes::{Width, widths};
 use super::normalization::layer_norm_gradient;
+use super::pointwise::{gelu, gelu_gradient, softmax_gradient};
 use super::product::{self, weight_gradient};
 use super::scratch::with_scratch;
-use super::pointwise::{column_sums, gelu, gelu_gradient, softmax_gradient};
 
 /// The domain of the operators.
 pub(crate) const DOMAIN: &str = "offshoot";
@@ -33,7 +33,6 @@ pub(crate) fn domain() -> ort::Result<OperatorDomain> {
         .add(Gelu)?
         .add(GeluGradient)?
         .add(SoftmaxGradient)?
-        .add(ColumnSums)?
         .add(LayerNormalizationGradient)?
         .add(AdamW)?
         .add(Attention)?
@@ -103,7 +102,12 @@ impl<T: Copy> Shared<T> {
 }
 
 /// Runs `work` on each of `tasks` parts of `total`.
-fn parts(c: &ComputeContext, total: usize, tasks: usize, work: impl Fn(usize, Range<usize>) + Sync + Send) -> ort::Result<()> {
+fn parts(
+    c: &ComputeContext,
+    total: usize,
+    tasks: usize,
+    work: impl Fn(usize, Range<usize>) + Sync + Send,
+) -> ort::Result<()> {
     let tasks = tasks.clamp(1, total.max(1));
     let part = move |i: usize| work(i, total * i / tasks..total * (i + 1) / tasks);
     if tasks == 1 {
@@ -120,6 +124,10 @@ fn same_shape(c: &mut ShapeInferenceContext) -> ort::Result<()> {
     c.set_output(0, first)
 }
 
+fn is_tanh(k: &KernelContext) -> bool {
+    k.get::<String>("approximate").as_deref() == Some("tanh")
+}
+
 fn required<const N: usize>() -> [OperatorInput; N] {
     std::array::from_fn(|_| OperatorInput::required(Float32))
 }
@@ -128,7 +136,7 @@ fn outputs<const N: usize>() -> [OperatorOutput; N] {
     std::array::from_fn(|_| OperatorOutput::required(Float32))
 }
 
-/// `Gelu(x) -> y`, with the attribute `tanh` (0 or 1) for the approximation.
+/// `Gelu(x) -> y`, with the attribute `approximate` (`none` or `tanh`) of ONNX's Gelu (opset 20).
 struct Gelu;
 
 impl Operator for Gelu {
@@ -147,7 +155,7 @@ impl Operator for Gelu {
         same_shape(c)
     }
     fn create_kernel<'k>(&self, k: &KernelContext<'k>) -> ort::Result<BoxedKernel<'k>> {
-        let (tanh, width) = (k.get::<i64>("tanh") == Some(1), width());
+        let (tanh, width) = (is_tanh(k), width());
         Ok(Box::new(move |c: &ComputeContext| {
             let x = Input::of(c, 0)?;
             let y = Output::of(c, 0, &x.shape)?;
@@ -161,7 +169,7 @@ impl Operator for Gelu {
     }
 }
 
-/// `GeluGradient(g, x) -> gx`, with the attribute `tanh`.
+/// `GeluGradient(g, x) -> gx`, with the attribute `approximate`.
 struct GeluGradient;
 
 impl Operator for GeluGradient {
@@ -181,7 +189,7 @@ impl Operator for GeluGradient {
         same_shape(c)
     }
     fn create_kernel<'k>(&self, k: &KernelContext<'k>) -> ort::Result<BoxedKernel<'k>> {
-        let (tanh, width) = (k.get::<i64>("tanh") == Some(1), width());
+        let (tanh, width) = (is_tanh(k), width());
         Ok(Box::new(move |c: &ComputeContext| {
             let (g, x) = (Input::of(c, 0)?, Input::of(c, 1)?);
             if g.len != x.len {
@@ -248,43 +256,6 @@ fn reduce(partial: &[f32], n: usize, outputs: &[(Output, usize)]) {
         // SAFETY: the lengths are those that the outputs were made with, and add up to n.
         unsafe { std::ptr::copy_nonoverlapping(total[at..at + len].as_ptr(), output.0, len) };
         at += len;
-    }
-}
-
-/// `ColumnSums(g) -> sums`: the sums over all axes but the last.
-struct ColumnSums;
-
-impl Operator for ColumnSums {
-    type Kernel<'k> = BoxedKernel<'k>;
-
-    fn name(&self) -> &str {
-        "ColumnSums"
-    }
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        required::<1>()
-    }
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        outputs::<1>()
-    }
-    fn create_kernel<'k>(&self, _: &KernelContext<'k>) -> ort::Result<BoxedKernel<'k>> {
-        let width = width();
-        let mut partial = Vec::new();
-        Ok(Box::new(move |c: &ComputeContext| {
-            let g = Input::of(c, 0)?;
-            let n = g.last();
-            let rows = g.len / n.max(1);
-            let tasks = SUMS.min(rows.max(1));
-            partial.clear();
-            partial.resize(tasks * n, 0.0);
-            let s = Shared((g.start, partial.as_mut_ptr()));
-            parts(c, rows, tasks, move |task, r| {
-                let (g, sums) = s.get();
-                // SAFETY: the rows lie within the gradient; every task has sums of its own.
-                unsafe { column_sums(width, r.len(), n, g.add(r.start * n), sums.add(task * n)) }
-            })?;
-            reduce(&partial, n, &[(Output::of(c, 0, &[n as i64])?, n)]);
-            Ok(())
-        }))
     }
 }
 
@@ -386,11 +357,13 @@ impl Operator for LayerNormalizationGradient {
     }
 }
 
-/// `AdamW(step_size, root, keep, gradient_scale, p..., m..., v..., g...) -> p'..., m'..., v'...` for any number of tensors, with the
-/// attributes `decays` (for each tensor 1 where it is multiplied by `keep`), `weights` (1 - β1, 1 - β2) and `epsilon`:
+/// `AdamW(learning_rate, correction1, correction2, gradient_scale, p..., m..., v..., g...) -> p'..., m'..., v'...` for any number of
+/// tensors, with the attributes `rates` (what the learning rate of each tensor is multiplied by), `decays` (weight decay of
+/// each), `weights` (1 - β1, 1 - β2) and `epsilon`. With lr the tensor's learning rate and g times gradient_scale:
 ///
-/// m' = β1 m + (1 - β1) g, v' = β2 v + (1 - β2) g², p' = keep p - step_size m' / (√v' root + epsilon), with g times
-/// gradient_scale. The four are scalars: step_size = lr/(1 - β1^t), root = 1/√(1 - β2^t), keep = 1 - lr · weight decay.
+/// m' = β1 m + (1 - β1) g, v' = β2 v + (1 - β2) g², p' = (1 - lr decay) p - lr correction1 m' / (√v' correction2 + epsilon).
+///
+/// The four are scalars: correction1 = 1/(1 - β1^t), correction2 = 1/√(1 - β2^t) at step t, counted from 1.
 ///
 /// The outputs may be bound to the memory of the inputs: the node wants all gradients, so that it runs when everything else
 /// that reads a parameter has run.
@@ -414,7 +387,8 @@ impl Operator for AdamW {
         inputs.iter().skip(4).take(state).enumerate().try_for_each(|(i, shape)| c.set_output(i, shape))
     }
     fn create_kernel<'k>(&self, k: &KernelContext<'k>) -> ort::Result<BoxedKernel<'k>> {
-        let decays: Vec<i64> = k.get("decays").unwrap_or_default();
+        let decays: Vec<f32> = k.get("decays").unwrap_or_default();
+        let rates: Vec<f32> = k.get("rates").unwrap_or_default();
         let weights: Vec<f32> = k.get("weights").unwrap_or_else(|| vec![0.1, 0.001]);
         let [first, second] = weights[..] else { return Err(wrong("AdamW: `weights` are two")) };
         let (epsilon, width) = (k.get::<f32>("epsilon").unwrap_or(1e-8), width());
@@ -428,8 +402,11 @@ impl Operator for AdamW {
                 // SAFETY: it holds one number.
                 *scalar = unsafe { *input.start };
             }
-            let [size, root, keep, scale] = scalars;
+            let [learning_rate, correction, root, scale] = scalars;
             let count = (c.num_inputs()? - 4) / 4;
+            if rates.len() != count || decays.len() != count {
+                return Err(wrong("AdamW: `rates` and `decays` hold one number a tensor"));
+            }
             let mut tasks = Vec::new();
             for t in 0..count {
                 let mut all = Vec::with_capacity(4);
@@ -445,8 +422,9 @@ impl Operator for AdamW {
                     *after = Output::of(c, k * count + t, &p.shape)?.0;
                 }
                 let tensors = Tensors { before: [p.start, m.start, v.start], gradient: g.start, after };
-                let keep = if decays.get(t) == Some(&1) { keep } else { 1.0 };
-                let step = Step { size, root, keep, scale, weights: [first, second], epsilon };
+                let rate = learning_rate * rates[t];
+                let keep = 1.0 - rate * decays[t];
+                let step = Step { size: rate * correction, root, keep, scale, weights: [first, second], epsilon };
                 tasks.extend((0..p.len).step_by(CHUNK).map(|at| (at, CHUNK.min(p.len - at), tensors, step)));
             }
             let s = Shared(tasks.as_slice());
@@ -484,7 +462,13 @@ impl View {
 
     fn fits(&self, counts: [usize; 2], rows: usize, dim: usize, len: usize) -> bool {
         let last = |n: usize, stride: usize| n.saturating_sub(1).checked_mul(stride);
-        let parts = [Some(self.offset), last(counts[0], self.batch), last(counts[1], self.head), last(rows, self.row), Some(dim)];
+        let parts = [
+            Some(self.offset),
+            last(counts[0], self.batch),
+            last(counts[1], self.head),
+            last(rows, self.row),
+            Some(dim),
+        ];
         parts.into_iter().try_fold(0usize, |a, b| a.checked_add(b?)).is_some_and(|end| end <= len)
     }
 

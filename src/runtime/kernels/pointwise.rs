@@ -1,16 +1,18 @@
-//! GELU and its gradient, the gradient of Softmax, and the gradient of a bias.
+//! GELU and its gradient, and the gradient of Softmax.
 
 use super::lanes::{Lanes, dispatch, each, exp, normal};
 
-/// The logistic function of 2u, and u' for u = √(2/π) (x + 0.044715 x³): the tanh form of GELU is x times the first.
+/// For u = √(2/π) (x + 0.044715 x³) the logistic function of 2u, that of -2u, and u': the tanh form of GELU is x times the first.
 #[inline(always)]
-fn logistic<L: Lanes>(x: L) -> (L, L) {
+fn logistic<L: Lanes>(x: L) -> (L, L, L) {
     let root = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
     let (a, one) = (L::splat(root), L::splat(1.0));
     let square = x.mul(x).mul(L::splat(0.044_715));
     let u = x.mul(a).mul(square.add(one));
     let slope = square.fma(L::splat(3.0), one).mul(a);
-    (one.div(one.add(exp(u.mul(L::splat(-2.0))))), slope)
+    let e = exp(u.mul(L::splat(-2.0)));
+    let s = one.div(one.add(e));
+    (s, e.mul(s), slope)
 }
 
 #[inline(always)]
@@ -35,9 +37,9 @@ unsafe fn gelu_gradient_lanes<L: Lanes>(n: usize, g: *const f32, x: *const f32, 
     unsafe {
         if tanh {
             each!(L, n, [g, x] {
-                let (s, slope) = logistic(x);
+                let (s, rest, slope) = logistic(x);
                 // s + x s (1 - s) 2u'.
-                let inner = L::splat(1.0).sub(s).mul(s).mul(x).mul(slope);
+                let inner = rest.mul(s).mul(x).mul(slope);
                 g.mul(inner.fma(L::splat(2.0), s))
             } => y);
         } else {
@@ -69,20 +71,4 @@ unsafe fn softmax_gradient_lanes<L: Lanes>(rows: usize, n: usize, g: *const f32,
 dispatch! {
     /// x = y (g - Σ g y) for each row of n numbers. x may be g or y.
     softmax_gradient(rows: usize, n: usize, g: *const f32, y: *const f32, x: *mut f32) = softmax_gradient_lanes
-}
-
-#[inline(always)]
-unsafe fn column_sums_lanes<L: Lanes>(rows: usize, n: usize, g: *const f32, sum: *mut f32) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        std::slice::from_raw_parts_mut(sum, n).fill(0.0);
-        for row in 0..rows {
-            let g = g.add(row * n);
-            each!(L, n, [g, sum] g.add(sum) => sum);
-        }
-    }
-}
-dispatch! {
-    /// The sums of the n columns of `rows` rows.
-    column_sums(rows: usize, n: usize, g: *const f32, sum: *mut f32) = column_sums_lanes
 }

@@ -95,7 +95,11 @@ unsafe fn tile<L: Lanes, const R: usize, const W: usize>(
         for r in 0..R {
             for w in 0..W {
                 let (at, sum) = (c.add(r * c_row + w * L::N), sums[r][w]);
-                if accumulate { sum.add(L::load(at)).store(at) } else { sum.store(at) };
+                if accumulate {
+                    sum.add(L::load(at)).store(at)
+                } else {
+                    sum.store(at)
+                };
             }
         }
     }

@@ -7,6 +7,9 @@ use crate::error::Result;
 use crate::graph::{Attributes, int_attribute, ints_attribute, string_attribute};
 use crate::onnx::proto::{AttributeProto, NodeProto};
 
+/// From this many rows on, the gradient of a weight is the fused operator's.
+const ROWS_OF_A_FUSED_PRODUCT: usize = 64;
+
 /// α op(a) op(b) + β c, for MatMul, Gemm and `com.microsoft` FusedMatMul.
 ///
 /// Where the second factor is one matrix, all rows of the first are one matrix too: the gradient of a weight is one Gemm.
@@ -53,6 +56,11 @@ pub fn matmul(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     })?;
     t.give(node, 1, |t, _| {
         let a = t.reshape(a, &va);
+        let rows = va.first().copied().unwrap_or(0);
+        if t.fuses() && (ra, rb, ta) == (2, 2, false) && rows >= ROWS_OF_A_FUSED_PRODUCT {
+            let inputs = if tb { [g2.as_str(), a.as_str()] } else { [a.as_str(), g2.as_str()] };
+            return Ok(t.fused("WeightGradient", &inputs, 1, vec![]).remove(0));
+        }
         let p = match tb {
             true => t.product((&g2, true), (&a, ta), (rg, ra)),
             false => t.product((&a, !ta), (&g2, false), (ra, rg)),
@@ -185,8 +193,7 @@ impl Window {
     /// Elements along axis `i` that the window at `o` covers, of `n` there are; with padding or without.
     pub fn covered(&self, i: usize, o: usize, n: usize, padded: bool) -> usize {
         let first = (o * self.strides[i]) as i64 - self.before[i] as i64;
-        let (low, high) =
-            if padded { (-(self.before[i] as i64), n as i64 + self.behind[i]) } else { (0, n as i64) };
+        let (low, high) = if padded { (-(self.before[i] as i64), n as i64 + self.behind[i]) } else { (0, n as i64) };
         let places = (0..self.kernel[i]).map(|k| first + (k * self.dilations[i]) as i64);
         places.filter(|p| (low..high).contains(p)).count().max(1)
     }
@@ -273,7 +280,8 @@ fn kernel_gradient(
         t.reshape(&swapped, &[&[channels, groups * batch], spatial].concat())
     };
     let filters = t.transpose(g, &swap);
-    let mut out = t.op_with("Conv", &[&images, &filters], window.attributes(groups, &window.dilations, &window.strides));
+    let mut out =
+        t.op_with("Conv", &[&images, &filters], window.attributes(groups, &window.dilations, &window.strides));
     for i in 0..rank - 2 {
         // Elements that no window reaches make the result longer than the kernel.
         if window.overhang[i] < 0 && (-window.overhang[i]) as usize >= window.dilations[i] {
@@ -295,11 +303,8 @@ fn patches(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     // [batch, channels, (place, element) of each axis] and [batch, places, channels, elements].
     let pairs = places.iter().zip(kernel).flat_map(|(&p, &k)| [p, k]);
     let apart: Vec<usize> = [batch, channels].into_iter().chain(pairs).collect();
-    let perm: Vec<usize> = std::iter::once(0)
-        .chain((0..rank).map(|i| 2 + 2 * i))
-        .chain([1])
-        .chain((0..rank).map(|i| 3 + 2 * i))
-        .collect();
+    let perm: Vec<usize> =
+        std::iter::once(0).chain((0..rank).map(|i| 2 + 2 * i)).chain([1]).chain((0..rank).map(|i| 3 + 2 * i)).collect();
     let flat = {
         let order: Vec<usize> = std::iter::once(0).chain(2..2 + rank).chain([1]).collect();
         let last = t.transpose(g, &order);
@@ -317,8 +322,7 @@ fn patches(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         let pixels = t.product((&flat, false), (&weights, false), (2, 2));
         let together: Vec<usize> = perm.iter().map(|&p| apart[p]).collect();
         let pixels = t.reshape(&pixels, &together);
-        let inverse: Vec<usize> =
-            (0..perm.len()).map(|i| perm.iter().position(|&p| p == i).unwrap_or(i)).collect();
+        let inverse: Vec<usize> = (0..perm.len()).map(|i| perm.iter().position(|&p| p == i).unwrap_or(i)).collect();
         let pixels = t.transpose(&pixels, &inverse);
         Ok(t.reshape(&pixels, &sx))
     })

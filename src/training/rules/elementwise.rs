@@ -3,7 +3,7 @@
 use super::super::tape::Tape;
 use super::refuse;
 use crate::error::Result;
-use crate::graph::Attributes;
+use crate::graph::{Attributes, string_attribute};
 use crate::onnx::proto::NodeProto;
 
 /// Arithmetic and selection among broadcast operands.
@@ -124,6 +124,10 @@ pub fn power(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 pub fn unary(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let y = node.output[0].as_str();
     t.give(node, 0, |t, x| {
+        if node.op_type() == "Gelu" && t.fuses() {
+            let form = string_attribute("approximate", node.string("approximate").unwrap_or("none"));
+            return Ok(t.fused("GeluGradient", &[g, x], 1, vec![form]).remove(0));
+        }
         let slope = match node.op_type() {
             "Neg" => return Ok(t.op("Neg", &[g])),
             "Exp" => return Ok(t.op("Mul", &[g, y])),

@@ -40,17 +40,24 @@ pub(super) fn backward(t: &mut Tape, node: &NodeProto, given: &[Option<String>])
             elementwise::broadcast(t, node, g)
         }
         "Pow" => elementwise::power(t, node, g),
-        "Neg" | "Exp" | "Log" | "Sqrt" | "Reciprocal" | "Sin" | "Cos" | "Tan" | "Atan" | "Abs" | "Erf" | "Tanh" | "Sigmoid"
-        | "Softplus" | "Softsign" | "HardSigmoid" | "HardSwish" | "Mish" | "Swish" | "QuickGelu" | "Gelu" | "Clip" | "Relu"
-        | "ThresholdedRelu" | "LeakyRelu" | "Elu" | "Selu" | "Celu" => elementwise::unary(t, node, g),
+        "Neg" | "Exp" | "Log" | "Sqrt" | "Reciprocal" | "Sin" | "Cos" | "Tan" | "Atan" | "Abs" | "Erf" | "Tanh"
+        | "Sigmoid" | "Softplus" | "Softsign" | "HardSigmoid" | "HardSwish" | "Mish" | "Swish" | "QuickGelu"
+        | "Gelu" | "Clip" | "Relu" | "ThresholdedRelu" | "LeakyRelu" | "Elu" | "Selu" | "Celu" => {
+            elementwise::unary(t, node, g)
+        }
+        "Attention" => normalisation::attention(t, node, g),
         "Softmax" | "LogSoftmax" => normalisation::softmax(t, node, g),
-        "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization" => normalisation::layer_norm(t, node, g),
+        "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization" => {
+            normalisation::layer_norm(t, node, g)
+        }
         "InstanceNormalization" | "GroupNormalization" => normalisation::group_norm(t, node, g),
         "MeanVarianceNormalization" => normalisation::mean_variance(t, node, g),
         "LpNormalization" => normalisation::lp_norm(t, node, g),
         "BatchNormalization" => normalisation::batch_norm(t, node, g),
-        "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceL1" | "ReduceL2" | "ReduceSumSquare" | "ReduceLogSum"
-        | "ReduceLogSumExp" | "GlobalAveragePool" | "GlobalMaxPool" => normalisation::reduce(t, node, g),
+        "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceL1" | "ReduceL2" | "ReduceSumSquare"
+        | "ReduceLogSum" | "ReduceLogSumExp" | "GlobalAveragePool" | "GlobalMaxPool" => {
+            normalisation::reduce(t, node, g)
+        }
         "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => movement::reshape(t, node, g),
         "Transpose" => movement::transpose(t, node, g),
         "Tile" => movement::tile(t, node, g),

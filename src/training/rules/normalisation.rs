@@ -4,9 +4,10 @@ use super::super::tape::Tape;
 use super::elementwise::times;
 use super::{refuse, wrap};
 use crate::error::Result;
-use crate::graph::Attributes;
+use crate::graph::{Attributes, float_attribute, ints_attribute};
 use crate::onnx::DataType;
 use crate::onnx::proto::NodeProto;
+use crate::runtime::kernels::DOMAIN;
 
 pub fn softmax(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let y = &node.output[0];
@@ -15,7 +16,9 @@ pub fn softmax(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         let axis = wrap(node.int("axis").unwrap_or(if t.typing.opset < 13 { 1 } else { -1 }), rank);
         // Before opset 13 every axis from `axis` on is one distribution.
         let axes: Vec<usize> = if t.typing.opset < 13 { (axis..rank).collect() } else { vec![axis] };
-        Ok(if node.op_type() == "Softmax" {
+        Ok(if node.op_type() == "Softmax" && axes == [rank - 1] && t.fuses() {
+            t.fused("SoftmaxGradient", &[g, y], 1, vec![]).remove(0)
+        } else if node.op_type() == "Softmax" {
             let gy = t.op("Mul", &[g, y]);
             let sum = t.reduce("ReduceSum", &gy, &axes, true);
             let p = t.op("Mul", &[y, &sum]);
@@ -79,6 +82,9 @@ pub fn layer_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let first = wrap(node.int("axis").unwrap_or(-1), shape.len());
     let axes: Vec<usize> = (first..shape.len()).collect();
     let centred = node.op_type() == "LayerNormalization";
+    if centred && t.fuses() && t.shape(w)? == shape[first..] {
+        return fused_layer_norm(t, node, g);
+    }
     // The operator's own statistics, which are of the element type of its computation (float32 unless it says otherwise).
     let standard = if centred && t.kind() == DataType::Float && node.int("stash_type").unwrap_or(1) == 1 {
         let (mean, inverse) = (t.forward_output(node, 1), t.forward_output(node, 2));
@@ -101,6 +107,51 @@ pub fn layer_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         let scaled = t.op("Mul", &[g, w]);
         Ok(standard.backward(t, &scaled))
     })
+}
+
+/// All three gradients in one pass; what was gathered for the input is added on the way.
+fn fused_layer_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+    let (x, w) = (node.input[0].as_str(), node.input[1].as_str());
+    let gathered = if t.needs(x) { t.take(x) } else { None };
+    let inputs: Vec<&str> = [g, x, w].into_iter().chain(gathered.as_deref()).collect();
+    let epsilon = float_attribute("epsilon", node.float("epsilon").unwrap_or(1e-5));
+    let gradients = t.fused("LayerNormalizationGradient", &inputs, 3, vec![epsilon]);
+    for (j, gradient) in gradients.into_iter().enumerate() {
+        t.give(node, j, |t, x| {
+            let to = t.shape(x)?;
+            Ok(t.reshape(&gradient, &to))
+        })?;
+    }
+    Ok(())
+}
+
+/// Offshoot's own attention. Query, key and value may be parts of one tensor, which then has one gradient.
+pub fn attention(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+    let ([q, k, v], [output, sums]) = (&node.input[..], &node.output[..]) else {
+        return Err(refuse(node, "this form"));
+    };
+    if node.domain() != DOMAIN || !t.fuses() {
+        return Err(refuse(node, "a gradient of standard operators"));
+    }
+    // Each input's gradient is that of the first input of the same name.
+    let inputs = [q, k, v];
+    let mut distinct: Vec<&String> = Vec::new();
+    let mut targets = Vec::new();
+    for x in inputs {
+        let at = distinct.iter().position(|d| *d == x).unwrap_or_else(|| {
+            distinct.push(x);
+            distinct.len() - 1
+        });
+        targets.push(at as i64);
+    }
+    let mut attributes: Vec<_> = node.attribute.clone();
+    attributes.push(ints_attribute("gradients", &targets));
+    let gradients = t.fused("AttentionGradient", &[g, q, k, v, output, sums], distinct.len(), attributes);
+    for (gradient, x) in gradients.into_iter().zip(distinct) {
+        let j = inputs.iter().position(|i| *i == x).unwrap_or(0);
+        t.give(node, j, |_, _| Ok(gradient))?;
+    }
+    Ok(())
 }
 
 /// InstanceNormalization and GroupNormalization: [batch, channels, ...] normalised over groups of channels, then scaled for each

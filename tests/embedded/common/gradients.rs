@@ -11,7 +11,7 @@ use offshoot::learngene::{Cluster, Learngene};
 use offshoot::onnx::proto::{NodeProto, TensorProto};
 use offshoot::onnx::{DataType, Model, is_float, tensor_from_f32, tensor_info, to_f32};
 use offshoot::runtime::{Runtime, differentiable};
-use offshoot::training::{Gradients, Operators, is_trainable};
+use offshoot::training::{Gradients, Operators, is_trainable, kernels};
 use serde_json::Value;
 
 use super::surgery::run;
@@ -54,6 +54,11 @@ fn gradients(
 
     let graph = differentiable(&Typing::with(&model, assumption.clone()).unwrap()).map_err(|e| e.to_string())?;
     *model.graph_mut() = graph;
+    if operators == Operators::Fused {
+        let graph = kernels::fuse(&Typing::with(&model, assumption.clone()).unwrap());
+        *model.graph_mut() = graph;
+        model.proto.opset_import.push(kernels::import());
+    }
     gradients_of(runtime, &model, assumption, &x, names, operators)
 }
 
@@ -93,7 +98,8 @@ fn gradients_of(
     let mut backward = model.clone();
     *backward.graph_mut() = gradients.graph;
     backward.graph_mut().output = outputs;
-    backward.proto.opset_import.extend(gradients.imports);
+    let imported = |domain: &str| model.proto.opset_import.iter().any(|o| o.domain() == domain);
+    backward.proto.opset_import.extend(gradients.imports.into_iter().filter(|o| !imported(o.domain())));
     let found = run(runtime, &backward, x).map_err(|e| format!("the backward graph does not run: {e}"))?;
     Ok(names.iter().cloned().zip(found.into_iter().map(|g| g.into_iter().collect())).collect())
 }
