@@ -542,3 +542,84 @@ impl<'m> Fusion<'_, 'm> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::axes::Assumption;
+    use crate::onnx::proto::{ModelProto, TensorProto};
+    use crate::onnx::{Model, tensor_from_f32, tensor_info};
+
+    /// The operators that are left when a graph from x [2, 6] to y was fused.
+    fn left(nodes: Vec<NodeProto>, numbers: &[(&str, f32)]) -> Vec<String> {
+        let import = OperatorSetIdProto { domain: None, version: Some(17) };
+        let number =
+            |(name, value): &(&str, f32)| -> TensorProto { tensor_from_f32(*name, DataType::Float, &[], &[*value]) };
+        let graph = GraphProto {
+            node: nodes,
+            initializer: numbers.iter().map(number).collect(),
+            input: vec![tensor_info("x", DataType::Float, &[Some(2), Some(6)])],
+            output: vec![tensor_info("y", DataType::Float, &[Some(2), Some(6)])],
+            ..Default::default()
+        };
+        let proto = ModelProto { graph: Some(graph), opset_import: vec![import], ..Default::default() };
+        let model = Model::from_proto(proto);
+        let typing = Typing::with(&model, Assumption::default()).unwrap();
+        fuse(&typing).node.iter().map(|n| format!("{}.{}", n.domain(), n.op_type())).collect()
+    }
+
+    #[test]
+    fn gelu_is_found_in_any_order() {
+        let n = |op: &str, a: &str, b: &str, o: &str| new_node(op, &[a, b], &[o], vec![]);
+        let erf = |x: &str| new_node("Erf", &[x], &["e"], vec![]);
+        let numbers = [("two", 2f32.sqrt()), ("one", 1.0), ("half", 0.5)];
+        let fused = ["offshoot.Gelu"];
+        // x · (1 + erf(x / √2)) · 0.5.
+        let chain = vec![
+            n("Div", "x", "two", "d"),
+            erf("d"),
+            n("Add", "e", "one", "a"),
+            n("Mul", "x", "a", "m"),
+            n("Mul", "m", "half", "y"),
+        ];
+        assert_eq!(left(chain.clone(), &numbers), fused);
+        // 0.5 x + (0.5 x) erf(x / √2), with the half in front.
+        let spread = vec![
+            n("Div", "x", "two", "d"),
+            erf("d"),
+            n("Mul", "half", "x", "h"),
+            n("Mul", "h", "e", "p"),
+            n("Add", "p", "h", "y"),
+        ];
+        assert_eq!(left(spread, &numbers), fused);
+        // Another constant is another function.
+        assert_eq!(left(chain, &[("two", 1.5), ("one", 1.0), ("half", 0.5)]).len(), 5);
+
+        let numbers = [("three", 3.0), ("c", 0.044715), ("root", 0.797_884_6), ("one", 1.0), ("half", 0.5)];
+        let tanh = vec![
+            n("Mul", "half", "x", "h"),
+            n("Pow", "x", "three", "p"),
+            n("Mul", "p", "c", "q"),
+            n("Add", "x", "q", "r"),
+            n("Mul", "r", "root", "u"),
+            new_node("Tanh", &["u"], &["t"], vec![]),
+            n("Add", "t", "one", "a"),
+            n("Mul", "h", "a", "y"),
+        ];
+        assert_eq!(left(tanh, &numbers), fused);
+    }
+
+    #[test]
+    fn views_follow_reshapes_and_transposes() {
+        let sizes = vec![2, 3, 24];
+        let view = View { source: "x", offset: 0, strides: dense(&sizes), sizes, factor: 1.0 };
+        // [batch, tokens, 3 x heads x dim] to the values [batch, heads, tokens, dim].
+        let heads = view.clone().reshape(&[2, 3, 3, 2, 4]).and_then(|v| v.transpose(&[2, 0, 3, 1, 4]));
+        let values = heads.and_then(|v| v.part(0, 2, 1)).and_then(|v| v.reshape(&[2, 2, 3, 4])).unwrap();
+        assert_eq!((values.offset, &values.strides[..]), (16, &[72, 4, 24, 1][..]));
+        assert_eq!(values.rows()[..4], [16, 40, 64, 20]);
+        // Axes that do not lie one within the other cannot be merged.
+        assert!(values.reshape(&[4, 3, 4]).is_none());
+        assert!(view.part(2, 20, 8).is_none());
+    }
+}

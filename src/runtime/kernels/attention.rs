@@ -166,6 +166,7 @@ pub(super) unsafe fn backward(width: Width, s: Sizes, given: Given, gq: RowsMut,
     });
 }
 
+#[allow(clippy::too_many_arguments)]
 #[inline(always)]
 unsafe fn forward_lanes<L: Lanes>(
     s: Sizes,

@@ -8,6 +8,7 @@ fn along<L: Lanes>(gw: L, normal: L, inverse_deviation: L, first: L, second: L) 
     inverse_deviation.mul(gw.sub(first).sub(normal.mul(second)))
 }
 
+#[allow(clippy::too_many_arguments)]
 #[inline(always)]
 unsafe fn layer_norm_gradient_lanes<L: Lanes>(
     rows: usize,

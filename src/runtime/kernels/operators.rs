@@ -7,6 +7,7 @@ use ort::operator::{
     ShapeInferenceContext,
 };
 use ort::value::TensorElementType::Float32;
+use ort::value::ValueType;
 
 use super::adamw::{Step, Tensors, adamw};
 use super::attention::{self, Given, Rows, RowsMut, Sizes};
@@ -117,11 +118,19 @@ fn parts(
     c.par_for(tasks, 0, part)
 }
 
+/// Gives an output the shape of an input, so that ONNX Runtime can plan memory; not where a dimension is open, which `ort` would
+/// declare as -1, and not where there is none, which may be a shape that is not known.
+fn shaped(c: &mut ShapeInferenceContext, output: usize, like: &ValueType) -> ort::Result<()> {
+    match like.tensor_shape() {
+        Some(shape) if !shape.is_empty() && shape.iter().all(|&n| n > 0) => c.set_output(output, like),
+        _ => Ok(()),
+    }
+}
+
 /// An operator whose output has the shape of its first input.
 fn same_shape(c: &mut ShapeInferenceContext) -> ort::Result<()> {
     let inputs = c.inputs();
-    let first = inputs.first().ok_or_else(|| wrong("an input is missing"))?;
-    c.set_output(0, first)
+    shaped(c, 0, inputs.first().ok_or_else(|| wrong("an input is missing"))?)
 }
 
 fn is_tanh(k: &KernelContext) -> bool {
@@ -318,8 +327,8 @@ impl Operator for LayerNormalizationGradient {
     fn infer_shape(&self, c: &mut ShapeInferenceContext) -> ort::Result<()> {
         let inputs = c.inputs();
         let scale = inputs.get(2).ok_or_else(|| wrong("an input is missing"))?;
-        c.set_output(1, scale)?;
-        c.set_output(2, scale)?;
+        shaped(c, 1, scale)?;
+        shaped(c, 2, scale)?;
         same_shape(c)
     }
     fn create_kernel<'k>(&self, k: &KernelContext<'k>) -> ort::Result<BoxedKernel<'k>> {
@@ -384,7 +393,7 @@ impl Operator for AdamW {
     fn infer_shape(&self, c: &mut ShapeInferenceContext) -> ort::Result<()> {
         let inputs = c.inputs();
         let state = inputs.len().saturating_sub(4) / 4 * 3;
-        inputs.iter().skip(4).take(state).enumerate().try_for_each(|(i, shape)| c.set_output(i, shape))
+        inputs.iter().skip(4).take(state).enumerate().try_for_each(|(i, shape)| shaped(c, i, shape))
     }
     fn create_kernel<'k>(&self, k: &KernelContext<'k>) -> ort::Result<BoxedKernel<'k>> {
         let decays: Vec<f32> = k.get("decays").unwrap_or_default();

@@ -69,6 +69,8 @@ unsafe fn rows<L: Lanes, const W: usize>(
     left
 }
 
+// Indices, because the adaptors of iterators are functions of their own, which need not be compiled for these vectors.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 unsafe fn tile<L: Lanes, const R: usize, const W: usize>(
     k: usize,

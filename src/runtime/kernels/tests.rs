@@ -197,8 +197,7 @@ fn a_step_of_adamw() {
     let n = 100;
     let [p, g] = [1, 2].map(|seed| random(n, seed));
     let [m, v] = [3, 4].map(|seed| random(n, seed).iter().map(|x| x * x).collect::<Vec<f32>>());
-    let step =
-        Step { size: 0.01, root: 1.7, keep: 0.999, scale: 0.5, weights: [0.1, 0.001], epsilon: 1e-8 };
+    let step = Step { size: 0.01, root: 1.7, keep: 0.999, scale: 0.5, weights: [0.1, 0.001], epsilon: 1e-8 };
     let mut truth = [Vec::new(), Vec::new(), Vec::new()];
     for i in 0..n {
         let g = g[i] as f64 * 0.5;

@@ -124,10 +124,14 @@ fn differs(gradient: &[f64], golden: &Value, scale: f64) -> Option<String> {
 }
 
 /// Compares one fixture; returns what failed, and how many gradients were compared and could not be mapped.
-fn check(runtime: &Arc<Runtime>, fixture: &Fixture, golden: &Value, operators: Operators) -> (Vec<String>, usize, usize) {
+fn check(
+    runtime: &Arc<Runtime>,
+    fixture: &Fixture,
+    golden: &Value,
+    operators: Operators,
+) -> (Vec<String>, usize, usize) {
     let list = |key: &str| golden[key].as_array().unwrap();
-    let mut names: Vec<String> =
-        list("initializers").iter().map(|e| e["name"].as_str().unwrap().to_string()).collect();
+    let mut names: Vec<String> = list("initializers").iter().map(|e| e["name"].as_str().unwrap().to_string()).collect();
     for part in list("folds").iter().flat_map(|f| f["from"].as_array().unwrap()) {
         let name = part["name"].as_str().unwrap().to_string();
         if !names.contains(&name) {
