@@ -359,7 +359,7 @@ impl<'m> Fusion<'_, 'm> {
             if node.op_type() == "Mul" && node.input.first().is_some_and(|x| self.scalar(x).is_some()) {
                 from = 1;
             }
-            if let Some(x) = node.input.get(from).filter(|x| self.typing.weights.get(x.as_str()).is_none()) {
+            if let Some(x) = node.input.get(from).filter(|x| !self.typing.weights.contains_key(x.as_str())) {
                 let output = node.output.iter().position(|o| o == value).unwrap_or(0);
                 views = self.views(x, depth - 1);
                 views = views.into_iter().filter_map(|v| self.step(node, from, output, &sizes, v)).collect();
@@ -459,10 +459,17 @@ impl<'m> Fusion<'_, 'm> {
         }
         let (scores, scale) = self.scaled(softmax.input.first()?);
         let product = self.maker(scores).filter(|n| n.op_type() == "MatMul")?;
-        let context = self.only_user(&softmax.output[0])?;
+        let mut probabilities = softmax.output[0].as_str();
+        let mut context = self.only_user(probabilities)?;
+        // Exporters cast to the type that it has already.
+        while matches!(graph.node[context].op_type(), "Identity" | "Cast") {
+            probabilities = graph.node[context].output.first().filter(|y| self.is_float(y))?;
+            context = self.only_user(probabilities)?;
+        }
         let weighted = &graph.node[context];
-        let is_product =
-            weighted.op_type() == "MatMul" && is_standard(weighted) && weighted.input[0] == softmax.output[0];
+        let is_product = weighted.op_type() == "MatMul"
+            && is_standard(weighted)
+            && weighted.input.first().is_some_and(|x| x == probabilities);
         let [q, k] = &product.input[..] else { return None };
         let v = weighted.input.get(1).filter(|_| is_product)?;
 
