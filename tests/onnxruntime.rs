@@ -10,6 +10,7 @@ use std::io::Write;
 use std::sync::{Arc, LazyLock};
 
 use offshoot::runtime::{Kind, Options, Runtime};
+use offshoot::training::Operators;
 
 static RUNTIME: LazyLock<Result<Arc<Runtime>, String>> = LazyLock::new(|| {
     Runtime::start(&Options { kind: Kind::Onnxruntime, ..Options::default() }).map_err(|e| e.to_string())
@@ -163,17 +164,24 @@ fn runtimes_agree() {
     }
 }
 
-/// Gradients of every weight of every fixture against finite differences.
 #[test]
-fn gradients_of_every_fixture_equal_finite_differences() {
+fn gradients_of_every_fixture_equal_pytorch() {
     let Some(runtime) = runtime() else { return };
-    let mut failures = Vec::new();
-    let mut weights = 0;
-    for fixture in &common::fixtures() {
-        let (wrong, checked) = common::gradients::check(runtime, fixture);
-        failures.extend(wrong);
-        weights += checked;
+    for operators in [Operators::Standard, Operators::Contrib, Operators::Fused] {
+        common::gradients::check_all(runtime, operators, &[]);
     }
-    assert!(weights > 1000, "only {weights} weights were checked");
-    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn every_gradient_rule_equals_finite_differences() {
+    if let Some(runtime) = runtime() {
+        common::rules::check_all(runtime);
+    }
+}
+
+#[test]
+fn gradients_in_half_precision_are_those_in_single_precision() {
+    if let Some(runtime) = runtime() {
+        common::gradients::check_half(runtime);
+    }
 }

@@ -293,11 +293,12 @@ impl Rule<'_, '_> {
             "GatherND" => {
                 let (x, shape) = (self.input(0)?, self.shape(1)?);
                 let (&last, lead) = shape.split_last().ok_or_else(|| self.fail("its indices are a scalar"))?;
-                if last > x.len() {
+                let indexed = last + self.node.int("batch_dims").unwrap_or(0).max(0) as usize;
+                if indexed > x.len() {
                     return Err(self.fail("its indices are longer than its input has axes"));
                 }
                 let mut out = self.fresh(lead);
-                out.extend_from_slice(&x[last..]);
+                out.extend_from_slice(&x[indexed..]);
                 one(out)
             }
             "Expand" | "Tile" => one(self.expand()?),
@@ -314,6 +315,14 @@ impl Rule<'_, '_> {
             "ConstantOfShape" => {
                 let shape = self.sizes(0)?;
                 one(self.fresh(&shape))
+            }
+            // Offshoot's own: the shape is an attribute, and the sums of each query's exponentials come second.
+            "Attention" if self.node.domain() == "offshoot" => {
+                let list =
+                    |name: &str| self.node.ints(name).unwrap_or(&[]).iter().map(|&n| n.max(0) as usize).collect();
+                let (shape, sizes): (Vec<usize>, Vec<usize>) = (list("shape"), list("sizes"));
+                let sums = sizes.iter().take(3).copied().collect::<Vec<_>>();
+                Ok(vec![self.fresh(&shape), self.fresh(&sums)])
             }
             "Attention" if self.node.domain() == "com.microsoft" => one(self.packed_attention()?),
             "Attention" | "MultiHeadAttention" => self.attention(),

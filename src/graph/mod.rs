@@ -2,6 +2,7 @@
 //! stage is made of: pruning what nothing needs, cutting out submodels, and new nodes and initializers under fresh names.
 
 mod functions;
+mod types;
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,6 +12,7 @@ use crate::onnx::proto::{
     tensor_shape_proto::dimension::Value, type_proto,
 };
 use crate::onnx::{Model, node_label};
+pub use types::{element_types, lift_constants};
 
 /// Typed access to the attributes of a node.
 pub trait Attributes {
@@ -66,6 +68,36 @@ pub fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
         name: Some(name.into()),
         r#type: Some(AttributeType::Ints as i32),
         ints: values.to_vec(),
+        ..Default::default()
+    }
+}
+
+/// A string attribute.
+pub fn string_attribute(name: &str, value: &str) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::String as i32),
+        s: Some(value.as_bytes().to_vec()),
+        ..Default::default()
+    }
+}
+
+/// A float attribute.
+pub fn float_attribute(name: &str, value: f32) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::Float as i32),
+        f: Some(value),
+        ..Default::default()
+    }
+}
+
+/// An attribute that is a list of floats.
+pub fn floats_attribute(name: &str, values: &[f32]) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::Floats as i32),
+        floats: values.to_vec(),
         ..Default::default()
     }
 }

@@ -1,18 +1,20 @@
-//! Fused attention operators taken apart into standard ones, where probabilities are asked for or a runtime lacks the operator.
+//! Fused operators taken apart into standard ones, where probabilities or gradients are asked for or a runtime lacks the operator.
 
 use std::collections::HashMap;
 
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Attributes, Names, int_attribute, ints_attribute, node as new_node};
-use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
-use crate::onnx::{DataType, data_type, node_label, tensor_from_f32, tensor_from_i64};
+use crate::graph::{
+    Attributes, Names, element_types, float_attribute, int_attribute, ints_attribute, lift_constants, node as new_node,
+};
+use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use crate::onnx::{DataType, node_label, tensor_from_f32, tensor_from_i64, tensor_from_raw};
 
 /// A graph without the fused operators that were asked for.
 pub struct Decomposed {
     /// The graph.
     pub graph: GraphProto,
-    /// The probabilities [batch, heads, queries, keys] that took the place of each fused node, by the node's old index.
+    /// The probabilities [batch, heads, queries, keys] that took the place of each fused attention, by the node's old index.
     pub probabilities: HashMap<usize, String>,
 }
 
@@ -21,21 +23,52 @@ pub struct Decomposed {
 /// # Errors
 /// [`ErrorKind::Unsupported`] for masks and caches of forms that have no decomposition here; it names the node.
 pub fn decompose_attention(typing: &Typing, nodes: &[usize]) -> Result<Decomposed> {
+    decompose(typing, |k, _| nodes.contains(&k))
+}
+
+/// The graph in the form that gradient rules are for: fused operators taken apart, weights in initializers.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] for a fused operator of a form that has no decomposition here; it names the node.
+pub fn differentiable(typing: &Typing) -> Result<GraphProto> {
+    const FUSED: &[&str] =
+        &["RotaryEmbedding", "BiasGelu", "FastGelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"];
+    let decomposed = decompose(typing, |k, node| typing.fused.contains_key(&k) || FUSED.contains(&node.op_type()))?;
+    let mut graph = decomposed.graph;
+    lift_constants(&mut graph);
+    Ok(graph)
+}
+
+fn decompose(typing: &Typing, chosen: impl Fn(usize, &NodeProto) -> bool) -> Result<Decomposed> {
+    let types = element_types(typing.graph);
     let mut graph = typing.graph.clone();
     let mut names = Names::new(&graph);
-    let mut out = Vec::with_capacity(graph.node.len() + 12 * nodes.len());
+    let mut out = Vec::with_capacity(graph.node.len());
     let mut initializers = Vec::new();
     let mut probabilities = HashMap::new();
     for (k, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
-        if !nodes.contains(&k) {
+        if !chosen(k, &node) {
             out.push(node);
             continue;
         }
         let label = node_label(&node);
-        let mut work =
-            Work { typing, k, node: &node, names: &mut names, out: &mut out, initializers: &mut initializers };
-        let p = work.decompose().map_err(|e| e.in_node(label))?;
-        probabilities.insert(k, p);
+        let mut work = Work {
+            typing,
+            types: &types,
+            node: &node,
+            names: &mut names,
+            out: &mut out,
+            initializers: &mut initializers,
+        };
+        let done = match node.op_type() {
+            "RotaryEmbedding" => work.rotary(),
+            "BiasGelu" | "FastGelu" => work.gelu(),
+            "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => work.skip_norm(),
+            _ => work.attention(k).map(|p| {
+                probabilities.insert(k, p);
+            }),
+        };
+        done.map_err(|e| e.in_node(label))?;
     }
     graph.node = out;
     graph.initializer.extend(initializers);
@@ -45,7 +78,7 @@ pub fn decompose_attention(typing: &Typing, nodes: &[usize]) -> Result<Decompose
 
 struct Work<'a, 'm> {
     typing: &'a Typing<'m>,
-    k: usize,
+    types: &'a HashMap<&'m str, DataType>,
     node: &'a NodeProto,
     names: &'a mut Names,
     out: &'a mut Vec<NodeProto>,
@@ -53,17 +86,51 @@ struct Work<'a, 'm> {
 }
 
 impl Work<'_, '_> {
-    fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<crate::onnx::proto::AttributeProto>) -> String {
+    fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         let stem = format!("{}_{}", self.node.output[0], op.to_lowercase());
         let output = self.names.fresh(&stem);
         self.out.push(new_node(op, inputs, &[&output], attributes));
         output
     }
 
+    /// The last step, which makes output `j` of the fused node.
+    fn end(&mut self, j: usize, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) {
+        self.out.push(new_node(op, inputs, &[&self.node.output[j]], attributes));
+    }
+
     fn ints(&mut self, values: &[i64]) -> String {
         let name = self.names.fresh("offshoot_shape");
         self.initializers.push(tensor_from_i64(name.clone(), &[values.len()], values));
         name
+    }
+
+    /// A constant of the element type that the node computes in.
+    fn scalar(&mut self, value: f32) -> String {
+        let kind = self.types.get(self.node.input[0].as_str()).copied().unwrap_or(DataType::Float);
+        let name = self.names.fresh("offshoot_constant");
+        self.initializers.push(tensor_from_f32(name.clone(), kind, &[], &[value]));
+        name
+    }
+
+    fn shape(&self, x: &str) -> Result<Vec<usize>> {
+        self.typing
+            .shape(x)
+            .ok_or_else(|| Error::new(ErrorKind::Internal, format!("the shape of `{x}` is not known")))
+    }
+
+    /// Elements from `start` on along an axis, up to `end`, every `step`-th.
+    fn slice(&mut self, x: &str, axis: i64, [start, end, step]: [i64; 3]) -> String {
+        let operands = [self.ints(&[start]), self.ints(&[end]), self.ints(&[axis]), self.ints(&[step])];
+        self.op("Slice", &[x, &operands[0], &operands[1], &operands[2], &operands[3]], vec![])
+    }
+
+    /// A new axis of one element; axes became an input in opset 13.
+    fn unsqueeze(&mut self, x: &str, axis: i64) -> String {
+        if self.typing.opset < 13 {
+            return self.op("Unsqueeze", &[x], vec![ints_attribute("axes", &[axis])]);
+        }
+        let axes = self.ints(&[axis]);
+        self.op("Unsqueeze", &[x, &axes], vec![])
     }
 
     /// [batch, tokens, heads x dim] as [batch, heads, tokens, dim].
@@ -73,54 +140,47 @@ impl Work<'_, '_> {
         self.op("Transpose", &[&x], vec![ints_attribute("perm", &[0, 2, 1, 3])])
     }
 
+    /// [batch, heads, tokens, dim] as [batch, tokens, heads x dim], the node's output.
+    fn merge(&mut self, x: &str) {
+        let merged = self.op("Transpose", &[x], vec![ints_attribute("perm", &[0, 2, 1, 3])]);
+        let shape = self.ints(&[0, 0, -1]);
+        self.end(0, "Reshape", &[&merged, &shape], vec![]);
+    }
+
     fn input(&self, j: usize) -> Option<&str> {
         self.node.input.get(j).map(String::as_str).filter(|x| !x.is_empty())
     }
 
     fn refuse(&self, what: &str) -> Error {
         Error::new(ErrorKind::Unsupported, format!("`{}` with {what} cannot be taken apart", self.node.op_type()))
-            .hint("export without fused attention (timm: `set_fused_attn(False)`; transformers: `attn_implementation=\"eager\"`)")
+            .hint("export without fused operators (timm: `set_fused_attn(False)`; transformers: `attn_implementation=\"eager\"`)")
     }
 
-    fn decompose(&mut self) -> Result<String> {
+    /// All attentions: `com.microsoft` Attention and MultiHeadAttention, and Attention of opset 23. Returns the probabilities.
+    fn attention(&mut self, k: usize) -> Result<String> {
         let typing = self.typing;
-        let fused = &typing.fused[&self.k];
-        let heads = typing.factors.size(&fused.heads);
+        let fused = &typing.fused[&k];
+        let size = |dim| typing.factors.size(dim);
+        let (heads, queries, keys) = (size(&fused.heads), size(&fused.queries), size(&fused.keys));
         let microsoft = self.node.domain() == "com.microsoft";
-        if self.node.int("is_causal").unwrap_or(0) != 0 || self.node.int("unidirectional").unwrap_or(0) != 0 {
-            return Err(self.refuse("a causal mask"));
-        }
-        if self.node.float("softcap").unwrap_or(0.0) != 0.0 {
-            return Err(self.refuse("a soft cap"));
-        }
-        let used = self.node.output.iter().skip(1).any(|o| !o.is_empty());
-        if used {
+        if self.node.output.iter().skip(1).any(|o| !o.is_empty()) {
             return Err(self.refuse("more than one output"));
         }
-        let (q, k, v, mask, rank);
+        let (mut q, mut k, mut v, mask, rank);
         match (self.node.op_type(), microsoft) {
             ("Attention", true) => {
-                if (3..self.node.input.len()).any(|j| self.input(j).is_some()) {
-                    return Err(self.refuse("a mask"));
+                if [3, 4, 6].iter().any(|&j| self.input(j).is_some()) {
+                    return Err(self.refuse("a padding mask or a cache"));
                 }
                 let (x, w) = (self.node.input[0].clone(), self.node.input[1].clone());
                 let mut packed = self.op("MatMul", &[&x, &w], vec![]);
                 if let Some(bias) = self.input(2).map(str::to_string) {
                     packed = self.op("Add", &[&packed, &bias], vec![]);
                 }
-                let parts: Vec<String> = (0..3).map(|i| self.names.fresh(&format!("{packed}_{i}"))).collect();
-                let parts_ref: Vec<&str> = parts.iter().map(String::as_str).collect();
-                let width = typing.shape(&w).and_then(|s| s.last().copied()).unwrap_or(0) as i64 / 3;
-                let mut attributes = vec![int_attribute("axis", 2)];
-                if typing.opset < 13 {
-                    attributes.push(ints_attribute("split", &[width; 3]));
-                    self.out.push(new_node("Split", &[&packed], &parts_ref, attributes));
-                } else {
-                    let lengths = self.ints(&[width; 3]);
-                    self.out.push(new_node("Split", &[&packed, &lengths], &parts_ref, attributes));
-                }
-                (q, k, v) = (parts[0].clone(), parts[1].clone(), parts[2].clone());
-                (mask, rank) = (None, 3);
+                let width = self.shape(&w)?.last().copied().unwrap_or(0) as i64 / 3;
+                let part = |s: &mut Self, i: i64| s.slice(&packed, 2, [i * width, (i + 1) * width, 1]);
+                (q, k, v) = (part(self, 0), part(self, 1), part(self, 2));
+                (mask, rank) = (self.input(5).map(str::to_string), 3);
             }
             ("MultiHeadAttention", _) => {
                 if [4, 6, 7].iter().any(|&j| self.input(j).is_some()) || self.input(2).is_none() {
@@ -128,11 +188,12 @@ impl Work<'_, '_> {
                 }
                 let mut operands: Vec<String> = (0..3).map(|j| self.node.input[j].clone()).collect();
                 if let Some(bias) = self.input(3).map(str::to_string) {
-                    let width = typing.shape(&operands[0]).and_then(|s| s.last().copied()).unwrap_or(0) as i64;
-                    for (i, operand) in operands.iter_mut().enumerate() {
-                        let (start, end) = (self.ints(&[width * i as i64]), self.ints(&[width * (i as i64 + 1)]));
-                        let part = self.op("Slice", &[&bias, &start, &end], vec![]);
+                    let mut start = 0;
+                    for operand in operands.iter_mut() {
+                        let width = self.shape(operand)?.last().copied().unwrap_or(0) as i64;
+                        let part = self.slice(&bias, 0, [start, start + width, 1]);
                         *operand = self.op("Add", &[operand, &part], vec![]);
+                        start += width;
                     }
                 }
                 let [a, b, c] = &operands[..] else { return Err(self.refuse("packed operands")) };
@@ -144,87 +205,201 @@ impl Work<'_, '_> {
                     return Err(self.refuse("a cache"));
                 }
                 (q, k, v) = (self.node.input[0].clone(), self.node.input[1].clone(), self.node.input[2].clone());
-                rank = typing.shape(&q).map(|s| s.len()).unwrap_or(4);
+                rank = self.shape(&q)?.len();
                 mask = self.input(3).map(str::to_string);
             }
         }
-        let (mut q, mut k, mut v) = (q, k, v);
         let key_heads = match self.node.int("kv_num_heads") {
             Some(n) if rank == 3 => n as usize,
-            _ if rank == 4 => typing.shape(&self.node.input[1]).map(|s| s[1]).unwrap_or(heads),
+            _ if rank == 4 => self.shape(&self.node.input[1])?[1],
             _ => heads,
         };
+        let head_dim = self.head_dim(heads, rank)?;
         if rank == 3 {
             (q, k, v) = (self.separate(&q, heads), self.separate(&k, key_heads), self.separate(&v, key_heads));
         }
         if key_heads != heads {
-            return Err(self.refuse("grouped key heads"));
+            let sizes = [key_heads, heads, keys];
+            (k, v) = (self.repeat(&k, sizes), self.repeat(&v, sizes));
         }
-        let head_dim = self.head_dim(heads, rank);
         let scale = self.node.float("scale").filter(|s| *s != 0.0).unwrap_or(1.0 / (head_dim as f32).sqrt());
-        let kind = self.float_kind();
-        let constant = self.names.fresh("offshoot_scale");
-        self.initializers.push(tensor_from_f32(constant.clone(), kind, &[], &[scale]));
-        let scaled = self.op("Mul", &[&q, &constant], vec![]);
-        let keys = self.op("Transpose", &[&k], vec![ints_attribute("perm", &[0, 1, 3, 2])]);
-        let mut scores = self.op("MatMul", &[&scaled, &keys], vec![]);
+        let scale = self.scalar(scale);
+        let scaled = self.op("Mul", &[&q, &scale], vec![]);
+        let transposed = self.op("Transpose", &[&k], vec![ints_attribute("perm", &[0, 1, 3, 2])]);
+        let mut scores = self.op("MatMul", &[&scaled, &transposed], vec![]);
+        if let Some(cap) = self.node.float("softcap").filter(|c| *c != 0.0) {
+            let cap = self.scalar(cap);
+            let share = self.op("Div", &[&scores, &cap], vec![]);
+            let bent = self.op("Tanh", &[&share], vec![]);
+            scores = self.op("Mul", &[&bent, &cap], vec![]);
+        }
         if let Some(mask) = mask {
-            let boolean = self.is_boolean(&mask);
-            scores = if boolean {
-                let lowest = self.names.fresh("offshoot_masked");
-                self.initializers.push(tensor_from_f32(lowest.clone(), kind, &[], &[-1e30]));
-                self.op("Where", &[&mask, &scores, &lowest], vec![])
-            } else {
-                self.op("Add", &[&scores, &mask], vec![])
+            scores = match self.types.get(mask.as_str()) {
+                Some(DataType::Bool) => self.masked(&mask, &scores),
+                _ => self.op("Add", &[&scores, &mask], vec![]),
             };
         }
-        let probabilities = self.op("Softmax", &[&scores], vec![int_attribute("axis", -1)]);
+        if self.node.int("is_causal").unwrap_or(0) != 0 || self.node.int("unidirectional").unwrap_or(0) != 0 {
+            let seen = (0..queries * keys).map(|i| u8::from(i % keys <= i / keys)).collect::<Vec<u8>>();
+            let name = self.names.fresh("offshoot_causal");
+            self.initializers.push(tensor_from_raw(name.clone(), DataType::Bool, &[queries, keys], seen.into()));
+            scores = self.masked(&name, &scores);
+        }
+        let probabilities = self.op("Softmax", &[&scores], vec![int_attribute("axis", if typing.opset < 13 { 3 } else { -1 })]);
         let mixed = self.op("MatMul", &[&probabilities, &v], vec![]);
-        let output = self.node.output[0].clone();
-        if rank == 3 {
-            let merged = self.op("Transpose", &[&mixed], vec![ints_attribute("perm", &[0, 2, 1, 3])]);
-            let shape = self.ints(&[0, 0, -1]);
-            self.out.push(new_node("Reshape", &[&merged, &shape], &[&output], vec![]));
-        } else {
-            self.out.push(new_node("Identity", &[&mixed], &[&output], vec![]));
+        match rank {
+            3 => self.merge(&mixed),
+            _ => self.end(0, "Identity", &[&mixed], vec![]),
         }
         Ok(probabilities)
     }
 
-    fn head_dim(&self, heads: usize, rank: usize) -> usize {
+    /// Scores where a mask is true, elsewhere as good as -∞.
+    fn masked(&mut self, mask: &str, scores: &str) -> String {
+        let half = self.types.get(self.node.input[0].as_str()) == Some(&DataType::Float16);
+        let lowest = self.scalar(if half { -6e4 } else { -1e30 });
+        self.op("Where", &[mask, scores, &lowest], vec![])
+    }
+
+    /// Grouped queries: each key head serves several query heads that lie together.
+    fn repeat(&mut self, x: &str, [from, to, keys]: [usize; 3]) -> String {
+        let apart = self.unsqueeze(x, 2);
+        let target = self.ints(&[1, 1, (to / from.max(1)) as i64, 1, 1]);
+        let repeated = self.op("Expand", &[&apart, &target], vec![]);
+        // [batch, key heads, repeats, tokens, dim]: the axes of heads become one.
+        let shape = self.ints(&[0, to as i64, keys as i64, -1]);
+        self.op("Reshape", &[&repeated, &shape], vec![])
+    }
+
+    fn head_dim(&self, heads: usize, rank: usize) -> Result<usize> {
         let packed = self.node.op_type() == "Attention" && self.node.domain() == "com.microsoft";
         let (name, parts) = if packed { (&self.node.input[1], 3) } else { (&self.node.input[0], 1) };
-        let last = self.typing.shape(name).and_then(|s| s.last().copied()).unwrap_or(1);
-        if rank == 4 { last } else { last / parts / heads.max(1) }
+        let last = self.shape(name)?.last().copied().unwrap_or(1);
+        Ok(if rank == 4 { last } else { last / parts / heads.max(1) })
     }
 
-    /// The floating-point type of the model, from its weights.
-    fn float_kind(&self) -> DataType {
-        self.typing
-            .graph
-            .initializer
-            .iter()
-            .filter(|t| crate::onnx::is_float(t) && t.dims.len() > 1)
-            .find_map(data_type)
-            .unwrap_or(DataType::Float)
+    /// RotaryEmbedding of opset 23 (X, cos, sin, positions) and of `com.microsoft` (X, positions, cos, sin): pairs of features are
+    /// turned by an angle that belongs to the position.
+    fn rotary(&mut self) -> Result<()> {
+        let microsoft = self.node.domain() == "com.microsoft";
+        let [cos, sin, positions] = if microsoft { [2, 3, 1] } else { [1, 2, 3] };
+        let (Some(cos), Some(sin)) = (self.input(cos).map(str::to_string), self.input(sin).map(str::to_string)) else {
+            return Err(self.refuse("missing tables"));
+        };
+        let positions = self.input(positions).map(str::to_string);
+        let (x, rank) = (self.node.input[0].clone(), self.shape(&self.node.input[0])?.len());
+        let heads = self.node.int("num_heads").unwrap_or(0);
+        if rank == 3 && heads < 1 {
+            return Err(self.refuse("no number of heads"));
+        }
+        let x = if rank == 3 { self.separate(&x, heads as usize) } else { x };
+        let last = self.shape(&self.node.input[0])?.last().copied().unwrap_or(0) as i64;
+        let dim = if rank == 3 { last / heads } else { last };
+        let turned = match self.node.int("rotary_embedding_dim").unwrap_or(0) {
+            0 => dim,
+            n => n.min(dim),
+        };
+        let mut tables = Vec::new();
+        for table in [cos, sin] {
+            let picked = match &positions {
+                Some(p) if self.shape(p)?.len() == 2 => self.op("Gather", &[&table, p], vec![int_attribute("axis", 0)]),
+                Some(_) => return Err(self.refuse("one position for all images")),
+                None => table,
+            };
+            // The same for all heads.
+            tables.push(self.unsqueeze(&picked, 1));
+        }
+        let half = turned / 2;
+        let interleaved = self.node.int("interleaved").unwrap_or(0) != 0;
+        let (first, second) = match interleaved {
+            true => (self.slice(&x, 3, [0, turned, 2]), self.slice(&x, 3, [1, turned, 2])),
+            false => (self.slice(&x, 3, [0, half, 1]), self.slice(&x, 3, [half, turned, 1])),
+        };
+        let mut product = |a: &str, b: &str| self.op("Mul", &[a, b], vec![]);
+        let (a, b) = (product(&first, &tables[0]), product(&second, &tables[1]));
+        let (c, d) = (product(&first, &tables[1]), product(&second, &tables[0]));
+        let real = self.op("Sub", &[&a, &b], vec![]);
+        let imaginary = self.op("Add", &[&c, &d], vec![]);
+        let mut out = if interleaved {
+            let (real, imaginary) = (self.unsqueeze(&real, 4), self.unsqueeze(&imaginary, 4));
+            let pairs = self.op("Concat", &[&real, &imaginary], vec![int_attribute("axis", 4)]);
+            let shape = self.ints(&[0, 0, 0, turned]);
+            self.op("Reshape", &[&pairs, &shape], vec![])
+        } else {
+            self.op("Concat", &[&real, &imaginary], vec![int_attribute("axis", 3)])
+        };
+        if turned < dim {
+            let rest = self.slice(&x, 3, [turned, dim, 1]);
+            out = self.op("Concat", &[&out, &rest], vec![int_attribute("axis", 3)]);
+        }
+        match rank {
+            3 => self.merge(&out),
+            _ => self.end(0, "Identity", &[&out], vec![]),
+        }
+        Ok(())
     }
 
-    /// Masks of fused operators are boolean or added; what made the mask tells which.
-    fn is_boolean(&self, mask: &str) -> bool {
-        let maker = self.typing.graph.node.iter().find(|n| n.output.iter().any(|o| o == mask));
-        if let Some(t) = self.typing.weights.get(mask) {
-            return data_type(t) == Some(DataType::Bool);
+    /// BiasGelu: x Φ(x) of a sum; FastGelu: its approximation by tanh, bias optional.
+    fn gelu(&mut self) -> Result<()> {
+        let mut x = self.node.input[0].clone();
+        if let Some(bias) = self.input(1).map(str::to_string) {
+            x = self.op("Add", &[&x, &bias], vec![]);
         }
-        match maker {
-            Some(n) => {
-                matches!(
-                    n.op_type(),
-                    "Not" | "And" | "Or" | "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual"
-                ) || (n.op_type() == "Cast" && n.int("to") == Some(DataType::Bool as i64))
-                    || (matches!(n.op_type(), "Expand" | "Unsqueeze" | "Reshape" | "Slice" | "Identity" | "Transpose")
-                        && self.is_boolean(&n.input[0]))
-            }
-            None => false,
+        let (half, one) = (self.scalar(0.5), self.scalar(1.0));
+        let bent = if self.node.op_type() == "BiasGelu" {
+            let root = self.scalar(std::f32::consts::SQRT_2);
+            let scaled = self.op("Div", &[&x, &root], vec![]);
+            self.op("Erf", &[&scaled], vec![])
+        } else {
+            let (root, cubic) = (self.scalar((2.0 / std::f32::consts::PI).sqrt()), self.scalar(0.044715));
+            let square = self.op("Mul", &[&x, &x], vec![]);
+            let part = self.op("Mul", &[&square, &cubic], vec![]);
+            let sum = self.op("Add", &[&part, &one], vec![]);
+            let scaled = self.op("Mul", &[&x, &root], vec![]);
+            let inner = self.op("Mul", &[&scaled, &sum], vec![]);
+            self.op("Tanh", &[&inner], vec![])
+        };
+        let shifted = self.op("Add", &[&bent, &one], vec![]);
+        let product = self.op("Mul", &[&x, &shifted], vec![]);
+        self.end(0, "Mul", &[&product, &half], vec![]);
+        Ok(())
+    }
+
+    /// (x + skip + bias), normalised; output 3 is the sum.
+    fn skip_norm(&mut self) -> Result<()> {
+        if [1, 2].iter().any(|&j| self.node.output.get(j).is_some_and(|o| !o.is_empty())) {
+            return Err(self.refuse("its statistics as outputs"));
         }
+        let simplified = self.node.op_type() == "SkipSimplifiedLayerNormalization";
+        let epsilon = self.node.float("epsilon").unwrap_or(1e-12);
+        let (x, skip, gamma) = (self.node.input[0].clone(), self.node.input[1].clone(), self.node.input[2].clone());
+        let (beta, bias) = if simplified { (None, self.input(3)) } else { (self.input(3), self.input(4)) };
+        let (beta, bias) = (beta.map(str::to_string), bias.map(str::to_string));
+        let mut sum = self.op("Add", &[&x, &skip], vec![]);
+        if let Some(bias) = bias {
+            sum = self.op("Add", &[&sum, &bias], vec![]);
+        }
+        if self.node.output.get(3).is_some_and(|o| !o.is_empty()) {
+            self.end(3, "Identity", &[&sum], vec![]);
+        }
+        if !simplified {
+            let inputs: Vec<&str> = [&sum, &gamma].into_iter().chain(&beta).map(String::as_str).collect();
+            self.end(0, "LayerNormalization", &inputs, vec![int_attribute("axis", -1), float_attribute("epsilon", epsilon)]);
+            return Ok(());
+        }
+        let square = self.op("Mul", &[&sum, &sum], vec![]);
+        let keep = int_attribute("keepdims", 1);
+        let mean = if self.typing.opset < 18 {
+            self.op("ReduceMean", &[&square], vec![ints_attribute("axes", &[-1]), keep])
+        } else {
+            let axes = self.ints(&[-1]);
+            self.op("ReduceMean", &[&square, &axes], vec![keep])
+        };
+        let epsilon = self.scalar(epsilon);
+        let shifted = self.op("Add", &[&mean, &epsilon], vec![]);
+        let deviation = self.op("Sqrt", &[&shifted], vec![]);
+        let normal = self.op("Div", &[&sum, &deviation], vec![]);
+        self.end(0, "Mul", &[&normal, &gamma], vec![]);
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! choice is made once per process.
 
 mod decompose;
+pub(crate) mod kernels;
 mod library;
 mod session;
 
@@ -14,7 +15,7 @@ use ort::environment::Environment;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
-pub use decompose::decompose_attention;
+pub use decompose::{decompose_attention, differentiable};
 pub use library::{Library, candidates, find};
 pub use session::{Session, suggested_batch};
 

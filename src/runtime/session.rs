@@ -10,7 +10,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::TensorRef;
 
-use super::{Device, Kind, Runtime, decompose_attention};
+use super::{Device, Kind, Runtime, decompose_attention, kernels};
 use crate::axes::{Assumption, Typing, channels_last};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, data_inputs, declare_dim, declared_dims, declared_type, int_attribute};
@@ -81,6 +81,18 @@ impl Runtime {
                     .with_execution_providers([ep::CUDA::default().build().error_on_failure()])
                     .map_err(|e| fail(format!("the CUDA execution provider cannot start: {e}")))?;
             }
+        }
+        if model.proto.opset_import.iter().any(|o| o.domain() == kernels::DOMAIN) {
+            if self.kind == Kind::Tract || self.device != Device::Cpu {
+                let place = if self.kind == Kind::Tract { "tract" } else { "CUDA" };
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("the graph uses Offshoot's fused operators, which {place} does not run"),
+                )
+                .hint("build it of standard operators, or run it on ONNX Runtime's processor"));
+            }
+            let operators = kernels::domain().map_err(|e| fail(e.to_string()))?;
+            builder = builder.with_operators(operators).map_err(|e| fail(e.to_string()))?;
         }
         if self.kind == Kind::Tract {
             // tract optimises only when it is told to.

@@ -3,6 +3,7 @@
 //! An operator is one gradient rule ([`Gradients::new`] refuses operators without one, by name). Broadcasting is undone in one place.
 //! Nothing is computed for values that no trained weight needs, and gradients of weights that are used several times add up.
 
+pub mod kernels;
 mod rules;
 mod tape;
 

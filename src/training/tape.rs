@@ -5,9 +5,16 @@ use std::collections::{HashMap, HashSet};
 use super::{Operators, rules};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Names, int_attribute, ints_attribute, node as new_node};
-use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use crate::graph::{Names, element_types, int_attribute, ints_attribute, node as new_node};
+use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto};
 use crate::onnx::{DataType, node_label, tensor_from_f32, tensor_from_i64};
+use crate::runtime::kernels::DOMAIN;
+
+/// From this many rows on a sum over rows is a product with a row of ones: a matrix product is faster than ReduceSum.
+const ROWS_OF_A_PRODUCT: usize = 64;
+
+/// Operators that are flat wherever they have a slope.
+const FLAT: &[&str] = &["Sign", "Floor", "Ceil", "Round", "Hardmax", "ConstantOfShape"];
 
 /// A graph with its gradients.
 #[derive(Clone, Debug)]
@@ -17,13 +24,16 @@ pub struct Gradients {
     /// The value that holds the gradient of each trained weight, by the weight's name. A weight that does not influence the
     /// outputs has none.
     pub of: HashMap<String, String>,
+    /// Operator sets that the backward nodes need beside the default one; a model may import some of them already.
+    pub imports: Vec<OperatorSetIdProto>,
 }
 
 impl Gradients {
-    /// Differentiates a typed graph of fixed batch size.
+    /// Differentiates a typed graph of fixed batch size, in the form that [`differentiable`](crate::runtime::differentiable) gives.
     ///
     /// `seeds` are pairs of a value of the graph and the value that holds the gradient of the loss with respect to it, which must be
-    /// an input, an initializer or made by `extra`: nodes that stand behind the forward graph (the loss).
+    /// an input, an initializer or made by `extra`: nodes that stand behind the forward graph (the loss). A seed has the shape and
+    /// the element type of its value.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for an operator without a gradient rule on the way; it names the node.
@@ -37,42 +47,61 @@ impl Gradients {
         let mut graph = typing.graph.clone();
         graph.node.extend(extra.0);
         graph.initializer.extend(extra.1);
+        let types = element_types(typing.graph);
         let mut needs: HashSet<&str> = trained.iter().map(String::as_str).collect();
-        // Results of shape arithmetic depend on shapes alone.
-        let computed = |node: &NodeProto| node.output.iter().any(|o| typing.known.contains_key(o.as_str()));
-        for node in typing.graph.node.iter().filter(|n| !computed(n)) {
+        // Results of shape arithmetic depend on shapes alone; integers and booleans have no gradient.
+        let sloped = |node: &NodeProto| {
+            !FLAT.contains(&node.op_type()) && !node.output.iter().any(|o| typing.known.contains_key(o.as_str()))
+        };
+        for node in typing.graph.node.iter().filter(|n| sloped(n)) {
             if node.input.iter().any(|x| needs.contains(x.as_str())) {
-                needs.extend(node.output.iter().filter(|o| !o.is_empty()).map(String::as_str));
+                needs
+                    .extend(node.output.iter().map(String::as_str).filter(|o| types.get(o).is_some_and(|t| float(*t))));
             }
         }
         let names = Names::new(&graph);
         let mut tape = Tape {
             typing,
             operators,
+            types,
+            kind: DataType::Float,
+            at: 0,
             needs,
             names,
             gathered: HashMap::new(),
+            shapes: HashMap::new(),
+            views: HashMap::new(),
+            reshaped: HashMap::new(),
             nodes: Vec::new(),
             initializers: Vec::new(),
             constants: HashMap::new(),
+            outputs: HashMap::new(),
         };
         for (value, gradient) in seeds {
             tape.add(value, gradient.clone());
         }
-        for node in typing.graph.node.iter().rev() {
-            let wanted = !computed(node) && node.input.iter().any(|x| tape.needs.contains(x.as_str()));
-            let given: Vec<Option<String>> = node.output.iter().map(|o| tape.gathered.get(o).cloned()).collect();
-            if wanted && given.iter().any(Option::is_some) {
-                rules::backward(&mut tape, node, &given).map_err(|e| e.in_node(node_label(node)))?;
+        for (k, node) in typing.graph.node.iter().enumerate().rev() {
+            let wanted = sloped(node) && node.input.iter().any(|x| tape.needs.contains(x.as_str()));
+            if !wanted || !node.output.iter().any(|o| tape.gathered.contains_key(o)) {
+                continue;
+            }
+            tape.at = k;
+            tape.kind = tape.element_type(&node.output[0]);
+            let given: Vec<Option<String>> = node.output.iter().map(|o| tape.gathered(o)).collect();
+            rules::backward(&mut tape, node, &given).map_err(|e| e.in_node(node_label(node)))?;
+        }
+        let mut of = HashMap::new();
+        for weight in trained {
+            if let Some(gradient) = tape.gathered(weight) {
+                of.insert(weight.clone(), gradient);
             }
         }
-        let of = trained.iter().filter_map(|w| Some((w.clone(), tape.gathered.get(w)?.clone()))).collect();
-        let Tape { nodes, initializers, .. } = tape;
-        graph.node.extend(nodes);
-        graph.initializer.extend(initializers);
-        graph.value_info.clear();
-        Ok(Gradients { graph, of })
+        tape.finish(graph, of)
     }
+}
+
+fn float(kind: DataType) -> bool {
+    matches!(kind, DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16)
 }
 
 /// The state of the backward walk, and the vocabulary that gradient rules are written in.
@@ -80,15 +109,51 @@ pub(super) struct Tape<'t, 'm> {
     pub typing: &'t Typing<'m>,
     /// What the graph may be made of.
     pub operators: Operators,
+    types: HashMap<&'m str, DataType>,
+    /// The element type of the gradient at hand, which constants take.
+    kind: DataType,
+    /// The node at hand.
+    at: usize,
     needs: HashSet<&'t str>,
     names: Names,
     gathered: HashMap<String, String>,
+    /// Shapes of gradients, as far as they are known.
+    shapes: HashMap<String, Vec<usize>>,
+    /// What each result of a Reshape is a view of.
+    views: HashMap<String, String>,
+    reshaped: HashMap<(String, Vec<usize>), String>,
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
-    constants: HashMap<(Vec<usize>, Vec<u8>), String>,
+    constants: HashMap<(i32, Vec<i64>, Vec<u8>), String>,
+    /// Outputs that nodes of the forward graph get in addition, by node.
+    outputs: HashMap<usize, Vec<String>>,
 }
 
 impl Tape<'_, '_> {
+    /// The graph with the backward nodes that its gradients need.
+    fn finish(self, mut graph: GraphProto, of: HashMap<String, String>) -> Result<Gradients> {
+        for (k, outputs) in self.outputs {
+            graph.node[k].output = outputs;
+        }
+        let mut live: HashSet<&str> = of.values().map(String::as_str).collect();
+        let mut kept = vec![false; self.nodes.len()];
+        for (node, kept) in self.nodes.iter().zip(&mut kept).rev() {
+            if node.output.iter().any(|o| live.contains(o.as_str())) {
+                *kept = true;
+                live.extend(node.input.iter().map(String::as_str));
+            }
+        }
+        graph.initializer.extend(self.initializers.iter().filter(|t| live.contains(t.name())).cloned());
+        graph.node.extend(self.nodes.into_iter().zip(kept).filter_map(|(node, kept)| kept.then_some(node)));
+        graph.value_info.clear();
+        let imports = ["com.microsoft", DOMAIN]
+            .into_iter()
+            .filter(|domain| graph.node.iter().any(|n| n.domain() == *domain))
+            .map(|domain| OperatorSetIdProto { domain: Some(domain.into()), version: Some(1) })
+            .collect();
+        Ok(Gradients { graph, of, imports })
+    }
+
     /// True where the gradient of a value is wanted.
     pub fn needs(&self, value: &str) -> bool {
         self.needs.contains(value)
@@ -103,11 +168,40 @@ impl Tape<'_, '_> {
         self.gathered.insert(value.to_string(), sum);
     }
 
+    /// What has been gathered for a value.
+    fn gathered(&mut self, value: &str) -> Option<String> {
+        let gradient = self.gathered.get(value)?.clone();
+        if let Some(shape) = self.typing.shape(value) {
+            self.shapes.insert(gradient.clone(), shape);
+        }
+        Some(gradient)
+    }
+
     /// The shape of a value of the forward graph.
     pub fn shape(&self, value: &str) -> Result<Vec<usize>> {
         self.typing
             .shape(value)
             .ok_or_else(|| Error::new(ErrorKind::Internal, format!("the shape of `{value}` is not known")))
+    }
+
+    /// The element type of a value of the forward graph.
+    pub fn element_type(&self, value: &str) -> DataType {
+        self.types.get(value).copied().unwrap_or(DataType::Float)
+    }
+
+    /// The element type of the gradient at hand.
+    pub fn kind(&self) -> DataType {
+        self.kind
+    }
+
+    /// The name of output `j` of the forward node at hand, which gets that output where it has none.
+    pub fn forward_output(&mut self, node: &NodeProto, j: usize) -> String {
+        let outputs = self.outputs.entry(self.at).or_insert_with(|| node.output.clone());
+        outputs.resize(outputs.len().max(j + 1), String::new());
+        if outputs[j].is_empty() {
+            outputs[j] = self.names.fresh(&format!("{}_{j}", node.output[0]));
+        }
+        outputs[j].clone()
     }
 
     pub fn op(&mut self, op: &str, inputs: &[&str]) -> String {
@@ -120,9 +214,39 @@ impl Tape<'_, '_> {
         output
     }
 
+    /// An operator of `com.microsoft`.
+    pub fn contrib(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        let output = self.op_with(op, inputs, attributes);
+        if let Some(node) = self.nodes.last_mut() {
+            node.domain = Some("com.microsoft".into());
+        }
+        output
+    }
+
+    /// True where a fused operator may compute the gradient at hand.
+    pub fn fuses(&self) -> bool {
+        self.operators == Operators::Fused && self.kind == DataType::Float
+    }
+
+    /// A fused operator of Offshoot's own, with as many outputs.
+    pub fn fused(&mut self, op: &str, inputs: &[&str], outputs: usize, attributes: Vec<AttributeProto>) -> Vec<String> {
+        let outputs: Vec<String> =
+            (0..outputs).map(|_| self.names.fresh(&format!("gradient_{}", op.to_lowercase()))).collect();
+        let refs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        let mut node = new_node(op, inputs, &refs, attributes);
+        node.domain = Some(DOMAIN.into());
+        self.nodes.push(node);
+        outputs
+    }
+
+    /// Takes what has been gathered for a value, to add something to it by other means than [`Tape::add`].
+    pub fn take(&mut self, value: &str) -> Option<String> {
+        self.gathered.remove(value)
+    }
+
+    /// A constant of the element type at hand.
     pub fn floats(&mut self, shape: &[usize], data: &[f32]) -> String {
-        let t = tensor_from_f32("", DataType::Float, shape, data);
-        self.constant(t, shape)
+        self.constant(tensor_from_f32("", self.kind, shape, data))
     }
 
     pub fn scalar(&mut self, value: f32) -> String {
@@ -134,41 +258,74 @@ impl Tape<'_, '_> {
     }
 
     pub fn ints(&mut self, values: &[i64]) -> String {
-        let t = tensor_from_i64("", &[values.len()], values);
-        self.constant(t, &[values.len(), usize::MAX])
+        self.integers(&[values.len()], values)
+    }
+
+    pub fn integers(&mut self, shape: &[usize], values: &[i64]) -> String {
+        self.constant(tensor_from_i64("", shape, values))
     }
 
     /// Equal constants are made once.
-    fn constant(&mut self, mut t: TensorProto, key: &[usize]) -> String {
+    fn constant(&mut self, mut t: TensorProto) -> String {
         let bytes = t.raw_data.as_ref().map(|b| b.to_vec()).unwrap_or_default();
-        if let Some(name) = self.constants.get(&(key.to_vec(), bytes.clone())) {
+        let key = (t.data_type(), t.dims.clone(), bytes);
+        if let Some(name) = self.constants.get(&key) {
             return name.clone();
         }
         let name = self.names.fresh("gradient_constant");
         t.name = Some(name.clone());
         self.initializers.push(t);
-        self.constants.insert((key.to_vec(), bytes), name.clone());
+        self.constants.insert(key, name.clone());
         name
     }
 
+    /// A value in another shape. Views of one value are views of that value, and each is made once.
     pub fn reshape(&mut self, x: &str, shape: &[usize]) -> String {
-        let shape = self.ints(&shape.iter().map(|&n| n as i64).collect::<Vec<_>>());
-        self.op("Reshape", &[x, &shape])
+        let x = self.views.get(x).cloned().unwrap_or_else(|| x.to_string());
+        if self.shapes.get(&x).cloned().or_else(|| self.typing.shape(&x)).is_some_and(|s| s == shape) {
+            return x;
+        }
+        let key = (x, shape.to_vec());
+        if let Some(view) = self.reshaped.get(&key) {
+            return view.clone();
+        }
+        let target = self.ints(&shape.iter().map(|&n| n as i64).collect::<Vec<_>>());
+        let view = self.op("Reshape", &[&key.0, &target]);
+        self.views.insert(view.clone(), key.0.clone());
+        self.reshaped.insert(key, view.clone());
+        view
     }
 
     pub fn transpose(&mut self, x: &str, perm: &[usize]) -> String {
+        if perm.iter().enumerate().all(|(i, &p)| i == p) {
+            return x.to_string();
+        }
         let perm: Vec<i64> = perm.iter().map(|&p| p as i64).collect();
         self.op_with("Transpose", &[x], vec![ints_attribute("perm", &perm)])
     }
 
+    /// The product of two matrices, or of two batches of them, each transposed first where asked for.
+    pub fn product(&mut self, (a, ta): (&str, bool), (b, tb): (&str, bool), rank: (usize, usize)) -> String {
+        let flags = vec![int_attribute("transA", ta as i64), int_attribute("transB", tb as i64)];
+        if rank == (2, 2) {
+            return self.op_with("Gemm", &[a, b], flags);
+        }
+        if (ta || tb) && self.operators >= Operators::Contrib && self.kind == DataType::Float {
+            return self.contrib("FusedMatMul", &[a, b], flags);
+        }
+        let a = if ta { self.transposed(a, rank.0) } else { a.to_string() };
+        let b = if tb { self.transposed(b, rank.1) } else { b.to_string() };
+        self.op("MatMul", &[&a, &b])
+    }
+
     /// Swaps the last two axes.
-    pub fn transposed(&mut self, x: &str, rank: usize) -> String {
+    fn transposed(&mut self, x: &str, rank: usize) -> String {
         let mut perm: Vec<usize> = (0..rank).collect();
         perm.swap(rank - 1, rank - 2);
         self.transpose(x, &perm)
     }
 
-    /// ReduceSum or ReduceMean; axes became an input in opset 13 and 18.
+    /// A reduction; axes became an input in opset 13 (ReduceSum) and 18 (all others).
     pub fn reduce(&mut self, op: &str, x: &str, axes: &[usize], keep: bool) -> String {
         let axes: Vec<i64> = axes.iter().map(|&a| a as i64).collect();
         let keep = int_attribute("keepdims", keep as i64);
@@ -187,7 +344,19 @@ impl Tape<'_, '_> {
         }
         let lead = from.len() - to.len().min(from.len());
         let axes: Vec<usize> = (0..from.len()).filter(|&i| from[i] != 1 && (i < lead || to[i - lead] == 1)).collect();
-        let summed = if axes.is_empty() { g.to_string() } else { self.reduce("ReduceSum", g, &axes, false) };
+        // Leading axes, but for those of one element.
+        let rows: usize = axes.iter().map(|&a| from[a]).product();
+        let end = axes.last().map_or(0, |a| a + 1);
+        let columns: usize = from[end..].iter().product();
+        let summed = if axes.is_empty() {
+            g.to_string()
+        } else if from[..end].iter().product::<usize>() == rows && rows >= ROWS_OF_A_PRODUCT && columns > 1 {
+            let ones = self.floats(&[1, rows], &vec![1.0; rows]);
+            let matrix = self.reshape(g, &[rows, columns]);
+            self.op("MatMul", &[&ones, &matrix])
+        } else {
+            self.reduce("ReduceSum", g, &axes, false)
+        };
         self.reshape(&summed, to)
     }
 
@@ -220,7 +389,22 @@ impl Tape<'_, '_> {
         })
     }
 
-    /// A part of zeros before and behind a gradient along an axis.
+    /// Elements `start` to `start + length` along an axis.
+    pub fn part(&mut self, x: &str, axis: usize, start: usize, length: usize) -> String {
+        let (a, b, axis) =
+            (self.ints(&[start as i64]), self.ints(&[(start + length) as i64]), self.ints(&[axis as i64]));
+        self.op("Slice", &[x, &a, &b, &axis])
+    }
+
+    pub fn concat(&mut self, parts: &[String], axis: usize) -> String {
+        if let [part] = parts {
+            return part.clone();
+        }
+        let refs: Vec<&str> = parts.iter().map(String::as_str).collect();
+        self.op_with("Concat", &refs, vec![int_attribute("axis", axis as i64)])
+    }
+
+    /// Zeros before and behind a gradient along an axis, which then has the length that `shape` says.
     pub fn pad(&mut self, g: &str, shape: &[usize], axis: usize, start: usize, length: usize) -> String {
         let mut parts = Vec::new();
         let zeros = |t: &mut Self, n: usize| {
@@ -231,10 +415,114 @@ impl Tape<'_, '_> {
         parts.extend(zeros(self, start));
         parts.push(g.to_string());
         parts.extend(zeros(self, shape[axis] - start - length));
-        if parts.len() == 1 {
-            return g.to_string();
-        }
-        let refs: Vec<&str> = parts.iter().map(String::as_str).collect();
-        self.op_with("Concat", &refs, vec![int_attribute("axis", axis as i64)])
+        self.concat(&parts, axis)
+    }
+
+    /// 1 where a condition holds, else 0, in the element type at hand.
+    pub fn indicator(&mut self, condition: &str) -> String {
+        self.op_with("Cast", &[condition], vec![int_attribute("to", self.kind as i64)])
+    }
+
+    /// A value where a condition holds, else 0.
+    pub fn only_where(&mut self, condition: &str, x: &str) -> String {
+        let zero = self.scalar(0.0);
+        self.op("Where", &[condition, x, &zero])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::axes::Assumption;
+    use crate::onnx::proto::ModelProto;
+    use crate::onnx::{Model, tensor_info};
+
+    fn model(nodes: Vec<NodeProto>, weights: &[(&str, [usize; 2], DataType)]) -> Model {
+        let import = OperatorSetIdProto { domain: None, version: Some(17) };
+        let graph = GraphProto {
+            node: nodes,
+            initializer: weights
+                .iter()
+                .map(|(n, s, kind)| tensor_from_f32(*n, *kind, s, &vec![0.5; s[0] * s[1]]))
+                .collect(),
+            input: vec![tensor_info("x", DataType::Float, &[Some(2), Some(3)])],
+            output: vec![tensor_info("y", DataType::Float, &[Some(2), Some(5)])],
+            ..Default::default()
+        };
+        Model::from_proto(ModelProto { opset_import: vec![import], graph: Some(graph), ..Default::default() })
+    }
+
+    fn differentiate(model: &Model, trained: &[&str]) -> Result<Gradients> {
+        let typing = Typing::with(model, Assumption::default())?;
+        let trained = trained.iter().map(|s| s.to_string()).collect();
+        let seed = tensor_from_f32("seed", DataType::Float, &[2, 5], &[1.0; 10]);
+        Gradients::new(&typing, &trained, &[("y".into(), "seed".into())], (vec![], vec![seed]), Operators::Standard)
+    }
+
+    /// x W1, squashed, W2.
+    fn two_layers() -> Model {
+        let nodes = vec![
+            new_node("MatMul", &["x", "w1"], &["h"], vec![]),
+            new_node("Tanh", &["h"], &["t"], vec![]),
+            new_node("MatMul", &["t", "w2"], &["y"], vec![]),
+        ];
+        model(nodes, &[("w1", [3, 4], DataType::Float), ("w2", [4, 5], DataType::Float)])
+    }
+
+    fn backward(gradients: &Gradients) -> Vec<&str> {
+        gradients.graph.node.iter().filter(|n| n.name().starts_with("gradient_")).map(|n| n.op_type()).collect()
+    }
+
+    #[test]
+    fn nothing_is_computed_for_what_is_not_trained() {
+        let model = two_layers();
+        let last = differentiate(&model, &["w2"]).unwrap();
+        assert_eq!(backward(&last), ["Gemm"]);
+        assert!(!last.of.contains_key("w1"));
+        let both = differentiate(&model, &["w1", "w2"]).unwrap();
+        let operators = backward(&both);
+        // The input's own gradient would be a third product with a weight.
+        assert_eq!(operators.iter().filter(|o| **o == "Gemm").count(), 3, "{operators:?}");
+        assert!(differentiate(&model, &[]).unwrap().of.is_empty());
+    }
+
+    #[test]
+    fn a_weight_that_is_used_twice_gets_the_sum() {
+        let nodes = vec![
+            new_node("MatMul", &["x", "w"], &["h"], vec![]),
+            new_node("MatMul", &["x", "w"], &["k"], vec![]),
+            new_node("Add", &["h", "k"], &["y"], vec![]),
+        ];
+        let gradients = differentiate(&model(nodes, &[("w", [3, 5], DataType::Float)]), &["w"]).unwrap();
+        let sum = gradients.graph.node.iter().find(|n| n.output[0] == gradients.of["w"]).unwrap();
+        assert_eq!(sum.op_type(), "Add");
+    }
+
+    #[test]
+    fn gradients_have_the_element_type_of_their_value() {
+        let half = DataType::Float16;
+        let nodes = vec![
+            new_node("Cast", &["x"], &["h"], vec![int_attribute("to", half as i64)]),
+            new_node("MatMul", &["h", "w"], &["p"], vec![]),
+            new_node("Sigmoid", &["p"], &["s"], vec![]),
+            new_node("Cast", &["s"], &["y"], vec![int_attribute("to", DataType::Float as i64)]),
+        ];
+        let gradients = differentiate(&model(nodes, &[("w", [3, 5], half)]), &["w"]).unwrap();
+        let types = element_types(&gradients.graph);
+        assert_eq!(types[gradients.of["w"].as_str()], half);
+        let one = gradients.graph.initializer.iter().find(|t| t.name().starts_with("gradient_constant")).unwrap();
+        assert_eq!(one.data_type(), half as i32);
+    }
+
+    #[test]
+    fn an_operator_without_a_rule_is_named() {
+        let nodes = vec![
+            new_node("MatMul", &["x", "w"], &["h"], vec![]),
+            NodeProto { name: Some("the_node".into()), ..new_node("Shrink", &["h"], &["y"], vec![]) },
+        ];
+        let error = differentiate(&model(nodes, &[("w", [3, 5], DataType::Float)]), &["w"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("the_node") && error.to_string().contains("Shrink"), "{error}");
+        assert!(error.hint_text().is_some());
     }
 }

@@ -4,4 +4,5 @@ mod anatomy;
 mod cli;
 mod common;
 mod init;
+mod gradients;
 mod surgery;

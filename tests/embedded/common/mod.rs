@@ -3,6 +3,7 @@
 
 pub mod densities;
 pub mod gradients;
+pub mod rules;
 pub mod surgery;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,121 @@
+//! Element types of values, and constants as initializers.
+
+use std::collections::HashMap;
+
+use super::Attributes;
+use crate::onnx::proto::{GraphProto, NodeProto, attribute_proto::AttributeType};
+use crate::onnx::{DataType, data_type, element_count, is_float};
+
+/// The element type of every value, as far as graph inputs declare theirs.
+pub fn element_types(graph: &GraphProto) -> HashMap<&str, DataType> {
+    let mut types = HashMap::new();
+    for info in &graph.input {
+        if let Some(kind) = super::declared_type(info).and_then(|t| DataType::try_from(t).ok()) {
+            types.insert(info.name(), kind);
+        }
+    }
+    types.extend(graph.initializer.iter().filter_map(|t| Some((t.name(), data_type(t)?))));
+    for node in &graph.node {
+        for (j, output) in node.output.iter().enumerate().filter(|(_, o)| !o.is_empty()) {
+            let input = |i: usize| node.input.get(i).and_then(|x| types.get(x.as_str())).copied();
+            if let Some(kind) = output_type(node, j, input) {
+                types.insert(output.as_str(), kind);
+            }
+        }
+    }
+    types
+}
+
+fn output_type(node: &NodeProto, j: usize, input: impl Fn(usize) -> Option<DataType>) -> Option<DataType> {
+    let named = |name: &str| node.int(name).and_then(|t| DataType::try_from(t as i32).ok());
+    match (node.op_type(), j) {
+        ("Cast", _) => named("to"),
+        ("CastLike" | "Where", _) => input(1),
+        ("OneHot", _) => input(2),
+        ("Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero", _) | ("TopK" | "MaxPool", 1) => Some(DataType::Int64),
+        ("Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "Not" | "And" | "Or" | "Xor", _)
+        | ("IsNaN" | "IsInf", _)
+        | ("Dropout", 1) => Some(DataType::Bool),
+        ("LayerNormalization", 1 | 2) => named("stash_type").or(Some(DataType::Float)),
+        ("ConstantOfShape", _) => node.tensor("value").map_or(Some(DataType::Float), data_type),
+        ("Constant", _) => match node.attribute.first()?.r#type() {
+            AttributeType::Tensor => data_type(node.attribute.first()?.t.as_ref()?),
+            AttributeType::Float | AttributeType::Floats => Some(DataType::Float),
+            AttributeType::Int | AttributeType::Ints => Some(DataType::Int64),
+            _ => None,
+        },
+        _ => input(0),
+    }
+}
+
+/// Turns floating-point tensors of Constant nodes into initializers, so that there is one place for weights.
+pub fn lift_constants(graph: &mut GraphProto) {
+    let mut lifted = Vec::new();
+    graph.node.retain(|node| {
+        let tensor = node.tensor("value").filter(|t| is_float(t) && element_count(t).is_ok_and(|n| n > 1));
+        match (node.op_type(), node.output.first(), tensor) {
+            ("Constant", Some(name), Some(t)) => {
+                let mut t = t.clone();
+                t.name = Some(name.clone());
+                lifted.push(t);
+                false
+            }
+            _ => true,
+        }
+    });
+    graph.initializer.extend(lifted);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{int_attribute, node};
+    use crate::onnx::proto::{AttributeProto, TensorProto};
+    use crate::onnx::{tensor_from_f32, tensor_info};
+
+    fn constant(name: &str, t: TensorProto) -> NodeProto {
+        let value = AttributeProto {
+            name: Some("value".into()),
+            r#type: Some(AttributeType::Tensor as i32),
+            t: Some(t),
+            ..Default::default()
+        };
+        node("Constant", &[], &[name], vec![value])
+    }
+
+    #[test]
+    fn types_follow_casts_and_comparisons() {
+        let graph = GraphProto {
+            node: vec![
+                node("Cast", &["x"], &["h"], vec![int_attribute("to", DataType::Float16 as i64)]),
+                node("Mul", &["h", "h"], &["s"], vec![]),
+                node("Greater", &["s", "h"], &["c"], vec![]),
+                node("Where", &["c", "s", "h"], &["w"], vec![]),
+                node("Shape", &["w"], &["n"], vec![]),
+            ],
+            input: vec![tensor_info("x", DataType::Float, &[None])],
+            ..Default::default()
+        };
+        let types = element_types(&graph);
+        use DataType::*;
+        let expected = [("x", Float), ("h", Float16), ("s", Float16), ("c", Bool), ("w", Float16), ("n", Int64)];
+        assert!(expected.iter().all(|(name, kind)| types[name] == *kind), "{types:?}");
+    }
+
+    #[test]
+    fn only_float_tensors_of_several_elements_are_lifted() {
+        let mut graph = GraphProto {
+            node: vec![
+                constant("weight", tensor_from_f32("", DataType::Float, &[2], &[1.0, 2.0])),
+                constant("scalar", tensor_from_f32("", DataType::Float, &[], &[1.0])),
+                constant("shape", crate::onnx::tensor_from_i64("", &[2], &[1, 2])),
+                node("Add", &["x", "weight"], &["y"], vec![]),
+            ],
+            ..Default::default()
+        };
+        lift_constants(&mut graph);
+        let names: Vec<_> = graph.initializer.iter().map(|t| t.name()).collect();
+        assert_eq!(names, ["weight"]);
+        assert_eq!(graph.node.len(), 3);
+    }
+}

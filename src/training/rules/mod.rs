@@ -1,0 +1,110 @@
+//! One gradient rule an operator. A rule emits standard operators, and only for inputs that need a gradient.
+
+mod contraction;
+mod elementwise;
+mod movement;
+mod normalisation;
+mod resampling;
+
+use super::tape::Tape;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{Attributes, int_attribute};
+use crate::onnx::is_float;
+use crate::onnx::proto::NodeProto;
+
+/// Gives the inputs of a node their gradients. `given` holds what has been gathered for each output.
+pub(super) fn backward(t: &mut Tape, node: &NodeProto, given: &[Option<String>]) -> Result<()> {
+    if node.op_type() == "Split" {
+        return movement::split(t, node, given);
+    }
+    let Some(g) = given.first().and_then(Option::as_deref) else {
+        return Err(refuse(node, "a gradient through this output"));
+    };
+    let least = match node.op_type() {
+        "BatchNormalization" => 5,
+        "InstanceNormalization" | "GroupNormalization" | "ScatterND" | "ScatterElements" | "Where" => 3,
+        "Sub" | "Mul" | "Div" | "Pow" | "PRelu" => 2,
+        "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization" => 2,
+        _ => 1,
+    };
+    if node.input.len() < least {
+        bail!(Format, "`{}` has {} inputs and needs {least}", node.op_type(), node.input.len());
+    }
+    match node.op_type() {
+        "Identity" | "Dropout" => t.give(node, 0, |_, _| Ok(g.to_string())),
+        "Cast" | "CastLike" => t.give(node, 0, |t, x| {
+            let (from, to) = (t.kind(), t.element_type(x));
+            Ok(if from == to { g.to_string() } else { t.op_with("Cast", &[g], vec![int_attribute("to", to as i64)]) })
+        }),
+        "Add" | "Sum" | "Mean" | "Sub" | "Mul" | "Div" | "Max" | "Min" | "PRelu" | "Where" | "Expand" => {
+            elementwise::broadcast(t, node, g)
+        }
+        "Pow" => elementwise::power(t, node, g),
+        "Neg" | "Exp" | "Log" | "Sqrt" | "Reciprocal" | "Sin" | "Cos" | "Tan" | "Atan" | "Abs" | "Erf" | "Tanh"
+        | "Sigmoid" | "Softplus" | "Softsign" | "HardSigmoid" | "HardSwish" | "Mish" | "Swish" | "QuickGelu"
+        | "Gelu" | "Clip" | "Relu" | "ThresholdedRelu" | "LeakyRelu" | "Elu" | "Selu" | "Celu" => {
+            elementwise::unary(t, node, g)
+        }
+        "Attention" => normalisation::attention(t, node, g),
+        "Softmax" | "LogSoftmax" => normalisation::softmax(t, node, g),
+        "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization" => {
+            normalisation::layer_norm(t, node, g)
+        }
+        "InstanceNormalization" | "GroupNormalization" => normalisation::group_norm(t, node, g),
+        "MeanVarianceNormalization" => normalisation::mean_variance(t, node, g),
+        "LpNormalization" => normalisation::lp_norm(t, node, g),
+        "BatchNormalization" => normalisation::batch_norm(t, node, g),
+        "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceL1" | "ReduceL2" | "ReduceSumSquare"
+        | "ReduceLogSum" | "ReduceLogSumExp" | "GlobalAveragePool" | "GlobalMaxPool" => {
+            normalisation::reduce(t, node, g)
+        }
+        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => movement::reshape(t, node, g),
+        "Transpose" => movement::transpose(t, node, g),
+        "Tile" => movement::tile(t, node, g),
+        "Concat" => movement::concat(t, node, g),
+        "Slice" => movement::slice(t, node, g),
+        "Gather" => movement::gather(t, node, g),
+        "GatherND" => movement::gather_nd(t, node, g),
+        "GatherElements" => movement::gather_elements(t, node, g),
+        "ScatterND" | "ScatterElements" => movement::scatter(t, node, g),
+        "Pad" => movement::pad(t, node, g),
+        "DepthToSpace" | "SpaceToDepth" => movement::depth_space(t, node, g),
+        "Trilu" | "CumSum" => movement::same(t, node, g),
+        "MatMul" | "FusedMatMul" | "Gemm" => contraction::matmul(t, node, g),
+        "Einsum" => contraction::einsum(t, node, g),
+        "Conv" => contraction::conv(t, node, g),
+        "ConvTranspose" => contraction::conv_transpose(t, node, g),
+        "Resize" => resampling::resize(t, node, g),
+        "AveragePool" => resampling::average_pool(t, node, g),
+        "MaxPool" => resampling::max_pool(t, node, g),
+        _ => Err(refuse(node, "a gradient")),
+    }
+}
+
+fn refuse(node: &NodeProto, what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("`{}` has no rule for {what}", node.op_type()))
+        .hint("freeze the weights before this node, or export the model with standard operators")
+}
+
+fn wrap(a: i64, rank: usize) -> usize {
+    (if a < 0 { a + rank as i64 } else { a }).clamp(0, rank.max(1) as i64 - 1) as usize
+}
+
+/// A list of integers that is an attribute or a known input.
+fn list(t: &Tape, node: &NodeProto, name: &str, j: usize) -> Result<Option<Vec<i64>>> {
+    if let Some(list) = node.ints(name) {
+        return Ok(Some(list.to_vec()));
+    }
+    match node.input.get(j).filter(|x| !x.is_empty()) {
+        None => Ok(None),
+        Some(x) => match t.typing.known.get(x.as_str()) {
+            Some(known) => Ok(Some(known.ints())),
+            None => Err(refuse(node, "a shape operand that is not constant")),
+        },
+    }
+}
+
+/// Weights that training may change as far as their type goes: floating-point tensors of more than one element.
+pub fn is_trainable(t: &crate::onnx::proto::TensorProto) -> bool {
+    is_float(t) && crate::onnx::element_count(t).is_ok_and(|n| n > 1)
+}
