@@ -46,4 +46,5 @@ print(base)
 PY
 )
 ln -sfn "$name" "$dest/libonnxruntime.so"
+ln -sfn "$name" "$dest/libonnxruntime.so.1" # the name that programs linked with it look for
 echo "ONNX Runtime $version is at $dest/libonnxruntime.so"

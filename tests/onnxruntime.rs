@@ -6,9 +6,15 @@
 #[path = "embedded/common/mod.rs"]
 mod common;
 
+use std::ffi::OsString;
 use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, LazyLock};
 
+use ndarray::{Array1, Array4, ArrayD};
+use ndarray_npy::{NpzReader, NpzWriter};
+use offshoot::onnx::{Model, to_f32};
 use offshoot::runtime::{Kind, Options, Runtime};
 use offshoot::training::Operators;
 
@@ -45,16 +51,18 @@ fn surgery_on_every_fixture_equals_its_oracle() {
     }
 }
 
+/// Runs a program in the repository's folder and returns what it prints.
+fn printed(command: &mut Command) -> Vec<u8> {
+    let output = command.current_dir(common::root()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
 /// Runs the binary on a runtime and reads the JSON that it prints.
 fn json_on(runtime: &str, arguments: &[&str]) -> serde_json::Value {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_offshoot"))
-        .args(arguments)
-        .args(["--runtime", runtime, "--json"])
-        .current_dir(common::root())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_offshoot"));
+    let output = printed(command.args(arguments).args(["--runtime", runtime, "--json"]));
+    serde_json::from_slice(&output).unwrap()
 }
 
 fn json(arguments: &[&str]) -> serde_json::Value {
@@ -183,5 +191,145 @@ fn every_gradient_rule_equals_finite_differences() {
 fn gradients_in_half_precision_are_those_in_single_precision() {
     if let Some(runtime) = runtime() {
         common::gradients::check_half(runtime);
+    }
+}
+
+/// 50 steps of AdamW on every fixture and on the bundled ancestor.
+#[test]
+fn loss_curves_equal_pytorch() {
+    let Some(runtime) = runtime() else { return };
+    let entries = common::curves::golden();
+    assert_eq!(entries.len(), common::fixtures().len() + 1);
+    for operators in [Operators::Standard, Operators::Contrib, Operators::Fused] {
+        let wrong = common::curves::check_all(runtime, &entries, operators);
+        assert!(wrong.is_empty(), "{operators:?}: {wrong:#?}");
+    }
+}
+
+#[test]
+fn parts_of_a_step_are_what_they_are_by_hand() {
+    let Some(runtime) = runtime() else { return };
+    for operators in [Operators::Contrib, Operators::Fused] {
+        common::steps::accumulation(runtime, operators);
+        common::steps::updates_by_hand(runtime, operators);
+        common::steps::stochastic_depth(runtime, operators);
+        common::steps::distillation(runtime, operators);
+        common::steps::not_finite(runtime, operators);
+    }
+}
+
+#[test]
+fn half_precision_follows_single_precision() {
+    if let Some(runtime) = runtime() {
+        common::steps::half_precision(runtime);
+    }
+}
+
+/// A Python that has ONNX Runtime and NumPy: `OFFSHOOT_PYTHON`, or else `python3` where it has them.
+fn python() -> Option<OsString> {
+    let named = std::env::var_os("OFFSHOOT_PYTHON");
+    let python = named.clone().unwrap_or_else(|| "python3".into());
+    let found = Command::new(&python).args(["-c", "import numpy, onnxruntime"]).output();
+    if found.is_ok_and(|o| o.status.success()) {
+        return Some(python);
+    }
+    assert!(named.is_none(), "OFFSHOOT_PYTHON names {python:?}, which cannot import numpy and onnxruntime");
+    say("step graph from Python LEFT OUT: it needs a python3, or OFFSHOOT_PYTHON, with numpy and onnxruntime");
+    None
+}
+
+/// Compiles the C example with the headers in `ONNXRUNTIME_INCLUDE`. The library gets the names that linker and loader look for.
+fn c_example(library: &Path, folder: &Path) -> Option<Command> {
+    let include = std::env::var_os("ONNXRUNTIME_INCLUDE").map(PathBuf::from);
+    let compiler = Command::new("cc").arg("--version").output();
+    let (Some(include), true) = (include, compiler.is_ok_and(|o| o.status.success())) else {
+        say("step graph from C LEFT OUT: it needs cc, and the folder of onnxruntime_c_api.h in ONNXRUNTIME_INCLUDE");
+        return None;
+    };
+    #[cfg(unix)]
+    for name in ["libonnxruntime.so", "libonnxruntime.so.1"] {
+        std::os::unix::fs::symlink(library.canonicalize().unwrap(), folder.join(name)).unwrap();
+    }
+    let program = folder.join("train_step");
+    let mut compile = Command::new("cc");
+    compile.args(["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-I"]).arg(include);
+    compile.args(["docs/examples/train_step.c", "-o"]).arg(&program);
+    printed(compile.arg("-L").arg(folder).args(["-lonnxruntime", "-lm"]));
+    let mut command = Command::new(program);
+    command.env("LD_LIBRARY_PATH", folder);
+    Some(command)
+}
+
+/// The losses in the JSON lines that a run printed.
+fn losses(lines: &[u8]) -> Vec<f64> {
+    let lines = std::str::from_utf8(lines).unwrap().lines();
+    lines.map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["loss"].as_f64().unwrap()).collect()
+}
+
+#[track_caller]
+fn same_losses(found: &[f64], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len());
+    for (a, b) in found.iter().zip(expected) {
+        assert!((a - b).abs() < 1e-4 * b.abs(), "{found:?} and {expected:?}");
+    }
+}
+
+/// The examples of docs/examples, without Offshoot, make the updates that `tune` makes.
+#[test]
+fn the_step_graph_trains_from_python_and_c() {
+    let Some(runtime) = runtime() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let (data, step, tuned, log) = (path("data.npz"), path("step.onnx"), path("tuned.onnx"), path("log.jsonl"));
+    let mut writer = NpzWriter::new(std::fs::File::create(&data).unwrap());
+    let x = Array4::from_shape_fn((40, 1, 28, 28), |(n, _, i, j)| ((n * 5 + i * 3 + j * 7) % 11) as f32 / 5.0 - 1.0);
+    writer.add_array("x", &x).unwrap();
+    writer.add_array("y", &Array1::from_shape_fn(40, |n| n as i64 * 3 % 10)).unwrap();
+    writer.finish().unwrap();
+    let tune = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offshoot"));
+        command.args([
+            "tune",
+            "models/fashion-vit.onnx",
+            "--data",
+            &data,
+            "--batch-size",
+            "8",
+            "--label-smoothing",
+            "0",
+        ]);
+        printed(command.args(["--val-split", "0", "--runtime", "onnxruntime"]).args(more));
+    };
+    tune(&["--emit-step", &step]);
+
+    let python = python();
+    let from_python = |more: &[&str]| {
+        let mut command = Command::new(python.as_ref()?);
+        command.args(["docs/examples/train_step.py", &step, "--steps", "5", "--lr", "1e-3"]);
+        Some(losses(&printed(command.args(more))))
+    };
+    if let Some(found) = from_python(&["--data", &data, "-o", &path("trained.npz")]) {
+        let matched = ["--no-shuffle", "--augment", "none", "--schedule", "constant", "--warmup", "0", "--lr", "1e-3"];
+        tune(&[&matched[..], &["--epochs", "1", "--metrics", &log, "-o", &tuned]].concat());
+        let expected = losses(&std::fs::read(&log).unwrap());
+        assert_eq!(expected.len(), 5);
+        same_losses(&found, &expected);
+        let mut trained = NpzReader::new(std::fs::File::open(path("trained.npz")).unwrap()).unwrap();
+        let trained: ArrayD<f32> = trained.by_name("head.weight").unwrap();
+        let tuned = Model::open(&tuned).unwrap();
+        let tuned = tuned.graph().initializer.iter().find(|t| t.name() == "head.weight").unwrap();
+        let tuned = to_f32(tuned).unwrap();
+        assert_eq!(trained.len(), tuned.len());
+        let largest = trained.iter().zip(&tuned).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(largest < 1e-5, "weights differ by {largest}");
+    }
+
+    if let Some(mut command) = c_example(&runtime.library.as_ref().unwrap().path, folder.path()) {
+        let found = losses(&printed(command.args([step.as_str(), "5", "1e-3"])));
+        assert_eq!(found.len(), 5);
+        assert!(found.iter().all(|l| l.is_finite()) && found.windows(2).all(|w| w[1] < w[0]), "{found:?}");
+        if let Some(expected) = from_python(&["--pseudo-random"]) {
+            same_losses(&found, &expected);
+        }
     }
 }

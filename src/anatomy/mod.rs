@@ -55,6 +55,8 @@ pub struct Attention {
     pub enter: Option<String>,
     /// The value of the residual stream that leaves the layer.
     pub leave: Option<String>,
+    /// The residual sums of its attention and of its FFN: the value that each adds to, and the sum.
+    pub sums: Vec<(String, String)>,
 }
 
 /// An FFN.
@@ -220,6 +222,7 @@ impl<'t, 'm> Finder<'t, 'm> {
                 ffn: None,
                 enter: None,
                 leave: None,
+                sums: Vec::new(),
             });
         }
         found
@@ -341,6 +344,7 @@ impl<'t, 'm> Finder<'t, 'm> {
         let sums: Vec<_> = ffns.iter().map(|f| self.residual_add(f.down)).collect();
         for a in attentions.iter_mut() {
             (a.enter, a.leave) = self.residual_add(a.projection);
+            a.sums.extend(a.enter.clone().zip(a.leave.clone()));
         }
         let order: Vec<usize> = attentions.iter().map(|a| a.projection).collect();
         let mut taken = HashSet::new();
@@ -374,6 +378,7 @@ impl<'t, 'm> Finder<'t, 'm> {
                 let Some(i) = behind.or_else(beside) else { continue };
                 taken.insert(i);
                 a.ffn = Some(ffns[i].clone());
+                a.sums.extend(sums[i].0.clone().zip(sums[i].1.clone()));
                 let position = |v: &Option<String>| v.as_deref().and_then(|v| self.links.maker.get(v).copied());
                 if position(&sums[i].1) > position(&a.leave) {
                     a.leave = sums[i].1.clone();

@@ -13,7 +13,8 @@ use crate::onnx::is_float;
 use crate::onnx::proto::NodeProto;
 
 /// The part that a weight plays. Where a weight plays several, the first of these counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum WeightKind {
     /// What a contraction's weight operand is, or is computed from: matrices, kernels, learngene centroids, FFN transforms.
     Contraction,

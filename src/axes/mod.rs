@@ -141,23 +141,28 @@ impl<'m> Typing<'m> {
     /// each other; both name the node.
     pub fn new(model: &'m Model) -> Result<Self> {
         let typing = Self::settled(model)?;
-        match typing.conflicts.first() {
-            None => Ok(typing),
-            Some(c) => {
-                let node = &typing.graph.node[c.node];
-                Err(Error::new(
-                    ErrorKind::Typing,
-                    format!(
-                        "dimensions {:?} and {:?} of `{}` meet there and do not agree",
-                        c.mismatch.left,
-                        c.mismatch.right,
-                        node.op_type()
-                    ),
-                )
-                .in_node(node_label(node))
-                .hint("check the model with `onnx.checker.check_model(model, full_check=True)`; if it is sound, this is a graph that Offshoot does not type yet"))
-            }
-        }
+        typing.sound()?;
+        Ok(typing)
+    }
+
+    /// Checks that no dimensions contradict each other.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Typing`] where they do; it names the node.
+    pub fn sound(&self) -> Result<()> {
+        let Some(c) = self.conflicts.first() else { return Ok(()) };
+        let node = &self.graph.node[c.node];
+        Err(Error::new(
+            ErrorKind::Typing,
+            format!(
+                "dimensions {:?} and {:?} of `{}` meet there and do not agree",
+                c.mismatch.left,
+                c.mismatch.right,
+                node.op_type()
+            ),
+        )
+        .in_node(node_label(node))
+        .hint("check the model with `onnx.checker.check_model(model, full_check=True)`; if it is sound, this is a graph that Offshoot does not type yet"))
     }
 
     /// Types with the image size that agrees with the position embedding where the graph leaves it open, else with 224 pixels.

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::data::{Interpolation, PreprocessFlags, Resize};
+use crate::data::{Augmentation, Interpolation, PreprocessFlags, Resize};
 use crate::descendant::{FfnWidth, Heads, Inherit, Init, Layers, Projection, Transform};
 use crate::learngene::{Centroid, FfnCentroid, FfnRule, Order, Rules};
 use crate::onnx::ExternalLinks;
 use crate::runtime::{Device, Kind, Options};
+use crate::training::{Operators, Pooling, Precision, Shape as Schedule};
 
 /// Grow small Vision Transformers out of big ones: ONNX in, ONNX out.
 #[derive(Debug, Parser)]
@@ -49,6 +50,23 @@ pub enum Command {
                       offshoot grow models/fashion-vit.onnx --images fixtures/fashion-png --layers 4 --width 2 -o child.onnx\n  \
                       offshoot grow models/fashion-vit.onnx --init weight-selection --layers 4 --heads 4 --embedding-dim 32 -o child.onnx")]
     Grow(Grow),
+    /// Train a model on labelled images, or on what a teacher says
+    #[command(
+        after_help = "Examples:\n  offshoot tune child.onnx --data flowers/ --classes 17 --epochs 20 -o tuned.onnx\n  \
+                      offshoot tune child.onnx --data photographs/ --teacher ancestor.onnx -o tuned.onnx\n  \
+                      offshoot tune child.onnx --data flowers/ --dry-run"
+    )]
+    Tune(Box<Tune>),
+    /// Do it all: density, condense, grow, tune, eval and a report
+    #[command(
+        after_help = "Example:\n  offshoot run models/fashion-vit.onnx --data fashion-mnist/ --layers even:4 --heads 4 --epochs 3 -o child/"
+    )]
+    Run(Box<RunAll>),
+    /// Measure a classifier's accuracy on labelled images
+    #[command(
+        after_help = "Example:\n  offshoot eval models/fashion-vit.onnx --data fixtures/fashion-images.idx3-ubyte"
+    )]
+    Eval(Eval),
     /// Compare the outputs, sizes and latencies of two models
     #[command(
         after_help = "Example:\n  offshoot compare ancestor.onnx child.onnx --images photographs --tolerance 1e-4"
@@ -424,5 +442,310 @@ fn tolerance(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(v) if v.is_finite() && v >= 0.0 => Ok(v),
         _ => Err("a tolerance is a number from 0 on".into()),
+    }
+}
+
+/// Labelled images.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DataFlags {
+    /// Data set: a folder with a folder per class, IDX files, an .npz with x and y, CIFAR binaries, WebDataset tars, or Parquet
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// Parquet's column of images [default: image or img]
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    pub image_column: Option<String>,
+    /// Parquet's column of labels [default: label, labels or fine_label]
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    pub label_column: Option<String>,
+    /// Stop at an image that cannot be read, instead of leaving it out
+    #[arg(long, help_heading = "Data")]
+    pub strict: bool,
+}
+
+/// How a model is trained.
+#[derive(Args, Clone, Debug)]
+pub struct TrainingFlags {
+    /// Validation images: a data set of its own [default: the one given with the data, else a part of it]
+    #[arg(long, value_name = "PATH", help_heading = "Data", conflicts_with = "val_split")]
+    pub val: Option<PathBuf>,
+    /// Share of the images that validates; 0 for none [default: 0.1 where none is given with the data]
+    #[arg(long, value_name = "SHARE", help_heading = "Data", value_parser = share)]
+    pub val_split: Option<f64>,
+    /// Random transforms: none, light, standard, deit, and settings such as flip=0.5,crop=0.35..1
+    #[arg(long, value_name = "SPEC", help_heading = "Data", default_value = "light")]
+    pub augment: Augmentation,
+    /// Mix pairs of images with this parameter of the beta distribution
+    #[arg(long, value_name = "ALPHA", help_heading = "Data", default_value_t = 0.0, value_parser = positive)]
+    pub mixup: f64,
+    /// Paste parts of images into others with this parameter of the beta distribution
+    #[arg(long, value_name = "ALPHA", help_heading = "Data", default_value_t = 0.0, value_parser = positive)]
+    pub cutmix: f64,
+    /// Keep the order of the data set
+    #[arg(long, help_heading = "Data")]
+    pub no_shuffle: bool,
+
+    /// Epochs
+    #[arg(long, value_name = "N", help_heading = "Training", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub epochs: u32,
+    /// Stop after this many updates
+    #[arg(long, value_name = "N", help_heading = "Training", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// Images in a batch
+    #[arg(long, value_name = "N", help_heading = "Training", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_size: u32,
+    /// Batches whose gradients are averaged for one update
+    #[arg(long, value_name = "N", help_heading = "Training", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub accumulate: u32,
+    /// Optimiser
+    #[arg(long, value_enum, help_heading = "Training", default_value_t)]
+    pub optimizer: OptimizerKind,
+    /// Highest learning rate
+    #[arg(long, value_name = "RATE", help_heading = "Training", default_value_t = 5e-4, value_parser = positive)]
+    pub lr: f64,
+    /// Last learning rate of a schedule that falls
+    #[arg(long, value_name = "RATE", help_heading = "Training", default_value_t = 1e-6, value_parser = positive)]
+    pub min_lr: f64,
+    /// What follows the warm-up
+    #[arg(long, value_enum, help_heading = "Training", default_value_t)]
+    pub schedule: Schedule,
+    /// Epochs in which the learning rate rises [default: a twentieth of all]
+    #[arg(long, value_name = "EPOCHS", help_heading = "Training", value_parser = positive)]
+    pub warmup: Option<f64>,
+    /// Weight decay of matrices; norms, biases, tokens and positions have none
+    #[arg(long, value_name = "W", help_heading = "Training", default_value_t = 0.05, value_parser = positive)]
+    pub weight_decay: f64,
+    /// Decay of AdamW's moments
+    #[arg(long, value_name = "B1,B2", help_heading = "Training", value_delimiter = ',', num_args = 1, value_parser = share)]
+    pub betas: Option<Vec<f64>>,
+    /// Momentum of SGD
+    #[arg(long, value_name = "M", help_heading = "Training", default_value_t = 0.9, value_parser = share)]
+    pub momentum: f64,
+    /// The learning rate of a layer is that of the layer above it times this
+    #[arg(long, value_name = "D", help_heading = "Training", default_value_t = 1.0, value_parser = share)]
+    pub layer_decay: f64,
+    /// Clip the norm of all gradients together
+    #[arg(long, value_name = "NORM", help_heading = "Training", value_parser = above_zero)]
+    pub clip: Option<f64>,
+    /// Keep a moving average of the weights with this decay; it is validated and written
+    #[arg(long, value_name = "DECAY", help_heading = "Training", value_parser = share)]
+    pub ema: Option<f64>,
+    /// Stochastic depth: probability that the last residual branch is dropped
+    #[arg(long, value_name = "P", help_heading = "Training", default_value_t = 0.0, value_parser = share)]
+    pub drop_path: f64,
+    /// Train these weights too (* and ? in names)
+    #[arg(long, value_name = "PATTERN", help_heading = "Training")]
+    pub train: Vec<String>,
+    /// Leave these weights as they are (* and ? in names)
+    #[arg(long, value_name = "PATTERN", help_heading = "Training")]
+    pub freeze: Vec<String>,
+    /// Seed of everything random
+    #[arg(long, value_name = "N", help_heading = "Training", default_value_t = 0)]
+    pub seed: u64,
+
+    /// Loss on the labels
+    #[arg(long, value_enum, help_heading = "Loss", default_value_t)]
+    pub loss: LossKind,
+    /// Share of every label that is spread over all classes
+    #[arg(long, value_name = "S", help_heading = "Loss", default_value_t = 0.1, value_parser = share)]
+    pub label_smoothing: f64,
+    /// Learn from this model; without labels, from it alone
+    #[arg(long, value_name = "MODEL", help_heading = "Loss")]
+    pub teacher: Option<PathBuf>,
+    /// Share of the teacher in the loss [default: 1 without labels, else 0.5]
+    #[arg(long, value_name = "SHARE", help_heading = "Loss", value_parser = share, requires = "teacher")]
+    pub distill: Option<f64>,
+    /// What logits of both are divided by
+    #[arg(long, value_name = "T", help_heading = "Loss", default_value_t = 2.0, value_parser = above_zero)]
+    pub temperature: f64,
+    /// Also compare a value of the graphs: a name, or STUDENT=TEACHER
+    #[arg(long, value_name = "NAMES", help_heading = "Loss", requires = "teacher")]
+    pub feature: Vec<String>,
+    /// Weight of every compared value
+    #[arg(long, value_name = "W", help_heading = "Loss", default_value_t = 1.0, value_parser = above_zero)]
+    pub feature_weight: f64,
+    /// Precision that a step computes in; weights and optimiser stay in float32
+    #[arg(long, value_enum, help_heading = "Runtime", default_value_t)]
+    pub precision: Precision,
+    /// Operators that step graphs are made of [default: what the runtime has]
+    #[arg(long, value_enum, help_heading = "Runtime")]
+    pub operators: Option<Operators>,
+}
+
+/// `offshoot tune`.
+#[derive(Args, Debug)]
+pub struct Tune {
+    /// The model
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub data: DataFlags,
+    /// Replace the classifier by one of this many classes; a model without one is cut after its encoder and gets one
+    #[arg(long, value_name = "N")]
+    pub classes: Option<usize>,
+    /// What a new classifier behind an encoder looks at
+    #[arg(long, value_enum)]
+    pub pooling: Option<Pooling>,
+    #[command(flatten)]
+    pub training: TrainingFlags,
+    /// The tuned model to write: the best by validation; the last stands beside it as NAME.last.onnx
+    #[arg(short, long, value_name = "TUNED.onnx")]
+    pub output: Option<PathBuf>,
+    /// Overwrite existing outputs
+    #[arg(long)]
+    pub force: bool,
+    /// List what is trained and what is not, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Write the step graph and STEP.json, which describes it, and train nothing
+    #[arg(long, value_name = "STEP.onnx", conflicts_with_all = ["dry_run", "resume"])]
+    pub emit_step: Option<PathBuf>,
+
+    /// Write a JSON line for every update and every validation
+    #[arg(long, value_name = "FILE.jsonl", help_heading = "Output")]
+    pub metrics: Option<PathBuf>,
+    /// Write a plot of loss and accuracy (SVG)
+    #[arg(long, value_name = "FILE.svg", help_heading = "Output")]
+    pub plot: Option<PathBuf>,
+    /// Write a report (HTML, one file)
+    #[arg(long, value_name = "FILE.html", help_heading = "Output")]
+    pub report: Option<PathBuf>,
+    /// Checkpoint [default: beside the output]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub checkpoint: Option<PathBuf>,
+    /// Updates between checkpoints; there is one at the end of every epoch
+    #[arg(long, value_name = "N", help_heading = "Output", value_parser = clap::value_parser!(u64).range(1..))]
+    pub checkpoint_every: Option<u64>,
+    /// Go on from the checkpoint
+    #[arg(long, help_heading = "Output")]
+    pub resume: bool,
+
+    #[command(flatten)]
+    pub open: OpenFlags,
+    #[command(flatten)]
+    pub transform: TransformFlags,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
+/// `offshoot run`.
+#[derive(Args, Debug)]
+pub struct RunAll {
+    /// The ancestor
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub data: DataFlags,
+    /// The folder for everything that is written
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Images that densities are measured on [default: 256 of the training images]
+    #[arg(long, value_name = "PATH")]
+    pub images: Option<PathBuf>,
+    /// Overwrite what an earlier run wrote into the folder
+    #[arg(long)]
+    pub force: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub shape: ShapeFlags,
+    #[command(flatten)]
+    pub clusters: ClusterFlags,
+    #[command(flatten)]
+    pub training: TrainingFlags,
+    #[command(flatten)]
+    pub open: OpenFlags,
+    #[command(flatten)]
+    pub transform: TransformFlags,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
+/// `offshoot eval`.
+#[derive(Args, Debug)]
+pub struct Eval {
+    /// The model
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub data: DataFlags,
+    /// Which images: all, or the part for validation that the data come with or that --val-split cuts off
+    #[arg(long, value_enum, default_value_t, help_heading = "Data")]
+    pub part: Part,
+    /// Share of the images that validates, as `tune` cuts it off with the same seed
+    #[arg(long, value_name = "SHARE", help_heading = "Data", value_parser = share)]
+    pub val_split: Option<f64>,
+    /// Seed of the split
+    #[arg(long, value_name = "N", help_heading = "Data", default_value_t = 0)]
+    pub seed: u64,
+    /// Images in a batch [default: by their size]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_size: Option<u32>,
+    /// Exit with 1 where the top-1 accuracy is below this share
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub at_least: Option<f64>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub open: OpenFlags,
+    #[command(flatten)]
+    pub transform: TransformFlags,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
+/// A part of a data set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// The images that the data come with for validation, else all.
+    #[default]
+    Auto,
+    /// All images.
+    All,
+    /// The images for validation.
+    Validation,
+    /// The images for training.
+    Training,
+}
+
+/// How parameters follow gradients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OptimizerKind {
+    /// AdamW, as torch computes it.
+    #[default]
+    Adamw,
+    /// SGD with momentum, as torch computes it.
+    Sgd,
+}
+
+/// The loss on labels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LossKind {
+    /// Cross-entropy.
+    #[default]
+    CrossEntropy,
+    /// Mean squared difference between logits and one-hot labels.
+    Mse,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(v) if (0.0..=1.0).contains(&v) => Ok(v),
+        _ => Err("a share is a number from 0 to 1".into()),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(v) if v.is_finite() && v >= 0.0 => Ok(v),
+        _ => Err("this is a number from 0 on".into()),
+    }
+}
+
+fn above_zero(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(v) if v.is_finite() && v > 0.0 => Ok(v),
+        _ => Err("this is a number above 0".into()),
     }
 }

@@ -136,3 +136,18 @@ pub fn check_distinct(paths: &[PathBuf]) -> Result<()> {
     }
     Ok(())
 }
+
+/// A progress bar for training, whose message says how it goes.
+pub fn training_bar() -> ProgressBar {
+    let bar = progress(0, "");
+    let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style);
+    bar
+}
+
+/// Writes a text file at once or not at all.
+pub fn write_text(path: &Path, text: &str) -> Result<()> {
+    crate::onnx::replace_file(path, |out| out.write_all(text.as_bytes()))?;
+    Ok(())
+}

@@ -14,6 +14,9 @@ use super::source::{ImageSource, Item, Skipped};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 
+/// What to do about an image that cannot be read where none may be left out.
+pub(super) const STRICT_HINT: &str = "mend or remove the file, or leave --strict out to go on without it";
+
 /// The shape of one image of a model's input, and the order of its axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InputShape {
@@ -236,7 +239,7 @@ impl Loader {
                             self.source.skip(index, &error);
                             if self.strict {
                                 // The receiver may be gone, as below.
-                                let _ = sender.send(Err(error));
+                                let _ = sender.send(Err(error.hint(STRICT_HINT)));
                                 return;
                             }
                         }

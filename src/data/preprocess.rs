@@ -2,8 +2,9 @@
 
 use std::str::FromStr;
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{U8, U8x3};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use image::DynamicImage;
 use ndarray::{Array3, ArrayView3, Axis, s};
 use serde::{Deserialize, Serialize};
@@ -305,12 +306,12 @@ pub(super) fn resample(source: &Pixels, resized: [usize; 2], interpolation: Inte
     };
     let source = source.as_standard_layout();
     let bytes = source.as_slice().unwrap_or_default();
-    let pixel_type = if channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
     // One axis after the other, since Pillow starts with the columns, and this library, left alone, with the rows:
     // around hard edges, what the first pass cuts off at black and white makes a visible difference.
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
-    let narrow = resample_pass(bytes, [rows, columns], [rows, resized[1]], pixel_type, &options)?;
-    let bytes = resample_pass(&narrow, [rows, resized[1]], resized, pixel_type, &options)?;
+    let pass = if channels == 1 { resample_pass::<U8> } else { resample_pass::<U8x3> };
+    let narrow = pass(bytes, [rows, columns], [rows, resized[1]], &options)?;
+    let bytes = pass(&narrow, [rows, resized[1]], resized, &options)?;
     Array3::from_shape_vec((resized[0], resized[1], channels), bytes)
         .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))
 }
@@ -325,18 +326,21 @@ fn nearest(from: usize, to: usize) -> Vec<usize> {
         .collect()
 }
 
-fn resample_pass(
+/// Pixel types are named, so that the library's code is compiled for these two alone.
+fn resample_pass<P: PixelTrait>(
     source: &[u8],
     from: [usize; 2],
     to: [usize; 2],
-    pixel_type: PixelType,
     options: &ResizeOptions,
 ) -> Result<Vec<u8>> {
     let failed = |error: &dyn std::error::Error| Error::new(ErrorKind::Internal, error.to_string());
-    let view = ImageRef::new(from[1] as u32, from[0] as u32, source, pixel_type).map_err(|error| failed(&error))?;
-    let mut result = Image::new(to[1] as u32, to[0] as u32, pixel_type);
-    Resizer::new().resize(&view, &mut result, options).map_err(|error| failed(&error))?;
-    Ok(result.into_vec())
+    let view =
+        TypedImageRef::<P>::from_buffer(from[1] as u32, from[0] as u32, source).map_err(|error| failed(&error))?;
+    let mut bytes = vec![0; to[0] * to[1] * P::size()];
+    let mut result =
+        TypedImage::<P>::from_buffer(to[1] as u32, to[0] as u32, &mut bytes).map_err(|error| failed(&error))?;
+    Resizer::new().resize_typed(&view, &mut result, options).map_err(|error| failed(&error))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

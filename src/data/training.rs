@@ -15,6 +15,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::augment::Augmentation;
 use super::labelled::Dataset;
+use super::loader::STRICT_HINT;
 use super::mix;
 use super::preprocess::{Layout, Preprocess};
 use super::random::{Purpose, generator};
@@ -288,7 +289,7 @@ impl TrainingLoader {
                 Err(error) => {
                     source.skip(index, &error);
                     if self.options.strict {
-                        return Err(error);
+                        return Err(error.hint(STRICT_HINT));
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! The arithmetic of initialisations: selection, straight lines over depth, resampling by cosine transform, random draws.
 
+use ndarray::{Array2, ArrayView2};
 use rand::{RngExt, rngs::StdRng};
-use rustdct::DctPlanner;
 
 /// Which `s` of `t` elements weight selection keeps: every t/s-th where that is whole, else those nearest to evenly spaced places
 /// from the first to the last (Xu et al., 2311.18823, uniform selection).
@@ -34,41 +34,37 @@ pub fn line(tensors: &[Vec<f32>], places: &[f64]) -> (Vec<f64>, Vec<f64>) {
 }
 
 /// Resamples a tensor to another shape of equal rank in the cosine domain: along every axis its orthonormal DCT-II is cut, or
-/// filled up with zeros, to the new length and transformed back, scaled so that a constant keeps its value.
+/// filled up with zeros, to the new length and transformed back, scaled so that a constant keeps its value. Along one axis that is a
+/// product with a matrix.
 pub fn resample(data: &[f32], from: &[usize], to: &[usize]) -> Vec<f32> {
-    let mut planner = DctPlanner::<f64>::new();
     let mut shape = from.to_vec();
-    let mut data = data.to_vec();
+    let mut data: Vec<f64> = data.iter().map(|&v| v.into()).collect();
     for (axis, &m) in to.iter().enumerate() {
         let n = shape[axis];
         if n == m || n == 0 || m == 0 {
             continue;
         }
-        let (forward, backward) = (planner.plan_dct2(n), planner.plan_dct3(m));
+        let matrix = cosines(m, n.min(m)).dot(&cosines(n, n.min(m)).t()) * (m as f64 / n as f64).sqrt();
         let inner: usize = shape[axis + 1..].iter().product();
-        let outer: usize = shape[..axis].iter().product();
-        let mut out = vec![0f32; outer * m * inner];
-        let mut spectrum = vec![0f64; n];
-        for o in 0..outer {
-            for i in 0..inner {
-                spectrum.resize(n, 0.0);
-                for (k, v) in spectrum.iter_mut().enumerate() {
-                    *v = data[(o * n + k) * inner + i] as f64;
-                }
-                forward.process_dct2(&mut spectrum);
-                // The transforms are unnormalised: DCT-III undoes DCT-II up to 2 / n. Orthonormal scaling and the factor
-                // sqrt(m / n) that keeps magnitudes come down to that one factor.
-                spectrum.resize(m, 0.0);
-                backward.process_dct3(&mut spectrum);
-                for (k, v) in spectrum.iter().enumerate() {
-                    out[(o * m + k) * inner + i] = (v * 2.0 / n as f64) as f32;
-                }
+        let mut out = Vec::with_capacity(data.len() / n * m);
+        for part in data.chunks_exact(n * inner) {
+            if let Ok(part) = ArrayView2::from_shape((n, inner), part) {
+                out.extend(matrix.dot(&part));
             }
         }
         shape[axis] = m;
         data = out;
     }
-    data
+    data.into_iter().map(|v| v as f32).collect()
+}
+
+/// The first `count` vectors of the orthonormal DCT-II of length n, as columns.
+fn cosines(n: usize, count: usize) -> Array2<f64> {
+    Array2::from_shape_fn((n, count), |(i, k)| {
+        let scale = if k == 0 { 1.0 } else { 2.0 };
+        let angle = std::f64::consts::PI * k as f64 * (i as f64 + 0.5) / n as f64;
+        (scale / n as f64).sqrt() * angle.cos()
+    })
 }
 
 /// Elements of a normal distribution around zero, cut at two as timm's `trunc_normal_` cuts them.

@@ -62,6 +62,16 @@ pub fn int_attribute(name: &str, value: i64) -> AttributeProto {
     }
 }
 
+/// A float attribute.
+pub fn float_attribute(name: &str, value: f32) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::Float as i32),
+        f: Some(value),
+        ..Default::default()
+    }
+}
+
 /// An attribute that is a list of integers.
 pub fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto {
@@ -78,16 +88,6 @@ pub fn string_attribute(name: &str, value: &str) -> AttributeProto {
         name: Some(name.into()),
         r#type: Some(AttributeType::String as i32),
         s: Some(value.as_bytes().to_vec()),
-        ..Default::default()
-    }
-}
-
-/// A float attribute.
-pub fn float_attribute(name: &str, value: f32) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        r#type: Some(AttributeType::Float as i32),
-        f: Some(value),
         ..Default::default()
     }
 }

@@ -51,8 +51,103 @@ fn draw(densities: &[Vec<f64>], svg: &mut String) -> std::result::Result<(), Box
     Ok(())
 }
 
+/// How a training run went.
+#[derive(Clone, Debug, Default)]
+pub struct Curve {
+    /// Update and loss.
+    pub losses: Vec<(u64, f64)>,
+    /// Update and learning rate.
+    pub rates: Vec<(u64, f64)>,
+    /// Update, validation loss and share of images that were recognised, where there are labels.
+    pub validations: Vec<(u64, f64, Option<f64>)>,
+}
+
+/// Loss against updates, in training (thin: every update, thick: smoothed) and in validation, and accuracy below it.
+///
+/// # Errors
+/// [`ErrorKind::Internal`] where the plot cannot be drawn.
+pub fn training_plot(curve: &Curve) -> Result<String> {
+    let mut svg = String::new();
+    draw_training(curve, &mut svg)
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("the plot cannot be drawn: {e}")))?;
+    Ok(svg)
+}
+
+const TRAINING: RGBColor = RGBColor(70, 110, 180);
+const VALIDATION: RGBColor = RGBColor(210, 90, 40);
+
+fn draw_training(curve: &Curve, svg: &mut String) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let finite = |v: &f64| v.is_finite();
+    let accuracies: Vec<(f64, f64)> =
+        curve.validations.iter().filter_map(|v| Some((v.0 as f64, 100.0 * v.2?))).collect();
+    let height = if accuracies.is_empty() { 360 } else { 620 };
+    let root = SVGBackend::with_string(svg, (760, height)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let last = curve.losses.last().map_or(1, |l| l.0).max(1) as f64;
+    let (upper, lower) = root.split_vertically(360);
+    let losses = curve.losses.iter().map(|l| l.1).chain(curve.validations.iter().map(|v| v.1)).filter(finite);
+    let (low, high) = losses.fold((f64::INFINITY, 0.0f64), |(a, b), v| (a.min(v), b.max(v)));
+    let (low, high) = if low < high { (low, high) } else { (0.0, high.max(1.0)) };
+    let room = 0.05 * (high - low);
+    let mut chart = ChartBuilder::on(&upper)
+        .margin(16)
+        .caption("Loss", ("sans-serif", 18))
+        .x_label_area_size(36)
+        .y_label_area_size(56)
+        .build_cartesian_2d(0f64..last, low - room..high + room)?;
+    chart.configure_mesh().disable_x_mesh().light_line_style(WHITE).x_desc("update").draw()?;
+    let points = curve.losses.iter().map(|&(x, y)| (x as f64, y)).filter(|p| p.1.is_finite());
+    chart.draw_series(LineSeries::new(points.clone(), TRAINING.mix(0.25)))?;
+    let mut mean = f64::NAN;
+    let smooth = points.map(|(x, y)| {
+        mean = if mean.is_nan() { y } else { 0.95 * mean + 0.05 * y };
+        (x, mean)
+    });
+    chart
+        .draw_series(LineSeries::new(smooth.collect::<Vec<_>>(), TRAINING.stroke_width(2)))?
+        .label("training")
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], TRAINING.stroke_width(2)));
+    if !curve.validations.is_empty() {
+        let points = || curve.validations.iter().map(|v| (v.0 as f64, v.1)).filter(|p| p.1.is_finite());
+        chart
+            .draw_series(LineSeries::new(points(), VALIDATION.stroke_width(2)))?
+            .label("validation")
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], VALIDATION.stroke_width(2)));
+        chart.draw_series(points().map(|p| Circle::new(p, 3, VALIDATION.filled())))?;
+    }
+    chart.configure_series_labels().border_style(BLACK.mix(0.2)).background_style(WHITE.mix(0.8)).draw()?;
+    if !accuracies.is_empty() {
+        let least = accuracies.iter().map(|a| a.1).fold(100.0, f64::min);
+        let mut chart = ChartBuilder::on(&lower)
+            .margin(16)
+            .caption("Accuracy (%)", ("sans-serif", 18))
+            .x_label_area_size(36)
+            .y_label_area_size(56)
+            .build_cartesian_2d(0f64..last, (least - 2.0).max(0.0)..100f64)?;
+        chart.configure_mesh().disable_x_mesh().light_line_style(WHITE).x_desc("update").draw()?;
+        chart.draw_series(LineSeries::new(accuracies.iter().copied(), VALIDATION.stroke_width(2)))?;
+        chart.draw_series(accuracies.iter().map(|&p| Circle::new(p, 3, VALIDATION.filled())))?;
+    }
+    root.present()?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_training_plot_has_a_point_for_every_validation() {
+        let curve = super::Curve {
+            losses: (1..50).map(|i| (i, 1.0 / i as f64)).collect(),
+            rates: Vec::new(),
+            validations: vec![(25, 0.2, Some(0.5)), (49, 0.1, Some(0.75))],
+        };
+        let svg = super::training_plot(&curve).unwrap();
+        assert_eq!(svg.matches("<circle").count(), 4);
+        assert!(svg.contains("Accuracy"));
+        let empty = super::training_plot(&super::Curve::default()).unwrap();
+        assert!(!empty.contains("Accuracy"));
+    }
+
     #[test]
     fn a_dot_stands_for_every_head() {
         let svg = super::density_plot(&[vec![10.0, 20.0], vec![30.0, 5.0], vec![1.0, 1.0]]).unwrap();

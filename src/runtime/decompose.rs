@@ -113,9 +113,7 @@ impl Work<'_, '_> {
     }
 
     fn shape(&self, x: &str) -> Result<Vec<usize>> {
-        self.typing
-            .shape(x)
-            .ok_or_else(|| Error::new(ErrorKind::Internal, format!("the shape of `{x}` is not known")))
+        self.typing.shape(x).ok_or_else(|| Error::new(ErrorKind::Internal, format!("the shape of `{x}` is not known")))
     }
 
     /// Elements from `start` on along an axis, up to `end`, every `step`-th.
@@ -245,7 +243,8 @@ impl Work<'_, '_> {
             self.initializers.push(tensor_from_raw(name.clone(), DataType::Bool, &[queries, keys], seen.into()));
             scores = self.masked(&name, &scores);
         }
-        let probabilities = self.op("Softmax", &[&scores], vec![int_attribute("axis", if typing.opset < 13 { 3 } else { -1 })]);
+        let probabilities =
+            self.op("Softmax", &[&scores], vec![int_attribute("axis", if typing.opset < 13 { 3 } else { -1 })]);
         let mixed = self.op("MatMul", &[&probabilities, &v], vec![]);
         match rank {
             3 => self.merge(&mixed),
@@ -384,7 +383,12 @@ impl Work<'_, '_> {
         }
         if !simplified {
             let inputs: Vec<&str> = [&sum, &gamma].into_iter().chain(&beta).map(String::as_str).collect();
-            self.end(0, "LayerNormalization", &inputs, vec![int_attribute("axis", -1), float_attribute("epsilon", epsilon)]);
+            self.end(
+                0,
+                "LayerNormalization",
+                &inputs,
+                vec![int_attribute("axis", -1), float_attribute("epsilon", epsilon)],
+            );
             return Ok(());
         }
         let square = self.op("Mul", &[&sum, &sum], vec![]);

@@ -6,6 +6,7 @@
 mod decompose;
 pub(crate) mod kernels;
 mod library;
+mod program;
 mod session;
 
 use std::path::PathBuf;
@@ -17,6 +18,8 @@ use serde::Serialize;
 use crate::error::{Error, ErrorKind, Result};
 pub use decompose::{decompose_attention, differentiable};
 pub use library::{Library, candidates, find};
+pub use program::{Ports, Program, State};
+pub(crate) use session::fix_input;
 pub use session::{Session, suggested_batch};
 
 /// Which library runs graphs.

@@ -14,11 +14,14 @@ use super::{Device, Kind, Runtime, decompose_attention, kernels};
 use crate::axes::{Assumption, Typing, channels_last};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, data_inputs, declare_dim, declared_dims, declared_type, int_attribute};
-use crate::onnx::proto::GraphProto;
+use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::onnx::{DataType, Model, encoded_len};
 
 /// Past this a model is handed over as a file: a protobuf in memory ends at 2 GB.
 const MAX_IN_MEMORY: u64 = 1 << 30;
+
+/// ONNX Runtime's passes that move a Transpose through a graph once its nodes have an execution provider.
+const TRANSPOSE_OPTIMIZERS: &str = "TransposeOptimizer_CPUExecutionProvider;TransposeOptimizer_CUDAExecutionProvider";
 
 /// A model that was loaded into the runtime, with one image input of fixed batch size.
 pub struct Session {
@@ -64,21 +67,33 @@ impl Runtime {
         }
         float_borders(model.graph_mut());
         let outputs = model.graph().output.iter().map(|o| o.name().to_string()).collect();
-        let inner = guarded(self.kind, || self.build(&model))?;
+        let inner = guarded(self.kind, || self.build(&model, false))?;
         Ok(Session { inner, runtime: self.clone(), input, outputs, batch: shape[0], shape, channels_last })
     }
 
-    fn build(&self, model: &Model) -> Result<OrtSession> {
+    /// Loads a graph. `training` graphs are large and their shapes fixed: memory is taken as it is needed, which halves its peak.
+    pub(super) fn build(&self, model: &Model, training: bool) -> Result<OrtSession> {
         let fail = |e: String| load_error(self.kind, &e);
         let mut builder = OrtSession::builder(&self.environment).map_err(|e| fail(e.to_string()))?;
         if self.kind == Kind::Onnxruntime {
             let set = |b: SessionBuilder| -> std::result::Result<SessionBuilder, String> {
-                b.with_intra_threads(self.threads).map_err(|e| e.to_string())
+                let b = b.with_intra_threads(self.threads).map_err(|e| e.to_string())?;
+                if !training {
+                    return Ok(b);
+                }
+                let b = b.with_memory_pattern(false).map_err(|e| e.to_string())?;
+                // The library moves a Transpose past a Resize that it then cannot run: to channels last, which shrinks
+                // only with antialiasing (seen with 1.32). Where weights are constants it folds both away first.
+                let resizes = model.graph().node.iter().any(|n| n.op_type() == "Resize");
+                if resizes {
+                    return b.with_disabled_optimizers(TRANSPOSE_OPTIMIZERS).map_err(|e| e.to_string());
+                }
+                Ok(b)
             };
             builder = set(builder).map_err(fail)?;
             if self.device == Device::Cuda {
                 builder = builder
-                    .with_execution_providers([ep::CUDA::default().build().error_on_failure()])
+                    .with_execution_providers([ep::CUDA::default().with_tf32(false).build().error_on_failure()])
                     .map_err(|e| fail(format!("the CUDA execution provider cannot start: {e}")))?;
             }
         }
@@ -120,12 +135,12 @@ fn load_error(kind: Kind, message: &str) -> Error {
     }
 }
 
-fn name(kind: Kind) -> &'static str {
+pub(super) fn name(kind: Kind) -> &'static str {
     if kind == Kind::Tract { "tract" } else { "ONNX Runtime" }
 }
 
 /// A panic inside the runtime is the model's fault as far as a user can tell, never an internal fault of ours.
-fn guarded<T>(kind: Kind, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn guarded<T>(kind: Kind, work: impl FnOnce() -> Result<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result,
         Err(panic) => {
@@ -140,7 +155,7 @@ fn guarded<T>(kind: Kind, work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// Gives the image input a fixed shape.
-fn fix_input(graph: &mut GraphProto, batch: usize, image: [usize; 2]) -> Result<(String, [usize; 4], bool)> {
+pub(crate) fn fix_input(graph: &mut GraphProto, batch: usize, image: [usize; 2]) -> Result<(String, [usize; 4], bool)> {
     let inputs: Vec<String> = data_inputs(graph).iter().map(|v| v.name().to_string()).collect();
     let [name] = &inputs[..] else {
         return Err(Error::new(ErrorKind::Unsupported, format!("the model has the inputs {inputs:?}, not one image"))
@@ -166,7 +181,7 @@ fn fix_input(graph: &mut GraphProto, batch: usize, image: [usize; 2]) -> Result<
 }
 
 /// Puts casts at the borders of models in half precision, so that images and outputs are f32.
-fn float_borders(graph: &mut GraphProto) {
+pub(super) fn float_borders(graph: &mut GraphProto) {
     let half = |t: Option<i32>| {
         matches!(t.map(DataType::try_from), Some(Ok(DataType::Float16 | DataType::Bfloat16 | DataType::Double)))
     };
@@ -196,7 +211,9 @@ fn float_borders(graph: &mut GraphProto) {
                     .filter(|x| **x == output)
                     .for_each(|x| *x = inside.clone());
             }
-            graph.node.push(cast(&inside, &output, DataType::Float as i32));
+            // The node that made the output may be called like it.
+            let cast = cast(&inside, &output, DataType::Float as i32);
+            graph.node.push(NodeProto { name: Some(names.fresh(&format!("{inside}_node"))), ..cast });
             retype(graph.output.iter_mut().find(|v| v.name() == output));
         }
     }
@@ -305,7 +322,7 @@ impl Session {
     }
 }
 
-fn to_float(value: &ort::value::DynValue) -> std::result::Result<ArrayD<f32>, String> {
+pub(super) fn to_float(value: &ort::value::DynValue) -> std::result::Result<ArrayD<f32>, String> {
     if let Ok(a) = value.try_extract_array::<f32>() {
         return Ok(a.to_owned());
     }

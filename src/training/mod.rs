@@ -3,15 +3,35 @@
 //! An operator is one gradient rule ([`Gradients::new`] refuses operators without one, by name). Broadcasting is undone in one place.
 //! Nothing is computed for values that no trained weight needs, and gradients of weights that are used several times add up.
 
+mod builder;
+pub mod checkpoint;
+mod classifier;
 pub mod kernels;
+mod loss;
+mod optimiser;
+mod precision;
+mod regularise;
 mod rules;
+mod run;
+mod step;
 mod tape;
+mod trained;
+mod trainer;
 
+pub use classifier::{IMAGES as CLASSIFIER_IMAGES, Pooling, add_classifier, fit_classifier, has_classifier};
+pub use loss::{LOSS, Loss, TARGETS, Term, teacher_input};
+pub use optimiser::{Optimiser, Schedule, Shape, ema, next};
+pub use precision::Precision;
+pub use regularise::{KEPT, probability};
 pub use rules::is_trainable;
+pub use run::{Observer, Plan, Record, Run, StepReport, Teacher, Validation, ValidationReport, evaluate};
+pub use step::{Description, Memory, Port, Recipe, StateTensor, StepGraph, Steps, evaluation_graph, trainable_form};
 pub use tape::Gradients;
+pub use trained::{FrozenWeight, Selection, TrainedWeight};
+pub use trainer::{Feeds, StepResult, Trainer};
 
 /// The operators that a training graph may be made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Operators {
     /// Standard operators only: any runtime runs the graph.
     #[default]

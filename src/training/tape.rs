@@ -100,6 +100,35 @@ impl Gradients {
     }
 }
 
+/// The batch is fixed, so results of shape arithmetic are constants.
+fn fold_shapes(graph: &mut GraphProto, typing: &Typing, types: &HashMap<&str, DataType>) {
+    let constant = |name: &String| -> Option<TensorProto> {
+        let known = typing.known.get(name.as_str())?;
+        let (shape, ints) = (known.data.shape(), known.ints());
+        Some(match types.get(name.as_str())? {
+            DataType::Int64 => tensor_from_i64(name.clone(), shape, &ints),
+            kind if float(*kind) => {
+                let values: Vec<f32> = known.data.iter().map(|&v| v as f32).collect();
+                tensor_from_f32(name.clone(), *kind, shape, &values)
+            }
+            _ => return None,
+        })
+    };
+    let outputs: HashSet<String> = graph.output.iter().map(|o| o.name().to_string()).collect();
+    let mut constants = Vec::new();
+    graph.node.retain(|node| {
+        let values: Option<Vec<TensorProto>> = node.output.iter().map(constant).collect();
+        match values {
+            Some(values) if !values.is_empty() && !node.output.iter().any(|o| outputs.contains(o)) => {
+                constants.extend(values);
+                false
+            }
+            _ => true,
+        }
+    });
+    graph.initializer.extend(constants);
+}
+
 fn float(kind: DataType) -> bool {
     matches!(kind, DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16)
 }
@@ -143,6 +172,7 @@ impl Tape<'_, '_> {
                 live.extend(node.input.iter().map(String::as_str));
             }
         }
+        fold_shapes(&mut graph, self.typing, &self.types);
         graph.initializer.extend(self.initializers.iter().filter(|t| live.contains(t.name())).cloned());
         graph.node.extend(self.nodes.into_iter().zip(kept).filter_map(|(node, kept)| kept.then_some(node)));
         graph.value_info.clear();
@@ -339,6 +369,7 @@ impl Tape<'_, '_> {
 
     /// Undoes broadcasting: sums a gradient of shape `from` over the axes along which `to` was broadcast.
     pub fn unbroadcast(&mut self, g: &str, from: &[usize], to: &[usize]) -> String {
+        self.shapes.insert(g.to_string(), from.to_vec());
         if from == to {
             return g.to_string();
         }
@@ -496,6 +527,19 @@ mod tests {
         let gradients = differentiate(&model(nodes, &[("w", [3, 5], DataType::Float)]), &["w"]).unwrap();
         let sum = gradients.graph.node.iter().find(|n| n.output[0] == gradients.of["w"]).unwrap();
         assert_eq!(sum.op_type(), "Add");
+    }
+
+    #[test]
+    fn results_of_shape_arithmetic_are_constants() {
+        let nodes = vec![
+            new_node("MatMul", &["x", "w"], &["h"], vec![]),
+            new_node("Shape", &["h"], &["s"], vec![]),
+            new_node("Reshape", &["h", "s"], &["y"], vec![]),
+        ];
+        let graph = differentiate(&model(nodes, &[("w", [3, 5], DataType::Float)]), &["w"]).unwrap().graph;
+        assert!(graph.node.iter().all(|n| n.op_type() != "Shape"));
+        let shape = graph.initializer.iter().find(|t| t.name() == "s").unwrap();
+        assert_eq!(crate::onnx::to_i64(shape).unwrap(), [2, 5]);
     }
 
     #[test]

@@ -12,7 +12,8 @@ fn every_gradient_rule_equals_finite_differences() {
 #[test]
 fn gradients_of_some_fixtures_equal_pytorch() {
     let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
-    let some = ["timm-vit-unfused-ts11", "timm-vit-fused-dynamo23", "timm-beit-ts13", "timm-swin-dynamo18", "hf-vit-ts17"];
+    let some =
+        ["timm-vit-unfused-ts11", "timm-vit-fused-dynamo23", "timm-beit-ts13", "timm-swin-dynamo18", "hf-vit-ts17"];
     crate::common::gradients::check_all(&runtime, Operators::Standard, &some);
 }
 

@@ -3,6 +3,8 @@
 mod anatomy;
 mod cli;
 mod common;
-mod init;
 mod gradients;
+mod init;
 mod surgery;
+mod training;
+mod tune;

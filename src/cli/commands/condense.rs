@@ -1,12 +1,15 @@
 //! `offshoot condense`: an ancestor into a learngene.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::{densities, images, named, open};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::cli::flags::{ClusterFlags, Condense, RuntimeFlags, TransformFlags};
+use crate::cli::flags::{ClusterFlags, Condense};
 use crate::cli::output::{self, count, table};
+use crate::data::Loader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::learngene::{Learngene, METADATA, parameters};
 use crate::onnx::{Model, sha256};
@@ -19,7 +22,8 @@ pub fn run(c: &Condense) -> Result<()> {
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     output::check_output(&c.output, &[&c.model], c.force)?;
-    let (gene, condensed) = condense(&model, &typing, &anatomy, &c.images, &c.clusters, &c.transform, &c.runtime)?;
+    let (loader, runtime) = (images(&c.images, &c.transform, &model, &typing)?, Runtime::start(&c.runtime.options())?);
+    let (gene, condensed) = condense(&model, &typing, &anatomy, &loader, &c.clusters, &runtime)?;
     let written = Typing::new(&condensed)?;
     let inherited = gene.inherited(&condensed, &written, &Anatomy::new(&written)?, parameters(model.graph()));
     let bytes = condensed.write(&c.output)?;
@@ -63,19 +67,16 @@ pub fn condense(
     model: &Model,
     typing: &Typing,
     anatomy: &Anatomy,
-    path: &std::path::Path,
+    loader: &Loader,
     clusters: &ClusterFlags,
-    transform: &TransformFlags,
-    runtime: &RuntimeFlags,
+    runtime: &Arc<Runtime>,
 ) -> Result<(Learngene, Model)> {
     if model.metadata(METADATA).is_some() {
         return Err(Error::new(ErrorKind::Usage, "the model is a learngene already")
             .at(&model.path)
             .hint("give the ancestor"));
     }
-    let loader = images(path, transform, model, typing)?;
-    let runtime = Runtime::start(&runtime.options())?;
-    let measured = named(&model.path, densities(&runtime, model, typing, anatomy, &loader))?;
+    let measured = named(&model.path, densities(runtime, model, typing, anatomy, loader))?;
     let mut gene = Learngene::cluster(typing, anatomy, &measured, &clusters.rules())?;
     gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     gene.source.sha256 = sha256(&model.path)?;

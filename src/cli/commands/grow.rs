@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::condense::condense;
-use super::{named, open};
+use super::{images, named, open};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::{Grow, ShapeFlags};
@@ -139,8 +139,9 @@ fn learngene(c: &Grow, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model)
     }
     let typing = named(&c.model, Typing::new(model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
-    if let Some(images) = &c.images {
-        return condense(model, &typing, &anatomy, images, &c.clusters, &c.transform, &c.runtime);
+    if let Some(path) = &c.images {
+        let (loader, runtime) = (images(path, &c.transform, model, &typing)?, Runtime::start(&c.runtime.options())?);
+        return condense(model, &typing, &anatomy, &loader, &c.clusters, &runtime);
     }
     let usage = |what: &str, hint: &str| Err(Error::new(ErrorKind::Usage, what).at(&c.model).hint(hint));
     let zero = |e: Option<f64>| e.is_none_or(|e| e == 0.0);
@@ -266,7 +267,8 @@ fn job(e: Entry, c: &Grow) -> Result<Job> {
     Ok(Job { output: Some(output), shape: shape(&flags, e.tied, c.seed)? })
 }
 
-fn shape(f: &ShapeFlags, tied: bool, seed: u64) -> Result<Shape> {
+/// The shape that flags ask for.
+pub fn shape(f: &ShapeFlags, tied: bool, seed: u64) -> Result<Shape> {
     let heads = match (f.width, &f.heads) {
         (Some(w), _) => Heads::Width(w),
         (None, Some(h)) => h.clone(),

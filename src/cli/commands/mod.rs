@@ -4,8 +4,11 @@ pub mod compare;
 pub mod condense;
 pub mod density;
 pub mod doctor;
+pub mod eval;
 pub mod grow;
 pub mod inspect;
+pub mod run;
+pub mod tune;
 
 use std::path::Path;
 use std::sync::Arc;

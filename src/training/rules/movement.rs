@@ -89,7 +89,8 @@ pub fn slice(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
                 shape[axis] = whole[axis];
                 out = t.pad(&out, &shape, axis, first, length);
             } else {
-                let taken = (0..length as i64).map(|k| Some((first as i64 + k * steps[i]) as usize)).collect::<Vec<_>>();
+                let taken =
+                    (0..length as i64).map(|k| Some((first as i64 + k * steps[i]) as usize)).collect::<Vec<_>>();
                 out = put_back(t, &out, &mut shape, axis, whole[axis], &taken);
             }
         }
@@ -220,7 +221,10 @@ pub fn gather_nd(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         .enumerate()
         .map(|(k, tuple)| {
             let start = k / in_batch.max(1);
-            tuple.iter().zip(&indexed[batches..]).try_fold(start, |flat, (&i, &size)| Some(flat * size + index(i, size)?))
+            tuple
+                .iter()
+                .zip(&indexed[batches..])
+                .try_fold(start, |flat, (&i, &size)| Some(flat * size + index(i, size)?))
         })
         .collect();
     let Some(taken) = taken else { return Err(refuse(node, "indices that are out of range")) };

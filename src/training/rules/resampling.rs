@@ -1,8 +1,8 @@
 //! Resize, and pooling over windows.
 
 use super::super::tape::Tape;
-use super::elementwise::times;
 use super::contraction::Window;
+use super::elementwise::times;
 use super::refuse;
 use crate::error::Result;
 use crate::graph::Attributes;
@@ -126,7 +126,6 @@ impl Interpolation {
     }
 }
 
-
 fn kernel(node: &NodeProto) -> Vec<usize> {
     node.ints("kernel_shape").unwrap_or_default().iter().map(|&k| k.max(1) as usize).collect()
 }
@@ -142,9 +141,9 @@ pub fn average_pool(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         let shares: Vec<Vec<f32>> = (0..kernel.len())
             .map(|i| (0..to[2 + i]).map(|o| window.covered(i, o, from[2 + i], padded) as f32).collect())
             .collect();
-        let counts = shares.iter().fold(vec![1.0], |all: Vec<f32>, axis| {
-            all.iter().flat_map(|a| axis.iter().map(move |b| a * b)).collect()
-        });
+        let counts = shares
+            .iter()
+            .fold(vec![1.0], |all: Vec<f32>, axis| all.iter().flat_map(|a| axis.iter().map(move |b| a * b)).collect());
         let whole = counts.iter().all(|c| *c == counts[0]);
         let mut one_channel = vec![from[0] * from[1], 1];
         one_channel.extend(&to[2..]);
@@ -178,7 +177,8 @@ pub fn max_pool(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         let x = t.reshape(x, &one(&from[2..]));
         let padded = window.padded(t, &x, f32::MIN);
         let elements: usize = kernel.iter().product();
-        let parts: Vec<String> = (0..elements).map(|e| window.element(t, &padded, &place(e, &kernel), &to[2..])).collect();
+        let parts: Vec<String> =
+            (0..elements).map(|e| window.element(t, &padded, &place(e, &kernel), &to[2..])).collect();
         let parts = t.concat(&parts, 1);
         let (y, g) = (t.reshape(y, &one(&to[2..])), t.reshape(g, &one(&to[2..])));
         let equal = t.op("Equal", &[&parts, &y]);

@@ -14,6 +14,7 @@ use offshoot::runtime::{Runtime, differentiable};
 use offshoot::training::{Gradients, Operators, is_trainable, kernels};
 use serde_json::Value;
 
+use super::hash::{hash, values};
 use super::surgery::run;
 use super::{Fixture, fixtures, root};
 
@@ -26,17 +27,6 @@ const ROUNDING: f64 = 1e-6;
 const INPUT: u32 = 1;
 const OUTPUT: u32 = 100;
 const SIGNS: u32 = 200;
-
-fn hash(i: usize, seed: u32) -> u32 {
-    let mut h = (i as u32).wrapping_add(seed.wrapping_mul(0x9E37_79B9));
-    h = (h ^ (h >> 16)).wrapping_mul(0x85EB_CA6B);
-    h = (h ^ (h >> 13)).wrapping_mul(0xC2B2_AE35);
-    h ^ (h >> 16)
-}
-
-fn values(count: usize, seed: u32) -> Vec<f32> {
-    (0..count).map(|i| ((hash(i, seed) >> 8) as f64 / (1u64 << 23) as f64 - 1.0) as f32).collect()
-}
 
 /// The gradients of all named weights, for the golden file's input and loss.
 fn gradients(

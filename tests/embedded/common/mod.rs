@@ -1,9 +1,12 @@
 //! What integration tests share: fixtures and their manifest.
 #![allow(dead_code)]
 
+pub mod curves;
 pub mod densities;
 pub mod gradients;
+pub mod hash;
 pub mod rules;
+pub mod steps;
 pub mod surgery;
 
 use std::path::{Path, PathBuf};

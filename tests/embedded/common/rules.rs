@@ -140,7 +140,7 @@ impl Case {
         self.only_onnxruntime()
     }
 
-    /// tract 0.23 does not run the operator itself, or not in this form.
+    /// tract 0.23 does not run the operator itself, or not in this form, or overlooks an attribute (Celu's and Swish's alpha).
     fn only_onnxruntime(mut self) -> Self {
         self.only_onnxruntime = true;
         self
@@ -148,7 +148,8 @@ impl Case {
 
     fn describe(&self) -> String {
         let shapes: Vec<_> = self.operands.iter().map(|(_, t)| &t.dims).collect();
-        let attributes: Vec<_> = self.node.attribute.iter().map(|a| format!("{}={:?}{:?}", a.name(), a.ints, a.i)).collect();
+        let attributes: Vec<_> =
+            self.node.attribute.iter().map(|a| format!("{}={:?}{:?}", a.name(), a.ints, a.i)).collect();
         format!("{} (opset {}) of {shapes:?} {attributes:?}", self.node.op_type(), self.opset)
     }
 
@@ -240,7 +241,12 @@ impl Case {
             let mut at = vec![0.0; self.operands.len()];
             at[j] = step;
             let outputs: Vec<ArrayD<f32>> = run(runtime, &model, &steps(at))?;
-            Ok(outputs.iter().zip(&weights).flat_map(|(y, w)| y.iter().zip(w)).map(|(y, w)| *y as f64 * *w as f64).sum())
+            Ok(outputs
+                .iter()
+                .zip(&weights)
+                .flat_map(|(y, w)| y.iter().zip(w))
+                .map(|(y, w)| *y as f64 * *w as f64)
+                .sum())
         };
         for (j, gradient) in found.iter().enumerate() {
             let along = offshoot::onnx::to_f32(&directions[j]).unwrap();
@@ -277,14 +283,15 @@ fn elementwise() -> Vec<Case> {
         op("Clip").x(s).scalar(-0.7).scalar(1.1),
         op("Elu").x(s).float("alpha", 0.7),
         op("Selu").x(s),
-        op("Celu").x(s).float("alpha", 1.3),
+        op("Celu").x(s).float("alpha", 1.3).only_onnxruntime(),
         op("LeakyRelu").x(s).float("alpha", 0.2),
         op("ThresholdedRelu").x(s).float("alpha", 0.6),
         op("HardSigmoid").x(s).float("alpha", 0.3),
         op("Mish").x(s).opset(18),
         op("Gelu").x(s).opset(20),
         op("Gelu").x(s).opset(20).string("approximate", "tanh"),
-        op("Swish").x(s).opset(24).float("alpha", 1.4),
+        op("Swish").x(s).opset(24),
+        op("Swish").x(s).opset(24).float("alpha", 1.4).only_onnxruntime(),
         op("Gelu").x(s).microsoft(),
         op("QuickGelu").x(s).microsoft().float("alpha", 1.2),
         op("FastGelu").x(s).x(&[4]).microsoft(),
@@ -294,7 +301,19 @@ fn elementwise() -> Vec<Case> {
         op("Dropout").x(s),
     ]);
     let plain = [
-        "Neg", "Exp", "Sin", "Cos", "Atan", "Abs", "Erf", "Tanh", "Sigmoid", "Relu", "Softplus", "Softsign", "HardSwish",
+        "Neg",
+        "Exp",
+        "Sin",
+        "Cos",
+        "Atan",
+        "Abs",
+        "Erf",
+        "Tanh",
+        "Sigmoid",
+        "Relu",
+        "Softplus",
+        "Softsign",
+        "HardSwish",
         "HardSigmoid",
     ];
     cases.extend(plain.iter().map(|o| op(o).within(s, -4.0, 4.0)));
@@ -324,11 +343,20 @@ fn normalisation() -> Vec<Case> {
         op("MeanVarianceNormalization").x(s).list("axes", &[2]).only_onnxruntime(),
         op("LpNormalization").x(s).int("axis", 1).int("p", 1),
         op("LpNormalization").x(s),
-        op("BatchNormalization").x(&[2, 3, 4]).x(&[3]).x(&[3]).fixed(&[3], 0.1).fixed(&[3], 1.5),
+        op("BatchNormalization").x(&[2, 3, 4]).x(&[3]).x(&[3]).fixed(&[3], 0.1).fixed(&[3], 1.5).only_onnxruntime(),
         op("GlobalAveragePool").x(&[2, 3, 2, 2]),
         op("GlobalMaxPool").x(&[2, 3, 2, 2]),
     ];
-    for o in ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"] {
+    for o in [
+        "ReduceSum",
+        "ReduceMean",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceSumSquare",
+        "ReduceLogSumExp",
+    ] {
         cases.push(op(o).x(s).ints(&[0, -1]).int("keepdims", 0).opset(18));
         cases.push(op(o).x(s).opset(18));
         if o == "ReduceSum" {
@@ -381,7 +409,12 @@ fn movement() -> Vec<Case> {
         op("ScatterND").x(s).indices(&[2, 2], &[0, 1, 1, 2]).x(&[2, 4]),
         op("ScatterND").x(s).indices(&[2, 2], &[0, 1, 0, 1]).x(&[2, 4]).string("reduction", "add"),
         op("ScatterElements").x(&[3, 4]).indices(&[1, 4], &[0, 2, 1, 2]).x(&[1, 4]),
-        op("ScatterElements").x(&[3, 4]).indices(&[3, 1], &[3, 0, 2]).x(&[3, 1]).int("axis", 1).string("reduction", "add"),
+        op("ScatterElements")
+            .x(&[3, 4])
+            .indices(&[3, 1], &[3, 0, 2])
+            .x(&[3, 1])
+            .int("axis", 1)
+            .string("reduction", "add"),
         op("Pad").x(s).ints(&[0, 1, 2, 0, 0, 1]),
         op("Pad").x(s).ints(&[0, -1, 2, 0, 0, -2]).only_onnxruntime(),
         op("Pad").x(s).ints(&[0, 2, 1, 0, 1, 3]).string("mode", "reflect"),
@@ -410,10 +443,17 @@ fn contraction() -> Vec<Case> {
         op("MatMul").x(&[3, 4]).x(&[2, 4, 5]),
         op("MatMul").x(&[4]).x(&[2, 4, 5]),
         op("MatMul").x(&[2, 3, 4]).x(&[4]),
-        op("MatMul").x(&[4]).x(&[4]),
+        op("MatMul").x(&[4]).x(&[4]).only_onnxruntime(),
         op("MatMul").x(&[4]).x(&[4, 3]),
         op("Gemm").x(&[3, 4]).x(&[4, 5]).x(&[5]),
-        op("Gemm").x(&[4, 3]).x(&[5, 4]).x(&[3, 1]).int("transA", 1).int("transB", 1).float("alpha", 0.5).float("beta", 1.5),
+        op("Gemm")
+            .x(&[4, 3])
+            .x(&[5, 4])
+            .x(&[3, 1])
+            .int("transA", 1)
+            .int("transB", 1)
+            .float("alpha", 0.5)
+            .float("beta", 1.5),
         op("Gemm").x(&[4, 3]).x(&[4, 5]).int("transA", 1),
         op("Gemm").x(&[3, 4]).x(&[5, 4]).x(&[]).int("transB", 1),
         op("FusedMatMul").x(&[2, 3, 4]).x(&[2, 5, 4]).int("transB", 1).float("alpha", 0.3).microsoft(),
@@ -428,7 +468,13 @@ fn contraction() -> Vec<Case> {
         op("Conv").x(image).x(&[3, 4, 3, 2]).x(&[3]),
         op("Conv").x(image).x(&[3, 4, 3, 3]).list("pads", &[1, 0, 2, 1]).list("strides", &[2, 3]),
         op("Conv").x(image).x(&[3, 4, 2, 3]).list("dilations", &[3, 2]).list("strides", &[2, 1]),
-        op("Conv").x(image).x(&[6, 2, 3, 3]).x(&[6]).int("group", 2).list("strides", &[2, 2]).list("pads", &[1, 1, 1, 1]),
+        op("Conv")
+            .x(image)
+            .x(&[6, 2, 3, 3])
+            .x(&[6])
+            .int("group", 2)
+            .list("strides", &[2, 2])
+            .list("pads", &[1, 1, 1, 1]),
         op("Conv").x(image).x(&[4, 1, 3, 3]).int("group", 4).list("pads", &[1, 1, 1, 1]),
         op("Conv").x(image).x(&[3, 4, 3, 3]).string("auto_pad", "SAME_UPPER").list("strides", &[2, 2]),
         op("Conv").x(image).x(&[3, 4, 2, 2]).string("auto_pad", "SAME_LOWER"),
@@ -447,13 +493,27 @@ fn contraction() -> Vec<Case> {
             .list("pads", &[1, 0, 1, 2])
             .list("output_padding", &[1, 2]),
         op("ConvTranspose").x(&[2, 4, 3, 4]).x(&[4, 2, 3, 3]).int("group", 2).list("dilations", &[2, 1]),
-        op("ConvTranspose").x(&[2, 4, 3, 4]).x(&[4, 3, 3, 3]).string("auto_pad", "SAME_UPPER").list("strides", &[2, 2]).only_onnxruntime(),
+        op("ConvTranspose")
+            .x(&[2, 4, 3, 4])
+            .x(&[4, 3, 3, 3])
+            .string("auto_pad", "SAME_UPPER")
+            .list("strides", &[2, 2])
+            .only_onnxruntime(),
         op("ConvTranspose").x(&[2, 4, 5]).x(&[4, 3, 3]).list("strides", &[2]),
         op("AveragePool").x(image).list("kernel_shape", &[2, 3]),
         op("AveragePool").x(image).list("kernel_shape", &[2, 2]).list("strides", &[2, 2]),
         op("AveragePool").x(image).list("kernel_shape", &[3, 3]).list("pads", &[1, 1, 1, 1]).list("strides", &[2, 2]),
-        op("AveragePool").x(image).list("kernel_shape", &[3, 3]).list("pads", &[1, 1, 1, 1]).int("count_include_pad", 1),
-        op("AveragePool").x(image).list("kernel_shape", &[2, 2]).list("strides", &[2, 2]).int("ceil_mode", 1).only_onnxruntime(),
+        op("AveragePool")
+            .x(image)
+            .list("kernel_shape", &[3, 3])
+            .list("pads", &[1, 1, 1, 1])
+            .int("count_include_pad", 1),
+        op("AveragePool")
+            .x(image)
+            .list("kernel_shape", &[2, 2])
+            .list("strides", &[2, 2])
+            .int("ceil_mode", 1)
+            .only_onnxruntime(),
         op("MaxPool").x(image).list("kernel_shape", &[2, 2]).list("strides", &[2, 2]),
         op("MaxPool").x(image).list("kernel_shape", &[3, 2]).list("pads", &[1, 0, 1, 1]).list("strides", &[2, 1]),
         op("MaxPool").x(&[2, 3, 9]).list("kernel_shape", &[3]).list("dilations", &[2]).only_onnxruntime(),
@@ -468,7 +528,14 @@ fn contraction() -> Vec<Case> {
             .string("nearest_mode", "floor"),
         op("Attention").x(&[1, 2, 3, 4]).x(&[1, 2, 5, 4]).x(&[1, 2, 5, 4]).opset(23),
         op("Attention").x(&[1, 4, 3, 4]).x(&[1, 2, 3, 4]).x(&[1, 2, 3, 4]).int("is_causal", 1).opset(23),
-        op("Attention").x(&[1, 2, 3, 4]).x(&[1, 2, 5, 4]).x(&[1, 2, 5, 4]).x(&[3, 5]).float("softcap", 2.0).opset(23).only_onnxruntime(),
+        op("Attention")
+            .x(&[1, 2, 3, 4])
+            .x(&[1, 2, 5, 4])
+            .x(&[1, 2, 5, 4])
+            .x(&[3, 5])
+            .float("softcap", 2.0)
+            .opset(23)
+            .only_onnxruntime(),
         op("Attention")
             .x(&[1, 3, 8])
             .x(&[1, 5, 4])
@@ -481,10 +548,27 @@ fn contraction() -> Vec<Case> {
         op("Attention").x(&[1, 3, 4]).x(&[4, 12]).x(&[12]).int("num_heads", 2).microsoft(),
         op("Attention").x(&[1, 3, 4]).x(&[4, 12]).x(&[12]).int("num_heads", 2).int("unidirectional", 1).microsoft(),
         op("MultiHeadAttention").x(&[1, 3, 4]).x(&[1, 5, 4]).x(&[1, 5, 4]).x(&[12]).int("num_heads", 2).microsoft(),
-        op("MultiHeadAttention").x(&[1, 3, 4]).x(&[1, 5, 4]).x(&[1, 5, 4]).absent().absent().x(&[1, 2, 3, 5]).int("num_heads", 2).microsoft(),
+        op("MultiHeadAttention")
+            .x(&[1, 3, 4])
+            .x(&[1, 5, 4])
+            .x(&[1, 5, 4])
+            .absent()
+            .absent()
+            .x(&[1, 2, 3, 5])
+            .int("num_heads", 2)
+            .microsoft(),
         rotary(op("RotaryEmbedding").x(&[1, 2, 3, 6])).indices(&[1, 3], &[0, 2, 4]).opset(23),
-        rotary(op("RotaryEmbedding").x(&[1, 3, 12])).indices(&[1, 3], &[0, 2, 4]).int("num_heads", 2).int("interleaved", 1).opset(23),
-        op("RotaryEmbedding").x(&[1, 2, 3, 6]).fixed(&[1, 3, 2], 0.3).fixed(&[1, 3, 2], 0.6).int("rotary_embedding_dim", 4).opset(23),
+        rotary(op("RotaryEmbedding").x(&[1, 3, 12]))
+            .indices(&[1, 3], &[0, 2, 4])
+            .int("num_heads", 2)
+            .int("interleaved", 1)
+            .opset(23),
+        op("RotaryEmbedding")
+            .x(&[1, 2, 3, 6])
+            .fixed(&[1, 3, 2], 0.3)
+            .fixed(&[1, 3, 2], 0.6)
+            .int("rotary_embedding_dim", 4)
+            .opset(23),
         rotary(op("RotaryEmbedding").x(&[1, 3, 12]).indices(&[1, 3], &[1, 2, 0])).int("num_heads", 2).microsoft(),
     ]
 }
@@ -507,5 +591,6 @@ pub fn check_all(runtime: &Arc<Runtime>) {
             }
         }
     }
+    assert!(checked > 150, "only {checked} cases were checked");
     assert!(failures.is_empty(), "{} of {checked} failed:\n{}", failures.len(), failures.join("\n"));
 }

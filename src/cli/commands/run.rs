@@ -1,0 +1,187 @@
+//! `offshoot run`: the whole path, from an ancestor and labelled images to a tuned descendant and a report.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::condense::condense;
+use super::eval::{dataset, measure};
+use super::grow::shape;
+use super::tune::tune;
+use super::{images, named, open};
+use crate::anatomy::Anatomy;
+use crate::axes::Typing;
+use crate::cli::flags::{RunAll, Tune};
+use crate::cli::output::{self, check_output, count, table, write_text};
+use crate::data::{Dataset, InputShape, Loader};
+use crate::descendant::{self, Init};
+use crate::error::{Error, Result};
+use crate::learngene::{Learngene, parameters};
+use crate::onnx::Model;
+use crate::report::{Evaluation, PREPROCESS, density_plot, run_page};
+use crate::runtime::Runtime;
+use crate::training::has_classifier;
+
+/// Images of the data set that densities are measured on, where none are given.
+const IMAGES: usize = 256;
+
+/// What is said of one of the three models.
+struct Row {
+    name: &'static str,
+    parameters: u64,
+    macs: u64,
+    bytes: u64,
+    result: Option<Evaluation>,
+}
+
+/// Runs the command.
+pub fn run(c: &RunAll) -> Result<()> {
+    fs::create_dir_all(&c.output).map_err(|e| Error::io(&c.output, e))?;
+    let file = |name: &str| c.output.join(name);
+    let written: Vec<PathBuf> =
+        ["gene.onnx", "child.onnx", "tuned.onnx", "tuned.last.onnx", "metrics.jsonl", "report.html", "run.json"]
+            .map(file)
+            .to_vec();
+    for path in &written {
+        check_output(path, &[&c.model], c.force)?;
+    }
+    let model = open(&c.model, c.open.links())?;
+    let typing = named(&c.model, Typing::new(&model))?;
+    let anatomy = named(&c.model, Anatomy::new(&typing))?;
+    let data = dataset(&c.data, false)?;
+    let runtime = Runtime::start(&c.runtime.options())?;
+    let classified = has_classifier(&typing);
+    let mut wanted = shape(&c.shape, false, c.training.seed)?;
+    // Behind an encoder without a classifier `tune` adds one.
+    let added = if classified { None } else { wanted.classes.take() };
+
+    output::note("1/4 density and learngene");
+    let mut densities = None;
+    let (gene, source) = if wanted.init == Init::ClusterLearngene {
+        let loader = match &c.images {
+            Some(path) => images(path, &c.transform, &model, &typing)?,
+            None => some_images(c, &data, &model, &typing)?,
+        };
+        let (gene, condensed) = condense(&model, &typing, &anatomy, &loader, &c.clusters, &runtime)?;
+        condensed.write(&written[0])?;
+        densities = gene.densities.clone();
+        let kept: usize = gene.layers.iter().map(Vec::len).sum();
+        let heads: usize = gene.layers.iter().flatten().map(|k| k.members.len()).sum();
+        output::note(&format!("    {kept} of {heads} heads, {} of {} FFNs", gene.ffn_groups.len(), gene.layers.len()));
+        (gene, condensed)
+    } else {
+        (Learngene::identity(&typing, &anatomy), model.clone())
+    };
+
+    output::note("2/4 descendant");
+    let child = named(&c.model, descendant::grow(&source, &gene, &wanted))?;
+    for w in &child.plan.warnings {
+        output::warn(w);
+    }
+    child.model.write(&written[1])?;
+
+    output::note("3/4 tuning");
+    let tune_flags = Tune {
+        model: written[1].clone(),
+        data: c.data.clone(),
+        classes: added,
+        pooling: None,
+        training: c.training.clone(),
+        output: Some(written[2].clone()),
+        force: true,
+        dry_run: false,
+        json: false,
+        emit_step: None,
+        metrics: Some(written[4].clone()),
+        plot: None,
+        report: None,
+        checkpoint: None,
+        checkpoint_every: None,
+        resume: false,
+        open: c.open,
+        transform: c.transform.clone(),
+        runtime: c.runtime.clone(),
+    };
+    let outcome = tune(&tune_flags)?;
+
+    output::note("4/4 evaluation and report");
+    let tuned = open(&written[2], c.open.links())?;
+    let judged: Vec<usize> = match (c.training.val_split, data.given_split()) {
+        (None, Some(given)) => given.validation.clone(),
+        (share, _) => data.split(share.unwrap_or(0.1), c.training.seed).validation,
+    };
+    let describe = |name: &'static str, model: &Model| -> Result<Row> {
+        let typing = Typing::new(model)?;
+        // A model whose classes are others than the data's has no accuracy on them.
+        let result = match has_classifier(&typing) {
+            true => score(&runtime, model, &data, &judged, c).ok(),
+            false => None,
+        };
+        let bytes = crate::onnx::encoded_len(&model.proto);
+        Ok(Row { name, parameters: parameters(model.graph()), macs: typing.macs(), bytes, result })
+    };
+    let rows = [describe("ancestor", &model)?, describe("child", &child.model)?, describe("tuned", &tuned)?];
+    report(c, &rows, densities.as_deref(), outcome.as_ref().map(|o| &o.curve), &runtime, judged.len())
+}
+
+/// Images of the data set, evenly spread over its training part.
+fn some_images(c: &RunAll, data: &Dataset, model: &Model, typing: &Typing) -> Result<Loader> {
+    let input = InputShape::of(typing)?;
+    let preprocess = data.preprocess(&c.transform.preprocess(), model.metadata(PREPROCESS), input)?;
+    let all: Vec<usize> = data.given_split().map_or((0..data.len()).collect(), |s| s.training.clone());
+    let step = all.len().div_ceil(IMAGES).max(1);
+    data.loader(all.into_iter().step_by(step).collect(), preprocess, input.layout)
+}
+
+fn score(runtime: &Arc<Runtime>, model: &Model, data: &Dataset, judged: &[usize], c: &RunAll) -> Result<Evaluation> {
+    let mut transform = c.transform.clone();
+    transform.limit = None;
+    measure(runtime, model, data, judged.to_vec(), &transform, None, c.data.strict).map(|r| r.0)
+}
+
+fn report(
+    c: &RunAll,
+    rows: &[Row],
+    densities: Option<&[Vec<f64>]>,
+    curve: Option<&crate::report::Curve>,
+    runtime: &Runtime,
+    judged: usize,
+) -> Result<()> {
+    let percent = |r: &Option<Evaluation>| r.as_ref().map_or("-".into(), |e| format!("{:.2}", 100.0 * e.top1));
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|r| vec![r.name.to_string(), count(r.parameters), count(r.macs), r.bytes.to_string(), percent(&r.result)])
+        .collect();
+    let header = ["model", "parameters", "MACs an image", "bytes", "top-1 %"];
+    let facts = [
+        ("Ancestor", c.model.display().to_string()),
+        ("Data", c.data.data.display().to_string()),
+        ("Images that judge", judged.to_string()),
+        ("Runtime", runtime.describe()),
+    ];
+    let plot = densities.map(density_plot).transpose()?;
+    let page = run_page("From ancestor to descendant", &facts, &header, &cells, plot.as_deref(), curve)?;
+    write_text(&c.output.join("report.html"), &page)?;
+    let models: Vec<_> = rows
+        .iter()
+        .map(|r| {
+            json!({
+                "model": r.name, "parameters": r.parameters, "macs": r.macs, "bytes": r.bytes,
+                "top1": r.result.as_ref().map(|e| e.top1), "loss": r.result.as_ref().map(|e| e.loss),
+            })
+        })
+        .collect();
+    let value = json!({
+        "schema": "offshoot.run/1", "ancestor": c.model, "data": c.data.data, "images": judged,
+        "models": models, "runtime": runtime.kind,
+    });
+    write_text(&c.output.join("run.json"), &format!("{value:#}\n"))?;
+    if c.json {
+        return output::print_json(&value);
+    }
+    output::print(&table(&header, cells))?;
+    output::note(&format!("wrote {}", c.output.join("report.html").display()));
+    Ok(())
+}

@@ -1,0 +1,668 @@
+//! `offshoot tune`: training a model.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+use ndarray::{ArrayD, IxDyn};
+use serde_json::{Value, json};
+
+use super::eval::{CLASSES, dataset, validation};
+use super::{named, open};
+use crate::anatomy::{Anatomy, WeightKind};
+use crate::axes::Typing;
+use crate::cli::flags::{LossKind, OptimizerKind, Tune};
+use crate::cli::output::{self, check_distinct, check_output, count, table, write_text};
+use crate::data::{Dataset, DatasetOptions, InputShape, Split, TrainingLoader, TrainingOptions};
+use crate::descendant;
+use crate::error::{Error, ErrorKind, Result};
+use crate::learngene::Learngene;
+use crate::onnx::{Model, to_f32};
+use crate::report::{Curve, PREPROCESS, training_page, training_plot};
+use crate::runtime::{self, Device, Kind, Runtime};
+use crate::training::{
+    CLASSIFIER_IMAGES, Loss, Memory, Observer, Operators, Optimiser, Plan, Precision, Recipe, Run, Selection,
+    StepReport, Steps, Teacher, Term, Trainer, Validation, ValidationReport, add_classifier, checkpoint,
+    fit_classifier, has_classifier, trainable_form,
+};
+
+/// Runs the command.
+pub fn run(c: &Tune) -> Result<()> {
+    let Some(outcome) = tune(c)? else { return Ok(()) };
+    if c.json { output::print_json(&outcome.describe(c)) } else { Ok(()) }
+}
+
+/// What a run of training left behind.
+pub struct Outcome {
+    /// Loss and accuracy over the run.
+    pub curve: Curve,
+    /// The best validation.
+    pub best: Option<ValidationReport>,
+    /// The last validation.
+    pub last: Option<ValidationReport>,
+    /// Updates.
+    pub steps: u64,
+    /// Elements that were trained.
+    pub trained_parameters: usize,
+    /// Seconds that it took.
+    pub seconds: f64,
+    last_model: Option<PathBuf>,
+    runtime: Kind,
+}
+
+impl Outcome {
+    fn describe(&self, c: &Tune) -> Value {
+        json!({
+            "schema": "offshoot.tune/1",
+            "output": c.output,
+            "last": self.last_model,
+            "steps": self.steps,
+            "trained_parameters": self.trained_parameters,
+            "seconds": self.seconds,
+            "last_loss": self.curve.losses.last().map(|l| l.1),
+            "best": self.best,
+            "last_validation": self.last,
+            "runtime": self.runtime,
+        })
+    }
+}
+
+/// Trains and writes everything that was asked for; `None` where nothing was to be trained.
+pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
+    let outputs = Outputs::new(c)?;
+    let mut model = open(&c.model, c.open.links())?;
+    let mut data = named(&c.data.data, Data::open(c))?;
+    let runtime = Runtime::start(&c.runtime.options())?;
+    prepare_classifier(c, &mut model, &data, &runtime)?;
+    let typing = named(&c.model, Typing::new(&model))?;
+    let image = typing.image_size();
+    let teacher = c.training.teacher.as_ref().map(|p| open(p, c.open.links())).transpose()?;
+    let loss = named(&c.model, loss(c, &model, teacher.as_ref(), data.dataset.labels().is_some()))?;
+    let recipe = recipe(c, &runtime, loss);
+    if c.dry_run || c.emit_step.is_some() {
+        drop(typing);
+        match &c.emit_step {
+            Some(path) => emit_step(c, path, &model, image, &recipe)?,
+            None => dry_run(c, &model, image, &recipe)?,
+        }
+        return Ok(None);
+    }
+    let Some(output) = &c.output else {
+        return Err(Error::new(ErrorKind::Usage, "no output was named").hint("give -o TUNED.onnx, or --dry-run"));
+    };
+    if runtime.device == Device::Cuda {
+        advise(&model, image, &recipe)?;
+    }
+    let input = InputShape::of(&typing)?;
+    let validating = data.validation(c, &model, &typing)?;
+    drop(typing);
+    let mut trainer =
+        named(&c.model, Trainer::new(&runtime, &model, image, &recipe, &c.training.train, &c.training.freeze))?;
+    if let Some((_, classes)) = &trainer.classes {
+        data.dataset.check_labels(*classes)?;
+    }
+    let classes = trainer.classes.as_ref().map(|(_, n)| *n);
+    let preprocess = data.dataset.preprocess(&c.transform.preprocess(), model.metadata(PREPROCESS), input)?;
+    let options = TrainingOptions {
+        batch_size: trainer.batch,
+        shuffle: !c.training.no_shuffle,
+        seed: c.training.seed,
+        augmentation: c.training.augment.clone(),
+        mixup: c.training.mixup,
+        cutmix: c.training.cutmix,
+        classes,
+        strict: c.data.strict,
+        threads: 0,
+        share: (0, 1),
+    };
+    let training =
+        TrainingLoader::new(data.dataset.clone(), data.split.training.clone(), preprocess, input.layout, options)?;
+    let mut teacher =
+        teacher.as_ref().map(|t| Teacher::new(&runtime, t, &recipe.loss, trainer.batch, image)).transpose()?;
+    let plan = plan(c, &outputs);
+    let mut watch = Watch::new(c, &outputs, output, &model, &data)?;
+    output::note(&format!(
+        "{} of {} parameters in {} weights, {} images to train on, {} to validate on, {}",
+        count(trainer.selection.parameters() as u64),
+        count(crate::learngene::parameters(model.graph())),
+        trainer.selection.trained.len(),
+        training.len(),
+        validating.as_ref().map_or(0, |v| v.loader.len()),
+        runtime.describe(),
+    ));
+    let mut run = Run {
+        trainer: &mut trainer,
+        recipe: &recipe,
+        training: &training,
+        validation: validating.as_ref(),
+        teacher: teacher.as_mut(),
+        plan: &plan,
+    };
+    let result = run.go(&mut watch);
+    watch.bar.finish_and_clear();
+    let skipped = training.skipped();
+    if skipped.count > 0 {
+        let first = skipped.first.unwrap_or_default();
+        output::warn(&format!("{} image(s) could not be read and were left out; the first: {first}", skipped.count));
+    }
+    if let (Err(e), Some(path)) = (&result, &plan.checkpoint)
+        && e.kind() == ErrorKind::Check
+        && path.exists()
+    {
+        output::warn(&format!("the checkpoint `{}` holds the last good state", path.display()));
+    }
+    result?;
+    watch.finish(&trainer, validating.is_some(), c, &runtime).map(Some)
+}
+
+/// Says before the work begins whether the batch is likely to fit the GPU.
+fn advise(model: &Model, image: [usize; 2], recipe: &Recipe) -> Result<()> {
+    let Ok(gpu) = runtime::gpu() else { return Ok(()) };
+    let memory = Memory::estimate(model, image, recipe)?;
+    let fits = memory.batch(gpu.memory);
+    let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+    let needed = memory.state + memory.per_image * recipe.batch as u64;
+    output::note(&format!(
+        "{} with {}: a step takes about {}, batches of up to {fits} fit",
+        gpu.name,
+        gigabytes(gpu.memory),
+        gigabytes(needed)
+    ));
+    if fits < recipe.batch as u64 {
+        output::warn(&format!(
+            "a batch of {} may not fit: try --batch-size {} --accumulate {}",
+            recipe.batch,
+            fits.max(1),
+            (recipe.batch as u64).div_ceil(fits.max(1))
+        ));
+    }
+    Ok(())
+}
+
+/// Files that the command writes.
+struct Outputs {
+    last: Option<PathBuf>,
+    checkpoint: Option<PathBuf>,
+}
+
+impl Outputs {
+    /// Derives and checks them before any work is done.
+    fn new(c: &Tune) -> Result<Self> {
+        let beside = |suffix: &str| -> Option<PathBuf> {
+            let output = c.output.as_ref()?;
+            let stem = output.file_stem()?.to_string_lossy().into_owned();
+            Some(output.with_file_name(format!("{stem}.{suffix}")))
+        };
+        let last = beside("last.onnx");
+        let checkpoint = c.checkpoint.clone().or(beside("checkpoint.safetensors"));
+        let mut paths: Vec<PathBuf> = Vec::new();
+        if !c.dry_run && c.emit_step.is_none() {
+            paths.extend(c.output.iter().chain(&last).cloned());
+        }
+        paths.extend([&c.plot, &c.report, &c.metrics, &c.emit_step].into_iter().flatten().cloned());
+        paths.extend(c.emit_step.iter().flat_map(|p| ["json", "safetensors"].map(|e| p.with_extension(e))));
+        check_distinct(&paths)?;
+        let inputs: Vec<&Path> = std::iter::once(c.model.as_path()).chain(c.training.teacher.as_deref()).collect();
+        for path in &paths {
+            // A run that goes on writes where it has written before.
+            check_output(path, &inputs, c.force || c.resume)?;
+        }
+        if let Some(path) = &checkpoint
+            && !c.dry_run
+            && c.emit_step.is_none()
+            && c.output.is_some()
+        {
+            if c.resume && !path.is_file() {
+                return Err(Error::new(ErrorKind::Usage, "there is no checkpoint to go on from")
+                    .at(path)
+                    .hint("leave --resume out, or name the checkpoint with --checkpoint"));
+            }
+            check_output(path, &inputs, true)?;
+        }
+        Ok(Outputs { last, checkpoint })
+    }
+}
+
+/// Images to train on and to validate on.
+struct Data {
+    dataset: Dataset,
+    split: Split,
+    other: Option<Dataset>,
+}
+
+impl Data {
+    fn open(c: &Tune) -> Result<Data> {
+        let ignore_labels = c.training.teacher.is_some() && c.training.distill.unwrap_or(0.0) >= 1.0;
+        let set = dataset(&c.data, ignore_labels)?;
+        let options = DatasetOptions {
+            ignore_labels,
+            image_column: c.data.image_column.clone(),
+            label_column: c.data.label_column.clone(),
+        };
+        let other = c.training.val.as_ref().map(|p| Dataset::open(p, &options)).transpose()?;
+        let all = || Split { training: (0..set.len()).collect(), validation: Vec::new() };
+        let mut split = match (&other, c.training.val_split, set.given_split()) {
+            (Some(_), _, Some(given)) => Split { training: given.training.clone(), validation: Vec::new() },
+            (Some(_), _, None) => all(),
+            (None, Some(0.0), _) => all(),
+            (None, Some(share), _) => set.split(share, c.training.seed),
+            (None, None, Some(given)) => given.clone(),
+            (None, None, None) => set.split(0.1, c.training.seed),
+        };
+        if let Some(limit) = c.transform.limit {
+            split.training.truncate(limit as usize);
+        }
+        Ok(Data { dataset: set, split, other })
+    }
+
+    fn validation(&mut self, c: &Tune, model: &Model, typing: &Typing) -> Result<Option<Validation>> {
+        let strict = c.data.strict;
+        match &self.other {
+            Some(other) => {
+                let all = (0..other.len()).collect();
+                validation(other, all, &c.transform, model, typing, strict).map(Some)
+            }
+            None if self.split.validation.is_empty() => Ok(None),
+            None => {
+                let part = self.split.validation.clone();
+                let mut transform = c.transform.clone();
+                transform.limit = None;
+                validation(&self.dataset, part, &transform, model, typing, strict).map(Some)
+            }
+        }
+    }
+}
+
+/// Gives the model the classifier that was asked for.
+fn prepare_classifier(c: &Tune, model: &mut Model, data: &Data, runtime: &Arc<Runtime>) -> Result<()> {
+    let Some(classes) = c.classes else {
+        if c.pooling.is_some() {
+            return Err(Error::new(ErrorKind::Usage, "--pooling is for a new classifier").hint("give --classes too"));
+        }
+        return Ok(());
+    };
+    let replaced = {
+        let typing = named(&c.model, Typing::new(model))?;
+        match has_classifier(&typing) && c.pooling.is_none() {
+            true => {
+                let anatomy = named(&c.model, Anatomy::new(&typing))?;
+                let gene = Learngene::identity(&typing, &anatomy);
+                let shape = descendant::Shape { classes: Some(classes), seed: c.training.seed, ..Default::default() };
+                Some(descendant::grow(model, &gene, &shape)?.model)
+            }
+            false => None,
+        }
+    };
+    match replaced {
+        Some(new) => *model = new,
+        None => {
+            let path = model.path.clone();
+            *model = add_classifier(model, classes, c.pooling).map_err(|e| e.at(&path))?;
+            if data.dataset.labels().is_some() && !c.dry_run {
+                data.dataset.check_labels(classes)?;
+                fit(c, model, data, runtime)?;
+            }
+        }
+    }
+    if let Some(names) = data.dataset.classes() {
+        model.set_metadata(CLASSES, serde_json::to_string(names).unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// Starts a new classifier from a regression on the encoder's features.
+fn fit(c: &Tune, model: &mut Model, data: &Data, runtime: &Arc<Runtime>) -> Result<()> {
+    let (images, image) = {
+        let typing = Typing::new(model)?;
+        // Spread over the whole training part, whatever its order.
+        let training = &data.split.training;
+        let step = training.len().div_ceil(CLASSIFIER_IMAGES).max(1);
+        let some: Vec<usize> = training.iter().copied().step_by(step).collect();
+        (validation(&data.dataset, some, &c.transform, model, &typing, c.data.strict)?, typing.image_size())
+    };
+    let bar = output::progress(images.loader.len(), "features");
+    let result = fit_classifier(runtime, model, &images, image, |n| bar.set_position(n as u64));
+    bar.finish_and_clear();
+    result
+}
+
+fn loss(c: &Tune, model: &Model, teacher: Option<&Model>, labelled: bool) -> Result<Loss> {
+    let mut terms = Vec::new();
+    let share = match (teacher.is_some(), c.training.distill) {
+        (false, _) => 0.0,
+        (true, Some(share)) => share,
+        (true, None) if labelled => 0.5,
+        (true, None) => 1.0,
+    };
+    if share < 1.0 {
+        if !labelled {
+            return Err(Error::new(ErrorKind::Usage, "the data have no labels, and nothing else says what to learn")
+                .at(&c.data.data)
+                .hint("give a data set with labels, or a --teacher"));
+        }
+        let term = match c.training.loss {
+            LossKind::CrossEntropy => Term::CrossEntropy { smoothing: c.training.label_smoothing as f32 },
+            LossKind::Mse => Term::SquaredError,
+        };
+        terms.push((1.0 - share as f32, term));
+    }
+    if let Some(teacher) = teacher {
+        let first = |m: &Model| m.graph().output.first().map(|o| o.name().to_string()).unwrap_or_default();
+        let (student, of_teacher) = (first(model), first(teacher));
+        if share > 0.0 {
+            let classes = |m: &Model| Typing::new(m).map(|t| has_classifier(&t)).unwrap_or(false);
+            let term = match classes(model) && classes(teacher) {
+                true => {
+                    let temperature = c.training.temperature as f32;
+                    Term::Distillation { temperature, student, teacher: of_teacher }
+                }
+                false => Term::Imitation { student, teacher: of_teacher },
+            };
+            terms.push((share as f32, term));
+        }
+        for names in &c.training.feature {
+            let (student, teacher) = names.split_once('=').unwrap_or((names, names));
+            let term = Term::Imitation { student: student.into(), teacher: teacher.into() };
+            terms.push((c.training.feature_weight as f32, term));
+        }
+    }
+    Ok(Loss { terms, output: None })
+}
+
+fn recipe(c: &Tune, runtime: &Runtime, loss: Loss) -> Recipe {
+    let betas = c.training.betas.clone().unwrap_or_else(|| vec![0.9, 0.999]);
+    let beta = |i: usize, default: f64| betas.get(i).copied().unwrap_or(default);
+    let operators = c.training.operators.unwrap_or(match (runtime.kind, runtime.device) {
+        (Kind::Tract, _) => Operators::Standard,
+        (_, Device::Cpu) if c.training.precision == Precision::F32 => Operators::Fused,
+        _ => Operators::Contrib,
+    });
+    Recipe {
+        batch: c.training.batch_size as usize,
+        loss,
+        optimiser: match c.training.optimizer {
+            OptimizerKind::Adamw => Optimiser::AdamW { beta1: beta(0, 0.9), beta2: beta(1, 0.999), epsilon: 1e-8 },
+            OptimizerKind::Sgd => Optimiser::Sgd { momentum: c.training.momentum },
+        },
+        weight_decay: c.training.weight_decay as f32,
+        layer_decay: c.training.layer_decay as f32,
+        clip: c.training.clip.map(|v| v as f32),
+        accumulate: c.training.accumulate as usize,
+        ema: c.training.ema.is_some(),
+        drop_path: c.training.drop_path as f32,
+        operators,
+        precision: c.training.precision,
+    }
+}
+
+fn plan(c: &Tune, outputs: &Outputs) -> Plan {
+    Plan {
+        epochs: c.training.epochs.into(),
+        steps: c.training.steps,
+        schedule: c.training.schedule,
+        learning_rate: c.training.lr,
+        minimum_rate: c.training.min_lr,
+        warmup: c.training.warmup.unwrap_or(f64::from(c.training.epochs) / 20.0),
+        ema_decay: c.training.ema.unwrap_or(0.0),
+        drop_path: c.training.drop_path as f32,
+        seed: c.training.seed,
+        checkpoint: outputs.checkpoint.clone(),
+        checkpoint_every: c.checkpoint_every,
+        resume: c.resume,
+    }
+}
+
+/// What is trained and what is not.
+fn dry_run(c: &Tune, model: &Model, image: [usize; 2], recipe: &Recipe) -> Result<()> {
+    let selection = {
+        let (form, _, _) = trainable_form(model, recipe.batch, image)?;
+        let typing = Typing::new(&form)?;
+        Selection::new(&typing, &c.training.train, &c.training.freeze)?
+    };
+    if c.json {
+        return output::print_json(&json!({
+            "schema": "offshoot.tune-plan/1",
+            "parameters": selection.parameters(),
+            "trained": selection.trained,
+            "frozen": selection.frozen,
+        }));
+    }
+    let kind =
+        |k: WeightKind| serde_json::to_value(k).ok().and_then(|v| v.as_str().map(str::to_string)).unwrap_or_default();
+    let shape = |s: &[usize]| format!("{s:?}");
+    let rows = selection
+        .trained
+        .iter()
+        .map(|w| {
+            let decay = if w.decays { "yes" } else { "no" };
+            vec![w.name.clone(), shape(&w.shape), kind(w.kind), decay.into(), w.depth.to_string()]
+        })
+        .collect();
+    let mut text = format!("{} parameters are trained\n\n", selection.parameters());
+    text += &table(&["trained", "shape", "kind", "decay", "depth"], rows);
+    if !selection.frozen.is_empty() {
+        let rows = selection.frozen.iter().map(|w| vec![w.name.clone(), shape(&w.shape), w.reason.clone()]).collect();
+        text += &format!("\n{}", table(&["not trained", "shape", "why"], rows));
+    }
+    output::print(&text)
+}
+
+/// Writes the step graph and what its inputs and outputs mean.
+fn emit_step(c: &Tune, path: &Path, model: &Model, image: [usize; 2], recipe: &Recipe) -> Result<()> {
+    let mut recipe = recipe.clone();
+    // Others run it: only what every ONNX Runtime has.
+    recipe.operators = c.training.operators.unwrap_or(Operators::Standard);
+    let steps = Steps::new(model, image, &recipe, &c.training.train, &c.training.freeze)?;
+    let (form, _, _) = trainable_form(model, steps.batch, image)?;
+    if steps.update.is_some() {
+        return Err(Error::new(ErrorKind::Usage, "--emit-step writes one graph, and --accumulate needs two")
+            .hint("leave --accumulate out: whoever runs the step graph chooses the batch size"));
+    }
+    let mut initial = Vec::new();
+    for tensor in &steps.step.description.state {
+        if let Some(name) = &tensor.initial
+            && let Some(t) = form.graph().initializer.iter().find(|t| t.name() == name)
+        {
+            let data = ArrayD::from_shape_vec(IxDyn(&tensor.shape), to_f32(t)?);
+            initial.push((tensor.name.clone(), data.map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?));
+        }
+    }
+    let weights_file = path.with_extension("safetensors");
+    checkpoint::save(&weights_file, &initial, &steps.step.description)?;
+    steps.step.model.write(path)?;
+    let description = json!({
+        "schema": steps.step.description.schema,
+        "graph": path.file_name().map(|n| n.to_string_lossy().into_owned()),
+        "batch": steps.batch,
+        "inputs": steps.step.description.inputs,
+        "outputs": steps.step.description.outputs,
+        "optimiser": recipe.optimiser,
+        "state": steps.step.description.state,
+        "initial": {
+            "file": weights_file.file_name().map(|n| n.to_string_lossy().into_owned()),
+            "meaning": "what each tensor of the state holds at the start, by its name; zeros where the file has no such tensor",
+        },
+    });
+    let text =
+        serde_json::to_string_pretty(&description).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+    write_text(&path.with_extension("json"), &format!("{text}\n"))
+}
+
+/// Watches a run: the bar, the metrics file, and the best model.
+struct Watch<'a> {
+    bar: ProgressBar,
+    output: &'a Path,
+    last: Option<PathBuf>,
+    metrics: Option<(PathBuf, BufWriter<File>)>,
+    steps: Vec<StepReport>,
+    validations: Vec<ValidationReport>,
+    names: Option<String>,
+    begun: Instant,
+    loss: f64,
+    accuracy: Option<f64>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(c: &Tune, outputs: &Outputs, output: &'a Path, model: &Model, data: &Data) -> Result<Self> {
+        let names = data.dataset.classes().filter(|_| model.metadata(CLASSES).is_none());
+        let metrics = match &c.metrics {
+            None => None,
+            Some(path) => {
+                let file = File::options()
+                    .create(true)
+                    .write(true)
+                    .truncate(!c.resume)
+                    .read(true)
+                    .open(path)
+                    .map_err(|e| Error::io(path, e))?;
+                Some((path.clone(), BufWriter::new(file)))
+            }
+        };
+        Ok(Watch {
+            bar: output::training_bar(),
+            output,
+            last: outputs.last.clone(),
+            metrics,
+            steps: Vec::new(),
+            validations: Vec::new(),
+            names: names.map(|n| serde_json::to_string(n).unwrap_or_default()),
+            begun: Instant::now(),
+            loss: f64::NAN,
+            accuracy: None,
+        })
+    }
+
+    /// Writes a line; whoever follows the file sees it at once.
+    fn line(&mut self, value: &impl serde::Serialize) -> Result<()> {
+        let Some((path, file)) = &mut self.metrics else { return Ok(()) };
+        let failed = |e: std::io::Error| Error::io(path.as_path(), e);
+        let text = serde_json::to_string(value).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+        writeln!(file, "{text}").and_then(|()| file.flush()).map_err(failed)
+    }
+
+    fn write(&self, model: &Model, path: &Path) -> Result<()> {
+        let mut model = descendant::fold(model)?;
+        if let Some(names) = &self.names {
+            model.set_metadata(CLASSES, names.clone());
+        }
+        model.write(path)?;
+        Ok(())
+    }
+
+    /// Writes what is written at the end, and says how it went.
+    fn finish(mut self, trainer: &Trainer, validated: bool, c: &Tune, runtime: &Runtime) -> Result<Outcome> {
+        if let Some((path, file)) = &mut self.metrics {
+            file.flush().map_err(|e| Error::io(path.as_path(), e))?;
+        }
+        let last = trainer.export(c.training.ema.is_some())?;
+        match (validated, &self.last) {
+            (true, Some(path)) => self.write(&last, path)?,
+            _ => self.write(&last, self.output)?,
+        }
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let curve = Curve {
+            losses: self.steps.iter().map(|s| (s.step, s.loss)).collect(),
+            rates: self.steps.iter().map(|s| (s.step, s.lr)).collect(),
+            validations: self.validations.iter().map(|v| (v.step, v.val_loss, v.val_top1)).collect(),
+        };
+        if let Some(path) = &c.plot {
+            write_text(path, &training_plot(&curve)?)?;
+        }
+        if let Some(path) = &c.report {
+            let facts = [
+                ("Model", c.model.display().to_string()),
+                ("Data", c.data.data.display().to_string()),
+                ("Updates", trainer.updates.to_string()),
+                ("Trained parameters", trainer.selection.parameters().to_string()),
+                ("Batch", trainer.batch.to_string()),
+                ("Seconds", format!("{seconds:.0}")),
+                ("Runtime", runtime.describe()),
+            ];
+            write_text(path, &training_page("Tuning", &facts, &curve)?)?;
+        }
+        let best = self.validations.iter().rev().find(|v| v.best);
+        let mut text = format!("{} updates in {seconds:.0} s", trainer.updates);
+        if let Some(s) = self.steps.last() {
+            text += &format!(", last loss {:.4}", s.loss);
+        }
+        if let Some(v) = best {
+            text += &format!(", best epoch {}: validation loss {:.4}", v.epoch, v.val_loss);
+            if let Some(top1) = v.val_top1 {
+                text += &format!(", accuracy {:.2} %", 100.0 * top1);
+            }
+        }
+        output::note(&text);
+        Ok(Outcome {
+            best: best.cloned(),
+            last: self.validations.last().cloned(),
+            curve,
+            steps: trainer.updates,
+            trained_parameters: trainer.selection.parameters(),
+            seconds,
+            last_model: self.last.filter(|_| validated),
+            runtime: runtime.kind,
+        })
+    }
+}
+
+impl Observer for Watch<'_> {
+    fn step(&mut self, report: &StepReport, total: u64) -> Result<()> {
+        // What a person reads is smoothed over some twenty updates.
+        let smooth = |old: f64, new: f64| if old.is_nan() { new } else { 0.95 * old + 0.05 * new };
+        self.loss = smooth(self.loss, report.loss);
+        self.accuracy = report.accuracy.map(|a| smooth(self.accuracy.unwrap_or(f64::NAN), a)).or(self.accuracy);
+        self.bar.set_length(total);
+        self.bar.set_position(report.step);
+        let mut text = format!("epoch {} loss {:.4}", report.epoch, self.loss);
+        if let Some(a) = self.accuracy {
+            text += &format!(" accuracy {:.1} %", 100.0 * a);
+        }
+        self.bar.set_message(format!("{text} {:.0} images/s", report.images_per_second));
+        self.line(report)?;
+        self.steps.push(report.clone());
+        Ok(())
+    }
+
+    fn validated(&mut self, report: &ValidationReport) -> Result<()> {
+        let mut text = format!("epoch {}: validation loss {:.4}", report.epoch, report.val_loss);
+        if let Some(top1) = report.val_top1 {
+            text += &format!(", accuracy {:.2} %", 100.0 * top1);
+        }
+        if report.best {
+            text += ", the best so far";
+        }
+        self.bar.suspend(|| output::note(&text));
+        self.line(report)?;
+        self.validations.push(report.clone());
+        Ok(())
+    }
+
+    /// Lines of updates behind the checkpoint are made again: they go.
+    fn resumed(&mut self, step: u64) -> Result<()> {
+        let Some((path, _)) = &self.metrics else { return Ok(()) };
+        let failed = |e: std::io::Error| Error::io(path.as_path(), e);
+        let mut kept = String::new();
+        for line in BufReader::new(File::open(path).map_err(failed)?).lines() {
+            let line = line.map_err(failed)?;
+            let Ok(value) = serde_json::from_str::<Value>(&line) else { continue };
+            if value["step"].as_u64().is_some_and(|s| s <= step) {
+                match value.get("loss") {
+                    Some(_) => self.steps.extend(serde_json::from_value(value)),
+                    None => self.validations.extend(serde_json::from_value(value)),
+                }
+                kept += &format!("{line}\n");
+            }
+        }
+        write_text(path, &kept)?;
+        let file = File::options().append(true).open(path).map_err(failed)?;
+        self.metrics = Some((path.clone(), BufWriter::new(file)));
+        Ok(())
+    }
+
+    fn best(&mut self, model: &Model) -> Result<()> {
+        self.write(model, self.output)
+    }
+}

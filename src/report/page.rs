@@ -1,0 +1,104 @@
+//! Reports as one self-contained HTML page: no script, no file beside it.
+
+use super::plot::{Curve, training_plot};
+use crate::error::Result;
+
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#222}\
+    h1{font-size:1.6rem}table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;text-align:left;\
+    border-bottom:1px solid #ddd}td.number{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}";
+
+/// Text that stands in HTML as it is.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// A page around a body.
+fn page(title: &str, body: &str) -> String {
+    let title = escape(title);
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n<style>{STYLE}</style>\n\
+         </head>\n<body>\n<h1>{title}</h1>\n{body}</body>\n</html>\n"
+    )
+}
+
+fn facts_table(facts: &[(&str, String)]) -> String {
+    let rows: String =
+        facts.iter().map(|(n, v)| format!("<tr><th>{}</th><td>{}</td></tr>\n", escape(n), escape(v))).collect();
+    format!("<table>\n{rows}</table>\n")
+}
+
+fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let head: String = header.iter().map(|h| format!("<th>{}</th>", escape(h))).collect();
+    let body: String = rows
+        .iter()
+        .map(|row| {
+            let cells: String = row
+                .iter()
+                .map(|c| match c.starts_with(|f: char| f.is_ascii_digit() || f == '-') {
+                    true => format!("<td class=\"number\">{}</td>", escape(c)),
+                    false => format!("<td>{}</td>", escape(c)),
+                })
+                .collect();
+            format!("<tr>{cells}</tr>\n")
+        })
+        .collect();
+    format!("<table>\n<tr>{head}</tr>\n{body}</table>\n")
+}
+
+/// The report of a training run: facts, curves, and a table of validations.
+///
+/// # Errors
+/// Those of [`training_plot`].
+pub fn training_page(title: &str, facts: &[(&str, String)], curve: &Curve) -> Result<String> {
+    Ok(page(title, &(facts_table(facts) + &curve_part(curve)?)))
+}
+
+fn curve_part(curve: &Curve) -> Result<String> {
+    let rows: Vec<Vec<String>> = curve
+        .validations
+        .iter()
+        .map(|(step, loss, top1)| {
+            let top1 = top1.map_or("-".to_string(), |v| format!("{:.2} %", 100.0 * v));
+            vec![step.to_string(), format!("{loss:.4}"), top1]
+        })
+        .collect();
+    let validations =
+        if rows.is_empty() { String::new() } else { table(&["Updates", "Validation loss", "Accuracy"], &rows) };
+    Ok(training_plot(curve)? + &validations)
+}
+
+/// The report of a whole path: facts, a table of models, the densities of heads, and the curves of the tuning.
+///
+/// # Errors
+/// Those of [`training_plot`].
+pub fn run_page(
+    title: &str,
+    facts: &[(&str, String)],
+    header: &[&str],
+    models: &[Vec<String>],
+    densities: Option<&str>,
+    curve: Option<&Curve>,
+) -> Result<String> {
+    let mut body = facts_table(facts) + "<h2>Models</h2>\n" + &table(header, models);
+    if let Some(svg) = densities {
+        body += &format!("<h2>Heads of the ancestor</h2>\n{svg}\n");
+    }
+    if let Some(curve) = curve {
+        body += &format!("<h2>Tuning</h2>\n{}", curve_part(curve)?);
+    }
+    Ok(page(title, &body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_break_the_page() {
+        let curve = Curve { losses: vec![(1, 2.0)], validations: vec![(1, 1.5, None)], ..Curve::default() };
+        let page = training_page("a<b", &[("Model", "<script>".into())], &curve).unwrap();
+        assert!(!page.contains("<script") && page.contains("&lt;script&gt;") && page.contains("<svg"));
+        assert!(page.contains("1.5000"));
+    }
+}

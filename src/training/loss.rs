@@ -1,0 +1,239 @@
+//! Losses as parts of the graph: what is minimised, made of standard operators behind the model's outputs.
+
+use serde::{Deserialize, Serialize};
+
+use super::builder::Builder;
+use crate::axes::Typing;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{self, element_types, int_attribute};
+use crate::onnx::proto::TensorProto;
+use crate::onnx::{DataType, Model, tensor_info};
+
+/// The input that holds the target distribution of each image: [batch, classes].
+pub const TARGETS: &str = "targets";
+
+/// The value that is minimised, a scalar: the mean over the batch.
+pub const LOSS: &str = "loss";
+
+/// One term of the loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Term {
+    /// Cross-entropy between the targets and the softmax of an output [batch, classes], with label smoothing: a share of
+    /// every target distribution is spread evenly over the classes.
+    CrossEntropy {
+        /// Share that is spread, 0 to 1.
+        smoothing: f32,
+    },
+    /// Mean squared difference between an output [batch, classes] and the targets.
+    SquaredError,
+    /// Kullback-Leibler divergence from the teacher's softened distribution to the student's, times the temperature squared
+    /// (Hinton, Vinyals and Dean 2015), for an output [batch, classes].
+    Distillation {
+        /// What logits are divided by.
+        temperature: f32,
+        /// The student's output or value.
+        student: String,
+        /// The teacher's output or value.
+        teacher: String,
+    },
+    /// Mean squared difference between a value of the student and one of the teacher, of the same shape.
+    Imitation {
+        /// The student's output or value.
+        student: String,
+        /// The teacher's output or value.
+        teacher: String,
+    },
+}
+
+/// A weighted sum of terms.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Weights and terms.
+    pub terms: Vec<(f32, Term)>,
+    /// The output that classes are read from; the first where it is not named.
+    pub output: Option<String>,
+}
+
+impl Loss {
+    /// Plain cross-entropy.
+    pub fn cross_entropy(smoothing: f32) -> Self {
+        Loss { terms: vec![(1.0, Term::CrossEntropy { smoothing })], output: None }
+    }
+
+    /// True where labels are needed.
+    pub fn needs_targets(&self) -> bool {
+        self.terms.iter().any(|(_, t)| matches!(t, Term::CrossEntropy { .. } | Term::SquaredError))
+    }
+
+    /// The teacher's values that are needed, each once, in order.
+    pub fn teacher_values(&self) -> Vec<String> {
+        let mut values = Vec::new();
+        for (_, term) in &self.terms {
+            if let Term::Distillation { teacher, .. } | Term::Imitation { teacher, .. } = term
+                && !values.contains(teacher)
+            {
+                values.push(teacher.clone());
+            }
+        }
+        values
+    }
+
+    /// The student's values that are compared with a teacher's, each once, in order.
+    pub fn student_values(&self) -> Vec<String> {
+        let mut values = Vec::new();
+        for (_, term) in &self.terms {
+            if let Term::Distillation { student, .. } | Term::Imitation { student, .. } = term
+                && !values.contains(student)
+            {
+                values.push(student.clone());
+            }
+        }
+        values
+    }
+
+    /// The output that classes are read from.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where the model has no such output.
+    pub fn class_output(&self, model: &Model) -> Result<String> {
+        let outputs: Vec<&str> = model.graph().output.iter().map(|o| o.name()).collect();
+        match &self.output {
+            None => match outputs.first() {
+                Some(o) => Ok(o.to_string()),
+                None => bail!(Unsupported, "the model has no output"),
+            },
+            Some(name) if outputs.contains(&name.as_str()) => Ok(name.clone()),
+            Some(name) => Err(Error::new(ErrorKind::Usage, format!("the model has no output `{name}`"))
+                .hint(format!("its outputs are {}", outputs.join(", ")))),
+        }
+    }
+
+    /// Adds the loss to a graph of fixed batch size, which has been typed before: inputs for targets and for the teacher's
+    /// values, and the scalar [`LOSS`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for values that the model lacks or whose shapes do not fit the loss.
+    pub fn append(&self, model: &mut Model, typing: &Typing) -> Result<()> {
+        if self.terms.is_empty() {
+            bail!(Usage, "there is no loss to minimise");
+        }
+        let mut b = Builder::new(typing.graph, typing.opset, "loss");
+        let mut inputs: Vec<(String, Vec<usize>)> = Vec::new();
+        let mut declare = |name: String, shape: &[usize]| {
+            if inputs.iter().all(|(n, _)| *n != name) {
+                inputs.push((name.clone(), shape.to_vec()));
+            }
+            name
+        };
+        // Values inside a graph of half precision are compared in float32, as its outputs are.
+        let types = element_types(typing.graph);
+        let float = |b: &mut Builder, x: &str| match types.get(x) {
+            Some(DataType::Float) | None => x.to_string(),
+            Some(_) => b.op_with("Cast", &[x], vec![int_attribute("to", DataType::Float as i64)]),
+        };
+        let mut sum: Option<String> = None;
+        for (weight, term) in &self.terms {
+            let value = match term {
+                Term::CrossEntropy { smoothing } => {
+                    let logits = self.class_output(model)?;
+                    let [batch, classes] = matrix(typing, &logits)?;
+                    let targets = declare(TARGETS.into(), &[batch, classes]);
+                    let log = b.log_softmax(&logits);
+                    let target = smooth(&mut b, &targets, *smoothing, classes);
+                    let product = b.op("Mul", &[&target, &log]);
+                    let total = b.reduce_all("ReduceSum", &product);
+                    b.scaled(&total, -weight / batch as f32)
+                }
+                Term::SquaredError => {
+                    let logits = self.class_output(model)?;
+                    let shape = matrix(typing, &logits)?;
+                    let targets = declare(TARGETS.into(), &shape);
+                    squares(&mut b, &logits, &targets, *weight)
+                }
+                Term::Distillation { temperature, student, teacher } => {
+                    let [batch, classes] = matrix(typing, student)?;
+                    let teacher = declare(teacher_input(teacher), &[batch, classes]);
+                    let soft = |b: &mut Builder, x: &str| {
+                        let x = b.scaled(x, 1.0 / temperature);
+                        b.log_softmax(&x)
+                    };
+                    let student = float(&mut b, student);
+                    let (p, q) = (soft(&mut b, &teacher), soft(&mut b, &student));
+                    let (probability, difference) = (b.op("Exp", &[&p]), b.op("Sub", &[&p, &q]));
+                    let product = b.op("Mul", &[&probability, &difference]);
+                    let total = b.reduce_all("ReduceSum", &product);
+                    b.scaled(&total, weight * temperature * temperature / batch as f32)
+                }
+                Term::Imitation { student, teacher } => {
+                    let shape = shape(typing, student)?;
+                    let teacher = declare(teacher_input(teacher), &shape);
+                    let student = float(&mut b, student);
+                    squares(&mut b, &student, &teacher, *weight)
+                }
+            };
+            sum = Some(match sum {
+                None => value,
+                Some(before) => b.op("Add", &[&before, &value]),
+            });
+        }
+        let graph = model.graph_mut();
+        if graph.node.iter().any(|n| n.output.iter().any(|o| o == LOSS))
+            || graph.input.iter().any(|i| i.name() == TARGETS)
+        {
+            bail!(Unsupported, "the model has a value called `{LOSS}` or `{TARGETS}`, which training needs for itself");
+        }
+        b.op_as("Identity", &[&sum.unwrap_or_default()], LOSS);
+        b.finish(graph);
+        for (name, shape) in inputs {
+            let dims: Vec<Option<usize>> = shape.iter().map(|&d| Some(d)).collect();
+            graph.input.push(tensor_info(name, DataType::Float, &dims));
+        }
+        graph.output.push(tensor_info(LOSS, DataType::Float, &[]));
+        graph::sort(graph)
+    }
+}
+
+/// The input that holds a value of the teacher.
+pub fn teacher_input(value: &str) -> String {
+    format!("teacher/{value}")
+}
+
+fn shape(typing: &Typing, value: &str) -> Result<Vec<usize>> {
+    typing.dims.get(value).and(typing.shape(value)).ok_or_else(|| {
+        let outputs: Vec<&str> = typing.graph.output.iter().map(|o| o.name()).collect();
+        Error::new(ErrorKind::Usage, format!("the model computes no value `{value}`"))
+            .hint(format!("its outputs are {}; any other value of its graph can be named too", outputs.join(", ")))
+    })
+}
+
+fn matrix(typing: &Typing, value: &str) -> Result<[usize; 2]> {
+    let found = shape(typing, value)?;
+    found.as_slice().try_into().map_err(|_| {
+        Error::new(ErrorKind::Usage, format!("`{value}` has the shape {found:?}, and classes need [batch, classes]"))
+            .hint("give a classifier (--classes N adds one), or --teacher MODEL for a regression to its output")
+    })
+}
+
+/// (1 - s) t + s / classes.
+fn smooth(b: &mut Builder, targets: &str, smoothing: f32, classes: usize) -> String {
+    if smoothing == 0.0 {
+        return targets.to_string();
+    }
+    let kept = b.scaled(targets, 1.0 - smoothing);
+    let spread = b.scalar(smoothing / classes as f32);
+    b.op("Add", &[&kept, &spread])
+}
+
+fn squares(b: &mut Builder, x: &str, target: &str, weight: f32) -> String {
+    let difference = b.op("Sub", &[x, target]);
+    let square = b.op("Mul", &[&difference, &difference]);
+    let mean = b.reduce_all("ReduceMean", &square);
+    b.scaled(&mean, weight)
+}
+
+/// The gradient of the loss with respect to itself.
+pub(super) fn seed() -> (String, TensorProto) {
+    let name = "loss_seed".to_string();
+    (name.clone(), crate::onnx::tensor_from_f32(name, DataType::Float, &[], &[1.0]))
+}

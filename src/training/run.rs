@@ -1,0 +1,604 @@
+//! A whole run: epochs over a data set, validation, the best model, checkpoints, and going on after an interruption.
+//!
+//! Everything random is a function of the seed and of the position in the run, so a run that was interrupted and goes on from its
+//! checkpoint makes the updates that it would have made.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ndarray::{Array2, Array4, ArrayD, ArrayView2, ArrayViewD, Axis, Ix2, Slice};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::Position;
+use super::loss::{Loss, TARGETS, Term, teacher_input};
+use super::optimiser::{Schedule, Shape};
+use super::regularise::{KEPT, probability};
+use super::step::Recipe;
+use super::trainer::{Feeds, Trainer};
+use crate::data::{Batch, Loader, TrainingLoader};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph;
+use crate::onnx::proto::ValueInfoProto;
+use crate::onnx::{DataType, Model, tensor_info};
+use crate::report::{Evaluation, Scores};
+use crate::runtime::{Runtime, Session};
+
+/// How long a run is and how it goes.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Epochs.
+    pub epochs: u64,
+    /// Updates after which the run ends even within an epoch.
+    pub steps: Option<u64>,
+    /// What follows the warm-up.
+    pub schedule: Shape,
+    /// The highest learning rate.
+    pub learning_rate: f64,
+    /// The last learning rate.
+    pub minimum_rate: f64,
+    /// Epochs in which the learning rate rises.
+    pub warmup: f64,
+    /// Share of the moving average that is kept at every update, where there is one; it starts lower and rises to this.
+    pub ema_decay: f64,
+    /// Probability that the last residual branch is dropped.
+    pub drop_path: f32,
+    /// What everything random follows from.
+    pub seed: u64,
+    /// Where checkpoints are written.
+    pub checkpoint: Option<PathBuf>,
+    /// Updates between checkpoints; at the end of an epoch there is always one.
+    pub checkpoint_every: Option<u64>,
+    /// Go on from the checkpoint.
+    pub resume: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan {
+            epochs: 10,
+            steps: None,
+            schedule: Shape::Cosine,
+            learning_rate: 5e-4,
+            minimum_rate: 1e-6,
+            warmup: 0.5,
+            ema_decay: 0.999,
+            drop_path: 0.0,
+            seed: 0,
+            checkpoint: None,
+            checkpoint_every: None,
+            resume: false,
+        }
+    }
+}
+
+/// Images to validate on, and the label of every image of their data set where there are labels.
+pub struct Validation {
+    /// The images, through the evaluation transform.
+    pub loader: Loader,
+    /// Labels by the index of the image in the data set.
+    pub labels: Option<Vec<u32>>,
+}
+
+/// A model that the student learns from.
+pub struct Teacher {
+    session: Session,
+    values: Vec<String>,
+}
+
+impl Teacher {
+    /// Loads a prepared teacher that gives the values that a loss names.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a value that the teacher does not compute, and those of [`Runtime::load`].
+    pub fn new(runtime: &Arc<Runtime>, model: &Model, loss: &Loss, batch: usize, image: [usize; 2]) -> Result<Teacher> {
+        let values = loss.teacher_values();
+        let mut model = model.clone();
+        let path = model.path.clone();
+        give(&mut model, &values).map_err(|e| e.at(&path))?;
+        let session = runtime.load(&model, batch, image)?;
+        Ok(Teacher { session, values })
+    }
+
+    fn values(&mut self, images: &Array4<f32>) -> Result<Vec<(String, ArrayD<f32>)>> {
+        let outputs = self.session.run(images.view())?;
+        Ok(self.values.iter().map(|v| teacher_input(v)).zip(outputs).collect())
+    }
+}
+
+/// Makes `values`, and nothing else, the outputs of a model.
+fn give(model: &mut Model, values: &[String]) -> Result<()> {
+    let graph = model.graph_mut();
+    let made = |v: &str| graph.node.iter().any(|n| n.output.iter().any(|o| o == v));
+    if let Some(missing) = values.iter().find(|v| !made(v)) {
+        let outputs: Vec<&str> = graph.output.iter().map(|o| o.name()).collect();
+        return Err(Error::new(ErrorKind::Usage, format!("the model computes no value `{missing}`"))
+            .hint(format!("its outputs are {}", outputs.join(", "))));
+    }
+    let declared: Vec<ValueInfoProto> = values
+        .iter()
+        .map(|v| match graph.output.iter().find(|o| o.name() == v) {
+            Some(info) => info.clone(),
+            None => ValueInfoProto { r#type: None, ..tensor_info(v, DataType::Float, &[]) },
+        })
+        .collect();
+    graph.output = declared;
+    graph::prune(graph);
+    Ok(())
+}
+
+/// What an update saw.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StepReport {
+    /// The update, from 1.
+    pub step: u64,
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// Mean loss of its batch or batches, before the update.
+    pub loss: f64,
+    /// Its learning rate.
+    pub lr: f64,
+    /// Share of its images that were recognised, where there are labels that were not mixed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub accuracy: Option<f64>,
+    /// Norm of all gradients together, where they are clipped.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gradient_norm: Option<f64>,
+    /// Images a second.
+    pub images_per_second: f64,
+}
+
+/// What a validation found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ValidationReport {
+    /// Updates before it.
+    pub step: u64,
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// Mean loss over the images, without label smoothing.
+    pub val_loss: f64,
+    /// Share of images that were recognised, where there are labels.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub val_top1: Option<f64>,
+    /// Images.
+    pub val_images: usize,
+    /// True where it is the best so far.
+    pub best: bool,
+}
+
+/// Who watches a run.
+pub trait Observer {
+    /// An update was made; `total` is the number of updates of the whole run.
+    fn step(&mut self, report: &StepReport, total: u64) -> Result<()>;
+    /// A validation ended.
+    fn validated(&mut self, report: &ValidationReport) -> Result<()>;
+    /// The run goes on after this update of an earlier one.
+    fn resumed(&mut self, step: u64) -> Result<()>;
+    /// A better model than all before it: to be kept.
+    fn best(&mut self, model: &Model) -> Result<()>;
+}
+
+/// An observer that keeps the best model and the reports.
+#[derive(Default)]
+pub struct Record {
+    /// Updates.
+    pub steps: Vec<StepReport>,
+    /// Validations.
+    pub validations: Vec<ValidationReport>,
+    /// The best model.
+    pub best: Option<Model>,
+}
+
+impl Observer for Record {
+    fn step(&mut self, report: &StepReport, _: u64) -> Result<()> {
+        self.steps.push(report.clone());
+        Ok(())
+    }
+
+    fn validated(&mut self, report: &ValidationReport) -> Result<()> {
+        self.validations.push(report.clone());
+        Ok(())
+    }
+
+    fn resumed(&mut self, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn best(&mut self, model: &Model) -> Result<()> {
+        self.best = Some(model.clone());
+        Ok(())
+    }
+}
+
+/// What a checkpoint says beside its tensors.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Standing {
+    schema: String,
+    position: Position,
+    best: Option<ValidationReport>,
+    seed: u64,
+    batch: usize,
+    images: usize,
+    data: String,
+}
+
+/// Everything that a run works with.
+pub struct Run<'a> {
+    /// The run's graphs and state.
+    pub trainer: &'a mut Trainer,
+    /// What the trainer was made of.
+    pub recipe: &'a Recipe,
+    /// Images to train on.
+    pub training: &'a TrainingLoader,
+    /// Images to validate on.
+    pub validation: Option<&'a Validation>,
+    /// A model to learn from.
+    pub teacher: Option<&'a mut Teacher>,
+    /// How long it is and how it goes.
+    pub plan: &'a Plan,
+}
+
+impl Run<'_> {
+    /// Updates of the whole run.
+    pub fn total(&self) -> u64 {
+        let all = self.plan.epochs * self.updates_per_epoch();
+        self.plan.steps.map_or(all, |s| s.min(all))
+    }
+
+    fn updates_per_epoch(&self) -> u64 {
+        (self.training.batches_per_epoch() / self.trainer.batches_per_update()) as u64
+    }
+
+    fn schedule(&self) -> Schedule {
+        Schedule {
+            shape: self.plan.schedule,
+            rate: self.plan.learning_rate,
+            minimum: self.plan.minimum_rate.min(self.plan.learning_rate),
+            warmup: (self.plan.warmup * self.updates_per_epoch() as f64).round() as u64,
+            total: self.total(),
+        }
+    }
+
+    /// Runs to the end. The trainer holds the last weights then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Check`] for a loss that is not finite (the last checkpoint is whole), those of the data, of the runtime, of
+    /// checkpoints, and of the observer.
+    pub fn go(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let per_update = self.trainer.batches_per_update();
+        let (schedule, total, per_epoch) = (self.schedule(), self.total(), self.updates_per_epoch());
+        if per_epoch == 0 {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("an epoch has {} batches, fewer than one update takes", self.training.batches_per_epoch()),
+            )
+            .hint("lower --accumulate or --batch-size"));
+        }
+        let data = self.training.dataset().fingerprint()?;
+        let mut standing = Standing {
+            schema: "offshoot.checkpoint/1".into(),
+            position: Position::default(),
+            best: None,
+            seed: self.plan.seed,
+            batch: self.trainer.batch,
+            images: self.training.len(),
+            data,
+        };
+        if self.plan.resume {
+            standing = self.resume(&standing)?;
+            observer.resumed(standing.position.step)?;
+        }
+        while standing.position.step < total {
+            let at = standing.position.clone();
+            let mut batches = self.training.batches(at.epoch as usize, at.batch as usize);
+            let mut begun = Instant::now();
+            for _ in at.batch / per_update as u64..per_epoch {
+                if standing.position.step >= total {
+                    break;
+                }
+                let step = standing.position.step;
+                let rate = schedule.at(step);
+                let mut report = self.update(&mut batches, step, rate, per_update)?;
+                report.epoch = standing.position.epoch + 1;
+                report.images_per_second = (per_update * self.trainer.batch) as f64 / begun.elapsed().as_secs_f64();
+                begun = Instant::now();
+                standing.position.step += 1;
+                standing.position.batch += per_update as u64;
+                observer.step(&report, total)?;
+                if self.plan.checkpoint_every.is_some_and(|n| standing.position.step.is_multiple_of(n.max(1))) {
+                    self.save(&standing)?;
+                }
+            }
+            drop(batches);
+            let ended = standing.position.batch / per_update as u64 >= per_epoch;
+            if ended {
+                standing.position = Position { epoch: at.epoch + 1, batch: 0, ..standing.position };
+            }
+            self.validate(&mut standing, at.epoch + 1, observer)?;
+            self.save(&standing)?;
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self, expected: &Standing) -> Result<Standing> {
+        let Some(path) = &self.plan.checkpoint else {
+            return Err(
+                Error::new(ErrorKind::Usage, "there is no checkpoint to go on from").hint("name one with --checkpoint")
+            );
+        };
+        let found: Standing = self.trainer.load(path)?;
+        let differs = |what: &str| {
+            Err(Error::new(ErrorKind::Usage, format!("the checkpoint is of a run with another {what}"))
+                .at(path)
+                .hint("resume with the flags and the data of the run that wrote it"))
+        };
+        if found.seed != expected.seed {
+            return differs("seed");
+        }
+        if found.batch != expected.batch {
+            return differs("batch size");
+        }
+        if found.images != expected.images || found.data != expected.data {
+            return differs("data set");
+        }
+        self.trainer.updates = found.position.step;
+        Ok(found)
+    }
+
+    fn save(&self, standing: &Standing) -> Result<()> {
+        match &self.plan.checkpoint {
+            Some(path) => self.trainer.save(path, standing),
+            None => Ok(()),
+        }
+    }
+
+    /// One update from the next batches.
+    fn update(
+        &mut self,
+        batches: &mut impl Iterator<Item = Result<crate::data::TrainingBatch>>,
+        step: u64,
+        rate: f64,
+        count: usize,
+    ) -> Result<StepReport> {
+        let mut taken = Vec::with_capacity(count);
+        for _ in 0..count {
+            match batches.next() {
+                Some(batch) => taken.push(batch?),
+                None => bail!(Internal, "the epoch has fewer batches than it said"),
+            }
+        }
+        let mut extra: Vec<Vec<(String, ArrayD<f32>)>> = Vec::new();
+        for (i, batch) in taken.iter().enumerate() {
+            let mut values = match &mut self.teacher {
+                Some(teacher) => teacher.values(&batch.images)?,
+                None => Vec::new(),
+            };
+            if self.trainer.branches > 0 {
+                values.push((KEPT.to_string(), self.kept(step, i).into_dyn()));
+            }
+            extra.push(values);
+        }
+        let input = self.trainer.input.clone();
+        let needs_targets = self.recipe.loss.needs_targets();
+        let mut feeds: Vec<Feeds> = Vec::new();
+        for (batch, values) in taken.iter().zip(&extra) {
+            let mut feed: Feeds = vec![(input.as_str(), batch.images.view().into_dyn())];
+            if needs_targets {
+                let Some(targets) = &batch.targets else {
+                    bail!(Usage, "the loss needs labels and the data set has none")
+                };
+                feed.push((TARGETS, targets.view().into_dyn()));
+            }
+            feed.extend(values.iter().map(|(n, v)| (n.as_str(), v.view())));
+            feeds.push(feed);
+        }
+        // The average follows closely at first: otherwise it would stay near the start for 1 / (1 - decay) updates.
+        let decay = self.plan.ema_decay.min((1.0 + step as f64) / (10.0 + step as f64));
+        let result = self.trainer.step(&feeds, rate, decay)?;
+        let mut accuracy = None;
+        if result.logits.len() == taken.len() {
+            let (mut right, mut all) = (0, 0);
+            for (logits, batch) in result.logits.iter().zip(&taken) {
+                let Some(labels) = &batch.labels else { continue };
+                let mut scores = Scores::default();
+                scores.add(rows(logits)?, labels);
+                right += (scores.top1() * scores.images() as f64).round() as usize;
+                all += scores.images();
+            }
+            accuracy = (all > 0).then(|| right as f64 / all as f64);
+        }
+        Ok(StepReport {
+            step: step + 1,
+            epoch: 0,
+            loss: result.loss,
+            lr: rate,
+            accuracy,
+            gradient_norm: result.gradient_norm,
+            images_per_second: 0.0,
+        })
+    }
+
+    /// Which residual branches stay for each image of a batch: [branches, batch].
+    fn kept(&self, step: u64, batch: usize) -> Array2<f32> {
+        let (count, images) = (self.trainer.branches, self.trainer.batch);
+        let mut random = StdRng::seed_from_u64(
+            self.plan.seed
+                ^ (step * self.trainer.batches_per_update() as u64 + batch as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        );
+        Array2::from_shape_fn((count, images), |(i, _)| {
+            let dropped = probability(i, count, self.plan.drop_path);
+            if random.random_range(0.0..1.0f32) < dropped { 0.0 } else { 1.0 / (1.0 - dropped) }
+        })
+    }
+
+    /// Validates, keeps the best, and reports.
+    fn validate(&mut self, standing: &mut Standing, epoch: u64, observer: &mut dyn Observer) -> Result<()> {
+        let averaged = self.recipe.ema;
+        let Some(validation) = self.validation else { return Ok(()) };
+        let mut tally = Tally::new(&self.recipe.loss, validation.labels.as_deref());
+        for batch in validation.loader.batches(self.trainer.batch) {
+            let batch = batch?;
+            let teacher = match &mut self.teacher {
+                Some(teacher) => teacher.values(&batch.images)?,
+                None => Vec::new(),
+            };
+            let outputs = self.trainer.outputs(&batch.images, averaged)?;
+            tally.add(&batch, &outputs, &teacher)?;
+        }
+        let mut report = ValidationReport {
+            step: standing.position.step,
+            epoch,
+            val_loss: tally.loss(),
+            val_top1: tally.top1(),
+            val_images: tally.images,
+            best: false,
+        };
+        let better = |a: &ValidationReport, b: &ValidationReport| match (a.val_top1, b.val_top1) {
+            (Some(x), Some(y)) if x != y => x > y,
+            _ => a.val_loss < b.val_loss || b.val_loss.is_nan(),
+        };
+        report.best = standing.best.as_ref().is_none_or(|b| better(&report, b));
+        if report.best {
+            observer.best(&self.trainer.export(averaged)?)?;
+            standing.best = Some(report.clone());
+        }
+        observer.validated(&report)
+    }
+}
+
+fn rows(logits: &ArrayD<f32>) -> Result<ArrayView2<'_, f32>> {
+    logits.view().into_dimensionality::<Ix2>().map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))
+}
+
+/// The terms of a loss over validation images, computed on the host from outputs.
+struct Tally<'a> {
+    loss: &'a Loss,
+    labels: Option<&'a [u32]>,
+    scores: Scores,
+    sums: Vec<f64>,
+    images: usize,
+}
+
+impl<'a> Tally<'a> {
+    fn new(loss: &'a Loss, labels: Option<&'a [u32]>) -> Self {
+        Tally { loss, labels, scores: Scores::default(), sums: vec![0.0; loss.terms.len()], images: 0 }
+    }
+
+    fn add(
+        &mut self,
+        batch: &Batch,
+        outputs: &[(String, ArrayD<f32>)],
+        teacher: &[(String, ArrayD<f32>)],
+    ) -> Result<()> {
+        let count = batch.images.len_of(Axis(0));
+        let find = |list: &'_ [(String, ArrayD<f32>)], name: &str| -> Result<ArrayD<f32>> {
+            match list.iter().find(|(n, _)| n == name) {
+                Some((_, v)) => Ok(v.slice_axis(Axis(0), Slice::from(..count)).to_owned()),
+                None => bail!(Usage, "`{name}` is no value that can be validated"),
+            }
+        };
+        let labels: Option<Vec<u32>> =
+            self.labels.map(|all| batch.indices.iter().filter_map(|&i| all.get(i).copied()).collect());
+        let class_output = self.loss.output.as_deref().or(outputs.first().map(|(n, _)| n.as_str())).unwrap_or_default();
+        if let Some(labels) = &labels
+            && self.loss.needs_targets()
+        {
+            self.scores.add(rows(&find(outputs, class_output)?)?, labels);
+        }
+        for ((_, term), sum) in self.loss.terms.iter().zip(&mut self.sums) {
+            *sum += match term {
+                // Counted by the scores.
+                Term::CrossEntropy { .. } => 0.0,
+                Term::SquaredError => {
+                    let logits = find(outputs, class_output)?;
+                    let mut targets = ArrayD::<f32>::zeros(logits.raw_dim());
+                    for (mut row, &label) in targets.outer_iter_mut().zip(labels.iter().flatten()) {
+                        if let Some(one) = row.iter_mut().nth(label as usize) {
+                            *one = 1.0;
+                        }
+                    }
+                    squared(logits.view(), targets.view())
+                }
+                Term::Imitation { student, teacher: t } => {
+                    squared(find(outputs, student)?.view(), find(teacher, &teacher_input(t))?.view())
+                }
+                Term::Distillation { temperature, student, teacher: t } => {
+                    let (s, t) = (find(outputs, student)?, find(teacher, &teacher_input(t))?);
+                    divergence(rows(&t)?, rows(&s)?, *temperature as f64)
+                }
+            };
+        }
+        self.images += count;
+        Ok(())
+    }
+
+    fn loss(&self) -> f64 {
+        let n = self.images.max(1) as f64;
+        let cross_entropy = || self.scores.finish(None).loss;
+        self.loss
+            .terms
+            .iter()
+            .zip(&self.sums)
+            .map(|((weight, term), sum)| {
+                *weight as f64 * if matches!(term, Term::CrossEntropy { .. }) { cross_entropy() } else { sum / n }
+            })
+            .sum()
+    }
+
+    fn top1(&self) -> Option<f64> {
+        (self.scores.images() > 0).then(|| self.scores.top1())
+    }
+}
+
+/// Mean squared difference of each image, summed over images.
+fn squared(a: ArrayViewD<f32>, b: ArrayViewD<f32>) -> f64 {
+    let each = (a.len() / a.shape().first().copied().unwrap_or(1).max(1)).max(1) as f64;
+    a.iter().zip(&b).map(|(x, y)| (*x as f64 - *y as f64).powi(2)).sum::<f64>() / each
+}
+
+/// Divergence of softened distributions times the temperature squared, summed over images.
+fn divergence(teacher: ArrayView2<f32>, student: ArrayView2<f32>, temperature: f64) -> f64 {
+    let log_softmax = |row: ndarray::ArrayView1<f32>| -> Vec<f64> {
+        let scaled: Vec<f64> = row.iter().map(|&v| v as f64 / temperature).collect();
+        let top = scaled.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum = scaled.iter().map(|v| (v - top).exp()).sum::<f64>().ln() + top;
+        scaled.into_iter().map(|v| v - sum).collect()
+    };
+    let mut total = 0.0;
+    for (t, s) in teacher.outer_iter().zip(student.outer_iter()) {
+        let (p, q) = (log_softmax(t), log_softmax(s));
+        total += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+    }
+    total * temperature * temperature
+}
+
+/// Evaluates a classifier on labelled images.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] where the first output is no matrix of logits, and those of the data and of the runtime.
+pub fn evaluate(
+    session: &mut Session,
+    validation: &Validation,
+    names: Option<&[String]>,
+    mut done: impl FnMut(usize),
+) -> Result<Evaluation> {
+    let Some(labels) = &validation.labels else {
+        return Err(
+            Error::new(ErrorKind::Usage, "the data set has no labels").hint("compare models with `offshoot compare`")
+        );
+    };
+    let mut scores = Scores::default();
+    for batch in validation.loader.batches(session.batch) {
+        let batch = batch?;
+        let outputs = session.run(batch.images.view())?;
+        let Some(logits) = outputs.first().filter(|o| o.ndim() == 2) else {
+            return Err(Error::new(ErrorKind::Usage, "the model's first output is not [batch, classes]")
+                .hint("`offshoot compare` compares models of other outputs"));
+        };
+        let of_batch: Vec<u32> = batch.indices.iter().filter_map(|&i| labels.get(i).copied()).collect();
+        scores.add(rows(logits)?, &of_batch);
+        done(scores.images());
+    }
+    Ok(scores.finish(names))
+}

@@ -1,0 +1,142 @@
+//! Which weights are trained, which are not and why, and how deep in the network each one lies.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Serialize;
+use wildmatch::WildMatch;
+
+use super::is_trainable;
+use crate::anatomy::{Anatomy, WeightKind, weight_kinds};
+use crate::axes::Typing;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::Links;
+
+/// A weight that training changes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrainedWeight {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// The part that it plays.
+    pub kind: WeightKind,
+    /// True where weight decay applies: operands of contractions of two or more axes. Norms, biases, tokens and positions have none.
+    pub decays: bool,
+    /// 0 before the first layer, 1 to n in the layers, n + 1 behind the last.
+    pub depth: usize,
+}
+
+/// A weight that training leaves as it is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FrozenWeight {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Why.
+    pub reason: String,
+}
+
+/// All floating-point weights of a model, sorted out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Selection {
+    /// Weights that are trained, in the order of the file.
+    pub trained: Vec<TrainedWeight>,
+    /// Weights that are not.
+    pub frozen: Vec<FrozenWeight>,
+    /// Layers of the model.
+    pub layers: usize,
+}
+
+impl Selection {
+    /// Sorts the weights of a typed model by the part that they play. Patterns (`*` and `?`) override: `train` adds weights,
+    /// `freeze` takes weights away and wins.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a pattern that no weight matches, and where nothing is left to train.
+    pub fn new(typing: &Typing, train: &[String], freeze: &[String]) -> Result<Selection> {
+        let kinds = weight_kinds(typing);
+        let (depths, layers) = depths(typing);
+        let patterns = |list: &[String]| list.iter().map(|p| WildMatch::new(p)).collect::<Vec<_>>();
+        let (train_patterns, freeze_patterns) = (patterns(train), patterns(freeze));
+        let mut out = Selection { layers, ..Selection::default() };
+        for tensor in &typing.graph.initializer {
+            let name = tensor.name();
+            let Some(&kind) = kinds.get(name) else { continue };
+            let shape: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+            let asked = train_patterns.iter().any(|p| p.matches(name));
+            let frozen = freeze_patterns.iter().any(|p| p.matches(name));
+            let reason = if frozen {
+                Some("--freeze".to_string())
+            } else if !is_trainable(tensor) {
+                Some("a scalar".to_string())
+            } else if kind == WeightKind::Constant && !asked {
+                Some("a constant: mask, rotary or distance table, statistic or preprocessing".to_string())
+            } else {
+                None
+            };
+            match reason {
+                Some(reason) => out.frozen.push(FrozenWeight { name: name.into(), shape, reason }),
+                None => out.trained.push(TrainedWeight {
+                    name: name.into(),
+                    decays: kind == WeightKind::Contraction && shape.len() > 1,
+                    shape,
+                    kind,
+                    depth: depths.get(name).copied().unwrap_or(0),
+                }),
+            }
+        }
+        for (flag, list, matchers) in [("--train", train, &train_patterns), ("--freeze", freeze, &freeze_patterns)] {
+            for (text, pattern) in list.iter().zip(matchers) {
+                if !kinds.keys().any(|name| pattern.matches(name)) {
+                    return Err(Error::new(ErrorKind::Usage, format!("no weight matches `{flag} {text}`"))
+                        .hint("`offshoot tune --dry-run` lists the weights; * and ? stand for any characters"));
+                }
+            }
+        }
+        if out.trained.is_empty() {
+            return Err(Error::new(ErrorKind::Usage, "no weight is left to train").hint("narrow --freeze"));
+        }
+        Ok(out)
+    }
+
+    /// Names of the trained weights.
+    pub fn names(&self) -> HashSet<String> {
+        self.trained.iter().map(|w| w.name.clone()).collect()
+    }
+
+    /// Elements that are trained.
+    pub fn parameters(&self) -> usize {
+        self.trained.iter().map(|w| w.shape.iter().product::<usize>()).sum()
+    }
+}
+
+/// Depth of every weight, by where it first meets the data, and the number of layers.
+fn depths<'m>(typing: &Typing<'m>) -> (HashMap<&'m str, usize>, usize) {
+    let Ok(anatomy) = Anatomy::new(typing) else { return (HashMap::new(), 0) };
+    let links = Links::new(typing.graph);
+    let fixed = typing.fixed();
+    let position = |v: &Option<String>| v.as_deref().and_then(|v| links.maker.get(v).copied());
+    let starts: Vec<usize> = anatomy.layers.iter().map(|l| position(&l.enter).unwrap_or(0)).collect();
+    let end = anatomy.layers.last().and_then(|l| position(&l.leave)).unwrap_or(usize::MAX);
+    let mut depths = HashMap::new();
+    for &name in typing.weights.keys() {
+        // Through everything that is computed from weights alone.
+        let mut first = usize::MAX;
+        let mut seen = HashSet::new();
+        let mut todo = vec![name];
+        while let Some(value) = todo.pop() {
+            for &k in links.users(value).iter().filter(|k| seen.insert(**k)) {
+                let node = &typing.graph.node[k];
+                if node.output.iter().any(|o| fixed.contains(o.as_str())) {
+                    todo.extend(node.output.iter().map(String::as_str));
+                } else {
+                    first = first.min(k);
+                }
+            }
+        }
+        let depth = if first > end { starts.len() + 1 } else { starts.iter().filter(|&&s| s < first).count() };
+        depths.insert(name, depth);
+    }
+    (depths, starts.len())
+}

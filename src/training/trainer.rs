@@ -1,0 +1,336 @@
+//! A training run in the runtime: its graphs, and its state on the device.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use ndarray::{Array4, ArrayD, ArrayViewD, Axis, IxDyn};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::LOSS;
+use super::checkpoint;
+use super::optimiser::{EMA_DECAY, ema};
+use super::step::{CARRY, GRADIENT_NORM, LOSS_SCALE, Recipe, StepGraph, Steps, evaluation_graph, trainable_form};
+use super::trained::Selection;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{data_inputs, lift_constants};
+use crate::onnx::{DataType, Model, data_type, tensor_from_f32, to_f32};
+use crate::runtime::{Program, Runtime, State};
+
+/// What one update saw.
+#[derive(Clone, Debug, Default)]
+pub struct StepResult {
+    /// Mean loss before the update.
+    pub loss: f64,
+    /// Norm of all gradients together, where they are clipped.
+    pub gradient_norm: Option<f64>,
+    /// Logits of every batch before the update, where the loss knows classes.
+    pub logits: Vec<ArrayD<f32>>,
+}
+
+/// Values that a step is fed, by the names of the step graph's inputs.
+pub type Feeds<'a> = Vec<(&'a str, ArrayViewD<'a, f32>)>;
+
+/// A training run.
+pub struct Trainer {
+    runtime: Arc<Runtime>,
+    model: Model,
+    image: [usize; 2],
+    recipe: Recipe,
+    state: State,
+    step: Program,
+    update: Option<Program>,
+    evaluations: HashMap<bool, Program>,
+    /// The name of the image input.
+    pub input: String,
+    /// What is trained.
+    pub selection: Selection,
+    /// Images in a batch.
+    pub batch: usize,
+    /// The output that classes are read from, and their number, where the loss knows classes.
+    pub classes: Option<(String, usize)>,
+    /// Residual branches that stochastic depth may drop; 0 where it is off.
+    pub branches: usize,
+    /// Updates that were made.
+    pub updates: u64,
+    /// What the loss is multiplied by in half precision, and the updates since it was changed.
+    scale: (f32, u32),
+}
+
+/// The scale of the loss at the start, the updates after which it is doubled, and the most and the least that it can be.
+const SCALE: f32 = 65536.0;
+const PATIENCE: u32 = 1000;
+const SCALES: std::ops::RangeInclusive<f32> = 1.0..=16_777_216.0;
+
+impl Trainer {
+    /// Builds the graphs of a run and puts its state on the device.
+    ///
+    /// # Errors
+    /// Those of [`Steps::new`]; [`ErrorKind::Runtime`] where the runtime cannot run the step.
+    pub fn new(
+        runtime: &Arc<Runtime>,
+        model: &Model,
+        image: [usize; 2],
+        recipe: &Recipe,
+        train: &[String],
+        freeze: &[String],
+    ) -> Result<Trainer> {
+        let Steps { step, update, selection, batch, classes, branches } =
+            Steps::new(model, image, recipe, train, freeze)?;
+        let program = runtime.load_program(&step.model, step.ports())?;
+        let update_program = update.as_ref().map(|u| runtime.load_program(&u.model, u.ports())).transpose()?;
+        let (form, _, _) = trainable_form(model, batch, image)?;
+        let initial: HashMap<&str, _> = form.graph().initializer.iter().map(|t| (t.name(), t)).collect();
+        let mut state = State::default();
+        let graphs: Vec<&StepGraph> = std::iter::once(&step).chain(&update).collect();
+        for tensor in graphs.iter().flat_map(|g| &g.description.state) {
+            if state.shape(&tensor.name).is_some() {
+                continue;
+            }
+            let value = match &tensor.initial {
+                None => ArrayD::zeros(IxDyn(&tensor.shape)),
+                Some(name) => {
+                    let Some(t) = initial.get(name.as_str()) else { bail!(Internal, "the weight `{name}` is gone") };
+                    array(&tensor.shape, to_f32(t)?)?
+                }
+            };
+            state.insert(&program, &tensor.name, value)?;
+        }
+        Ok(Trainer {
+            runtime: runtime.clone(),
+            model: model.clone(),
+            image,
+            recipe: recipe.clone(),
+            state,
+            step: program,
+            update: update_program,
+            evaluations: HashMap::new(),
+            input: data_inputs(form.graph()).first().map(|v| v.name().to_string()).unwrap_or_default(),
+            selection,
+            batch,
+            classes,
+            branches,
+            updates: 0,
+            scale: (SCALE, 0),
+        })
+    }
+
+    /// Batches that one update takes.
+    pub fn batches_per_update(&self) -> usize {
+        self.recipe.accumulate.max(1)
+    }
+
+    /// One update from as many batches as [`Trainer::batches_per_update`] says. A loss or gradient that is not finite leaves
+    /// the weights as they were; in half precision the loss is scaled down first and the update tried again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`] where the runtime fails, [`ErrorKind::Check`] where the loss is not finite.
+    pub fn step(&mut self, batches: &[Feeds], learning_rate: f64, ema_decay: f64) -> Result<StepResult> {
+        if !self.recipe.precision.scales() {
+            return self.try_step(batches, learning_rate, ema_decay);
+        }
+        loop {
+            match self.try_step(batches, learning_rate, ema_decay) {
+                Err(e) if e.kind() == ErrorKind::Check && SCALES.contains(&(self.scale.0 / 2.0)) => {
+                    self.scale = (self.scale.0 / 2.0, 0);
+                }
+                Ok(result) => {
+                    self.scale.1 += 1;
+                    if self.scale.1 >= PATIENCE && SCALES.contains(&(self.scale.0 * 2.0)) {
+                        self.scale = (self.scale.0 * 2.0, 0);
+                    }
+                    return Ok(result);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn try_step(&mut self, batches: &[Feeds], learning_rate: f64, ema_decay: f64) -> Result<StepResult> {
+        let step = self.updates + 1;
+        let mut scalars: Vec<(&str, ArrayD<f32>)> = self
+            .recipe
+            .optimiser
+            .scalars()
+            .into_iter()
+            .zip(self.recipe.optimiser.scalar_values(step, learning_rate))
+            .map(|(name, v)| (name, scalar(v)))
+            .collect();
+        if self.recipe.ema {
+            scalars.push((EMA_DECAY, scalar(ema_decay as f32)));
+        }
+        let scale = self.recipe.precision.scales().then(|| scalar(self.scale.0));
+        let mut result = StepResult::default();
+        for (i, feeds) in batches.iter().enumerate() {
+            let carry = scalar(if i == 0 { 0.0 } else { 1.0 });
+            let mut fed = feeds.clone();
+            match self.update {
+                Some(_) => fed.push((CARRY, carry.view())),
+                None => fed.extend(scalars.iter().map(|(n, v)| (*n, v.view()))),
+            }
+            fed.extend(scale.iter().map(|s| (LOSS_SCALE, s.view())));
+            let outputs = self.step.run(&mut self.state, &fed)?;
+            for (name, value) in self.step.results().iter().zip(outputs) {
+                match name.as_str() {
+                    LOSS => result.loss += first(&value) / batches.len() as f64,
+                    GRADIENT_NORM => result.gradient_norm = Some(first(&value)),
+                    _ => result.logits.push(value),
+                }
+            }
+        }
+        let finite = |r: &StepResult| r.loss.is_finite() && r.gradient_norm.is_none_or(f64::is_finite);
+        if !finite(&result) {
+            if self.update.is_none() {
+                self.state.undo(&self.step);
+            }
+            return Err(self.not_finite(&result, step));
+        }
+        if let Some(update) = &mut self.update {
+            let mut fed: Feeds = scalars.iter().map(|(n, v)| (*n, v.view())).collect();
+            fed.extend(scale.iter().map(|s| (LOSS_SCALE, s.view())));
+            let outputs = update.run(&mut self.state, &fed)?;
+            for (name, value) in update.results().iter().zip(outputs) {
+                if name == GRADIENT_NORM {
+                    result.gradient_norm = Some(first(&value));
+                }
+            }
+            if !finite(&result) {
+                self.state.undo(update);
+                return Err(self.not_finite(&result, step));
+            }
+        }
+        self.updates = step;
+        Ok(result)
+    }
+
+    fn not_finite(&self, result: &StepResult, step: u64) -> Error {
+        let what = match result.gradient_norm {
+            Some(norm) if result.loss.is_finite() => format!("the norm of the gradients is {norm}"),
+            _ => format!("the loss is {}", result.loss),
+        };
+        Error::new(ErrorKind::Check, format!("{what} in step {step}; the weights are as they were before it")).hint(
+            "lower --lr, clip gradients with --clip 1, or look for images or labels that cannot be (--dry-run lists what is trained)",
+        )
+    }
+
+    /// Outputs of the model, and the values that its loss compares with a teacher's, for at most a batch of images, with the weights
+    /// as they are or with their moving average. A smaller batch is filled up: the first axis of what is returned is that of a
+    /// whole one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`].
+    pub fn outputs(&mut self, images: &Array4<f32>, averaged: bool) -> Result<Vec<(String, ArrayD<f32>)>> {
+        let averaged = averaged && self.recipe.ema;
+        if !self.evaluations.contains_key(&averaged) {
+            let of = |w: &str| if averaged { ema(w) } else { w.to_string() };
+            let mut selection = self.selection.clone();
+            selection.trained.retain(|w| self.state.shape(&of(&w.name)).is_some());
+            let values = self.recipe.loss.student_values();
+            let (model, ports) = evaluation_graph(&self.model, self.image, self.batch, &selection, &values, of)?;
+            self.evaluations.insert(averaged, self.runtime.load_program(&model, ports)?);
+        }
+        let Some(program) = self.evaluations.get_mut(&averaged) else {
+            bail!(Internal, "the evaluation graph is gone")
+        };
+        let count = images.len_of(Axis(0));
+        let whole = match count == self.batch {
+            true => images.view().into_dyn().to_owned(),
+            false => {
+                let order: Vec<usize> = (0..self.batch).map(|i| i.min(count.saturating_sub(1))).collect();
+                images.select(Axis(0), &order).into_dyn()
+            }
+        };
+        let outputs = program.run(&mut self.state, &[(self.input.as_str(), whole.view())])?;
+        Ok(program.results().iter().cloned().zip(outputs).collect())
+    }
+
+    /// A weight as it is, or its moving average.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] for a weight that is not trained.
+    pub fn weight(&self, name: &str, averaged: bool) -> Result<ArrayD<f32>> {
+        match averaged && self.recipe.ema {
+            true => self.state.get(&ema(name)),
+            false => self.state.get(name),
+        }
+    }
+
+    /// The model with its trained weights, or with their moving average, in the element types that it had.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`] where the state cannot be read.
+    pub fn export(&self, averaged: bool) -> Result<Model> {
+        let mut model = self.model.clone();
+        lift_constants(model.graph_mut());
+        let trained: HashMap<&str, &[usize]> =
+            self.selection.trained.iter().map(|w| (w.name.as_str(), w.shape.as_slice())).collect();
+        for tensor in &mut model.graph_mut().initializer {
+            let name = tensor.name().to_string();
+            let Some(shape) = trained.get(name.as_str()) else { continue };
+            if self.state.shape(&name).is_none() {
+                continue;
+            }
+            let value = self.weight(&name, averaged)?;
+            let kind = data_type(tensor).unwrap_or(DataType::Float);
+            let data: Vec<f32> = value.iter().copied().collect();
+            *tensor = tensor_from_f32(name, kind, shape, &data);
+        }
+        Ok(model)
+    }
+
+    /// Writes the whole state and a description of where the run stands.
+    ///
+    /// # Errors
+    /// Those of [`checkpoint::save`].
+    pub fn save(&self, path: &Path, description: &impl Serialize) -> Result<()> {
+        let mut names: Vec<&str> = self.state.names().filter(|n| !n.starts_with("gradient/")).collect();
+        names.sort_unstable();
+        let tensors = names.into_iter().map(|n| Ok((n.to_string(), self.state.get(n)?))).collect::<Result<Vec<_>>>()?;
+        checkpoint::save(path, &tensors, description)
+    }
+
+    /// Goes back to a checkpoint. Returns its description; the caller sets [`Trainer::updates`] by it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where the checkpoint is of another model or of another recipe, and those of [`checkpoint::load`].
+    pub fn load<D: DeserializeOwned>(&mut self, path: &Path) -> Result<D> {
+        let (mut tensors, description) = checkpoint::load(path)?;
+        let names: Vec<String> =
+            self.state.names().filter(|n| !n.starts_with("gradient/")).map(str::to_string).collect();
+        let fail = |what: String| {
+            Error::new(ErrorKind::Usage, what)
+                .at(path)
+                .hint("resume with the model and the flags of the run that wrote it, or begin anew without --resume")
+        };
+        for name in &names {
+            match tensors.get(name) {
+                None => return Err(fail(format!("the checkpoint has no tensor `{name}`"))),
+                Some(t) if Some(t.shape()) != self.state.shape(name) => {
+                    return Err(fail(format!("the checkpoint's `{name}` has the shape {:?}", t.shape())));
+                }
+                Some(_) => {}
+            }
+        }
+        if tensors.len() > names.len() {
+            return Err(fail("the checkpoint holds tensors that this run does not have".into()));
+        }
+        for name in names {
+            if let Some(value) = tensors.remove(&name) {
+                self.state.insert(&self.step, &name, value)?;
+            }
+        }
+        Ok(description)
+    }
+}
+
+fn scalar(value: f32) -> ArrayD<f32> {
+    ArrayD::from_elem(IxDyn(&[]), value)
+}
+
+fn first(value: &ArrayD<f32>) -> f64 {
+    value.iter().next().copied().unwrap_or(f32::NAN) as f64
+}
+
+fn array(shape: &[usize], data: Vec<f32>) -> Result<ArrayD<f32>> {
+    ArrayD::from_shape_vec(IxDyn(shape), data).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))
+}
