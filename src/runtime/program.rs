@@ -1,18 +1,19 @@
 //! Programs: graphs of any inputs that work on tensors which stay on the device from run to run.
 //!
 //! A training step reads parameters and moments and makes their next values. [`State`] keeps two buffers of each such tensor;
-//! a program reads the front one, writes the back one, and the two change places. Nothing is written in place: a weight is
-//! still read by the backward pass when its next value is made. On ONNX Runtime the buffers are bound once for each order in
+//! a program reads the front one, writes the back one, and the two change places, because a weight may still be read by the
+//! backward pass when its next value is made. A tensor that a program declares as written in place needs no second buffer. On ONNX
+//! Runtime the buffers are bound once for each order in
 //! which they can stand; tract, which binds nothing, passes the values on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, Session as OrtSession, SessionInputValue};
-use ort::value::{DynValue, Tensor, TensorRef, Value};
+use ort::value::{DynValue, Tensor, TensorRef};
 
 use super::session::{float_borders, guarded, name, to_float};
 use super::{Device, Kind, Runtime};
@@ -29,9 +30,9 @@ pub struct State {
     generation: u64,
 }
 
-/// The front buffer holds the value; the other one takes the next.
+/// The front buffer holds the value; the other one, made when a program first asks for it, takes the next.
 struct Buffers {
-    both: [DynValue; 2],
+    both: [Option<DynValue>; 2],
     front: usize,
     shape: Vec<usize>,
 }
@@ -44,6 +45,9 @@ pub struct Ports {
     /// Outputs of the graph and the tensors whose next values they are. What is written is read as well, so that its shape is
     /// known.
     pub writes: Vec<(String, String)>,
+    /// Tensors whose next value is written over the last one: the graph has read it by then, and leaves it as it is where a run
+    /// is to be [undone](State::undo).
+    pub in_place: HashSet<String>,
 }
 
 /// A graph that was loaded into the runtime, to be run with values that are fed and a state that stays.
@@ -124,18 +128,15 @@ impl State {
     pub fn insert(&mut self, program: &Program, tensor: &str, value: ArrayD<f32>) -> Result<()> {
         let kind = program.runtime.kind;
         let shape = value.shape().to_vec();
-        let make = || -> std::result::Result<[DynValue; 2], ort::Error> {
-            let dims: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
-            if program.runtime.device == Device::Cuda {
-                let memory = MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default)?;
-                let allocator = Allocator::new(&program.inner, memory)?;
-                let front = Tensor::from_array(value)?.to(AllocationDevice::CUDA, 0)?;
-                return Ok([front.into_dyn(), Tensor::<f32>::new(&allocator, dims)?.into_dyn()]);
+        let make = || -> std::result::Result<DynValue, ort::Error> {
+            let value = Tensor::from_array(value)?;
+            match program.runtime.device {
+                Device::Cuda => Ok(value.to(AllocationDevice::CUDA, 0)?.into_dyn()),
+                Device::Cpu => Ok(value.into_dyn()),
             }
-            let back = ArrayD::<f32>::zeros(IxDyn(&shape));
-            Ok([Tensor::from_array(value)?.into_dyn(), Tensor::from_array(back)?.into_dyn()])
         };
-        let both = make().map_err(|e| failed(kind, format!("`{tensor}` does not fit the device: {e}")))?;
+        let front = make().map_err(|e| failed(kind, format!("`{tensor}` does not fit the device: {e}")))?;
+        let both = [Some(front), None];
         self.tensors.insert(tensor.to_string(), Buffers { both, front: 0, shape });
         self.generation += 1;
         Ok(())
@@ -147,7 +148,7 @@ impl State {
     /// [`ErrorKind::Internal`] where there is no such tensor, [`ErrorKind::Runtime`] where it cannot be read.
     pub fn get(&self, tensor: &str) -> Result<ArrayD<f32>> {
         let Some(buffers) = self.tensors.get(tensor) else { bail!(Internal, "the state has no tensor `{tensor}`") };
-        let value = &buffers.both[buffers.front];
+        let value = buffers.value(tensor)?;
         let read = || -> std::result::Result<ArrayD<f32>, ort::Error> {
             let view = value.downcast_ref::<ort::value::TensorValueType<f32>>()?;
             if view.memory_info().is_cpu_accessible() {
@@ -163,13 +164,13 @@ impl State {
         self.tensors.get(tensor).map(|b| b.shape.as_slice())
     }
 
-    /// Takes the last run of a program back: what it wrote is forgotten.
+    /// Takes the last run of a program back: what it wrote is forgotten, apart from what it wrote in place.
     pub fn undo(&mut self, program: &Program) {
         self.turn(&program.ports);
     }
 
     fn turn(&mut self, ports: &Ports) {
-        for (_, tensor) in &ports.writes {
+        for (_, tensor) in ports.writes.iter().filter(|(_, t)| !ports.in_place.contains(t)) {
             if let Some(b) = self.tensors.get_mut(tensor) {
                 b.front = 1 - b.front;
             }
@@ -180,6 +181,15 @@ impl State {
         match self.tensors.get(tensor) {
             Some(b) => Ok(b),
             None => bail!(Internal, "the state has no tensor `{tensor}`"),
+        }
+    }
+}
+
+impl Buffers {
+    fn value(&self, tensor: &str) -> Result<&DynValue> {
+        match &self.both[self.front] {
+            Some(value) => Ok(value),
+            None => bail!(Internal, "the tensor `{tensor}` of the state has no value"),
         }
     }
 }
@@ -214,8 +224,7 @@ impl Program {
         let kind = self.runtime.kind;
         let mut inputs: Vec<(String, SessionInputValue)> = Vec::new();
         for (port, tensor) in &self.ports.reads {
-            let b = state.buffers(tensor)?;
-            inputs.push((port.clone(), (&b.both[b.front]).into()));
+            inputs.push((port.clone(), state.buffers(tensor)?.value(tensor)?.into()));
         }
         let fed: Vec<ArrayD<f32>> = feeds.iter().map(|(_, v)| v.as_standard_layout().into_owned()).collect();
         for ((name, _), value) in feeds.iter().zip(&fed) {
@@ -238,7 +247,8 @@ impl Program {
             .collect::<Result<Vec<_>>>()?;
         for (tensor, value) in next {
             if let Some(b) = state.tensors.get_mut(tensor) {
-                b.both[1 - b.front] = value;
+                let place = if self.ports.in_place.contains(tensor) { b.front } else { 1 - b.front };
+                b.both[place] = Some(value);
             }
         }
         Ok(results)
@@ -286,20 +296,29 @@ impl Program {
         self.results.iter().zip(received).map(|(o, value)| read(o, value)).collect()
     }
 
-    fn bind(&self, state: &State) -> std::result::Result<IoBinding, String> {
+    fn bind(&self, state: &mut State) -> std::result::Result<IoBinding, String> {
         let text = |e: ort::Error| e.to_string();
         let host =
             MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput).map_err(text)?;
         let mut binding = self.inner.create_binding().map_err(text)?;
-        let buffers = |t: &str| state.buffers(t).map_err(|e| e.to_string());
+        for (_, tensor) in self.ports.writes.iter().filter(|(_, t)| !self.ports.in_place.contains(t)) {
+            if let Some(b) = state.tensors.get_mut(tensor)
+                && b.both[1 - b.front].is_none()
+            {
+                let back = self.buffer(&b.shape).map_err(|e| format!("`{tensor}` does not fit the device: {e}"))?;
+                b.both[1 - b.front] = Some(back);
+            }
+        }
+        let text_of = |e: Error| e.to_string();
         for (port, tensor) in &self.ports.reads {
-            let b = buffers(tensor)?;
-            binding.bind_input(port, &b.both[b.front]).map_err(text)?;
+            let value = state.buffers(tensor).and_then(|b| b.value(tensor)).map_err(text_of)?;
+            binding.bind_input(port, value).map_err(text)?;
         }
         for (port, tensor) in &self.ports.writes {
-            let b = buffers(tensor)?;
-            let value: Value = handle(&b.both[1 - b.front])?;
-            binding.bind_output(port, value).map_err(text)?;
+            let b = state.buffers(tensor).map_err(text_of)?;
+            let place = if self.ports.in_place.contains(tensor) { b.front } else { 1 - b.front };
+            let value = b.both[place].as_ref().ok_or("a buffer is missing")?;
+            binding.bind_output(port, handle(value)?).map_err(text)?;
         }
         for (i, o) in self.results.iter().enumerate() {
             match self.received.as_ref().and_then(|r| r.get(i)) {
@@ -308,5 +327,15 @@ impl Program {
             }
         }
         Ok(binding)
+    }
+
+    /// Memory of the device for a tensor of the state.
+    fn buffer(&self, shape: &[usize]) -> ort::Result<DynValue> {
+        if self.runtime.device == Device::Cuda {
+            let memory = MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default)?;
+            let dims: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
+            return Ok(Tensor::<f32>::new(&Allocator::new(&self.inner, memory)?, dims)?.into_dyn());
+        }
+        Ok(Tensor::from_array(ArrayD::<f32>::zeros(IxDyn(shape)))?.into_dyn())
     }
 }

@@ -62,6 +62,8 @@ pub struct AdamW<'a> {
     pub scalars: [&'a str; 3],
     /// The value that all gradients are multiplied by, for clipping; a scalar.
     pub gradient_scale: &'a str,
+    /// A scalar; nothing changes where it is no finite number.
+    pub guard: &'a str,
     /// β1 and β2.
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
@@ -85,7 +87,7 @@ impl AdamW<'_> {
     pub fn node(&self, tensors: &[Tensor], next: impl Fn(&str) -> String) -> NodeProto {
         let state: Vec<&str> = (0..3).flat_map(|k| tensors.iter().map(move |t| t.state[k])).collect();
         let mut inputs: Vec<&str> = self.scalars.to_vec();
-        inputs.push(self.gradient_scale);
+        inputs.extend([self.gradient_scale, self.guard]);
         inputs.extend(&state);
         inputs.extend(tensors.iter().map(|t| t.gradient));
         let outputs: Vec<String> = state.iter().map(|s| next(s)).collect();
@@ -98,6 +100,21 @@ impl AdamW<'_> {
         ];
         fused("AdamW", &inputs, &outputs, attributes)
     }
+}
+
+/// Inputs of a graph that its [`AdamW`] node may write over: those whose every other reader comes before the node in any order.
+pub fn in_place(graph: &GraphProto) -> HashSet<String> {
+    let is_adamw = |n: &NodeProto| n.domain() == DOMAIN && n.op_type() == "AdamW";
+    let Some(last) = graph.node.iter().position(is_adamw) else { return HashSet::new() };
+    let links = Links::new(graph);
+    let mut before = HashSet::from([last]);
+    let mut open = vec![last];
+    while let Some(k) = open.pop() {
+        let makers = graph.node[k].input.iter().filter_map(|x| links.maker.get(x.as_str()));
+        open.extend(makers.copied().filter(|&m| before.insert(m)));
+    }
+    let state = graph.node[last].input.iter().skip(5).take(graph.node[last].output.len());
+    state.filter(|s| links.users(s).iter().all(|k| before.contains(k))).cloned().collect()
 }
 
 fn fused(

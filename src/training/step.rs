@@ -135,6 +135,7 @@ impl StepGraph {
                 .filter(|t| is(outputs.clone(), &t.next))
                 .map(|t| (t.next.clone(), t.name.clone()))
                 .collect(),
+            in_place: kernels::in_place(self.model.graph()),
         }
     }
 }
@@ -443,7 +444,15 @@ impl Work<'_, '_> {
         }
         if let Some((betas, epsilon)) = together {
             let scale = share.unwrap_or_else(|| b.scalar(1.0));
-            update_together(b, &recipe.optimiser, &parameters, &scale, betas, epsilon);
+            // What says by being no finite number that the step is to be undone.
+            let said: Vec<&str> =
+                d.outputs.iter().map(|o| o.name.as_str()).filter(|n| [LOSS, GRADIENT_NORM].contains(n)).collect();
+            let guard = match said[..] {
+                [] => scale.clone(),
+                [one] => one.to_string(),
+                _ => b.op("Sum", &said),
+            };
+            update_together(b, &recipe.optimiser, &parameters, [&scale, &guard], betas, epsilon);
         }
         for name in recipe.optimiser.scalars() {
             let meaning = match name {
@@ -494,7 +503,7 @@ fn update_together(
     b: &mut Builder,
     optimiser: &Optimiser,
     parameters: &[Parameter],
-    gradient_scale: &str,
+    [gradient_scale, guard]: [&str; 2],
     betas: [f64; 2],
     epsilon: f64,
 ) {
@@ -510,7 +519,7 @@ fn update_together(
         })
         .collect();
     let scalars = [LEARNING_RATE, CORRECTION1, CORRECTION2];
-    b.nodes.push(kernels::AdamW { scalars, gradient_scale, betas, epsilon }.node(&tensors, next));
+    b.nodes.push(kernels::AdamW { scalars, gradient_scale, guard, betas, epsilon }.node(&tensors, next));
 }
 
 const SCHEMA: &str = "offshoot.step/1";

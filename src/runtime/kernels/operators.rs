@@ -8,6 +8,7 @@ use ort::operator::{
 };
 use ort::value::TensorElementType::Float32;
 use ort::value::ValueType;
+use ort::{AsPointer, sys};
 
 use super::adamw::{Step, Tensors, adamw};
 use super::attention::{self, Given, Rows, RowsMut, Sizes};
@@ -45,6 +46,19 @@ fn wrong(what: &str) -> ort::Error {
     ort::Error::new(what)
 }
 
+fn checked(status: sys::OrtStatusPtr) -> ort::Result<()> {
+    // SAFETY: the status was just returned by the library.
+    unsafe { ort::Error::result_from_status(status) }
+}
+
+/// Where the numbers of a tensor lie.
+unsafe fn data(value: *mut sys::OrtValue) -> ort::Result<*mut f32> {
+    let mut start = std::ptr::null_mut();
+    // SAFETY: the caller names a tensor.
+    checked(unsafe { (ort::api().GetTensorMutableData)(value, &mut start) })?;
+    Ok(start.cast())
+}
+
 /// The widest vectors of this processor.
 fn width() -> Width {
     widths().next().unwrap_or(Width::Portable)
@@ -67,9 +81,28 @@ impl Input {
         if index >= c.num_inputs()? {
             return Ok(None);
         }
-        let Some(value) = c.input(index)? else { return Ok(None) };
-        let (shape, data) = value.try_extract_tensor::<f32>()?;
-        Ok(Some(Input { shape: shape.to_vec(), start: data.as_ptr(), len: data.len() }))
+        // The library's own functions: `ComputeContext::input` and `output` lose a type description with every call (ort
+        // 2.0.0-rc.14), some hundreds a step.
+        let mut value = std::ptr::null();
+        let mut kind = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+        let (mut dims, mut rank) = (std::ptr::null(), 0);
+        // SAFETY: the context lives through the call, and the value and its dimensions as long as the context.
+        let shape = unsafe {
+            let api = ort::api();
+            checked((api.KernelContext_GetInput)(c.ptr(), index, &mut value))?;
+            if value.is_null() {
+                return Ok(None);
+            }
+            checked((api.GetTensorElementTypeAndShapeDataReference)(value, &mut kind, &mut dims, &mut rank))?;
+            if rank == 0 { Vec::new() } else { std::slice::from_raw_parts(dims, rank).to_vec() }
+        };
+        if kind != sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT {
+            return Err(wrong("an input is not of float32"));
+        }
+        let len = shape.iter().map(|&n| n as usize).product();
+        // SAFETY: the value is a tensor, which is only read.
+        let start = unsafe { data(value.cast_mut())? };
+        Ok(Some(Input { shape, start, len }))
     }
 
     fn last(&self) -> usize {
@@ -83,8 +116,16 @@ struct Output(*mut f32);
 
 impl Output {
     fn of(c: &ComputeContext, index: usize, shape: &[i64]) -> ort::Result<Output> {
-        let mut value = c.output(index, shape.to_vec())?.ok_or_else(|| wrong("an output is missing"))?;
-        Ok(Output(value.try_extract_tensor_mut::<f32>()?.1.as_mut_ptr()))
+        let mut value = std::ptr::null_mut();
+        // SAFETY: the context lives through the call. Operators declare their outputs as float32.
+        unsafe {
+            let get = ort::api().KernelContext_GetOutput;
+            checked(get(c.ptr().cast_mut(), index, shape.as_ptr(), shape.len(), &mut value))?;
+            if value.is_null() {
+                return Err(wrong("an output is missing"));
+            }
+            Ok(Output(data(value)?))
+        }
     }
 }
 
@@ -366,17 +407,21 @@ impl Operator for LayerNormalizationGradient {
     }
 }
 
-/// `AdamW(learning_rate, correction1, correction2, gradient_scale, p..., m..., v..., g...) -> p'..., m'..., v'...` for any number of
-/// tensors, with the attributes `rates` (what the learning rate of each tensor is multiplied by), `decays` (weight decay of
+/// `AdamW(learning_rate, correction1, correction2, gradient_scale, guard, p..., m..., v..., g...) -> p'..., m'..., v'...` for any
+/// number of tensors, with the attributes `rates` (what the learning rate of each tensor is multiplied by), `decays` (weight decay of
 /// each), `weights` (1 - β1, 1 - β2) and `epsilon`. With lr the tensor's learning rate and g times gradient_scale:
 ///
 /// m' = β1 m + (1 - β1) g, v' = β2 v + (1 - β2) g², p' = (1 - lr decay) p - lr correction1 m' / (√v' correction2 + epsilon).
 ///
-/// The four are scalars: correction1 = 1/(1 - β1^t), correction2 = 1/√(1 - β2^t) at step t, counted from 1.
+/// The five are scalars: correction1 = 1/(1 - β1^t), correction2 = 1/√(1 - β2^t) at step t, counted from 1. Where the guard is no
+/// finite number, nothing changes: p' = p, m' = m, v' = v.
 ///
 /// The outputs may be bound to the memory of the inputs: the node wants all gradients, so that it runs when everything else
 /// that reads a parameter has run.
 struct AdamW;
+
+/// Scalars before the tensors of [`AdamW`].
+const SCALARS: usize = 5;
 
 impl Operator for AdamW {
     type Kernel<'k> = BoxedKernel<'k>;
@@ -385,15 +430,15 @@ impl Operator for AdamW {
         "AdamW"
     }
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [OperatorInput::variadic(8).homogenous(Float32)]
+        [OperatorInput::variadic(SCALARS + 4).homogenous(Float32)]
     }
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
         [OperatorOutput::variadic(3).homogenous(Float32)]
     }
     fn infer_shape(&self, c: &mut ShapeInferenceContext) -> ort::Result<()> {
         let inputs = c.inputs();
-        let state = inputs.len().saturating_sub(4) / 4 * 3;
-        inputs.iter().skip(4).take(state).enumerate().try_for_each(|(i, shape)| shaped(c, i, shape))
+        let state = inputs.len().saturating_sub(SCALARS) / 4 * 3;
+        inputs.iter().skip(SCALARS).take(state).enumerate().try_for_each(|(i, shape)| shaped(c, i, shape))
     }
     fn create_kernel<'k>(&self, k: &KernelContext<'k>) -> ort::Result<BoxedKernel<'k>> {
         let decays: Vec<f32> = k.get("decays").unwrap_or_default();
@@ -402,17 +447,17 @@ impl Operator for AdamW {
         let [first, second] = weights[..] else { return Err(wrong("AdamW: `weights` are two")) };
         let (epsilon, width) = (k.get::<f32>("epsilon").unwrap_or(1e-8), width());
         Ok(Box::new(move |c: &ComputeContext| {
-            let mut scalars = [0.0; 4];
+            let mut scalars = [0.0; SCALARS];
             for (i, scalar) in scalars.iter_mut().enumerate() {
                 let input = Input::of(c, i)?;
                 if input.len != 1 {
-                    return Err(wrong("AdamW: the first four inputs are scalars"));
+                    return Err(wrong("AdamW: the first five inputs are scalars"));
                 }
                 // SAFETY: it holds one number.
                 *scalar = unsafe { *input.start };
             }
-            let [learning_rate, correction, root, scale] = scalars;
-            let count = (c.num_inputs()? - 4) / 4;
+            let [learning_rate, correction, root, scale, guard] = scalars;
+            let count = (c.num_inputs()? - SCALARS) / 4;
             if rates.len() != count || decays.len() != count {
                 return Err(wrong("AdamW: `rates` and `decays` hold one number a tensor"));
             }
@@ -420,7 +465,7 @@ impl Operator for AdamW {
             for t in 0..count {
                 let mut all = Vec::with_capacity(4);
                 for k in 0..4 {
-                    all.push(Input::of(c, 4 + k * count + t)?);
+                    all.push(Input::of(c, SCALARS + k * count + t)?);
                 }
                 let [p, m, v, g] = &all[..] else { return Err(wrong("an input is missing")) };
                 if [m, v, g].iter().any(|x| x.len != p.len) {
@@ -439,8 +484,16 @@ impl Operator for AdamW {
             let s = Shared(tasks.as_slice());
             parts(c, tasks.len(), tasks.len(), move |_, r| {
                 for &(at, n, tensors, step) in &s.get()[r] {
-                    // SAFETY: the numbers lie within the tensors.
-                    unsafe { adamw(width, n, at, tensors, step) }
+                    // SAFETY: the numbers lie within the tensors, and a task is alone with its own.
+                    unsafe {
+                        if guard.is_finite() {
+                            adamw(width, n, at, tensors, step);
+                        } else {
+                            for (from, to) in tensors.before.into_iter().zip(tensors.after) {
+                                std::ptr::copy(from.add(at), to.add(at), n);
+                            }
+                        }
+                    }
                 }
             })
         }))
