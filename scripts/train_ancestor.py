@@ -7,6 +7,8 @@ prints is that of the exported file in ONNX Runtime, on all 10 000 test images.
     scripts/fetch_models.sh --fashion-mnist
     OMP_NUM_THREADS=1 python scripts/train_ancestor.py
 
+With --epochs 0 it exports the model as it starts, which `offshoot tune` can train by the same recipe (docs/benchmarks.md).
+
 Needs torch, onnx, onnxruntime, onnxscript and numpy. Where a run was interrupted, --resume goes on from its last epoch.
 """
 
@@ -128,13 +130,15 @@ def normalise(images):
     return ((images.float() / 255 - MEAN) / STD).unsqueeze(1)
 
 
-def export(model, path):
-    """TorchScript exporter, opset 17, dynamic batch, the preprocessing and the class names as metadata. Replaces the file at once."""
+def export(model, path, mode=torch.onnx.TrainingMode.EVAL):
+    """TorchScript exporter, opset 17, dynamic batch, the preprocessing and the class names as metadata. Replaces the file at once.
+
+    In the mode TRAINING, equal weights of different layers (biases that are still zero) stay apart; nothing else differs here."""
     model = copy.deepcopy(model).eval()
     part = path.with_name(path.name + ".tmp")
     torch.onnx.export(
         model, (torch.zeros(2, 1, 28, 28),), str(part), dynamo=False, opset_version=17,
-        input_names=["image"], output_names=["logits"], dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+        training=mode, input_names=["image"], output_names=["logits"], dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
     )
     proto = onnx.load(part)
     for key, value in (("offshoot.preprocess", PREPROCESS), ("offshoot.classes", json.dumps(CLASSES, separators=(",", ":")))):
@@ -190,6 +194,8 @@ def main():
         step, first = state["step"], state["epoch"] + 1
     print(f"{sum(p.numel() for p in model.parameters())} parameters, {args.epochs} epochs of {per_epoch} steps", flush=True)
 
+    if args.epochs == 0:
+        export(model, args.output, torch.onnx.TrainingMode.TRAINING)
     for epoch in range(first, args.epochs):
         start, losses = time.time(), []
         order = torch.randperm(len(images), generator=generator)

@@ -646,4 +646,30 @@ mod tests {
         assert!(values.reshape(&[4, 3, 4]).is_none());
         assert!(view.part(2, 20, 8).is_none());
     }
+
+    #[test]
+    fn state_is_written_in_place_where_nothing_reads_it_later() {
+        let tensor = |k: usize| Tensor {
+            state: [["p0", "m0", "v0"], ["p1", "m1", "v1"]][k],
+            gradient: ["g0", "g1"][k],
+            decay: 0.0,
+            rate: 1.0,
+        };
+        let scalars = ["rate", "first", "second"];
+        let adamw = AdamW { scalars, gradient_scale: "scale", guard: "loss", betas: [0.9, 0.999], epsilon: 1e-8 };
+        let mut graph = GraphProto {
+            node: vec![
+                new_node("Mul", &["p0", "x"], &["g0"], vec![]),
+                new_node("Mul", &["p1", "x"], &["g1"], vec![]),
+                adamw.node(&[tensor(0), tensor(1)], |s| format!("next/{s}")),
+            ],
+            ..Default::default()
+        };
+        let all = ["p0", "p1", "m0", "m1", "v0", "v1"].map(String::from);
+        assert_eq!(in_place(&graph), HashSet::from(all));
+        // No gradient waits for this reader of p0, which may run last.
+        graph.node.insert(0, new_node("Neg", &["p0"], &["y"], vec![]));
+        assert!(!in_place(&graph).contains("p0"));
+        assert_eq!(in_place(&graph).len(), 5);
+    }
 }

@@ -1,12 +1,15 @@
 //! Scaled dot-product attention of one head, and its gradient, in the manner of FlashAttention (Dao et al. 2022): scores are
 //! computed by blocks of queries and never leave the cache; the gradient computes them again from the logarithm of their sums.
 
-use super::lanes::{Lanes, Width, dispatch, each, exp};
+use super::lanes::{Lanes, Width, dispatch, each, exp, prefetch};
 use super::product::{Strided, product};
 use super::scratch::with_scratch;
 
 /// Queries in a block: their scores stay in the second-level cache.
 const BLOCK: usize = 112;
+
+/// Rows of a head are far from each other in memory: those so many ahead are asked for.
+const AHEAD: usize = 8;
 
 /// What rows of scratch matrices are padded to: a whole number of vectors of any width.
 const PAD: usize = 16;
@@ -66,6 +69,7 @@ impl Matrix {
     /// Copies `count` rows of `n` numbers from row `first` on; the padding becomes zero.
     unsafe fn copy(self, from: Rows, first: usize, count: usize, n: usize) {
         for i in 0..count {
+            prefetch(from.start.wrapping_add((first + i + AHEAD) * from.stride), n);
             // SAFETY: rows of a scratch matrix are no shorter than what it was made for.
             unsafe {
                 std::ptr::copy_nonoverlapping(from.start.add((first + i) * from.stride), self.row(i), n);
@@ -82,6 +86,7 @@ impl Matrix {
                 std::slice::from_raw_parts_mut(self.row(i).add(count), self.row - count).fill(0.0);
             }
             for k in 0..count {
+                prefetch(from.start.wrapping_add((k + AHEAD) * from.stride), n);
                 let row = from.start.add(k * from.stride);
                 (0..n).for_each(|i| *self.row(i).add(k) = *row.add(i));
             }
@@ -91,6 +96,7 @@ impl Matrix {
     /// Writes `count` rows of `n` numbers from row `first` of the target on.
     unsafe fn put(self, to: RowsMut, first: usize, count: usize, n: usize) {
         for i in 0..count {
+            prefetch(to.start.wrapping_add((first + i + AHEAD) * to.stride), n);
             // SAFETY: as above.
             unsafe { std::ptr::copy_nonoverlapping(self.row(i), to.start.add((first + i) * to.stride), n) };
         }
@@ -166,6 +172,23 @@ pub(super) unsafe fn backward(width: Width, s: Sizes, given: Given, gq: RowsMut,
     });
 }
 
+/// The largest of `n` numbers.
+#[inline(always)]
+unsafe fn largest<L: Lanes>(row: *const f32, n: usize) -> f32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if n < L::N {
+            return (0..n).fold(f32::NEG_INFINITY, |top, j| top.max(*row.add(j)));
+        }
+        // The last vector may overlap the one before it.
+        let mut top = L::load(row.add(n - L::N));
+        for j in (0..n - L::N).step_by(L::N) {
+            top = top.max(L::load(row.add(j)));
+        }
+        top.maximum()
+    }
+}
+
 #[allow(clippy::too_many_arguments)]
 #[inline(always)]
 unsafe fn forward_lanes<L: Lanes>(
@@ -189,17 +212,20 @@ unsafe fn forward_lanes<L: Lanes>(
             product(L::WIDTH, [count, scores.row, s.dim], queries.plain(), kt.read(), scores.write(), false);
             for i in 0..count {
                 let row = scores.row(i);
-                let mut top = L::splat(f32::NEG_INFINITY);
-                let whole = s.keys - s.keys % L::N;
-                for j in (0..whole).step_by(L::N) {
-                    top = top.max(L::load(row.add(j)));
-                }
-                let rest = (whole..s.keys).map(|j| *row.add(j));
-                let largest = rest.fold(top.maximum(), f32::max) * s.scale;
+                let largest = largest::<L>(row, s.keys) * s.scale;
                 let (scale, shift) = (L::splat(s.scale), L::splat(-largest));
                 let mut total = L::splat(0.0);
-                each!(L, s.keys, [row] exp(row.fma(scale, shift)) => row);
-                each!(L, s.keys, [row] total = total.add(row));
+                let whole = s.keys - s.keys % L::N;
+                for j in (0..whole).step_by(L::N) {
+                    let p = exp(L::load(row.add(j)).fma(scale, shift));
+                    p.store(row.add(j));
+                    total = total.add(p);
+                }
+                if whole < s.keys {
+                    let (at, rest) = (row.add(whole), s.keys - whole);
+                    exp(L::load_first(at, rest).fma(scale, shift)).store_first(at, rest);
+                    total = total.add(L::load_first(at, rest));
+                }
                 let total = total.sum();
                 // Until the values are summed up, the place of the logarithm holds the sum.
                 *log_sums.add(first + i) = total;
@@ -259,8 +285,19 @@ unsafe fn backward_lanes<L: Lanes>(s: Sizes, given: Given, gq: RowsMut, gk: Rows
                 let along = L::splat(along.sum());
                 let shift = L::splat(-*given.log_sums.add(first + i));
                 let (p, slope) = (scores.row(i), slopes.row(i));
-                each!(L, s.keys, [p] exp(p.fma(scale, shift)) => p);
-                each!(L, s.keys, [p, slope] slope.sub(along).mul(p).mul(scale) => slope);
+                let whole = s.keys - s.keys % L::N;
+                for j in (0..whole).step_by(L::N) {
+                    let (p, slope) = (p.add(j), slope.add(j));
+                    let e = exp(L::load(p).fma(scale, shift));
+                    e.store(p);
+                    L::load(slope).sub(along).mul(e).mul(scale).store(slope);
+                }
+                if whole < s.keys {
+                    let (p, slope, rest) = (p.add(whole), slope.add(whole), s.keys - whole);
+                    let e = exp(L::load_first(p, rest).fma(scale, shift));
+                    e.store_first(p, rest);
+                    L::load_first(slope, rest).sub(along).mul(e).mul(scale).store_first(slope, rest);
+                }
             }
             let later = first > 0;
             product(L::WIDTH, [count, gqueries.row, s.keys], slopes.plain(), keys.read(), gqueries.write(), false);

@@ -47,11 +47,31 @@ pub(super) unsafe trait Lanes: Copy {
     }
     #[inline(always)]
     fn fold(self, start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
-        let mut all = [0.0; 16];
+        let mut all = [start; 16];
         // SAFETY: no vector is longer than 16.
         unsafe { self.store(all.as_mut_ptr()) };
-        all[..Self::N].iter().fold(start, |a, &b| f(a, b))
+        // By halves, which are vectors again.
+        let mut half = 8;
+        while half > 0 {
+            for i in 0..half {
+                all[i] = f(all[i], all[i + half]);
+            }
+            half /= 2;
+        }
+        all[0]
     }
+}
+
+/// Asks for `n` numbers that will be read or written soon.
+#[inline(always)]
+pub(super) fn prefetch(p: *const f32, n: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..n).step_by(16) {
+        // SAFETY: a hint, which no address makes wrong.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (p, n);
 }
 
 /// A number whose last bits are those of the whole number added to it.

@@ -1,6 +1,6 @@
 //! Products of matrices on one thread: of those that fit the cache, which attention is made of, and the gradient of a weight.
 
-use super::lanes::{Lanes, dispatch};
+use super::lanes::{Lanes, dispatch, prefetch};
 
 /// A matrix of any strides that is read number by number.
 #[derive(Clone, Copy)]
@@ -108,9 +108,13 @@ unsafe fn tile<L: Lanes, const R: usize, const W: usize>(
 }
 
 /// Rows of activations that are packed at once.
-const DEPTH: usize = 384;
+const DEPTH: usize = 256;
 /// Columns of the first matrix that are packed at once: with [`DEPTH`] rows, a part of the second-level cache.
-const BREADTH: usize = 252;
+const BREADTH: usize = 392;
+/// Tiles whose columns of the second matrix are packed at once.
+const GROUP: usize = 4;
+/// Rows that are asked for before they are packed.
+const AHEAD: usize = 3;
 /// Columns of the widest tile.
 const TILE: usize = 32;
 
@@ -131,7 +135,7 @@ pub(super) struct WeightGradient {
 
 impl WeightGradient {
     /// Numbers of scratch memory that [`weight_gradient`] takes.
-    pub const SCRATCH: usize = DEPTH * (BREADTH + 14) + (DEPTH + 14) * TILE + 16;
+    pub const SCRATCH: usize = (DEPTH + 2) * (BREADTH + 14) + (DEPTH * GROUP + 14) * TILE + 16;
 
     /// Where to cut the columns into `parts`, at whole tiles.
     pub fn cut(&self, part: usize, parts: usize) -> usize {
@@ -145,67 +149,70 @@ unsafe fn weight_gradient_lanes<L: Lanes>(w: WeightGradient, from: usize, to: us
     // SAFETY: the caller's promise; packed panels and the tile at the border lie within the scratch memory.
     unsafe {
         let panel = scratch;
-        let border = panel.add(DEPTH * TILE);
+        let border = panel.add(DEPTH * GROUP * TILE);
         let left = border.add(14 * TILE);
         for top in (0..w.rows).step_by(DEPTH) {
             let depth = DEPTH.min(w.rows - top);
             for first in (0..w.m).step_by(BREADTH) {
                 let breadth = BREADTH.min(w.m - first);
-                // Panels of X, each as many columns as a tile has rows: one behind the other, row by row.
-                for p in 0..breadth.div_ceil(L::ROWS) {
-                    let count = L::ROWS.min(breadth - p * L::ROWS);
-                    for k in 0..depth {
-                        let at = (top + k) * w.m + first + p * L::ROWS;
-                        let (source, target) = (w.x.add(at), left.add((p * depth + k) * L::ROWS));
+                // Panels of X, each as many columns as a tile has rows, with room behind it.
+                let length = (depth + 2) * L::ROWS;
+                for k in 0..depth {
+                    let at = (top + k) * w.m + first;
+                    prefetch(w.x.wrapping_add(at + AHEAD * w.m), breadth);
+                    for p in 0..breadth.div_ceil(L::ROWS) {
+                        let done = p * L::ROWS;
+                        let (source, target) = (w.x.add(at + done), left.add(p * length + k * L::ROWS));
                         // A whole vector where one can be read: what is too much is written over by the next row.
-                        let row = if at + L::N <= end { L::load(source) } else { L::load_first(source, count) };
+                        let row = match at + done + L::N <= end {
+                            true => L::load(source),
+                            false => L::load_first(source, L::ROWS.min(breadth - done)),
+                        };
                         row.store(target);
                     }
                 }
-                let mut column = from;
-                while column < to {
-                    let count = wide.min(to - column);
+                for group in (from..to).step_by(GROUP * wide) {
+                    let columns = (GROUP * wide).min(to - group);
+                    // The same of G: whole rows of the group at once, because rows are far from each other in memory.
                     for k in 0..depth {
-                        let source = w.g.add((top + k) * w.n + column);
-                        let target = panel.add(k * wide);
-                        if count == wide {
-                            L::load(source).store(target);
-                            L::load(source.add(L::N)).store(target.add(L::N));
-                        } else {
-                            std::ptr::write_bytes(target, 0, wide);
-                            std::ptr::copy_nonoverlapping(source, target, count);
+                        let source = w.g.add((top + k) * w.n + group);
+                        prefetch(source.wrapping_add(AHEAD * w.n), columns);
+                        for column in (0..columns).step_by(wide) {
+                            let (source, target) = (source.add(column), panel.add(column * depth + k * wide));
+                            if columns - column >= wide {
+                                L::load(source).store(target);
+                                L::load(source.add(L::N)).store(target.add(L::N));
+                            } else {
+                                std::ptr::write_bytes(target, 0, wide);
+                                std::ptr::copy_nonoverlapping(source, target, columns - column);
+                            }
                         }
                     }
-                    let mut row = 0;
-                    while row < breadth {
-                        let start = left.add(row * depth).cast_const();
-                        let a = Strided { start, row: 1, column: L::ROWS };
-                        let (b, c) = ((panel.cast_const(), wide), w.out.add((first + row) * w.n + column));
+                    for row in (0..breadth).step_by(L::ROWS) {
                         let height = L::ROWS.min(breadth - row);
-                        if count == wide {
+                        let start = left.add(row / L::ROWS * length).cast_const();
+                        let a = Strided { start, row: 1, column: L::ROWS };
+                        for column in (0..columns).step_by(wide) {
+                            let b = (panel.add(column * depth).cast_const(), wide);
+                            let c = w.out.add((first + row) * w.n + group + column);
+                            let count = wide.min(columns - column);
+                            // A tile that is cut off is computed beside its place.
+                            let (to, add) = if count == wide { ((c, w.n), top > 0) } else { ((border, wide), false) };
                             let mut done = 0;
                             while done < height {
                                 let a = Strided { start: a.start.add(done), ..a };
-                                let c = (c.add(done * w.n), w.n);
-                                done += rows::<L, 2>(height - done, depth, a, b, c, top > 0);
+                                done += rows::<L, 2>(height - done, depth, a, b, (to.0.add(done * to.1), to.1), add);
                             }
-                        } else {
-                            let mut done = 0;
-                            while done < height {
-                                let a = Strided { start: a.start.add(done), ..a };
-                                let c = (border.add(done * wide), wide);
-                                done += rows::<L, 2>(height - done, depth, a, b, c, false);
-                            }
-                            for i in 0..height {
-                                for j in 0..count {
-                                    let (at, sum) = (c.add(i * w.n + j), *border.add(i * wide + j));
-                                    *at = if top > 0 { *at + sum } else { sum };
+                            if count < wide {
+                                for i in 0..height {
+                                    for j in 0..count {
+                                        let (at, sum) = (c.add(i * w.n + j), *border.add(i * wide + j));
+                                        *at = if top > 0 { *at + sum } else { sum };
+                                    }
                                 }
                             }
                         }
-                        row += L::ROWS;
                     }
-                    column += wide;
                 }
             }
         }
