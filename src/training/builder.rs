@@ -12,10 +12,12 @@ pub(crate) struct Builder {
     stem: &'static str,
     /// The version of the default operator set.
     opset: i64,
-    names: Names,
+    /// The element type of constants that are not integers.
+    pub kind: DataType,
+    pub names: Names,
     pub nodes: Vec<NodeProto>,
     pub initializers: Vec<TensorProto>,
-    constants: HashMap<(Vec<usize>, Vec<u8>), String>,
+    constants: HashMap<(i32, Vec<i64>, Vec<u8>), String>,
 }
 
 impl Builder {
@@ -24,6 +26,7 @@ impl Builder {
         Builder {
             stem,
             opset,
+            kind: DataType::Float,
             names: Names::new(graph),
             nodes: Vec::new(),
             initializers: Vec::new(),
@@ -47,41 +50,56 @@ impl Builder {
         output
     }
 
+    /// An operator of another domain than the default one, with as many outputs.
+    pub fn op_in(
+        &mut self,
+        domain: &str,
+        op: &str,
+        inputs: &[&str],
+        outputs: usize,
+        attributes: Vec<AttributeProto>,
+    ) -> Vec<String> {
+        let stem = format!("{}_{}", self.stem, op.to_lowercase());
+        let outputs: Vec<String> = (0..outputs).map(|_| self.names.fresh(&stem)).collect();
+        let refs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        let mut node = new_node(op, inputs, &refs, attributes);
+        node.domain = Some(domain.into());
+        self.nodes.push(node);
+        outputs
+    }
+
     /// An operator whose output has a name that was chosen.
     pub fn op_as(&mut self, op: &str, inputs: &[&str], output: &str) {
         self.nodes.push(new_node(op, inputs, &[output], vec![]));
     }
 
     pub fn floats(&mut self, shape: &[usize], data: &[f32]) -> String {
-        let t = tensor_from_f32("", DataType::Float, shape, data);
-        self.constant(t, shape)
+        self.constant(tensor_from_f32("", self.kind, shape, data))
     }
 
     pub fn scalar(&mut self, value: f32) -> String {
         self.floats(&[], &[value])
     }
 
-    pub fn ints(&mut self, values: &[i64]) -> String {
-        let t = tensor_from_i64("", &[values.len()], values);
-        self.constant(t, &[values.len(), usize::MAX])
+    pub fn integers(&mut self, shape: &[usize], values: &[i64]) -> String {
+        self.constant(tensor_from_i64("", shape, values))
     }
 
-    /// An index: an integer without axes.
-    pub fn index(&mut self, value: i64) -> String {
-        let t = tensor_from_i64("", &[], &[value]);
-        self.constant(t, &[usize::MAX])
+    pub fn ints(&mut self, values: &[i64]) -> String {
+        self.integers(&[values.len()], values)
     }
 
     /// Equal constants are made once.
-    fn constant(&mut self, mut t: TensorProto, key: &[usize]) -> String {
+    fn constant(&mut self, mut t: TensorProto) -> String {
         let bytes = t.raw_data.as_ref().map(|b| b.to_vec()).unwrap_or_default();
-        if let Some(name) = self.constants.get(&(key.to_vec(), bytes.clone())) {
+        let key = (t.data_type(), t.dims.clone(), bytes);
+        if let Some(name) = self.constants.get(&key) {
             return name.clone();
         }
         let name = self.names.fresh(&format!("{}_constant", self.stem));
         t.name = Some(name.clone());
         self.initializers.push(t);
-        self.constants.insert((key.to_vec(), bytes), name.clone());
+        self.constants.insert(key, name.clone());
         name
     }
 
@@ -95,14 +113,15 @@ impl Builder {
         self.op_with(op, &[x], vec![int_attribute("keepdims", 0)])
     }
 
-    /// ReduceSum or ReduceMean; axes became an input in opset 13 and 18.
-    pub fn reduce(&mut self, op: &str, x: &str, axes: &[i64], keep: bool) -> String {
+    /// A reduction; axes became an input in opset 13 (ReduceSum) and 18 (all others).
+    pub fn reduce(&mut self, op: &str, x: &str, axes: &[usize], keep: bool) -> String {
+        let axes: Vec<i64> = axes.iter().map(|&a| a as i64).collect();
         let keep = int_attribute("keepdims", keep as i64);
         if self.opset >= if op == "ReduceSum" { 13 } else { 18 } {
-            let axes = self.ints(axes);
+            let axes = self.ints(&axes);
             self.op_with(op, &[x, &axes], vec![keep])
         } else {
-            self.op_with(op, &[x], vec![ints_attribute("axes", axes), keep])
+            self.op_with(op, &[x], vec![ints_attribute("axes", &axes), keep])
         }
     }
 

@@ -64,7 +64,7 @@ pub fn add_classifier(model: &Model, classes: usize, pooling: Option<Pooling>) -
         bail!(Unsupported, "the tokens `{end}` have no embedding axis of their own")
     };
     let width = typing.factors.size(&dims[axis]);
-    let tokens: Vec<i64> = (1..dims.len()).filter(|&a| a != axis).map(|a| a as i64).collect();
+    let tokens: Vec<usize> = (1..dims.len()).filter(|&a| a != axis).collect();
     let listed = tokens == [1] && dims.len() == 3;
     let has_class_token = listed && anatomy.prefix_tokens > 0;
     let pooling = pooling.unwrap_or(if has_class_token { Pooling::ClassToken } else { Pooling::Mean });
@@ -75,7 +75,7 @@ pub fn add_classifier(model: &Model, classes: usize, pooling: Option<Pooling>) -
             return Err(Error::new(ErrorKind::Usage, "the encoder has no class token").hint("use --pooling mean"));
         }
         Pooling::ClassToken => {
-            let first = b.index(0);
+            let first = b.integers(&[], &[0]);
             b.op_with("Gather", &[&end, &first], vec![int_attribute("axis", 1)])
         }
         Pooling::Mean => {

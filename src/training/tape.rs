@@ -1,11 +1,13 @@
 //! The backward walk: which values need a gradient, what has been gathered for each, and the nodes that compute it.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::{Deref, DerefMut};
 
+use super::builder::Builder;
 use super::{Operators, rules};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Names, element_types, int_attribute, ints_attribute, node as new_node};
+use crate::graph::{element_types, int_attribute, ints_attribute};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto};
 use crate::onnx::{DataType, node_label, tensor_from_f32, tensor_from_i64};
 use crate::runtime::kernels::DOMAIN;
@@ -59,22 +61,18 @@ impl Gradients {
                     .extend(node.output.iter().map(String::as_str).filter(|o| types.get(o).is_some_and(|t| float(*t))));
             }
         }
-        let names = Names::new(&graph);
+        let builder = Builder::new(&graph, typing.opset, "gradient");
         let mut tape = Tape {
             typing,
             operators,
             types,
-            kind: DataType::Float,
+            builder,
             at: 0,
             needs,
-            names,
             gathered: HashMap::new(),
             shapes: HashMap::new(),
             views: HashMap::new(),
             reshaped: HashMap::new(),
-            nodes: Vec::new(),
-            initializers: Vec::new(),
-            constants: HashMap::new(),
             outputs: HashMap::new(),
         };
         for (value, gradient) in seeds {
@@ -86,7 +84,7 @@ impl Gradients {
                 continue;
             }
             tape.at = k;
-            tape.kind = tape.element_type(&node.output[0]);
+            tape.builder.kind = tape.element_type(&node.output[0]);
             let given: Vec<Option<String>> = node.output.iter().map(|o| tape.gathered(o)).collect();
             rules::backward(&mut tape, node, &given).map_err(|e| e.in_node(node_label(node)))?;
         }
@@ -139,23 +137,33 @@ pub(super) struct Tape<'t, 'm> {
     /// What the graph may be made of.
     pub operators: Operators,
     types: HashMap<&'m str, DataType>,
-    /// The element type of the gradient at hand, which constants take.
-    kind: DataType,
+    /// What the backward nodes are written with; constants take the element type of the gradient at hand.
+    builder: Builder,
     /// The node at hand.
     at: usize,
     needs: HashSet<&'t str>,
-    names: Names,
     gathered: HashMap<String, String>,
     /// Shapes of gradients, as far as they are known.
     shapes: HashMap<String, Vec<usize>>,
     /// What each result of a Reshape is a view of.
     views: HashMap<String, String>,
     reshaped: HashMap<(String, Vec<usize>), String>,
-    nodes: Vec<NodeProto>,
-    initializers: Vec<TensorProto>,
-    constants: HashMap<(i32, Vec<i64>, Vec<u8>), String>,
     /// Outputs that nodes of the forward graph get in addition, by node.
     outputs: HashMap<usize, Vec<String>>,
+}
+
+impl Deref for Tape<'_, '_> {
+    type Target = Builder;
+
+    fn deref(&self) -> &Builder {
+        &self.builder
+    }
+}
+
+impl DerefMut for Tape<'_, '_> {
+    fn deref_mut(&mut self) -> &mut Builder {
+        &mut self.builder
+    }
 }
 
 impl Tape<'_, '_> {
@@ -164,17 +172,18 @@ impl Tape<'_, '_> {
         for (k, outputs) in self.outputs {
             graph.node[k].output = outputs;
         }
+        let Builder { nodes, initializers, .. } = self.builder;
         let mut live: HashSet<&str> = of.values().map(String::as_str).collect();
-        let mut kept = vec![false; self.nodes.len()];
-        for (node, kept) in self.nodes.iter().zip(&mut kept).rev() {
+        let mut kept = vec![false; nodes.len()];
+        for (node, kept) in nodes.iter().zip(&mut kept).rev() {
             if node.output.iter().any(|o| live.contains(o.as_str())) {
                 *kept = true;
                 live.extend(node.input.iter().map(String::as_str));
             }
         }
         fold_shapes(&mut graph, self.typing, &self.types);
-        graph.initializer.extend(self.initializers.iter().filter(|t| live.contains(t.name())).cloned());
-        graph.node.extend(self.nodes.into_iter().zip(kept).filter_map(|(node, kept)| kept.then_some(node)));
+        graph.initializer.extend(initializers.iter().filter(|t| live.contains(t.name())).cloned());
+        graph.node.extend(nodes.into_iter().zip(kept).filter_map(|(node, kept)| kept.then_some(node)));
         graph.value_info.clear();
         let imports = ["com.microsoft", DOMAIN]
             .into_iter()
@@ -219,38 +228,19 @@ impl Tape<'_, '_> {
         self.types.get(value).copied().unwrap_or(DataType::Float)
     }
 
-    /// The element type of the gradient at hand.
-    pub fn kind(&self) -> DataType {
-        self.kind
-    }
-
     /// The name of output `j` of the forward node at hand, which gets that output where it has none.
     pub fn forward_output(&mut self, node: &NodeProto, j: usize) -> String {
         let outputs = self.outputs.entry(self.at).or_insert_with(|| node.output.clone());
         outputs.resize(outputs.len().max(j + 1), String::new());
         if outputs[j].is_empty() {
-            outputs[j] = self.names.fresh(&format!("{}_{j}", node.output[0]));
+            outputs[j] = self.builder.names.fresh(&format!("{}_{j}", node.output[0]));
         }
         outputs[j].clone()
     }
 
-    pub fn op(&mut self, op: &str, inputs: &[&str]) -> String {
-        self.op_with(op, inputs, vec![])
-    }
-
-    pub fn op_with(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
-        let output = self.names.fresh(&format!("gradient_{}", op.to_lowercase()));
-        self.nodes.push(new_node(op, inputs, &[&output], attributes));
-        output
-    }
-
     /// An operator of `com.microsoft`.
     pub fn contrib(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
-        let output = self.op_with(op, inputs, attributes);
-        if let Some(node) = self.nodes.last_mut() {
-            node.domain = Some("com.microsoft".into());
-        }
-        output
+        self.op_in("com.microsoft", op, inputs, 1, attributes).remove(0)
     }
 
     /// True where a fused operator may compute the gradient at hand.
@@ -260,13 +250,7 @@ impl Tape<'_, '_> {
 
     /// A fused operator of Offshoot's own, with as many outputs.
     pub fn fused(&mut self, op: &str, inputs: &[&str], outputs: usize, attributes: Vec<AttributeProto>) -> Vec<String> {
-        let outputs: Vec<String> =
-            (0..outputs).map(|_| self.names.fresh(&format!("gradient_{}", op.to_lowercase()))).collect();
-        let refs: Vec<&str> = outputs.iter().map(String::as_str).collect();
-        let mut node = new_node(op, inputs, &refs, attributes);
-        node.domain = Some(DOMAIN.into());
-        self.nodes.push(node);
-        outputs
+        self.op_in(DOMAIN, op, inputs, outputs, attributes)
     }
 
     /// Takes what has been gathered for a value, to add something to it by other means than [`Tape::add`].
@@ -274,39 +258,8 @@ impl Tape<'_, '_> {
         self.gathered.remove(value)
     }
 
-    /// A constant of the element type at hand.
-    pub fn floats(&mut self, shape: &[usize], data: &[f32]) -> String {
-        self.constant(tensor_from_f32("", self.kind, shape, data))
-    }
-
-    pub fn scalar(&mut self, value: f32) -> String {
-        self.floats(&[], &[value])
-    }
-
     pub fn zeros(&mut self, shape: &[usize]) -> String {
         self.floats(shape, &vec![0.0; shape.iter().product()])
-    }
-
-    pub fn ints(&mut self, values: &[i64]) -> String {
-        self.integers(&[values.len()], values)
-    }
-
-    pub fn integers(&mut self, shape: &[usize], values: &[i64]) -> String {
-        self.constant(tensor_from_i64("", shape, values))
-    }
-
-    /// Equal constants are made once.
-    fn constant(&mut self, mut t: TensorProto) -> String {
-        let bytes = t.raw_data.as_ref().map(|b| b.to_vec()).unwrap_or_default();
-        let key = (t.data_type(), t.dims.clone(), bytes);
-        if let Some(name) = self.constants.get(&key) {
-            return name.clone();
-        }
-        let name = self.names.fresh("gradient_constant");
-        t.name = Some(name.clone());
-        self.initializers.push(t);
-        self.constants.insert(key, name.clone());
-        name
     }
 
     /// A value in another shape. Views of one value are views of that value, and each is made once.
@@ -353,18 +306,6 @@ impl Tape<'_, '_> {
         let mut perm: Vec<usize> = (0..rank).collect();
         perm.swap(rank - 1, rank - 2);
         self.transpose(x, &perm)
-    }
-
-    /// A reduction; axes became an input in opset 13 (ReduceSum) and 18 (all others).
-    pub fn reduce(&mut self, op: &str, x: &str, axes: &[usize], keep: bool) -> String {
-        let axes: Vec<i64> = axes.iter().map(|&a| a as i64).collect();
-        let keep = int_attribute("keepdims", keep as i64);
-        if self.typing.opset >= if op == "ReduceSum" { 13 } else { 18 } {
-            let axes = self.ints(&axes);
-            self.op_with(op, &[x, &axes], vec![keep])
-        } else {
-            self.op_with(op, &[x], vec![ints_attribute("axes", &axes), keep])
-        }
     }
 
     /// Undoes broadcasting: sums a gradient of shape `from` over the axes along which `to` was broadcast.
@@ -422,9 +363,7 @@ impl Tape<'_, '_> {
 
     /// Elements `start` to `start + length` along an axis.
     pub fn part(&mut self, x: &str, axis: usize, start: usize, length: usize) -> String {
-        let (a, b, axis) =
-            (self.ints(&[start as i64]), self.ints(&[(start + length) as i64]), self.ints(&[axis as i64]));
-        self.op("Slice", &[x, &a, &b, &axis])
+        self.slice(x, axis as i64, start as i64, (start + length) as i64)
     }
 
     pub fn concat(&mut self, parts: &[String], axis: usize) -> String {
@@ -451,7 +390,8 @@ impl Tape<'_, '_> {
 
     /// 1 where a condition holds, else 0, in the element type at hand.
     pub fn indicator(&mut self, condition: &str) -> String {
-        self.op_with("Cast", &[condition], vec![int_attribute("to", self.kind as i64)])
+        let to = int_attribute("to", self.kind as i64);
+        self.op_with("Cast", &[condition], vec![to])
     }
 
     /// A value where a condition holds, else 0.
@@ -465,6 +405,7 @@ impl Tape<'_, '_> {
 mod tests {
     use super::*;
     use crate::axes::Assumption;
+    use crate::graph::node as new_node;
     use crate::onnx::proto::ModelProto;
     use crate::onnx::{Model, tensor_info};
 

@@ -33,7 +33,7 @@ pub(super) fn backward(t: &mut Tape, node: &NodeProto, given: &[Option<String>])
     match node.op_type() {
         "Identity" | "Dropout" => t.give(node, 0, |_, _| Ok(g.to_string())),
         "Cast" | "CastLike" => t.give(node, 0, |t, x| {
-            let (from, to) = (t.kind(), t.element_type(x));
+            let (from, to) = (t.kind, t.element_type(x));
             Ok(if from == to { g.to_string() } else { t.op_with("Cast", &[g], vec![int_attribute("to", to as i64)]) })
         }),
         "Add" | "Sum" | "Mean" | "Sub" | "Mul" | "Div" | "Max" | "Min" | "PRelu" | "Where" | "Expand" => {

@@ -86,7 +86,7 @@ pub fn layer_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         return fused_layer_norm(t, node, g);
     }
     // The operator's own statistics, which are of the element type of its computation (float32 unless it says otherwise).
-    let standard = if centred && t.kind() == DataType::Float && node.int("stash_type").unwrap_or(1) == 1 {
+    let standard = if centred && t.kind == DataType::Float && node.int("stash_type").unwrap_or(1) == 1 {
         let (mean, inverse) = (t.forward_output(node, 1), t.forward_output(node, 2));
         let difference = t.op("Sub", &[x, &mean]);
         let normal = t.op("Mul", &[&difference, &inverse]);
