@@ -9,9 +9,11 @@
 mod choice;
 mod depth;
 mod fold;
+mod image;
 mod init;
 mod layers;
 mod numbers;
+mod resample;
 mod transform;
 
 use std::collections::HashMap;
@@ -33,6 +35,7 @@ use crate::report::Agreement;
 use crate::runtime::Runtime;
 pub use choice::{FfnWidth, Heads, LayerHeads, Layers};
 pub use fold::fold;
+pub use image::{IMAGE_SIZE, resize_image};
 pub use init::{Inherit, Init, LayerSource};
 pub use transform::{DEFAULT_RANK, Transform};
 
@@ -78,6 +81,8 @@ pub struct Shape {
     pub transform: Option<Transform>,
     /// Rank of the low-rank part of an affine transform.
     pub transform_rank: Option<usize>,
+    /// Height and width of its images, in pixels.
+    pub image_size: Option<[usize; 2]>,
     /// Seed of what is drawn at random (a new classifier, layers that are not inherited).
     pub seed: u64,
 }
@@ -108,6 +113,8 @@ pub struct Plan {
     pub layers: Vec<PlannedLayer>,
     /// Channels of the residual stream, where they were asked for.
     pub embedding_dim: Option<usize>,
+    /// Height and width of the images, where they were asked for.
+    pub image_size: Option<[usize; 2]>,
     /// How layers transform the weights that they share.
     pub transform: Transform,
     /// Classes of the new classifier, where there is one.
@@ -139,6 +146,8 @@ pub struct Descendant {
 /// [`ErrorKind::Usage`] for a shape that cannot be, [`ErrorKind::Unsupported`] where the graph does not allow it.
 pub fn grow(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descendant> {
     init::check(shape, model.metadata(METADATA).is_some())?;
+    let resized = shape.image_size.map(|size| resize_image(model, size)).transpose()?;
+    let model = resized.as_ref().unwrap_or(model);
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
     gene.check(&typing, &anatomy)?;
@@ -541,6 +550,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             "inherit": self.shape.inherit,
             "layers": layers,
             "embedding_dim": self.shape.embedding_dim,
+            "image_size": self.shape.image_size,
             "transform": transform,
             "transform_rank": (transform == Transform::Affine).then(|| self.shape.transform_rank.unwrap_or(DEFAULT_RANK)),
             "projection": self.shape.projection,
@@ -553,6 +563,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             init: self.shape.init,
             layers,
             embedding_dim: self.shape.embedding_dim,
+            image_size: self.shape.image_size,
             transform,
             classes: self.shape.classes,
             projection: self.shape.projection,
