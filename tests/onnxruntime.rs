@@ -58,6 +58,13 @@ fn children_of_another_image_size_equal_timms() {
     }
 }
 
+#[test]
+fn folded_fixtures_give_the_same_outputs() {
+    if let Some(runtime) = runtime() {
+        common::image_size::check_folding(runtime);
+    }
+}
+
 /// Runs a program in the repository's folder and returns what it prints.
 fn printed(command: &mut Command) -> Vec<u8> {
     let output = command.current_dir(common::root()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));

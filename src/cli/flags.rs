@@ -334,6 +334,12 @@ pub struct Grow {
     /// Grow several descendants from a TOML list of [[descendant]] tables
     #[arg(long, value_name = "LIST.toml", conflicts_with_all = ["layers", "heads", "width", "ffn_width", "classes", "order", "projection", "tied", "init", "inherit", "share", "embedding_dim", "image_size", "transform", "transform_rank"])]
     pub batch: Option<PathBuf>,
+    /// Compute what is constant at a fixed image size once and write it down
+    ///
+    /// Resized position tables, shape operands, masks and rotary tables become plain weights. An image size that the model
+    /// leaves open is fixed with --image-size.
+    #[arg(long, conflicts_with_all = ["tied", "transform"])]
+    pub fold: bool,
     /// Print the plan and write nothing
     #[arg(long)]
     pub dry_run: bool,

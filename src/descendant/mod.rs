@@ -7,6 +7,7 @@
 //! ([`Transform`]), which [`fold`] computes away once it is trained.
 
 mod choice;
+mod constants;
 mod depth;
 mod fold;
 mod image;
@@ -34,6 +35,7 @@ use crate::onnx::{Model, element_count, encoded_len, payload, tensor_from_i64, t
 use crate::report::Agreement;
 use crate::runtime::Runtime;
 pub use choice::{FfnWidth, Heads, LayerHeads, Layers};
+pub use constants::fold_constants;
 pub use fold::fold;
 pub use image::{IMAGE_SIZE, resize_image};
 pub use init::{Inherit, Init, LayerSource};
@@ -138,6 +140,23 @@ pub struct Descendant {
     pub model: Model,
     /// How it came about.
     pub plan: Plan,
+}
+
+impl Descendant {
+    /// Computes what is constant at its image size: see [`fold_constants`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where layers transform shared weights, which is still to be trained; those of [`fold_constants`].
+    pub fn fold(&mut self, runtime: &Arc<Runtime>, image: Option<[usize; 2]>) -> Result<()> {
+        if self.plan.transform != Transform::None {
+            return Err(Error::new(ErrorKind::Usage, "folding would compute the transforms of shared weights away")
+                .hint("tune the descendant first, or give --transform none"));
+        }
+        self.model = fold_constants(runtime, &self.model, image)?;
+        self.plan.parameters = parameters(self.model.graph());
+        self.plan.bytes = encoded_len(&self.model.proto);
+        Ok(())
+    }
 }
 
 /// Grows a descendant from a learngene model (or from an ancestor with the identity learngene).

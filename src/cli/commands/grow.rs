@@ -35,10 +35,14 @@ pub fn run(c: &Grow) -> Result<()> {
             output::check_output(path, &[&c.model], c.force)?;
         }
     }
+    if c.fold && jobs.iter().any(|j| j.shape.tied) {
+        return Err(Error::new(ErrorKind::Usage, "--fold writes plain weights, and a tied descendant shares them")
+            .hint("leave one of the two out"));
+    }
     let clustered = |j: &Job| j.shape.init == Init::ClusterLearngene;
     let genes = if jobs.iter().any(clustered) { Some(learngene(c, &model, &jobs)?) } else { None };
     let ancestor = if jobs.iter().all(clustered) { None } else { Some(ancestor(c, &model, genes.is_none())?) };
-    let runtime = if c.verify { Some(Runtime::start(&c.runtime.options())?) } else { None };
+    let runtime = if c.verify || c.fold { Some(Runtime::start(&c.runtime.options())?) } else { None };
     let grown: Vec<Result<Plan>> = jobs
         .par_iter()
         .map(|job| {
@@ -46,8 +50,11 @@ pub fn run(c: &Grow) -> Result<()> {
             let Some((gene, model)) = source else {
                 return Err(Error::new(ErrorKind::Internal, "a descendant has nothing to grow from"));
             };
-            let child = named(&c.model, grow(model, gene, &job.shape))?;
-            if let Some(runtime) = &runtime {
+            let mut child = named(&c.model, grow(model, gene, &job.shape))?;
+            if let Some(runtime) = runtime.as_ref().filter(|_| c.fold) {
+                named(&c.model, child.fold(runtime, job.shape.image_size))?;
+            }
+            if let Some(runtime) = runtime.as_ref().filter(|_| c.verify) {
                 verify(runtime, &child.model)?;
             }
             write(c, job, child)

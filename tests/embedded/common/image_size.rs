@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::{Array4, ArrayD, IxDyn};
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
-use offshoot::descendant::{Shape, grow};
+use offshoot::descendant::{Shape, fold_constants, grow};
 use offshoot::graph::{data_inputs, declared_dims};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::Model;
@@ -36,6 +36,38 @@ pub fn at_size(model: &Model, size: [usize; 2]) -> offshoot::error::Result<Model
     let gene = Learngene::identity(&typing, &Anatomy::new(&typing)?);
     let shape = Shape { image_size: Some(size), ..Shape::default() };
     grow(model, &gene, &shape).map(|d| d.model)
+}
+
+/// `grow --fold` on every fixture: fewer nodes, the same outputs.
+pub fn check_folding(runtime: &Arc<Runtime>) {
+    let mut failures = Vec::new();
+    for fixture in super::fixtures() {
+        let model = fixture.open();
+        let x = surgery::images(&fixture);
+        let size = [x.shape()[2], x.shape()[3]];
+        let folded = match fold_constants(runtime, &model, Some(size)) {
+            Ok(folded) => folded,
+            Err(e) => {
+                failures.push(format!("{}: {e}", fixture.name()));
+                continue;
+            }
+        };
+        let declared = declared_dims(data_inputs(folded.graph())[0]).unwrap();
+        assert_eq!(declared[2..], [Some(size[0]), Some(size[1])], "{}", fixture.name());
+        let (before, after) = (model.graph().node.len(), folded.graph().node.len());
+        let left = folded.graph().node.iter().filter(|n| n.op_type() == "Resize").count();
+        println!("{}: {before} -> {after} nodes", fixture.name());
+        if after > before || left > 0 {
+            failures.push(format!("{}: {before} -> {after} nodes, {left} Resize left", fixture.name()));
+        }
+        let errors = (surgery::run(runtime, &model, &x), surgery::run(runtime, &folded, &x));
+        match errors {
+            (Ok(a), Ok(b)) if surgery::error(&b, &a) <= TOLERANCE => {}
+            (Ok(a), Ok(b)) => failures.push(format!("{}: {:e}", fixture.name(), surgery::error(&b, &a))),
+            (a, b) => failures.push(format!("{}: {:?} {:?}", fixture.name(), a.err(), b.err())),
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
 pub fn check_all(runtime: &Arc<Runtime>) {
