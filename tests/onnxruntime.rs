@@ -51,6 +51,20 @@ fn surgery_on_every_fixture_equals_its_oracle() {
     }
 }
 
+#[test]
+fn children_of_another_image_size_equal_timms() {
+    if let Some(runtime) = runtime() {
+        common::image_size::check_all(runtime);
+    }
+}
+
+#[test]
+fn folded_fixtures_give_the_same_outputs() {
+    if let Some(runtime) = runtime() {
+        common::image_size::check_folding(runtime);
+    }
+}
+
 /// Runs a program in the repository's folder and returns what it prints.
 fn printed(command: &mut Command) -> Vec<u8> {
     let output = command.current_dir(common::root()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));

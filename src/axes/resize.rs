@@ -23,8 +23,10 @@ pub type Mixture = Vec<Vec<(usize, f32)>>;
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     gathers: BTreeMap<Factor, Vec<usize>>,
-    mixtures: HashMap<(usize, usize), Mixture>,
+    mixtures: BTreeMap<(usize, usize), Mixture>,
     replaced: HashMap<usize, Vec<f32>>,
+    operands: BTreeMap<(usize, usize), TensorProto>,
+    cuts: HashMap<(usize, usize), (usize, usize)>,
 }
 
 impl Plan {
@@ -52,6 +54,16 @@ impl Plan {
         self.replaced.insert(of_use, elements);
     }
 
+    /// Input `input` of node `node` becomes a new initializer.
+    pub fn operand(&mut self, node: usize, input: usize, tensor: TensorProto) {
+        self.operands.insert((node, input), tensor);
+    }
+
+    /// The Slice `node` takes the elements from `first` to before `last` of an axis, whatever the typing says of its borders.
+    pub fn cut(&mut self, node: usize, axis: usize, first: usize, last: usize) {
+        self.cuts.insert((node, axis), (first, last));
+    }
+
     /// The plan of a factor.
     pub fn indices(&self, factors: &Factors, factor: Factor) -> Option<&[usize]> {
         self.gathers.get(&factors.root(factor)).map(Vec::as_slice)
@@ -59,7 +71,7 @@ impl Plan {
 
     /// True where nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.gathers.is_empty() && self.mixtures.is_empty() && self.replaced.is_empty()
+        self.gathers.is_empty() && self.mixtures.is_empty() && self.replaced.is_empty() && self.operands.is_empty()
     }
 
     /// Old positions of each new one along a dimension; `None` where it stays as it is.
@@ -111,11 +123,12 @@ pub fn resize(typing: &Typing, plan: &Plan) -> Result<GraphProto> {
     let mut names = Names::new(&out);
     let changed = weights(typing, plan)?;
     place(typing, changed, &mut names, &mut out);
+    put_operands(&plan.operands, &mut names, &mut out);
     let mut factors = typing.factors.clone();
     for (&f, indices) in &plan.gathers {
         factors.set_size(f, indices.len());
     }
-    repair(typing, &factors, &mut names, &mut out)?;
+    repair(typing, plan, &factors, &mut names, &mut out)?;
     graph::prune(&mut out);
     Ok(out)
 }
@@ -257,8 +270,26 @@ fn place(typing: &Typing, changed: Vec<(usize, TensorProto)>, names: &mut Names,
     }
 }
 
+/// Puts new operands into the graph, equal ones once.
+fn put_operands(operands: &BTreeMap<(usize, usize), TensorProto>, names: &mut Names, out: &mut GraphProto) {
+    let mut made: Vec<(&TensorProto, String)> = Vec::new();
+    for (&(node, input), tensor) in operands {
+        let name = match made.iter().find(|(t, _)| t.dims == tensor.dims && t.raw_data == tensor.raw_data) {
+            Some((_, name)) => name.clone(),
+            None => {
+                let name = names.fresh(tensor.name());
+                out.initializer.push(TensorProto { name: Some(name.clone()), ..tensor.clone() });
+                made.push((tensor, name.clone()));
+                name
+            }
+        };
+        out.node[node].input[input] = name;
+    }
+}
+
 struct Repair<'t, 'm> {
     typing: &'t Typing<'m>,
+    plan: &'t Plan,
     factors: &'t Factors,
     known: HashMap<String, Known>,
     fixed: HashSet<String>,
@@ -268,7 +299,7 @@ struct Repair<'t, 'm> {
 }
 
 /// Walks the graph with the new sizes.
-fn repair(typing: &Typing, factors: &Factors, names: &mut Names, out: &mut GraphProto) -> Result<()> {
+fn repair(typing: &Typing, plan: &Plan, factors: &Factors, names: &mut Names, out: &mut GraphProto) -> Result<()> {
     let mut known = HashMap::new();
     let mut fixed: HashSet<String> = HashSet::new();
     for t in &out.initializer {
@@ -278,7 +309,7 @@ fn repair(typing: &Typing, factors: &Factors, names: &mut Names, out: &mut Graph
             known.insert(t.name().to_string(), value);
         }
     }
-    let mut repair = Repair { typing, factors, known, fixed, names, initializers: Vec::new(), nodes: Vec::new() };
+    let mut repair = Repair { typing, plan, factors, known, fixed, names, initializers: Vec::new(), nodes: Vec::new() };
     for (k, node) in std::mem::take(&mut out.node).into_iter().enumerate() {
         let label = node_label(&node);
         repair.node(k, node).map_err(|e| e.in_node(label))?;
@@ -336,12 +367,14 @@ impl<'m> Repair<'_, 'm> {
         } else {
             match op {
                 "Reshape" | "Expand" if was.input.len() > 1 => self.shape_operand(k, &mut node, 1)?,
+                "Resize" | "Upsample" if self.scales(was, &mut node)? => {}
                 "Resize" if was.input.get(3).is_some_and(|x| !x.is_empty()) && was.ints("axes").is_none() => {
                     self.shape_operand(k, &mut node, 3)?
                 }
                 "ConstantOfShape" => self.shape_operand(k, &mut node, 0)?,
                 "Split" => self.split(was, &mut node)?,
                 "Slice" => self.slice(k, was, &mut node)?,
+                "AveragePool" | "MaxPool" | "LpPool" => self.pool(was, &mut node),
                 _ => self.counts(k, &mut node),
             }
             if node.input.iter().all(|x| x.is_empty() || self.fixed.contains(x)) {
@@ -463,9 +496,22 @@ impl<'m> Repair<'_, 'm> {
         let mut changed = false;
         for (i, &a) in axes.iter().enumerate() {
             let a = (if a < 0 { a + shape.len() as i64 } else { a }) as usize;
-            let Some(part) = self.typing.parts.iter().find(|p| p.node == k && p.axis == a) else { continue };
-            let first: usize = part.before.iter().map(|d| self.factors.size(d)).sum();
-            let last = first + self.factors.size(&part.taken);
+            let part = self.typing.parts.iter().find(|p| p.node == k && p.axis == a);
+            let (first, last) = match (self.plan.cuts.get(&(k, a)), part) {
+                (Some(&cut), _) => cut,
+                (None, Some(part)) => {
+                    let first: usize = part.before.iter().map(|d| self.factors.size(d)).sum();
+                    (first, first + self.factors.size(&part.taken))
+                }
+                (None, None) => {
+                    // Steps of more than one run to the end of an axis that has become longer.
+                    let now = self.shape(&was.input[0]).get(a).copied().unwrap_or_default();
+                    if now > shape[a] && ends[i] == shape[a] as i64 {
+                        (ends[i], changed) = (now as i64, true);
+                    }
+                    continue;
+                }
+            };
             let Some((was_first, was_length)) = slice_range(shape[a], starts[i], ends[i], 1) else { continue };
             if was_first != first {
                 (starts[i], changed) = (first as i64, true);
@@ -499,6 +545,53 @@ impl<'m> Repair<'_, 'm> {
             }
         }
         Ok(())
+    }
+
+    /// New scales for an operator that resizes by scales to a size that is no longer theirs. False where it resizes by sizes.
+    fn scales(&mut self, was: &NodeProto, node: &mut NodeProto) -> Result<bool> {
+        let at = if was.op_type() == "Upsample" || was.input.len() == 2 { 1 } else { 2 };
+        let Some(operand) = was.input.get(at).filter(|x| !x.is_empty()) else { return Ok(false) };
+        let Some(old) = self
+            .known
+            .get(node.input[at].as_str())
+            .cloned()
+            .or_else(|| self.typing.weights.get(operand.as_str()).and_then(|t| Known::read(t)))
+        else {
+            return Ok(false);
+        };
+        if old.data.is_empty() {
+            return Ok(false);
+        }
+        let (from, to) = (self.shape(&was.input[0]), self.shape(&was.output[0]));
+        let axes: Vec<usize> = match was.ints("axes").filter(|a| !a.is_empty()) {
+            Some(list) => list.iter().map(|&a| (if a < 0 { a + from.len() as i64 } else { a }) as usize).collect(),
+            None => (0..from.len()).collect(),
+        };
+        if axes.len() != old.data.len() || axes.iter().any(|&a| a >= from.len() || a >= to.len()) {
+            bail!(Typing, "its scales do not fit its axes");
+        }
+        let right = axes.iter().zip(&old.data).all(|(&a, &s)| (from[a] as f64 * s).floor() as usize == to[a]);
+        if !right {
+            let scales: Vec<f32> = axes.iter().map(|&a| to[a] as f32 / from[a].max(1) as f32).collect();
+            let name = self.names.fresh("offshoot_scales");
+            self.initializers.push(tensor_from_f32(name.clone(), DataType::Float, &[scales.len()], &scales));
+            node.input[at] = name;
+        }
+        Ok(true)
+    }
+
+    /// A window that covers a whole axis covers it at its new size.
+    fn pool(&self, was: &NodeProto, node: &mut NodeProto) {
+        let (old, new) = (self.typing.shape(&was.input[0]).unwrap_or_default(), self.shape(&was.input[0]));
+        let Some(kernel) = node.attribute.iter_mut().find(|a| a.name() == "kernel_shape") else { return };
+        for (i, size) in kernel.ints.iter_mut().enumerate() {
+            if let (Some(&before), Some(&now)) = (old.get(i + 2), new.get(i + 2))
+                && *size == before as i64
+                && before > 1
+            {
+                *size = now as i64;
+            }
+        }
     }
 
     /// Attributes that count groups or heads.

@@ -226,6 +226,36 @@ impl<'m> Typing<'m> {
     }
 }
 
+/// What a convolution's or pooling operator's window makes of `length` elements along spatial axis `i` of `rank`: the number of
+/// positions, and the stride.
+pub(crate) fn window_length(
+    node: &NodeProto,
+    rank: usize,
+    i: usize,
+    kernel: usize,
+    length: i64,
+    transposed: bool,
+) -> (i64, i64) {
+    let listed = |name: &str, default: i64, at: usize, n: usize| match node.ints(name) {
+        Some(v) if v.len() == n => v[at],
+        _ => default,
+    };
+    let stride = listed("strides", 1, i, rank).max(1);
+    let reach = listed("dilations", 1, i, rank) * (kernel as i64 - 1);
+    let padding = listed("pads", 0, i, 2 * rank) + listed("pads", 0, rank + i, 2 * rank);
+    let ceil = node.int("ceil_mode").unwrap_or(0) != 0;
+    let n = match (node.string("auto_pad").unwrap_or("NOTSET"), transposed) {
+        ("SAME_UPPER" | "SAME_LOWER", false) => (length + stride - 1) / stride,
+        ("SAME_UPPER" | "SAME_LOWER", true) => length * stride,
+        (_, false) => {
+            let room = length + padding - reach - 1;
+            (if ceil { (room + stride - 1).div_euclid(stride) } else { room.div_euclid(stride) }) + 1
+        }
+        (_, true) => (length - 1) * stride + listed("output_padding", 0, i, rank) + reach + 1 - padding,
+    };
+    (n, stride)
+}
+
 /// The value of a Shape or Size node, of an input that has `shape`.
 pub(super) fn shape_value(node: &NodeProto, shape: &[usize]) -> Known {
     if node.op_type() == "Size" {
@@ -598,31 +628,10 @@ impl Rule<'_, '_> {
 
     /// Output length, and pixels that one step covers, along each spatial axis of a convolution or pooling window.
     fn windows(&mut self, x: &[Dim], kernel: &[usize], transposed: bool) -> Result<Vec<Dim>> {
-        let rank = kernel.len();
-        let fixed = |name: &str, default: i64, n: usize| -> Vec<i64> {
-            match self.node.ints(name) {
-                Some(v) if v.len() == n => v.to_vec(),
-                _ => vec![default; n],
-            }
-        };
-        let (strides, dilations) = (fixed("strides", 1, rank), fixed("dilations", 1, rank));
-        let (pads, extra) = (fixed("pads", 0, 2 * rank), fixed("output_padding", 0, rank));
-        let auto = self.node.string("auto_pad").unwrap_or("NOTSET").to_string();
-        let ceil = self.node.int("ceil_mode").unwrap_or(0) != 0;
         let mut out = Vec::new();
-        for i in 0..rank {
+        for (i, &length) in kernel.iter().enumerate() {
             let m = self.size(&x[2 + i]) as i64;
-            let (stride, reach) = (strides[i].max(1), dilations[i] * (kernel[i] as i64 - 1));
-            let padding = pads[i] + pads[rank + i];
-            let n = match (auto.as_str(), transposed) {
-                ("SAME_UPPER" | "SAME_LOWER", false) => (m + stride - 1) / stride,
-                ("SAME_UPPER" | "SAME_LOWER", true) => m * stride,
-                (_, false) => {
-                    let room = m + padding - reach - 1;
-                    (if ceil { (room + stride - 1).div_euclid(stride) } else { room.div_euclid(stride) }) + 1
-                }
-                (_, true) => (m - 1) * stride + extra[i] + reach + 1 - padding,
-            };
+            let (n, stride) = window_length(self.node, kernel.len(), i, length, m, transposed);
             if n < 1 {
                 return Err(self.fail(&format!("its window does not fit into {m} elements")));
             }

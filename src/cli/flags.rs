@@ -222,6 +222,15 @@ impl ClusterFlags {
     }
 }
 
+/// A height and a width; one number for both.
+pub fn image_size(text: &str) -> Result<[usize; 2], String> {
+    let (height, width) = text.split_once('x').unwrap_or((text, text));
+    match (height.parse(), width.parse()) {
+        (Ok(h @ 1..=65536), Ok(w @ 1..=65536)) => Ok([h, w]),
+        _ => Err("an image size is a number of pixels, or HEIGHTxWIDTH".into()),
+    }
+}
+
 fn pixels(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(v) if v.is_finite() && v >= 0.0 => Ok(v),
@@ -323,8 +332,14 @@ pub struct Grow {
     #[arg(long)]
     pub tied: bool,
     /// Grow several descendants from a TOML list of [[descendant]] tables
-    #[arg(long, value_name = "LIST.toml", conflicts_with_all = ["layers", "heads", "width", "ffn_width", "classes", "order", "projection", "tied", "init", "inherit", "share", "embedding_dim", "transform", "transform_rank"])]
+    #[arg(long, value_name = "LIST.toml", conflicts_with_all = ["layers", "heads", "width", "ffn_width", "classes", "order", "projection", "tied", "init", "inherit", "share", "embedding_dim", "image_size", "transform", "transform_rank"])]
     pub batch: Option<PathBuf>,
+    /// Compute what is constant at a fixed image size once and write it down
+    ///
+    /// Resized position tables, shape operands, masks and rotary tables become plain weights. An image size that the model
+    /// leaves open is fixed with --image-size.
+    #[arg(long, conflicts_with_all = ["tied", "transform"])]
+    pub fold: bool,
     /// Print the plan and write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -387,6 +402,12 @@ pub struct ShapeFlags {
     /// take their statistics over fewer channels, which the plan reports.
     #[arg(long, value_name = "N", help_heading = "Shape")]
     pub embedding_dim: Option<usize>,
+    /// Another image size, in pixels: N or HEIGHTxWIDTH
+    ///
+    /// Position tables are resampled (antialiased bicubic), relative position biases interpolated, rotary tables and masks made
+    /// again. Patches and windows keep their size. A model that takes images of any size goes on doing so.
+    #[arg(long, value_name = "N|HxW", help_heading = "Shape", value_parser = image_size)]
+    pub image_size: Option<[usize; 2]>,
     /// How the weights come about [default: cluster-learngene]
     ///
     /// Every method but cluster-learngene takes the ancestor, clusters nothing and needs no images.

@@ -7,11 +7,14 @@
 //! ([`Transform`]), which [`fold`] computes away once it is trained.
 
 mod choice;
+mod constants;
 mod depth;
 mod fold;
+mod image;
 mod init;
 mod layers;
 mod numbers;
+mod resample;
 mod transform;
 
 use std::collections::HashMap;
@@ -32,7 +35,9 @@ use crate::onnx::{Model, element_count, encoded_len, payload, tensor_from_i64, t
 use crate::report::Agreement;
 use crate::runtime::Runtime;
 pub use choice::{FfnWidth, Heads, LayerHeads, Layers};
+pub use constants::fold_constants;
 pub use fold::fold;
+pub use image::{IMAGE_SIZE, resize_image};
 pub use init::{Inherit, Init, LayerSource};
 pub use transform::{DEFAULT_RANK, Transform};
 
@@ -78,6 +83,8 @@ pub struct Shape {
     pub transform: Option<Transform>,
     /// Rank of the low-rank part of an affine transform.
     pub transform_rank: Option<usize>,
+    /// Height and width of its images, in pixels.
+    pub image_size: Option<[usize; 2]>,
     /// Seed of what is drawn at random (a new classifier, layers that are not inherited).
     pub seed: u64,
 }
@@ -108,6 +115,8 @@ pub struct Plan {
     pub layers: Vec<PlannedLayer>,
     /// Channels of the residual stream, where they were asked for.
     pub embedding_dim: Option<usize>,
+    /// Height and width of the images, where they were asked for.
+    pub image_size: Option<[usize; 2]>,
     /// How layers transform the weights that they share.
     pub transform: Transform,
     /// Classes of the new classifier, where there is one.
@@ -133,12 +142,31 @@ pub struct Descendant {
     pub plan: Plan,
 }
 
+impl Descendant {
+    /// Computes what is constant at its image size: see [`fold_constants`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where layers transform shared weights, which is still to be trained; those of [`fold_constants`].
+    pub fn fold(&mut self, runtime: &Arc<Runtime>, image: Option<[usize; 2]>) -> Result<()> {
+        if self.plan.transform != Transform::None {
+            return Err(Error::new(ErrorKind::Usage, "folding would compute the transforms of shared weights away")
+                .hint("tune the descendant first, or give --transform none"));
+        }
+        self.model = fold_constants(runtime, &self.model, image)?;
+        self.plan.parameters = parameters(self.model.graph());
+        self.plan.bytes = encoded_len(&self.model.proto);
+        Ok(())
+    }
+}
+
 /// Grows a descendant from a learngene model (or from an ancestor with the identity learngene).
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for a shape that cannot be, [`ErrorKind::Unsupported`] where the graph does not allow it.
 pub fn grow(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descendant> {
     init::check(shape, model.metadata(METADATA).is_some())?;
+    let resized = shape.image_size.map(|size| resize_image(model, size)).transpose()?;
+    let model = resized.as_ref().unwrap_or(model);
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
     gene.check(&typing, &anatomy)?;
@@ -541,6 +569,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             "inherit": self.shape.inherit,
             "layers": layers,
             "embedding_dim": self.shape.embedding_dim,
+            "image_size": self.shape.image_size,
             "transform": transform,
             "transform_rank": (transform == Transform::Affine).then(|| self.shape.transform_rank.unwrap_or(DEFAULT_RANK)),
             "projection": self.shape.projection,
@@ -553,6 +582,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             init: self.shape.init,
             layers,
             embedding_dim: self.shape.embedding_dim,
+            image_size: self.shape.image_size,
             transform,
             classes: self.shape.classes,
             projection: self.shape.projection,

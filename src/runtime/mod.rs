@@ -4,6 +4,7 @@
 //! choice is made once per process.
 
 mod decompose;
+mod evaluate;
 pub(crate) mod kernels;
 mod library;
 mod program;
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
 pub use decompose::{decompose_attention, differentiable};
+pub use evaluate::can_evaluate;
 pub use library::{Library, candidates, find};
 pub use program::{Ports, Program, State};
 pub(crate) use session::fix_input;

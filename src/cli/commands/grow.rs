@@ -10,7 +10,7 @@ use super::condense::condense;
 use super::{images, named, open};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::cli::flags::{Grow, ShapeFlags};
+use crate::cli::flags::{Grow, ShapeFlags, image_size};
 use crate::cli::output::{self, count, table};
 use crate::descendant::{Descendant, Heads, Init, Plan, Shape, Transform, grow, verify};
 use crate::error::{Error, ErrorKind, Result};
@@ -35,10 +35,14 @@ pub fn run(c: &Grow) -> Result<()> {
             output::check_output(path, &[&c.model], c.force)?;
         }
     }
+    if c.fold && jobs.iter().any(|j| j.shape.tied) {
+        return Err(Error::new(ErrorKind::Usage, "--fold writes plain weights, and a tied descendant shares them")
+            .hint("leave one of the two out"));
+    }
     let clustered = |j: &Job| j.shape.init == Init::ClusterLearngene;
     let genes = if jobs.iter().any(clustered) { Some(learngene(c, &model, &jobs)?) } else { None };
     let ancestor = if jobs.iter().all(clustered) { None } else { Some(ancestor(c, &model, genes.is_none())?) };
-    let runtime = if c.verify { Some(Runtime::start(&c.runtime.options())?) } else { None };
+    let runtime = if c.verify || c.fold { Some(Runtime::start(&c.runtime.options())?) } else { None };
     let grown: Vec<Result<Plan>> = jobs
         .par_iter()
         .map(|job| {
@@ -46,8 +50,11 @@ pub fn run(c: &Grow) -> Result<()> {
             let Some((gene, model)) = source else {
                 return Err(Error::new(ErrorKind::Internal, "a descendant has nothing to grow from"));
             };
-            let child = named(&c.model, grow(model, gene, &job.shape))?;
-            if let Some(runtime) = &runtime {
+            let mut child = named(&c.model, grow(model, gene, &job.shape))?;
+            if let Some(runtime) = runtime.as_ref().filter(|_| c.fold) {
+                named(&c.model, child.fold(runtime, job.shape.image_size))?;
+            }
+            if let Some(runtime) = runtime.as_ref().filter(|_| c.verify) {
                 verify(runtime, &child.model)?;
             }
             write(c, job, child)
@@ -197,6 +204,7 @@ struct Entry {
     inherit: Option<toml::Value>,
     share: Option<usize>,
     embedding_dim: Option<usize>,
+    image_size: Option<toml::Value>,
     transform: Option<String>,
     transform_rank: Option<usize>,
 }
@@ -220,7 +228,7 @@ fn jobs(c: &Grow) -> Result<Vec<Job>> {
     let parsed: List = toml::from_str(&text).map_err(|e| {
         Error::new(ErrorKind::Format, e.to_string().trim().to_string())
             .at(list)
-            .hint("a table is [[descendant]] with `output` and any of layers, heads, width, ffn-width, classes, order, projection, tied, init, inherit, share, embedding-dim, transform, transform-rank")
+            .hint("a table is [[descendant]] with `output` and any of layers, heads, width, ffn-width, classes, order, projection, tied, init, inherit, share, embedding-dim, image-size, transform, transform-rank")
     })?;
     if parsed.descendant.is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the list names no descendant").at(list));
@@ -257,6 +265,10 @@ fn job(e: Entry, c: &Grow) -> Result<Job> {
         inherit: e.inherit.map(|v| text(v).parse()).transpose()?,
         share: e.share,
         embedding_dim: e.embedding_dim,
+        image_size: e
+            .image_size
+            .map(|v| image_size(&text(v)).map_err(|why| Error::new(ErrorKind::Usage, why)))
+            .transpose()?,
         transform: choice("transform", e.transform)?,
         transform_rank: e.transform_rank,
     };
@@ -302,6 +314,7 @@ pub fn shape(f: &ShapeFlags, tied: bool, seed: u64) -> Result<Shape> {
         inherit: f.inherit,
         share: f.share,
         embedding_dim: f.embedding_dim,
+        image_size: f.image_size,
         transform: f.transform,
         transform_rank: f.transform_rank,
         seed,

@@ -5,6 +5,7 @@ pub mod curves;
 pub mod densities;
 pub mod gradients;
 pub mod hash;
+pub mod image_size;
 pub mod rules;
 pub mod steps;
 pub mod surgery;

@@ -1,0 +1,316 @@
+//! Constants of a fixed image size: what a graph computes from weights and shapes alone is computed once and written down.
+//!
+//! Exporters leave much of it in a graph: a position table that is resized on every run, shape operands, masks, rotary tables,
+//! transposed weights. Values are found by typing the graph under two batch sizes: what is the same under both and depends on no
+//! image is a constant. The small ones are known from the typing; the others are cut out as a graph of their own and run once.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::axes::arithmetic::Known;
+use crate::axes::{Assumption, Typing};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{self, Links, Names, data_inputs, declare_dim, declared_dims, element_types};
+use crate::onnx::proto::{GraphProto, TensorProto};
+use crate::onnx::{DataType, Model, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw, tensor_info};
+use crate::runtime::{Runtime, can_evaluate};
+
+/// A value of up to this many bytes is always worth writing down.
+const SMALL: u64 = 64 << 10;
+/// A larger one may take this many times the bytes of the weights that are gone with it.
+const GROWTH: u64 = 8;
+
+/// Replaces what depends on weights and shapes alone by weights. An image size that the graph leaves open becomes `image` (height,
+/// width); the batch size may stay open. Values that would make the file much larger are left as they are computed.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] where the image size is open and none is given, and errors of the runtime that computes the values.
+pub fn fold_constants(runtime: &Arc<Runtime>, model: &Model, image: Option<[usize; 2]>) -> Result<Model> {
+    let mut model = model.clone();
+    if let Some(size) = image {
+        fix_size(model.graph_mut(), size);
+    }
+    let open = |v: &&crate::onnx::proto::ValueInfoProto| {
+        declared_dims(v).is_none_or(|d| d.iter().skip(1).any(Option::is_none))
+    };
+    if let Some(input) = data_inputs(model.graph()).iter().find(|v| open(v)) {
+        return Err(Error::new(ErrorKind::Usage, format!("the input `{}` has no fixed size to fold for", input.name()))
+            .at(&model.path)
+            .hint("give the size with --image-size"));
+    }
+    model.proto.graph = Some(Folder::new(&model)?.fold(runtime)?);
+    Ok(model)
+}
+
+/// Gives the image input a height and a width where it declares none.
+fn fix_size(graph: &mut GraphProto, size: [usize; 2]) {
+    let inputs: Vec<String> = data_inputs(graph).iter().map(|v| v.name().to_string()).collect();
+    for info in graph.input.iter_mut().filter(|v| inputs.iter().any(|n| n == v.name())) {
+        let declared = declared_dims(info).unwrap_or_default();
+        if declared.len() == 4 {
+            let first = if crate::axes::channels_last(&declared) { 1 } else { 2 };
+            for (i, n) in size.into_iter().enumerate().filter(|(i, _)| declared[first + i].is_none()) {
+                declare_dim(info, first + i, n);
+            }
+            return;
+        }
+    }
+}
+
+struct Folder<'m> {
+    model: &'m Model,
+    typing: Typing<'m>,
+    other: Typing<'m>,
+    types: HashMap<&'m str, DataType>,
+    links: Links<'m>,
+    /// Values that no input changes.
+    constant: HashSet<&'m str>,
+}
+
+impl<'m> Folder<'m> {
+    fn new(model: &'m Model) -> Result<Self> {
+        let typing = Typing::new(model)?;
+        let batch = typing.assumption.batch + 1;
+        let other = Typing::with(model, Assumption { batch, ..typing.assumption.clone() })?;
+        let graph = model.graph();
+        let mut folder = Folder {
+            model,
+            types: element_types(graph),
+            links: Links::new(graph),
+            constant: typing.weights.keys().copied().collect(),
+            typing,
+            other,
+        };
+        for node in &graph.node {
+            let inputs = || node.input.iter().filter(|x| !x.is_empty());
+            let random = matches!(node.op_type(), "RandomNormal" | "RandomUniform" | "Multinomial" | "Bernoulli")
+                || node.op_type().starts_with("Random");
+            // A Shape of a constant is a constant; one of data is where the typing finds the same under both batch sizes.
+            let computed = !random
+                && (node.op_type() == "Constant" || inputs().next().is_some())
+                && inputs().all(|x| folder.constant.contains(x.as_str()));
+            for o in node.output.iter().filter(|o| !o.is_empty()) {
+                if computed || folder.known(o).is_some() {
+                    folder.constant.insert(o);
+                }
+            }
+        }
+        Ok(folder)
+    }
+
+    /// The value of a result of shape arithmetic that does not depend on the batch.
+    fn known(&self, value: &str) -> Option<&Known> {
+        let (a, b) = (self.typing.known.get(value)?, self.other.known.get(value)?);
+        (a.data == b.data).then_some(a)
+    }
+
+    fn maker(&self, value: &str) -> Option<usize> {
+        let &k = self.links.maker.get(value)?;
+        (self.model.graph().node[k].op_type() != "Constant").then_some(k)
+    }
+
+    fn fold(self, runtime: &Arc<Runtime>) -> Result<GraphProto> {
+        let graph = self.model.graph();
+        let outputs: HashSet<&str> = graph.output.iter().map(|o| o.name()).collect();
+        // Constants that meet what is not constant, from the last node on; what is too large hands over to what it is made of.
+        let (mut wanted, mut seen) = (Vec::new(), HashSet::new());
+        let mut todo: Vec<&str> = Vec::new();
+        for node in &graph.node {
+            if node.output.iter().any(|o| !o.is_empty() && !self.constant.contains(o.as_str()))
+                || node.output.iter().any(|o| outputs.contains(o.as_str()))
+            {
+                todo.extend(node.input.iter().map(String::as_str));
+            }
+        }
+        while let Some(value) = todo.pop() {
+            if !self.constant.contains(value) || outputs.contains(value) || !seen.insert(value) {
+                continue;
+            }
+            let Some(k) = self.maker(value) else { continue };
+            if self.is_worth_it(value) {
+                wanted.push(value);
+            } else {
+                todo.extend(graph.node[k].input.iter().map(String::as_str));
+            }
+        }
+        wanted.sort_unstable_by_key(|v| (self.links.maker.get(v), *v));
+        let tensors = self.values(&wanted, runtime)?;
+        let mut out = graph.clone();
+        self.batch_targets(&mut out);
+        replace(&mut out, tensors);
+        graph::prune(&mut out);
+        out.value_info.clear();
+        Ok(out)
+    }
+
+    fn bytes(&self, value: &str) -> Option<u64> {
+        let kind = *self.types.get(value)?;
+        let size = crate::onnx::element_size(kind)? as u64;
+        Some(self.typing.shape(value)?.into_iter().map(|n| n as u64).product::<u64>() * size)
+    }
+
+    /// Whether a value may be written down: it is small, or not much larger than the weights that nothing else needs.
+    fn is_worth_it(&self, value: &str) -> bool {
+        let kind = self.types.get(value).copied();
+        let (Some(bytes), true) = (self.bytes(value), kind.is_some_and(can_evaluate)) else { return false };
+        if bytes <= SMALL {
+            return true;
+        }
+        let cone = self.cone(value);
+        let graph = self.model.graph();
+        let sources: HashSet<&str> = cone.iter().flat_map(|&k| graph.node[k].input.iter().map(String::as_str)).collect();
+        let gone = |w: &&&str| self.links.users(w).iter().all(|k| cone.contains(k));
+        let weights = sources.iter().filter(|w| self.typing.weights.contains_key(**w)).filter(gone);
+        bytes <= GROWTH * weights.filter_map(|w| self.bytes_of_weight(w)).sum::<u64>()
+    }
+
+    fn bytes_of_weight(&self, name: &str) -> Option<u64> {
+        self.typing.weights.get(name).map(|t| payload(t).len() as u64)
+    }
+
+    /// The nodes that a constant is computed by.
+    fn cone(&self, value: &str) -> HashSet<usize> {
+        let mut nodes = HashSet::new();
+        let mut todo = vec![value];
+        while let Some(x) = todo.pop() {
+            if let Some(k) = self.maker(x)
+                && (x == value || self.known(x).is_none())
+                && nodes.insert(k)
+            {
+                todo.extend(self.model.graph().node[k].input.iter().map(String::as_str));
+            }
+        }
+        nodes
+    }
+
+    fn known_tensor(&self, value: &str) -> Option<TensorProto> {
+        let (known, kind) = (self.known(value)?, *self.types.get(value)?);
+        let shape = known.data.shape().to_vec();
+        let ints = known.ints();
+        Some(match kind {
+            DataType::Int64 => tensor_from_i64(value, &shape, &ints),
+            DataType::Int32 => {
+                let bytes: Vec<u8> = ints.iter().flat_map(|&v| (v as i32).to_le_bytes()).collect();
+                tensor_from_raw(value, kind, &shape, bytes.into())
+            }
+            DataType::Bool => {
+                tensor_from_raw(value, kind, &shape, ints.iter().map(|&v| u8::from(v != 0)).collect::<Vec<u8>>().into())
+            }
+            DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double => {
+                let elements: Vec<f32> = known.data.iter().map(|&v| v as f32).collect();
+                tensor_from_f32(value, kind, &shape, &elements)
+            }
+            _ => return None,
+        })
+    }
+
+    /// The tensors of constants: from the typing where it knows them, else from one run of the nodes that make them.
+    fn values(&self, wanted: &[&str], runtime: &Arc<Runtime>) -> Result<Vec<TensorProto>> {
+        let graph = self.model.graph();
+        let mut made: HashMap<String, TensorProto> = HashMap::new();
+        let mut run = GraphProto { name: Some("constants".into()), ..Default::default() };
+        let (mut nodes, mut operands) = (HashSet::new(), HashSet::new());
+        for &value in wanted {
+            if let Some(t) = self.known_tensor(value) {
+                made.insert(value.to_string(), t);
+                continue;
+            }
+            nodes.extend(self.cone(value));
+            let kind = self.types.get(value).copied().unwrap_or(DataType::Float);
+            run.output.push(tensor_info(value, kind, &[]));
+        }
+        if !run.output.is_empty() {
+            let mut order: Vec<usize> = nodes.iter().copied().collect();
+            order.sort_unstable();
+            for &k in &order {
+                operands.extend(graph.node[k].input.iter().map(String::as_str).filter(|x| !x.is_empty()));
+                run.node.push(graph.node[k].clone());
+            }
+            let mut operands: Vec<&str> = operands.into_iter().collect();
+            operands.sort_unstable();
+            for x in operands {
+                if self.maker(x).is_some_and(|k| nodes.contains(&k)) {
+                    continue;
+                }
+                let tensor = match self.typing.weights.get(x) {
+                    Some(t) => Some(TensorProto { name: Some(x.to_string()), ..(*t).clone() }),
+                    None => self.known_tensor(x),
+                };
+                run.initializer.extend(tensor);
+                if let Some(&k) = self.links.maker.get(x).filter(|_| !self.typing.weights.contains_key(x))
+                    && self.known(x).is_none()
+                {
+                    run.node.insert(0, graph.node[k].clone());
+                }
+            }
+            let mut model = self.model.clone();
+            model.proto.graph = Some(run);
+            model.proto.functions.clear();
+            for t in runtime.evaluate(&model)? {
+                made.insert(t.name().to_string(), t);
+            }
+        }
+        Ok(wanted.iter().filter_map(|v| made.remove(*v)).collect())
+    }
+
+    /// A Reshape whose target depends on the batch in one entry gets a constant target that leaves this entry open.
+    fn batch_targets(&self, out: &mut GraphProto) {
+        let mut names = Names::new(out);
+        let mut targets = Vec::new();
+        for node in out.node.iter_mut().filter(|n| n.op_type() == "Reshape" && n.input.len() > 1) {
+            let target = node.input[1].clone();
+            let (Some(a), Some(b)) = (self.typing.known.get(target.as_str()), self.other.known.get(target.as_str())) else {
+                continue;
+            };
+            let (a, b) = (a.ints(), b.ints());
+            let differ: Vec<usize> = (0..a.len().min(b.len())).filter(|&i| a[i] != b[i]).collect();
+            let ([i], true, true) = (&differ[..], a.len() == b.len(), a.iter().all(|&n| n > 0)) else { continue };
+            let mut values = a.clone();
+            values[*i] = -1;
+            let name = names.fresh(&format!("{target}_folded"));
+            targets.push(tensor_from_i64(name.clone(), &[values.len()], &values));
+            node.input[1] = name;
+        }
+        out.initializer.extend(targets);
+    }
+}
+
+/// Puts tensors in the place of the values that they are called after, equal ones once.
+fn replace(out: &mut GraphProto, tensors: Vec<TensorProto>) {
+    let mut names = Names::new(out);
+    let mut renamed: HashMap<String, String> = HashMap::new();
+    let mut known: HashMap<(i32, Vec<i64>, bytes::Bytes), String> = HashMap::new();
+    for t in std::mem::take(&mut out.initializer).into_iter() {
+        // Small integers of this kind are many: shape operands that are equal become one.
+        let key = (t.data_type(), t.dims.clone(), payload(&t));
+        if t.name().ends_with("_folded") && key.2.len() < 256 {
+            if let Some(first) = known.get(&key) {
+                renamed.insert(t.name().to_string(), first.clone());
+                continue;
+            }
+            known.insert(key, t.name().to_string());
+        }
+        out.initializer.push(t);
+    }
+    for t in tensors {
+        let value = t.name().to_string();
+        let key = (t.data_type(), t.dims.clone(), payload(&t));
+        let name = match known.get(&key) {
+            Some(name) => name.clone(),
+            None => {
+                let name = names.fresh(&format!("{value}_folded"));
+                known.insert(key, name.clone());
+                out.initializer.push(TensorProto { name: Some(name.clone()), ..t });
+                name
+            }
+        };
+        renamed.insert(value, name);
+    }
+    for node in &mut out.node {
+        for x in node.input.iter_mut() {
+            if let Some(name) = renamed.get(x) {
+                *x = name.clone();
+            }
+        }
+    }
+}
