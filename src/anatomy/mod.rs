@@ -1,9 +1,11 @@
 //! Anatomy: the Vision Transformer in the typed graph.
 //!
 //! An attention is a Softmax, and its heads are the leading factors of the Softmax's output that the next weight contraction
-//! (the output projection) sums over. Batch, windows and shifts are never summed over, so Swin needs nothing special. An FFN
-//! is a hidden factor made by weight contractions from the residual stream and summed over by one that returns to it. The
-//! residual stream is whatever output projections make. No name and no template is looked at.
+//! (the output projection) sums over. Batch, windows and shifts are never summed over, so Swin needs nothing special. Where
+//! weights mix the heads of scores or probabilities (talking heads), the heads before and after are factors that go together; where
+//! several heads of queries share keys and values, the heads are those of the keys. An FFN is a hidden factor made by weight
+//! contractions from the residual stream and summed over by one that returns to it. The residual stream is whatever output
+//! projections make. No name and no template is looked at.
 
 mod roles;
 mod tokens;
@@ -39,8 +41,14 @@ pub struct Attention {
     pub softmax: Vec<usize>,
     /// The node of its output projection.
     pub projection: usize,
-    /// Its heads; empty where it has one head and so no axis for them.
+    /// Its heads; empty where it has one head and so no axis for them. Where several heads of queries share one of keys and
+    /// values, the heads of keys and values.
     pub heads: Dim,
+    /// Where weights mix its heads before or after the Softmax (talking heads), in order. The heads before each are resized together
+    /// with `heads`, which stand behind the last one.
+    pub mixings: Vec<Mixing>,
+    /// Heads of queries that share one head of keys and values; empty where each has its own.
+    pub shared: Dim,
     /// The part of the output projection's input that is not heads.
     pub head_dim: Dim,
     /// What the output projection makes: the residual stream.
@@ -57,6 +65,15 @@ pub struct Attention {
     pub leave: Option<String>,
     /// The residual sums of its attention and of its FFN: the value that each adds to, and the sum.
     pub sums: Vec<(String, String)>,
+}
+
+/// A contraction that mixes the heads of scores or of probabilities.
+#[derive(Clone, Debug)]
+pub struct Mixing {
+    /// Its node.
+    pub node: usize,
+    /// The heads that it sums over.
+    pub heads: Dim,
 }
 
 /// An FFN.
@@ -119,22 +136,35 @@ impl Attention {
         typing.factors.size(&self.heads)
     }
 
+    /// Number of heads of its queries.
+    pub fn query_heads(&self, typing: &Typing) -> usize {
+        typing.factors.size(&self.heads) * typing.factors.size(&self.shared)
+    }
+
     /// The factor of its heads, where there is one.
     pub fn head_factor(&self, typing: &Typing) -> Option<Factor> {
-        match typing.factors.leaves(&self.heads)[..] {
-            [f] => Some(f),
-            _ => None,
-        }
+        single(typing, &self.heads)
+    }
+
+    /// All factors that are resized with its heads: those that the output projection sums over first, then those that are mixed.
+    /// None where they have no axis of their own.
+    pub fn head_factors(&self, typing: &Typing) -> Vec<Factor> {
+        let dims = std::iter::once(&self.heads).chain(self.mixings.iter().map(|m| &m.heads));
+        dims.map(|d| single(typing, d)).collect::<Option<_>>().unwrap_or_default()
     }
 }
 
 impl FeedForward {
     /// The factor of its hidden neurons, where there is one.
     pub fn hidden_factor(&self, typing: &Typing) -> Option<Factor> {
-        match typing.factors.leaves(&self.hidden)[..] {
-            [f] => Some(f),
-            _ => None,
-        }
+        single(typing, &self.hidden)
+    }
+}
+
+fn single(typing: &Typing, dim: &Dim) -> Option<Factor> {
+    match typing.factors.leaves(dim)[..] {
+        [f] => Some(f),
+        _ => None,
     }
 }
 
@@ -190,9 +220,9 @@ impl<'t, 'm> Finder<'t, 'm> {
         let mut found: Vec<Attention> = Vec::new();
         for (k, node) in typing.graph.node.iter().enumerate() {
             let fused = typing.fused.get(&k);
-            let (front, queries, keys) = match (fused, node.op_type()) {
+            let (front, queries, keys) = match (fused, node) {
                 (Some(f), _) => (vec![f.batch.clone(), f.heads.clone()], f.queries.clone(), f.keys.clone()),
-                (None, "Softmax") => {
+                (None, _) if self.is_softmax(k) => {
                     let Some(dims) = node.output.first().and_then(|o| typing.dims.get(o.as_str())) else { continue };
                     let [front @ .., queries, keys] = &dims[..] else { continue };
                     if front.is_empty() {
@@ -204,8 +234,14 @@ impl<'t, 'm> Finder<'t, 'm> {
             };
             let Some(projection) = self.projection(k, fused.is_some()) else { continue };
             let WeightContraction { summed, made } = &self.weight[&projection];
-            let heads: Dim =
-                front.iter().flat_map(|d| typing.factors.leaves(d)).filter(|f| self.meet(&[*f], summed)).collect();
+            let front: Dim = front.iter().flat_map(|d| typing.factors.leaves(d)).collect();
+            let (mixings, behind) = self.mixings(k, &front, projection);
+            let mut heads: Dim = behind.into_iter().filter(|f| self.meet(&[*f], summed)).collect();
+            let own = self.own_heads(k, &heads);
+            let shared: Dim = match own.is_empty() || own.len() == heads.len() {
+                true => Dim::new(),
+                false => std::mem::replace(&mut heads, own.clone()).into_iter().filter(|f| !own.contains(f)).collect(),
+            };
             if let Some(same) = found.iter_mut().find(|a| a.projection == projection) {
                 same.softmax.push(k);
                 continue;
@@ -215,6 +251,8 @@ impl<'t, 'm> Finder<'t, 'm> {
                 softmax: vec![k],
                 projection,
                 heads,
+                mixings,
+                shared,
                 head_dim,
                 embedding: made.clone(),
                 queries: typing.factors.leaves(&queries),
@@ -226,6 +264,107 @@ impl<'t, 'm> Finder<'t, 'm> {
             });
         }
         found
+    }
+
+    /// A Softmax over the last axis, also where it is written out: exponentials over their sum.
+    fn is_softmax(&self, k: usize) -> bool {
+        let node = self.node(k);
+        let maker = |x: &String| self.links.maker.get(x.as_str()).map(|&m| self.node(m));
+        let sums_last = |sum: &NodeProto, of: &String| {
+            let shape = |x: &String| self.typing.shape(x);
+            sum.op_type() == "ReduceSum"
+                && sum.input.first() == Some(of)
+                && sum.output.first().and_then(shape).zip(shape(of)).is_some_and(|(mut one, all)| {
+                    one.last() == Some(&1) && {
+                        one.pop();
+                        all.starts_with(&one) && all.len() == one.len() + 1
+                    }
+                })
+        };
+        match (node.op_type(), &node.input[..]) {
+            ("Softmax", _) => true,
+            ("Div", [e, sum]) => {
+                maker(e).is_some_and(|m| m.op_type() == "Exp") && maker(sum).is_some_and(|m| sums_last(m, e))
+            }
+            ("Mul", [a, b]) => [(a, b), (b, a)].into_iter().any(|(e, inverse)| {
+                let sum = maker(inverse).filter(|m| m.op_type() == "Reciprocal").and_then(|m| maker(m.input.first()?));
+                maker(e).is_some_and(|m| m.op_type() == "Exp") && sum.is_some_and(|m| sums_last(m, e))
+            }),
+            _ => false,
+        }
+    }
+
+    /// Talking heads: weight contractions from heads to as many heads, of scores on the way to the Softmax or of probabilities
+    /// behind it. Returns them in order, and the leading factors behind the last one.
+    fn mixings(&self, softmax: usize, front: &Dim, projection: usize) -> (Vec<Mixing>, Dim) {
+        let mut found = Vec::new();
+        if self.typing.fused.contains_key(&softmax) {
+            return (found, front.clone());
+        }
+        let mixes =
+            |from: &[Factor], to: &[Factor]| from.len() == 1 && to.len() == 1 && self.size(from) == self.size(to);
+        // Backwards to the product of queries and keys: what is summed over makes heads.
+        let mut heads = front.clone();
+        let mut todo = vec![softmax];
+        let mut seen = HashSet::new();
+        while let Some(k) = todo.pop() {
+            for m in self.node(k).input.iter().filter_map(|x| self.links.maker.get(x.as_str()).copied()) {
+                if !seen.insert(m) {
+                    continue;
+                }
+                match self.weight.get(&m) {
+                    Some(w) if mixes(&w.summed, &w.made) && self.meet(&w.made, &heads) => {
+                        found.insert(0, Mixing { node: m, heads: w.summed.clone() });
+                        heads = w.summed.clone();
+                        todo = vec![m];
+                    }
+                    None if !self.is_product(m) => todo.push(m),
+                    _ => {}
+                }
+            }
+        }
+        // Forwards to the product with the values.
+        let mut heads = front.clone();
+        let mut todo: BTreeSet<usize> =
+            self.node(softmax).output.iter().flat_map(|o| self.links.users(o)).copied().collect();
+        while let Some(m) = todo.pop_first().filter(|&m| m < projection) {
+            match self.weight.get(&m) {
+                Some(w) if mixes(&w.summed, &w.made) && self.meet(&w.summed, &heads) => {
+                    found.push(Mixing { node: m, heads: w.summed.clone() });
+                    heads = w.made.clone();
+                }
+                None if !self.is_product(m) => {}
+                _ => continue,
+            }
+            todo.extend(self.node(m).output.iter().flat_map(|o| self.links.users(o)).copied());
+        }
+        (found, heads)
+    }
+
+    fn is_product(&self, k: usize) -> bool {
+        matches!(self.node(k).op_type(), "MatMul" | "FusedMatMul" | "Einsum")
+    }
+
+    /// The heads that keys carry all the way from their projection: grouped queries share the others.
+    fn own_heads(&self, softmax: usize, heads: &Dim) -> Dim {
+        let [_, keys] = self.score_operands(softmax)[..] else { return heads.clone() };
+        let mut own = heads.clone();
+        let mut todo = vec![keys];
+        let mut seen = HashSet::new();
+        while let Some(x) = todo.pop() {
+            if !seen.insert(x) || x.is_empty() || self.fixed.contains(x) {
+                continue;
+            }
+            let carried: Vec<Factor> =
+                self.typing.dims.get(x).into_iter().flatten().flat_map(|d| self.typing.factors.all_leaves(d)).collect();
+            if heads.iter().any(|f| carried.contains(f)) {
+                own.retain(|f| carried.contains(f));
+            }
+            if let Some(&m) = self.links.maker.get(x).filter(|m| !self.weight.contains_key(m)) {
+                todo.extend(self.node(m).input.iter().map(String::as_str));
+            }
+        }
+        own
     }
 
     /// Forward from the probabilities: their product with the values, then the first contraction with a weight.
@@ -240,7 +379,7 @@ impl<'t, 'm> Finder<'t, 'm> {
             let mut next = Vec::new();
             for k in users {
                 seen.insert(k);
-                let product = matches!(self.node(k).op_type(), "MatMul" | "FusedMatMul" | "Einsum");
+                let product = self.is_product(k);
                 let weighted = self.weight.contains_key(&k);
                 if !mixed && product && !weighted {
                     mixed = true;
@@ -261,7 +400,10 @@ impl<'t, 'm> Finder<'t, 'm> {
 
     fn feed_forwards(&self, attentions: &[Attention]) -> Vec<FeedForward> {
         let residual: Vec<Factor> = attentions.iter().flat_map(|a| a.embedding.iter().copied()).collect();
-        let inside: Vec<Factor> = attentions.iter().flat_map(|a| a.heads.iter().chain(&a.head_dim).copied()).collect();
+        let inside: Vec<Factor> = attentions
+            .iter()
+            .flat_map(|a| a.heads.iter().chain(&a.head_dim).chain(a.mixings.iter().flat_map(|m| &m.heads)).copied())
+            .collect();
         let mut nodes: Vec<usize> = self.weight.keys().copied().collect();
         nodes.sort_unstable();
         let mut found = Vec::new();
@@ -429,7 +571,8 @@ impl<'t, 'm> Finder<'t, 'm> {
     }
 
     /// A layer has more than one query, and its queries and keys come from the same stream: going back from both, the first
-    /// sums of the residual stream that are met have one in common.
+    /// sums of the residual stream that are met have one in common, or the keys come from the sum that the attention adds to (a
+    /// global query that all layers of a stage share).
     fn is_layer(&self, a: &Attention, sums: &HashSet<&str>) -> bool {
         if self.size(&a.queries) < 2 {
             return false;
@@ -439,7 +582,9 @@ impl<'t, 'm> Finder<'t, 'm> {
         let [(stream_q, varies_q), (stream_k, varies_k)] = [self.sources(queries, sums), self.sources(keys, sums)];
         varies_q
             && varies_k
-            && (stream_q.intersection(&stream_k).next().is_some() || (stream_q.is_empty() && stream_k.is_empty()))
+            && (stream_q.intersection(&stream_k).next().is_some()
+                || a.enter.as_deref().is_some_and(|e| stream_k.contains(e))
+                || (stream_q.is_empty() && stream_k.is_empty()))
     }
 
     /// The sums that a value is made from most directly, and whether it depends on the model's input at all.
@@ -476,7 +621,7 @@ impl<'t, 'm> Finder<'t, 'm> {
         while let Some(x) = todo.pop() {
             let Some(&m) = self.links.maker.get(x).filter(|m| seen.insert(**m)) else { continue };
             let maker = self.node(m);
-            let product = matches!(maker.op_type(), "MatMul" | "FusedMatMul" | "Einsum");
+            let product = self.is_product(m);
             let operands: Vec<&str> = maker.input.iter().take(2).map(String::as_str).collect();
             if product && operands.len() == 2 && !operands.iter().any(|o| self.fixed.contains(o)) {
                 return operands;

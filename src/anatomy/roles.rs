@@ -68,13 +68,31 @@ impl<'t, 'm> Roles<'t, 'm> {
         })
     }
 
-    /// Floating-point uses that carry the heads of a layer, apart from those of its output projection.
-    pub fn head_uses(&self, layer: &Attention) -> Vec<usize> {
-        let Some(heads) = layer.head_factor(self.typing) else { return Vec::new() };
-        let projection = self.operand(layer.projection);
-        self.carriers(heads)
-            .into_iter()
-            .filter(|u| !projection.contains(u) && is_float(self.typing.weights[self.typing.uses[*u].name.as_str()]))
+    /// Floating-point uses that carry the heads of a layer (queries, keys, values and bias tables), each with the factor that it
+    /// carries; not those of what sums over heads.
+    pub fn head_uses(&self, layer: &Attention) -> Vec<(usize, Factor)> {
+        let mut others = self.operand(layer.projection);
+        for m in &layer.mixings {
+            others.extend(self.operand(m.node));
+            others.extend(self.bias(m.node));
+        }
+        let all =
+            layer.head_factors(self.typing).into_iter().flat_map(|f| self.carriers(f).into_iter().map(move |u| (u, f)));
+        all.filter(|(u, _)| !others.contains(u) && is_float(self.typing.weights[self.typing.uses[*u].name.as_str()]))
+            .collect()
+    }
+
+    /// Uses of all that sums over heads, each with the factor that it sums over: the output projection, and what mixes heads.
+    pub fn summing_uses(&self, layer: &Attention) -> Vec<(usize, Factor)> {
+        let mut contractions = vec![layer.projection];
+        contractions.extend(layer.mixings.iter().map(|m| m.node));
+        let factors = layer.head_factors(self.typing);
+        let pairs = contractions.into_iter().zip(factors);
+        pairs
+            .flat_map(|(k, f)| {
+                let operand = self.operand(k);
+                self.carriers(f).into_iter().filter(move |u| operand.contains(u)).map(move |u| (u, f))
+            })
             .collect()
     }
 

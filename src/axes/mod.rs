@@ -22,6 +22,7 @@ use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{Model, element_count, is_float, node_label};
 use arithmetic::{Known, LIMIT};
 pub use factors::{Dim, Factor, Factors, ImageAxis, Mismatch, Spatial};
+pub use rules::explicit_einsum;
 pub(crate) use rules::window_length;
 
 /// The shapes that the typing assumes where the graph leaves them open.

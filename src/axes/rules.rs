@@ -269,6 +269,43 @@ pub(super) fn shape_value(node: &NodeProto, shape: &[usize]) -> Known {
     Known::integers(shape[start..end].iter().map(|&n| n as i64))
 }
 
+/// An Einsum equation with an arrow and a letter for every axis that an ellipsis stands for, for inputs of these ranks; `None` where
+/// they do not fit. Without an arrow, the output has the ellipsis and the letters that stand there once, in the order of the alphabet
+/// (Einsum, operator set 12).
+pub fn explicit_einsum(equation: &str, ranks: &[usize]) -> Option<String> {
+    let equation = equation.replace(' ', "");
+    let (left, right) = match equation.split_once("->") {
+        Some((left, right)) => (left, Some(right)),
+        None => (equation.as_str(), None),
+    };
+    let terms: Vec<&str> = left.split(',').collect();
+    let letters = |term: &str| term.replace("...", "").chars().count();
+    if terms.len() != ranks.len() {
+        return None;
+    }
+    let hidden = |term: &str, rank: usize| rank.checked_sub(letters(term)).filter(|&n| n == 0 || term.contains("..."));
+    let counts: Vec<usize> = terms.iter().zip(ranks).map(|(t, &rank)| hidden(t, rank)).collect::<Option<_>>()?;
+    let most = counts.iter().copied().max().unwrap_or(0);
+    let free: Vec<char> = ('A'..='Z').chain('a'..='z').filter(|&c| !equation.contains(c)).take(most).collect();
+    if free.len() < most {
+        return None;
+    }
+    // Axes under an ellipsis are aligned at their ends.
+    let spell = |term: &str, count: usize| term.replace("...", &free[most - count..].iter().collect::<String>());
+    let spelled: Vec<String> = terms.iter().zip(&counts).map(|(t, &count)| spell(t, count)).collect();
+    let right = match right {
+        Some(right) => spell(right, most),
+        None => {
+            let mut once: Vec<char> = left.chars().filter(|c| c.is_alphabetic()).collect();
+            once.sort_unstable();
+            let once = once.iter().filter(|c| left.matches(**c).count() == 1);
+            free.iter().chain(once).collect()
+        }
+    };
+    let sound = spelled.iter().chain([&right]).all(|t| t.chars().all(|c| c.is_ascii_alphabetic()));
+    sound.then(|| format!("{}->{right}", spelled.join(",")))
+}
+
 struct Rule<'t, 'm> {
     typing: &'t mut Typing<'m>,
     k: usize,
@@ -591,34 +628,30 @@ impl Rule<'_, '_> {
     }
 
     fn einsum(&mut self) -> Result<Vec<Dim>> {
-        let equation = self.node.string("equation").unwrap_or("").replace(' ', "");
-        let (left, right) = match equation.split_once("->") {
-            Some((l, r)) if !equation.contains('.') => (l.to_string(), r.to_string()),
-            _ => return Err(self.fail(&format!("the equation `{equation}` has no typing rule"))),
+        let equation = self.node.string("equation").unwrap_or("");
+        let operands: Vec<Vec<Dim>> = (0..self.node.input.len()).map(|j| self.input(j)).collect::<Result<_>>()?;
+        let ranks: Vec<usize> = operands.iter().map(Vec::len).collect();
+        let Some(explicit) = explicit_einsum(equation, &ranks) else {
+            return Err(self.fail(&format!("the equation `{equation}` does not fit inputs of {ranks:?} dimensions")));
         };
+        let (left, right) = explicit.split_once("->").unwrap_or((&explicit, ""));
         let mut letters: Vec<(char, Dim)> = Vec::new();
-        for (j, term) in left.split(',').enumerate() {
-            let dims = self.input(j)?;
-            if term.chars().count() != dims.len() {
-                return Err(self.fail(&format!("`{term}` does not fit an input of {} dimensions", dims.len())));
-            }
-            for (c, d) in term.chars().zip(dims) {
-                match letters.iter().position(|(l, _)| *l == c) {
-                    None => letters.push((c, d)),
-                    Some(p) if letters[p].1.is_empty() => letters[p].1 = d,
-                    Some(p) if !d.is_empty() => {
-                        let known = letters[p].1.clone();
-                        self.unify(&known, &d);
-                    }
-                    Some(_) => {}
+        for (c, d) in left.split(',').zip(operands).flat_map(|(term, dims)| term.chars().zip(dims)) {
+            match letters.iter().position(|(l, _)| *l == c) {
+                None => letters.push((c, d)),
+                Some(p) if letters[p].1.is_empty() => letters[p].1 = d,
+                Some(p) if !d.is_empty() => {
+                    let known = letters[p].1.clone();
+                    self.unify(&known, &d);
                 }
+                Some(_) => {}
             }
         }
         let mut out = Vec::new();
         for c in right.chars() {
             match letters.iter().find(|(l, _)| *l == c) {
                 Some((_, d)) => out.push(d.clone()),
-                None => return Err(self.fail(&format!("`{c}` stands on the right only"))),
+                None => return Err(self.fail(&format!("`{c}` stands on the right of `{equation}` only"))),
             }
         }
         let summed = letters.iter().filter(|(c, _)| !right.contains(*c)).flat_map(|(_, d)| d.iter().copied()).collect();
@@ -795,7 +828,9 @@ impl Rule<'_, '_> {
                 continue;
             }
             if length == 0 {
-                return Err(self.fail(&format!("it takes nothing of axis {a} ({n} elements)")));
+                // Nothing, which a Concat joins with something (a rotary embedding that turns all features).
+                out[a] = Dim::from_slice(&[self.typing.factors.atom(0)]);
+                continue;
             }
             if steps[i] == 1 {
                 let (before, taken) = self.typing.factors.slice(&out[a], first, length);
@@ -828,7 +863,8 @@ impl Rule<'_, '_> {
         }
         let mut out = Vec::new();
         for i in 0..x.len() {
-            let column: Vec<Dim> = given.iter().map(|d| d[i].clone()).collect();
+            let whole = |d: &&Vec<Dim>| i != a || given.len() == 1 || self.size(&d[a]) > 0;
+            let column: Vec<Dim> = given.iter().filter(whole).map(|d| d[i].clone()).collect();
             if i != a {
                 let operands: Vec<Vec<Dim>> = column.into_iter().map(|d| vec![d]).collect();
                 out.extend(self.broadcast(&operands));
@@ -941,18 +977,18 @@ impl Rule<'_, '_> {
     }
 
     /// Types a dimension as (heads, head dim) after an attribute that counts heads.
-    fn heads_of(&mut self, dim: &Dim, attribute: &'static str) -> Result<Dim> {
+    fn heads_of(&mut self, dim: &Dim, attribute: &'static str) -> Result<(Dim, Dim)> {
         let count = self.node.int(attribute).unwrap_or(1).max(1) as usize;
         let n = self.size(dim);
         if !n.is_multiple_of(count) {
             return Err(self.fail(&format!("{n} features do not divide into {count} heads")));
         }
         let heads = self.typing.factors.fresh(count);
-        let mut pair = heads.clone();
-        pair.extend(self.typing.factors.fresh(n / count));
+        let width = self.typing.factors.fresh(n / count);
+        let pair: Dim = heads.iter().chain(&width).copied().collect();
         self.unify(dim, &pair);
         self.typing.head_counts.insert((self.k, attribute), heads.clone());
-        Ok(heads)
+        Ok((heads, width))
     }
 
     fn fuse(&mut self, batch: Dim, heads: Dim, queries: Dim, keys: Dim, width: usize) {
@@ -994,49 +1030,39 @@ impl Rule<'_, '_> {
     }
 
     /// Attention of the default domain, and `com.microsoft` MultiHeadAttention: [batch, heads, tokens, dim], or
-    /// [batch, tokens, heads x dim] with the number of heads as an attribute.
+    /// [batch, tokens, heads x dim] with the number of heads as an attribute. MultiHeadAttention also takes keys and values with an
+    /// axis of heads beside queries without one, and packed operands: [batch, tokens, heads, 3, dim], or queries beside
+    /// [batch, tokens, heads, 2, dim].
     fn attention(&mut self) -> Result<Vec<Vec<Dim>>> {
-        let (q, k, v) = (self.input(0)?, self.input(1)?, self.input(2)?);
-        if q.len() != k.len() || k.len() != v.len() || !matches!(q.len(), 3 | 4) {
+        let microsoft = self.node.op_type() == "MultiHeadAttention";
+        let (of_queries, of_keys) =
+            if microsoft { ("num_heads", "num_heads") } else { ("q_num_heads", "kv_num_heads") };
+        let operands: Vec<Vec<Dim>> = (0..3).map_while(|j| self.inputs.get(j).cloned().flatten()).collect();
+        let merged = operands.first().is_some_and(|q| q.len() != 4);
+        let mut parts = Vec::new();
+        for (j, dims) in operands.into_iter().enumerate() {
+            match &dims[..] {
+                [n, tokens, features] => {
+                    let (heads, dim) = self.heads_of(features, if j == 0 { of_queries } else { of_keys })?;
+                    parts.push([n.clone(), heads, tokens.clone(), dim]);
+                }
+                [n, heads, tokens, dim] => parts.push([n.clone(), heads.clone(), tokens.clone(), dim.clone()]),
+                [n, tokens, heads, packed, dim] if microsoft => {
+                    let part = [n.clone(), heads.clone(), tokens.clone(), dim.clone()];
+                    parts.extend(vec![part; self.size(packed)]);
+                    self.typing.head_counts.insert((self.k, of_queries), heads.clone());
+                }
+                _ => parts.clear(),
+            }
+        }
+        let [q, k, v] = &parts[..] else {
             return Err(Error::new(ErrorKind::Unsupported, "this form of the fused operator has no typing rule"));
-        }
-        let (heads, key_heads, queries, keys, out, width);
-        if q.len() == 4 {
-            self.unify(&q[3], &k[3]);
-            self.unify(&k[2], &v[2]);
-            self.unify(&k[1], &v[1]);
-            (heads, key_heads) = (q[1].clone(), k[1].clone());
-            (queries, keys) = (q[2].clone(), k[2].clone());
-            out = vec![q[0].clone(), q[1].clone(), q[2].clone(), v[3].clone()];
-            width = self.size(&q[1]) * self.size(&q[3]);
-        } else {
-            let (of_queries, of_keys) = if self.node.op_type() == "Attention" {
-                ("q_num_heads", "kv_num_heads")
-            } else {
-                ("num_heads", "num_heads")
-            };
-            heads = self.heads_of(&q[2], of_queries)?;
-            key_heads = self.heads_of(&k[2], of_keys)?;
-            let value_heads = self.heads_of(&v[2], of_keys)?;
-            self.unify(&key_heads, &value_heads);
-            let factors = &self.typing.factors;
-            if factors.size(&heads) == factors.size(&key_heads) {
-                self.unify(&q[2], &k[2]);
-            }
-            self.unify(&k[1], &v[1]);
-            (queries, keys) = (q[1].clone(), k[1].clone());
-            out = vec![q[0].clone(), q[1].clone(), v[2].clone()];
-            width = self.size(&q[2]);
-            if self.node.op_type() == "MultiHeadAttention"
-                && let Some(Some(bias)) = self.inputs.get(3).cloned()
-                && let [b] = &bias[..]
-                && self.size(b) == 3 * width
-            {
-                let mut packed = self.typing.factors.fresh(3);
-                packed.extend(q[2].iter().copied());
-                self.unify(b, &packed);
-            }
-        }
+        };
+        let [batch, heads, queries, dim] = q.clone();
+        let [_, key_heads, keys, key_dim] = k.clone();
+        self.unify(&dim, &key_dim);
+        self.unify(&keys, &v[2]);
+        self.unify(&key_heads, &v[1]);
         let (m, n) = (self.size(&heads), self.size(&key_heads));
         if m == n {
             self.unify(&heads, &key_heads);
@@ -1048,15 +1074,52 @@ impl Rule<'_, '_> {
         } else {
             return Err(self.fail(&format!("{m} query heads cannot share {n} key heads")));
         }
-        let mask = if self.node.op_type() == "Attention" { 3 } else { 5 };
+        let joined = |heads: &Dim, dim: &Dim| heads.iter().chain(dim).copied().collect::<Dim>();
+        let width = m * self.size(&dim);
+        if microsoft
+            && let Some(Some(bias)) = self.inputs.get(3).cloned()
+            && let [b] = &bias[..]
+        {
+            let (of_keys, of_values) = (joined(&heads, &dim), joined(&heads, &v[3]));
+            let packed = if self.size(&of_keys) == self.size(&of_values) {
+                self.unify(&of_keys, &of_values);
+                joined(&self.typing.factors.fresh(3), &of_keys)
+            } else {
+                self.typing.factors.sum(vec![of_keys.clone(), of_keys, of_values])
+            };
+            self.unify(b, &packed);
+        }
+        let mask = if microsoft { 5 } else { 3 };
         if let Some(Some(mask)) = self.inputs.get(mask).cloned()
             && mask.len() <= 4
         {
-            self.broadcast(&[vec![q[0].clone(), heads.clone(), queries.clone(), keys.clone()], mask]);
+            self.broadcast(&[vec![batch.clone(), heads.clone(), queries.clone(), keys.clone()], mask]);
         }
-        self.fuse(q[0].clone(), heads.clone(), queries.clone(), keys.clone(), width);
+        self.fuse(batch.clone(), heads.clone(), queries.clone(), keys.clone(), width);
+        let out = match merged {
+            true => vec![batch.clone(), queries.clone(), joined(&heads, &v[3])],
+            false => vec![batch.clone(), heads.clone(), queries.clone(), v[3].clone()],
+        };
         // Present keys and values, and the scores, where they are asked for.
-        let scores = vec![q[0].clone(), heads, queries, keys];
-        Ok(vec![out, k, v, scores])
+        let scores = vec![batch, heads, queries, keys];
+        Ok(vec![out, k.to_vec(), v.to_vec(), scores])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::explicit_einsum;
+
+    #[test]
+    fn einsum_equations_are_spelled_out() {
+        let explicit = |equation: &str, ranks: &[usize]| explicit_einsum(equation, ranks);
+        assert_eq!(explicit("...qd, ...kd -> ...qk", &[4, 4]).unwrap(), "ABqd,ABkd->ABqk");
+        assert_eq!(explicit("...c,cd->...d", &[3, 2]).unwrap(), "ABc,cd->ABd");
+        assert_eq!(explicit("...ij,...jk->...ik", &[4, 3]).unwrap(), "ABij,Bjk->ABik");
+        assert_eq!(explicit("bij,bjk", &[3, 3]).unwrap(), "bij,bjk->ik");
+        assert_eq!(explicit("i...,i", &[3, 1]).unwrap(), "iAB,i->AB");
+        assert_eq!(explicit("ij,jk->ik", &[3, 2]), None);
+        assert_eq!(explicit("ij->i", &[2, 2]), None);
+        assert_eq!(explicit("i.j->i", &[3]), None);
     }
 }

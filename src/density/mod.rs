@@ -105,6 +105,7 @@ pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model>
             .hint("use `grow --no-images`, where every head is its own cluster"));
         }
         let heads = layer.head_count(typing);
+        let factors: Dim = layer.heads.iter().chain(layer.mixings.iter().flat_map(|m| &m.heads)).copied().collect();
         let mut measures = Vec::new();
         for &k in &layer.softmax {
             let (value, dims) = match typing.fused.get(&k) {
@@ -118,7 +119,7 @@ pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model>
                     (value, dims)
                 }
             };
-            measures.push(probe.measure(&value, &dims, &layer.heads, heads, &places));
+            measures.push(probe.measure(&value, &dims, &factors, heads, &places));
         }
         let name = probe.names.fresh(&format!("density_{l}"));
         let count = probe.scalar(1.0 / measures.len() as f32);
@@ -218,7 +219,7 @@ impl Probe<'_, '_> {
             if let (Some(h), Some(b)) = (first_head, first_batch)
                 && h < b
             {
-                let heads = head_leaves.len() as i64;
+                let heads = is_head.iter().filter(|h| **h).count() as i64;
                 let perm: Vec<i64> = std::iter::once(heads).chain(0..heads).collect();
                 x = self.op("Transpose", &[&x], vec![ints_attribute("perm", &perm)]);
             }

@@ -280,7 +280,7 @@ impl Grower<'_, '_> {
         let layer = &self.anatomy.layers[i];
         let heads = layer.head_count(self.typing);
         let slots = self.indices(heads, count, "heads")?;
-        if let (Some(factor), true) = (layer.head_factor(self.typing), count != heads) {
+        for factor in layer.head_factors(self.typing).into_iter().filter(|_| count != heads) {
             self.resizing.gather(&self.typing.factors, factor, slots.clone()).map_err(|e| {
                 e.hint(format!(
                     "layer {} shares its head axis with another layer: give both the same heads",

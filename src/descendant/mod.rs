@@ -236,7 +236,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             .map(|(l, &layer)| LayerHeads {
                 layer,
                 heads: l.head_count(self.typing),
-                resizable: l.head_factor(self.typing).is_some(),
+                resizable: !l.head_factors(self.typing).is_empty(),
             })
             .collect();
         let (counts, warnings) = self.shape.heads.resolve(&heads)?;
@@ -323,27 +323,35 @@ impl<'a, 'm> Grower<'a, 'm> {
         let queue = ordered(clusters, densities, self.shape.order);
         let filled: Vec<&Cluster> = (0..count).map(|s| queue[s % queue.len()]).collect();
         let slots: Vec<usize> = filled.iter().map(|c| c.centroid).collect();
-        let Some(factor) = layer.head_factor(self.typing) else { return Ok(slots) };
+        let factors = layer.head_factors(self.typing);
+        if factors.is_empty() {
+            return Ok(slots);
+        }
         let heads = layer.head_count(self.typing);
         let identity = slots.iter().copied().eq(0..heads) && clusters.iter().all(|c| c.members.len() == 1);
         if identity {
             return Ok(slots);
         }
-        self.resizing.gather(&self.typing.factors, factor, slots.clone()).map_err(|e| {
-            e.hint(format!("layer {l} shares its head axis with another layer: give both the same heads and --eps 0"))
-        })?;
+        for factor in factors {
+            self.resizing.gather(&self.typing.factors, factor, slots.clone()).map_err(|e| {
+                e.hint(format!(
+                    "layer {l} shares its head axis with another layer: give both the same heads and --eps 0"
+                ))
+            })?;
+        }
         let rows = match self.shape.projection {
             Projection::Matched => matched(&filled),
             Projection::Paper => Vec::new(),
         };
-        let uses = self.roles.projection_uses(layer);
-        if uses.is_empty() {
+        let projection = self.roles.projection_uses(layer);
+        if projection.is_empty() {
             bail!(Unsupported, "layer {l}: the weight of the output projection does not carry the heads");
         }
-        for u in uses {
+        for (u, factor) in self.roles.summing_uses(layer) {
             let (axis, mixture) = match self.shape.projection {
                 Projection::Matched => self.spread(u, factor, &rows)?,
-                Projection::Paper => self.published_columns(u, layer, factor, count)?,
+                Projection::Paper if projection.contains(&u) => self.published_columns(u, layer, factor, count)?,
+                Projection::Paper => continue,
             };
             self.resizing.mix(u, axis, mixture);
         }
@@ -546,9 +554,11 @@ impl<'a, 'm> Grower<'a, 'm> {
         let found: Vec<(usize, Option<usize>)> = anatomy
             .layers
             .iter()
-            .map(|l| (l.head_count(&typing), l.ffn.as_ref().map(|f| typing.factors.size(&f.hidden))))
+            .map(|l| (l.query_heads(&typing), l.ffn.as_ref().map(|f| typing.factors.size(&f.hidden))))
             .collect();
-        let planned: Vec<_> = layers.iter().map(|l| (l.heads, l.ffn_width)).collect();
+        // Counted on the side of the queries: what shares one last head of keys is heads of its own.
+        let shared = self.anatomy.layers.iter().map(|l| self.typing.factors.size(&l.shared));
+        let planned: Vec<_> = layers.iter().zip(shared).map(|(l, s)| (l.heads * s, l.ffn_width)).collect();
         let channels = anatomy.layers.first().map(|l| typing.factors.size(&l.embedding));
         if found != planned || self.shape.embedding_dim.is_some_and(|n| Some(n) != channels) {
             return Err(Error::new(
@@ -603,10 +613,10 @@ pub fn verify(runtime: &Arc<Runtime>, model: &Model) -> Result<()> {
     let anatomy = Anatomy::new(&typing)?;
     let mut plan = Resizing::default();
     for layer in &anatomy.layers {
-        if let Some(factor) = layer.head_factor(&typing)
-            && plan.indices(&typing.factors, factor).is_none()
-        {
-            plan.gather(&typing.factors, factor, (0..layer.head_count(&typing)).rev().collect())?;
+        for factor in layer.head_factors(&typing) {
+            if plan.indices(&typing.factors, factor).is_none() {
+                plan.gather(&typing.factors, factor, (0..layer.head_count(&typing)).rev().collect())?;
+            }
         }
     }
     let mut permuted = model.clone();

@@ -361,7 +361,7 @@ impl<'a, 'm> Condenser<'a, 'm> {
             let slots_name = self.names.fresh(&format!("{SHARE}layer{l}/slots"));
             self.graph.initializer.push(tensor_from_i64(slots_name.clone(), &[heads], &slots));
             let mut made: HashMap<(String, usize, usize), String> = HashMap::new();
-            for u in self.roles.head_uses(layer) {
+            for (u, factor) in self.roles.head_uses(layer) {
                 self.share(u, factor, clusters, &slots_name, &mut made)?;
             }
         }

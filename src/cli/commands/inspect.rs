@@ -80,10 +80,13 @@ fn attention(typing: &Typing, a: &Attention, index: usize, roles: Option<&Roles>
         "ffn_activation": a.ffn.as_ref().map(|f| &f.activation),
         "ffn_width": a.ffn.as_ref().map(|f| size(&f.hidden)),
     });
+    if size(&a.shared) > 1 {
+        value["query_heads"] = json!(a.query_heads(typing));
+    }
     if let Some(roles) = roles {
         let names = |uses: Vec<usize>| -> Vec<Value> { uses.into_iter().map(|u| weight(typing, u)).collect() };
         value["weights"] = json!({
-            "heads": names(roles.head_uses(a)),
+            "heads": names(roles.head_uses(a).into_iter().map(|(u, _)| u).collect()),
             "output_projection": names(roles.projection_uses(a)),
             "ffn": a.ffn.as_ref().map(|f| names(roles.ffn_uses(f))),
         });

@@ -3,6 +3,7 @@
 use super::super::tape::Tape;
 use super::elementwise::times;
 use super::refuse;
+use crate::axes::explicit_einsum;
 use crate::error::Result;
 use crate::graph::{Attributes, int_attribute, ints_attribute, string_attribute};
 use crate::onnx::proto::{AttributeProto, NodeProto};
@@ -78,8 +79,11 @@ pub fn matmul(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 
 /// The gradient of an operand is an Einsum of the output's gradient and the other operands.
 pub fn einsum(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
-    let equation = node.string("equation").unwrap_or("").replace(' ', "");
-    let Some((left, output)) = equation.split_once("->") else { return Err(refuse(node, "an implicit output")) };
+    let ranks: Vec<usize> = node.input.iter().map(|x| Ok(t.shape(x)?.len())).collect::<Result<_>>()?;
+    let equation = explicit_einsum(node.string("equation").unwrap_or(""), &ranks);
+    let Some((left, output)) = equation.as_deref().and_then(|e| e.split_once("->")) else {
+        return Err(refuse(node, "an equation that does not fit its inputs"));
+    };
     let terms: Vec<&str> = left.split(',').collect();
     if terms.iter().any(|term| term.chars().enumerate().any(|(i, c)| term.chars().skip(i + 1).any(|d| c == d))) {
         return Err(refuse(node, "an index that one operand repeats"));

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::hash::{hash, values};
 use super::surgery::run;
-use super::{Fixture, fixtures, root};
+use super::{Fixture, all_fixtures, fixtures, root};
 
 /// Largest error, relative to the length of a gradient.
 const TOLERANCE: f64 = 1e-4;
@@ -159,11 +159,14 @@ fn check(
 
 /// Compares all fixtures, or those whose name contains one of `some`.
 pub fn check_all(runtime: &Arc<Runtime>, operators: Operators, some: &[&str]) {
-    let golden: Value =
-        serde_json::from_slice(&std::fs::read(root().join("fixtures/gradients/golden.json")).unwrap()).unwrap();
-    let golden = golden.as_array().unwrap();
+    let mut golden: Vec<Value> = Vec::new();
+    for file in ["fixtures/gradients/golden.json", "fixtures/dialects/golden.json"] {
+        golden.extend(serde_json::from_slice::<Vec<Value>>(&std::fs::read(root().join(file)).unwrap()).unwrap());
+    }
     let (mut failures, mut compared, mut unmapped) = (Vec::new(), 0, 0);
-    for fixture in fixtures().iter().filter(|f| some.is_empty() || some.iter().any(|s| f.name().contains(s))) {
+    let chosen = |f: &Fixture| some.is_empty() || some.iter().any(|s| f.name().contains(s));
+    let exact = |f: &Fixture| f.tolerance() <= 1e-5;
+    for fixture in all_fixtures().iter().filter(|f| chosen(f) && exact(f) && f.runs_on(runtime)) {
         let entry = golden.iter().find(|e| e["file"] == fixture.name());
         let entry = entry.unwrap_or_else(|| panic!("no golden gradients for {}", fixture.name()));
         let (failed, count, missing) = check(runtime, fixture, entry, operators);

@@ -13,6 +13,7 @@ pub mod surgery;
 use std::path::{Path, PathBuf};
 
 use offshoot::onnx::Model;
+use offshoot::runtime::{Kind, Runtime};
 use serde_json::Value;
 
 /// The repository.
@@ -31,6 +32,17 @@ impl Fixture {
         self.entry["file"].as_str().unwrap()
     }
 
+    /// True where the runtime has all operators of the fixture.
+    pub fn runs_on(&self, runtime: &Runtime) -> bool {
+        let name = if runtime.kind == Kind::Tract { "tract" } else { "onnxruntime" };
+        self.entry["runtimes"].as_array().is_none_or(|r| r.iter().any(|r| r == name))
+    }
+
+    /// The largest relative error of outputs that should be the same.
+    pub fn tolerance(&self) -> f32 {
+        self.entry["tolerance"].as_f64().unwrap_or(1e-5) as f32
+    }
+
     /// Opens and prepares the fixture.
     pub fn open(&self) -> Model {
         let mut model = Model::open(&self.path).unwrap();
@@ -39,9 +51,9 @@ impl Fixture {
     }
 }
 
-/// All fixtures of the manifest.
-pub fn fixtures() -> Vec<Fixture> {
-    let folder = root().join("fixtures/graphs");
+/// The fixtures of one folder's manifest.
+fn listed(folder: &str) -> Vec<Fixture> {
+    let folder = root().join("fixtures").join(folder);
     let manifest: Value = serde_json::from_slice(&std::fs::read(folder.join("manifest.json")).unwrap()).unwrap();
     manifest["fixtures"]
         .as_array()
@@ -49,4 +61,16 @@ pub fn fixtures() -> Vec<Fixture> {
         .iter()
         .map(|e| Fixture { path: folder.join(e["file"].as_str().unwrap()), entry: e.clone() })
         .collect()
+}
+
+/// The exported graphs of the most common families.
+pub fn fixtures() -> Vec<Fixture> {
+    listed("graphs")
+}
+
+/// Those, and a graph for every other form and family.
+pub fn all_fixtures() -> Vec<Fixture> {
+    let mut all = fixtures();
+    all.extend(listed("dialects"));
+    all
 }
