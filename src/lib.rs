@@ -2,7 +2,7 @@
 //!
 //! The modules are the pipeline, in order: [`onnx`] (the file), [`graph`], [`axes`] (what every dimension is made of),
 //! [`runtime`], [`data`] (images), [`anatomy`] (heads, FFNs, layers), [`density`] (mean attention distances), [`learngene`]
-//! (clusters), [`descendant`], [`training`] (gradients as graphs), [`report`]. Data flows one way; no module reaches back.
+//! (clusters), [`descendant`], [`fitting`] (closed-form refits), [`training`] (gradients as graphs), [`report`]. Data flows one way; no module reaches back.
 //!
 //! The main job, from an ancestor to a running child:
 //!
@@ -42,6 +42,7 @@ pub mod cli;
 pub mod data;
 pub mod density;
 pub mod descendant;
+pub mod fitting;
 pub mod graph;
 pub mod learngene;
 pub mod onnx;

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::data::{Augmentation, Interpolation, PreprocessFlags, Resize};
 use crate::descendant::{FfnWidth, Heads, Inherit, Init, Layers, Projection, Transform};
+use crate::fitting::Budget;
 use crate::learngene::{Centroid, FfnCentroid, FfnRule, Order, Rules};
 use crate::onnx::ExternalLinks;
 use crate::runtime::{Device, Kind, Options};
@@ -50,6 +51,11 @@ pub enum Command {
                       offshoot grow models/fashion-vit.onnx --images fixtures/fashion-png --layers 4 --width 2 -o child.onnx\n  \
                       offshoot grow models/fashion-vit.onnx --init weight-selection --layers 4 --heads 4 --embedding-dim 32 -o child.onnx")]
     Grow(Grow),
+    /// Make a model smaller in one go: on unlabelled images, without training
+    #[command(after_help = "Examples:\n  offshoot shrink ancestor.onnx --images photographs/ --to 75% -o child.onnx\n  \
+                      offshoot shrink ancestor.onnx --images photographs/ --to 85%,75%,50% -o children/\n  \
+                      offshoot shrink ancestor.onnx --images photographs/ --budget macs=2G -o child.onnx")]
+    Shrink(Shrink),
     /// Train a model on labelled images, or on what a teacher says
     #[command(
         after_help = "Examples:\n  offshoot tune child.onnx --data flowers/ --classes 17 --epochs 20 -o tuned.onnx\n  \
@@ -430,6 +436,95 @@ pub struct ShapeFlags {
     /// Rank of the low-rank part of an affine transform [default: 4]
     #[arg(long, value_name = "R", help_heading = "Initialisation")]
     pub transform_rank: Option<usize>,
+}
+
+/// `offshoot shrink`.
+#[derive(Args, Debug)]
+pub struct Shrink {
+    /// The ancestor
+    pub model: PathBuf,
+    /// Images that it is calibrated on, a few dozen or more: a folder, an IDX file, or an .npz or .npy of prepared tensors
+    #[arg(long, value_name = "PATH")]
+    pub images: PathBuf,
+    /// The descendant to write; with several sizes, the folder for them
+    #[arg(short, long, value_name = "CHILD.onnx", required_unless_present = "dry_run")]
+    pub output: Option<PathBuf>,
+    /// Share of the parameters of all heads and FFNs to keep; several, such as 85%,75%,50%, give several descendants
+    #[arg(long, value_name = "P%", value_delimiter = ',', value_parser = kept_share, required_unless_present_any = ["budget", "dry_run"], conflicts_with = "budget")]
+    pub to: Vec<f64>,
+    /// What the whole model may cost instead: params=12M, macs=2G or bytes=20MB
+    #[arg(long, value_name = "WHAT=N", value_parser = budget)]
+    pub budget: Option<Budget>,
+    /// Random views of the images that matrices are fitted on
+    #[arg(long, value_name = "N", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub crops: u32,
+    /// Seed of the views and of which images are held out
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Exit with 1 and write nothing where the squared error on held-out images, relative to the values, is above this
+    #[arg(long, value_name = "E", value_parser = tolerance)]
+    pub max_error: Option<f64>,
+    /// Print what each size would cost and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Layers that may be thinned, such as 0,1,5 [default: all]
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',', help_heading = "Levers")]
+    pub only_layers: Option<Vec<usize>>,
+    /// Keep all heads
+    #[arg(long, help_heading = "Levers")]
+    pub no_heads: bool,
+    /// Keep all FFN neurons
+    #[arg(long, help_heading = "Levers")]
+    pub no_ffn: bool,
+    /// Heads that every layer keeps at least
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Levers", value_parser = clap::value_parser!(u32).range(1..))]
+    pub min_heads: u32,
+    /// Neurons that every FFN keeps at least
+    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Levers", value_parser = clap::value_parser!(u32).range(2..))]
+    pub min_ffn: u32,
+    /// FFNs keep a multiple of this many neurons
+    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Levers", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub multiple_of: u32,
+    /// Overwrite an existing output
+    #[arg(long)]
+    pub force: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub open: OpenFlags,
+    #[command(flatten)]
+    pub transform: TransformFlags,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
+fn kept_share(text: &str) -> Result<f64, String> {
+    let number = |t: &str| t.trim().parse::<f64>().ok();
+    let share = match text.strip_suffix('%') {
+        Some(percent) => number(percent).map(|p| p / 100.0),
+        None => number(text),
+    };
+    share.filter(|s| *s > 0.0 && *s <= 1.0).ok_or_else(|| "a share is above 0 and up to 100%, such as 75%".into())
+}
+
+fn budget(text: &str) -> Result<Budget, String> {
+    let wrong = || "a budget is params=12M, macs=2G or bytes=20MB".to_string();
+    let (what, amount) = text.split_once('=').ok_or_else(wrong)?;
+    let amount = amount.trim().trim_end_matches('B');
+    let (digits, scale) = match amount.chars().last() {
+        Some('k' | 'K') => (&amount[..amount.len() - 1], 1e3),
+        Some('M') => (&amount[..amount.len() - 1], 1e6),
+        Some('G') => (&amount[..amount.len() - 1], 1e9),
+        _ => (amount, 1.0),
+    };
+    let number = digits.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0).ok_or_else(wrong)? * scale;
+    match what.trim() {
+        "params" => Ok(Budget::Parameters(number)),
+        "macs" => Ok(Budget::Macs(number)),
+        "bytes" => Ok(Budget::Bytes(number)),
+        _ => Err(wrong()),
+    }
 }
 
 /// `offshoot compare`.

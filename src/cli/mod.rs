@@ -58,6 +58,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Command::Density(c) => commands::density::run(c),
         Command::Condense(c) => commands::condense::run(c),
         Command::Grow(c) => commands::grow::run(c),
+        Command::Shrink(c) => commands::shrink::run(c),
         Command::Tune(c) => commands::tune::run(c),
         Command::Run(c) => commands::run::run(c),
         Command::Eval(c) => commands::eval::run(c),

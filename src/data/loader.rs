@@ -9,7 +9,9 @@ use std::thread::JoinHandle;
 use ndarray::{Array3, Array4, Axis, stack};
 use rayon::prelude::*;
 
+use super::augment::Augmentation;
 use super::preprocess::{Layout, Preprocess, PreprocessFlags};
+use super::random::{Purpose, generator};
 use super::source::{ImageSource, Item, Skipped};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
@@ -153,6 +155,71 @@ impl Loader {
             taken
         });
         self
+    }
+
+    /// Random views of the images: `counts[i]` of image i, through `augmentation`, in the order of the images. Every image is
+    /// read once. One that cannot be read is [skipped](Loader::skipped), with all of its views. The same seed gives the same
+    /// views, whatever the number of threads.
+    ///
+    /// `progress` is told of every image that is done.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` if tensors cannot be augmented as asked; `Images` for a [strict](Loader::strict) loader whose image cannot be
+    /// read.
+    pub fn views(
+        &self,
+        augmentation: &Augmentation,
+        counts: &[usize],
+        seed: u64,
+        progress: impl Fn() + Sync,
+    ) -> Result<Vec<Array3<f32>>> {
+        augmentation.check()?;
+        if self.source.is_tensors() {
+            augmentation.check_tensors()?;
+        }
+        let wanted: Vec<(usize, usize)> =
+            self.selected.iter().copied().zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect();
+        let views: Vec<Vec<Array3<f32>>> = wanted
+            .into_par_iter()
+            .map(|(index, count)| {
+                let views = self.views_of(index, count, augmentation, seed);
+                progress();
+                match views {
+                    Err(error) if self.strict => Err(error.hint(STRICT_HINT)),
+                    Err(error) => {
+                        self.source.skip(index, &error);
+                        Ok(Vec::new())
+                    }
+                    views => views,
+                }
+            })
+            .collect::<Result<_>>()?;
+        Ok(views.into_iter().flatten().collect())
+    }
+
+    fn views_of(
+        &self,
+        index: usize,
+        count: usize,
+        augmentation: &Augmentation,
+        seed: u64,
+    ) -> Result<Vec<Array3<f32>>> {
+        let item = self.source.read(index)?;
+        (0..count)
+            .map(|number| {
+                let random = &mut generator(seed, Purpose::View, index as u64, number as u64);
+                match (&item, &self.preprocess) {
+                    (Item::Picture(picture), Some(preprocess)) => augmentation
+                        .picture(picture.clone(), preprocess, self.layout, random)
+                        .map_err(|error| error.at(self.source.file(index))),
+                    (Item::Tensor(tensor), _) => {
+                        Ok(augmentation.tensor(tensor.view(), self.layout, random).as_standard_layout().into_owned())
+                    }
+                    (Item::Picture(_), None) => bail!(Internal, "a picture without a transform"),
+                }
+            })
+            .collect()
     }
 
     /// The number of images, readable or not.
@@ -404,6 +471,27 @@ mod tests {
         assert!(sample(1).is_sorted());
         assert_eq!(loader.clone().sample(99, 1).len(), 20);
         assert_eq!(loader.clone().limit(0).batches(1).count(), 0);
+    }
+
+    #[test]
+    fn views_are_drawn_image_by_image() {
+        let folder = folder(4);
+        fs::write(folder.path().join("001.png"), b"\x89PNG\r\n\x1a\n broken").unwrap();
+        let loader = open(folder.path(), INPUT).unwrap();
+        let augmentation = Augmentation::standard();
+        let views = |counts: &[usize], seed| loader.views(&augmentation, counts, seed, || {}).unwrap();
+        let all = views(&[2, 2, 0, 3], 1);
+        // Image 1 is broken and image 2 is not asked for.
+        assert_eq!(all.len(), 5);
+        let reds: Vec<u8> = all.iter().map(|v| ((v[[0, 0, 0]] * 0.229 + 0.485) * 255.0).round() as u8).collect();
+        assert_eq!(reds, [0, 0, 3, 3, 3]);
+        assert_eq!(loader.skipped().count, 1);
+        // A view depends on its image and number alone.
+        assert_eq!(views(&[1, 0, 0, 1], 1), [all[0].clone(), all[2].clone()]);
+        let picture = image::RgbImage::from_fn(9, 7, |x, y| image::Rgb([20 * x as u8, 30 * y as u8, 0]));
+        picture.save(folder.path().join("000.png")).unwrap();
+        assert_ne!(views(&[1], 1), views(&[1], 2));
+        assert_ne!(views(&[2], 1)[0], views(&[2], 1)[1]);
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub(super) enum Purpose {
     Augment = 3,
     /// What a batch is mixed with.
     Mix = 4,
+    /// Views for calibration.
+    View = 5,
 }
 
 /// The random numbers of one purpose, epoch, and position in it.

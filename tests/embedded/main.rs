@@ -3,6 +3,7 @@
 mod anatomy;
 mod cli;
 mod common;
+mod fitting;
 mod gradients;
 mod image_size;
 mod init;

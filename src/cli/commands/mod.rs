@@ -8,6 +8,7 @@ pub mod eval;
 pub mod grow;
 pub mod inspect;
 pub mod run;
+pub mod shrink;
 pub mod tune;
 
 use std::path::Path;

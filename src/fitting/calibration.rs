@@ -1,0 +1,92 @@
+//! Calibration: random views of unlabelled images, some of them held out for every choice.
+
+use ndarray::{Array3, ArrayD, Axis};
+use rand::seq::SliceRandom;
+use rand::{SeedableRng, rngs::StdRng};
+
+use super::network::Progress;
+use crate::data::{Augmentation, Crop, Loader};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The least and the greatest area of a view, as shares of the picture.
+const SCALE: [f64; 2] = [0.4, 1.0];
+/// The least and the greatest width over height of a view.
+const RATIO: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
+/// One image in so many is held out.
+const HELD_OUT_SHARE: usize = 6;
+/// Views of held-out images.
+const HELD_OUT: usize = 16;
+/// Fewer images than these are said to be few.
+const FEW: usize = 24;
+
+/// Views of images: a batch of one each.
+#[derive(Clone, Debug)]
+pub struct Calibration {
+    /// Views that matrices are fitted on.
+    pub fit: Vec<ArrayD<f32>>,
+    /// Views of other images, for choices and for the error that is told.
+    pub held_out: Vec<ArrayD<f32>>,
+    /// Images that the views are of.
+    pub images: usize,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Calibration {
+    /// Draws `count` views, spread evenly over the images of a loader, and views of images that are held out. The same seed draws
+    /// the same views.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Images`] where no image can be read or all views are alike.
+    pub fn draw(loader: &Loader, count: usize, seed: u64, progress: Progress) -> Result<Calibration> {
+        let images = loader.len();
+        let mut order: Vec<usize> = (0..images).collect();
+        order.shuffle(&mut StdRng::seed_from_u64(seed));
+        let mut warnings = Vec::new();
+        let apart = (images / HELD_OUT_SHARE).clamp(usize::from(images > 1), HELD_OUT);
+        let (held_out, fit) = order.split_at(apart);
+        let fit = if images == 1 { &order } else { fit };
+        let share = |list: &[usize], count: usize| {
+            let mut counts = vec![0; images];
+            let list = &list[..list.len().min(count)];
+            for (i, &image) in list.iter().enumerate() {
+                counts[image] = count / list.len() + usize::from(i < count % list.len());
+            }
+            counts
+        };
+        let augmentation = match loader.source().is_tensors() {
+            true => Augmentation { flip: 0.5, ..Augmentation::none() },
+            false => {
+                Augmentation { crop: Crop::Resized { scale: SCALE, ratio: RATIO }, flip: 0.5, ..Augmentation::none() }
+            }
+        };
+        let done = std::sync::atomic::AtomicUsize::new(0);
+        let tell = || progress(1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed), images);
+        let batch = |counts: &[usize], seed: u64| -> Result<Vec<ArrayD<f32>>> {
+            let views = loader.views(&augmentation, counts, seed, tell)?;
+            Ok(views.into_iter().map(|v: Array3<f32>| v.insert_axis(Axis(0)).into_dyn()).collect())
+        };
+        let fitted = batch(&share(fit, count), seed)?;
+        let judged = if images == 1 { batch(&[HELD_OUT], seed.wrapping_add(1))? } else { batch(&share(held_out, HELD_OUT), seed)? };
+        let unreadable = || {
+            let reason = loader.skipped().first.unwrap_or_default();
+            Error::new(ErrorKind::Images, format!("too few of the {images} images can be read: {reason}"))
+                .at(loader.source().path())
+                .hint("give pictures that other programs open")
+        };
+        if fitted.is_empty() || judged.is_empty() {
+            return Err(unreadable());
+        }
+        if images == 1 {
+            warnings.push("there is one image: nothing can be held out, and the fit will not hold for others".into());
+        } else if images < FEW {
+            warnings.push(format!("there are {images} images; a fit wants {FEW} or more, as different as there are"));
+        }
+        if count > 1 && fitted.iter().chain(&judged).all(|v| *v == fitted[0]) {
+            return Err(Error::new(ErrorKind::Images, "the images are all alike: nothing can be fitted on them")
+                .at(loader.source().path())
+                .hint("give different photographs"));
+        }
+        Ok(Calibration { fit: fitted, held_out: judged, images, warnings })
+    }
+}

@@ -1,0 +1,284 @@
+//! A network that is fitted: the pinned model, its sites, and the statistics of what enters them.
+
+use std::sync::Arc;
+
+use faer::Mat;
+use ndarray::{Array2, ArrayD, Axis, concatenate};
+use rayon::prelude::*;
+
+use super::algebra::{Covariance, Moments, Partial, product, scale, times};
+use super::order::{self, Thinning, features, predict};
+use super::sites::{Kind, Site, Way, sites};
+use super::stages::{Part, Stages, Values};
+use crate::anatomy::Anatomy;
+use crate::axes::Typing;
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::{Model, node_label};
+use crate::runtime::Runtime;
+
+/// Bytes of features that are held at once while statistics are collected.
+const CHUNK_BYTES: usize = 256 << 20;
+/// Images whose rows are multiplied at once.
+const CHUNK: usize = 8;
+/// Ridge of the fits that are only measured, in means of the diagonal.
+const RIDGE: f64 = 0.1;
+/// Shares of an FFN's neurons at which its cost is measured.
+const LEVELS: [f64; 5] = [1.0 / 12.0, 0.25, 0.5, 0.75, 11.0 / 12.0];
+/// Heads are measured at so many counts at most.
+const HEAD_LEVELS: usize = 5;
+
+/// What is told of the progress of a stage: how much of how much is done.
+pub type Progress<'p> = &'p (dyn Fn(usize, usize) + Sync);
+
+/// A pinned model ready for fits.
+pub struct Network<'m> {
+    /// The model.
+    pub model: &'m Model,
+    /// Its typing.
+    pub typing: Typing<'m>,
+    /// Its sites in order of execution.
+    pub sites: Vec<Site>,
+    /// Layers that cannot be fitted.
+    pub warnings: Vec<String>,
+    /// The values that fits are judged by: the last residual value, or the outputs.
+    pub end: Vec<String>,
+    /// The matrix and the bias of every site.
+    pub matrices: Vec<(Array2<f32>, Vec<f32>)>,
+    runtime: Arc<Runtime>,
+}
+
+impl<'m> Network<'m> {
+    /// Finds the sites of a model that was [pinned](super::stages::pin). `runtime` should have one thread.
+    ///
+    /// # Errors
+    /// Those of typing and of the runtime; [`ErrorKind::Anatomy`] where no matrix can be fitted.
+    pub fn new(runtime: &Arc<Runtime>, model: &'m Model) -> Result<Network<'m>> {
+        let typing = Typing::new(model)?;
+        let anatomy = Anatomy::new(&typing)?;
+        let (sites, warnings) = sites(&typing, &anatomy);
+        if sites.is_empty() {
+            return Err(Error::new(ErrorKind::Anatomy, "no layer has a matrix that can be fitted").at(&model.path));
+        }
+        let end = match anatomy.layers.last().and_then(|l| l.leave.clone()) {
+            Some(leave) => vec![leave],
+            None => model.graph().output.iter().map(|o| o.name().to_string()).collect(),
+        };
+        let matrices =
+            sites.iter().map(|s| s.matrix(runtime, &typing, model)).collect::<Result<_>>().map_err(|e| e.at(&model.path))?;
+        Ok(Network { model, typing, sites, warnings, end, matrices, runtime: runtime.clone() })
+    }
+
+    /// The network in stages.
+    ///
+    /// # Errors
+    /// Those of [`Stages::new`].
+    pub fn stages(&self) -> Result<Stages> {
+        Stages::new(&self.runtime, &self.typing, self.model, &self.sites, &self.end)
+    }
+
+    /// The ways of all sites to the residual stream.
+    ///
+    /// # Errors
+    /// Those of the runtime.
+    pub fn ways(&self) -> Result<Vec<Option<Way>>> {
+        self.sites.par_iter().map(|s| s.way(&self.runtime, &self.typing, self.model)).collect()
+    }
+
+    /// Runs images to given values.
+    fn run(&self, images: &[ArrayD<f32>], results: &[String]) -> Result<Vec<Vec<ArrayD<f32>>>> {
+        let (part, input) = self.whole(results);
+        images.par_iter().map(|image| part.run(&Values::from([(input.clone(), image.clone())]))).collect()
+    }
+
+    fn whole(&self, results: &[String]) -> (Part, String) {
+        let input = crate::graph::data_inputs(self.typing.graph).first().map(|v| v.name().to_string()).unwrap_or_default();
+        (Part::cut(&self.runtime, &self.typing, self.model, vec![input.clone()], results.to_vec()), input)
+    }
+
+    /// Means and covariances of what enters every site, over images, in one pass whose memory does not grow with them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Images`] for activations that are no numbers; it names the node. Errors of the runtime.
+    pub fn statistics(&self, images: &[ArrayD<f32>], progress: Progress) -> Result<Vec<Covariance>> {
+        let inputs: Vec<String> = self.sites.iter().map(|s| s.input.clone()).collect();
+        let (part, input) = self.whole(&inputs);
+        let bytes: usize =
+            inputs.iter().map(|i| 4 * self.typing.shape(i).unwrap_or_default().iter().product::<usize>()).sum();
+        let chunk = (CHUNK_BYTES / bytes.max(1)).clamp(1, CHUNK);
+        let mut moments: Vec<Moments> = self.sites.iter().map(|s| Moments::new(s.features(), 0)).collect();
+        for (c, group) in images.chunks(chunk).enumerate() {
+            let runs: Vec<Values> = group
+                .par_iter()
+                .map(|image| {
+                    let results = part.run(&Values::from([(input.clone(), image.clone())]))?;
+                    Ok(part.results.iter().cloned().zip(results).collect())
+                })
+                .collect::<Result<_>>()?;
+            self.sites.par_iter().zip(&mut moments).try_for_each(|(site, moments)| {
+                let rows = stack(&runs.iter().map(|v| site.rows(v)).collect::<Result<Vec<_>>>()?)?;
+                let part = Partial::of(rows.view(), Array2::zeros((rows.nrows(), 0)).view());
+                self.finite(site, &part)?;
+                moments.add(&part);
+                Ok(())
+            })?;
+            progress(c * chunk + group.len(), images.len());
+        }
+        Ok(moments.par_iter().zip(&self.sites).map(|(m, s)| m.covariance(s.has_bias())).collect())
+    }
+
+    /// An error that names the node whose values are no numbers.
+    pub(super) fn finite(&self, site: &Site, part: &Partial) -> Result<()> {
+        if part.is_finite() {
+            return Ok(());
+        }
+        let maker = self.typing.graph.node.iter().find(|n| n.output.contains(&site.input));
+        let error = Error::new(
+            ErrorKind::Images,
+            format!("the activations that enter layer {} are not numbers on these images", site.layer),
+        );
+        let error = maker.map(node_label).into_iter().fold(error, Error::in_node);
+        Err(error.at(&self.model.path).hint("check preprocessing (--mean, --std) and the model's weights"))
+    }
+
+    /// In which order every site loses its heads or neurons. Columns count as they reach the stream.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Images`] where statistics determine nothing.
+    pub fn thinnings(&self, statistics: &[Covariance], ways: &[Option<Way>], progress: Progress) -> Result<Vec<Thinning>> {
+        let done = std::sync::atomic::AtomicUsize::new(0);
+        self.sites
+            .par_iter()
+            .enumerate()
+            .map(|(i, site)| {
+                let weight = self.weight(i, ways[i].as_ref());
+                let thinning = match site.kind {
+                    Kind::Heads => order::heads(&statistics[i].gram, &weight, site.size),
+                    Kind::Neurons => order::neurons(&statistics[i].gram, &weight),
+                };
+                progress(1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed), self.sites.len());
+                thinning
+            })
+            .collect()
+    }
+
+    /// The matrix of a site, columns scaled as they reach the stream.
+    fn weight(&self, i: usize, way: Option<&Way>) -> Mat<f64> {
+        let matrix = &self.matrices[i].0;
+        let gain = |c: usize| way.map_or(1.0, |w| f64::from(w.gain[c]));
+        Mat::from_fn(matrix.nrows(), matrix.ncols(), |r, c| f64::from(matrix[[r, c]]) * gain(c))
+    }
+
+    /// What thinning one site at a time, with its matrix fitted, does to the end of the network: for every site some counts of
+    /// units and the squared error there, relative to the values themselves. Images should be others than the statistics'.
+    ///
+    /// # Errors
+    /// Those of the runtime.
+    pub fn sensitivities(
+        &self,
+        statistics: &[Covariance],
+        thinnings: &[Thinning],
+        images: &[ArrayD<f32>],
+        progress: Progress,
+    ) -> Result<Vec<Vec<(usize, f64)>>> {
+        let stages = self.stages()?;
+        let end = self.run(images, &self.end)?;
+        let size: f64 = end.iter().flatten().flatten().map(|v| f64::from(*v).powi(2)).sum();
+        let mut states: Vec<Values> = images.iter().map(|i| stages.start(i.clone())).collect();
+        let mut found = Vec::new();
+        for (i, site) in self.sites.iter().enumerate() {
+            progress(i, self.sites.len());
+            states.par_iter_mut().try_for_each(|values| stages.advance(i, values))?;
+            let rows: Vec<Array2<f32>> = states.iter().map(|v| site.rows(v)).collect::<Result<_>>()?;
+            let levels = levels(site);
+            if !levels.is_empty() {
+                let weight = self.weight(i, None);
+                let target = times(statistics[i].gram.as_ref(), weight.as_ref());
+                let fits: Vec<_> = levels
+                    .par_iter()
+                    .map(|&count| {
+                        let kept = features(&thinnings[i].kept(count), site.size);
+                        let ridge = RIDGE * scale(&statistics[i].gram);
+                        let fit = predict(&statistics[i].gram, &target, &weight, &kept, ridge)?;
+                        Ok(self.narrow(i, &statistics[i], &weight, &kept, &fit))
+                    })
+                    .collect::<Result<_>>()?;
+                let rest = stages.rest(&self.runtime, &self.typing, self.model, i);
+                let pairs: Vec<(usize, usize)> =
+                    (0..images.len()).flat_map(|image| (0..levels.len()).map(move |l| (image, l))).collect();
+                let errors: Vec<f64> = pairs
+                    .par_iter()
+                    .map(|&(image, l)| {
+                        let (kept, matrix, bias) = &fits[l];
+                        let mut out = product(rows[image].select(Axis(1), kept).view(), matrix.view());
+                        out += bias;
+                        let mut values = states[image].clone();
+                        values.insert(site.output.clone(), site.leaving(&self.typing, &out)?);
+                        let results = rest.run(&values)?;
+                        let squares = |(a, b): (&ArrayD<f32>, &ArrayD<f32>)| -> f64 {
+                            a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum()
+                        };
+                        Ok(results.iter().zip(&end[image]).map(squares).sum())
+                    })
+                    .collect::<Result<_>>()?;
+                let error = |l: usize| -> f64 { errors.iter().skip(l).step_by(levels.len()).sum::<f64>() / size };
+                found.push(levels.iter().enumerate().map(|(l, &count)| (count, error(l))).collect());
+            } else {
+                found.push(Vec::new());
+            }
+            states.par_iter_mut().zip(&rows).try_for_each(|(values, rows)| self.pass(i, rows, values))?;
+        }
+        Ok(found)
+    }
+
+    /// Puts what leaves the unchanged site into the values of one image.
+    pub(super) fn pass(&self, i: usize, rows: &Array2<f32>, values: &mut Values) -> Result<()> {
+        let out = self.apply(i, rows);
+        values.insert(self.sites[i].output.clone(), self.sites[i].leaving(&self.typing, &out)?);
+        Ok(())
+    }
+
+    /// What leaves the unchanged site.
+    pub(super) fn apply(&self, i: usize, rows: &Array2<f32>) -> Array2<f32> {
+        let (matrix, bias) = &self.matrices[i];
+        product(rows.view(), matrix.view()) + &ndarray::ArrayView1::from(bias)
+    }
+
+    /// A fit on some features in f32, with the bias that keeps the mean.
+    fn narrow(
+        &self,
+        i: usize,
+        statistics: &Covariance,
+        weight: &Mat<f64>,
+        kept: &[usize],
+        fit: &Mat<f64>,
+    ) -> (Vec<usize>, Array2<f32>, ndarray::Array1<f32>) {
+        let mu = &statistics.features;
+        let bias = ndarray::Array1::from_shape_fn(fit.ncols(), |c| {
+            let whole: f64 = (0..weight.nrows()).map(|r| mu[r] * weight[(r, c)]).sum();
+            let own: f64 = kept.iter().enumerate().map(|(r, &k)| mu[k] * fit[(r, c)]).sum();
+            (f64::from(self.matrices[i].1[c]) + whole - own) as f32
+        });
+        (kept.to_vec(), Array2::from_shape_fn((fit.nrows(), fit.ncols()), |(r, c)| fit[(r, c)] as f32), bias)
+    }
+}
+
+/// The counts at which a site is measured, descending from all but few.
+fn levels(site: &Site) -> Vec<usize> {
+    if !site.divides || site.units < 2 {
+        return Vec::new();
+    }
+    let mut levels: Vec<usize> = match site.kind {
+        Kind::Heads if site.units <= HEAD_LEVELS + 1 => (1..site.units).collect(),
+        Kind::Heads => (0..HEAD_LEVELS).map(|l| 1 + l * (site.units - 2) / (HEAD_LEVELS - 1)).collect(),
+        Kind::Neurons => LEVELS.iter().map(|s| (s * site.units as f64).round() as usize).collect(),
+    };
+    levels.retain(|&l| l > 0 && l < site.units);
+    levels.dedup();
+    levels
+}
+
+/// Rows of several images as one matrix.
+pub(super) fn stack(parts: &[Array2<f32>]) -> Result<Array2<f32>> {
+    let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+    concatenate(Axis(0), &views).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))
+}

@@ -1,0 +1,250 @@
+//! The refit: the matrices of a thinned network, fitted in order of execution so that each corrects the error of those before it.
+//!
+//! X is the residual stream of the descendant before a block and Y the ancestor's. Features A come from X; the targets are what the
+//! ancestor's block adds (T1) and Y − X, the error so far (T2). With centred covariances, W = (G + a m)⁻¹ (C1 + a m W0 + c C2), m the
+//! mean of G's diagonal; the bias follows from the means. a and c are those with the least error on held-out images, and the old
+//! matrix is kept where it is better.
+
+use faer::Mat;
+use ndarray::{Array1, Array2, ArrayD, ArrayView1, concatenate, Axis};
+use rayon::prelude::*;
+
+use super::algebra::{Covariance, Moments, Partial, product, ridge_solve, scale};
+use super::network::{Network, Progress, stack};
+use super::sites::{Kind, Way};
+use super::stages::Values;
+use crate::error::Result;
+
+/// Ridges that are tried, in means of the diagonal.
+const RIDGES: [f64; 6] = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+/// Shares of the error so far that are corrected.
+const CORRECTIONS: [f64; 3] = [0.0, 0.5, 1.0];
+/// Images whose rows are multiplied at once.
+const CHUNK: usize = 8;
+
+/// A matrix that was fitted.
+#[derive(Clone, Debug)]
+pub struct Fitted {
+    /// The layer.
+    pub layer: usize,
+    /// Heads or neurons.
+    pub kind: Kind,
+    /// Features x outputs.
+    pub matrix: Array2<f32>,
+    /// The bias.
+    pub bias: Vec<f32>,
+    /// How it was chosen; `None` where the old matrix stays.
+    pub chosen: Option<Chosen>,
+}
+
+/// A ridge and a share of correction.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Chosen {
+    /// The ridge, in means of the diagonal.
+    pub ridge: f64,
+    /// The share of the error so far that is corrected.
+    pub correction: f64,
+    /// Squared error of the stream on held-out images, relative to that of the old matrix.
+    pub error: f64,
+}
+
+/// What a refit gives.
+pub struct Refit {
+    /// The matrices, by site.
+    pub fitted: Vec<Fitted>,
+    /// Squared error of the end of the network on held-out images, relative to the values themselves.
+    pub error: f64,
+}
+
+/// One image in both networks.
+struct Image {
+    ancestor: Values,
+    child: Values,
+    /// Of the site at hand: features, what the ancestor adds, and the error so far.
+    rows: Array2<f32>,
+    added: Array2<f32>,
+    missing: Array2<f32>,
+}
+
+/// Fits the sites of a thinned network to its ancestor, in order. `images` are fitted on, `held_out` are for choices.
+///
+/// # Errors
+/// Those of the runtime; [`crate::error::ErrorKind::Images`] for activations that are no numbers.
+pub fn refit(
+    ancestor: &Network,
+    ways: &[Option<Way>],
+    child: &Network,
+    images: &[ArrayD<f32>],
+    held_out: &[ArrayD<f32>],
+    progress: Progress,
+) -> Result<Refit> {
+    let (whole, thin) = (ancestor.stages()?, child.stages()?);
+    let none = || Array2::zeros((0, 0));
+    let mut all: Vec<Image> = images
+        .iter()
+        .chain(held_out)
+        .map(|i| Image {
+            ancestor: whole.start(i.clone()),
+            child: thin.start(i.clone()),
+            rows: none(),
+            added: none(),
+            missing: none(),
+        })
+        .collect();
+    let mut changed = false;
+    let mut fitted = Vec::new();
+    for (i, (site, own)) in ancestor.sites.iter().zip(&child.sites).enumerate() {
+        progress(i, ancestor.sites.len());
+        if (site.layer, site.kind) != (own.layer, own.kind) {
+            bail!(Internal, "the descendant's matrices are not in the order of the ancestor's");
+        }
+        changed |= site.units != own.units;
+        all.par_iter_mut().try_for_each(|image| -> Result<()> {
+            whole.advance(i, &mut image.ancestor)?;
+            thin.advance(i, &mut image.child)?;
+            image.rows = own.rows(&image.child)?;
+            image.added = ancestor.apply(i, &site.rows(&image.ancestor)?);
+            let out = site.leaving(&ancestor.typing, &image.added)?;
+            image.ancestor.insert(site.output.clone(), out);
+            let both = site.skip.as_ref().and_then(|s| Some((image.ancestor.get(s)?, image.child.get(s)?)));
+            image.missing = match (&ways[i], both) {
+                (Some(way), Some((y, x))) => way.back(&(y - x)),
+                _ => Array2::zeros(image.added.dim()),
+            };
+            Ok(())
+        })?;
+        let mut fit = Fitted {
+            layer: site.layer,
+            kind: site.kind,
+            matrix: child.matrices[i].0.clone(),
+            bias: child.matrices[i].1.clone(),
+            chosen: None,
+        };
+        // Where nothing was removed nothing is refitted.
+        if changed {
+            let (fits, rest) = all.split_at(images.len());
+            let covariance = covariance(child, i, fits)?;
+            let gain = ways[i].as_ref().map(|w| w.gain.as_slice());
+            choose(&mut fit, &covariance, gain, rest)?;
+        }
+        let bias = ArrayView1::from(&fit.bias);
+        all.par_iter_mut().try_for_each(|image| -> Result<()> {
+            let out = product(image.rows.view(), fit.matrix.view()) + &bias;
+            image.child.insert(own.output.clone(), own.leaving(&child.typing, &out)?);
+            image.rows = none();
+            Ok(())
+        })?;
+        fitted.push(fit);
+    }
+    let last = ancestor.sites.len();
+    let errors: Vec<(f64, f64)> = all[images.len()..]
+        .par_iter_mut()
+        .map(|image| {
+            whole.advance(last, &mut image.ancestor)?;
+            thin.advance(last, &mut image.child)?;
+            let mut sums = (0.0, 0.0);
+            for (a, b) in ancestor.end.iter().zip(&child.end) {
+                let (Some(a), Some(b)) = (image.ancestor.get(a), image.child.get(b)) else { continue };
+                sums.0 += a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
+                sums.1 += a.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+            }
+            Ok(sums)
+        })
+        .collect::<Result<_>>()?;
+    let (difference, size) = errors.iter().fold((0.0, 0.0), |s, e| (s.0 + e.0, s.1 + e.1));
+    Ok(Refit { fitted, error: difference / f64::max(size, f64::MIN_POSITIVE) })
+}
+
+/// Covariances of features and both targets over the images that are fitted on.
+fn covariance(child: &Network, i: usize, images: &[Image]) -> Result<Covariance> {
+    let site = &child.sites[i];
+    let mut moments = Moments::new(site.features(), 2 * site.outputs);
+    let chunks: Vec<&[Image]> = images.chunks(CHUNK).collect();
+    // The chunks are the same for any number of threads, and so is the order in which they are added up.
+    for group in chunks.chunks(rayon::current_num_threads()) {
+        let parts: Vec<Partial> = group
+            .par_iter()
+            .map(|images| {
+                let rows = stack(&images.iter().map(|i| i.rows.clone()).collect::<Vec<_>>())?;
+                let added = stack(&images.iter().map(|i| i.added.clone()).collect::<Vec<_>>())?;
+                let missing = stack(&images.iter().map(|i| i.missing.clone()).collect::<Vec<_>>())?;
+                let targets = concatenate(Axis(1), &[added.view(), missing.view()]);
+                let targets = targets.map_err(|e| crate::error::Error::new(crate::error::ErrorKind::Internal, e.to_string()))?;
+                Ok(Partial::of(rows.view(), targets.view()))
+            })
+            .collect::<Result<_>>()?;
+        for part in &parts {
+            child.finite(site, part)?;
+            moments.add(part);
+        }
+    }
+    Ok(moments.covariance(site.has_bias()))
+}
+
+/// Fits with every ridge and correction, and takes what is best on held-out images.
+fn choose(fit: &mut Fitted, covariance: &Covariance, gain: Option<&[f32]>, held_out: &[Image]) -> Result<()> {
+    let outputs = fit.bias.len();
+    let weights: Vec<f64> = (0..outputs).map(|c| gain.map_or(1.0, |g| f64::from(g[c]).powi(2))).collect();
+    let old = &fit.matrix;
+    let none = (Array2::zeros((0, 0)), Array1::zeros(0));
+    let [_, _, before] = judge(held_out, &weights, &(old.clone(), Array1::from(fit.bias.clone())), &none);
+    let m = scale(&covariance.gram);
+    let fits: Vec<[(Array2<f32>, Array1<f32>); 2]> = RIDGES
+        .par_iter()
+        .map(|a| {
+            let right = Mat::from_fn(old.nrows(), 2 * outputs, |r, c| {
+                covariance.cross[(r, c)] + if c < outputs { a * m * f64::from(old[[r, c]]) } else { 0.0 }
+            });
+            let both = ridge_solve(&covariance.gram, a * m, &right)?;
+            Ok([0, outputs].map(|first| {
+                let matrix = Array2::from_shape_fn(old.dim(), |(r, c)| both[(r, first + c)] as f32);
+                let bias = Array1::from_shape_fn(outputs, |c| {
+                    let own: f64 = covariance.features.iter().enumerate().map(|(r, mu)| mu * both[(r, first + c)]).sum();
+                    (covariance.targets[first + c] - own) as f32
+                });
+                (matrix, bias)
+            }))
+        })
+        .collect::<Result<_>>()?;
+    let tried: Vec<[f64; 3]> =
+        fits.par_iter().map(|[own, correction]| judge(held_out, &weights, own, correction)).collect();
+    let mut best = (before, None);
+    for (a, errors) in tried.iter().enumerate() {
+        for (c, &error) in errors.iter().enumerate() {
+            if error < best.0 {
+                best = (error, Some((a, c)));
+            }
+        }
+    }
+    let Some((a, c)) = best.1 else { return Ok(()) };
+    let share = CORRECTIONS[c] as f32;
+    let [own, correction] = &fits[a];
+    fit.matrix = &own.0 + &(&correction.0 * share);
+    fit.bias = (&own.1 + &(&correction.1 * share)).to_vec();
+    fit.chosen =
+        Some(Chosen { ridge: RIDGES[a], correction: CORRECTIONS[c], error: best.0 / before.max(f64::MIN_POSITIVE) });
+    Ok(())
+}
+
+/// A matrix and a bias.
+type Affine = (Array2<f32>, Array1<f32>);
+
+/// Squared error of the stream behind a site with `own` and every share of `correction` (an empty matrix for none).
+fn judge(images: &[Image], weights: &[f64], own: &Affine, correction: &Affine) -> [f64; 3] {
+    let mut sums = [0.0; 3];
+    for image in images {
+        let left = &image.added + &image.missing - product(image.rows.view(), own.0.view()) - &own.1;
+        let more = match correction.0.is_empty() {
+            true => Array2::zeros(left.dim()),
+            false => product(image.rows.view(), correction.0.view()) + &correction.1,
+        };
+        for (left, more) in left.rows().into_iter().zip(more.rows()) {
+            for ((l, m), w) in left.iter().zip(more).zip(weights) {
+                for (sum, c) in sums.iter_mut().zip(CORRECTIONS) {
+                    *sum += w * (f64::from(*l) - c * f64::from(*m)).powi(2);
+                }
+            }
+        }
+    }
+    sums
+}

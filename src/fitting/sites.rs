@@ -1,0 +1,405 @@
+//! Sites: the matrices that are fitted, with what enters and leaves them.
+//!
+//! Every layer has two: the output projection of its attention, which sums over heads, and the last matrix of its FFN, which sums
+//! over neurons. What a site adds to the residual stream may pass a layer scale, windows, shifts and changes of layout on its way.
+//! No operator of that way is looked at: it is run on probes, which tell where every element goes and by how much it is scaled.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use ndarray::{Array2, ArrayD, Axis, IxDyn};
+
+use super::stages::{Part, Values, fixed};
+use crate::anatomy::{Anatomy, Roles};
+use crate::axes::{Dim, Factor, Typing};
+use crate::error::Result;
+use crate::graph::{Attributes, Links, Names};
+use crate::onnx::{DataType, Model, data_type, element_count, tensor_from_f32, to_f32};
+use crate::runtime::Runtime;
+
+/// What a site sums over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The heads of an attention.
+    Heads,
+    /// The neurons of an FFN.
+    Neurons,
+}
+
+/// A matrix that is fitted.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// The layer.
+    pub layer: usize,
+    /// What it sums over.
+    pub kind: Kind,
+    /// The value that enters it.
+    pub input: String,
+    /// The value that leaves it, behind its bias.
+    pub output: String,
+    /// Heads or neurons; one where they have no axis of their own.
+    pub units: usize,
+    /// Features of a unit.
+    pub size: usize,
+    /// True where units have an axis of their own.
+    pub divides: bool,
+    /// Columns of the matrix.
+    pub outputs: usize,
+    /// The value of the residual stream that it adds to.
+    pub skip: Option<String>,
+    sum: Option<String>,
+    node: usize,
+    operand: usize,
+    bias: Option<(usize, usize)>,
+    entering: Layout,
+    leaving: Layout,
+    weight: Layout,
+}
+
+/// How the elements of a tensor make rows and columns.
+#[derive(Clone, Debug)]
+struct Layout {
+    /// Sizes of the factors, in the order of memory.
+    sizes: Vec<usize>,
+    /// Factors of the rows, then those of the columns.
+    order: Vec<usize>,
+    columns: usize,
+}
+
+impl Layout {
+    /// The layout whose columns run over `columns`, in that order; `None` where a factor is not there.
+    fn new(typing: &Typing, dims: &[Dim], columns: &[Factor]) -> Option<Layout> {
+        let leaves: Vec<Factor> = dims.iter().flat_map(|d| typing.factors.leaves(d)).collect();
+        let inner: Vec<usize> = columns.iter().map(|c| leaves.iter().position(|l| l == c)).collect::<Option<_>>()?;
+        let mut order: Vec<usize> = (0..leaves.len()).filter(|i| !inner.contains(i)).collect();
+        order.extend(&inner);
+        let sizes: Vec<usize> = leaves.iter().map(|&l| typing.factors.factor_size(l)).collect();
+        (order.len() == sizes.len()).then_some(Layout { sizes, order, columns: typing.factors.size(columns) })
+    }
+
+    fn matrix(&self, tensor: &ArrayD<f32>) -> Result<Array2<f32>> {
+        let rows = tensor.len() / self.columns.max(1);
+        let shaped = tensor.to_shape(IxDyn(&self.sizes)).map(|t| t.permuted_axes(self.order.clone()).as_standard_layout().into_owned());
+        match shaped.and_then(|t| t.into_shape_with_order((rows, self.columns))) {
+            Ok(matrix) => Ok(matrix),
+            Err(_) => bail!(Internal, "a value of shape {:?} was expected to have the factors {:?}", tensor.shape(), self.sizes),
+        }
+    }
+
+    fn tensor(&self, matrix: &Array2<f32>, shape: &[usize]) -> Result<ArrayD<f32>> {
+        let permuted: Vec<usize> = self.order.iter().map(|&o| self.sizes[o]).collect();
+        let mut back = vec![0; self.order.len()];
+        self.order.iter().enumerate().for_each(|(i, &o)| back[o] = i);
+        let shaped = matrix.to_shape(IxDyn(&permuted)).map(|t| t.permuted_axes(back).as_standard_layout().into_owned());
+        match shaped.and_then(|t| t.into_shape_with_order(IxDyn(shape))) {
+            Ok(tensor) => Ok(tensor),
+            Err(_) => bail!(Internal, "a matrix of {:?} does not make a value of shape {shape:?}", matrix.dim()),
+        }
+    }
+}
+
+/// The sites of a pinned model in order of execution, and what is to be said about layers that have none.
+pub fn sites(typing: &Typing, anatomy: &Anatomy) -> (Vec<Site>, Vec<String>) {
+    let finder = Finder { typing, roles: Roles::new(typing), links: Links::new(typing.graph) };
+    let (mut found, mut warnings) = (Vec::new(), Vec::new());
+    for (layer, a) in anatomy.layers.iter().enumerate() {
+        let mut sums = a.sums.iter().cloned();
+        let own = a.enter.as_ref().and_then(|_| sums.next());
+        match finder.site(layer, Kind::Heads, a.projection, a.head_factor(typing), own) {
+            Some(site) => found.push(site),
+            None => warnings.push(format!("layer {layer}: the output projection has a form that is not fitted")),
+        }
+        let Some(ffn) = &a.ffn else { continue };
+        match finder.site(layer, Kind::Neurons, ffn.down, ffn.hidden_factor(typing), sums.next()) {
+            Some(site) => found.push(site),
+            None => warnings.push(format!("layer {layer}: the last matrix of the FFN has a form that is not fitted")),
+        }
+    }
+    found.sort_by_key(|s| s.node);
+    (found, warnings)
+}
+
+struct Finder<'t, 'm> {
+    typing: &'t Typing<'m>,
+    roles: Roles<'t, 'm>,
+    links: Links<'m>,
+}
+
+impl Finder<'_, '_> {
+    fn site(
+        &self,
+        layer: usize,
+        kind: Kind,
+        k: usize,
+        factor: Option<Factor>,
+        sum: Option<(String, String)>,
+    ) -> Option<Site> {
+        let typing = self.typing;
+        let node = &typing.graph.node[k];
+        if node.int("group").unwrap_or(1) != 1 || node.op_type() == "Gemm" && node.int("transA").unwrap_or(0) != 0 {
+            return None;
+        }
+        let fixed = fixed(typing);
+        let operand = (0..2).find(|&j| node.input.get(j).is_some_and(|x| fixed.contains(x.as_str())))?;
+        let input = node.input.get(1 - operand)?;
+        let contraction = typing.contractions.iter().find(|c| c.node == k)?;
+        let summed = typing.factors.leaves(&contraction.summed);
+        let own = typing.uses.iter().find(|u| u.node == k && u.input == operand).map(|u| &u.dims);
+        let dims = own.or_else(|| typing.dims.get(node.input[operand].as_str()))?;
+        let made: Vec<Factor> =
+            dims.iter().flat_map(|d| typing.factors.leaves(d)).filter(|f| !summed.contains(f)).collect();
+        let entering = typing.dims.get(input.as_str())?;
+        let all = |dims: &[Dim]| -> Vec<Factor> { dims.iter().flat_map(|d| typing.factors.leaves(d)).collect() };
+        let factor = factor.map(|f| typing.factors.root(f)).filter(|f| summed.contains(f));
+        let mut features: Vec<Factor> = factor.into_iter().collect();
+        features.extend(all(entering).into_iter().filter(|f| summed.contains(f) && Some(*f) != factor));
+        if features.len() != summed.len() {
+            return None;
+        }
+        let bias = self.roles.bias(k).map(|u| &typing.uses[u]);
+        let output = bias.map_or(node, |u| &typing.graph.node[u.node]).output.first()?;
+        let leaving = typing.dims.get(output.as_str())?;
+        let outputs: Vec<Factor> = all(leaving).into_iter().filter(|f| made.contains(f)).collect();
+        if outputs.len() != made.len() {
+            return None;
+        }
+        let columns = typing.factors.size(&outputs);
+        if let Some(b) = bias
+            && element_count(typing.weights.get(b.name.as_str())?).ok()? != columns
+        {
+            return None;
+        }
+        // Scales of a Gemm are not looked at.
+        if [node.float("alpha"), node.float("beta")].iter().any(|s| s.is_some_and(|s| s != 1.0)) {
+            return None;
+        }
+        let (rows_in, rows_out) = (
+            all(entering).iter().filter(|f| !features.contains(f)).copied().collect::<Vec<_>>(),
+            all(leaving).iter().filter(|f| !outputs.contains(f)).copied().collect::<Vec<_>>(),
+        );
+        if rows_in != rows_out && typing.factors.sizes(&rows_in) != typing.factors.sizes(&rows_out) {
+            return None;
+        }
+        let units = factor.map_or(1, |f| typing.factors.factor_size(f));
+        let (skip, sum) = sum.unzip();
+        // A skip value that is made behind the site would be needed before it is there.
+        let early = |v: &String| self.links.maker.get(v.as_str()).is_none_or(|&m| m < k);
+        let (skip, sum) = if skip.as_ref().is_some_and(early) { (skip, sum) } else { (None, None) };
+        Some(Site {
+            layer,
+            kind,
+            input: input.clone(),
+            output: output.clone(),
+            units,
+            size: typing.factors.size(&features) / units.max(1),
+            divides: factor.is_some(),
+            outputs: columns,
+            skip,
+            sum,
+            node: k,
+            operand,
+            bias: bias.map(|u| (u.node, u.input)),
+            entering: Layout::new(typing, entering, &features)?,
+            leaving: Layout::new(typing, leaving, &outputs)?,
+            weight: Layout::new(typing, dims, &[features.clone(), outputs].concat())?,
+        })
+    }
+}
+
+impl Site {
+    /// Features: heads times head dimension, or neurons.
+    pub fn features(&self) -> usize {
+        self.units * self.size
+    }
+
+    /// True where a bias stands behind the matrix.
+    pub fn has_bias(&self) -> bool {
+        self.bias.is_some()
+    }
+
+    /// The features that enter, rows x features, unit by unit.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Internal`] where the value is not there or of another shape.
+    pub fn rows(&self, values: &Values) -> Result<Array2<f32>> {
+        match values.get(&self.input) {
+            Some(value) => self.entering.matrix(value),
+            None => bail!(Internal, "the value `{}` was not kept", self.input),
+        }
+    }
+
+    /// What leaves as the value that the graph has there.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Internal`] for a matrix of another shape.
+    pub fn leaving(&self, typing: &Typing, rows: &Array2<f32>) -> Result<ArrayD<f32>> {
+        self.leaving.tensor(rows, &typing.shape(&self.output).unwrap_or_default())
+    }
+
+    /// The matrix (features x outputs) and the bias, zero where there is none.
+    ///
+    /// # Errors
+    /// Those of the runtime, for a matrix that the graph computes from weights.
+    pub fn matrix(&self, runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<(Array2<f32>, Vec<f32>)> {
+        let name = &typing.graph.node[self.node].input[self.operand];
+        let value = match typing.weights.get(name.as_str()) {
+            Some(t) => to_f32(t)?,
+            None => {
+                let part = Part::cut(runtime, typing, model, Vec::new(), vec![name.clone()]);
+                let value = part.run(&Values::new())?.into_iter().next().unwrap_or_default();
+                value.iter().copied().collect()
+            }
+        };
+        let flat = ArrayD::from_shape_vec(IxDyn(&[value.len()]), value).unwrap_or_default();
+        let whole = Layout { columns: flat.len(), ..self.weight.clone() }.matrix(&flat)?;
+        let matrix = whole.into_shape_with_order((self.features(), self.outputs));
+        let Ok(matrix) = matrix else { bail!(Internal, "the matrix `{name}` has an unexpected shape") };
+        let bias = match self.bias {
+            Some((node, input)) => to_f32(typing.weights[typing.graph.node[node].input[input].as_str()])?,
+            None => vec![0.0; self.outputs],
+        };
+        Ok((matrix, bias))
+    }
+
+    /// Puts a matrix and a bias into a model whose nodes are those of the typed graph that the site was found in.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Internal`] for shapes that do not fit.
+    pub fn write(&self, typing: &Typing, model: &mut Model, matrix: &Array2<f32>, bias: &[f32]) -> Result<()> {
+        let shape = |node: usize, input: usize| {
+            let name = typing.graph.node[node].input[input].as_str();
+            typing.weights.get(name).map(|t| t.dims.iter().map(|&d| d as usize).collect()).or(typing.shape(name))
+        };
+        let flat = matrix.as_standard_layout().into_owned().into_shape_with_order((1, matrix.len()));
+        let Ok(flat) = flat else { bail!(Internal, "a matrix that is not contiguous") };
+        let weight = Layout { columns: flat.len(), ..self.weight.clone() }
+            .tensor(&flat, &shape(self.node, self.operand).unwrap_or_default())?;
+        put(model, typing, (self.node, self.operand), weight.shape(), &weight.iter().copied().collect::<Vec<_>>());
+        if let Some((node, input)) = self.bias {
+            put(model, typing, (node, input), &shape(node, input).unwrap_or_default(), bias);
+        }
+        Ok(())
+    }
+
+    /// Finds how what leaves reaches the residual stream; `None` where it passes something that is no selection and scale (a
+    /// norm), or where the stream is not known.
+    ///
+    /// # Errors
+    /// Those of the runtime.
+    pub fn way(&self, runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<Option<Way>> {
+        let Some(sum) = &self.sum else { return Ok(None) };
+        let feeds = self.beside(typing, sum);
+        let part = Part::cut(runtime, typing, model, feeds.clone(), vec![sum.clone()]);
+        let mut values: Values = feeds
+            .iter()
+            .map(|f| (f.clone(), ArrayD::zeros(IxDyn(&typing.shape(f).unwrap_or_default()))))
+            .collect();
+        let rows: usize = typing.shape(&self.output).unwrap_or_default().iter().product::<usize>() / self.outputs.max(1);
+        let mut probe = |f: &dyn Fn(usize, usize) -> f32| -> Result<ArrayD<f32>> {
+            let matrix = Array2::from_shape_fn((rows, self.outputs), |(r, c)| f(r, c));
+            values.insert(self.output.clone(), self.leaving(typing, &matrix)?);
+            Ok(part.run(&values)?.into_iter().next().unwrap_or_default())
+        };
+        let zero = probe(&|_, _| 0.0)?;
+        let gain = probe(&|_, _| 1.0)? - &zero;
+        let (row, column) = (probe(&|r, _| r as f32)? - &zero, probe(&|_, c| c as f32)? - &zero);
+        let mixed = |r: usize, c: usize| ((r * 7 + c * 13) % 31) as f32 / 31.0 - 0.5;
+        let check = probe(&mixed)? - &zero;
+        let largest = gain.iter().fold(0f32, |a, g| a.max(g.abs()));
+        let mut way = Way { source: vec![usize::MAX; rows * self.outputs], gain: vec![0.0; self.outputs] };
+        for (at, &g) in gain.iter().enumerate() {
+            if g.abs() <= 1e-6 * largest {
+                continue;
+            }
+            let index = |probe: &ArrayD<f32>| probe.as_slice().and_then(|p| p.get(at)).map(|v| (v / g).round());
+            let (Some(r), Some(c)) = (index(&row), index(&column)) else { return Ok(None) };
+            let (r, c) = (r as usize, c as usize);
+            let found = check.as_slice().and_then(|p| p.get(at)).copied().unwrap_or(f32::NAN);
+            let sound = r < rows && c < self.outputs && (found - g * mixed(r, c)).abs() <= 1e-3 * g.abs() + 1e-6 * largest;
+            let known = sound && (way.gain[c] == 0.0 || (way.gain[c] - g).abs() <= 1e-3 * g.abs() + 1e-6 * largest);
+            if !known {
+                return Ok(None);
+            }
+            way.source[r * self.outputs + c] = at;
+            if way.gain[c] == 0.0 {
+                way.gain[c] = g;
+            }
+        }
+        Ok(Some(way))
+    }
+
+    /// Values besides what leaves the site that the sum is computed from.
+    fn beside(&self, typing: &Typing, sum: &str) -> Vec<String> {
+        let fixed = fixed(typing);
+        let links = Links::new(typing.graph);
+        let mut behind: HashSet<&str> = HashSet::from([self.output.as_str()]);
+        for node in &typing.graph.node {
+            if node.input.iter().any(|x| behind.contains(x.as_str())) {
+                behind.extend(node.output.iter().map(String::as_str));
+            }
+        }
+        let mut feeds = vec![self.output.clone()];
+        let mut todo = vec![sum];
+        let mut seen = HashSet::new();
+        while let Some(v) = todo.pop() {
+            if v.is_empty() || fixed.contains(v) || !seen.insert(v) || v == self.output {
+                continue;
+            }
+            match links.maker.get(v) {
+                Some(&k) if behind.contains(v) => todo.extend(typing.graph.node[k].input.iter().map(String::as_str)),
+                _ => feeds.push(v.to_string()),
+            }
+        }
+        feeds
+    }
+}
+
+/// Gives one use of a weight new elements: under its old name where nothing else uses it.
+fn put(model: &mut Model, typing: &Typing, (node, input): (usize, usize), shape: &[usize], data: &[f32]) {
+    let old = typing.graph.node[node].input[input].clone();
+    let kind = typing.weights.get(old.as_str()).and_then(|t| data_type(t)).unwrap_or(DataType::Float);
+    let alone = typing.graph.node.iter().flat_map(|n| &n.input).filter(|x| **x == old).count() == 1;
+    let graph = model.graph_mut();
+    let place = graph.initializer.iter().position(|t| t.name() == old).filter(|_| alone);
+    match place {
+        Some(at) => graph.initializer[at] = tensor_from_f32(old, kind, shape, data),
+        None => {
+            let name = Names::new(graph).fresh(&format!("{old}_fitted"));
+            graph.initializer.push(tensor_from_f32(name.clone(), kind, shape, data));
+            // Nodes of the model are those of the typed graph.
+            if let Some(x) = graph.node.get_mut(node).and_then(|n| n.input.get_mut(input)) {
+                *x = name;
+            }
+        }
+    }
+}
+
+/// How what leaves a site reaches the residual stream.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// The place in the stream of every element (row by row); none where it is cut off.
+    source: Vec<usize>,
+    /// What every column is multiplied by (a layer scale).
+    pub gain: Vec<f32>,
+}
+
+impl Way {
+    /// What the site would have to add so that the stream gains `difference`: rows x outputs.
+    pub fn back(&self, difference: &ArrayD<f32>) -> Array2<f32> {
+        let outputs = self.gain.len();
+        let flat = difference.as_standard_layout();
+        let flat = flat.as_slice().unwrap_or_default();
+        let mut back = Array2::zeros((self.source.len() / outputs.max(1), outputs));
+        for (mut row, source) in back.axis_iter_mut(Axis(0)).zip(self.source.chunks(outputs.max(1))) {
+            for ((v, &at), &g) in row.iter_mut().zip(source).zip(&self.gain) {
+                if let Some(d) = flat.get(at)
+                    && g != 0.0
+                {
+                    *v = d / g;
+                }
+            }
+        }
+        back
+    }
+}
