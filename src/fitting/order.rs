@@ -60,13 +60,7 @@ impl Thinning {
 ///
 /// # Errors
 /// Those of [`ridge_solve`].
-pub fn predict(
-    gram: &Mat<f64>,
-    target: &Mat<f64>,
-    weight: &Mat<f64>,
-    kept: &[usize],
-    ridge: f64,
-) -> Result<Mat<f64>> {
+pub fn predict(gram: &Mat<f64>, target: &Mat<f64>, weight: &Mat<f64>, kept: &[usize], ridge: f64) -> Result<Mat<f64>> {
     let outputs: Vec<usize> = (0..weight.ncols()).collect();
     let right = select(target, kept, &outputs) + faer::Scale(ridge) * select(weight, kept, &outputs);
     ridge_solve(&select(gram, kept, kept), ridge, &right)
@@ -200,7 +194,9 @@ fn costs(p: &Mat<f64>, w: &Mat<f64>, size: usize, alive: &[bool]) -> Result<Vec<
 }
 
 fn cholesky(block: &Mat<f64>) -> Result<faer::linalg::solvers::Llt<f64>> {
-    block.llt(Side::Lower).map_err(|_| Error::new(ErrorKind::Images, "the activations on these images determine no order"))
+    block
+        .llt(Side::Lower)
+        .map_err(|_| Error::new(ErrorKind::Images, "the activations on these images determine no order"))
 }
 
 #[cfg(test)]
@@ -217,11 +213,22 @@ mod tests {
         (a.transpose() * &a, Mat::from_fn(n, outputs, |_, _| random.random_range(-1.0..1.0)))
     }
 
-    /// The smallest squared error of any matrix on `kept`, with the ridge that pulls towards the old one, by normal equations.
-    fn least(gram: &Mat<f64>, w: &Mat<f64>, kept: &[usize], ridge: f64) -> f64 {
-        let n = gram.nrows();
+    fn ridged(gram: &Mat<f64>, ridge: f64) -> Mat<f64> {
         let mut h = gram.clone();
-        (0..n).for_each(|i| h[(i, i)] += ridge);
+        (0..gram.nrows()).for_each(|i| h[(i, i)] += ridge);
+        h
+    }
+
+    /// The smallest squared error of any matrix on `kept`, with the ridge that pulls towards the old one.
+    fn least(gram: &Mat<f64>, w: &Mat<f64>, kept: &[usize], ridge: f64) -> f64 {
+        let d = difference(gram, w, kept, ridge);
+        inner(&d, &(&ridged(gram, ridge) * &d))
+    }
+
+    /// What the best matrix on `kept` differs in from the old one, by normal equations.
+    fn difference(gram: &Mat<f64>, w: &Mat<f64>, kept: &[usize], ridge: f64) -> Mat<f64> {
+        let n = gram.nrows();
+        let h = ridged(gram, ridge);
         let gone: Vec<usize> = (0..n).filter(|i| !kept.contains(i)).collect();
         let outputs: Vec<usize> = (0..w.ncols()).collect();
         // D = W − W0 with D_gone = −W0_gone: minimise tr(Dᵀ H D) over D_kept.
@@ -233,7 +240,7 @@ mod tests {
             kept.iter().enumerate().for_each(|(i, &k)| d[(k, c)] = free[(i, c)]);
             gone.iter().enumerate().for_each(|(i, &k)| d[(k, c)] = fixed[(i, c)]);
         }
-        inner(&d, &(&h * &d))
+        d
     }
 
     #[test]
@@ -286,7 +293,14 @@ mod tests {
         let found = heads(&gram, &w, 2).unwrap();
         let three = found.kept(3);
         assert!(three.contains(&1) && three.contains(&3), "{three:?}");
-        assert!(found.error[3] < 0.1 * found.error[2]);
+        let ridge = HEAD_RIDGE * scale(&gram);
+        for gone in 0..4 {
+            let kept: Vec<usize> = (0..8).filter(|f| f / 2 != gone).collect();
+            let d = difference(&gram, &w, &kept, ridge);
+            let error = inner(&d, &(&gram * &d));
+            assert!(found.error[3] <= error * (1.0 + 1e-9), "without head {gone}: {error}, found {}", found.error[3]);
+            assert!(three.contains(&gone) || (found.error[3] / error - 1.0).abs() < 1e-9);
+        }
         assert_eq!(found.kept(4), [0, 1, 2, 3]);
         let blocks = backwards(&gram, &w, 2, 1, HEAD_RIDGE).unwrap();
         assert_eq!(blocks.kept(4), [0, 1, 2, 3]);

@@ -6,7 +6,7 @@
 //! matrix is kept where it is better.
 
 use faer::Mat;
-use ndarray::{Array1, Array2, ArrayD, ArrayView1, concatenate, Axis};
+use ndarray::{Array1, Array2, ArrayD, ArrayView1, Axis, concatenate};
 use rayon::prelude::*;
 
 use super::algebra::{Covariance, Moments, Partial, product, ridge_solve, scale};
@@ -169,7 +169,8 @@ fn covariance(child: &Network, i: usize, images: &[Image]) -> Result<Covariance>
                 let added = stack(&images.iter().map(|i| i.added.clone()).collect::<Vec<_>>())?;
                 let missing = stack(&images.iter().map(|i| i.missing.clone()).collect::<Vec<_>>())?;
                 let targets = concatenate(Axis(1), &[added.view(), missing.view()]);
-                let targets = targets.map_err(|e| crate::error::Error::new(crate::error::ErrorKind::Internal, e.to_string()))?;
+                let targets =
+                    targets.map_err(|e| crate::error::Error::new(crate::error::ErrorKind::Internal, e.to_string()))?;
                 Ok(Partial::of(rows.view(), targets.view()))
             })
             .collect::<Result<_>>()?;
@@ -199,7 +200,8 @@ fn choose(fit: &mut Fitted, covariance: &Covariance, gain: Option<&[f32]>, held_
             Ok([0, outputs].map(|first| {
                 let matrix = Array2::from_shape_fn(old.dim(), |(r, c)| both[(r, first + c)] as f32);
                 let bias = Array1::from_shape_fn(outputs, |c| {
-                    let own: f64 = covariance.features.iter().enumerate().map(|(r, mu)| mu * both[(r, first + c)]).sum();
+                    let own: f64 =
+                        covariance.features.iter().enumerate().map(|(r, mu)| mu * both[(r, first + c)]).sum();
                     (covariance.targets[first + c] - own) as f32
                 });
                 (matrix, bias)
