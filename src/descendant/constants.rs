@@ -34,9 +34,12 @@ pub fn fold_constants(runtime: &Arc<Runtime>, model: &Model, image: Option<[usiz
         declared_dims(v).is_none_or(|d| d.iter().skip(1).any(Option::is_none))
     };
     if let Some(input) = data_inputs(model.graph()).iter().find(|v| open(v)) {
-        return Err(Error::new(ErrorKind::Usage, format!("the input `{}` has no fixed size to fold for", input.name()))
-            .at(&model.path)
-            .hint("give the size with --image-size"));
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("the input `{}` has no fixed size to fold for", input.name()),
+        )
+        .at(&model.path)
+        .hint("give the size with --image-size"));
     }
     model.proto.graph = Some(Folder::new(&model)?.fold(runtime)?);
     Ok(model)
@@ -158,7 +161,8 @@ impl<'m> Folder<'m> {
         }
         let cone = self.cone(value);
         let graph = self.model.graph();
-        let sources: HashSet<&str> = cone.iter().flat_map(|&k| graph.node[k].input.iter().map(String::as_str)).collect();
+        let sources: HashSet<&str> =
+            cone.iter().flat_map(|&k| graph.node[k].input.iter().map(String::as_str)).collect();
         let gone = |w: &&&str| self.links.users(w).iter().all(|k| cone.contains(k));
         let weights = sources.iter().filter(|w| self.typing.weights.contains_key(**w)).filter(gone);
         bytes <= GROWTH * weights.filter_map(|w| self.bytes_of_weight(w)).sum::<u64>()
@@ -259,7 +263,8 @@ impl<'m> Folder<'m> {
         let mut targets = Vec::new();
         for node in out.node.iter_mut().filter(|n| n.op_type() == "Reshape" && n.input.len() > 1) {
             let target = node.input[1].clone();
-            let (Some(a), Some(b)) = (self.typing.known.get(target.as_str()), self.other.known.get(target.as_str())) else {
+            let (Some(a), Some(b)) = (self.typing.known.get(target.as_str()), self.other.known.get(target.as_str()))
+            else {
                 continue;
             };
             let (a, b) = (a.ints(), b.ints());

@@ -15,14 +15,11 @@ use super::resample::{bicubic, relative};
 use crate::anatomy::{WeightKind, WeightUse, weight_uses};
 use crate::axes::arithmetic::{Known, slice_range};
 use crate::axes::resize::{Mixture, Plan, resize};
-use crate::axes::{Assumption, Dim, Factor, ImageAxis, Typing, channels_last, window_length};
+use crate::axes::{Assumption, Dim, Factor, IMAGE_SIZE, ImageAxis, Typing, channels_last, window_length};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, data_inputs, declare_dim, declared_dims};
 use crate::onnx::proto::{NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, is_float, node_label, tensor_from_i64, tensor_from_raw, to_f32};
-
-/// The metadata key under which a model that takes images of any size says which one it is meant for, as `HEIGHTxWIDTH`.
-pub const IMAGE_SIZE: &str = "offshoot.image_size";
 
 /// Gives a model another image size (height, width). A model that takes images of any size stays as it is, and only notes the
 /// size in its metadata.
@@ -697,7 +694,7 @@ impl<'t, 'm> Tables<'t, 'm> {
         let ratio: [f64; 2] = std::array::from_fn(|i| tokens.old_grid[i] as f64 / tokens.new_grid[i] as f64);
         let mut out = Vec::with_capacity(before * tokens.new.len() * after);
         for b in 0..before {
-            for (t, token) in tokens.new.iter().enumerate() {
+            for token in &tokens.new {
                 for c in 0..after {
                     let (axis, wave) = &waves[b * after + c];
                     out.push(match *token {
@@ -710,7 +707,6 @@ impl<'t, 'm> Tables<'t, 'm> {
                             wave.at(x) as f32
                         }
                     });
-                    debug_assert!(t < tokens.new.len());
                 }
             }
         }

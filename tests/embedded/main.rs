@@ -3,6 +3,7 @@
 mod anatomy;
 mod cli;
 mod common;
+mod forms;
 mod gradients;
 mod image_size;
 mod init;
