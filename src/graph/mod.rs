@@ -191,8 +191,8 @@ pub fn prepare(model: &mut Model) -> Result<()> {
     let path = model.path.clone();
     let named = |e: Error| if path.as_os_str().is_empty() { e } else { e.at(&path) };
     let graph = model.graph_mut();
-    sort(graph).map_err(&named)?;
-    refuse(graph).map_err(&named)
+    refuse(graph).map_err(&named)?;
+    sort(graph).map_err(&named)
 }
 
 /// What Offshoot does not work on, said before any work is done.
