@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import torch
-from make_fixtures import CLASSES, FIXTURES, quiet, run_torch, scramble
+from make_fixtures import CLASSES, FIXTURES, export, quiet, run_torch, scramble
 from timm.layers import resample_abs_pos_embed, set_fused_attn
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from timm.models import swin_transformer
@@ -66,9 +66,9 @@ def swin(size, window=4):
                                             mlp_ratio=2.5, num_classes=CLASSES).eval()
 
 
-def swin_at(size, old):
+def swin_at(size, old, window=4):
     """Windows keep their size; the second stage's window covers its whole grid before and after."""
-    new = swin(size)
+    new = swin(size, window)
     stage = new.layers[1]
     grid = tuple(s // 8 for s in size)
     stage.set_input_size(tuple(s // 4 for s in size), grid)
@@ -134,6 +134,13 @@ def main():
         _, old = known(file)
         for size in [(64, 64), (32, 64)]:
             case(f"graphs/{file}.onnx", swin_at(size, old), size)
+    # An odd window: no factor of the first stage's grid is one of the second's.
+    torch.manual_seed(3)
+    old = swin((24, 24), 3)
+    scramble(old, 3)
+    with quiet():
+        export(old, torch.cat([image((24, 24))] * 2), FOLDER / "swin-odd.onnx", "dynamo", 18, None, False, 1, "timm", False)
+    case("image-size/swin-odd.onnx", swin_at((48, 48), old, 3), (48, 48))
     for file in ["hf-clip-eager-ts11", "hf-clip-dynamo18"]:
         _, old = known(file)
         case(f"graphs/{file}.onnx", hugging_face_at("clip", (24, 24), old), (24, 24))

@@ -49,7 +49,7 @@ pub enum Command {
     #[command(after_help = "Examples:\n  offshoot grow gene.onnx --layers even:4 --heads 4 -o child.onnx\n  \
                       offshoot grow models/fashion-vit.onnx --images fixtures/fashion-png --layers 4 --width 2 -o child.onnx\n  \
                       offshoot grow models/fashion-vit.onnx --init weight-selection --layers 4 --heads 4 --embedding-dim 32 -o child.onnx")]
-    Grow(Grow),
+    Grow(Box<Grow>),
     /// Train a model on labelled images, or on what a teacher says
     #[command(
         after_help = "Examples:\n  offshoot tune child.onnx --data flowers/ --classes 17 --epochs 20 -o tuned.onnx\n  \

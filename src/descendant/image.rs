@@ -158,13 +158,14 @@ impl<'t, 'm> Sizes<'t, 'm> {
         if have == want {
             return Ok(());
         }
-        for f in self.typing.factors.leaves(dim) {
-            let own = self.leaf(f);
-            let rest = have / own.max(1);
-            if self.new.contains_key(&f) || !want.is_multiple_of(rest.max(1)) || want < rest {
-                continue;
-            }
-            let to = want / rest.max(1);
+        let batch = self.typing.batch.map(|f| self.typing.factors.root(f));
+        let mut leaves = self.typing.factors.leaves(dim).into_iter();
+        if let Some(f) = leaves.find(|f| !self.new.contains_key(f) && Some(*f) != batch)
+            && let rest = have / self.leaf(f).max(1)
+            && want >= rest
+            && want.is_multiple_of(rest.max(1))
+        {
+            let (own, to) = (self.leaf(f), want / rest.max(1));
             let Some(segments) = self.typing.factors.segments(&[f]) else {
                 self.new.insert(f, to);
                 return Ok(());
@@ -505,6 +506,21 @@ impl<'t, 'm> Tables<'t, 'm> {
 
     /// The tokens of a dimension; `None` where it is not known how they lie on the image.
     fn tokens(&self, dim: &Dim) -> Option<Tokens> {
+        let axis = |leaves: &[Factor]| {
+            leaves.iter().map(|&f| self.typing.factors.spatial(f).map(|s| s.axis)).collect::<Option<Vec<ImageAxis>>>()
+        };
+        self.tokens_by(dim, axis)
+    }
+
+    /// [`Tables::tokens`], where two factors that are not known to run over the image are taken for rows and columns: for tables
+    /// that show whether they are.
+    fn tokens_or_rows(&self, dim: &Dim) -> Option<Tokens> {
+        self.tokens(dim).or_else(|| {
+            self.tokens_by(dim, |leaves| (leaves.len() == 2).then(|| vec![ImageAxis::Height, ImageAxis::Width]))
+        })
+    }
+
+    fn tokens_by(&self, dim: &Dim, axes_of: impl Fn(&[Factor]) -> Option<Vec<ImageAxis>>) -> Option<Tokens> {
         let factors = &self.typing.factors;
         let segments = factors.segments(dim).unwrap_or_else(|| vec![dim.clone()]);
         let mut tokens = Tokens { old: Vec::new(), new: Vec::new(), old_grid: [1, 1], new_grid: [1, 1] };
@@ -518,8 +534,7 @@ impl<'t, 'm> Tables<'t, 'm> {
                 continue;
             }
             let leaves = factors.leaves(segment);
-            let axes: Vec<ImageAxis> =
-                leaves.iter().map(|&f| factors.spatial(f).map(|s| s.axis)).collect::<Option<_>>()?;
+            let axes = axes_of(&leaves)?;
             if tokens.old_grid != [1, 1] {
                 return None;
             }
@@ -621,7 +636,7 @@ impl<'t, 'm> Tables<'t, 'm> {
     /// A relative position bias that was computed for pairs of tokens, for the new tokens.
     fn relative(&self, data: &[f32], shape: &[usize], [a, b]: [usize; 2], u: usize) -> Option<Vec<f32>> {
         let dims = &self.typing.uses[u].dims;
-        let (queries, keys) = (self.tokens(&dims[a])?, self.tokens(&dims[b])?);
+        let (queries, keys) = (self.tokens_or_rows(&dims[a])?, self.tokens_or_rows(&dims[b])?);
         let values = ArrayD::from_shape_vec(shape.to_vec(), data.to_vec()).ok()?;
         let mut new_shape = shape.to_vec();
         (new_shape[a], new_shape[b]) = (queries.new.len(), keys.new.len());
