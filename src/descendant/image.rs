@@ -15,14 +15,11 @@ use super::resample::{bicubic, relative};
 use crate::anatomy::{WeightKind, WeightUse, weight_uses};
 use crate::axes::arithmetic::{Known, slice_range};
 use crate::axes::resize::{Mixture, Plan, resize};
-use crate::axes::{Assumption, Dim, Factor, ImageAxis, Typing, channels_last, window_length};
+use crate::axes::{Assumption, Dim, Factor, IMAGE_SIZE, ImageAxis, Typing, channels_last, window_length};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, data_inputs, declare_dim, declared_dims};
 use crate::onnx::proto::{NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, is_float, node_label, tensor_from_i64, tensor_from_raw, to_f32};
-
-/// The metadata key under which a model that takes images of any size says which one it is meant for, as `HEIGHTxWIDTH`.
-pub const IMAGE_SIZE: &str = "offshoot.image_size";
 
 /// Gives a model another image size (height, width). A model that takes images of any size stays as it is, and only notes the
 /// size in its metadata.
@@ -161,13 +158,14 @@ impl<'t, 'm> Sizes<'t, 'm> {
         if have == want {
             return Ok(());
         }
-        for f in self.typing.factors.leaves(dim) {
-            let own = self.leaf(f);
-            let rest = have / own.max(1);
-            if self.new.contains_key(&f) || !want.is_multiple_of(rest.max(1)) || want < rest {
-                continue;
-            }
-            let to = want / rest.max(1);
+        let batch = self.typing.batch.map(|f| self.typing.factors.root(f));
+        let mut leaves = self.typing.factors.leaves(dim).into_iter();
+        if let Some(f) = leaves.find(|f| !self.new.contains_key(f) && Some(*f) != batch)
+            && let rest = have / self.leaf(f).max(1)
+            && want >= rest
+            && want.is_multiple_of(rest.max(1))
+        {
+            let (own, to) = (self.leaf(f), want / rest.max(1));
             let Some(segments) = self.typing.factors.segments(&[f]) else {
                 self.new.insert(f, to);
                 return Ok(());
@@ -508,6 +506,21 @@ impl<'t, 'm> Tables<'t, 'm> {
 
     /// The tokens of a dimension; `None` where it is not known how they lie on the image.
     fn tokens(&self, dim: &Dim) -> Option<Tokens> {
+        let axis = |leaves: &[Factor]| {
+            leaves.iter().map(|&f| self.typing.factors.spatial(f).map(|s| s.axis)).collect::<Option<Vec<ImageAxis>>>()
+        };
+        self.tokens_by(dim, axis)
+    }
+
+    /// [`Tables::tokens`], where two factors that are not known to run over the image are taken for rows and columns: for tables
+    /// that show whether they are.
+    fn tokens_or_rows(&self, dim: &Dim) -> Option<Tokens> {
+        self.tokens(dim).or_else(|| {
+            self.tokens_by(dim, |leaves| (leaves.len() == 2).then(|| vec![ImageAxis::Height, ImageAxis::Width]))
+        })
+    }
+
+    fn tokens_by(&self, dim: &Dim, axes_of: impl Fn(&[Factor]) -> Option<Vec<ImageAxis>>) -> Option<Tokens> {
         let factors = &self.typing.factors;
         let segments = factors.segments(dim).unwrap_or_else(|| vec![dim.clone()]);
         let mut tokens = Tokens { old: Vec::new(), new: Vec::new(), old_grid: [1, 1], new_grid: [1, 1] };
@@ -521,8 +534,7 @@ impl<'t, 'm> Tables<'t, 'm> {
                 continue;
             }
             let leaves = factors.leaves(segment);
-            let axes: Vec<ImageAxis> =
-                leaves.iter().map(|&f| factors.spatial(f).map(|s| s.axis)).collect::<Option<_>>()?;
+            let axes = axes_of(&leaves)?;
             if tokens.old_grid != [1, 1] {
                 return None;
             }
@@ -624,7 +636,7 @@ impl<'t, 'm> Tables<'t, 'm> {
     /// A relative position bias that was computed for pairs of tokens, for the new tokens.
     fn relative(&self, data: &[f32], shape: &[usize], [a, b]: [usize; 2], u: usize) -> Option<Vec<f32>> {
         let dims = &self.typing.uses[u].dims;
-        let (queries, keys) = (self.tokens(&dims[a])?, self.tokens(&dims[b])?);
+        let (queries, keys) = (self.tokens_or_rows(&dims[a])?, self.tokens_or_rows(&dims[b])?);
         let values = ArrayD::from_shape_vec(shape.to_vec(), data.to_vec()).ok()?;
         let mut new_shape = shape.to_vec();
         (new_shape[a], new_shape[b]) = (queries.new.len(), keys.new.len());
@@ -697,7 +709,7 @@ impl<'t, 'm> Tables<'t, 'm> {
         let ratio: [f64; 2] = std::array::from_fn(|i| tokens.old_grid[i] as f64 / tokens.new_grid[i] as f64);
         let mut out = Vec::with_capacity(before * tokens.new.len() * after);
         for b in 0..before {
-            for (t, token) in tokens.new.iter().enumerate() {
+            for token in &tokens.new {
                 for c in 0..after {
                     let (axis, wave) = &waves[b * after + c];
                     out.push(match *token {
@@ -710,7 +722,6 @@ impl<'t, 'm> Tables<'t, 'm> {
                             wave.at(x) as f32
                         }
                     });
-                    debug_assert!(t < tokens.new.len());
                 }
             }
         }

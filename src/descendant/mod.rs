@@ -37,7 +37,7 @@ use crate::runtime::Runtime;
 pub use choice::{FfnWidth, Heads, LayerHeads, Layers};
 pub use constants::fold_constants;
 pub use fold::fold;
-pub use image::{IMAGE_SIZE, resize_image};
+pub use image::resize_image;
 pub use init::{Inherit, Init, LayerSource};
 pub use transform::{DEFAULT_RANK, Transform};
 

@@ -11,8 +11,8 @@ use crate::onnx::proto::{
     AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType,
     tensor_shape_proto::dimension::Value, type_proto,
 };
-use crate::onnx::{Model, node_label};
-pub use types::{element_types, lift_constants};
+use crate::onnx::{DataType, Model, node_label};
+pub use types::{element_types, lift_constants, widen};
 
 /// Typed access to the attributes of a node.
 pub trait Attributes {
@@ -184,19 +184,34 @@ impl<'g> Links<'g> {
 /// nodes stand in topological order.
 ///
 /// # Errors
-/// [`ErrorKind::Format`] for a graph with a cycle or an undefined value, [`ErrorKind::Unsupported`] for control flow and
-/// for quantised operators.
+/// [`ErrorKind::Format`] for a graph with a cycle or an undefined value, [`ErrorKind::Unsupported`] for control flow,
+/// quantised operators, sparse initializers and text decoders with a cache of keys and values.
 pub fn prepare(model: &mut Model) -> Result<()> {
     functions::inline(&mut model.proto)?;
     let path = model.path.clone();
     let named = |e: Error| if path.as_os_str().is_empty() { e } else { e.at(&path) };
     let graph = model.graph_mut();
-    sort(graph).map_err(&named)?;
-    refuse(graph).map_err(&named)
+    refuse(graph).map_err(&named)?;
+    sort(graph).map_err(&named)
 }
 
 /// What Offshoot does not work on, said before any work is done.
 fn refuse(graph: &GraphProto) -> Result<()> {
+    if let Some(sparse) = graph.sparse_initializer.first() {
+        let name = sparse.values.as_ref().map(|t| t.name()).unwrap_or("");
+        return Err(Error::new(ErrorKind::Unsupported, format!("the initializer `{name}` is sparse"))
+            .hint("write sparse initializers out as dense ones, and prune the descendant"));
+    }
+    if let Some((node, cache)) = cache_of_keys(graph) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("the model is a text decoder: its input `{cache}` is a cache of keys or values"),
+        )
+        .in_node(node_label(node))
+        .hint(
+            "Offshoot works on Vision Transformers; of a model that sees and writes, export the image encoder alone",
+        ));
+    }
     for node in &graph.node {
         let op = node.op_type();
         if matches!(op, "If" | "Loop" | "Scan") {
@@ -220,6 +235,26 @@ fn refuse(graph: &GraphProto) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The node and the input of a cache: beside token numbers, a float input of four axes that goes into an attention, or is
+/// joined to what was computed, and leaves the graph again.
+fn cache_of_keys(graph: &GraphProto) -> Option<(&NodeProto, &str)> {
+    let inputs = data_inputs(graph);
+    let kind = |v: &ValueInfoProto| declared_type(v).and_then(|t| DataType::try_from(t).ok());
+    let rank = |v: &ValueInfoProto| declared_dims(v).map_or(0, |d| d.len());
+    if !inputs.iter().any(|v| matches!(kind(v), Some(DataType::Int64 | DataType::Int32)) && rank(v) <= 2) {
+        return None;
+    }
+    let floats = [DataType::Float, DataType::Float16, DataType::Bfloat16].map(Some);
+    let caches: HashSet<&str> =
+        inputs.iter().filter(|v| rank(v) == 4 && floats.contains(&kind(v))).map(|v| v.name()).collect();
+    let outputs: HashSet<&str> = graph.output.iter().map(|o| o.name()).collect();
+    graph.node.iter().find_map(|node| {
+        let joins = matches!(node.op_type(), "Concat") || node.op_type().ends_with("Attention");
+        let cache = node.input.iter().find(|x| caches.contains(x.as_str()))?;
+        (joins && node.output.iter().any(|o| outputs.contains(o.as_str()))).then_some((node, cache.as_str()))
+    })
 }
 
 /// Sorts nodes topologically, stable where they are in order already.
@@ -347,7 +382,7 @@ pub fn data_inputs(graph: &GraphProto) -> Vec<&ValueInfoProto> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::{DataType, tensor_info};
+    use crate::onnx::tensor_info;
 
     fn chain() -> GraphProto {
         GraphProto {

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use super::Attributes;
-use crate::onnx::proto::{GraphProto, NodeProto, attribute_proto::AttributeType};
-use crate::onnx::{DataType, data_type, element_count, is_float};
+use crate::error::Result;
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType, type_proto};
+use crate::onnx::{DataType, data_type, element_count, is_float, tensor_from_f32, to_f32};
 
 /// The element type of every value, as far as graph inputs declare theirs.
 pub fn element_types(graph: &GraphProto) -> HashMap<&str, DataType> {
@@ -66,12 +67,48 @@ pub fn lift_constants(graph: &mut GraphProto) {
     graph.initializer.extend(lifted);
 }
 
+/// Makes a graph that computes in one of the types `narrow` compute in float32: weights, constants, casts, inputs and outputs.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) for a weight that is no floating-point tensor after all.
+pub fn widen(graph: &mut GraphProto, narrow: &[DataType]) -> Result<()> {
+    let is_narrow = |kind: i64| DataType::try_from(kind as i32).is_ok_and(|k| narrow.contains(&k));
+    let wide = |t: &mut TensorProto| -> Result<()> {
+        if is_narrow(t.data_type().into()) {
+            let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+            *t = tensor_from_f32(t.name(), DataType::Float, &dims, &to_f32(t)?);
+        }
+        Ok(())
+    };
+    for t in &mut graph.initializer {
+        wide(t)?;
+    }
+    for a in graph.node.iter_mut().flat_map(|n| &mut n.attribute) {
+        if let Some(t) = a.t.as_mut() {
+            wide(t)?;
+        }
+        // Cast, and operators that make values of a type that is an attribute.
+        if matches!(a.name(), "to" | "dtype" | "stash_type") && a.i.is_some_and(is_narrow) {
+            a.i = Some(DataType::Float as i64);
+        }
+    }
+    for info in graph.input.iter_mut().chain(&mut graph.output) {
+        if let Some(type_proto::Value::TensorType(t)) = info.r#type.as_mut().and_then(|t| t.value.as_mut())
+            && is_narrow(t.elem_type().into())
+        {
+            t.elem_type = Some(DataType::Float as i32);
+        }
+    }
+    graph.value_info.retain(|v| !super::declared_type(v).is_some_and(|t| is_narrow(t.into())));
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::graph::{int_attribute, node};
-    use crate::onnx::proto::{AttributeProto, TensorProto};
-    use crate::onnx::{tensor_from_f32, tensor_info};
+    use crate::onnx::proto::AttributeProto;
+    use crate::onnx::tensor_info;
 
     fn constant(name: &str, t: TensorProto) -> NodeProto {
         let value = AttributeProto {

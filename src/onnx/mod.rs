@@ -194,11 +194,8 @@ pub(crate) fn map(path: &Path) -> Result<Bytes> {
     Ok(Bytes::from_owner(mapped))
 }
 
-/// Checks what later stages rely on: payload lengths, unique value names, and what is refused outright.
+/// Checks what later stages rely on: payload lengths and unique value names.
 fn check(graph: &GraphProto) -> Result<()> {
-    if !graph.sparse_initializer.is_empty() {
-        bail!(Unsupported, "sparse initializers are not supported");
-    }
     let mut names = HashSet::new();
     for t in &graph.initializer {
         tensor::check(t)?;

@@ -8,7 +8,7 @@ use ort::value::DynValue;
 use super::session::{guarded, name};
 use super::{Runtime, kernels};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{declared_type, int_attribute, node};
+use crate::graph::{declared_type, int_attribute, node, widen};
 use crate::onnx::proto::TensorProto;
 use crate::onnx::{DataType, Model, tensor_from_f32, tensor_from_raw, tensor_info};
 
@@ -38,14 +38,16 @@ impl Runtime {
                 })
             })
             .collect::<Result<_>>()?;
-        // Half precision crosses the border as f32, which holds it exactly.
+        // Half precision crosses the border as f32, which holds it exactly; bfloat16 has no kernels on the processor.
         let graph = model.graph_mut();
+        widen(graph, &[DataType::Bfloat16])?;
         let mut names = crate::graph::Names::new(graph);
         let mut read = Vec::with_capacity(wanted.len());
         graph.output.clear();
         for (output, kind) in &wanted {
             let (value, at_border) = match kind {
-                DataType::Float16 | DataType::Bfloat16 => {
+                DataType::Bfloat16 => (output.clone(), DataType::Float),
+                DataType::Float16 => {
                     let wide = names.fresh(&format!("{output}_wide"));
                     let to = int_attribute("to", DataType::Float as i64);
                     graph.node.push(node("Cast", &[output], &[&wide], vec![to]));

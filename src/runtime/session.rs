@@ -52,6 +52,10 @@ impl Runtime {
     pub fn load(self: &Arc<Self>, model: &Model, batch: usize, image: [usize; 2]) -> Result<Session> {
         let mut model = model.clone();
         graph::prune(model.graph_mut());
+        if self.device == Device::Cpu {
+            // Neither library has kernels for bfloat16 on the processor; float32 holds it exactly.
+            graph::widen(model.graph_mut(), &[DataType::Bfloat16])?;
+        }
         let (input, shape, channels_last) = fix_input(model.graph_mut(), batch, image)?;
         if self.kind == Kind::Tract {
             // tract has no fused attention of opset 23; and it wants every shape known.

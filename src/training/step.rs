@@ -163,6 +163,8 @@ pub struct Steps {
 pub fn trainable_form(model: &Model, batch: usize, image: [usize; 2]) -> Result<(Model, [usize; 4], bool)> {
     let mut model = model.clone();
     graph::lift_constants(model.graph_mut());
+    // Weights in training are float32, whatever the file keeps them in.
+    graph::widen(model.graph_mut(), &[DataType::Float16, DataType::Bfloat16])?;
     let (_, shape, channels_last) = fix_input(model.graph_mut(), batch, image)?;
     model.graph_mut().value_info.clear();
     let typing = typed(&model, shape[0], image)?;

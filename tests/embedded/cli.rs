@@ -276,6 +276,32 @@ fn a_new_classifier_has_its_own_size_and_seed() {
 }
 
 #[test]
+fn another_image_size_and_folded_constants() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, images) = (ancestor(), pictures());
+    let child = folder.path().join("child.onnx");
+    let size = ["--image-size", "32x36", "--layers", "even:4", "--fold", "--runtime", "tract"];
+    let given = ["grow", text(&model), "--no-images", "-o", text(&child), "--json"];
+    let plan = json(&[&given[..], &size].concat());
+    assert_eq!(plan["image_size"], serde_json::json!([32, 36]));
+    let v = json(&["inspect", text(&child), "--json"]);
+    assert_eq!((&v["grid"], &v["bytes"]), (&serde_json::json!([8, 9]), &plan["bytes"]));
+    let written = Model::open(&child).unwrap();
+    let preprocess: Value = serde_json::from_str(written.metadata("offshoot.preprocess").unwrap()).unwrap();
+    assert_eq!(preprocess["size"], serde_json::json!([32, 36]));
+    assert!(written.graph().node.len() * 2 < Model::open(&model).unwrap().graph().node.len());
+    done(&["density", text(&child), "--images", text(&images), "--limit", "4", "--runtime", "tract"]);
+    refused(
+        &["grow", text(&model), "--no-images", "--image-size", "30", "-o", text(&child), "--force"],
+        &["no multiple of the patch of 4"],
+    );
+    // Without a new size folding leaves the outputs.
+    done(&["grow", text(&model), "--no-images", "--fold", "-o", text(&child), "--force", "--runtime", "tract"]);
+    let same = ["compare", text(&model), text(&child), "--images", text(&images), "--limit", "4", "--runs", "1"];
+    done(&[&same[..], &["--tolerance", "1e-5", "--runtime", "tract"]].concat());
+}
+
+#[test]
 fn a_list_grows_several_descendants() {
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("list.toml");
@@ -381,6 +407,118 @@ fn models_that_are_no_transformers_are_refused() {
     refused(&["inspect", text(&path)], &["quantised", "the_node"]);
     one_operator("Frobnicate", &path);
     refused(&["inspect", text(&path)], &["Frobnicate", "no typing rule", "the_node"]);
+}
+
+/// What is refused, each in the smallest graph that has it: the graph, and what the message says.
+fn unsupported_graphs() -> Vec<(&'static str, GraphProto, &'static [&'static str])> {
+    use offshoot::graph::{int_attribute, node};
+    use offshoot::onnx::proto::{SparseTensorProto, TensorProto};
+    let image = || tensor_info("x", DataType::Float, &[None, Some(3), Some(8), Some(8)]);
+    let output = || tensor_info("y", DataType::Float, &[None, Some(3), Some(8), Some(8)]);
+    let weight = || tensor_from_f32("w", DataType::Float, &[8, 8], &[0.5; 64]);
+    let graph = |nodes: Vec<_>, initializers: Vec<TensorProto>| GraphProto {
+        node: nodes,
+        initializer: initializers,
+        input: vec![image()],
+        output: vec![output()],
+        ..Default::default()
+    };
+    let byte = |name: &str| offshoot::onnx::tensor_from_raw(name, DataType::Uint8, &[], vec![3].into());
+    let scale = || tensor_from_f32("scale", DataType::Float, &[], &[0.1]);
+    let quantised = graph(
+        vec![
+            node("QuantizeLinear", &["x", "scale", "zero"], &["q"], vec![]),
+            node("DequantizeLinear", &["q", "scale", "zero"], &["d"], vec![]),
+            node("MatMul", &["d", "w"], &["y"], vec![]),
+        ],
+        vec![scale(), byte("zero"), weight()],
+    );
+    let integer = graph(
+        vec![
+            node("DynamicQuantizeLinear", &["x"], &["q", "s", "z"], vec![]),
+            node("MatMulInteger", &["q", "w8", "z"], &["i"], vec![]),
+            node("Cast", &["i"], &["y"], vec![int_attribute("to", 1)]),
+        ],
+        vec![offshoot::onnx::tensor_from_raw("w8", DataType::Uint8, &[8, 8], vec![1; 64].into())],
+    );
+    let mut four_bits = node("MatMulNBits", &["x", "w4", "scales"], &["y"], vec![]);
+    four_bits.domain = Some("com.microsoft".into());
+    let four_bits = graph(
+        vec![four_bits],
+        vec![
+            offshoot::onnx::tensor_from_raw("w4", DataType::Uint8, &[8, 1, 4], vec![0; 32].into()),
+            tensor_from_f32("scales", DataType::Float, &[8], &[1.0; 8]),
+        ],
+    );
+    let repeated = graph(
+        vec![node("Loop", &["count", "", "x"], &["y"], vec![])],
+        vec![offshoot::onnx::tensor_from_i64("count", &[], &[2])],
+    );
+    let mut sparse = graph(vec![node("MatMul", &["x", "w"], &["y"], vec![])], vec![]);
+    sparse.sparse_initializer = vec![SparseTensorProto {
+        values: Some(tensor_from_f32("w", DataType::Float, &[1], &[0.5])),
+        indices: Some(offshoot::onnx::tensor_from_i64("w_indices", &[1], &[5])),
+        dims: vec![8, 8],
+    }];
+    let no_attention = graph(vec![node("MatMul", &["x", "w"], &["y"], vec![])], vec![weight()]);
+    let cache = |name: &str| tensor_info(name, DataType::Float, &[None, Some(2), None, Some(4)]);
+    let decoder = GraphProto {
+        node: vec![
+            node("Gather", &["table", "input_ids"], &["h"], vec![]),
+            node("Unsqueeze", &["h", "one"], &["k"], vec![]),
+            node("Concat", &["past", "k"], &["present"], vec![int_attribute("axis", 2)]),
+        ],
+        initializer: vec![
+            tensor_from_f32("table", DataType::Float, &[8, 4], &[0.5; 32]),
+            offshoot::onnx::tensor_from_i64("one", &[1], &[1]),
+        ],
+        input: vec![tensor_info("input_ids", DataType::Int64, &[None, None]), cache("past")],
+        output: vec![cache("present")],
+        ..Default::default()
+    };
+    vec![
+        ("QDQ", quantised, &["quantised", "QuantizeLinear"]),
+        ("integer", integer, &["quantised", "DynamicQuantizeLinear"]),
+        ("four bits", four_bits, &["quantised", "MatMulNBits"]),
+        ("a loop", repeated, &["control flow", "Loop"]),
+        ("sparse", sparse, &["`w` is sparse"]),
+        ("no attention", no_attention, &["no attention found"]),
+        ("text decoder", decoder, &["text decoder", "`past`"]),
+    ]
+}
+
+#[test]
+fn what_is_not_supported_is_refused_clearly() {
+    use offshoot::error::ErrorKind;
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("model.onnx"), folder.path().join("out.onnx"));
+    let images = pictures();
+    for (what, graph, says) in unsupported_graphs() {
+        let proto = ModelProto {
+            ir_version: Some(8),
+            opset_import: vec![
+                OperatorSetIdProto { domain: None, version: Some(17) },
+                OperatorSetIdProto { domain: Some("com.microsoft".into()), version: Some(1) },
+            ],
+            graph: Some(graph),
+            ..Default::default()
+        };
+        Model::from_proto(proto).write(&path).unwrap();
+        let mut model = Model::open(&path).unwrap();
+        let error = offshoot::graph::prepare(&mut model)
+            .and_then(|()| {
+                offshoot::axes::Typing::new(&model).and_then(|t| offshoot::anatomy::Anatomy::new(&t).map(|_| ()))
+            })
+            .unwrap_err();
+        let kind = if what == "no attention" { ErrorKind::Anatomy } else { ErrorKind::Unsupported };
+        assert_eq!(error.kind(), kind, "{what}: {error}");
+        assert!(error.hint_text().is_some(), "{what}: {error}");
+        let named: Vec<&str> = says.iter().copied().chain([text(&path)]).collect();
+        refused(&["inspect", text(&path)], &named);
+        refused(&["density", text(&path), "--images", text(&images), "--runtime", "tract"], &named);
+        refused(&["grow", text(&path), "--no-images", "-o", text(&out)], &named);
+        assert!(!out.exists(), "{what}");
+    }
 }
 
 #[test]

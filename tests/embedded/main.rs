@@ -4,6 +4,7 @@ mod anatomy;
 mod cli;
 mod common;
 mod fitting;
+mod forms;
 mod gradients;
 mod image_size;
 mod init;

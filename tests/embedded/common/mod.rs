@@ -3,6 +3,7 @@
 
 pub mod curves;
 pub mod densities;
+pub mod forms;
 pub mod gradients;
 pub mod hash;
 pub mod image_size;
