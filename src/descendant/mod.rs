@@ -486,6 +486,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         if shared.is_empty() {
             return;
         }
+        graph::lift_constants(graph);
         let mut names = graph::Names::new(graph);
         // Nodes moved when the graph was repaired and pruned; a node is known by its first output.
         let mut at: HashMap<String, usize> = HashMap::new();

@@ -26,6 +26,19 @@ pub fn decompose_attention(typing: &Typing, nodes: &[usize]) -> Result<Decompose
     decompose(typing, |k, _| nodes.contains(&k))
 }
 
+/// The graph with every `com.microsoft` SkipLayerNormalization (SkipSimplifiedLayerNormalization) as a sum and a norm, so that the
+/// residual stream can be cut between them; `None` where there is none.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] where the statistics are outputs of their own; it names the node.
+pub fn separate_skip_norms(typing: &Typing) -> Result<Option<GraphProto>> {
+    let skips = |node: &NodeProto| node.op_type().starts_with("Skip");
+    if !typing.graph.node.iter().any(skips) {
+        return Ok(None);
+    }
+    Ok(Some(decompose(typing, |_, node| skips(node))?.graph))
+}
+
 /// The graph in the form that gradient rules are for: fused operators taken apart, weights in initializers.
 ///
 /// # Errors

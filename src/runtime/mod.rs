@@ -16,7 +16,7 @@ use ort::environment::Environment;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
-pub use decompose::{decompose_attention, differentiable};
+pub use decompose::{decompose_attention, differentiable, separate_skip_norms};
 pub use library::{Library, candidates, find};
 pub use program::{Ports, Program, State};
 pub(crate) use session::fix_input;
