@@ -54,7 +54,7 @@ impl<'t, 'm> Roles<'t, 'm> {
             .collect()
     }
 
-    /// The bias that contraction `k` adds: its own third input, or a weight in the Add behind it, also where it is reached through
+    /// The bias that contraction `k` adds: its own third input, or a weight in the Add (or skip norm, or BiasGelu) behind it, also where it is reached through
     /// other operators.
     pub fn bias(&self, k: usize) -> Option<usize> {
         let node = &self.typing.graph.node[k];
@@ -64,8 +64,13 @@ impl<'t, 'm> Roles<'t, 'm> {
         };
         float(self.made_of(k, &[2])).or_else(|| {
             let [add] = self.links.users(node.output.first()?) else { return None };
-            let node = &self.typing.graph.node[*add];
-            (node.op_type() == "Add").then(|| float(self.made_of(*add, &[0, 1])))?
+            match self.typing.graph.node[*add].op_type() {
+                "Add" => float(self.made_of(*add, &[0, 1])),
+                "SkipLayerNormalization" => float(self.made_of(*add, &[4])),
+                "SkipSimplifiedLayerNormalization" => float(self.made_of(*add, &[3])),
+                "BiasGelu" | "FastGelu" => float(self.made_of(*add, &[1])),
+                _ => None,
+            }
         })
     }
 
