@@ -301,7 +301,8 @@ impl<'t, 'm> Finder<'t, 'm> {
         if self.typing.fused.contains_key(&softmax) {
             return (found, front.clone());
         }
-        let mixes = |from: &[Factor], to: &[Factor]| from.len() == 1 && to.len() == 1 && self.size(from) == self.size(to);
+        let mixes =
+            |from: &[Factor], to: &[Factor]| from.len() == 1 && to.len() == 1 && self.size(from) == self.size(to);
         // Backwards to the product of queries and keys: what is summed over makes heads.
         let mut heads = front.clone();
         let mut todo = vec![softmax];

@@ -82,7 +82,8 @@ impl<'t, 'm> Roles<'t, 'm> {
             others.extend(self.operand(m.node));
             others.extend(self.bias(m.node));
         }
-        let all = layer.head_factors(self.typing).into_iter().flat_map(|f| self.carriers(f).into_iter().map(move |u| (u, f)));
+        let all =
+            layer.head_factors(self.typing).into_iter().flat_map(|f| self.carriers(f).into_iter().map(move |u| (u, f)));
         all.filter(|(u, _)| !others.contains(u) && is_float(self.typing.weights[self.typing.uses[*u].name.as_str()]))
             .collect()
     }

@@ -217,14 +217,18 @@ impl<'a, 'm> Grower<'a, 'm> {
         for (i, &count) in counts.iter().enumerate() {
             let slots = self.heads(i, count)?;
             let layer = &self.anatomy.layers[i];
-            if count < layer.head_count(self.typing) && layer.head_factor(self.typing).is_some_and(|f| self.norm_over(f)) {
+            if count < layer.head_count(self.typing)
+                && layer.head_factor(self.typing).is_some_and(|f| self.norm_over(f))
+            {
                 let l = self.kept[i];
-                self.warnings
-                    .push(format!("layer {l}: a norm runs over all heads together, so its statistics change with their number"));
+                self.warnings.push(format!(
+                    "layer {l}: a norm runs over all heads together, so its statistics change with their number"
+                ));
             }
             if count < layer.head_count(self.typing) && !layer.mixings.is_empty() {
                 let l = self.kept[i];
-                self.warnings.push(format!("layer {l}: heads are mixed, so what is left misses those that were removed"));
+                self.warnings
+                    .push(format!("layer {l}: heads are mixed, so what is left misses those that were removed"));
             }
             let ffn_width = self.ffn(i)?;
             let source = self.sources[i];

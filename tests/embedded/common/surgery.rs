@@ -350,7 +350,8 @@ fn with_centroids(model: &Model, typing: &Typing, anatomy: &Anatomy, gene: &Lear
             let t = typing.weights[of_use.name.as_str()];
             let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
             let heads = l.head_count(typing);
-            let sources = |c: &Cluster| if gene.centroid == Centroid::Mean { c.members.clone() } else { vec![c.centroid] };
+            let sources =
+                |c: &Cluster| if gene.centroid == Centroid::Mean { c.members.clone() } else { vec![c.centroid] };
             let old = to_f32(t).unwrap();
             let mut data = old.clone();
             // Elements of a head: in the plain case a block, else wherever a segment of the axis holds it.
@@ -358,7 +359,8 @@ fn with_centroids(model: &Model, typing: &Typing, anatomy: &Anatomy, gene: &Lear
                 Some((axis, outer, inner)) => {
                     let after = inner * dims[axis + 1..].iter().product::<usize>();
                     let before = outer * dims[..axis].iter().product::<usize>();
-                    let of = |h: usize| (0..before).flat_map(move |b| (0..after).map(move |i| (b * heads + h) * after + i));
+                    let of =
+                        |h: usize| (0..before).flat_map(move |b| (0..after).map(move |i| (b * heads + h) * after + i));
                     (0..heads).map(|h| of(h).collect()).collect()
                 }
                 None => segmented(typing, &of_use.dims, f, heads),
