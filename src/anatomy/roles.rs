@@ -30,11 +30,15 @@ impl<'t, 'm> Roles<'t, 'm> {
 
     /// Uses that the weight operand of contraction `k` is made of.
     pub fn operand(&self, k: usize) -> HashSet<usize> {
+        self.made_of(k, &[0, 1])
+    }
+
+    /// Uses that the fixed values in some input slots of node `k` are, or are computed from.
+    fn made_of(&self, k: usize, slots: &[usize]) -> HashSet<usize> {
         let node = &self.typing.graph.node[k];
         let mut nodes = HashSet::new();
-        let mut todo: Vec<&str> =
-            node.input.iter().take(2).map(String::as_str).filter(|x| self.fixed.contains(x)).collect();
-        let direct: Vec<&str> = todo.clone();
+        let given = slots.iter().filter_map(|&j| node.input.get(j)).map(String::as_str);
+        let mut todo: Vec<&str> = given.filter(|x| self.fixed.contains(x)).collect();
         while let Some(x) = todo.pop() {
             if let Some(&m) = self.links.maker.get(x)
                 && nodes.insert(m)
@@ -45,26 +49,28 @@ impl<'t, 'm> Roles<'t, 'm> {
         (0..self.typing.uses.len())
             .filter(|&u| {
                 let of_use = &self.typing.uses[u];
-                nodes.contains(&of_use.node)
-                    || (of_use.node == k && of_use.input < 2 && direct.contains(&of_use.name.as_str()))
+                nodes.contains(&of_use.node) || (of_use.node == k && slots.contains(&of_use.input))
             })
             .collect()
     }
 
-    /// The bias that contraction `k` adds: its own third input, or a weight in the Add behind it.
+    /// The bias that contraction `k` adds: its own third input, or a weight in the Add (or skip norm, or BiasGelu) behind it, also where it is reached through
+    /// other operators.
     pub fn bias(&self, k: usize) -> Option<usize> {
         let node = &self.typing.graph.node[k];
-        let own = (0..self.typing.uses.len()).find(|&u| {
-            let of_use = &self.typing.uses[u];
-            of_use.node == k && of_use.input == 2
-        });
-        own.or_else(|| {
-            let users = self.links.users(node.output.first()?);
-            let [add] = users else { return None };
-            if self.typing.graph.node[*add].op_type() != "Add" {
-                return None;
+        let float = |uses: HashSet<usize>| {
+            let tensor = |u: &usize| self.typing.weights[self.typing.uses[*u].name.as_str()];
+            uses.into_iter().filter(|u| is_float(tensor(u))).min()
+        };
+        float(self.made_of(k, &[2])).or_else(|| {
+            let [add] = self.links.users(node.output.first()?) else { return None };
+            match self.typing.graph.node[*add].op_type() {
+                "Add" => float(self.made_of(*add, &[0, 1])),
+                "SkipLayerNormalization" => float(self.made_of(*add, &[4])),
+                "SkipSimplifiedLayerNormalization" => float(self.made_of(*add, &[3])),
+                "BiasGelu" | "FastGelu" => float(self.made_of(*add, &[1])),
+                _ => None,
             }
-            (0..self.typing.uses.len()).find(|&u| self.typing.uses[u].node == *add)
         })
     }
 

@@ -129,7 +129,7 @@ pub fn resize(typing: &Typing, plan: &Plan) -> Result<GraphProto> {
     for (&f, indices) in &plan.gathers {
         factors.set_size(f, indices.len());
     }
-    repair(typing, plan, &factors, &mut names, &mut out)?;
+    repair(typing, plan, &mut factors, &mut names, &mut out)?;
     graph::prune(&mut out);
     Ok(out)
 }
@@ -295,7 +295,7 @@ fn put_operands(operands: &BTreeMap<(usize, usize), TensorProto>, names: &mut Na
 struct Repair<'t, 'm> {
     typing: &'t Typing<'m>,
     plan: &'t Plan,
-    factors: &'t Factors,
+    factors: &'t mut Factors,
     known: HashMap<String, Known>,
     fixed: HashSet<String>,
     names: &'t mut Names,
@@ -304,7 +304,7 @@ struct Repair<'t, 'm> {
 }
 
 /// Walks the graph with the new sizes.
-fn repair(typing: &Typing, plan: &Plan, factors: &Factors, names: &mut Names, out: &mut GraphProto) -> Result<()> {
+fn repair(typing: &Typing, plan: &Plan, factors: &mut Factors, names: &mut Names, out: &mut GraphProto) -> Result<()> {
     let mut known = HashMap::new();
     let mut fixed: HashSet<String> = HashSet::new();
     for t in &out.initializer {
@@ -415,6 +415,14 @@ impl<'m> Repair<'_, 'm> {
             }
         };
         for (o, value) in was.output.iter().zip(results) {
+            // A computed list can be as long as a resized axis (the indices of a ScatterND); what is made from it has that length.
+            for (d, &n) in self.typing.dims.get(o.as_str()).into_iter().flatten().zip(value.data.shape()) {
+                if let [f] = self.factors.leaves(d)[..]
+                    && self.factors.factor_size(f) != n
+                {
+                    self.factors.set_size(f, n);
+                }
+            }
             self.known.insert(o.clone(), value);
         }
         let constant = !matches!(was.op_type(), "Shape" | "Size");

@@ -244,6 +244,20 @@ impl<'a, 'm> Grower<'a, 'm> {
         let mut layers = Vec::new();
         for (i, &count) in counts.iter().enumerate() {
             let slots = self.heads(i, count)?;
+            let layer = &self.anatomy.layers[i];
+            if count < layer.head_count(self.typing)
+                && layer.head_factor(self.typing).is_some_and(|f| self.norm_over(f))
+            {
+                let l = self.kept[i];
+                self.warnings.push(format!(
+                    "layer {l}: a norm runs over all heads together, so its statistics change with their number"
+                ));
+            }
+            if count < layer.head_count(self.typing) && !layer.mixings.is_empty() {
+                let l = self.kept[i];
+                self.warnings
+                    .push(format!("layer {l}: heads are mixed, so what is left misses those that were removed"));
+            }
             let ffn_width = self.ffn(i)?;
             let source = self.sources[i];
             layers.push(PlannedLayer { ancestor_layer: self.kept[i], source, heads: count, slots, ffn_width });
@@ -409,7 +423,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             self.warnings.push(format!("layer {} keeps its FFN: its neurons have no axis of their own", self.kept[i]));
             return Ok(Some(width));
         };
-        if self.norm_inside(ffn) {
+        if self.norm_over(factor) {
             self.warnings.push(format!(
                 "layer {}: a norm runs over the FFN's neurons, so its statistics change with their number",
                 self.kept[i]
@@ -470,9 +484,8 @@ impl<'a, 'm> Grower<'a, 'm> {
         Ok(score)
     }
 
-    /// True where a norm's scale runs over the hidden neurons.
-    fn norm_inside(&self, ffn: &FeedForward) -> bool {
-        let Some(factor) = ffn.hidden_factor(self.typing) else { return false };
+    /// True where a norm takes its statistics over the factor.
+    fn norm_over(&self, factor: Factor) -> bool {
         let reduces = |op: &str| op.contains("Normalization") || op == "ReduceMean";
         self.typing.graph.node.iter().any(|n| {
             reduces(n.op_type())
@@ -514,6 +527,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         if shared.is_empty() {
             return;
         }
+        graph::lift_constants(graph);
         let mut names = graph::Names::new(graph);
         // Nodes moved when the graph was repaired and pruned; a node is known by its first output.
         let mut at: HashMap<String, usize> = HashMap::new();

@@ -415,25 +415,43 @@ impl<'a, 'm> Condenser<'a, 'm> {
 
     /// Where heads are not a plain factor of the axis (unequally packed operands), the weight is written out.
     fn replace(&mut self, u: usize, factor: crate::axes::Factor, clusters: &[Cluster]) -> Result<()> {
-        let mut centroid_of: Vec<usize> = (0..self.typing.factors.factor_size(factor)).collect();
-        for c in clusters {
-            c.members.iter().for_each(|&h| centroid_of[h] = c.centroid);
-        }
-        let mut plan = Plan::default();
-        plan.gather(&self.typing.factors, factor, centroid_of)?;
+        let factors = &self.typing.factors;
+        let heads = factors.factor_size(factor);
         let of_use = &self.typing.uses[u];
         let tensor = self.typing.weights[of_use.name.as_str()];
         let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
-        let mut data = payload(tensor).to_vec();
-        let size = data.len() / element_count(tensor)?.max(1);
+        let mut data = to_f32(tensor)?;
         for (axis, d) in of_use.dims.iter().enumerate() {
-            if let Some(list) = plan.positions(&self.typing.factors, d) {
-                data = crate::axes::resize::take(&data, &dims, axis, &list, size);
+            // For each head, where every element would come from if all heads were that one.
+            let mut from = Vec::with_capacity(heads);
+            for h in 0..heads {
+                let mut plan = Plan::default();
+                plan.gather(factors, factor, vec![h; heads])?;
+                from.extend(plan.positions(factors, d));
             }
+            if from.len() < heads {
+                continue;
+            }
+            let sources = |i: usize| -> Vec<usize> {
+                let own = (0..heads).find(|&h| from[h][i] == i).unwrap_or(0);
+                match clusters.iter().find(|c| c.members.contains(&own)) {
+                    Some(c) if self.gene.centroid == Centroid::Mean => c.members.iter().map(|&h| from[h][i]).collect(),
+                    Some(c) => vec![from[c.centroid][i]],
+                    None => vec![i],
+                }
+            };
+            let mixture = (0..dims[axis])
+                .map(|i| {
+                    let sources = sources(i);
+                    let share = 1.0 / sources.len() as f32;
+                    sources.into_iter().map(|s| (s, share)).collect()
+                })
+                .collect();
+            data = crate::axes::resize::mix(&data, &dims, axis, &mixture);
         }
         let name = self.names.fresh(&format!("{SHARE}{}", of_use.name));
         let kind = data_type(tensor).unwrap_or(DataType::Float);
-        self.graph.initializer.push(tensor_from_raw(name.clone(), kind, &dims, data.into()));
+        self.graph.initializer.push(tensor_from_f32(name.clone(), kind, &dims, &data));
         self.graph.node[of_use.node].input[of_use.input] = name;
         Ok(())
     }

@@ -26,6 +26,19 @@ pub fn decompose_attention(typing: &Typing, nodes: &[usize]) -> Result<Decompose
     decompose(typing, |k, _| nodes.contains(&k))
 }
 
+/// The graph with every `com.microsoft` SkipLayerNormalization (SkipSimplifiedLayerNormalization) as a sum and a norm, so that the
+/// residual stream can be cut between them; `None` where there is none.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] where the statistics are outputs of their own; it names the node.
+pub fn separate_skip_norms(typing: &Typing) -> Result<Option<GraphProto>> {
+    let skips = |node: &NodeProto| node.op_type().starts_with("Skip");
+    if !typing.graph.node.iter().any(skips) {
+        return Ok(None);
+    }
+    Ok(Some(decompose(typing, |_, node| skips(node))?.graph))
+}
+
 /// The graph in the form that gradient rules are for: fused operators taken apart, weights in initializers.
 ///
 /// # Errors
@@ -185,6 +198,12 @@ impl Work<'_, '_> {
                     return Err(self.refuse("a padding mask, a cache or packed operands"));
                 }
                 let mut operands: Vec<String> = (0..3).map(|j| self.node.input[j].clone()).collect();
+                for (j, axes) in [(0, 3..4), (1, 3..5)] {
+                    let rank = self.shape(&operands[j])?.len();
+                    if !axes.contains(&rank) || (rank == 4 && self.input(3).is_some()) {
+                        return Err(self.refuse("packed operands"));
+                    }
+                }
                 if let Some(bias) = self.input(3).map(str::to_string) {
                     let mut start = 0;
                     for operand in operands.iter_mut() {
@@ -213,8 +232,14 @@ impl Work<'_, '_> {
             _ => heads,
         };
         let head_dim = self.head_dim(heads, rank)?;
+        let packed = self.node.op_type() == "Attention" && microsoft;
+        let apart = packed || self.shape(&self.node.input[1])?.len() == 3;
         if rank == 3 {
-            (q, k, v) = (self.separate(&q, heads), self.separate(&k, key_heads), self.separate(&v, key_heads));
+            q = self.separate(&q, heads);
+            // Keys and values of MultiHeadAttention may have an axis of heads where queries have none.
+            if apart {
+                (k, v) = (self.separate(&k, key_heads), self.separate(&v, key_heads));
+            }
         }
         if key_heads != heads {
             let sizes = [key_heads, heads, keys];
@@ -374,13 +399,18 @@ impl Work<'_, '_> {
         let (x, skip, gamma) = (self.node.input[0].clone(), self.node.input[1].clone(), self.node.input[2].clone());
         let (beta, bias) = if simplified { (None, self.input(3)) } else { (self.input(3), self.input(4)) };
         let (beta, bias) = (beta.map(str::to_string), bias.map(str::to_string));
-        let mut sum = self.op("Add", &[&x, &skip], vec![]);
-        if let Some(bias) = bias {
-            sum = self.op("Add", &[&sum, &bias], vec![]);
-        }
-        if self.node.output.get(3).is_some_and(|o| !o.is_empty()) {
-            self.end(3, "Identity", &[&sum], vec![]);
-        }
+        // The sum stands under one name: what the norm takes is what the stream goes on with.
+        let first = match &bias {
+            Some(bias) => self.op("Add", &[&skip, bias], vec![]),
+            None => skip,
+        };
+        let sum = match self.node.output.get(3).filter(|o| !o.is_empty()).cloned() {
+            Some(named) => {
+                self.end(3, "Add", &[&x, &first], vec![]);
+                named
+            }
+            None => self.op("Add", &[&x, &first], vec![]),
+        };
         if !simplified {
             let inputs: Vec<&str> = [&sum, &gamma].into_iter().chain(&beta).map(String::as_str).collect();
             self.end(

@@ -17,7 +17,7 @@ use ort::environment::Environment;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
-pub use decompose::{decompose_attention, differentiable};
+pub use decompose::{decompose_attention, differentiable, separate_skip_norms};
 pub use evaluate::can_evaluate;
 pub use library::{Library, candidates, find};
 pub use program::{Ports, Program, State};

@@ -317,6 +317,29 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
     failures
 }
 
+/// The elements of every head where its factor lies inside the segments of one axis.
+fn segmented(typing: &Typing, dims: &[offshoot::axes::Dim], factor: Factor, heads: usize) -> Vec<Vec<usize>> {
+    let factors = &typing.factors;
+    let mut out = vec![Vec::new(); heads];
+    let whole: Vec<usize> = dims.iter().map(|d| factors.size(d)).collect();
+    let axis = dims.iter().position(|d| factors.all_leaves(d).contains(&factors.root(factor))).unwrap();
+    let (before, after) = (whole[..axis].iter().product::<usize>(), whole[axis + 1..].iter().product::<usize>());
+    let (mut start, width) = (0, whole[axis]);
+    for segment in factors.segments(&dims[axis]).expect("segments") {
+        let leaves = factors.leaves(&segment);
+        let n = factors.size(&segment);
+        if let Some(at) = leaves.iter().position(|&l| l == factors.root(factor)) {
+            let inner = factors.size(&leaves[at + 1..]);
+            for i in 0..n {
+                let own = (0..before).flat_map(|b| (0..after).map(move |a| (b * width + start + i) * after + a));
+                out[i / inner % heads].extend(own);
+            }
+        }
+        start += n;
+    }
+    out
+}
+
 /// The graph with the queries, keys and values of every head written over by those of its cluster's centroid.
 fn with_centroids(model: &Model, typing: &Typing, anatomy: &Anatomy, gene: &Learngene) -> Model {
     let roles = Roles::new(typing);
@@ -325,21 +348,28 @@ fn with_centroids(model: &Model, typing: &Typing, anatomy: &Anatomy, gene: &Lear
         for (u, f) in roles.head_uses(l) {
             let of_use = &typing.uses[u];
             let t = typing.weights[of_use.name.as_str()];
-            let (axis, outer, inner) = roles.place(u, f).unwrap();
             let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
             let heads = l.head_count(typing);
-            let after = inner * dims[axis + 1..].iter().product::<usize>();
-            let before = outer * dims[..axis].iter().product::<usize>();
+            let sources =
+                |c: &Cluster| if gene.centroid == Centroid::Mean { c.members.clone() } else { vec![c.centroid] };
             let old = to_f32(t).unwrap();
             let mut data = old.clone();
+            // Elements of a head: in the plain case a block, else wherever a segment of the axis holds it.
+            let blocks: Vec<Vec<usize>> = match roles.place(u, f) {
+                Some((axis, outer, inner)) => {
+                    let after = inner * dims[axis + 1..].iter().product::<usize>();
+                    let before = outer * dims[..axis].iter().product::<usize>();
+                    let of =
+                        |h: usize| (0..before).flat_map(move |b| (0..after).map(move |i| (b * heads + h) * after + i));
+                    (0..heads).map(|h| of(h).collect()).collect()
+                }
+                None => segmented(typing, &of_use.dims, f, heads),
+            };
             for c in clusters {
-                let sources = if gene.centroid == Centroid::Mean { c.members.clone() } else { vec![c.centroid] };
                 for &h in &c.members {
-                    for b in 0..before {
-                        for i in 0..after {
-                            let sum: f32 = sources.iter().map(|s| old[(b * heads + s) * after + i]).sum();
-                            data[(b * heads + h) * after + i] = sum / sources.len() as f32;
-                        }
+                    for (i, &at) in blocks[h].iter().enumerate() {
+                        let sum: f32 = sources(c).iter().map(|&s| old[blocks[s][i]]).sum();
+                        data[at] = sum / sources(c).len() as f32;
                     }
                 }
             }
