@@ -130,6 +130,46 @@ impl Anatomy {
     }
 }
 
+impl Anatomy {
+    /// The value behind the encoder's last norm: what is computed from the last layer's output and constants alone, by norms or
+    /// what they are made of, and has its shape.
+    pub fn encoder_end(&self, typing: &Typing) -> Option<String> {
+        const PARTS: &[&str] = &[
+            "LayerNormalization",
+            "RMSNormalization",
+            "SimplifiedLayerNormalization",
+            "ReduceMean",
+            "Sub",
+            "Add",
+            "Mul",
+            "Pow",
+            "Sqrt",
+            "Div",
+            "Reciprocal",
+            "Cast",
+            "Identity",
+        ];
+        let leave = self.layers.last()?.leave.clone()?;
+        let shape = typing.shape(&leave)?;
+        let fixed = typing.fixed();
+        let mut inside: HashSet<&str> = HashSet::from([leave.as_str()]);
+        let mut end = leave.clone();
+        for node in &typing.graph.node {
+            let uses = node.input.iter().any(|x| inside.contains(x.as_str()));
+            let closed =
+                node.input.iter().all(|x| x.is_empty() || inside.contains(x.as_str()) || fixed.contains(x.as_str()));
+            if uses && closed && PARTS.contains(&node.op_type()) {
+                let Some(o) = node.output.first() else { continue };
+                inside.insert(o);
+                if typing.shape(o).as_ref() == Some(&shape) {
+                    end = o.clone();
+                }
+            }
+        }
+        Some(end)
+    }
+}
+
 impl Attention {
     /// Number of heads.
     pub fn head_count(&self, typing: &Typing) -> usize {

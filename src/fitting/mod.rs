@@ -136,7 +136,7 @@ pub struct Allocation {
 pub struct Shrunk {
     /// The model.
     pub model: Model,
-    /// Squared error of the last residual value on held-out views, relative to the values themselves.
+    /// Squared error of what leaves the encoder on held-out views, relative to the values themselves.
     pub error: f64,
     /// How matrices were fitted.
     pub fits: Vec<Fit>,

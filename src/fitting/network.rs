@@ -40,7 +40,7 @@ pub struct Network<'m> {
     pub sites: Vec<Site>,
     /// Layers that cannot be fitted.
     pub warnings: Vec<String>,
-    /// The values that fits are judged by: the last residual value, or the outputs.
+    /// The values that fits are judged by: what leaves the encoder behind its last norm, or the outputs.
     pub end: Vec<String>,
     /// The matrix and the bias of every site.
     pub matrices: Vec<(Array2<f32>, Vec<f32>)>,
@@ -59,8 +59,8 @@ impl<'m> Network<'m> {
         if sites.is_empty() {
             return Err(Error::new(ErrorKind::Anatomy, "no layer has a matrix that can be fitted").at(&model.path));
         }
-        let end = match anatomy.layers.last().and_then(|l| l.leave.clone()) {
-            Some(leave) => vec![leave],
+        let end = match anatomy.encoder_end(&typing) {
+            Some(end) => vec![end],
             None => model.graph().output.iter().map(|o| o.name().to_string()).collect(),
         };
         let matrices = sites

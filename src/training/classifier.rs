@@ -4,7 +4,6 @@
 use faer::prelude::Solve;
 use faer::{Mat, Side};
 use ndarray::{Array2, Axis};
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::builder::Builder;
@@ -52,7 +51,7 @@ pub fn add_classifier(model: &Model, classes: usize, pooling: Option<Pooling>) -
     }
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
-    let Some(end) = encoder_end(&typing, &anatomy) else {
+    let Some(end) = anatomy.encoder_end(&typing) else {
         return Err(Error::new(ErrorKind::Unsupported, "the end of the encoder was not found in the graph")
             .at(&model.path)
             .hint("export the model with a classifier"));
@@ -106,44 +105,6 @@ pub fn add_classifier(model: &Model, classes: usize, pooling: Option<Pooling>) -
     graph::sort(graph)?;
     graph::prune(graph);
     Ok(out)
-}
-
-/// The value behind the encoder's last norm: what is computed from the last layer's output and constants alone, by norms or
-/// what they are made of, and has its shape.
-fn encoder_end(typing: &Typing, anatomy: &Anatomy) -> Option<String> {
-    const PARTS: &[&str] = &[
-        "LayerNormalization",
-        "RMSNormalization",
-        "SimplifiedLayerNormalization",
-        "ReduceMean",
-        "Sub",
-        "Add",
-        "Mul",
-        "Pow",
-        "Sqrt",
-        "Div",
-        "Reciprocal",
-        "Cast",
-        "Identity",
-    ];
-    let leave = anatomy.layers.last()?.leave.clone()?;
-    let shape = typing.shape(&leave)?;
-    let fixed = typing.fixed();
-    let mut inside: HashSet<&str> = HashSet::from([leave.as_str()]);
-    let mut end = leave.clone();
-    for node in &typing.graph.node {
-        let uses = node.input.iter().any(|x| inside.contains(x.as_str()));
-        let closed =
-            node.input.iter().all(|x| x.is_empty() || inside.contains(x.as_str()) || fixed.contains(x.as_str()));
-        if uses && closed && PARTS.contains(&node.op_type()) {
-            let o = node.output.first()?;
-            inside.insert(o);
-            if typing.shape(o).as_ref() == Some(&shape) {
-                end = o.clone();
-            }
-        }
-    }
-    Some(end)
 }
 
 /// Fits the weights of a new classifier in closed form on labelled images.
