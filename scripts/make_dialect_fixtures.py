@@ -350,7 +350,8 @@ class Einsum(Form):
 
 
 class EinsumEllipsis(Form):
-    """Einsum with an ellipsis, and without an arrow."""
+    """Einsum with an ellipsis (tract does not parse it)."""
+    runtimes = ["onnxruntime"]
 
     def linear(self, x, layer):
         y = self.op("Einsum", x, self.weight(self.of(layer.weight).T), equation="...c,cd->...d")

@@ -46,10 +46,18 @@ pub fn separate_skip_norms(typing: &Typing) -> Result<Option<GraphProto>> {
 pub fn differentiable(typing: &Typing) -> Result<GraphProto> {
     const FUSED: &[&str] =
         &["RotaryEmbedding", "BiasGelu", "FastGelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"];
-    let decomposed = decompose(typing, |k, node| typing.fused.contains_key(&k) || FUSED.contains(&node.op_type()))?;
+    let chosen = |k: usize, node: &NodeProto| {
+        typing.fused.contains_key(&k) || FUSED.contains(&node.op_type()) || takes_statistics(node)
+    };
+    let decomposed = decompose(typing, chosen)?;
     let mut graph = decomposed.graph;
     lift_constants(&mut graph);
     Ok(graph)
+}
+
+/// A BatchNormalization with the statistics of what it is given: exporters write standardised weights so.
+fn takes_statistics(node: &NodeProto) -> bool {
+    node.op_type() == "BatchNormalization" && node.int("training_mode").unwrap_or(0) != 0
 }
 
 fn decompose(typing: &Typing, chosen: impl Fn(usize, &NodeProto) -> bool) -> Result<Decomposed> {
@@ -76,6 +84,7 @@ fn decompose(typing: &Typing, chosen: impl Fn(usize, &NodeProto) -> bool) -> Res
         let done = match node.op_type() {
             "RotaryEmbedding" => work.rotary(),
             "BiasGelu" | "FastGelu" => work.gelu(),
+            "BatchNormalization" => work.batch_norm(),
             "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => work.skip_norm(),
             _ => work.attention(k).map(|p| {
                 probabilities.insert(k, p);
@@ -389,6 +398,46 @@ impl Work<'_, '_> {
         Ok(())
     }
 
+    /// The mean over axes, which are kept; they became an input in opset 18.
+    fn mean(&mut self, x: &str, axes: &[i64]) -> String {
+        let keep = int_attribute("keepdims", 1);
+        if self.typing.opset < 18 {
+            return self.op("ReduceMean", &[x], vec![ints_attribute("axes", axes), keep]);
+        }
+        let axes = self.ints(axes);
+        self.op("ReduceMean", &[x, &axes], vec![keep])
+    }
+
+    /// BatchNormalization with the statistics of its input, over all axes but the second.
+    fn batch_norm(&mut self) -> Result<()> {
+        if self
+            .node
+            .output
+            .iter()
+            .skip(1)
+            .any(|o| self.typing.graph.node.iter().any(|n| !o.is_empty() && n.input.contains(o)))
+        {
+            return Err(self.refuse("running statistics that are used"));
+        }
+        let [x, scale, bias, ..] = &self.node.input[..] else { return Err(self.refuse("missing operands")) };
+        let rank = self.shape(x)?.len() as i64;
+        let axes: Vec<i64> = (0..rank).filter(|&a| a != 1).collect();
+        let epsilon = self.scalar(self.node.float("epsilon").unwrap_or(1e-5));
+        let mean = self.mean(x, &axes);
+        let centred = self.op("Sub", &[x, &mean], vec![]);
+        let square = self.op("Mul", &[&centred, &centred], vec![]);
+        let variance = self.mean(&square, &axes);
+        let shifted = self.op("Add", &[&variance, &epsilon], vec![]);
+        let deviation = self.op("Sqrt", &[&shifted], vec![]);
+        let normal = self.op("Div", &[&centred, &deviation], vec![]);
+        let channels: Vec<i64> = (0..rank).map(|a| if a == 1 { -1 } else { 1 }).collect();
+        let shape = self.ints(&channels);
+        let (scale, bias) = (self.op("Reshape", &[scale, &shape], vec![]), self.op("Reshape", &[bias, &shape], vec![]));
+        let scaled = self.op("Mul", &[&normal, &scale], vec![]);
+        self.end(0, "Add", &[&scaled, &bias], vec![]);
+        Ok(())
+    }
+
     /// (x + skip + bias), normalised; output 3 is the sum.
     fn skip_norm(&mut self) -> Result<()> {
         if [1, 2].iter().any(|&j| self.node.output.get(j).is_some_and(|o| !o.is_empty())) {
@@ -422,13 +471,7 @@ impl Work<'_, '_> {
             return Ok(());
         }
         let square = self.op("Mul", &[&sum, &sum], vec![]);
-        let keep = int_attribute("keepdims", 1);
-        let mean = if self.typing.opset < 18 {
-            self.op("ReduceMean", &[&square], vec![ints_attribute("axes", &[-1]), keep])
-        } else {
-            let axes = self.ints(&[-1]);
-            self.op("ReduceMean", &[&square, &axes], vec![keep])
-        };
+        let mean = self.mean(&square, &[-1]);
         let epsilon = self.scalar(epsilon);
         let shifted = self.op("Add", &[&mean, &epsilon], vec![]);
         let deviation = self.op("Sqrt", &[&shifted], vec![]);

@@ -386,9 +386,12 @@ fn with_centroids(model: &Model, typing: &Typing, anatomy: &Anatomy, gene: &Lear
 
 /// All checks of all fixtures.
 pub fn check_all(runtime: &Arc<Runtime>) {
+    // To look at a few: OFFSHOOT_FIXTURE=timm-swin,grouped
     let some = std::env::var("OFFSHOOT_FIXTURE").unwrap_or_default();
     let all = all_fixtures();
-    let chosen = all.iter().filter(|f| f.runs_on(runtime) && some.split(',').any(|s| f.name().contains(s)));
-    let failures: Vec<String> = chosen.flat_map(|f| check(runtime, f)).collect();
+    let wanted = |f: &&Fixture| f.runs_on(runtime) && some.split(',').any(|s| f.name().contains(s));
+    let chosen: Vec<&Fixture> = all.iter().filter(wanted).collect();
+    assert!(!chosen.is_empty(), "no fixture is called `{some}`");
+    let failures: Vec<String> = chosen.into_iter().flat_map(|f| check(runtime, f)).collect();
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
