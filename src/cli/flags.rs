@@ -52,9 +52,11 @@ pub enum Command {
                       offshoot grow models/fashion-vit.onnx --init weight-selection --layers 4 --heads 4 --embedding-dim 32 -o child.onnx")]
     Grow(Grow),
     /// Make a model smaller in one go: on unlabelled images, without training
-    #[command(after_help = "Examples:\n  offshoot shrink ancestor.onnx --images photographs/ --to 75% -o child.onnx\n  \
+    #[command(
+        after_help = "Examples:\n  offshoot shrink ancestor.onnx --images photographs/ --to 75% -o child.onnx\n  \
                       offshoot shrink ancestor.onnx --images photographs/ --to 85%,75%,50% -o children/\n  \
-                      offshoot shrink ancestor.onnx --images photographs/ --budget macs=2G -o child.onnx")]
+                      offshoot shrink ancestor.onnx --images photographs/ --budget macs=2G -o child.onnx"
+    )]
     Shrink(Shrink),
     /// Train a model on labelled images, or on what a teacher says
     #[command(

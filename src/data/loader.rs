@@ -198,13 +198,7 @@ impl Loader {
         Ok(views.into_iter().flatten().collect())
     }
 
-    fn views_of(
-        &self,
-        index: usize,
-        count: usize,
-        augmentation: &Augmentation,
-        seed: u64,
-    ) -> Result<Vec<Array3<f32>>> {
+    fn views_of(&self, index: usize, count: usize, augmentation: &Augmentation, seed: u64) -> Result<Vec<Array3<f32>>> {
         let item = self.source.read(index)?;
         (0..count)
             .map(|number| {

@@ -46,6 +46,8 @@ pub enum Projection {
     /// hold it.
     #[default]
     Matched,
+    /// As matched, and then fitted in closed form to the ancestor on images ([`crate::fitting`]), with the last FFN matrices.
+    Fitted,
 }
 
 /// What a descendant is to be.
@@ -305,7 +307,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             e.hint(format!("layer {l} shares its head axis with another layer: give both the same heads and --eps 0"))
         })?;
         let rows = match self.shape.projection {
-            Projection::Matched => matched(&filled),
+            Projection::Matched | Projection::Fitted => matched(&filled),
             Projection::Paper => Vec::new(),
         };
         let uses = self.roles.projection_uses(layer);
@@ -314,7 +316,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         }
         for u in uses {
             let (axis, mixture) = match self.shape.projection {
-                Projection::Matched => self.spread(u, factor, &rows)?,
+                Projection::Matched | Projection::Fitted => self.spread(u, factor, &rows)?,
                 Projection::Paper => self.published_columns(u, layer, factor, count)?,
             };
             self.resizing.mix(u, axis, mixture);

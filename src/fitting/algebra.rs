@@ -108,7 +108,10 @@ impl Moments {
         vector(&mut self.targets, &part.targets);
         for j in 0..self.gram.ncols() {
             let (to, from) = (self.gram.col_mut(j), part.gram.col(j));
-            to.subrows_mut(j, part.gram.nrows() - j).iter_mut().zip(from.subrows(j, part.gram.nrows() - j).iter()).for_each(|(t, f)| *t += f64::from(*f));
+            to.subrows_mut(j, part.gram.nrows() - j)
+                .iter_mut()
+                .zip(from.subrows(j, part.gram.nrows() - j).iter())
+                .for_each(|(t, f)| *t += f64::from(*f));
         }
         for j in 0..self.cross.ncols() {
             self.cross.col_mut(j).iter_mut().zip(part.cross.col(j).iter()).for_each(|(t, f)| *t += f64::from(*f));

@@ -65,7 +65,10 @@ pub fn allocate(blocks: &[Vec<Choice>], budget: f64) -> Result<Vec<Choice>> {
     if least > budget {
         return Err(Error::new(
             ErrorKind::Usage,
-            format!("the budget is below the least that can be reached, {:.1} % of it", 100.0 * least / budget.max(f64::MIN_POSITIVE)),
+            format!(
+                "the budget is below the least that can be reached, {:.1} % of it",
+                100.0 * least / budget.max(f64::MIN_POSITIVE)
+            ),
         )
         .hint("lower --min-heads or --min-ffn, or allow more levers and layers"));
     }
@@ -80,7 +83,10 @@ pub fn allocate(blocks: &[Vec<Choice>], budget: f64) -> Result<Vec<Choice>> {
             }
         }
         if steps <= STEPS / 2 {
-            return Ok(blocks.iter().filter_map(|b| b.iter().copied().min_by(|a, b| a.cost.total_cmp(&b.cost))).collect());
+            return Ok(blocks
+                .iter()
+                .filter_map(|b| b.iter().copied().min_by(|a, b| a.cost.total_cmp(&b.cost)))
+                .collect());
         }
         steps -= 1;
     }
@@ -120,12 +126,17 @@ mod tests {
     use super::*;
 
     fn block(errors: &[f64], unit: f64) -> Vec<Choice> {
-        errors.iter().enumerate().map(|(i, &error)| Choice { count: i + 1, cost: unit * (i + 1) as f64, error }).collect()
+        errors
+            .iter()
+            .enumerate()
+            .map(|(i, &error)| Choice { count: i + 1, cost: unit * (i + 1) as f64, error })
+            .collect()
     }
 
     #[test]
     fn the_programme_finds_what_trying_everything_finds() {
-        let blocks = [block(&[5.0, 2.0, 0.5, 0.0], 3.0), block(&[1.0, 0.9, 0.2, 0.0], 2.0), block(&[9.0, 0.3, 0.1, 0.0], 5.0)];
+        let blocks =
+            [block(&[5.0, 2.0, 0.5, 0.0], 3.0), block(&[1.0, 0.9, 0.2, 0.0], 2.0), block(&[9.0, 0.3, 0.1, 0.0], 5.0)];
         for budget in [11.0, 17.0, 21.0, 29.0, 40.0] {
             let found = allocate(&blocks, budget).unwrap();
             let mut best = f64::INFINITY;

@@ -67,7 +67,11 @@ impl Calibration {
             Ok(views.into_iter().map(|v: Array3<f32>| v.insert_axis(Axis(0)).into_dyn()).collect())
         };
         let fitted = batch(&share(fit, count), seed)?;
-        let judged = if images == 1 { batch(&[HELD_OUT], seed.wrapping_add(1))? } else { batch(&share(held_out, HELD_OUT), seed)? };
+        let judged = if images == 1 {
+            batch(&[HELD_OUT], seed.wrapping_add(1))?
+        } else {
+            batch(&share(held_out, HELD_OUT), seed)?
+        };
         let unreadable = || {
             let reason = loader.skipped().first.unwrap_or_default();
             Error::new(ErrorKind::Images, format!("too few of the {images} images can be read: {reason}"))

@@ -198,7 +198,11 @@ impl<'m> Shrinker<'m> {
     ///
     /// # Errors
     /// Those of the runtime; [`ErrorKind::Images`] for activations that are no numbers.
-    pub fn analyse(&mut self, limits: &Limits, progress: &(dyn Fn(&'static str, usize, usize) + Sync)) -> Result<Analysis> {
+    pub fn analyse(
+        &mut self,
+        limits: &Limits,
+        progress: &(dyn Fn(&'static str, usize, usize) + Sync),
+    ) -> Result<Analysis> {
         let (blocks, mut warnings) = self.blocks(limits)?;
         warnings.extend(self.network.warnings.iter().cloned());
         warnings.extend(self.calibration.warnings.iter().cloned());
@@ -250,7 +254,8 @@ impl<'m> Shrinker<'m> {
             let f = root(site.layer, site.kind);
             let alone = f.is_some_and(|f| uses[&f] == 1);
             if f.is_some() && !alone {
-                warnings.push(format!("layer {}: its {:?} are shared with another layer and stay", site.layer, site.kind));
+                warnings
+                    .push(format!("layer {}: its {:?} are shared with another layer and stay", site.layer, site.kind));
             }
             let asked = match site.kind {
                 Kind::Heads => limits.heads,
@@ -264,7 +269,8 @@ impl<'m> Shrinker<'m> {
                     let count = element_count(t).unwrap_or(0) as f64 / units;
                     if crate::onnx::is_float(t) {
                         unit[0] += count;
-                        unit[2] += count * crate::onnx::payload(t).len() as f64 / element_count(t).unwrap_or(1).max(1) as f64;
+                        unit[2] +=
+                            count * crate::onnx::payload(t).len() as f64 / element_count(t).unwrap_or(1).max(1) as f64;
                     }
                 }
                 let carries = |name: &str| {
@@ -303,9 +309,12 @@ impl<'m> Shrinker<'m> {
                 s * of_blocks
             }
             _ if wanted > whole => {
-                return Err(Error::new(ErrorKind::Usage, format!("the budget {wanted} is above the ancestor's {whole}"))
-                    .at(&self.model.path)
-                    .hint("a descendant is smaller than its ancestor: give less"));
+                return Err(Error::new(
+                    ErrorKind::Usage,
+                    format!("the budget {wanted} is above the ancestor's {whole}"),
+                )
+                .at(&self.model.path)
+                .hint("a descendant is smaller than its ancestor: give less"));
             }
             _ => wanted - (whole - of_blocks),
         };
@@ -330,9 +339,8 @@ impl<'m> Shrinker<'m> {
         for (&i, c) in free.iter().zip(&chosen) {
             all[i] = c.count;
         }
-        let parameters = |counts: &[usize]| -> f64 {
-            analysis.blocks.iter().zip(counts).map(|(b, &n)| b.unit[0] * n as f64).sum()
-        };
+        let parameters =
+            |counts: &[usize]| -> f64 { analysis.blocks.iter().zip(counts).map(|(b, &n)| b.unit[0] * n as f64).sum() };
         let units: Vec<usize> = analysis.blocks.iter().map(|b| b.units).collect();
         let layers = 1 + analysis.blocks.iter().map(|b| b.layer).max().unwrap_or(0);
         let none = PlannedLayer { heads: None, of_heads: None, neurons: None, of_neurons: None };
@@ -383,19 +391,16 @@ impl<'m> Shrinker<'m> {
             if counts != allocation.counts {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
-                    format!("the resized graph has {counts:?} heads and neurons where {:?} were planned", allocation.counts),
+                    format!(
+                        "the resized graph has {counts:?} heads and neurons where {:?} were planned",
+                        allocation.counts
+                    ),
                 )
                 .at(&self.model.path)
                 .hint("this graph ties axes in a way that Offshoot does not resize yet; use --only-layers"));
             }
-            let found = refit(
-                &self.network,
-                &self.ways,
-                &child,
-                &self.calibration.fit,
-                &self.calibration.held_out,
-                progress,
-            )?;
+            let sources: Vec<usize> = (0..anatomy.layers.len()).collect();
+            let found = self.fit(&child, &sources, progress)?;
             error = found.error;
             model = write(&model, &found.fitted)?;
             fits = found.fitted.iter().map(|f| Fit { layer: f.layer, kind: f.kind, chosen: f.chosen }).collect();
@@ -404,6 +409,26 @@ impl<'m> Shrinker<'m> {
         let (parameters, macs) = (parameters(model.graph()), Typing::new(&model)?.macs());
         let bytes = encoded_len(&model.proto);
         Ok(Shrunk { model, error, fits, parameters, macs, bytes })
+    }
+}
+
+impl Shrinker<'_> {
+    fn fit(&self, child: &Network, sources: &[usize], progress: Progress) -> Result<refit::Refit> {
+        let Calibration { fit, held_out, .. } = &self.calibration;
+        refit(&self.network, &self.ways, child, sources, fit, held_out, progress)
+    }
+
+    /// Fits the output projections and last FFN matrices of a descendant that was grown in any other way. Its layer l is built like
+    /// layer `sources[l]` of the ancestor. Matrices that held-out images do not speak for stay as they are, and so does everything
+    /// where nothing was removed.
+    ///
+    /// # Errors
+    /// Those of typing and of the runtime.
+    pub fn refit(&self, child: &Model, sources: &[usize], progress: Progress) -> Result<(Model, f64)> {
+        let pinned = stages::pin(child)?;
+        let network = Network::new(&self.runtime, &pinned)?;
+        let found = self.fit(&network, sources, progress)?;
+        Ok((write(child, &found.fitted)?, found.error))
     }
 }
 

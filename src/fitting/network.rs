@@ -63,8 +63,11 @@ impl<'m> Network<'m> {
             Some(end) => vec![end],
             None => model.graph().output.iter().map(|o| o.name().to_string()).collect(),
         };
-        let matrices =
-            sites.iter().map(|s| s.matrix(runtime, &typing, model)).collect::<Result<_>>().map_err(|e| e.at(&model.path))?;
+        let matrices = sites
+            .iter()
+            .map(|s| s.matrix(runtime, &typing, model))
+            .collect::<Result<_>>()
+            .map_err(|e| e.at(&model.path))?;
         Ok(Network { model, typing, sites, warnings, end, matrices, runtime: runtime.clone() })
     }
 
@@ -91,7 +94,8 @@ impl<'m> Network<'m> {
     }
 
     fn whole(&self, results: &[String]) -> (Part, String) {
-        let input = crate::graph::data_inputs(self.typing.graph).first().map(|v| v.name().to_string()).unwrap_or_default();
+        let input =
+            crate::graph::data_inputs(self.typing.graph).first().map(|v| v.name().to_string()).unwrap_or_default();
         (Part::cut(&self.runtime, &self.typing, self.model, vec![input.clone()], results.to_vec()), input)
     }
 
@@ -144,7 +148,12 @@ impl<'m> Network<'m> {
     ///
     /// # Errors
     /// [`ErrorKind::Images`] where statistics determine nothing.
-    pub fn thinnings(&self, statistics: &[Covariance], ways: &[Option<Way>], progress: Progress) -> Result<Vec<Thinning>> {
+    pub fn thinnings(
+        &self,
+        statistics: &[Covariance],
+        ways: &[Option<Way>],
+        progress: Progress,
+    ) -> Result<Vec<Thinning>> {
         let done = std::sync::atomic::AtomicUsize::new(0);
         self.sites
             .par_iter()

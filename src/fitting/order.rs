@@ -60,13 +60,7 @@ impl Thinning {
 ///
 /// # Errors
 /// Those of [`ridge_solve`].
-pub fn predict(
-    gram: &Mat<f64>,
-    target: &Mat<f64>,
-    weight: &Mat<f64>,
-    kept: &[usize],
-    ridge: f64,
-) -> Result<Mat<f64>> {
+pub fn predict(gram: &Mat<f64>, target: &Mat<f64>, weight: &Mat<f64>, kept: &[usize], ridge: f64) -> Result<Mat<f64>> {
     let outputs: Vec<usize> = (0..weight.ncols()).collect();
     let right = select(target, kept, &outputs) + faer::Scale(ridge) * select(weight, kept, &outputs);
     ridge_solve(&select(gram, kept, kept), ridge, &right)
@@ -200,7 +194,9 @@ fn costs(p: &Mat<f64>, w: &Mat<f64>, size: usize, alive: &[bool]) -> Result<Vec<
 }
 
 fn cholesky(block: &Mat<f64>) -> Result<faer::linalg::solvers::Llt<f64>> {
-    block.llt(Side::Lower).map_err(|_| Error::new(ErrorKind::Images, "the activations on these images determine no order"))
+    block
+        .llt(Side::Lower)
+        .map_err(|_| Error::new(ErrorKind::Images, "the activations on these images determine no order"))
 }
 
 #[cfg(test)]

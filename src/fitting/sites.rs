@@ -80,10 +80,17 @@ impl Layout {
 
     fn matrix(&self, tensor: &ArrayD<f32>) -> Result<Array2<f32>> {
         let rows = tensor.len() / self.columns.max(1);
-        let shaped = tensor.to_shape(IxDyn(&self.sizes)).map(|t| t.permuted_axes(self.order.clone()).as_standard_layout().into_owned());
+        let shaped = tensor
+            .to_shape(IxDyn(&self.sizes))
+            .map(|t| t.permuted_axes(self.order.clone()).as_standard_layout().into_owned());
         match shaped.and_then(|t| t.into_shape_with_order((rows, self.columns))) {
             Ok(matrix) => Ok(matrix),
-            Err(_) => bail!(Internal, "a value of shape {:?} was expected to have the factors {:?}", tensor.shape(), self.sizes),
+            Err(_) => bail!(
+                Internal,
+                "a value of shape {:?} was expected to have the factors {:?}",
+                tensor.shape(),
+                self.sizes
+            ),
         }
     }
 
@@ -291,11 +298,10 @@ impl Site {
         let Some(sum) = &self.sum else { return Ok(None) };
         let feeds = self.beside(typing, sum);
         let part = Part::cut(runtime, typing, model, feeds.clone(), vec![sum.clone()]);
-        let mut values: Values = feeds
-            .iter()
-            .map(|f| (f.clone(), ArrayD::zeros(IxDyn(&typing.shape(f).unwrap_or_default()))))
-            .collect();
-        let rows: usize = typing.shape(&self.output).unwrap_or_default().iter().product::<usize>() / self.outputs.max(1);
+        let mut values: Values =
+            feeds.iter().map(|f| (f.clone(), ArrayD::zeros(IxDyn(&typing.shape(f).unwrap_or_default())))).collect();
+        let rows: usize =
+            typing.shape(&self.output).unwrap_or_default().iter().product::<usize>() / self.outputs.max(1);
         let mut probe = |f: &dyn Fn(usize, usize) -> f32| -> Result<ArrayD<f32>> {
             let matrix = Array2::from_shape_fn((rows, self.outputs), |(r, c)| f(r, c));
             values.insert(self.output.clone(), self.leaving(typing, &matrix)?);
@@ -316,7 +322,8 @@ impl Site {
             let (Some(r), Some(c)) = (index(&row), index(&column)) else { return Ok(None) };
             let (r, c) = (r as usize, c as usize);
             let found = check.as_slice().and_then(|p| p.get(at)).copied().unwrap_or(f32::NAN);
-            let sound = r < rows && c < self.outputs && (found - g * mixed(r, c)).abs() <= 1e-3 * g.abs() + 1e-6 * largest;
+            let sound =
+                r < rows && c < self.outputs && (found - g * mixed(r, c)).abs() <= 1e-3 * g.abs() + 1e-6 * largest;
             let known = sound && (way.gain[c] == 0.0 || (way.gain[c] - g).abs() <= 1e-3 * g.abs() + 1e-6 * largest);
             if !known {
                 return Ok(None);

@@ -105,7 +105,13 @@ pub struct Part {
 
 impl Part {
     /// The part of a pinned model between `feeds` and `results`.
-    pub fn cut(runtime: &Arc<Runtime>, typing: &Typing, model: &Model, feeds: Vec<String>, results: Vec<String>) -> Part {
+    pub fn cut(
+        runtime: &Arc<Runtime>,
+        typing: &Typing,
+        model: &Model,
+        feeds: Vec<String>,
+        results: Vec<String>,
+    ) -> Part {
         let mut model = Model { proto: model.proto.clone(), path: model.path.clone(), bytes: 0 };
         let declare = |name: &String| {
             let shape = typing.shape(name).unwrap_or_default();
@@ -164,7 +170,13 @@ impl Stages {
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] where a site depends on a later one.
-    pub fn new(runtime: &Arc<Runtime>, typing: &Typing, model: &Model, sites: &[Site], end: &[String]) -> Result<Stages> {
+    pub fn new(
+        runtime: &Arc<Runtime>,
+        typing: &Typing,
+        model: &Model,
+        sites: &[Site],
+        end: &[String],
+    ) -> Result<Stages> {
         let links = Links::new(typing.graph);
         let fixed = fixed(typing);
         let input = graph::data_inputs(typing.graph).first().map(|v| v.name().to_string()).unwrap_or_default();
@@ -230,7 +242,8 @@ impl Stages {
             results.dedup();
             let feeds: Vec<String> = needs[s].iter().map(|v| v.to_string()).collect();
             let part = (!results.is_empty()).then(|| Part::cut(runtime, typing, model, feeds, results));
-            let mut done: Vec<String> = last.iter().filter(|(_, at)| **at + 1 == s).map(|(v, _)| v.to_string()).collect();
+            let mut done: Vec<String> =
+                last.iter().filter(|(_, at)| **at + 1 == s).map(|(v, _)| v.to_string()).collect();
             done.sort_unstable();
             stages.push(Stage { part, done });
         }

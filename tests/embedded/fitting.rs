@@ -18,7 +18,8 @@ fn images(shape: &[usize], count: usize, seed: u64) -> Vec<ArrayD<f32>> {
     let mut random = StdRng::seed_from_u64(seed);
     (0..count)
         .map(|_| {
-            let waves: Vec<[f32; 4]> = (0..12).map(|_| std::array::from_fn(|_| random.random_range(-1.0..1.0))).collect();
+            let waves: Vec<[f32; 4]> =
+                (0..12).map(|_| std::array::from_fn(|_| random.random_range(-1.0..1.0))).collect();
             let mut shape = shape.to_vec();
             shape[0] = 1;
             ArrayD::from_shape_fn(IxDyn(&shape), |at| {
@@ -114,12 +115,8 @@ struct Found {
 fn shrink(runtime: &Arc<Runtime>, fixture: &Fixture) -> Found {
     let model = fixture.open();
     let shape = input_shape(&model);
-    let calibration = Calibration {
-        fit: images(&shape, 32, 1),
-        held_out: images(&shape, 8, 2),
-        images: 40,
-        warnings: Vec::new(),
-    };
+    let calibration =
+        Calibration { fit: images(&shape, 32, 1), held_out: images(&shape, 8, 2), images: 40, warnings: Vec::new() };
     let pinned = stages::pin(&model).unwrap();
     let mut shrinker = Shrinker::new(&model, &pinned, runtime, calibration).unwrap();
     let limits = Limits { min_neurons: 2, multiple: 1, ..Limits::default() };

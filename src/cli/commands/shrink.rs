@@ -85,7 +85,10 @@ fn shrink(c: &Shrink) -> Result<()> {
         {
             return Err(Error::new(
                 ErrorKind::Check,
-                format!("the error on held-out images is {:.4}, above --max-error {limit}: nothing was written", child.error),
+                format!(
+                    "the error on held-out images is {:.4}, above --max-error {limit}: nothing was written",
+                    child.error
+                ),
             )
             .at(&c.model)
             .hint("keep more, or give more different images"));
