@@ -51,6 +51,8 @@ pub enum Projection {
     /// hold it.
     #[default]
     Matched,
+    /// As matched, and then fitted in closed form to the ancestor on images ([`crate::fitting`]), with the last FFN matrices.
+    Fitted,
 }
 
 /// What a descendant is to be.
@@ -354,7 +356,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             })?;
         }
         let rows = match self.shape.projection {
-            Projection::Matched => matched(&filled),
+            Projection::Matched | Projection::Fitted => matched(&filled),
             Projection::Paper => Vec::new(),
         };
         let projection = self.roles.projection_uses(layer);
@@ -363,7 +365,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         }
         for (u, factor) in self.roles.summing_uses(layer) {
             let (axis, mixture) = match self.shape.projection {
-                Projection::Matched => self.spread(u, factor, &rows)?,
+                Projection::Matched | Projection::Fitted => self.spread(u, factor, &rows)?,
                 Projection::Paper if projection.contains(&u) => self.published_columns(u, layer, factor, count)?,
                 Projection::Paper => continue,
             };

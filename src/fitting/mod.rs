@@ -399,8 +399,8 @@ impl<'m> Shrinker<'m> {
                 .at(&self.model.path)
                 .hint("this graph ties axes in a way that Offshoot does not resize yet; use --only-layers"));
             }
-            let found =
-                refit(&self.network, &self.ways, &child, &self.calibration.fit, &self.calibration.held_out, progress)?;
+            let sources: Vec<usize> = (0..anatomy.layers.len()).collect();
+            let found = self.fit(&child, &sources, progress)?;
             error = found.error;
             model = write(&model, &found.fitted)?;
             fits = found.fitted.iter().map(|f| Fit { layer: f.layer, kind: f.kind, chosen: f.chosen }).collect();
@@ -409,6 +409,26 @@ impl<'m> Shrinker<'m> {
         let (parameters, macs) = (parameters(model.graph()), Typing::new(&model)?.macs());
         let bytes = encoded_len(&model.proto);
         Ok(Shrunk { model, error, fits, parameters, macs, bytes })
+    }
+}
+
+impl Shrinker<'_> {
+    fn fit(&self, child: &Network, sources: &[usize], progress: Progress) -> Result<refit::Refit> {
+        let Calibration { fit, held_out, .. } = &self.calibration;
+        refit(&self.network, &self.ways, child, sources, fit, held_out, progress)
+    }
+
+    /// Fits the output projections and last FFN matrices of a descendant that was grown in any other way. Its layer l is built like
+    /// layer `sources[l]` of the ancestor. Matrices that held-out images do not speak for stay as they are, and so does everything
+    /// where nothing was removed.
+    ///
+    /// # Errors
+    /// Those of typing and of the runtime.
+    pub fn refit(&self, child: &Model, sources: &[usize], progress: Progress) -> Result<(Model, f64)> {
+        let pinned = stages::pin(child)?;
+        let network = Network::new(&self.runtime, &pinned)?;
+        let found = self.fit(&network, sources, progress)?;
+        Ok((write(child, &found.fitted)?, found.error))
     }
 }
 

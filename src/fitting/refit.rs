@@ -66,7 +66,8 @@ struct Image {
     missing: Array2<f32>,
 }
 
-/// Fits the sites of a thinned network to its ancestor, in order. `images` are fitted on, `held_out` are for choices.
+/// Fits the sites of a smaller network to its ancestor, in order. Layer l of the child is built like layer `sources[l]` of the
+/// ancestor. `images` are fitted on, `held_out` are for choices.
 ///
 /// # Errors
 /// Those of the runtime; [`crate::error::ErrorKind::Images`] for activations that are no numbers.
@@ -74,6 +75,7 @@ pub fn refit(
     ancestor: &Network,
     ways: &[Option<Way>],
     child: &Network,
+    sources: &[usize],
     images: &[ArrayD<f32>],
     held_out: &[ArrayD<f32>],
     progress: Progress,
@@ -93,20 +95,34 @@ pub fn refit(
         .collect();
     let mut changed = false;
     let mut fitted = Vec::new();
-    for (i, (site, own)) in ancestor.sites.iter().zip(&child.sites).enumerate() {
+    let mut next = 0;
+    for (i, site) in ancestor.sites.iter().enumerate() {
         progress(i, ancestor.sites.len());
-        if (site.layer, site.kind) != (own.layer, own.kind) {
-            bail!(Internal, "the descendant's matrices are not in the order of the ancestor's");
-        }
-        changed |= site.units != own.units;
+        let Some((j, own)) = child
+            .sites
+            .get(next)
+            .map(|own| (next, own))
+            .filter(|(_, own)| sources.get(own.layer) == Some(&site.layer) && own.kind == site.kind)
+        else {
+            // A layer that the child lacks: what it adds is an error that the next site corrects.
+            changed = true;
+            all.par_iter_mut().try_for_each(|image| -> Result<()> {
+                whole.advance(i, &mut image.ancestor)?;
+                ancestor.pass(i, &site.rows(&image.ancestor)?, &mut image.ancestor)
+            })?;
+            continue;
+        };
+        next += 1;
+        changed |= ancestor.matrices[i] != child.matrices[j];
         all.par_iter_mut().try_for_each(|image| -> Result<()> {
             whole.advance(i, &mut image.ancestor)?;
-            thin.advance(i, &mut image.child)?;
+            thin.advance(j, &mut image.child)?;
             image.rows = own.rows(&image.child)?;
             image.added = ancestor.apply(i, &site.rows(&image.ancestor)?);
             let out = site.leaving(&ancestor.typing, &image.added)?;
             image.ancestor.insert(site.output.clone(), out);
-            let both = site.skip.as_ref().and_then(|s| Some((image.ancestor.get(s)?, image.child.get(s)?)));
+            let skips = site.skip.as_ref().zip(own.skip.as_ref());
+            let both = skips.and_then(|(s, t)| Some((image.ancestor.get(s)?, image.child.get(t)?)));
             image.missing = match (&ways[i], both) {
                 (Some(way), Some((y, x))) => way.back(&(y - x)),
                 _ => Array2::zeros(image.added.dim()),
@@ -114,16 +130,16 @@ pub fn refit(
             Ok(())
         })?;
         let mut fit = Fitted {
-            layer: site.layer,
-            kind: site.kind,
-            matrix: child.matrices[i].0.clone(),
-            bias: child.matrices[i].1.clone(),
+            layer: own.layer,
+            kind: own.kind,
+            matrix: child.matrices[j].0.clone(),
+            bias: child.matrices[j].1.clone(),
             chosen: None,
         };
         // Where nothing was removed nothing is refitted.
         if changed {
             let (fits, rest) = all.split_at(images.len());
-            let covariance = covariance(child, i, fits)?;
+            let covariance = covariance(child, j, fits)?;
             let gain = ways[i].as_ref().map(|w| w.gain.as_slice());
             choose(&mut fit, &covariance, gain, rest)?;
         }
@@ -136,12 +152,15 @@ pub fn refit(
         })?;
         fitted.push(fit);
     }
+    if next < child.sites.len() {
+        bail!(Internal, "the descendant's matrices are not in the order of the ancestor's");
+    }
     let last = ancestor.sites.len();
     let errors: Vec<(f64, f64)> = all[images.len()..]
         .par_iter_mut()
         .map(|image| {
             whole.advance(last, &mut image.ancestor)?;
-            thin.advance(last, &mut image.child)?;
+            thin.advance(child.sites.len(), &mut image.child)?;
             let mut sums = (0.0, 0.0);
             for (a, b) in ancestor.end.iter().zip(&child.end) {
                 let (Some(a), Some(b)) = (image.ancestor.get(a), image.child.get(b)) else { continue };

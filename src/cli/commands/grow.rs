@@ -1,6 +1,7 @@
 //! `offshoot grow`: descendants of any shape.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::Deserialize;
@@ -12,11 +13,15 @@ use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::{Grow, ShapeFlags, image_size};
 use crate::cli::output::{self, count, table};
-use crate::descendant::{Descendant, Heads, Init, Plan, Shape, Transform, grow, verify};
+use crate::descendant::{Descendant, Heads, Init, Plan, Projection, Shape, Transform, grow, verify};
 use crate::error::{Error, ErrorKind, Result};
-use crate::learngene::{Learngene, Order};
+use crate::fitting::{Calibration, Shrinker, stages};
+use crate::learngene::{Learngene, METADATA, Order};
 use crate::onnx::Model;
-use crate::runtime::Runtime;
+use crate::runtime::{Options, Runtime};
+
+/// Views of the images that descendants are fitted on.
+const VIEWS: usize = 192;
 
 /// One descendant to grow.
 struct Job {
@@ -42,7 +47,10 @@ pub fn run(c: &Grow) -> Result<()> {
     let clustered = |j: &Job| j.shape.init == Init::ClusterLearngene;
     let genes = if jobs.iter().any(clustered) { Some(learngene(c, &model, &jobs)?) } else { None };
     let ancestor = if jobs.iter().all(clustered) { None } else { Some(ancestor(c, &model, genes.is_none())?) };
+    let fits = !c.dry_run && jobs.iter().any(|j| j.shape.projection == Projection::Fitted);
     let runtime = if c.verify || c.fold { Some(Runtime::start(&c.runtime.options())?) } else { None };
+    let fitter = if fits { Some(Fitter::new(c, &model)?) } else { None };
+    let shrinker = fitter.as_ref().map(|f| f.shrinker(&model)).transpose()?;
     let grown: Vec<Result<Plan>> = jobs
         .par_iter()
         .map(|job| {
@@ -51,6 +59,12 @@ pub fn run(c: &Grow) -> Result<()> {
                 return Err(Error::new(ErrorKind::Internal, "a descendant has nothing to grow from"));
             };
             let mut child = named(&c.model, grow(model, gene, &job.shape))?;
+            if let Some(shrinker) = shrinker.as_ref().filter(|_| job.shape.projection == Projection::Fitted) {
+                let sources: Vec<usize> = child.plan.layers.iter().map(|l| l.ancestor_layer).collect();
+                let (fitted, error) = named(&c.model, shrinker.refit(&child.model, &sources, &|_, _| {}))?;
+                child.model = fitted;
+                output::note(&format!("fitted; squared error on held-out images {error:.4}, relative to the values"));
+            }
             if let Some(runtime) = runtime.as_ref().filter(|_| c.fold) {
                 named(&c.model, child.fold(runtime, job.shape.image_size))?;
             }
@@ -71,6 +85,33 @@ pub fn run(c: &Grow) -> Result<()> {
         };
     }
     Ok(())
+}
+
+/// What fits descendants to their ancestor.
+struct Fitter {
+    pinned: Model,
+    runtime: Arc<Runtime>,
+    calibration: Calibration,
+}
+
+impl Fitter {
+    fn new(c: &Grow, model: &Model) -> Result<Fitter> {
+        let Some(path) = c.images.as_ref().filter(|_| model.metadata(METADATA).is_none()) else {
+            return Err(Error::new(ErrorKind::Usage, "--projection fitted fits to the ancestor, on images")
+                .at(&c.model)
+                .hint("give the ancestor and --images PATH"));
+        };
+        let typing = named(&c.model, Typing::new(model))?;
+        let loader = images(path, &c.transform, model, &typing)?;
+        let runtime = Runtime::start(&Options { threads: Some(1), ..c.runtime.options() })?;
+        let calibration = Calibration::draw(&loader, VIEWS, c.seed, &|_, _| {})?;
+        calibration.warnings.iter().for_each(|w| output::warn(w));
+        Ok(Fitter { pinned: named(&c.model, stages::pin(model))?, runtime, calibration })
+    }
+
+    fn shrinker<'f>(&'f self, model: &'f Model) -> Result<Shrinker<'f>> {
+        named(&model.path, Shrinker::new(model, &self.pinned, &self.runtime, self.calibration.clone()))
+    }
 }
 
 fn write(c: &Grow, job: &Job, child: Descendant) -> Result<Plan> {
