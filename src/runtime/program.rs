@@ -15,8 +15,9 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::{IoBinding, Session as OrtSession, SessionInputValue};
 use ort::value::{DynValue, Tensor, TensorRef};
 
-use super::session::{float_borders, guarded, name, to_float};
+use super::session::{float_borders, for_tract, guarded, name, to_float};
 use super::{Device, Kind, Runtime};
+use crate::axes::Assumption;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{declared_dims, declared_type};
 use crate::onnx::proto::ValueInfoProto;
@@ -79,6 +80,10 @@ impl Runtime {
     /// [`ErrorKind::Runtime`] where the runtime cannot load it.
     pub fn load_program(self: &Arc<Self>, model: &Model, ports: Ports) -> Result<Program> {
         let mut model = model.clone();
+        if self.kind == Kind::Tract {
+            // Every shape is fixed: nothing is assumed.
+            for_tract(&mut model, Assumption::default())?;
+        }
         float_borders(model.graph_mut());
         let of_state = |list: &[(String, String)], n: &str| list.iter().any(|(port, _)| port == n);
         let feeds = crate::graph::data_inputs(model.graph())

@@ -58,16 +58,7 @@ impl Runtime {
         }
         let (input, shape, channels_last) = fix_input(model.graph_mut(), batch, image)?;
         if self.kind == Kind::Tract {
-            // tract has no fused attention of opset 23; and it wants every shape known.
-            let assumption = Assumption { batch: shape[0], image };
-            if let Ok(typing) = Typing::with(&model, assumption)
-                && !typing.fused.is_empty()
-            {
-                let all: Vec<usize> = typing.fused.keys().copied().collect();
-                let graph = decompose_attention(&typing, &all)?.graph;
-                model.proto.graph = Some(graph);
-            }
-            model.graph_mut().value_info.clear();
+            for_tract(&mut model, Assumption { batch: shape[0], image })?;
         }
         float_borders(model.graph_mut());
         let outputs = model.graph().output.iter().map(|o| o.name().to_string()).collect();
@@ -126,6 +117,22 @@ impl Runtime {
         model.write(&path)?;
         builder.commit_from_file(&path).map_err(|e| fail(e.to_string()))
     }
+}
+
+/// tract has no fused attention, and wants every shape known.
+pub(super) fn for_tract(model: &mut Model, assumption: Assumption) -> Result<()> {
+    let taken_apart = match Typing::with(model, assumption) {
+        Ok(typing) if !typing.fused.is_empty() => {
+            let all: Vec<usize> = typing.fused.keys().copied().collect();
+            Some(decompose_attention(&typing, &all)?.graph)
+        }
+        _ => None,
+    };
+    if let Some(graph) = taken_apart {
+        model.proto.graph = Some(graph);
+    }
+    model.graph_mut().value_info.clear();
+    Ok(())
 }
 
 fn load_error(kind: Kind, message: &str) -> Error {
