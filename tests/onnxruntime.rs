@@ -147,9 +147,9 @@ fn the_real_model_goes_the_whole_path() {
     let plan = json(&["grow", &gene, "--layers", "even:6", "--heads", "3", "--verify", "-o", &child]);
     let compared = json(&["compare", model, &child, "--images", photographs, "--limit", "4", "--runs", "3"]);
     assert_eq!(compared["parameters"]["b"], plan["parameters"]);
-    for (key, share) in [("parameters", 0.6), ("bytes", 0.6), ("macs", 0.6), ("latency_ms", 1.0)] {
+    for key in ["parameters", "bytes", "macs"] {
         let value = |m: &str| compared[key][m].as_f64().unwrap();
-        assert!(value("b") < share * value("a"), "{key}: {} and {}", value("a"), value("b"));
+        assert!(value("b") < 0.6 * value("a"), "{key}: {} and {}", value("a"), value("b"));
     }
     // With nothing clustered and nothing left out the child is the ancestor.
     json(&["grow", model, "--no-images", "--heads", "6", "-o", &child, "--force"]);
