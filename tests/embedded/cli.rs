@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use offshoot::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto};
 use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_info};
 use serde_json::Value;
 
+use crate::common::binary::{done, json, offshoot, refused, text};
 use crate::common::root;
 
 fn ancestor() -> PathBuf {
@@ -16,43 +16,6 @@ fn ancestor() -> PathBuf {
 
 fn pictures() -> PathBuf {
     root().join("fixtures/fashion-images.idx3-ubyte")
-}
-
-/// Runs the binary on the embedded runtime.
-fn offshoot(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_offshoot"))
-        .args(arguments)
-        .env("NO_COLOR", "1")
-        .current_dir(root())
-        .output()
-        .unwrap()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn done(arguments: &[&str]) -> Output {
-    let output = offshoot(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output
-}
-
-fn json(arguments: &[&str]) -> Value {
-    let output = done(arguments);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{arguments:?}: stdout is not JSON: {e}"))
-}
-
-/// Exit code 2, a message that says all of `says`, and a hint.
-fn refused(arguments: &[&str], says: &[&str]) {
-    let output = offshoot(arguments);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
-    assert!(output.stdout.is_empty(), "{arguments:?} printed data");
-    for s in says {
-        assert!(stderr.contains(s), "{arguments:?} does not say `{s}`: {stderr}");
-    }
-    assert!(stderr.contains("hint: "), "{arguments:?} gives no hint: {stderr}");
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! Initialisations: what each method inherits byte for byte, what it draws, and that every child runs; transforms and folding.
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::process::{Command, Output};
 use std::sync::Arc;
 
 use ndarray::{Array4, ArrayD};
@@ -16,6 +14,7 @@ use offshoot::runtime::{Kind, Options, Runtime};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 
+use crate::common::binary::{json, refused, text};
 use crate::common::surgery::{error, images, run};
 use crate::common::{Fixture, fixtures, root};
 
@@ -480,38 +479,12 @@ fn transforms_on_every_fixture() {
 
 // ---- the command
 
-fn offshoot(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_offshoot"))
-        .args(arguments)
-        .env("NO_COLOR", "1")
-        .current_dir(root())
-        .output()
-        .unwrap()
-}
-
-fn planned(arguments: &[&str]) -> Value {
-    let output = offshoot(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn refused(arguments: &[&str], says: &str) {
-    let output = offshoot(arguments);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
-    assert!(stderr.contains(says) && stderr.contains("hint: "), "{arguments:?}: {stderr}");
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
 #[test]
 fn the_command_writes_plan_metadata_and_batches() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("child.onnx");
     let model = "models/fashion-vit.onnx";
-    let plan = planned(&[
+    let plan = json(&[
         "grow",
         model,
         "--init",
@@ -542,7 +515,7 @@ fn the_command_writes_plan_metadata_and_batches() {
          [[descendant]]\noutput = \"c.onnx\"\ninit = \"weight-transformation\"\ntransform = \"affine\"\ntransform-rank = 2\n",
     )
     .unwrap();
-    let plans = planned(&["grow", model, "--batch", text(&list), "-o", text(folder.path()), "--json"]);
+    let plans = json(&["grow", model, "--batch", text(&list), "-o", text(folder.path()), "--json"]);
     assert_eq!(plans["plans"][0]["embedding_dim"], 32);
     assert_eq!(plans["plans"][1]["layers"][1]["source"], "inherited");
     assert_eq!(plans["plans"][2]["transform"], "affine");
@@ -563,7 +536,7 @@ fn what_a_method_does_not_define_is_refused() {
     let dry = |more: &[&str], says: &str| {
         let mut arguments = vec!["grow", model, "--dry-run", "--init"];
         arguments.extend(more);
-        refused(&arguments, says);
+        refused(&arguments, &[says]);
     };
     dry(&["frequency", "--embedding-dim", "32"], "does not define another embedding dimension");
     dry(&["from-scratch", "--inherit", "3"], "does not inherit single layers");
@@ -585,18 +558,6 @@ fn what_a_method_does_not_define_is_refused() {
     dry(&["weight-transformation", "--transform", "paper", "--transform-rank", "2"], "rank of an affine transform");
     dry(&["weight-transformation", "--transform-rank", "0"], "rank 0");
     let images = "fixtures/fashion-images.idx3-ubyte";
-    planned(&[
-        "condense",
-        model,
-        "--images",
-        images,
-        "--limit",
-        "8",
-        "-o",
-        text(&gene),
-        "--runtime",
-        "tract",
-        "--json",
-    ]);
-    refused(&["grow", text(&gene), "--dry-run", "--init", "frequency"], "the model is a learngene");
+    json(&["condense", model, "--images", images, "--limit", "8", "-o", text(&gene), "--runtime", "tract", "--json"]);
+    refused(&["grow", text(&gene), "--dry-run", "--init", "frequency"], &["the model is a learngene"]);
 }

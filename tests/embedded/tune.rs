@@ -9,39 +9,29 @@ use ndarray_npy::NpzWriter;
 use offshoot::onnx::{Model, to_f32};
 use serde_json::Value;
 
-use crate::common::root;
+use crate::common::{binary, root};
 
 const ANCESTOR: &str = "models/fashion-vit.onnx";
 const IMAGES: &str = "fixtures/fashion-images.idx3-ubyte";
 
+fn on_tract<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    [arguments, &["--runtime", "tract"]].concat()
+}
+
 fn offshoot(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_offshoot"))
-        .args(arguments)
-        .args(["--runtime", "tract"])
-        .env("NO_COLOR", "1")
-        .current_dir(root())
-        .output()
-        .unwrap()
+    binary::offshoot(&on_tract(arguments))
 }
 
 fn done(arguments: &[&str]) -> Output {
-    let output = offshoot(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output
+    binary::done(&on_tract(arguments))
 }
 
 fn json(arguments: &[&str]) -> Value {
-    serde_json::from_slice(&done(arguments).stdout).unwrap()
+    binary::json(&on_tract(arguments))
 }
 
 fn refused(arguments: &[&str], says: &[&str]) {
-    let output = offshoot(arguments);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
-    for s in says {
-        assert!(stderr.contains(s), "{arguments:?} does not say `{s}`: {stderr}");
-    }
-    assert!(stderr.contains("hint: "), "{arguments:?} gives no hint: {stderr}");
+    binary::refused(&on_tract(arguments), says);
 }
 
 /// The lines of a metrics file: updates, and validations.

@@ -1,6 +1,7 @@
 //! What integration tests share: fixtures and their manifest.
 #![allow(dead_code)]
 
+pub mod binary;
 pub mod curves;
 pub mod densities;
 pub mod forms;
