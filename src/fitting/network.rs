@@ -249,7 +249,7 @@ impl<'m> Network<'m> {
     /// What leaves the unchanged site.
     pub(super) fn apply(&self, i: usize, rows: &Array2<f32>) -> Array2<f32> {
         let (matrix, bias) = &self.matrices[i];
-        product(rows.view(), matrix.view()) + &ndarray::ArrayView1::from(bias)
+        product(rows.view(), matrix.view()) + ndarray::ArrayView1::from(bias)
     }
 
     /// A fit on some features in f32, with the bias that keeps the mean.

@@ -145,7 +145,7 @@ pub fn refit(
         }
         let bias = ArrayView1::from(&fit.bias);
         all.par_iter_mut().try_for_each(|image| -> Result<()> {
-            let out = product(image.rows.view(), fit.matrix.view()) + &bias;
+            let out = product(image.rows.view(), fit.matrix.view()) + bias;
             image.child.insert(own.output.clone(), own.leaving(&child.typing, &out)?);
             image.rows = none();
             Ok(())

@@ -81,7 +81,7 @@ fn shrink(c: &Shrink) -> Result<()> {
         let mut child = shrinker.shrink(&analysis, allocation, &|n, of| bars.tell("refit", n, of))?;
         bars.clear();
         if let Some(limit) = c.max_error
-            && !(child.error <= limit)
+            && (child.error.is_nan() || child.error > limit)
         {
             return Err(Error::new(
                 ErrorKind::Check,
