@@ -484,6 +484,9 @@ pub struct Shrink {
     /// Neurons that every FFN keeps at least
     #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Levers", value_parser = clap::value_parser!(u32).range(2..))]
     pub min_ffn: u32,
+    /// Leave what is constant at the model's image size to be computed at every run
+    #[arg(long)]
+    pub no_fold: bool,
     /// FFNs keep a multiple of this many neurons
     #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Levers", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub multiple_of: u32,

@@ -11,7 +11,7 @@ use crate::axes::arithmetic::Known;
 use crate::axes::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Links, Names, data_inputs, declare_dim, declared_dims, element_types};
-use crate::onnx::proto::{GraphProto, TensorProto};
+use crate::onnx::proto::{GraphProto, TensorProto, ValueInfoProto};
 use crate::onnx::{DataType, Model, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw, tensor_info};
 use crate::runtime::{Runtime, can_evaluate};
 
@@ -30,10 +30,7 @@ pub fn fold_constants(runtime: &Arc<Runtime>, model: &Model, image: Option<[usiz
     if let Some(size) = image {
         fix_size(model.graph_mut(), size);
     }
-    let open = |v: &&crate::onnx::proto::ValueInfoProto| {
-        declared_dims(v).is_none_or(|d| d.iter().skip(1).any(Option::is_none))
-    };
-    if let Some(input) = data_inputs(model.graph()).iter().find(|v| open(v)) {
+    if let Some(input) = data_inputs(model.graph()).into_iter().find(|v| is_open(v)) {
         return Err(Error::new(
             ErrorKind::Usage,
             format!("the input `{}` has no fixed size to fold for", input.name()),
@@ -43,6 +40,15 @@ pub fn fold_constants(runtime: &Arc<Runtime>, model: &Model, image: Option<[usiz
     }
     model.proto.graph = Some(Folder::new(&model)?.fold(runtime)?);
     Ok(model)
+}
+
+/// True where every input has a fixed size, apart from the batch: what [`fold_constants`] can fold without being told one.
+pub fn has_fixed_size(model: &Model) -> bool {
+    !data_inputs(model.graph()).into_iter().any(is_open)
+}
+
+fn is_open(input: &ValueInfoProto) -> bool {
+    declared_dims(input).is_none_or(|d| d.iter().skip(1).any(Option::is_none))
 }
 
 /// Gives the image input a height and a width where it declares none.

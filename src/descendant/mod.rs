@@ -35,7 +35,7 @@ use crate::onnx::{Model, element_count, encoded_len, payload, tensor_from_i64, t
 use crate::report::Agreement;
 use crate::runtime::Runtime;
 pub use choice::{FfnWidth, Heads, LayerHeads, Layers};
-pub use constants::fold_constants;
+pub use constants::{fold_constants, has_fixed_size};
 pub use fold::fold;
 pub use image::resize_image;
 pub use init::{Inherit, Init, LayerSource};

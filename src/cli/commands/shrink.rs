@@ -11,8 +11,10 @@ use super::{images, named, open, skipped};
 use crate::axes::Typing;
 use crate::cli::flags::Shrink;
 use crate::cli::output::{self, count, table};
+use crate::descendant::{fold_constants, has_fixed_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{Allocation, Budget, Calibration, Limits, Shrinker, Shrunk, Timing, stages};
+use crate::learngene::parameters;
 use crate::report::PREPROCESS;
 use crate::runtime::{Options, Runtime};
 
@@ -92,6 +94,10 @@ fn shrink(c: &Shrink) -> Result<()> {
             )
             .at(&c.model)
             .hint("keep more, or give more different images"));
+        }
+        if !c.no_fold && has_fixed_size(&child.model) {
+            child.model = named(&c.model, fold_constants(&runtime, &child.model, None))?;
+            child.parameters = parameters(child.model.graph());
         }
         if let (Some(preprocess), None) = (loader.preprocess(), model.metadata(PREPROCESS)) {
             let text = serde_json::to_string(preprocess).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
