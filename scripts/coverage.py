@@ -22,6 +22,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -605,12 +606,12 @@ class Check:
         return None, f"{compared / total:.0%} equal PyTorch's" + (", the rest differences of the loss" if rest else "")
 
     def differences(self, found, rest, scale):
-        """The slope of the loss along the gradient of all weights that no parameter equals, taken together."""
+        """The slope of the loss as all weights that no parameter equals go along their gradient, each element in proportion to its size:
+        some are frequencies and coordinates, of sizes that differ a thousandfold."""
         import onnx
+        from onnx import numpy_helper
         model = onnx.load(self.graph)
-        length = np.sqrt(sum((found[n][1] ** 2).sum() for n in rest))
-        size = np.sqrt(sum((found[n][0] ** 2).sum() for n in rest))
-        if length < 1e-5 * scale:
+        if np.sqrt(sum((found[n][1] ** 2).sum() for n in rest)) < 1e-5 * scale:
             return None
         places = {t.name: t for t in model.graph.initializer}
         for n in model.graph.node:
@@ -618,19 +619,20 @@ class Check:
                 places[n.output[0]] = n.attribute[0].t
         if any(n not in places for n in rest):
             return f"`{next(n for n in rest if n not in places)}` is no initializer of the exported graph"
+        largest = max(np.abs(w * g).max() for w, g in (found[n] for n in rest))
+        way = {n: found[n][0] ** 2 * found[n][1] / largest for n in rest}
+        expected = sum((way[n] * found[n][1]).sum() for n in rest)
 
         def loss(step):
-            from onnx import numpy_helper
             for n in rest:
-                w, g = found[n]
-                places[n].CopyFrom(numpy_helper.from_array((w + step * g / length).astype(np.float32), n))
+                places[n].CopyFrom(numpy_helper.from_array((found[n][0] + step * way[n]).astype(np.float32), n))
             z = run(model.SerializeToString(), self.truth["x"]).astype(np.float64)
             z = z - z.max(1, keepdims=True)
             return float(np.mean(np.log(np.exp(z).sum(1)) - z[[0, 1], [1, 4]]))
         best = np.inf
-        for h in [0.02 * size, 0.005 * size, 0.001 * size]:
+        for h in [0.1, 0.03, 0.01, 0.003, 0.001]:
             slope = lambda h: (loss(h) - loss(-h)) / (2 * h)
-            best = min(best, abs((4 * slope(h / 2) - slope(h)) / 3 - length) / length)
+            best = min(best, abs((4 * slope(h / 2) - slope(h)) / 3 - expected) / expected)
             if best < 0.02:
                 return None
         return f"the slope of the loss along the gradient of {len(rest)} weights differs by {best:.1e}"
@@ -669,24 +671,29 @@ def export_all(args):
 
 
 def check_all(args):
-    results = args.cache / "results.json"
+    results, lock = args.cache / "results.json", threading.Lock()
+
+    def keep(row):
+        """A row is written as soon as it is known: a run that is stopped keeps what it has checked."""
+        rows = {(r["model"], r["exporter"]): r for r in json.loads(results.read_text())} if results.exists() else {}
+        old = rows.get((row["model"], row["exporter"]), {})
+        if args.only:
+            row = {**old, **row, "gaps": {**{k: v for k, v in old.get("gaps", {}).items() if k not in args.only + ["anatomy"]}, **row["gaps"]}}
+        rows[(row["model"], row["exporter"])] = row
+        results.write_text(json.dumps(list(rows.values()), indent=1))
+
     def one(job):
         row = Check(args, *job).all()
         states = " ".join(f"{w} {row.get(w, '-')}" for w in ["export", "anatomy", "surgery", "density", "gradient"])
-        print(f"{row['model']:36} {row['exporter']:7} {states}", flush=True)
-        for what, reason in row["gaps"].items():
-            print(f"    {what}: {reason}", flush=True)
+        with lock:
+            print(f"{row['model']:36} {row['exporter']:7} {states}", flush=True)
+            for what, reason in row["gaps"].items():
+                print(f"    {what}: {reason}", flush=True)
+            keep(row)
         return row
     jobs = [(k, e) for k in chosen(args.names) for e in (args.exporter or EXPORTERS)]
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(one, jobs))
-    kept = {(r["model"], r["exporter"]): r for r in json.loads(results.read_text())} if results.exists() else {}
-    for r in rows:
-        old = kept.get((r["model"], r["exporter"]), {})
-        if args.only:
-            r = {**old, **r, "gaps": {**{k: v for k, v in old.get("gaps", {}).items() if k not in args.only + ["anatomy"]}, **r["gaps"]}}
-        kept[(r["model"], r["exporter"])] = r
-    results.write_text(json.dumps(list(kept.values()), indent=1))
     for what in ["export", "anatomy", "surgery", "density", "gradient"]:
         states = [r.get(what) for r in rows if r.get(what)]
         print(f"{what}: {states.count('ok')} of {len(states)}")

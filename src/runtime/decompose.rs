@@ -47,7 +47,7 @@ pub fn differentiable(typing: &Typing) -> Result<GraphProto> {
     const FUSED: &[&str] =
         &["RotaryEmbedding", "BiasGelu", "FastGelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"];
     let chosen = |k: usize, node: &NodeProto| {
-        typing.fused.contains_key(&k) || FUSED.contains(&node.op_type()) || takes_statistics(node)
+        typing.fused.contains_key(&k) || FUSED.contains(&node.op_type()) || takes_statistics(typing, node)
     };
     let decomposed = decompose(typing, chosen)?;
     let mut graph = decomposed.graph;
@@ -55,9 +55,10 @@ pub fn differentiable(typing: &Typing) -> Result<GraphProto> {
     Ok(graph)
 }
 
-/// A BatchNormalization with the statistics of what it is given: exporters write standardised weights so.
-fn takes_statistics(node: &NodeProto) -> bool {
-    node.op_type() == "BatchNormalization" && node.int("training_mode").unwrap_or(0) != 0
+/// A BatchNormalization whose statistics are computed, by itself or before it: exporters write standardised weights so.
+fn takes_statistics(typing: &Typing, node: &NodeProto) -> bool {
+    let computed = || node.input.iter().skip(3).any(|x| !typing.weights.contains_key(x.as_str()));
+    node.op_type() == "BatchNormalization" && (node.int("training_mode").unwrap_or(0) != 0 || computed())
 }
 
 fn decompose(typing: &Typing, chosen: impl Fn(usize, &NodeProto) -> bool) -> Result<Decomposed> {
@@ -408,7 +409,7 @@ impl Work<'_, '_> {
         self.op("ReduceMean", &[x, &axes], vec![keep])
     }
 
-    /// BatchNormalization with the statistics of its input, over all axes but the second.
+    /// BatchNormalization with computed statistics: in training mode those of its input over all axes but the second.
     fn batch_norm(&mut self) -> Result<()> {
         if self
             .node
@@ -419,19 +420,30 @@ impl Work<'_, '_> {
         {
             return Err(self.refuse("running statistics that are used"));
         }
-        let [x, scale, bias, ..] = &self.node.input[..] else { return Err(self.refuse("missing operands")) };
+        let [x, scale, bias, given_mean, given_variance] = &self.node.input[..] else {
+            return Err(self.refuse("missing operands"));
+        };
         let rank = self.shape(x)?.len() as i64;
         let axes: Vec<i64> = (0..rank).filter(|&a| a != 1).collect();
         let epsilon = self.scalar(self.node.float("epsilon").unwrap_or(1e-5));
-        let mean = self.mean(x, &axes);
+        let channels: Vec<i64> = (0..rank).map(|a| if a == 1 { -1 } else { 1 }).collect();
+        let shape = self.ints(&channels);
+        let training = self.node.int("training_mode").unwrap_or(0) != 0;
+        let mean = match training {
+            true => self.mean(x, &axes),
+            false => self.op("Reshape", &[given_mean, &shape], vec![]),
+        };
         let centred = self.op("Sub", &[x, &mean], vec![]);
-        let square = self.op("Mul", &[&centred, &centred], vec![]);
-        let variance = self.mean(&square, &axes);
+        let variance = match training {
+            true => {
+                let square = self.op("Mul", &[&centred, &centred], vec![]);
+                self.mean(&square, &axes)
+            }
+            false => self.op("Reshape", &[given_variance, &shape], vec![]),
+        };
         let shifted = self.op("Add", &[&variance, &epsilon], vec![]);
         let deviation = self.op("Sqrt", &[&shifted], vec![]);
         let normal = self.op("Div", &[&centred, &deviation], vec![]);
-        let channels: Vec<i64> = (0..rank).map(|a| if a == 1 { -1 } else { 1 }).collect();
-        let shape = self.ints(&channels);
         let (scale, bias) = (self.op("Reshape", &[scale, &shape], vec![]), self.op("Reshape", &[bias, &shape], vec![]));
         let scaled = self.op("Mul", &[&normal, &scale], vec![]);
         self.end(0, "Add", &[&scaled, &bias], vec![]);

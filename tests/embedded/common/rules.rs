@@ -344,6 +344,7 @@ fn normalisation() -> Vec<Case> {
         op("LpNormalization").x(s).int("axis", 1).int("p", 1),
         op("LpNormalization").x(s),
         op("BatchNormalization").x(&[2, 3, 4]).x(&[3]).x(&[3]).fixed(&[3], 0.1).fixed(&[3], 1.5).only_onnxruntime(),
+        op("BatchNormalization").x(&[2, 3, 4]).x(&[3]).x(&[3]).x(&[3]).positive(&[3]).only_onnxruntime(),
         op("GlobalAveragePool").x(&[2, 3, 2, 2]),
         op("GlobalMaxPool").x(&[2, 3, 2, 2]),
     ];
