@@ -183,14 +183,20 @@ impl Attention {
 
     /// The factor of its heads, where there is one.
     pub fn head_factor(&self, typing: &Typing) -> Option<Factor> {
-        single(typing, &self.heads)
+        self.own(typing, &self.heads)
     }
 
     /// All factors that are resized with its heads: those that the output projection sums over first, then those that are mixed.
     /// None where they have no axis of their own.
     pub fn head_factors(&self, typing: &Typing) -> Vec<Factor> {
         let dims = std::iter::once(&self.heads).chain(self.mixings.iter().map(|m| &m.heads));
-        dims.map(|d| single(typing, d)).collect::<Option<_>>().unwrap_or_default()
+        dims.map(|d| self.own(typing, d)).collect::<Option<_>>().unwrap_or_default()
+    }
+
+    /// The factor of heads that are not channels of the residual stream. They are where queries are the stream itself (GCViT's global
+    /// queries): no weight makes them, so resizing them would resize the stream.
+    fn own(&self, typing: &Typing, heads: &Dim) -> Option<Factor> {
+        single(typing, heads).filter(|f| !typing.factors.leaves(&self.embedding).contains(f))
     }
 }
 
@@ -233,10 +239,18 @@ impl<'t, 'm> Finder<'t, 'm> {
                 continue;
             };
             let summed = typing.factors.leaves(&c.summed);
+            // A matrix from the stream to the stream has the same factors twice: once summed over, once made.
+            let mut left = summed.clone();
             let made = dims
                 .iter()
                 .flat_map(|d| typing.factors.leaves(d))
-                .filter(|f| !typing.factors.meet(&[*f], &summed))
+                .filter(|f| match left.iter().position(|s| s == f) {
+                    Some(at) => {
+                        left.remove(at);
+                        false
+                    }
+                    None => summed.contains(f) || !typing.factors.meet(&[*f], &summed),
+                })
                 .collect();
             weight.insert(c.node, WeightContraction { summed, made });
         }

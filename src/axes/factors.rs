@@ -240,6 +240,9 @@ impl Factors {
             }
             let g = gcd(m, n);
             if g == 1 {
+                if self.skip_same_axis(&mut a, &mut b) {
+                    continue;
+                }
                 a.reverse();
                 b.reverse();
                 return Err(mismatch(self, &a, &b));
@@ -252,6 +255,40 @@ impl Factors {
             }
         }
         Ok(())
+    }
+
+    /// Leaves out the first parts of two reversed lists where both are the same stretch of one image axis, cut in two ways that have
+    /// no border in common: 56 rows as 8 windows of 7 and as a grid of 7 by 8 (MaxViT). They stay factors of their own.
+    fn skip_same_axis(&self, a: &mut Dim, b: &mut Dim) -> bool {
+        let stretch = |list: &[Factor], count: usize| self.stretch(list[list.len() - count..].iter().rev());
+        let (mut i, mut j) = (1, 1);
+        while i <= a.len() && j <= b.len() {
+            let (m, n) = (self.size(&a[a.len() - i..]), self.size(&b[b.len() - j..]));
+            if m < n {
+                i += 1;
+            } else if n < m {
+                j += 1;
+            } else {
+                let both = stretch(a, i).is_some() && stretch(a, i) == stretch(b, j);
+                if both {
+                    a.truncate(a.len() - i);
+                    b.truncate(b.len() - j);
+                }
+                return both;
+            }
+        }
+        false
+    }
+
+    /// Where factors, outermost first, run over one image axis without a gap: the place of the innermost.
+    fn stretch<'a>(&self, factors: impl Iterator<Item = &'a Factor>) -> Option<Spatial> {
+        let factors: Vec<Factor> = factors.copied().collect();
+        let places: Vec<Spatial> = factors.iter().map(|&f| self.spatial(f)).collect::<Option<_>>()?;
+        let gapless = (1..places.len()).all(|i| {
+            let step = places[i].stride * self.factor_size(factors[i]) as f64;
+            places[i - 1] == Spatial { stride: step, ..places[i] }
+        });
+        places.last().copied().filter(|_| gapless)
     }
 
     /// Replaces the last factor of a reversed list by its leaves, where it has been refined.
@@ -454,7 +491,7 @@ impl Factors {
                 i += 1;
                 continue;
             }
-            // Not aligned: skip to where the products agree again.
+            // Not aligned: skip to where the products agree again. A stretch of an image axis stays one.
             let (mut inside, mut outside, mut j) = (size, want, i + 1);
             while inside != outside {
                 if outside < inside && j < target.len() {
@@ -462,12 +499,17 @@ impl Factors {
                     j += 1;
                 } else if let Some(f) = rest.pop() {
                     inside *= self.factor_size(f);
+                    got.push(f);
                 } else {
                     break;
                 }
             }
+            let place = self.stretch(got.iter()).filter(|_| inside == outside);
+            let mut within = inside;
             for &n in &target[i..j] {
                 let dim = self.fresh(n);
+                within /= n.max(1);
+                self.set_spatial(&dim, place.map(|s| Spatial { stride: s.stride * within as f64, ..s }));
                 out.push(dim);
             }
             i = j;
@@ -566,6 +608,34 @@ mod tests {
         let (a, b) = (f.fresh(3), f.fresh(4));
         let out = f.reshaped(&[a, b], &[4, 3]);
         assert_eq!((f.size(&out[0]), f.size(&out[1])), (4, 3));
+    }
+
+    #[test]
+    fn one_image_axis_may_be_cut_in_two_ways() {
+        let mut f = Factors::default();
+        let height = f.fresh(56);
+        f.set_spatial(&height, Some(Spatial { axis: ImageAxis::Height, stride: 4.0 }));
+        let windows = f.reshaped(std::slice::from_ref(&height), &[8, 7]);
+        assert_eq!(f.leaves(&height)[..], [windows[0][0], windows[1][0]]);
+        let grid = f.reshaped(std::slice::from_ref(&height), &[7, 8]);
+        assert_eq!(f.spatial_of(&grid[0]).unwrap().stride, 32.0);
+        assert_eq!(f.spatial_of(&grid[1]).unwrap().stride, 4.0);
+        let back: Dim = grid.concat().into_iter().collect();
+        f.unify(&height, &back).unwrap();
+        assert_eq!((f.sizes(&height), f.sizes(&back)), (vec![8, 7], vec![7, 8]));
+
+        // Channels, another axis, and other strides cannot agree.
+        let strange = |f: &mut Factors, place: Option<Spatial>| {
+            let parts = [f.fresh(7), f.fresh(8)];
+            f.set_spatial(&parts[1], place);
+            f.set_spatial(&parts[0], place.map(|s| Spatial { stride: s.stride * 8.0, ..s }));
+            let dim: Dim = parts.concat().into_iter().collect();
+            f.unify(&height, &dim)
+        };
+        assert!(strange(&mut f, None).is_err());
+        assert!(strange(&mut f, Some(Spatial { axis: ImageAxis::Width, stride: 4.0 })).is_err());
+        assert!(strange(&mut f, Some(Spatial { axis: ImageAxis::Height, stride: 2.0 })).is_err());
+        assert!(strange(&mut f, Some(Spatial { axis: ImageAxis::Height, stride: 4.0 })).is_ok());
     }
 
     #[test]
