@@ -7,7 +7,9 @@ use ndarray::{ArrayD, Axis, Dimension, IxDyn, Slice, concatenate};
 
 use crate::graph::Attributes;
 use crate::onnx::proto::{NodeProto, TensorProto};
-use crate::onnx::{DataType, data_type, element_count, is_float, to_f32, to_i64};
+use crate::onnx::{
+    DataType, data_type, element_count, is_float, tensor_from_f32, tensor_from_i64, tensor_from_raw, to_f32, to_i64,
+};
 
 /// The type that a known value has in the graph, as far as arithmetic depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +54,27 @@ impl Known {
             (number, to_i64(t).ok()?.into_iter().map(|v| v as f64).collect())
         };
         Some(Known { number, data: ArrayD::from_shape_vec(IxDyn(&shape), data).ok()? })
+    }
+
+    /// The value as a tensor of a file; `None` for element types that are not floating-point numbers, int64, int32 or bool.
+    pub fn tensor(&self, name: &str, kind: DataType) -> Option<TensorProto> {
+        let (shape, ints) = (self.data.shape(), self.ints());
+        Some(match kind {
+            DataType::Int64 => tensor_from_i64(name, shape, &ints),
+            DataType::Int32 => {
+                let bytes: Vec<u8> = ints.iter().flat_map(|&v| (v as i32).to_le_bytes()).collect();
+                tensor_from_raw(name, kind, shape, bytes.into())
+            }
+            DataType::Bool => {
+                let bytes: Vec<u8> = ints.iter().map(|&v| u8::from(v != 0)).collect();
+                tensor_from_raw(name, kind, shape, bytes.into())
+            }
+            DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double => {
+                let elements: Vec<f32> = self.data.iter().map(|&v| v as f32).collect();
+                tensor_from_f32(name, kind, shape, &elements)
+            }
+            _ => return None,
+        })
     }
 
     /// The elements as integers.

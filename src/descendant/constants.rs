@@ -12,7 +12,7 @@ use crate::axes::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Links, Names, data_inputs, declare_dim, declared_dims, element_types};
 use crate::onnx::proto::{GraphProto, TensorProto, ValueInfoProto};
-use crate::onnx::{DataType, Model, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw, tensor_info};
+use crate::onnx::{DataType, Model, payload, tensor_from_i64, tensor_info};
 use crate::runtime::{Runtime, can_evaluate};
 
 /// A value of up to this many bytes is always worth writing down.
@@ -194,24 +194,7 @@ impl<'m> Folder<'m> {
     }
 
     fn known_tensor(&self, value: &str) -> Option<TensorProto> {
-        let (known, kind) = (self.known(value)?, *self.types.get(value)?);
-        let shape = known.data.shape().to_vec();
-        let ints = known.ints();
-        Some(match kind {
-            DataType::Int64 => tensor_from_i64(value, &shape, &ints),
-            DataType::Int32 => {
-                let bytes: Vec<u8> = ints.iter().flat_map(|&v| (v as i32).to_le_bytes()).collect();
-                tensor_from_raw(value, kind, &shape, bytes.into())
-            }
-            DataType::Bool => {
-                tensor_from_raw(value, kind, &shape, ints.iter().map(|&v| u8::from(v != 0)).collect::<Vec<u8>>().into())
-            }
-            DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double => {
-                let elements: Vec<f32> = known.data.iter().map(|&v| v as f32).collect();
-                tensor_from_f32(value, kind, &shape, &elements)
-            }
-            _ => return None,
-        })
+        self.known(value)?.tensor(value, *self.types.get(value)?)
     }
 
     /// The tensors of constants: from the typing where it knows them, else from one run of the nodes that make them.

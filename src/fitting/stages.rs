@@ -12,9 +12,9 @@ use ndarray::ArrayD;
 use super::sites::Site;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Attributes, Links, declared_type};
-use crate::onnx::proto::{GraphProto, TensorProto, type_proto};
-use crate::onnx::{DataType, Model, data_type, tensor_from_f32, tensor_from_i64, tensor_info, to_f32};
+use crate::graph::{self, Attributes, Links};
+use crate::onnx::proto::TensorProto;
+use crate::onnx::{DataType, Model, tensor_from_i64, tensor_info};
 use crate::runtime::{Ports, Program, Runtime, State as Empty, fix_input};
 
 /// Values of one image, by name.
@@ -37,7 +37,7 @@ pub fn pin(model: &Model) -> Result<Model> {
         .at(&model.path)
         .hint("export it with an open batch size, or with a batch of one"));
     }
-    widen(out.graph_mut())?;
+    graph::widen(out.graph_mut(), &[DataType::Float16, DataType::Bfloat16])?;
     let typing = Typing::new(&out)?;
     let shapes: Vec<(usize, TensorProto)> = (typing.graph.node.iter().enumerate())
         .filter(|(_, n)| matches!(n.op_type(), "Shape" | "Size"))
@@ -58,38 +58,6 @@ pub fn pin(model: &Model) -> Result<Model> {
     graph.initializer.extend(shapes.into_iter().map(|s| s.1));
     graph.value_info.clear();
     Ok(out)
-}
-
-/// Makes a graph of half precision one of float32.
-fn widen(graph: &mut GraphProto) -> Result<()> {
-    let half = |t: i32| matches!(DataType::try_from(t), Ok(DataType::Float16 | DataType::Bfloat16));
-    let wide = |t: &mut TensorProto| -> Result<()> {
-        if data_type(t).is_some_and(|k| half(k as i32)) {
-            let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
-            *t = tensor_from_f32(t.name(), DataType::Float, &dims, &to_f32(t)?);
-        }
-        Ok(())
-    };
-    graph.initializer.iter_mut().try_for_each(wide)?;
-    for node in &mut graph.node {
-        let is_cast = node.op_type() == "Cast";
-        for a in &mut node.attribute {
-            if let Some(t) = &mut a.t {
-                wide(t)?;
-            }
-            if is_cast && a.name() == "to" && a.i.is_some_and(|i| half(i as i32)) {
-                a.i = Some(DataType::Float as i64);
-            }
-        }
-    }
-    for info in graph.input.iter_mut().chain(&mut graph.output) {
-        if declared_type(info).is_some_and(half)
-            && let Some(type_proto::Value::TensorType(t)) = info.r#type.as_mut().and_then(|t| t.value.as_mut())
-        {
-            t.elem_type = Some(DataType::Float as i32);
-        }
-    }
-    Ok(())
 }
 
 /// A part of a network as a program of its own, with as many sessions as there are threads that want one.

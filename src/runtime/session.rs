@@ -121,8 +121,9 @@ impl Runtime {
 
 /// tract has no fused attention, and wants every shape known.
 pub(super) fn for_tract(model: &mut Model, assumption: Assumption) -> Result<()> {
-    let taken_apart = match Typing::with(model, assumption) {
-        Ok(typing) if !typing.fused.is_empty() => {
+    let fused = model.graph().node.iter().any(|n| n.op_type().ends_with("Attention"));
+    let taken_apart = match fused.then(|| Typing::with(model, assumption)) {
+        Some(Ok(typing)) if !typing.fused.is_empty() => {
             let all: Vec<usize> = typing.fused.keys().copied().collect();
             Some(decompose_attention(&typing, &all)?.graph)
         }

@@ -9,7 +9,7 @@ use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{element_types, int_attribute, ints_attribute};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto};
-use crate::onnx::{DataType, node_label, tensor_from_f32, tensor_from_i64};
+use crate::onnx::{DataType, node_label};
 use crate::runtime::kernels::DOMAIN;
 
 /// From this many rows on a sum over rows is a product with a row of ones: a matrix product is faster than ReduceSum.
@@ -101,16 +101,8 @@ impl Gradients {
 /// The batch is fixed, so results of shape arithmetic are constants.
 fn fold_shapes(graph: &mut GraphProto, typing: &Typing, types: &HashMap<&str, DataType>) {
     let constant = |name: &String| -> Option<TensorProto> {
-        let known = typing.known.get(name.as_str())?;
-        let (shape, ints) = (known.data.shape(), known.ints());
-        Some(match types.get(name.as_str())? {
-            DataType::Int64 => tensor_from_i64(name.clone(), shape, &ints),
-            kind if float(*kind) => {
-                let values: Vec<f32> = known.data.iter().map(|&v| v as f32).collect();
-                tensor_from_f32(name.clone(), *kind, shape, &values)
-            }
-            _ => return None,
-        })
+        let kind = *types.get(name.as_str()).filter(|k| **k == DataType::Int64 || float(**k))?;
+        typing.known.get(name.as_str())?.tensor(name, kind)
     };
     let outputs: HashSet<String> = graph.output.iter().map(|o| o.name().to_string()).collect();
     let mut constants = Vec::new();
@@ -407,7 +399,7 @@ mod tests {
     use crate::axes::Assumption;
     use crate::graph::node as new_node;
     use crate::onnx::proto::ModelProto;
-    use crate::onnx::{Model, tensor_info};
+    use crate::onnx::{Model, tensor_from_f32, tensor_info};
 
     fn model(nodes: Vec<NodeProto>, weights: &[(&str, [usize; 2], DataType)]) -> Model {
         let import = OperatorSetIdProto { domain: None, version: Some(17) };
