@@ -26,7 +26,7 @@ use crate::axes::{Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
 use crate::learngene::{METADATA, parameters};
-use crate::onnx::{Model, element_count, encoded_len};
+use crate::onnx::{Model, element_count, encoded_len, is_float, payload};
 use crate::runtime::Runtime;
 use allocation::{Choice, allocate, curve};
 pub use calibration::Calibration;
@@ -170,6 +170,15 @@ pub struct Shrinker<'m> {
     pub timings: Vec<Timing>,
 }
 
+/// The factor of a layer's heads or neurons.
+fn factor(typing: &Typing, anatomy: &Anatomy, layer: usize, kind: Kind) -> Option<Factor> {
+    let layer = anatomy.layers.get(layer)?;
+    match kind {
+        Kind::Heads => layer.head_factor(typing),
+        Kind::Neurons => layer.ffn.as_ref()?.hidden_factor(typing),
+    }
+}
+
 impl<'m> Shrinker<'m> {
     /// Prepares an ancestor. `pinned` is the model as [`stages::pin`] gives it; `runtime` should have one thread, as images are worked
     /// on side by side by the threads of rayon's pool.
@@ -230,14 +239,7 @@ impl<'m> Shrinker<'m> {
         let typing = Typing::new(self.model)?;
         let anatomy = Anatomy::new(&typing)?;
         let roles = Roles::new(&typing);
-        let factor = |layer: usize, kind: Kind| -> Option<Factor> {
-            let l = anatomy.layers.get(layer)?;
-            match kind {
-                Kind::Heads => l.head_factor(&typing),
-                Kind::Neurons => l.ffn.as_ref()?.hidden_factor(&typing),
-            }
-        };
-        let root = |layer: usize, kind: Kind| factor(layer, kind).map(|f| typing.factors.root(f));
+        let root = |layer, kind| factor(&typing, &anatomy, layer, kind).map(|f| typing.factors.root(f));
         let mut uses: HashMap<Factor, usize> = HashMap::new();
         for site in &self.network.sites {
             if let Some(f) = root(site.layer, site.kind) {
@@ -266,11 +268,9 @@ impl<'m> Shrinker<'m> {
                 let units = typing.factors.factor_size(f).max(1) as f64;
                 for u in roles.carriers(f) {
                     let t = typing.weights[typing.uses[u].name.as_str()];
-                    let count = element_count(t).unwrap_or(0) as f64 / units;
-                    if crate::onnx::is_float(t) {
-                        unit[0] += count;
-                        unit[2] +=
-                            count * crate::onnx::payload(t).len() as f64 / element_count(t).unwrap_or(1).max(1) as f64;
+                    if is_float(t) {
+                        unit[0] += element_count(t).unwrap_or(0) as f64 / units;
+                        unit[2] += payload(t).len() as f64 / units;
                     }
                 }
                 let carries = |name: &str| {
@@ -371,12 +371,10 @@ impl<'m> Shrinker<'m> {
         let anatomy = Anatomy::new(&typing)?;
         let mut plan = Plan::default();
         for ((b, thinning), &count) in analysis.blocks.iter().zip(&analysis.thinnings).zip(&allocation.counts) {
-            let Some(layer) = anatomy.layers.get(b.layer).filter(|_| count < b.units) else { continue };
-            let factor = match b.kind {
-                Kind::Heads => layer.head_factor(&typing),
-                Kind::Neurons => layer.ffn.as_ref().and_then(|f| f.hidden_factor(&typing)),
-            };
-            if let Some(factor) = factor {
+            if count == b.units {
+                continue;
+            }
+            if let Some(factor) = factor(&typing, &anatomy, b.layer, b.kind) {
                 plan.gather(&typing.factors, factor, thinning.kept(count))?;
             }
         }
