@@ -310,6 +310,17 @@ pub struct Condense {
     /// The learngene to write
     #[arg(short, long, value_name = "GENE.onnx")]
     pub output: PathBuf,
+    /// Cluster nothing: keep the ancestor whole and measure in which order heads and neurons go, and what that costs
+    ///
+    /// `grow` and `shrink` then make descendants of any size from it, fitted where images are given.
+    #[arg(long)]
+    pub fitted: bool,
+    /// Random views of the images that the order is measured on (with --fitted)
+    #[arg(long, value_name = "N", default_value_t = 192, requires = "fitted", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub crops: u32,
+    /// Seed of the views (with --fitted)
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "fitted")]
+    pub seed: u64,
     /// Overwrite an existing output
     #[arg(long)]
     pub force: bool,
@@ -443,20 +454,34 @@ pub struct ShapeFlags {
 /// `offshoot shrink`.
 #[derive(Args, Debug)]
 pub struct Shrink {
-    /// The ancestor
+    /// The ancestor, or a learngene that carries the order of removal (condense --fitted, shrink --save-learngene)
     pub model: PathBuf,
     /// Images that it is calibrated on, a few dozen or more: a folder, an IDX file, or an .npz or .npy of prepared tensors
+    ///
+    /// A learngene that carries the order of removal gives descendants without images too, which are then not fitted.
     #[arg(long, value_name = "PATH")]
-    pub images: PathBuf,
+    pub images: Option<PathBuf>,
     /// The descendant to write; with several sizes, the folder for them
-    #[arg(short, long, value_name = "CHILD.onnx", required_unless_present = "dry_run")]
+    #[arg(short, long, value_name = "CHILD.onnx", required_unless_present_any = ["dry_run", "save_learngene"])]
     pub output: Option<PathBuf>,
     /// Share of the parameters of all heads and FFNs to keep; several, such as 85%,75%,50%, give several descendants
-    #[arg(long, value_name = "P%", value_delimiter = ',', value_parser = kept_share, required_unless_present_any = ["budget", "dry_run"], conflicts_with = "budget")]
+    #[arg(long, value_name = "P%", value_delimiter = ',', value_parser = kept_share, required_unless_present_any = ["budget", "dry_run", "save_learngene"], conflicts_with = "budget")]
     pub to: Vec<f64>,
-    /// What the whole model may cost instead: params=12M, macs=2G or bytes=20MB
+    /// What the whole model may cost instead: params=12M, macs=2G, bytes=20MB or latency=8ms (on this machine, one image)
     #[arg(long, value_name = "WHAT=N", value_parser = budget)]
     pub budget: Option<Budget>,
+    /// Also write the ancestor as a learngene with the order in which its heads and neurons go, and what that costs
+    #[arg(long, value_name = "GENE.onnx")]
+    pub save_learngene: Option<PathBuf>,
+    /// Write a report (HTML, one file); with several sizes, of the last
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// Write the frontier of error against size, operations and time as a plot (SVG)
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
+    /// Memory for the streams of tokens that the fit keeps; what is above it goes to a scratch file [default: 4GB]
+    #[arg(long, value_name = "BYTES", value_parser = amount)]
+    pub memory_limit: Option<f64>,
     /// Random views of the images that matrices are fitted on
     #[arg(long, value_name = "N", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub crops: u32,
@@ -478,6 +503,9 @@ pub struct Shrink {
     /// Keep all FFN neurons
     #[arg(long, help_heading = "Levers")]
     pub no_ffn: bool,
+    /// Keep all layers
+    #[arg(long, help_heading = "Levers")]
+    pub no_layers: bool,
     /// Heads that every layer keeps at least
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Levers", value_parser = clap::value_parser!(u32).range(1..))]
     pub min_heads: u32,
@@ -513,21 +541,27 @@ fn kept_share(text: &str) -> Result<f64, String> {
     share.filter(|s| *s > 0.0 && *s <= 1.0).ok_or_else(|| "a share is above 0 and up to 100%, such as 75%".into())
 }
 
-fn budget(text: &str) -> Result<Budget, String> {
-    let wrong = || "a budget is params=12M, macs=2G or bytes=20MB".to_string();
-    let (what, amount) = text.split_once('=').ok_or_else(wrong)?;
-    let amount = amount.trim().trim_end_matches('B');
+/// A number with a unit: 12M, 20MB, 2G.
+fn amount(text: &str) -> Result<f64, String> {
+    let amount = text.trim().trim_end_matches('B');
     let (digits, scale) = match amount.chars().last() {
         Some('k' | 'K') => (&amount[..amount.len() - 1], 1e3),
         Some('M') => (&amount[..amount.len() - 1], 1e6),
         Some('G') => (&amount[..amount.len() - 1], 1e9),
         _ => (amount, 1.0),
     };
-    let number = digits.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0).ok_or_else(wrong)? * scale;
+    let number = digits.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
+    number.map(|n| n * scale).ok_or_else(|| format!("`{text}` is no number such as 12M, 20MB or 2G"))
+}
+
+fn budget(text: &str) -> Result<Budget, String> {
+    let wrong = || "a budget is params=12M, macs=2G, bytes=20MB or latency=8ms".to_string();
+    let (what, value) = text.split_once('=').ok_or_else(wrong)?;
     match what.trim() {
-        "params" => Ok(Budget::Parameters(number)),
-        "macs" => Ok(Budget::Macs(number)),
-        "bytes" => Ok(Budget::Bytes(number)),
+        "params" => Ok(Budget::Parameters(amount(value)?)),
+        "macs" => Ok(Budget::Macs(amount(value)?)),
+        "bytes" => Ok(Budget::Bytes(amount(value)?)),
+        "latency" => Ok(Budget::Latency(amount(value.trim().strip_suffix("ms").ok_or_else(wrong)?)?)),
         _ => Err(wrong()),
     }
 }

@@ -5,6 +5,8 @@
 //! (Cluster-Learngene, equation 4). Windows are averaged. The measure is appended to the graph itself, so that only
 //! [images, heads] leaves the runtime, never the attention maps.
 
+mod maps;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -15,9 +17,10 @@ use crate::axes::{Dim, Factor, Typing};
 use crate::data::Loader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Names, int_attribute, ints_attribute, node as new_node};
-use crate::onnx::proto::{AttributeProto, NodeProto, TensorProto};
+use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_info};
 use crate::runtime::{Runtime, decompose_attention};
+pub use maps::{Map, attention_maps};
 
 /// Mean attention distances.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -80,18 +83,8 @@ pub fn measure(
 /// # Errors
 /// As [`measure`].
 pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model> {
-    let fused: Vec<usize> = anatomy
-        .layers
-        .iter()
-        .flat_map(|l| l.softmax.iter().copied())
-        .filter(|k| typing.fused.contains_key(k))
-        .collect();
-    let (graph, probabilities) = if fused.is_empty() {
-        (typing.graph.clone(), HashMap::new())
-    } else {
-        let decomposed = decompose_attention(typing, &fused)?;
-        (decomposed.graph, decomposed.probabilities)
-    };
+    let attentions = Attentions::new(typing, anatomy)?;
+    let graph = attentions.graph.clone();
     let names = Names::new(&graph);
     let mut probe = Probe { typing, names, nodes: Vec::new(), initializers: Vec::new() };
     let mut outputs = Vec::new();
@@ -108,17 +101,7 @@ pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model>
         let factors: Dim = layer.heads.iter().chain(layer.mixings.iter().flat_map(|m| &m.heads)).copied().collect();
         let mut measures = Vec::new();
         for &k in &layer.softmax {
-            let (value, dims) = match typing.fused.get(&k) {
-                Some(f) => (
-                    probabilities.get(&k).cloned().unwrap_or_default(),
-                    vec![f.batch.clone(), f.heads.clone(), f.queries.clone(), f.keys.clone()],
-                ),
-                None => {
-                    let value = typing.graph.node[k].output[0].clone();
-                    let dims = typing.dims.get(value.as_str()).cloned().unwrap_or_default();
-                    (value, dims)
-                }
-            };
+            let (value, dims) = attentions.probabilities(k);
             measures.push(probe.measure(&value, &dims, &factors, heads, &places));
         }
         let name = probe.names.fresh(&format!("density_{l}"));
@@ -142,6 +125,40 @@ pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model>
     target.output = outputs;
     graph::prune(target);
     Ok(out)
+}
+
+/// The probabilities of every attention, as values of a graph in which fused attention is taken apart.
+struct Attentions<'t, 'm> {
+    typing: &'t Typing<'m>,
+    graph: GraphProto,
+    taken_apart: HashMap<usize, String>,
+}
+
+impl<'t, 'm> Attentions<'t, 'm> {
+    fn new(typing: &'t Typing<'m>, anatomy: &Anatomy) -> Result<Self> {
+        let softmax = anatomy.layers.iter().flat_map(|l| l.softmax.iter().copied());
+        let fused: Vec<usize> = softmax.filter(|k| typing.fused.contains_key(k)).collect();
+        if fused.is_empty() {
+            return Ok(Attentions { typing, graph: typing.graph.clone(), taken_apart: HashMap::new() });
+        }
+        let decomposed = decompose_attention(typing, &fused)?;
+        Ok(Attentions { typing, graph: decomposed.graph, taken_apart: decomposed.probabilities })
+    }
+
+    /// The value and its dims, of which the last two are queries and keys, of the attention whose softmax is node `k`.
+    fn probabilities(&self, k: usize) -> (String, Vec<Dim>) {
+        match self.typing.fused.get(&k) {
+            Some(f) => (
+                self.taken_apart.get(&k).cloned().unwrap_or_default(),
+                vec![f.batch.clone(), f.heads.clone(), f.queries.clone(), f.keys.clone()],
+            ),
+            None => {
+                let value = self.typing.graph.node[k].output[0].clone();
+                let dims = self.typing.dims.get(value.as_str()).cloned().unwrap_or_default();
+                (value, dims)
+            }
+        }
+    }
 }
 
 struct Probe<'t, 'm> {

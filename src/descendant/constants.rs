@@ -3,10 +3,12 @@
 //! Exporters leave much of it in a graph: a position table that is resized on every run, shape operands, masks, rotary tables,
 //! transposed weights. Values are found by typing the graph under two batch sizes: what is the same under both and depends on no
 //! image is a constant. The small ones are known from the typing; the others are cut out as a graph of their own and run once.
+//! Constant factors behind matrices go into them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::scales::fold_scales;
 use crate::axes::arithmetic::Known;
 use crate::axes::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
@@ -149,6 +151,7 @@ impl<'m> Folder<'m> {
         replace(&mut out, tensors);
         graph::prune(&mut out);
         out.value_info.clear();
+        fold_scales(&mut out)?;
         Ok(out)
     }
 

@@ -13,14 +13,14 @@ use crate::runtime::separate_skip_norms;
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] for a layer that has no place of its own in the residual stream, or that changes its shape.
-pub(super) fn keep(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[usize]) -> Result<Model> {
+pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[usize]) -> Result<Model> {
     let drops = (0..anatomy.layers.len()).any(|l| !kept.contains(&l));
     if let (true, Some(graph)) = (drops, separate_skip_norms(typing)?) {
         // A sum that is fused with the next layer's norm is no place to cut.
         let mut apart = model.clone();
         *apart.graph_mut() = graph;
         let typing = Typing::new(&apart)?;
-        return keep(&apart, &typing, &Anatomy::new(&typing)?, kept);
+        return keep_layers(&apart, &typing, &Anatomy::new(&typing)?, kept);
     }
     let mut out = model.clone();
     let ends = ends(typing, anatomy);

@@ -15,6 +15,7 @@ mod init;
 mod layers;
 mod numbers;
 mod resample;
+mod scales;
 mod transform;
 
 use std::collections::HashMap;
@@ -29,13 +30,14 @@ use crate::axes::resize::{Mixture, Plan as Resizing, resize};
 use crate::axes::{Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes};
-use crate::learngene::{Cluster, Learngene, METADATA, Order, SHARE, class_factor, ordered, parameters};
+use crate::learngene::{Cluster, Kept, Kind, Learngene, METADATA, Order, SHARE, class_factor, ordered, parameters};
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{Model, element_count, encoded_len, payload, tensor_from_i64, tensor_from_raw, to_f32, to_i64};
 use crate::report::Agreement;
 use crate::runtime::Runtime;
 pub use choice::{FfnWidth, Heads, LayerHeads, Layers};
 pub use constants::{fold_constants, has_fixed_size};
+pub use depth::keep_layers;
 pub use fold::fold;
 pub use image::resize_image;
 pub use init::{Inherit, Init, LayerSource};
@@ -183,7 +185,7 @@ pub fn grow(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descendant
     if kept.len() == anatomy.layers.len() {
         return Grower::new(model, &typing, &anatomy, gene, shape, kept, sources).grow(ancestor);
     }
-    let shallow = depth::keep(model, &typing, &anatomy, &kept)?;
+    let shallow = depth::keep_layers(model, &typing, &anatomy, &kept)?;
     let typing = Typing::new(&shallow)?;
     let anatomy = Anatomy::new(&typing)?;
     if anatomy.layers.len() != kept.len() {
@@ -337,7 +339,12 @@ impl<'a, 'm> Grower<'a, 'm> {
         let clusters = &self.gene.layers[l];
         let densities = self.gene.densities.as_ref().map(|d| d[l].as_slice());
         let queue = ordered(clusters, densities, self.shape.order);
-        let filled: Vec<&Cluster> = (0..count).map(|s| queue[s % queue.len()]).collect();
+        let mut filled: Vec<&Cluster> = (0..count).map(|s| queue[s % queue.len()]).collect();
+        if let Some(kept) = self.removal(l, Kind::Heads).filter(|kept| count <= kept.units()) {
+            // A learngene that knows which heads go together names them for every count, and they keep their places.
+            let kept = kept.at(count);
+            filled = kept.iter().filter_map(|h| clusters.iter().find(|c| c.centroid == *h)).collect();
+        }
         let slots: Vec<usize> = filled.iter().map(|c| c.centroid).collect();
         let factors = layer.head_factors(self.typing);
         if factors.is_empty() {
@@ -435,15 +442,18 @@ impl<'a, 'm> Grower<'a, 'm> {
             self.plain_neurons(factor, wanted)?;
             return Ok(Some(wanted));
         }
-        let neurons: Vec<usize> = if wanted < width {
-            let mut order: Vec<(f64, usize)> = self.importance(ffn, factor)?.into_iter().zip(0..).collect();
-            order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-            let mut keep: Vec<usize> = order[..wanted].iter().map(|o| o.1).collect();
-            keep.sort_unstable();
-            keep
-        } else {
-            (0..wanted).map(|n| n % width).collect()
-        };
+        let neurons: Vec<usize> =
+            if let Some(kept) = self.removal(self.kept[i], Kind::Neurons).filter(|_| wanted < width) {
+                kept.at(wanted)
+            } else if wanted < width {
+                let mut order: Vec<(f64, usize)> = self.importance(ffn, factor)?.into_iter().zip(0..).collect();
+                order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+                let mut keep: Vec<usize> = order[..wanted].iter().map(|o| o.1).collect();
+                keep.sort_unstable();
+                keep
+            } else {
+                (0..wanted).map(|n| n % width).collect()
+            };
         if wanted > width {
             // Copies of a neuron share what it passes on, so that the function survives.
             let copies = |n: usize| neurons.iter().filter(|&&m| m == n).count() as f32;
@@ -457,6 +467,11 @@ impl<'a, 'm> Grower<'a, 'm> {
         }
         self.resizing.gather(&self.typing.factors, factor, neurons)?;
         Ok(Some(wanted))
+    }
+
+    /// Which units of a layer stay, where the learngene knows it.
+    fn removal(&self, layer: usize, kind: Kind) -> Option<&'a Kept> {
+        Some(&self.gene.removals.as_ref()?.block(layer, kind)?.kept)
     }
 
     /// How much each neuron can pass on: the norm of what makes it times the norm of what it makes.

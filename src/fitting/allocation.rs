@@ -1,7 +1,8 @@
 //! Where to cut: the counts of heads and neurons with the least sum of predicted errors under a budget.
 //!
 //! A block's error at any count lies between those that were measured, along its own local error, which is known everywhere: both in
-//! logarithms. The counts are found by a dynamic programme over the blocks (a knapsack with one choice from every block).
+//! logarithms. The counts are found by a dynamic programme over the blocks (a knapsack with one choice from every block), in which a
+//! layer may also be left out as a whole.
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -56,12 +57,25 @@ pub fn curve(local: &[f64], measured: &[(usize, f64)]) -> Vec<f64> {
     errors
 }
 
-/// One choice from every block so that the sum of costs stays within `budget` and the sum of errors is least.
+/// A layer: its blocks, one choice to be made from each, and the error where all of it is left out, which costs nothing else.
+#[derive(Clone, Debug, Default)]
+pub struct Group {
+    /// The choices of every block.
+    pub blocks: Vec<Vec<Choice>>,
+    /// The error without the layer; none where it cannot be left out.
+    pub without: Option<f64>,
+}
+
+/// One choice from every block of every group, or none where a group is left out, so that the sum of costs stays within `budget`
+/// and the sum of errors is least.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] where even the cheapest choices cost more.
-pub fn allocate(blocks: &[Vec<Choice>], budget: f64) -> Result<Vec<Choice>> {
-    let least: f64 = blocks.iter().map(|b| b.iter().map(|c| c.cost).fold(f64::INFINITY, f64::min)).sum();
+pub fn allocate(groups: &[Group], budget: f64) -> Result<Vec<Option<Vec<Choice>>>> {
+    let cheapest = |block: &Vec<Choice>| block.iter().copied().min_by(|a, b| a.cost.total_cmp(&b.cost));
+    let cheap: Vec<Option<Vec<Choice>>> =
+        groups.iter().map(|g| g.without.is_none().then(|| g.blocks.iter().filter_map(cheapest).collect())).collect();
+    let least: f64 = cheap.iter().flatten().flatten().map(|c| c.cost).sum();
     if least > budget {
         return Err(Error::new(
             ErrorKind::Usage,
@@ -76,46 +90,71 @@ pub fn allocate(blocks: &[Vec<Choice>], budget: f64) -> Result<Vec<Choice>> {
     // Costs are rounded, and the budget is lowered until the exact sum fits.
     let mut steps = STEPS;
     loop {
-        if let Some(found) = programme(blocks, step, steps) {
-            let cost: f64 = found.iter().map(|c| c.cost).sum();
+        if let Some(found) = programme(groups, step, steps) {
+            let cost: f64 = found.iter().flatten().flatten().map(|c| c.cost).sum();
             if cost <= budget * (1.0 + 1e-12) {
                 return Ok(found);
             }
         }
         if steps <= STEPS / 2 {
-            return Ok(blocks
-                .iter()
-                .filter_map(|b| b.iter().copied().min_by(|a, b| a.cost.total_cmp(&b.cost)))
-                .collect());
+            return Ok(cheap);
         }
         steps -= 1;
     }
 }
 
-fn programme(blocks: &[Vec<Choice>], step: f64, steps: usize) -> Option<Vec<Choice>> {
+/// What was decided of a group at every number of steps.
+struct Decided {
+    /// Choices of each block.
+    taken: Vec<Vec<u16>>,
+    /// True where the group is left out.
+    dropped: Vec<bool>,
+}
+
+fn programme(groups: &[Group], step: f64, steps: usize) -> Option<Vec<Option<Vec<Choice>>>> {
+    let in_steps = |c: &Choice| (c.cost / step).round() as usize;
     let mut best = vec![0.0; steps + 1];
-    let mut taken: Vec<Vec<u16>> = Vec::with_capacity(blocks.len());
-    for block in blocks {
-        let costs: Vec<usize> = block.iter().map(|c| (c.cost / step).round() as usize).collect();
-        let mut next = vec![f64::INFINITY; steps + 1];
-        let mut choice = vec![u16::MAX; steps + 1];
-        for (k, (c, &cost)) in block.iter().zip(&costs).enumerate() {
-            for at in cost..=steps {
-                let error = best[at - cost] + c.error;
-                if error < next[at] {
-                    (next[at], choice[at]) = (error, k as u16);
+    let mut decided: Vec<Decided> = Vec::with_capacity(groups.len());
+    for group in groups {
+        let before = best.clone();
+        let mut taken = Vec::with_capacity(group.blocks.len());
+        for block in &group.blocks {
+            let mut next = vec![f64::INFINITY; steps + 1];
+            let mut choice = vec![u16::MAX; steps + 1];
+            for (k, c) in block.iter().enumerate() {
+                let cost = in_steps(c);
+                for at in cost..=steps {
+                    let error = best[at - cost] + c.error;
+                    if error < next[at] {
+                        (next[at], choice[at]) = (error, k as u16);
+                    }
                 }
             }
+            best = next;
+            taken.push(choice);
         }
-        best = next;
-        taken.push(choice);
+        let without = group.without.unwrap_or(f64::INFINITY);
+        let dropped: Vec<bool> = before.iter().zip(&best).map(|(b, with)| b + without < *with).collect();
+        for ((best, before), _) in best.iter_mut().zip(&before).zip(&dropped).filter(|(_, d)| **d) {
+            *best = before + without;
+        }
+        decided.push(Decided { taken, dropped });
     }
     let mut at = steps;
-    let mut found = Vec::with_capacity(blocks.len());
-    for (block, taken) in blocks.iter().zip(&taken).rev() {
-        let c = block.get(usize::from(taken[at]))?;
-        at -= (c.cost / step).round() as usize;
-        found.push(*c);
+    let mut found = Vec::with_capacity(groups.len());
+    for (group, decided) in groups.iter().zip(&decided).rev() {
+        if decided.dropped[at] {
+            found.push(None);
+            continue;
+        }
+        let mut choices = Vec::with_capacity(group.blocks.len());
+        for (block, taken) in group.blocks.iter().zip(&decided.taken).rev() {
+            let c = block.get(usize::from(taken[at]))?;
+            at -= in_steps(c);
+            choices.push(*c);
+        }
+        choices.reverse();
+        found.push(Some(choices));
     }
     found.reverse();
     Some(found)
@@ -137,21 +176,39 @@ mod tests {
     fn the_programme_finds_what_trying_everything_finds() {
         let blocks =
             [block(&[5.0, 2.0, 0.5, 0.0], 3.0), block(&[1.0, 0.9, 0.2, 0.0], 2.0), block(&[9.0, 0.3, 0.1, 0.0], 5.0)];
+        let groups = |without: [Option<f64>; 2]| {
+            [
+                Group { blocks: vec![blocks[0].clone(), blocks[1].clone()], without: without[0] },
+                Group { blocks: vec![blocks[2].clone()], without: without[1] },
+            ]
+        };
         // All costs are whole numbers, so that the programme's rounding decides nothing.
-        for budget in [11.5, 17.5, 21.5, 29.5, 40.5] {
-            let found = allocate(&blocks, budget).unwrap();
-            let mut best = f64::INFINITY;
-            for a in &blocks[0] {
-                for b in &blocks[1] {
-                    for c in blocks[2].iter().filter(|c| a.cost + b.cost + c.cost <= budget) {
-                        best = best.min(a.error + b.error + c.error);
+        for without in [[None, None], [Some(1.5), None], [Some(0.1), Some(0.2)], [None, Some(2.0)]] {
+            for budget in [11.5, 17.5, 21.5, 29.5, 40.5] {
+                let found = allocate(&groups(without), budget).unwrap();
+                let mut best = f64::INFINITY;
+                let mut first: Vec<(f64, f64)> = without[0].iter().map(|e| (0.0, *e)).collect();
+                for a in &blocks[0] {
+                    first.extend(blocks[1].iter().map(|b| (a.cost + b.cost, a.error + b.error)));
+                }
+                let mut second: Vec<(f64, f64)> = without[1].iter().map(|e| (0.0, *e)).collect();
+                second.extend(blocks[2].iter().map(|c| (c.cost, c.error)));
+                for a in &first {
+                    for b in second.iter().filter(|b| a.0 + b.0 <= budget) {
+                        best = best.min(a.1 + b.1);
                     }
                 }
+                assert!(found.iter().flatten().flatten().map(|c| c.cost).sum::<f64>() <= budget);
+                let error = |(g, w): (&Option<Vec<Choice>>, Option<f64>)| match g {
+                    Some(choices) => choices.iter().map(|c| c.error).sum(),
+                    None => w.unwrap(),
+                };
+                let sum: f64 = found.iter().zip(without).map(error).sum();
+                assert!((sum - best).abs() < 1e-12, "{budget} {without:?}: {sum} {best}");
             }
-            assert!(found.iter().map(|c| c.cost).sum::<f64>() <= budget);
-            assert!((found.iter().map(|c| c.error).sum::<f64>() - best).abs() < 1e-12, "{budget}");
         }
-        assert!(allocate(&blocks, 9.0).is_err());
+        assert!(allocate(&groups([None, None]), 9.0).is_err());
+        assert!(allocate(&groups([Some(1.0), Some(1.0)]), 0.5).unwrap().iter().all(Option::is_none));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Calibration {
     pub held_out: Vec<ArrayD<f32>>,
     /// Images that the views are of.
     pub images: usize,
+    /// Seed that drew them.
+    pub seed: u64,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -91,6 +93,6 @@ impl Calibration {
                 .at(loader.source().path())
                 .hint("give different photographs"));
         }
-        Ok(Calibration { fit: fitted, held_out: judged, images, warnings })
+        Ok(Calibration { fit: fitted, held_out: judged, images, seed, warnings })
     }
 }

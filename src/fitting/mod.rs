@@ -1,77 +1,43 @@
 //! Fitting: smaller networks in closed form, on a few dozen unlabelled images, without gradients.
 //!
 //! The steps: statistics of what enters the output projections and the last FFN matrices ([`network`]); which heads and neurons go
-//! first ([`order`]); what thinning each block costs at the end of the network; where to cut under a budget ([`allocation`]); the
-//! descendant by the surgery that everything else uses; and its matrices fitted in order of execution, each correcting the errors of
-//! those before it ([`mod@refit`]).
+//! first ([`order`]); what thinning each block costs at the end of the network; where to cut under a budget ([`budget`],
+//! [`allocation`]); the descendant by the surgery that everything else uses; and its matrices fitted in order of execution, each
+//! correcting the errors of those before it ([`mod@refit`]).
 
 pub mod algebra;
 pub mod allocation;
+pub mod budget;
 pub mod calibration;
+pub mod comparison;
+pub mod latency;
 pub mod network;
 pub mod order;
 pub mod refit;
+pub mod scratch;
 pub mod sites;
 pub mod stages;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::anatomy::{Anatomy, Roles};
-use crate::axes::resize::{Plan, resize};
-use crate::axes::{Factor, Typing};
+use crate::anatomy::Anatomy;
+use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
-use crate::learngene::{METADATA, parameters};
-use crate::onnx::{Model, element_count, encoded_len, is_float, payload};
+use crate::learngene::{Kind, Learngene, Removal, Removals, parameters};
+use crate::onnx::{Model, encoded_len};
 use crate::runtime::Runtime;
-use allocation::{Choice, allocate, curve};
+use allocation::curve;
+pub use budget::{Allocation, Budget, Limits, PlannedLayer, plan, thin};
 pub use calibration::Calibration;
+pub use latency::Latencies;
 use network::Network;
 pub use network::Progress;
-use order::Thinning;
 use refit::{Fitted, refit};
-use sites::{Kind, Way};
-
-/// What may be thinned, and how far.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Thin heads.
-    pub heads: bool,
-    /// Thin neurons.
-    pub neurons: bool,
-    /// Layers that may be touched; all where none are named.
-    pub layers: Option<Vec<usize>>,
-    /// Heads that every layer keeps at least.
-    pub min_heads: usize,
-    /// Neurons that every FFN keeps at least.
-    pub min_neurons: usize,
-    /// Neurons are kept in multiples of this.
-    pub multiple: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits { heads: true, neurons: true, layers: None, min_heads: 1, min_neurons: 16, multiple: 16 }
-    }
-}
-
-/// What a budget counts.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Budget {
-    /// The share of the parameters of all heads and FFNs that is kept.
-    Share(f64),
-    /// Parameters of the whole model.
-    Parameters(f64),
-    /// Multiply-accumulate operations of the whole model for one image.
-    Macs(f64),
-    /// Bytes of the file.
-    Bytes(f64),
-}
+use sites::Way;
 
 /// Seconds that a stage took.
 #[derive(Clone, Debug, Serialize)]
@@ -80,56 +46,6 @@ pub struct Timing {
     pub stage: &'static str,
     /// Seconds.
     pub seconds: f64,
-}
-
-/// A block of heads or neurons.
-#[derive(Clone, Debug)]
-struct Block {
-    layer: usize,
-    kind: Kind,
-    units: usize,
-    /// True where it may be thinned.
-    free: bool,
-    /// Parameters, operations and bytes of one unit.
-    unit: [f64; 3],
-}
-
-/// What is known of an ancestor before it is thinned: order of removal and costs.
-pub struct Analysis {
-    blocks: Vec<Block>,
-    thinnings: Vec<Thinning>,
-    curves: Vec<Vec<f64>>,
-    /// What the user should know.
-    pub warnings: Vec<String>,
-}
-
-/// One layer of a plan.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct PlannedLayer {
-    /// Heads that are kept.
-    pub heads: Option<usize>,
-    /// Heads that there were.
-    pub of_heads: Option<usize>,
-    /// Neurons that are kept.
-    pub neurons: Option<usize>,
-    /// Neurons that there were.
-    pub of_neurons: Option<usize>,
-}
-
-/// Counts for every block, and what is predicted of them.
-#[derive(Clone, Debug, Serialize)]
-pub struct Allocation {
-    /// The budget.
-    pub budget: Budget,
-    /// Heads or neurons of every block.
-    #[serde(skip)]
-    counts: Vec<usize>,
-    /// By layer.
-    pub layers: Vec<PlannedLayer>,
-    /// Sum of the errors of the blocks, each measured alone.
-    pub predicted_error: f64,
-    /// The share of the parameters of all heads and FFNs that is kept.
-    pub share: f64,
 }
 
 /// A descendant that was thinned and fitted.
@@ -151,7 +67,7 @@ pub struct Shrunk {
 /// How a matrix was fitted.
 #[derive(Clone, Debug, Serialize)]
 pub struct Fit {
-    /// The layer.
+    /// The layer of the descendant.
     pub layer: usize,
     /// Heads or neurons.
     pub kind: Kind,
@@ -166,32 +82,28 @@ pub struct Shrinker<'m> {
     ways: Vec<Option<Way>>,
     runtime: Arc<Runtime>,
     calibration: Calibration,
+    /// Bytes of token streams that the fit holds in memory; what is above goes to a scratch file.
+    pub memory_limit: u64,
     /// How long the stages took.
     pub timings: Vec<Timing>,
 }
 
-/// The factor of a layer's heads or neurons.
-fn factor(typing: &Typing, anatomy: &Anatomy, layer: usize, kind: Kind) -> Option<Factor> {
-    let layer = anatomy.layers.get(layer)?;
-    match kind {
-        Kind::Heads => layer.head_factor(typing),
-        Kind::Neurons => layer.ffn.as_ref()?.hidden_factor(typing),
-    }
-}
+/// What [`Shrinker::memory_limit`] is where nothing else is asked for.
+pub const MEMORY: u64 = 4 << 30;
 
 impl<'m> Shrinker<'m> {
     /// Prepares an ancestor. `pinned` is the model as [`stages::pin`] gives it; `runtime` should have one thread, as images are worked
     /// on side by side by the threads of rayon's pool.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for a learngene, and those of [`Network::new`].
+    /// [`ErrorKind::Usage`] for a learngene whose heads are shared, and those of [`Network::new`].
     pub fn new(
         model: &'m Model,
         pinned: &'m Model,
         runtime: &Arc<Runtime>,
         calibration: Calibration,
     ) -> Result<Shrinker<'m>> {
-        if model.metadata(METADATA).is_some() {
+        if Learngene::read(model)?.is_some_and(|gene| !gene.is_identity()) {
             return Err(Error::new(ErrorKind::Usage, "the model is a learngene, whose heads are shared")
                 .at(&model.path)
                 .hint("give the ancestor, or grow a descendant from it"));
@@ -200,10 +112,10 @@ impl<'m> Shrinker<'m> {
         let network = Network::new(runtime, pinned)?;
         let ways = network.ways()?;
         let timings = vec![Timing { stage: "graph", seconds: start.elapsed().as_secs_f64() }];
-        Ok(Shrinker { model, network, ways, runtime: runtime.clone(), calibration, timings })
+        Ok(Shrinker { model, network, ways, runtime: runtime.clone(), calibration, memory_limit: MEMORY, timings })
     }
 
-    /// Measures in which order heads and neurons go, and what that costs.
+    /// Measures in which order heads and neurons go, and what that and leaving out whole layers cost.
     ///
     /// # Errors
     /// Those of the runtime; [`ErrorKind::Images`] for activations that are no numbers.
@@ -211,10 +123,8 @@ impl<'m> Shrinker<'m> {
         &mut self,
         limits: &Limits,
         progress: &(dyn Fn(&'static str, usize, usize) + Sync),
-    ) -> Result<Analysis> {
-        let (blocks, mut warnings) = self.blocks(limits)?;
-        warnings.extend(self.network.warnings.iter().cloned());
-        warnings.extend(self.calibration.warnings.iter().cloned());
+    ) -> Result<Removals> {
+        let removable = budget::removable(self.model, limits)?;
         let timings = &mut self.timings;
         let mut timed = |stage: &'static str, start: Instant| {
             timings.push(Timing { stage, seconds: start.elapsed().as_secs_f64() });
@@ -227,193 +137,69 @@ impl<'m> Shrinker<'m> {
         timed("order", start);
         let start = Instant::now();
         let images = &self.calibration.held_out[..self.calibration.held_out.len().min(JUDGES)];
-        let costs =
-            self.network.sensitivities(&statistics, &thinnings, images, &|n, of| progress("cost of blocks", n, of))?;
+        let tell = |n, of| progress("cost of blocks", n, of);
+        let costs = self.network.sensitivities(&statistics, &thinnings, &self.ways, &removable, images, &tell)?;
         timed("cost of blocks", start);
-        let curves = thinnings.iter().zip(&costs).map(|(t, c)| curve(&t.error, c)).collect();
-        Ok(Analysis { blocks, thinnings, curves, warnings })
-    }
-
-    /// The blocks of the ancestor, one a site.
-    fn blocks(&self, limits: &Limits) -> Result<(Vec<Block>, Vec<String>)> {
-        let typing = Typing::new(self.model)?;
-        let anatomy = Anatomy::new(&typing)?;
-        let roles = Roles::new(&typing);
-        let root = |layer, kind| factor(&typing, &anatomy, layer, kind).map(|f| typing.factors.root(f));
-        let mut uses: HashMap<Factor, usize> = HashMap::new();
-        for site in &self.network.sites {
-            if let Some(f) = root(site.layer, site.kind) {
-                *uses.entry(f).or_default() += 1;
-            }
-        }
-        let mut warnings = Vec::new();
-        if let Some(layers) = &limits.layers
-            && let Some(l) = layers.iter().find(|l| **l >= anatomy.layers.len())
-        {
-            bail!(Usage, "there is no layer {l}, only {}", anatomy.layers.len());
-        }
-        let blocks = self.network.sites.iter().map(|site| {
-            let f = root(site.layer, site.kind);
-            let alone = f.is_some_and(|f| uses[&f] == 1);
-            if f.is_some() && !alone {
-                warnings
-                    .push(format!("layer {}: its {:?} are shared with another layer and stay", site.layer, site.kind));
-            }
-            let asked = match site.kind {
-                Kind::Heads => limits.heads,
-                Kind::Neurons => limits.neurons,
-            } && limits.layers.as_ref().is_none_or(|l| l.contains(&site.layer));
-            let mut unit = [0.0; 3];
-            if let Some(f) = f {
-                let units = typing.factors.factor_size(f).max(1) as f64;
-                for u in roles.carriers(f) {
-                    let t = typing.weights[typing.uses[u].name.as_str()];
-                    if is_float(t) {
-                        unit[0] += element_count(t).unwrap_or(0) as f64 / units;
-                        unit[2] += payload(t).len() as f64 / units;
-                    }
-                }
-                let carries = |name: &str| {
-                    typing.dims.get(name).is_some_and(|dims| dims.iter().any(|d| typing.factors.leaves(d).contains(&f)))
-                };
-                for c in &typing.contractions {
-                    let node = &typing.graph.node[c.node];
-                    if typing.factors.leaves(&c.summed).contains(&f) || node.output.iter().any(|o| carries(o)) {
-                        unit[1] += c.macs as f64 / typing.batch_size().max(1) as f64 / units;
-                    }
-                }
-            }
-            Block { layer: site.layer, kind: site.kind, units: site.units, free: asked && alone && site.divides, unit }
+        let blocks = self.network.sites.iter().zip(thinnings).zip(&costs.blocks).map(|((site, thinning), measured)| {
+            let error = curve(&thinning.error, measured).into_iter().map(|e| e as f32).collect();
+            Removal { layer: site.layer, kind: site.kind, kept: thinning.kept, error }
         });
-        Ok((blocks.collect(), warnings))
+        let layers = costs.layers.into_iter().map(|e| e.map(|e| e as f32).filter(|e| e.is_finite())).collect();
+        let (views, seed) = (self.calibration.fit.len(), self.calibration.seed);
+        Ok(Removals { blocks: blocks.collect(), layers, views, seed })
     }
 
-    /// Finds the counts of heads and neurons under a budget.
+    /// What the user should know about the model, the images and what stays as it is.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for a budget that cannot be met, or that is above the ancestor.
-    pub fn allocate(&self, analysis: &Analysis, limits: &Limits, budget: Budget) -> Result<Allocation> {
-        let typing = Typing::new(self.model)?;
-        let (measure, whole, wanted) = match budget {
-            Budget::Share(s) => (0, 0.0, s),
-            Budget::Parameters(n) => (0, parameters(self.model.graph()) as f64, n),
-            Budget::Macs(n) => (1, typing.macs() as f64, n),
-            Budget::Bytes(n) => (2, encoded_len(&self.model.proto) as f64, n),
-        };
-        let of_blocks: f64 = analysis.blocks.iter().map(|b| b.unit[measure] * b.units as f64).sum();
-        let budget_of_blocks = match budget {
-            Budget::Share(s) => {
-                if !(s > 0.0 && s <= 1.0) {
-                    bail!(Usage, "a share is above 0 and up to 100 %, not {:.1} %", 100.0 * s);
-                }
-                s * of_blocks
-            }
-            _ if wanted > whole => {
-                return Err(Error::new(
-                    ErrorKind::Usage,
-                    format!("the budget {wanted} is above the ancestor's {whole}"),
-                )
-                .at(&self.model.path)
-                .hint("a descendant is smaller than its ancestor: give less"));
-            }
-            _ => wanted - (whole - of_blocks),
-        };
-        let fixed: f64 = analysis.blocks.iter().filter(|b| !b.free).map(|b| b.unit[measure] * b.units as f64).sum();
-        let free: Vec<usize> = (0..analysis.blocks.len()).filter(|&i| analysis.blocks[i].free).collect();
-        let choices: Vec<Vec<Choice>> = free
-            .iter()
-            .map(|&i| {
-                let b = &analysis.blocks[i];
-                counts(b, limits)
-                    .into_iter()
-                    .map(|count| Choice {
-                        count,
-                        cost: count as f64 * b.unit[measure],
-                        error: analysis.curves[i][count],
-                    })
-                    .collect()
-            })
-            .collect();
-        let chosen = allocate(&choices, (budget_of_blocks - fixed).max(0.0))?;
-        let mut all: Vec<usize> = analysis.blocks.iter().map(|b| b.units).collect();
-        for (&i, c) in free.iter().zip(&chosen) {
-            all[i] = c.count;
-        }
-        let parameters =
-            |counts: &[usize]| -> f64 { analysis.blocks.iter().zip(counts).map(|(b, &n)| b.unit[0] * n as f64).sum() };
-        let units: Vec<usize> = analysis.blocks.iter().map(|b| b.units).collect();
-        let layers = 1 + analysis.blocks.iter().map(|b| b.layer).max().unwrap_or(0);
-        let none = PlannedLayer { heads: None, of_heads: None, neurons: None, of_neurons: None };
-        let mut planned = vec![none; layers];
-        for (b, &count) in analysis.blocks.iter().zip(&all) {
-            let l = &mut planned[b.layer];
-            match b.kind {
-                Kind::Heads => (l.heads, l.of_heads) = (Some(count), Some(b.units)),
-                Kind::Neurons => (l.neurons, l.of_neurons) = (Some(count), Some(b.units)),
-            }
-        }
-        Ok(Allocation {
-            budget,
-            share: parameters(&all) / parameters(&units).max(f64::MIN_POSITIVE),
-            counts: all,
-            layers: planned,
-            predicted_error: chosen.iter().map(|c| c.error).sum(),
-        })
+    /// Those of typing.
+    pub fn warnings(&self, limits: &Limits) -> Result<Vec<String>> {
+        let mut warnings = budget::blocks(self.model, limits)?.1;
+        warnings.extend(self.network.warnings.iter().cloned());
+        warnings.extend(self.calibration.warnings.iter().cloned());
+        Ok(warnings)
     }
 
     /// Thins and fits.
     ///
     /// # Errors
     /// Those of surgery, of typing and of the runtime.
-    pub fn shrink(&mut self, analysis: &Analysis, allocation: &Allocation, progress: Progress) -> Result<Shrunk> {
+    pub fn shrink(&mut self, removals: &Removals, allocation: &Allocation, progress: Progress) -> Result<Shrunk> {
         let start = Instant::now();
-        let typing = Typing::new(self.model)?;
-        let anatomy = Anatomy::new(&typing)?;
-        let mut plan = Plan::default();
-        for ((b, thinning), &count) in analysis.blocks.iter().zip(&analysis.thinnings).zip(&allocation.counts) {
-            if count == b.units {
-                continue;
-            }
-            if let Some(factor) = factor(&typing, &anatomy, b.layer, b.kind) {
-                plan.gather(&typing.factors, factor, thinning.kept(count))?;
-            }
-        }
-        let mut model = self.model.clone();
+        let mut model = thin(self.model, removals, allocation)?;
         let (mut error, mut fits) = (0.0, Vec::new());
-        if !plan.is_empty() {
-            model.proto.graph = Some(resize(&typing, &plan)?);
-            graph::prune(model.graph_mut());
+        if model.graph() != self.model.graph() {
             let pinned = stages::pin(&model)?;
             let child = Network::new(&self.runtime, &pinned)?;
+            let sources = allocation.kept_layers();
             let counts: Vec<usize> = child.sites.iter().map(|s| s.units).collect();
-            if counts != allocation.counts {
+            let planned: Vec<usize> = self
+                .network
+                .sites
+                .iter()
+                .filter(|s| sources.contains(&s.layer))
+                .map(|s| allocation.count(s.layer, s.kind).unwrap_or(s.units))
+                .collect();
+            if counts != planned {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
-                    format!(
-                        "the resized graph has {counts:?} heads and neurons where {:?} were planned",
-                        allocation.counts
-                    ),
+                    format!("the resized graph has {counts:?} heads and neurons where {planned:?} were planned"),
                 )
                 .at(&self.model.path)
                 .hint("this graph ties axes in a way that Offshoot does not resize yet; use --only-layers"));
             }
-            let sources: Vec<usize> = (0..anatomy.layers.len()).collect();
             let found = self.fit(&child, &sources, progress)?;
             error = found.error;
             model = write(&model, &found.fitted)?;
             fits = found.fitted.iter().map(|f| Fit { layer: f.layer, kind: f.kind, chosen: f.chosen }).collect();
         }
         self.timings.push(Timing { stage: "refit", seconds: start.elapsed().as_secs_f64() });
-        let (parameters, macs) = (parameters(model.graph()), Typing::new(&model)?.macs());
-        let bytes = encoded_len(&model.proto);
-        Ok(Shrunk { model, error, fits, parameters, macs, bytes })
+        Ok(Shrunk { error, fits, ..Shrunk::of(model)? })
     }
-}
 
-impl Shrinker<'_> {
     fn fit(&self, child: &Network, sources: &[usize], progress: Progress) -> Result<refit::Refit> {
         let Calibration { fit, held_out, .. } = &self.calibration;
-        refit(&self.network, &self.ways, child, sources, fit, held_out, progress)
+        refit(&self.network, &self.ways, child, sources, fit, held_out, self.memory_limit, progress)
     }
 
     /// Fits the output projections and last FFN matrices of a descendant that was grown in any other way. Its layer l is built like
@@ -427,6 +213,18 @@ impl Shrinker<'_> {
         let network = Network::new(&self.runtime, &pinned)?;
         let found = self.fit(&network, sources, progress)?;
         Ok((write(child, &found.fitted)?, found.error))
+    }
+}
+
+impl Shrunk {
+    /// A descendant as it is, not fitted.
+    ///
+    /// # Errors
+    /// Those of typing.
+    pub fn of(model: Model) -> Result<Shrunk> {
+        let (parameters, macs) = (parameters(model.graph()), Typing::new(&model)?.macs());
+        let bytes = encoded_len(&model.proto);
+        Ok(Shrunk { model, error: 0.0, fits: Vec::new(), parameters, macs, bytes })
     }
 }
 
@@ -446,18 +244,4 @@ fn write(model: &Model, fitted: &[Fitted]) -> Result<Model> {
     }
     graph::prune(out.graph_mut());
     Ok(out)
-}
-
-/// The counts that a block may have, ascending.
-fn counts(block: &Block, limits: &Limits) -> Vec<usize> {
-    let (least, multiple) = match block.kind {
-        Kind::Heads => (limits.min_heads, 1),
-        Kind::Neurons => (limits.min_neurons.max(2), limits.multiple.max(1)),
-    };
-    // A wide FFN is not divided finer than a table of choices can hold.
-    let multiple = multiple * block.units.div_ceil(multiple * 256);
-    let mut counts: Vec<usize> = (1..).map(|i| i * multiple).take_while(|&n| n < block.units).collect();
-    counts.retain(|&n| n >= least);
-    counts.push(block.units);
-    counts
 }

@@ -8,11 +8,12 @@ use rayon::prelude::*;
 
 use super::algebra::{Covariance, Moments, Partial, product, scale, times};
 use super::order::{self, Thinning, features, predict};
-use super::sites::{Kind, Site, Way, sites};
+use super::sites::{Site, Way, sites};
 use super::stages::{Part, Stages, Values};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
+use crate::learngene::Kind;
 use crate::onnx::{Model, node_label};
 use crate::runtime::Runtime;
 
@@ -119,7 +120,7 @@ impl<'m> Network<'m> {
                 })
                 .collect::<Result<_>>()?;
             self.sites.par_iter().zip(&mut moments).try_for_each(|(site, moments)| {
-                let rows = stack(&runs.iter().map(|v| site.rows(v)).collect::<Result<Vec<_>>>()?)?;
+                let rows = stack(runs.iter().map(|v| site.rows(v)).collect::<Result<Vec<_>>>()?.iter())?;
                 let part = Partial::of(rows.view(), Array2::zeros((rows.nrows(), 0)).view());
                 self.finite(site, &part)?;
                 moments.add(&part);
@@ -177,8 +178,8 @@ impl<'m> Network<'m> {
         Mat::from_fn(matrix.nrows(), matrix.ncols(), |r, c| f64::from(matrix[[r, c]]) * gain(c))
     }
 
-    /// What thinning one site at a time, with its matrix fitted, does to the end of the network: for every site some counts of
-    /// units and the squared error there, relative to the values themselves. Images should be others than the statistics'.
+    /// What thinning one site at a time, with its matrix fitted, and what leaving out each of the `removable` layers does to the
+    /// end of the network. Images should be others than the statistics'.
     ///
     /// # Errors
     /// Those of the runtime.
@@ -186,17 +187,40 @@ impl<'m> Network<'m> {
         &self,
         statistics: &[Covariance],
         thinnings: &[Thinning],
+        ways: &[Option<Way>],
+        removable: &[bool],
         images: &[ArrayD<f32>],
         progress: Progress,
-    ) -> Result<Vec<Vec<(usize, f64)>>> {
+    ) -> Result<Costs> {
         let stages = self.stages()?;
         let end = self.run(images, &self.end)?;
         let size: f64 = end.iter().flatten().flatten().map(|v| f64::from(*v).powi(2)).sum();
         let mut states: Vec<Values> = images.iter().map(|i| stages.start(i.clone())).collect();
-        let mut found = Vec::new();
+        let mut found = Costs { blocks: Vec::new(), layers: vec![None; removable.len()] };
         for (i, site) in self.sites.iter().enumerate() {
             progress(i, self.sites.len());
             states.par_iter_mut().try_for_each(|values| stages.advance(i, values))?;
+            if removable.get(site.layer) == Some(&true)
+                && let Some(last) = self.whole_layer(i, ways)
+            {
+                let rest = stages.rest(&self.runtime, &self.typing, self.model, last);
+                let errors: Vec<f64> = states
+                    .par_iter()
+                    .zip(&end)
+                    .map(|(values, end)| {
+                        let mut values = values.clone();
+                        for j in i..=last {
+                            if j > i {
+                                stages.advance(j, &mut values)?;
+                            }
+                            let nothing = self.typing.shape(&self.sites[j].output).unwrap_or_default();
+                            values.insert(self.sites[j].output.clone(), ArrayD::zeros(nothing));
+                        }
+                        Ok(distance(&rest.run(&values)?, end))
+                    })
+                    .collect::<Result<_>>()?;
+                found.layers[site.layer] = Some(errors.iter().sum::<f64>() / size);
+            }
             let rows: Vec<Array2<f32>> = states.iter().map(|v| site.rows(v)).collect::<Result<_>>()?;
             let levels = levels(site);
             if !levels.is_empty() {
@@ -205,7 +229,7 @@ impl<'m> Network<'m> {
                 let fits: Vec<_> = levels
                     .par_iter()
                     .map(|&count| {
-                        let kept = features(&thinnings[i].kept(count), site.size);
+                        let kept = features(&thinnings[i].kept.at(count), site.size);
                         let ridge = RIDGE * scale(&statistics[i].gram);
                         let fit = predict(&statistics[i].gram, &target, &weight, &kept, ridge)?;
                         Ok(self.narrow(i, &statistics[i], &weight, &kept, &fit))
@@ -222,21 +246,26 @@ impl<'m> Network<'m> {
                         out += bias;
                         let mut values = states[image].clone();
                         values.insert(site.output.clone(), site.leaving(&self.typing, &out)?);
-                        let results = rest.run(&values)?;
-                        let squares = |(a, b): (&ArrayD<f32>, &ArrayD<f32>)| -> f64 {
-                            a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum()
-                        };
-                        Ok(results.iter().zip(&end[image]).map(squares).sum())
+                        Ok(distance(&rest.run(&values)?, &end[image]))
                     })
                     .collect::<Result<_>>()?;
                 let error = |l: usize| -> f64 { errors.iter().skip(l).step_by(levels.len()).sum::<f64>() / size };
-                found.push(levels.iter().enumerate().map(|(l, &count)| (count, error(l))).collect());
+                found.blocks.push(levels.iter().enumerate().map(|(l, &count)| (count, error(l))).collect());
             } else {
-                found.push(Vec::new());
+                found.blocks.push(Vec::new());
             }
             states.par_iter_mut().zip(&rows).try_for_each(|(values, rows)| self.pass(i, rows, values))?;
         }
         Ok(found)
+    }
+
+    /// The last site of the layer that begins with site `i`, where what its sites add reaches the stream as it is.
+    fn whole_layer(&self, i: usize, ways: &[Option<Way>]) -> Option<usize> {
+        let layer = self.sites[i].layer;
+        let of_layer = |s: &&Site| s.layer == layer;
+        let last = i + self.sites[i..].iter().take_while(of_layer).count() - 1;
+        let all = self.sites.iter().filter(of_layer).count() == last + 1 - i;
+        (all && ways[i..=last].iter().all(Option::is_some)).then_some(last)
     }
 
     /// Puts what leaves the unchanged site into the values of one image.
@@ -271,6 +300,20 @@ impl<'m> Network<'m> {
     }
 }
 
+/// Squared errors at the end of the network, relative to the values themselves.
+pub struct Costs {
+    /// For every site some counts of units and the error there.
+    pub blocks: Vec<Vec<(usize, f64)>>,
+    /// For every layer the error without it.
+    pub layers: Vec<Option<f64>>,
+}
+
+fn distance(a: &[ArrayD<f32>], b: &[ArrayD<f32>]) -> f64 {
+    let squares =
+        |(a, b): (&ArrayD<f32>, &ArrayD<f32>)| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum() };
+    a.iter().zip(b).map(squares).sum()
+}
+
 /// The counts at which a site is measured, descending from all but few.
 fn levels(site: &Site) -> Vec<usize> {
     if !site.divides || site.units < 2 {
@@ -287,7 +330,7 @@ fn levels(site: &Site) -> Vec<usize> {
 }
 
 /// Rows of several images as one matrix.
-pub(super) fn stack(parts: &[Array2<f32>]) -> Result<Array2<f32>> {
-    let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+pub(super) fn stack<'a>(parts: impl Iterator<Item = &'a Array2<f32>>) -> Result<Array2<f32>> {
+    let views: Vec<_> = parts.map(|p| p.view()).collect();
     concatenate(Axis(0), &views).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))
 }

@@ -10,6 +10,7 @@ use faer::{Mat, Side};
 
 use super::algebra::{inner, ridge_solve, scale, select, subtract, times};
 use crate::error::{Error, ErrorKind, Result};
+use crate::learngene::Kept;
 
 /// Ridge of the choice of heads, in means of the diagonal.
 const HEAD_RIDGE: f64 = 0.1;
@@ -23,37 +24,10 @@ const EXHAUSTIVE: usize = 8;
 /// What stays of a layer's heads or neurons at every count.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Thinning {
-    /// `kept[k]`: the k units that stay, ascending.
-    kept: Kept,
+    /// The units that stay.
+    pub kept: Kept,
     /// `error[k]`: the squared error of the layer's output with k units, mean over rows; not rising with k.
     pub error: Vec<f64>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Kept {
-    /// A set for every count.
-    Sets(Vec<Vec<usize>>),
-    /// Units in the order in which they are removed.
-    Order(Vec<usize>),
-}
-
-impl Thinning {
-    /// The units that stay where `count` do, ascending.
-    pub fn kept(&self, count: usize) -> Vec<usize> {
-        match &self.kept {
-            Kept::Sets(sets) => sets[count.min(sets.len() - 1)].clone(),
-            Kept::Order(order) => {
-                let mut kept = order[order.len() - count.min(order.len())..].to_vec();
-                kept.sort_unstable();
-                kept
-            }
-        }
-    }
-
-    /// All units there are.
-    pub fn units(&self) -> usize {
-        self.error.len() - 1
-    }
 }
 
 /// The ridge regression of the whole output on the features that stay: (G_SS + r)⁻¹ (G_S: W + r W_S), where `target` is G W.
@@ -256,12 +230,12 @@ mod tests {
                 .map(|&j| kept.iter().copied().filter(|&i| i != j).collect::<Vec<_>>())
                 .min_by(|a, b| least(&gram, &w, a, ridge).total_cmp(&least(&gram, &w, b, ridge)))
                 .unwrap();
-            assert_eq!(found.kept(count), best);
+            assert_eq!(found.kept.at(count), best);
             let want = least(&gram, &w, &best, ridge);
             assert!((found.error[count] / want - 1.0).abs() < 1e-8, "{} {want}", found.error[count]);
             kept = best;
         }
-        assert_eq!((found.error[6], found.units()), (0.0, 6));
+        assert_eq!((found.error[6], found.kept.units()), (0.0, 6));
     }
 
     #[test]
@@ -270,7 +244,7 @@ mod tests {
         let found = neurons(&gram, &w).unwrap();
         let ridge = NEURON_RIDGE * scale(&gram);
         for count in [32, 24, 8] {
-            let want = least(&gram, &w, &found.kept(count), ridge);
+            let want = least(&gram, &w, &found.kept.at(count), ridge);
             assert!((found.error[count] / want - 1.0).abs() < 1e-6, "{} {want}", found.error[count]);
         }
         assert!(found.error.windows(2).all(|e| e[0] >= e[1]));
@@ -291,7 +265,7 @@ mod tests {
             }
         }
         let found = heads(&gram, &w, 2).unwrap();
-        let three = found.kept(3);
+        let three = found.kept.at(3);
         assert!(three.contains(&1) && three.contains(&3), "{three:?}");
         let ridge = HEAD_RIDGE * scale(&gram);
         for gone in 0..4 {
@@ -301,9 +275,9 @@ mod tests {
             assert!(found.error[3] <= error * (1.0 + 1e-9), "without head {gone}: {error}, found {}", found.error[3]);
             assert!(three.contains(&gone) || (found.error[3] / error - 1.0).abs() < 1e-9);
         }
-        assert_eq!(found.kept(4), [0, 1, 2, 3]);
+        assert_eq!(found.kept.at(4), [0, 1, 2, 3]);
         let blocks = backwards(&gram, &w, 2, 1, HEAD_RIDGE).unwrap();
-        assert_eq!(blocks.kept(4), [0, 1, 2, 3]);
-        assert!(blocks.kept(3).contains(&1) && blocks.kept(3).contains(&3));
+        assert_eq!(blocks.kept.at(4), [0, 1, 2, 3]);
+        assert!(blocks.kept.at(3).contains(&1) && blocks.kept.at(3).contains(&3));
     }
 }

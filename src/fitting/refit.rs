@@ -11,9 +11,11 @@ use rayon::prelude::*;
 
 use super::algebra::{Covariance, Moments, Partial, product, ridge_solve, scale};
 use super::network::{Network, Progress, stack};
-use super::sites::{Kind, Way};
+use super::scratch::{Arrays, Scratch, Slot};
+use super::sites::Way;
 use super::stages::Values;
 use crate::error::Result;
+use crate::learngene::Kind;
 
 /// Ridges that are tried, in means of the diagonal.
 const RIDGES: [f64; 6] = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
@@ -57,6 +59,7 @@ pub struct Refit {
 }
 
 /// One image in both networks.
+#[derive(Default)]
 struct Image {
     ancestor: Values,
     child: Values,
@@ -66,11 +69,58 @@ struct Image {
     missing: Array2<f32>,
 }
 
+/// What of an image belongs to the site at hand.
+struct AtHand {
+    rows: Array2<f32>,
+    added: Array2<f32>,
+    missing: Array2<f32>,
+}
+
+impl Image {
+    fn at_hand(&self) -> AtHand {
+        AtHand { rows: self.rows.clone(), added: self.added.clone(), missing: self.missing.clone() }
+    }
+}
+
+/// Values of the ancestor and of the child, and what is at hand, by the first letter of a name.
+impl Arrays for Image {
+    fn take(self) -> Vec<(String, ArrayD<f32>)> {
+        let mut all: Vec<(String, ArrayD<f32>)> = Vec::new();
+        all.extend(self.ancestor.into_iter().map(|(name, v)| (format!("y{name}"), v)));
+        all.extend(self.child.into_iter().map(|(name, v)| (format!("x{name}"), v)));
+        let own = [("r", self.rows), ("a", self.added), ("m", self.missing)];
+        all.extend(own.into_iter().map(|(name, v)| (name.to_string(), v.into_dyn())));
+        all
+    }
+
+    fn put(arrays: Vec<(String, ArrayD<f32>)>) -> Image {
+        let mut image = Image::default();
+        for (name, value) in arrays {
+            let own = || value.clone().into_dimensionality().unwrap_or_default();
+            match name.split_at(1) {
+                ("y", name) => drop(image.ancestor.insert(name.to_string(), value)),
+                ("x", name) => drop(image.child.insert(name.to_string(), value)),
+                ("r", _) => image.rows = own(),
+                ("a", _) => image.added = own(),
+                _ => image.missing = own(),
+            }
+        }
+        image
+    }
+
+    fn bytes(&self) -> u64 {
+        let values = self.ancestor.values().chain(self.child.values()).map(|v| v.len());
+        let own = self.rows.len() + self.added.len() + self.missing.len();
+        4 * (values.sum::<usize>() + own) as u64
+    }
+}
+
 /// Fits the sites of a smaller network to its ancestor, in order. Layer l of the child is built like layer `sources[l]` of the
-/// ancestor. `images` are fitted on, `held_out` are for choices.
+/// ancestor. `images` are fitted on, `held_out` are for choices. Values of images above `memory` bytes lie in a scratch file.
 ///
 /// # Errors
 /// Those of the runtime; [`crate::error::ErrorKind::Images`] for activations that are no numbers.
+#[expect(clippy::too_many_arguments, reason = "two networks, their relation, the images and the memory for them")]
 pub fn refit(
     ancestor: &Network,
     ways: &[Option<Way>],
@@ -78,21 +128,23 @@ pub fn refit(
     sources: &[usize],
     images: &[ArrayD<f32>],
     held_out: &[ArrayD<f32>],
+    memory: u64,
     progress: Progress,
 ) -> Result<Refit> {
     let (whole, thin) = (ancestor.stages()?, child.stages()?);
-    let none = || Array2::zeros((0, 0));
-    let mut all: Vec<Image> = images
+    let scratch = Scratch::new(memory);
+    let mut all: Vec<Slot<Image>> = images
         .iter()
         .chain(held_out)
-        .map(|i| Image {
-            ancestor: whole.start(i.clone()),
-            child: thin.start(i.clone()),
-            rows: none(),
-            added: none(),
-            missing: none(),
+        .enumerate()
+        .map(|(k, i)| {
+            let image = Image { ancestor: whole.start(i.clone()), child: thin.start(i.clone()), ..Image::default() };
+            Slot::new(&scratch, k, image)
         })
-        .collect();
+        .collect::<Result<_>>()?;
+    let each = |all: &mut Vec<Slot<Image>>, work: &(dyn Fn(&mut Image) -> Result<()> + Sync)| {
+        all.par_iter_mut().try_for_each(|slot| slot.with(&scratch, work))
+    };
     let mut changed = false;
     let mut fitted = Vec::new();
     let mut next = 0;
@@ -106,7 +158,7 @@ pub fn refit(
         else {
             // A layer that the child lacks: what it adds is an error that the next site corrects.
             changed = true;
-            all.par_iter_mut().try_for_each(|image| -> Result<()> {
+            each(&mut all, &|image| {
                 whole.advance(i, &mut image.ancestor)?;
                 ancestor.pass(i, &site.rows(&image.ancestor)?, &mut image.ancestor)
             })?;
@@ -114,7 +166,7 @@ pub fn refit(
         };
         next += 1;
         changed |= ancestor.matrices[i] != child.matrices[j];
-        all.par_iter_mut().try_for_each(|image| -> Result<()> {
+        each(&mut all, &|image| {
             whole.advance(i, &mut image.ancestor)?;
             thin.advance(j, &mut image.child)?;
             image.rows = own.rows(&image.child)?;
@@ -139,15 +191,16 @@ pub fn refit(
         // Where nothing was removed nothing is refitted.
         if changed {
             let (fits, rest) = all.split_at(images.len());
-            let covariance = covariance(child, j, fits)?;
+            let covariance = covariance(child, j, fits, &scratch)?;
             let gain = ways[i].as_ref().map(|w| w.gain.as_slice());
-            choose(&mut fit, &covariance, gain, rest)?;
+            let rest = rest.iter().map(|slot| slot.look(&scratch, |i| Ok(i.at_hand()))).collect::<Result<Vec<_>>>()?;
+            choose(&mut fit, &covariance, gain, &rest)?;
         }
         let bias = ArrayView1::from(&fit.bias);
-        all.par_iter_mut().try_for_each(|image| -> Result<()> {
+        each(&mut all, &|image| {
             let out = product(image.rows.view(), fit.matrix.view()) + bias;
             image.child.insert(own.output.clone(), own.leaving(&child.typing, &out)?);
-            image.rows = none();
+            (image.rows, image.added, image.missing) = Default::default();
             Ok(())
         })?;
         fitted.push(fit);
@@ -158,16 +211,18 @@ pub fn refit(
     let last = ancestor.sites.len();
     let errors: Vec<(f64, f64)> = all[images.len()..]
         .par_iter_mut()
-        .map(|image| {
-            whole.advance(last, &mut image.ancestor)?;
-            thin.advance(child.sites.len(), &mut image.child)?;
-            let mut sums = (0.0, 0.0);
-            for (a, b) in ancestor.end.iter().zip(&child.end) {
-                let (Some(a), Some(b)) = (image.ancestor.get(a), image.child.get(b)) else { continue };
-                sums.0 += a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
-                sums.1 += a.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
-            }
-            Ok(sums)
+        .map(|slot| {
+            slot.with(&scratch, |image| {
+                whole.advance(last, &mut image.ancestor)?;
+                thin.advance(child.sites.len(), &mut image.child)?;
+                let mut sums = (0.0, 0.0);
+                for (a, b) in ancestor.end.iter().zip(&child.end) {
+                    let (Some(a), Some(b)) = (image.ancestor.get(a), image.child.get(b)) else { continue };
+                    sums.0 += a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
+                    sums.1 += a.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+                }
+                Ok(sums)
+            })
         })
         .collect::<Result<_>>()?;
     let (difference, size) = errors.iter().fold((0.0, 0.0), |s, e| (s.0 + e.0, s.1 + e.1));
@@ -175,18 +230,20 @@ pub fn refit(
 }
 
 /// Covariances of features and both targets over the images that are fitted on.
-fn covariance(child: &Network, i: usize, images: &[Image]) -> Result<Covariance> {
+fn covariance(child: &Network, i: usize, images: &[Slot<Image>], scratch: &Scratch) -> Result<Covariance> {
     let site = &child.sites[i];
     let mut moments = Moments::new(site.features(), 2 * site.outputs);
-    let chunks: Vec<&[Image]> = images.chunks(CHUNK).collect();
+    let chunks: Vec<&[Slot<Image>]> = images.chunks(CHUNK).collect();
     // The chunks are the same for any number of threads, and so is the order in which they are added up.
     for group in chunks.chunks(rayon::current_num_threads()) {
         let parts: Vec<Partial> = group
             .par_iter()
-            .map(|images| {
-                let rows = stack(&images.iter().map(|i| i.rows.clone()).collect::<Vec<_>>())?;
-                let added = stack(&images.iter().map(|i| i.added.clone()).collect::<Vec<_>>())?;
-                let missing = stack(&images.iter().map(|i| i.missing.clone()).collect::<Vec<_>>())?;
+            .map(|slots| {
+                let parts =
+                    slots.iter().map(|slot| slot.look(scratch, |i| Ok(i.at_hand()))).collect::<Result<Vec<_>>>()?;
+                let rows = stack(parts.iter().map(|p| &p.rows))?;
+                let added = stack(parts.iter().map(|p| &p.added))?;
+                let missing = stack(parts.iter().map(|p| &p.missing))?;
                 let targets = concatenate(Axis(1), &[added.view(), missing.view()]);
                 let targets =
                     targets.map_err(|e| crate::error::Error::new(crate::error::ErrorKind::Internal, e.to_string()))?;
@@ -202,7 +259,7 @@ fn covariance(child: &Network, i: usize, images: &[Image]) -> Result<Covariance>
 }
 
 /// Fits with every ridge and correction, and takes what is best on held-out images.
-fn choose(fit: &mut Fitted, covariance: &Covariance, gain: Option<&[f32]>, held_out: &[Image]) -> Result<()> {
+fn choose(fit: &mut Fitted, covariance: &Covariance, gain: Option<&[f32]>, held_out: &[AtHand]) -> Result<()> {
     let outputs = fit.bias.len();
     let weights: Vec<f64> = (0..outputs).map(|c| gain.map_or(1.0, |g| f64::from(g[c]).powi(2))).collect();
     let old = &fit.matrix;
@@ -251,7 +308,7 @@ fn choose(fit: &mut Fitted, covariance: &Covariance, gain: Option<&[f32]>, held_
 type Affine = (Array2<f32>, Array1<f32>);
 
 /// Squared error of the stream behind a site with `own` and every share of `correction` (an empty matrix for none).
-fn judge(images: &[Image], weights: &[f64], own: &Affine, correction: &Affine) -> [f64; 3] {
+fn judge(images: &[AtHand], weights: &[f64], own: &Affine, correction: &Affine) -> [f64; 3] {
     let mut sums = [0.0; 3];
     for image in images {
         let left = &image.added + &image.missing - product(image.rows.view(), own.0.view()) - &own.1;

@@ -14,18 +14,9 @@ use crate::anatomy::{Anatomy, Roles};
 use crate::axes::{Dim, Factor, Typing};
 use crate::error::Result;
 use crate::graph::{Attributes, Links, Names};
+use crate::learngene::Kind;
 use crate::onnx::{DataType, Model, data_type, element_count, tensor_from_f32, to_f32};
 use crate::runtime::Runtime;
-
-/// What a site sums over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// The heads of an attention.
-    Heads,
-    /// The neurons of an FFN.
-    Neurons,
-}
 
 /// A matrix that is fitted.
 #[derive(Clone, Debug)]

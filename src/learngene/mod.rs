@@ -7,6 +7,7 @@
 //! projection, norms, embeddings and the classifier are there too, so that no ancestor is needed any more.
 
 mod clusters;
+mod removal;
 
 use std::collections::HashMap;
 
@@ -27,6 +28,7 @@ pub use clusters::{
     Centroid, Cluster, FfnCentroid, FfnRule, Order, PUBLISHED_EPS, cluster_ffns, cluster_heads, ffn_centroid, ordered,
     parse_groups,
 };
+pub use removal::{Kept, Kind, Removal, Removals};
 
 /// The key of the learngene's description in a model's `metadata_props`.
 pub const METADATA: &str = "offshoot.learngene";
@@ -93,6 +95,9 @@ pub struct Learngene {
     pub layers: Vec<Vec<Cluster>>,
     /// Groups of layers that share an FFN.
     pub ffn_groups: Vec<Vec<usize>>,
+    /// In which order heads and neurons go, where that was measured: then every weight is the ancestor's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removals: Option<Removals>,
 }
 
 /// Counts of inherited parameters.
@@ -122,6 +127,7 @@ impl Learngene {
             ffn_centroid: FfnCentroid::Shallowest,
             ffn_groups: (0..layers.len()).map(|l| vec![l]).collect(),
             layers,
+            removals: None,
         }
     }
 
@@ -174,6 +180,19 @@ impl Learngene {
         Ok(())
     }
 
+    /// The ancestor itself, with the order in which its heads and neurons go: heads that stay longest fill slots first.
+    pub fn calibrated(typing: &Typing, anatomy: &Anatomy, removals: Removals) -> Learngene {
+        let mut gene = Learngene::identity(typing, anatomy);
+        for block in removals.blocks.iter().filter(|b| b.kind == Kind::Heads) {
+            if let Some(clusters) = gene.layers.get_mut(block.layer).filter(|c| c.len() == block.kept.units()) {
+                *clusters =
+                    block.kept.by_priority().into_iter().map(|h| Cluster { members: vec![h], centroid: h }).collect();
+            }
+        }
+        gene.removals = Some(removals);
+        gene
+    }
+
     /// Reads the description that a learngene file carries; `None` for any other model.
     ///
     /// # Errors
@@ -181,14 +200,15 @@ impl Learngene {
     pub fn read(model: &Model) -> Result<Option<Learngene>> {
         let Some(text) = model.metadata(METADATA) else { return Ok(None) };
         let damaged = |why: String| {
-            Error::new(ErrorKind::Format, format!("its learngene description cannot be read: {why}")).at(&model.path)
+            Error::new(ErrorKind::Format, format!("its learngene description cannot be read: {why}"))
+                .at(&model.path)
+                .hint("this file is damaged, or was made by another version of Offshoot: condense the ancestor again")
         };
         let value: serde_json::Value = serde_json::from_str(text).map_err(|e| damaged(e.to_string()))?;
         match value["schema"].as_str() {
             Some(SCHEMA) => {}
             other => {
-                return Err(damaged(format!("schema {other:?} is not {SCHEMA:?}"))
-                    .hint("this file was made by another version of Offshoot: condense the ancestor again"));
+                return Err(damaged(format!("schema {other:?} is not {SCHEMA:?}")));
             }
         }
         let gene: Learngene = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
@@ -204,6 +224,9 @@ impl Learngene {
         });
         if !complete || !measured || gene.ffn_groups.iter().flatten().any(|&l| l >= n) {
             return Err(damaged("its clusters do not cover the heads".into()));
+        }
+        if gene.removals.as_ref().is_some_and(|r| r.layers.len() != n || !r.is_sound()) {
+            return Err(damaged("the order in which heads and neurons go is none".into()));
         }
         Ok(Some(gene))
     }
@@ -222,6 +245,23 @@ impl Learngene {
         let want: Vec<usize> = self.layers.iter().map(|c| c.iter().map(|c| c.members.len()).sum()).collect();
         if have != want {
             bail!(Format, "the learngene describes layers of {want:?} heads, and the model has {have:?}");
+        }
+        for block in self.removals.iter().flat_map(|r| &r.blocks) {
+            let layer = &anatomy.layers[block.layer];
+            let factor = match block.kind {
+                Kind::Heads => layer.head_factor(typing),
+                Kind::Neurons => layer.ffn.as_ref().and_then(|f| f.hidden_factor(typing)),
+            };
+            let units = factor.map_or(1, |f| typing.factors.factor_size(f));
+            if ![1, units].contains(&block.kept.units()) {
+                let l = block.layer;
+                bail!(
+                    Format,
+                    "the learngene orders {} {:?} of layer {l}, which has {units}",
+                    block.kept.units(),
+                    block.kind
+                );
+            }
         }
         Ok(())
     }

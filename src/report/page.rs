@@ -1,11 +1,13 @@
 //! Reports as one self-contained HTML page: no script, no file beside it.
 
-use super::plot::{Curve, training_plot};
+use super::plot::{Curve, KeptLayer, kept_plot, map_picture, training_plot};
+use crate::density::Map;
 use crate::error::Result;
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#222}\
     h1{font-size:1.6rem}table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;text-align:left;\
-    border-bottom:1px solid #ddd}td.number{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}";
+    border-bottom:1px solid #ddd}td.number{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}\
+    .maps{display:flex;flex-wrap:wrap;gap:1.5rem}figure{margin:0}figcaption{font-size:.85rem;color:#555}svg.map{border:1px solid #ccc}";
 
 /// Text that stands in HTML as it is.
 fn escape(text: &str) -> String {
@@ -86,6 +88,53 @@ pub fn run_page(
     }
     if let Some(curve) = curve {
         body += &format!("<h2>Tuning</h2>\n{}", curve_part(curve)?);
+    }
+    Ok(page(title, &body))
+}
+
+/// An attention map of a layer in the ancestor and in the descendant.
+pub struct Seen {
+    /// What is seen: the layer.
+    pub caption: String,
+    /// The ancestor's map.
+    pub ancestor: Map,
+    /// The descendant's.
+    pub descendant: Map,
+}
+
+/// The report of a shrunk model: facts, a comparison with the ancestor, what every layer keeps, and attention maps side by side.
+///
+/// # Errors
+/// Those of [`kept_plot`].
+pub fn shrink_page(
+    title: &str,
+    facts: &[(&str, String)],
+    models: &[Vec<String>],
+    layers: &[KeptLayer],
+    features: &[Vec<String>],
+    maps: &[Seen],
+    frontier: Option<&str>,
+) -> Result<String> {
+    let mut body = facts_table(facts);
+    body += &format!("<h2>Size and time</h2>\n{}", table(&["", "Ancestor", "Descendant", "Ratio"], models));
+    body += &format!("<h2>Heads and FFN neurons that are kept</h2>\n{}\n", kept_plot(layers)?);
+    body +=
+        &format!("<h2>Features</h2>\n{}", table(&["Layer of the ancestor", "Correlation of what leaves it"], features));
+    if !maps.is_empty() {
+        body += "<h2>Attention</h2>\n<p>Where the class token looks, or all patches where there is none, on one view that no fit has seen: \
+                 the ancestor on the left, the descendant on the right.</p>\n<div class=\"maps\">\n";
+        for seen in maps {
+            body += &format!(
+                "<figure>{} {}<figcaption>{}</figcaption></figure>\n",
+                map_picture(&seen.ancestor),
+                map_picture(&seen.descendant),
+                escape(&seen.caption)
+            );
+        }
+        body += "</div>\n";
+    }
+    if let Some(svg) = frontier {
+        body += &format!("<h2>Frontier</h2>\n{svg}\n");
     }
     Ok(page(title, &body))
 }

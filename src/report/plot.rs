@@ -2,6 +2,7 @@
 
 use plotters::prelude::*;
 
+use crate::density::Map;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Density of every head against depth, as in figure 1c of the paper: one dot a head, sorted within a layer by colour.
@@ -48,6 +49,142 @@ fn draw(densities: &[Vec<f64>], svg: &mut String) -> std::result::Result<(), Box
     root.present()?;
     drop(chart);
     drop(root);
+    Ok(())
+}
+
+/// What each layer keeps: heads and FFN neurons, each of how many.
+pub type KeptLayer = [Option<(usize, usize)>; 2];
+
+/// Heads and FFN neurons of every layer as bars in front of what the ancestor has.
+///
+/// # Errors
+/// [`ErrorKind::Internal`] where the plot cannot be drawn.
+pub fn kept_plot(layers: &[KeptLayer]) -> Result<String> {
+    let mut svg = String::new();
+    draw_kept(layers, &mut svg)
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("the plot cannot be drawn: {e}")))?;
+    Ok(svg)
+}
+
+fn draw_kept(layers: &[KeptLayer], svg: &mut String) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let root = SVGBackend::with_string(svg, (760, 480)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let (upper, lower) = root.split_vertically(240);
+    for (kind, area, name, colour) in [(0, upper, "heads", TRAINING), (1, lower, "FFN neurons", VALIDATION)] {
+        let top = layers.iter().filter_map(|l| l[kind]).map(|k| k.1).max().unwrap_or(1).max(1) as f64;
+        let mut chart = ChartBuilder::on(&area)
+            .margin(12)
+            .x_label_area_size(36)
+            .y_label_area_size(60)
+            .build_cartesian_2d(-0.5f64..layers.len() as f64 - 0.5, 0f64..top * 1.05)?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(WHITE)
+            .x_desc("layer of the ancestor")
+            .y_desc(name)
+            .x_labels(layers.len().min(24))
+            .x_label_formatter(&|x| if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { String::new() })
+            .draw()?;
+        for (l, layer) in layers.iter().enumerate() {
+            let Some((kept, of)) = layer[kind] else { continue };
+            let bar = |n: usize| [(l as f64 - 0.35, 0.0), (l as f64 + 0.35, n as f64)];
+            chart.draw_series([
+                Rectangle::new(bar(of), BLACK.mix(0.12).filled()),
+                Rectangle::new(bar(kept), colour.filled()),
+            ])?;
+        }
+    }
+    root.present()?;
+    Ok(())
+}
+
+/// A picture of an attention map: white where most attention goes.
+pub fn map_picture(map: &Map) -> String {
+    let [rows, columns] = map.patches;
+    let most = map.attention.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
+    let mut svg = format!(
+        "<svg class=\"map\" viewBox=\"0 0 {columns} {rows}\" width=\"160\" height=\"{}\" shape-rendering=\"crispEdges\">",
+        160 * rows / columns.max(1)
+    );
+    for (i, a) in map.attention.iter().enumerate() {
+        let grey = (255.0 * a / most).round() as u8;
+        let (y, x) = (i / columns.max(1), i % columns.max(1));
+        svg +=
+            &format!("<rect x=\"{x}\" y=\"{y}\" width=\"1\" height=\"1\" fill=\"#{grey:02x}{grey:02x}{grey:02x}\"/>");
+    }
+    svg + "</svg>"
+}
+
+/// A size on a frontier.
+#[derive(Clone, Copy, Debug)]
+pub struct Frontier {
+    /// Predicted error.
+    pub error: f64,
+    /// Parameters.
+    pub parameters: f64,
+    /// Multiply-accumulate operations.
+    pub macs: f64,
+    /// Time of one image; not a number where it was not measured.
+    pub milliseconds: f64,
+}
+
+/// Predicted error against parameters, operations and time, each as a share of the largest size's.
+///
+/// # Errors
+/// [`ErrorKind::Internal`] where the plot cannot be drawn.
+pub fn frontier_plot(points: &[Frontier]) -> Result<String> {
+    let mut svg = String::new();
+    draw_frontier(points, &mut svg)
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("the plot cannot be drawn: {e}")))?;
+    Ok(svg)
+}
+
+/// A line of a plot.
+struct Line {
+    name: &'static str,
+    curve: Vec<(f64, f64)>,
+    colour: RGBColor,
+}
+
+fn draw_frontier(points: &[Frontier], svg: &mut String) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let root = SVGBackend::with_string(svg, (760, 420)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let top = points.iter().map(|p| p.error).fold(1e-6, f64::max) * 1.08;
+    let line = |name, of: fn(&Frontier) -> f64, colour| {
+        let most = points.iter().map(of).fold(f64::MIN_POSITIVE, f64::max);
+        let curve = points.iter().map(|p| (100.0 * of(p) / most, p.error)).filter(|p| p.0.is_finite());
+        Line { name, curve: curve.collect(), colour }
+    };
+    let curves = [
+        line("parameters", |p| p.parameters, TRAINING),
+        line("MACs", |p| p.macs, VALIDATION),
+        line("time of one image", |p| p.milliseconds, RGBColor(60, 140, 80)),
+    ];
+    let curves: Vec<Line> = curves.into_iter().filter(|l| !l.curve.is_empty()).collect();
+    let least = curves.iter().flat_map(|l| &l.curve).map(|p| p.0).fold(100.0, f64::min);
+    let mut chart = ChartBuilder::on(&root)
+        .margin(16)
+        .caption("Predicted error against size", ("sans-serif", 18))
+        .x_label_area_size(42)
+        .y_label_area_size(64)
+        .build_cartesian_2d((least - 3.0).max(0.0)..102f64, 0f64..top)?;
+    let mesh = &mut chart.configure_mesh();
+    mesh.disable_x_mesh()
+        .light_line_style(WHITE)
+        .x_desc("share of the ancestor (%)")
+        .y_desc("predicted error")
+        .draw()?;
+    for Line { name, curve, colour } in curves {
+        let style = colour.stroke_width(2);
+        chart
+            .draw_series(LineSeries::new(curve.iter().copied(), style))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+        chart.draw_series(curve.iter().map(|&p| Circle::new(p, 3, colour.filled())))?;
+    }
+    chart.configure_series_labels().border_style(BLACK.mix(0.2)).background_style(WHITE.mix(0.8)).draw()?;
+    root.present()?;
     Ok(())
 }
 
@@ -146,6 +283,26 @@ mod tests {
         assert!(svg.contains("Accuracy"));
         let empty = super::training_plot(&super::Curve::default()).unwrap();
         assert!(!empty.contains("Accuracy"));
+    }
+
+    #[test]
+    fn a_frontier_has_a_dot_for_every_size_and_measure() {
+        let point = |s: f64, ms: f64| super::Frontier { error: 1.0 - s, parameters: s, macs: s, milliseconds: ms };
+        let svg = super::frontier_plot(&[point(1.0, 4.0), point(0.8, 3.0), point(0.5, 2.0)]).unwrap();
+        assert_eq!(svg.matches("<circle").count(), 9);
+        let untimed = super::frontier_plot(&[point(1.0, f64::NAN), point(0.5, f64::NAN)]).unwrap();
+        assert_eq!(untimed.matches("<circle").count(), 4);
+    }
+
+    #[test]
+    fn pictures_of_what_is_kept_and_seen() {
+        let svg = super::kept_plot(&[[Some((2, 6)), Some((100, 200))], [Some((6, 6)), None]]).unwrap();
+        // The ground of both halves, and two bars for every block.
+        assert!(svg.matches("<rect").count() >= 6, "{svg}");
+        let map = crate::density::Map { patches: [2, 3], attention: vec![0.0, 0.5, 1.0, 0.25, 0.0, 0.0] };
+        let picture = super::map_picture(&map);
+        assert_eq!(picture.matches("<rect").count(), 6);
+        assert!(picture.contains("#ffffff") && picture.contains("#808080") && picture.contains("#000000"));
     }
 
     #[test]

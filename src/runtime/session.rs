@@ -316,19 +316,24 @@ impl Session {
         })
     }
 
+    /// Seconds of one batch.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`].
+    pub fn seconds(&mut self, images: ArrayView4<f32>) -> Result<f64> {
+        let one = images.slice_axis(Axis(0), Slice::from(..self.batch.min(images.len_of(Axis(0)))));
+        let start = Instant::now();
+        self.run_batch(one)?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
     /// Median seconds of one batch over `runs` runs, after a warm-up.
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`].
     pub fn latency(&mut self, images: ArrayView4<f32>, runs: usize) -> Result<f64> {
-        let one = images.slice_axis(Axis(0), Slice::from(..self.batch.min(images.len_of(Axis(0)))));
-        self.run_batch(one)?;
-        let mut seconds = Vec::with_capacity(runs);
-        for _ in 0..runs.max(1) {
-            let start = Instant::now();
-            self.run_batch(one)?;
-            seconds.push(start.elapsed().as_secs_f64());
-        }
+        self.seconds(images)?;
+        let mut seconds = (0..runs.max(1)).map(|_| self.seconds(images)).collect::<Result<Vec<_>>>()?;
         seconds.sort_by(f64::total_cmp);
         Ok(seconds[seconds.len() / 2])
     }

@@ -6,11 +6,13 @@ use ndarray::{ArrayD, IxDyn};
 use offshoot::anatomy::{Anatomy, Roles};
 use offshoot::axes::resize::{Plan, resize};
 use offshoot::axes::{Factor, Typing};
-use offshoot::fitting::{Budget, Calibration, Limits, Shrinker, stages};
+use offshoot::fitting::{Budget, Calibration, Limits, Shrinker, plan, stages, thin};
+use offshoot::learngene::Learngene;
 use offshoot::onnx::{Model, to_f32};
 use offshoot::runtime::{Kind, Options, Runtime};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
+use crate::common::binary::{done, json, offshoot, refused};
 use crate::common::{Fixture, fixtures, root};
 
 /// Random images with some structure: a few waves in every channel.
@@ -115,13 +117,18 @@ struct Found {
 fn shrink(runtime: &Arc<Runtime>, fixture: &Fixture) -> Found {
     let model = fixture.open();
     let shape = input_shape(&model);
-    let calibration =
-        Calibration { fit: images(&shape, 32, 1), held_out: images(&shape, 8, 2), images: 40, warnings: Vec::new() };
+    let calibration = Calibration {
+        fit: images(&shape, 32, 1),
+        held_out: images(&shape, 8, 2),
+        images: 40,
+        seed: 0,
+        warnings: Vec::new(),
+    };
     let pinned = stages::pin(&model).unwrap();
     let mut shrinker = Shrinker::new(&model, &pinned, runtime, calibration).unwrap();
     let limits = Limits { min_neurons: 2, multiple: 1, ..Limits::default() };
     let analysis = shrinker.analyse(&limits, &|_, _, _| {}).unwrap();
-    let allocation = shrinker.allocate(&analysis, &limits, Budget::Share(0.75)).unwrap();
+    let allocation = plan(&model, &analysis, &limits, Budget::Share(0.75), None).unwrap();
     assert!(allocation.share <= 0.75 + 1e-9);
     let child = shrinker.shrink(&analysis, &allocation, &|_, _| {}).unwrap();
     let test = images(&shape, 8, 3);
@@ -157,32 +164,216 @@ fn every_family_shrinks_and_beats_magnitude_pruning() {
     assert!(only.is_some() || corrected > 10, "{corrected}");
 }
 
+/// The bundled ancestor, its runtime and views of waves.
+struct Bundled {
+    runtime: Arc<Runtime>,
+    model: Model,
+    pinned: Model,
+    shape: Vec<usize>,
+}
+
+impl Bundled {
+    fn new() -> Bundled {
+        let runtime = Runtime::start(&Options { kind: Kind::Tract, threads: Some(1), ..Options::default() }).unwrap();
+        let mut model = Model::open(root().join("models/fashion-vit.onnx")).unwrap();
+        offshoot::graph::prepare(&mut model).unwrap();
+        let pinned = stages::pin(&model).unwrap();
+        let shape = input_shape(&model);
+        Bundled { runtime, model, pinned, shape }
+    }
+
+    fn shrinker(&self) -> Shrinker<'_> {
+        let (fit, held_out) = (images(&self.shape, 20, 1), images(&self.shape, 4, 2));
+        let calibration = Calibration { fit, held_out, images: 24, seed: 0, warnings: Vec::new() };
+        Shrinker::new(&self.model, &self.pinned, &self.runtime, calibration).unwrap()
+    }
+}
+
 #[test]
-fn the_whole_size_is_the_ancestor_and_threads_change_nothing() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, threads: Some(1), ..Options::default() }).unwrap();
-    let mut model = Model::open(root().join("models/fashion-vit.onnx")).unwrap();
-    offshoot::graph::prepare(&mut model).unwrap();
-    let pinned = stages::pin(&model).unwrap();
-    let shape = input_shape(&model);
-    let at = |threads: usize, share: f64| {
+fn the_whole_size_is_the_ancestor_and_neither_threads_nor_memory_change_anything() {
+    let bundled = Bundled::new();
+    let model = &bundled.model;
+    let at = |threads: usize, share: f64, memory: u64| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let calibration = Calibration {
-                fit: images(&shape, 20, 1),
-                held_out: images(&shape, 4, 2),
-                images: 24,
-                warnings: Vec::new(),
-            };
-            let mut shrinker = Shrinker::new(&model, &pinned, &runtime, calibration).unwrap();
+            let mut shrinker = bundled.shrinker();
+            shrinker.memory_limit = memory;
             let limits = Limits::default();
             let analysis = shrinker.analyse(&limits, &|_, _, _| {}).unwrap();
-            let allocation = shrinker.allocate(&analysis, &limits, Budget::Share(share)).unwrap();
+            let allocation = plan(model, &analysis, &limits, Budget::Share(share), None).unwrap();
             shrinker.shrink(&analysis, &allocation, &|_, _| {}).unwrap().model.to_bytes()
         })
     };
-    let whole = Model::from_bytes(at(2, 1.0)).unwrap();
+    let whole = Model::from_bytes(at(2, 1.0, u64::MAX)).unwrap();
     assert_eq!(whole.graph(), model.graph());
-    let half = at(1, 0.5);
+    let half = at(1, 0.5, u64::MAX);
     assert!(half.len() < model.to_bytes().len() * 7 / 10);
-    assert_eq!(half, at(3, 0.5));
+    assert_eq!(half, at(3, 0.5, 0));
+}
+
+#[test]
+fn layers_may_go_and_what_follows_makes_up_for_them() {
+    let bundled = Bundled::new();
+    let model = &bundled.model;
+    let mut shrinker = bundled.shrinker();
+    let limits = Limits { heads: false, neurons: false, ..Limits::default() };
+    let removals = shrinker.analyse(&limits, &|_, _, _| {}).unwrap();
+    assert_eq!(removals.layers.len(), 8);
+    assert!(removals.layers.iter().flatten().all(|&e| e > 0.0), "{:?}", removals.layers);
+    let allocation = plan(model, &removals, &limits, Budget::Share(0.75), None).unwrap();
+    let dropped: Vec<usize> = (0..8).filter(|&l| allocation.layers[l].dropped).collect();
+    // Those that are missed least.
+    let mut order: Vec<usize> = (0..8).collect();
+    order.sort_by(|&a, &b| removals.layers[a].partial_cmp(&removals.layers[b]).unwrap());
+    order.truncate(2);
+    order.sort_unstable();
+    assert_eq!(dropped, order);
+    let child = shrinker.shrink(&removals, &allocation, &|_, _| {}).unwrap();
+    let plain = thin(model, &removals, &allocation).unwrap();
+    for m in [&child.model, &plain] {
+        assert_eq!(Anatomy::new(&Typing::new(m).unwrap()).unwrap().layers.len(), 6);
+    }
+    let test = images(&bundled.shape, 8, 3);
+    let want = outputs(&bundled.runtime, model, &test);
+    let error = |m: &Model| error(&want, &outputs(&bundled.runtime, m, &test));
+    let (fitted, plain) = (error(&child.model), error(&plain));
+    assert!(fitted < 0.9 * plain, "fitted {fitted}, not {plain}");
+    let none = Limits { depth: false, ..limits };
+    assert!(plan(model, &removals, &none, Budget::Share(0.75), None).is_err());
+}
+
+#[test]
+fn more_is_never_worse_on_held_out_views() {
+    let bundled = Bundled::new();
+    let mut shrinker = bundled.shrinker();
+    let limits = Limits::default();
+    let removals = shrinker.analyse(&limits, &|_, _, _| {}).unwrap();
+    let errors: Vec<f64> = (10..=20)
+        .map(|s| {
+            let budget = Budget::Share(f64::from(s) * 0.05);
+            let allocation = plan(&bundled.model, &removals, &limits, budget, None).unwrap();
+            shrinker.shrink(&removals, &allocation, &|_, _| {}).unwrap().error
+        })
+        .collect();
+    println!("{errors:?}");
+    assert!(errors.windows(2).all(|e| e[1] <= 1.02 * e[0]), "{errors:?}");
+    assert_eq!(errors[10], 0.0);
+}
+
+const ANCESTOR: &str = "models/fashion-vit.onnx";
+const PICTURES: &str = "fixtures/fashion-images.idx3-ubyte";
+
+#[test]
+fn a_learngene_carries_the_order_of_removal() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let common = ["--runtime", "tract", "--crops", "24", "--images", PICTURES];
+    let (gene, same, direct, child) = (at("gene.onnx"), at("same.onnx"), at("direct.onnx"), at("child.onnx"));
+    done(&[&["condense", ANCESTOR, "--fitted", "-o", &gene][..], &common].concat());
+    done(&[&["shrink", ANCESTOR, "--to", "60%", "-o", &direct, "--save-learngene", &same][..], &common].concat());
+    let graph = |path: &str| Model::open(path).unwrap().graph().clone();
+    let read = |path: &str| Learngene::read(&Model::open(path).unwrap()).unwrap().unwrap();
+    assert_eq!(read(&gene).removals, read(&same).removals);
+    assert_eq!(graph(&gene), graph(ANCESTOR));
+    assert!(read(&gene).source.images_sha256.len() == 64 && read(&gene).is_identity());
+    // From the learngene: the same descendant, without measuring again.
+    let found = json(&[&["shrink", &gene, "--to", "60%", "-o", &child, "--json"][..], &common].concat());
+    assert_eq!(graph(&child), graph(&direct));
+    let stages: Vec<&str> =
+        found["seconds"]["stages"].as_array().unwrap().iter().map(|s| s["stage"].as_str().unwrap()).collect();
+    assert_eq!(stages, ["views", "graph", "refit"]);
+    // Without images it is thinned alike and not fitted; the whole size is the ancestor.
+    done(&["shrink", &gene, "--to", "60%", "-o", &child, "--force", "--runtime", "tract"]);
+    assert_ne!(graph(&child), graph(&direct));
+    let sizes = |path: &str| -> Vec<Vec<i64>> {
+        let mut sizes: Vec<Vec<i64>> = graph(path).initializer.iter().map(|t| t.dims.clone()).collect();
+        sizes.sort_unstable();
+        sizes
+    };
+    assert_eq!(sizes(&child), sizes(&direct));
+    done(&["grow", &gene, "-o", &child, "--force"]);
+    assert_eq!(graph(&child), graph(ANCESTOR));
+    // A shape of one's own takes the heads and neurons that the order names.
+    let plan = json(&["grow", &gene, "--heads", "5", "--ffn-width", "50%", "-o", &child, "--force", "--json"]);
+    for (l, layer) in plan["layers"].as_array().unwrap().iter().enumerate() {
+        let kept = read(&gene).removals.unwrap().block(l, offshoot::learngene::Kind::Heads).unwrap().kept.at(5);
+        assert_eq!(layer["slots"], serde_json::json!(kept));
+    }
+    let damaged = at("damaged.onnx");
+    let mut model = Model::open(&gene).unwrap();
+    let text = model.metadata("offshoot.learngene").unwrap().replace("\"order\":[", "\"order\":[9999,");
+    model.set_metadata("offshoot.learngene", text);
+    model.write(std::path::Path::new(&damaged)).unwrap();
+    refused(&["shrink", &damaged, "--to", "60%", "-o", &child, "--force"], &["order"]);
+    refused(&["shrink", ANCESTOR, "--to", "60%", "-o", &child, "--force"], &["--images"]);
+}
+
+#[test]
+fn shrink_reports_and_keeps_to_budgets() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let gene = at("gene.onnx");
+    let images = ["--runtime", "tract", "--images", PICTURES, "--crops", "24"];
+    done(&[&["condense", ANCESTOR, "--fitted", "-o", &gene][..], &images].concat());
+    let (child, page, plot) = (at("child.onnx"), at("report.html"), at("frontier.svg"));
+    let made = ["shrink", &gene, "--to", "70%", "-o", &child, "--report", &page, "--plot", &plot, "--json"];
+    let found = json(&[&made[..], &images].concat());
+    let descendant = &found["descendants"][0];
+    assert!(descendant["allocation"]["share"].as_f64().unwrap() <= 0.7);
+    let (whole, own) = (&descendant["latency_ms"]["ancestor"], &descendant["latency_ms"]["descendant"]);
+    assert!(whole.as_f64().unwrap() > 0.0 && own.as_f64().unwrap() > 0.0);
+    let (page, plot) = (std::fs::read_to_string(&page).unwrap(), std::fs::read_to_string(&plot).unwrap());
+    assert_eq!(page.matches("class=\"map\"").count(), 8, "four layers, twice");
+    assert!(page.contains("Same class") && page.contains("Frontier") && !page.contains("<script"));
+    assert!(plot.matches("<circle").count() >= 3 * 5);
+    let model = Model::open(&child).unwrap();
+    assert!(model.metadata("offshoot.descendant").unwrap().contains("\"init\":\"shrink\""));
+    assert!(model.metadata("offshoot.learngene").is_none());
+    // The frontier says what each size costs, and writes nothing.
+    let frontier = json(&["shrink", &gene, "--dry-run", "--json", "--runtime", "tract"]);
+    let sizes = frontier["frontier"].as_array().unwrap();
+    let column = |name: &str| -> Vec<f64> { sizes.iter().map(|a| a[name].as_f64().unwrap()).collect() };
+    assert!(sizes.len() == 11 && column("predicted_error").windows(2).all(|e| e[0] <= e[1]));
+    for name in ["parameters", "macs", "bytes", "latency"] {
+        assert!(column(name).windows(2).all(|e| e[0] >= e[1] - 1e-9), "{name}: {:?}", column(name));
+    }
+    let text = String::from_utf8(done(&["shrink", &gene, "--dry-run", "--runtime", "tract"]).stdout).unwrap();
+    assert!(text.contains("▇") && text.contains("MACs"));
+    let parameters = column("parameters")[5];
+    let budget = format!("params={parameters}");
+    done(&["shrink", &gene, "--budget", &budget, "-o", &child, "--force", "--runtime", "tract"]);
+    assert!(offshoot::learngene::parameters(Model::open(&child).unwrap().graph()) as f64 <= parameters);
+    for wrong in ["latency=8", "latency=x", "time=3ms"] {
+        let output = offshoot(&["shrink", &gene, "--budget", wrong, "-o", &child]);
+        assert_eq!(output.status.code(), Some(2));
+    }
+    refused(
+        &["shrink", &gene, "--budget", "latency=100000ms", "-o", &child, "--force", "--runtime", "tract"],
+        &["above"],
+    );
+}
+
+#[test]
+fn grow_fits_wherever_images_are_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let (child, matched) = (at("child.onnx"), at("matched.onnx"));
+    let images = ["--runtime", "tract", "--images", PICTURES];
+    let grown = ["grow", ANCESTOR, "--heads", "5", "--ffn-width", "75%", "--eps", "2", "--json"];
+    let plan = json(&[&grown[..], &images, &["-o", &child]].concat());
+    assert_eq!(plan["projection"], "fitted");
+    let plan = json(&[&grown[..], &images, &["-o", &matched, "--projection", "matched"]].concat());
+    assert_eq!(plan["projection"], "matched");
+    let correlation = |path: &str| {
+        let found = json(&[&["compare", ANCESTOR, path, "--json"][..], &images].concat());
+        found["correlation"].as_f64().unwrap()
+    };
+    let (a, b) = (correlation(&child), correlation(&matched));
+    assert!(a > b + 0.05, "fitted {a}, matched {b}");
+    // Where nothing is removed nothing is fitted.
+    json(
+        &[&["grow", ANCESTOR, "--eps", "0", "--ffn-eps", "0", "--json", "-o", &child, "--force"][..], &images].concat(),
+    );
+    let graph = |path: &str| Model::open(path).unwrap().graph().clone();
+    assert_eq!(graph(&child), graph(ANCESTOR));
 }

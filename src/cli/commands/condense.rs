@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::fitter::{Bars, Fitter, analyse};
+use super::shrink::learngene;
 use super::{densities, images, named, open};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
@@ -11,6 +13,7 @@ use crate::cli::flags::{ClusterFlags, Condense};
 use crate::cli::output::{self, count, table};
 use crate::data::Loader;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fitting::Limits;
 use crate::learngene::{Learngene, METADATA, parameters};
 use crate::onnx::{Model, sha256};
 use crate::report::PREPROCESS;
@@ -22,6 +25,9 @@ pub fn run(c: &Condense) -> Result<()> {
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     output::check_output(&c.output, &[&c.model], c.force)?;
+    if c.fitted {
+        return fitted(c, &model);
+    }
     let (loader, runtime) = (images(&c.images, &c.transform, &model, &typing)?, Runtime::start(&c.runtime.options())?);
     let (gene, condensed) = condense(&model, &typing, &anatomy, &loader, &c.clusters, &runtime)?;
     let written = Typing::new(&condensed)?;
@@ -60,6 +66,26 @@ pub fn run(c: &Condense) -> Result<()> {
         return output::print_json(&value);
     }
     Ok(())
+}
+
+/// The ancestor whole, with the order in which its heads and neurons go.
+fn fitted(c: &Condense, model: &Model) -> Result<()> {
+    if c.clusters.any() || model.metadata(METADATA).is_some() {
+        return Err(Error::new(ErrorKind::Usage, "--fitted clusters nothing, and takes the ancestor")
+            .at(&c.model)
+            .hint("leave out the clustering flags"));
+    }
+    let bars = Bars::default();
+    let fitter = Fitter::new(model, &c.images, &c.transform, &c.runtime, (c.crops as usize, c.seed), &bars)?;
+    let removals = named(&c.model, analyse(&mut fitter.shrinker(model)?, &Limits::default(), &bars))?;
+    bars.clear();
+    let gene = learngene(model, removals, Some(&fitter.loader))?;
+    let bytes = gene.write(&c.output)?;
+    output::note(&format!("wrote {} ({bytes} bytes)", c.output.display()));
+    match (c.json, Learngene::read(&gene)?) {
+        (true, Some(gene)) => output::print_json(&gene),
+        _ => Ok(()),
+    }
 }
 
 /// Measures, clusters and condenses in memory.

@@ -1,13 +1,13 @@
 //! `offshoot grow`: descendants of any shape.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::condense::condense;
+use super::fitter::{Bars, Fitter, VIEWS};
 use super::{images, named, open};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
@@ -15,24 +15,39 @@ use crate::cli::flags::{Grow, ShapeFlags, image_size};
 use crate::cli::output::{self, count, table};
 use crate::descendant::{Descendant, Heads, Init, Plan, Projection, Shape, Transform, grow, verify};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fitting::{Calibration, Shrinker, stages};
-use crate::learngene::{Learngene, METADATA, Order};
+use crate::fitting::Limits;
+use crate::learngene::{Learngene, Order};
 use crate::onnx::Model;
-use crate::runtime::{Options, Runtime};
-
-/// Views of the images that descendants are fitted on.
-const VIEWS: usize = 192;
+use crate::runtime::Runtime;
 
 /// One descendant to grow.
 struct Job {
     output: Option<PathBuf>,
     shape: Shape,
+    /// True where the user chose how the output projection follows.
+    chosen: bool,
+}
+
+impl Job {
+    /// Where images are given, a descendant whose weights are its own is fitted to its ancestor, unless another projection was chosen.
+    fn fit_by_default(&mut self) {
+        let s = &self.shape;
+        let own = s.init == Init::ClusterLearngene && !s.tied && s.transform.is_none_or(|t| t == Transform::None);
+        if !self.chosen && own && s.image_size.is_none() && s.embedding_dim.is_none() {
+            self.shape.projection = Projection::Fitted;
+        }
+    }
 }
 
 /// Runs the command.
 pub fn run(c: &Grow) -> Result<()> {
-    let jobs = jobs(c)?;
+    let mut jobs = jobs(c)?;
     let model = open(&c.model, c.open.links())?;
+    let given = Learngene::read(&model)?;
+    let calibrated = given.as_ref().is_some_and(|gene| gene.removals.is_some());
+    if c.images.is_some() && (given.is_none() || calibrated) {
+        jobs.iter_mut().for_each(Job::fit_by_default);
+    }
     let outputs: Vec<PathBuf> = jobs.iter().filter_map(|j| j.output.clone()).collect();
     output::check_distinct(&outputs)?;
     if !c.dry_run {
@@ -49,8 +64,21 @@ pub fn run(c: &Grow) -> Result<()> {
     let ancestor = if jobs.iter().all(clustered) { None } else { Some(ancestor(c, &model, genes.is_none())?) };
     let fits = !c.dry_run && jobs.iter().any(|j| j.shape.projection == Projection::Fitted);
     let runtime = if c.verify || c.fold { Some(Runtime::start(&c.runtime.options())?) } else { None };
-    let fitter = if fits { Some(Fitter::new(c, &model)?) } else { None };
+    let fitter = match (fits, &c.images) {
+        (false, _) => None,
+        (true, Some(path)) if given.is_none() || calibrated => {
+            Some(Fitter::new(&model, path, &c.transform, &c.runtime, (VIEWS, c.seed), &Bars::default())?)
+        }
+        (true, _) => {
+            return Err(Error::new(ErrorKind::Usage, "--projection fitted fits to the ancestor, on images")
+                .at(&c.model)
+                .hint("give --images PATH and the ancestor, or a learngene of condense --fitted"));
+        }
+    };
     let shrinker = fitter.as_ref().map(|f| f.shrinker(&model)).transpose()?;
+    if let Some(shrinker) = &shrinker {
+        shrinker.warnings(&Limits::default())?.iter().for_each(|w| output::warn(w));
+    }
     let grown: Vec<Result<Plan>> = jobs
         .par_iter()
         .map(|job| {
@@ -85,33 +113,6 @@ pub fn run(c: &Grow) -> Result<()> {
         };
     }
     Ok(())
-}
-
-/// What fits descendants to their ancestor.
-struct Fitter {
-    pinned: Model,
-    runtime: Arc<Runtime>,
-    calibration: Calibration,
-}
-
-impl Fitter {
-    fn new(c: &Grow, model: &Model) -> Result<Fitter> {
-        let Some(path) = c.images.as_ref().filter(|_| model.metadata(METADATA).is_none()) else {
-            return Err(Error::new(ErrorKind::Usage, "--projection fitted fits to the ancestor, on images")
-                .at(&c.model)
-                .hint("give the ancestor and --images PATH"));
-        };
-        let typing = named(&c.model, Typing::new(model))?;
-        let loader = images(path, &c.transform, model, &typing)?;
-        let runtime = Runtime::start(&Options { threads: Some(1), ..c.runtime.options() })?;
-        let calibration = Calibration::draw(&loader, VIEWS, c.seed, &|_, _| {})?;
-        calibration.warnings.iter().for_each(|w| output::warn(w));
-        Ok(Fitter { pinned: named(&c.model, stages::pin(model))?, runtime, calibration })
-    }
-
-    fn shrinker<'f>(&'f self, model: &'f Model) -> Result<Shrinker<'f>> {
-        named(&model.path, Shrinker::new(model, &self.pinned, &self.runtime, self.calibration.clone()))
-    }
 }
 
 fn write(c: &Grow, job: &Job, child: Descendant) -> Result<Plan> {
@@ -180,7 +181,7 @@ fn learngene(c: &Grow, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model)
                 .at(&c.model)
                 .hint("leave out --no-images and the clustering flags, or give the ancestor"));
         }
-        if c.images.is_some() {
+        if c.images.is_some() && gene.removals.is_none() {
             output::warn("--images is not needed: the learngene carries its clusters");
         }
         return Ok((gene, model.clone()));
@@ -262,7 +263,8 @@ fn jobs(c: &Grow) -> Result<Vec<Job>> {
             return Err(Error::new(ErrorKind::Usage, "no output was named")
                 .hint("give -o CHILD.onnx, or --dry-run for the plan alone"));
         }
-        return Ok(vec![Job { output: c.output.clone(), shape: shape(&c.shape, c.tied, c.seed)? }]);
+        let chosen = c.shape.projection.is_some();
+        return Ok(vec![Job { output: c.output.clone(), shape: shape(&c.shape, c.tied, c.seed)?, chosen }]);
     };
     let text = std::fs::read_to_string(list)
         .map_err(|e| Error::io(list, e).hint("give a TOML list of [[descendant]] tables"))?;
@@ -317,7 +319,8 @@ fn job(e: Entry, c: &Grow) -> Result<Job> {
         Some(folder) => folder.join(&e.output),
         None => e.output,
     };
-    Ok(Job { output: Some(output), shape: shape(&flags, e.tied, c.seed)? })
+    let chosen = flags.projection.is_some();
+    Ok(Job { output: Some(output), shape: shape(&flags, e.tied, c.seed)?, chosen })
 }
 
 /// The shape that flags ask for.

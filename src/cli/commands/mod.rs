@@ -5,6 +5,7 @@ pub mod condense;
 pub mod density;
 pub mod doctor;
 pub mod eval;
+pub mod fitter;
 pub mod grow;
 pub mod inspect;
 pub mod run;

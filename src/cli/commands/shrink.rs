@@ -1,25 +1,33 @@
 //! `offshoot shrink`: smaller models on unlabelled images, without training.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::time::Instant;
 
-use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::{images, named, open, skipped};
+use super::fitter::{Bars, Fitter, analyse};
+use super::{named, open};
+use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::Shrink;
 use crate::cli::output::{self, count, table};
+use crate::data::Loader;
+use crate::density::attention_maps;
 use crate::descendant::{fold_constants, has_fixed_size};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fitting::{Allocation, Budget, Calibration, Limits, Shrinker, Shrunk, Timing, stages};
-use crate::learngene::parameters;
-use crate::report::PREPROCESS;
-use crate::runtime::{Options, Runtime};
+use crate::fitting::{Allocation, Budget, Latencies, Limits, Shrinker, Shrunk, comparison, latency, plan, thin};
+use crate::learngene::{Learngene, Removals, parameters};
+use crate::onnx::{Model, sha256};
+use crate::report::{Frontier, KeptLayer, PREPROCESS, Seen, frontier_plot, shrink_page};
+use crate::runtime::Runtime;
 
-/// Sizes of the frontier that `--dry-run` shows.
+/// Sizes of the frontier.
 const FRONTIER: [f64; 11] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5];
+/// A budget of time is met where the measured time is within this share of it.
+const SLACK: f64 = 0.01;
+/// How often an allocation is made anew because it takes longer than predicted.
+const TRIES: usize = 4;
 
 /// Runs the command.
 pub fn run(c: &Shrink) -> Result<()> {
@@ -34,53 +42,68 @@ fn shrink(c: &Shrink) -> Result<()> {
     let start = Instant::now();
     let model = open(&c.model, c.open.links())?;
     let jobs = jobs(c)?;
-    let outputs: Vec<PathBuf> = jobs.iter().filter_map(|j| j.1.clone()).collect();
+    let outputs: Vec<PathBuf> =
+        (jobs.iter().map(|j| &j.1)).chain(&c.save_learngene).chain(&c.plot).chain(&c.report).cloned().collect();
     output::check_distinct(&outputs)?;
     for path in &outputs {
         output::check_output(path, &[&c.model], c.force)?;
     }
-    let loader = {
-        let typing = named(&c.model, Typing::new(&model))?;
-        images(&c.images, &c.transform, &model, &typing)?
-    };
-    // Every session has one thread, and images are worked on side by side: results do not depend on the number of threads.
-    let runtime = Runtime::start(&Options { threads: Some(1), ..c.runtime.options() })?;
+    let recorded = Learngene::read(&model)?.and_then(|gene| gene.removals);
     let bars = Bars::default();
-    let calibration = Calibration::draw(&loader, c.crops as usize, c.seed, &|n, of| bars.tell("views", n, of))?;
-    let drawn = start.elapsed().as_secs_f64();
-    skipped(&loader);
-    let (views, held_out) = (calibration.fit.len(), calibration.held_out.len());
-    let pinned = named(&c.model, stages::pin(&model))?;
-    let mut shrinker = named(&c.model, Shrinker::new(&model, &pinned, &runtime, calibration))?;
-    shrinker.timings.insert(0, Timing { stage: "views", seconds: drawn });
-    let limits = Limits {
-        heads: !c.no_heads,
-        neurons: !c.no_ffn,
-        layers: c.only_layers.clone(),
-        min_heads: c.min_heads as usize,
-        min_neurons: c.min_ffn as usize,
-        multiple: c.multiple_of as usize,
+    let fitter = match &c.images {
+        Some(path) => Some(Fitter::new(&model, path, &c.transform, &c.runtime, (c.crops as usize, c.seed), &bars)?),
+        None => None,
     };
-    let analysis = shrinker.analyse(&limits, &|stage, n, of| bars.tell(stage, n, of))?;
-    for w in &analysis.warnings {
-        output::warn(w);
+    let mut shrinker = fitter.as_ref().map(|f| f.shrinker(&model)).transpose()?;
+    if let (Some(shrinker), Some(limit)) = (&mut shrinker, c.memory_limit) {
+        shrinker.memory_limit = limit as u64;
     }
-    if c.dry_run {
-        let mut frontier = Vec::new();
-        for share in FRONTIER {
-            match shrinker.allocate(&analysis, &limits, Budget::Share(share)) {
-                Ok(a) => frontier.push(a),
-                Err(_) => break,
-            }
+    let limits = limits(c);
+    let removals = match (recorded, &mut shrinker) {
+        (Some(removals), _) => removals,
+        (None, Some(shrinker)) => named(&c.model, analyse(shrinker, &limits, &bars))?,
+        (None, None) => {
+            return Err(Error::new(ErrorKind::Usage, "shrink calibrates the ancestor on images")
+                .at(&c.model)
+                .hint("give --images PATH: a few dozen photographs, no labels"));
         }
-        bars.clear();
-        return show(c, &frontier);
+    };
+    if shrinker.is_none() {
+        output::warn("no images: descendants are thinned in the learngene's order, and not fitted");
     }
-    let allocations: Vec<Allocation> =
-        jobs.iter().map(|j| shrinker.allocate(&analysis, &limits, j.0)).collect::<Result<_>>()?;
+    if let Some(path) = &c.save_learngene {
+        let loader = fitter.as_ref().map(|f| &f.loader);
+        let gene = learngene(&model, removals.clone(), loader)?;
+        let bytes = gene.write(path)?;
+        output::note(&format!("wrote {} ({bytes} bytes)", path.display()));
+    }
+    let timer = Timer { c, model: &model, runtime: Runtime::start(&c.runtime.options())? };
+    let wants_time = |b: &Budget| matches!(b, Budget::Latency(_));
+    let latencies = match c.dry_run || c.plot.is_some() || jobs.iter().any(|j| wants_time(&j.0)) {
+        true => Some(timer.blocks(&limits, &bars)?),
+        false => None,
+    };
+    if c.dry_run || c.plot.is_some() {
+        let frontier = frontier(&model, &removals, &limits, latencies.as_ref());
+        bars.clear();
+        if let Some(path) = &c.plot {
+            output::write_text(path, &frontier_plot(&points(&frontier))?)?;
+        }
+        if c.dry_run {
+            return show(c, &frontier);
+        }
+    }
+    let frontier_svg = match (&c.report, latencies.as_ref()) {
+        (Some(_), latencies) => Some(frontier_plot(&points(&frontier(&model, &removals, &limits, latencies)))?),
+        _ => None,
+    };
     let mut reports = Vec::new();
-    for ((_, path), allocation) in jobs.iter().zip(&allocations) {
-        let mut child = shrinker.shrink(&analysis, allocation, &|n, of| bars.tell("refit", n, of))?;
+    for (budget, path) in &jobs {
+        let allocation = timer.allocate(&removals, &limits, *budget, latencies.as_ref())?;
+        let mut child = match &mut shrinker {
+            Some(shrinker) => shrinker.shrink(&removals, &allocation, &|n, of| bars.tell("refit", n, of))?,
+            None => Shrunk::of(thin(&model, &removals, &allocation)?)?,
+        };
         bars.clear();
         if let Some(limit) = c.max_error
             && (child.error.is_nan() || child.error > limit)
@@ -96,54 +119,153 @@ fn shrink(c: &Shrink) -> Result<()> {
             .hint("keep more, or give more different images"));
         }
         if !c.no_fold && has_fixed_size(&child.model) {
-            child.model = named(&c.model, fold_constants(&runtime, &child.model, None))?;
+            child.model = named(&c.model, fold_constants(&timer.runtime, &child.model, None))?;
             child.parameters = parameters(child.model.graph());
         }
-        if let (Some(preprocess), None) = (loader.preprocess(), model.metadata(PREPROCESS)) {
-            let text = serde_json::to_string(preprocess).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
-            child.model.set_metadata(PREPROCESS, text);
+        describe(c, &model, &mut child, &allocation, fitter.as_ref().map(|f| &f.loader))?;
+        let milliseconds = latency::side_by_side(&timer.runtime, &model, &child.model)?;
+        child.bytes = child.model.write(path)?;
+        reports.push(report(path, &allocation, &child, milliseconds));
+        if let (Some(file), Some(fitter)) = (&c.report, &fitter) {
+            let page = page(c, &timer, fitter, &allocation, &child, milliseconds, frontier_svg.as_deref());
+            output::write_text(file, &named(&c.model, page)?)?;
         }
-        if let Some(path) = path {
-            child.bytes = child.model.write(path)?;
-        }
-        reports.push(report(path.as_ref(), allocation, &child));
     }
     let total = start.elapsed().as_secs_f64();
-    let times: Vec<String> = shrinker.timings.iter().map(|t| format!("{} {:.1} s", t.stage, t.seconds)).collect();
-    output::note(&format!("{}; in all {total:.1} s on {}", times.join(", "), runtime.describe()));
+    let timings = shrinker.as_ref().map(|s: &Shrinker| s.timings.clone()).unwrap_or_default();
+    let times: Vec<String> = timings.iter().map(|t| format!("{} {:.1} s", t.stage, t.seconds)).collect();
+    output::note(&format!("{}; in all {total:.1} s on {}", times.join(", "), timer.runtime.describe()));
     if c.json {
+        let [views, held_out] = fitter.as_ref().map_or([0; 2], |f| f.views());
         return output::print_json(&json!({
             "schema": "offshoot.shrink/1",
             "views": views,
             "held_out": held_out,
             "seed": c.seed,
             "descendants": reports,
-            "seconds": {"stages": shrinker.timings, "total": total},
-            "runtime": runtime.kind,
+            "seconds": {"stages": timings, "total": total},
+            "runtime": timer.runtime.kind,
         }));
     }
     Ok(())
 }
 
-/// What is to be made: budgets and outputs.
-fn jobs(c: &Shrink) -> Result<Vec<(Budget, Option<PathBuf>)>> {
-    if c.dry_run {
-        return Ok(Vec::new());
+fn limits(c: &Shrink) -> Limits {
+    Limits {
+        heads: !c.no_heads,
+        neurons: !c.no_ffn,
+        depth: !c.no_layers,
+        layers: c.only_layers.clone(),
+        min_heads: c.min_heads as usize,
+        min_neurons: c.min_ffn as usize,
+        multiple: c.multiple_of as usize,
     }
-    let Some(output) = &c.output else {
-        return Err(Error::new(ErrorKind::Usage, "no output was named").hint("give -o CHILD.onnx, or --dry-run"));
-    };
+}
+
+/// The ancestor as a learngene that carries the order of removal.
+pub fn learngene(model: &Model, removals: Removals, loader: Option<&Loader>) -> Result<Model> {
+    let typing = named(&model.path, Typing::new(model))?;
+    let anatomy = named(&model.path, Anatomy::new(&typing))?;
+    let mut gene = Learngene::calibrated(&typing, &anatomy, removals);
+    gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    gene.source.sha256 = sha256(&model.path)?;
+    gene.source.parameters = parameters(model.graph());
+    if let Some(loader) = loader {
+        gene.source.images = loader.len();
+        gene.source.images_sha256 = loader.fingerprint()?;
+    }
+    let mut out = named(&model.path, gene.condense(model, &typing, &anatomy))?;
+    preprocess(&mut out, loader)?;
+    Ok(out)
+}
+
+/// A model says how its images are prepared.
+fn preprocess(model: &mut Model, loader: Option<&Loader>) -> Result<()> {
+    if let (Some(preprocess), None) = (loader.and_then(|l| l.preprocess()), model.metadata(PREPROCESS)) {
+        let text = serde_json::to_string(preprocess).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+        model.set_metadata(PREPROCESS, text);
+    }
+    Ok(())
+}
+
+/// A descendant says where it comes from.
+fn describe(
+    c: &Shrink,
+    model: &Model,
+    child: &mut Shrunk,
+    allocation: &Allocation,
+    loader: Option<&Loader>,
+) -> Result<()> {
+    preprocess(&mut child.model, loader)?;
+    let description = json!({
+        "schema": "offshoot.descendant/1",
+        "offshoot": env!("CARGO_PKG_VERSION"),
+        "source": {"file": model.path.file_name().map(|n| n.to_string_lossy())},
+        "init": "shrink",
+        "budget": allocation.budget,
+        "share": allocation.share,
+        "layers": allocation.layers,
+        "error": child.error,
+        "seed": c.seed,
+    });
+    child.model.set_metadata("offshoot.descendant", description.to_string());
+    Ok(())
+}
+
+/// What is measured in time, on a runtime that has the threads that a descendant will have.
+struct Timer<'c> {
+    c: &'c Shrink,
+    model: &'c Model,
+    runtime: Arc<Runtime>,
+}
+
+impl Timer<'_> {
+    fn blocks(&self, limits: &Limits, bars: &Bars) -> Result<Latencies> {
+        let tell = |n, of| bars.tell("latency", n, of);
+        named(&self.c.model, Latencies::measure(&self.runtime, self.model, limits, !self.c.no_fold, &tell))
+    }
+
+    /// An allocation. One under a budget of time is made anew until the thinned model keeps to it.
+    fn allocate(
+        &self,
+        removals: &Removals,
+        limits: &Limits,
+        budget: Budget,
+        latencies: Option<&Latencies>,
+    ) -> Result<Allocation> {
+        let first = named(&self.c.model, plan(self.model, removals, limits, budget, latencies))?;
+        let (Budget::Latency(wanted), Some(latencies)) = (budget, latencies) else { return Ok(first) };
+        let mut allocation = first;
+        let mut asked = wanted;
+        for _ in 0..TRIES {
+            let thinned = thin(self.model, removals, &allocation)?;
+            let found = latencies.of(&self.runtime, self.model, &thinned, !self.c.no_fold)?;
+            allocation.latency = Some(found);
+            if found <= wanted * (1.0 + SLACK) {
+                return Ok(allocation);
+            }
+            asked *= wanted / found;
+            let next = plan(self.model, removals, limits, Budget::Latency(asked), Some(latencies));
+            allocation = Allocation { budget, ..named(&self.c.model, next)? };
+        }
+        Ok(allocation)
+    }
+}
+
+/// What is to be made: budgets and outputs.
+fn jobs(c: &Shrink) -> Result<Vec<(Budget, PathBuf)>> {
+    let Some(output) = c.output.as_ref().filter(|_| !c.dry_run) else { return Ok(Vec::new()) };
     if let Some(budget) = c.budget {
-        return Ok(vec![(budget, Some(output.clone()))]);
+        return Ok(vec![(budget, output.clone())]);
     }
     if let [share] = c.to[..] {
-        return Ok(vec![(Budget::Share(share), Some(output.clone()))]);
+        return Ok(vec![(Budget::Share(share), output.clone())]);
     }
     if !output.is_dir() {
         std::fs::create_dir(output).map_err(|e| Error::io(output, e).hint("several sizes need a folder: -o FOLDER"))?;
     }
     let stem = c.model.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(c.to.iter().map(|&s| (Budget::Share(s), Some(output.join(format!("{stem}-{}.onnx", Percent(s)))))).collect())
+    Ok(c.to.iter().map(|&s| (Budget::Share(s), output.join(format!("{stem}-{}.onnx", Percent(s))))).collect())
 }
 
 /// A share as the number of a file name: 75, 62.5.
@@ -156,7 +278,7 @@ impl std::fmt::Display for Percent {
     }
 }
 
-fn report(path: Option<&PathBuf>, allocation: &Allocation, child: &Shrunk) -> serde_json::Value {
+fn report(path: &PathBuf, allocation: &Allocation, child: &Shrunk, (whole, own): (f64, f64)) -> serde_json::Value {
     let part = |n: Option<usize>, of: Option<usize>| match (n, of) {
         (Some(n), Some(of)) => format!("{n} of {of}"),
         _ => "-".into(),
@@ -165,12 +287,15 @@ fn report(path: Option<&PathBuf>, allocation: &Allocation, child: &Shrunk) -> se
         .layers
         .iter()
         .enumerate()
-        .map(|(i, l)| vec![i.to_string(), part(l.heads, l.of_heads), part(l.neurons, l.of_neurons)])
+        .map(|(i, l)| match l.dropped {
+            true => vec![i.to_string(), "left out".into(), String::new()],
+            false => vec![i.to_string(), part(l.heads, l.of_heads), part(l.neurons, l.of_neurons)],
+        })
         .collect();
     output::note(table(&["layer", "heads", "FFN neurons"], rows).trim_end());
     output::note(&format!(
-        "{}: {:.1} % of heads and FFNs, {} parameters, {} MACs, {} bytes; error on held-out images {:.4}",
-        path.map(|p| format!("wrote {}", p.display())).unwrap_or_default(),
+        "wrote {}: {:.1} % of heads and FFNs, {} parameters, {} MACs, {} bytes; error on held-out images {:.4}; {own:.2} ms an image, the ancestor {whole:.2}",
+        path.display(),
         100.0 * allocation.share,
         count(child.parameters),
         count(child.macs),
@@ -184,14 +309,97 @@ fn report(path: Option<&PathBuf>, allocation: &Allocation, child: &Shrunk) -> se
         "parameters": child.parameters,
         "macs": child.macs,
         "bytes": child.bytes,
+        "latency_ms": {"ancestor": whole, "descendant": own},
         "fits": child.fits,
     })
 }
+
+/// Layers whose attention maps stand in a report, at most.
+const MAPS: usize = 4;
+
+fn page(
+    c: &Shrink,
+    timer: &Timer,
+    fitter: &Fitter,
+    allocation: &Allocation,
+    child: &Shrunk,
+    (whole, own): (f64, f64),
+    frontier: Option<&str>,
+) -> Result<String> {
+    let (model, sources) = (timer.model, allocation.kept_layers());
+    let found = comparison::compare(&fitter.runtime, model, &child.model, &sources, fitter.held_out())?;
+    let [views, held_out] = fitter.views();
+    let mut facts = vec![
+        ("Ancestor", c.model.display().to_string()),
+        ("Kept", format!("{:.1} % of the parameters of heads and FFNs", 100.0 * allocation.share)),
+        ("Calibration", format!("{views} views; {held_out} views of other images held out, for what follows")),
+        ("Error behind the encoder", format!("{:.4} (squared, relative to the values)", child.error)),
+        ("Correlation of the output", format!("{:.4}", found.outputs.correlation)),
+        ("Largest error of the output", format!("{:.4} of the largest value", found.outputs.relative_error)),
+    ];
+    if let Some(top1) = found.outputs.top1_agreement {
+        facts.push(("Same class", format!("{:.1} % of the views", 100.0 * top1)));
+    }
+    facts.push(("Runtime", timer.runtime.describe()));
+    let ratio = |name: &str, a: f64, b: f64, text: fn(f64) -> String| {
+        vec![name.to_string(), text(a), text(b), format!("{:.3}", b / a)]
+    };
+    let n = |v: f64| count(v as u64);
+    let models = [
+        ratio("Parameters", parameters(model.graph()) as f64, child.parameters as f64, n),
+        ratio("MACs an image", Typing::new(model)?.macs() as f64, child.macs as f64, n),
+        ratio("Bytes", model.bytes as f64, child.bytes as f64, n),
+        ratio("Milliseconds an image", whole, own, |v| format!("{v:.2}")),
+    ];
+    let part = |n: Option<usize>, of: Option<usize>| n.zip(of);
+    let layers: Vec<KeptLayer> =
+        allocation.layers.iter().map(|l| [part(l.heads, l.of_heads), part(l.neurons, l.of_neurons)]).collect();
+    let features: Vec<Vec<String>> = sources
+        .iter()
+        .zip(&found.layers)
+        .map(|(l, r)| vec![l.to_string(), r.map_or("not known".into(), |r| format!("{r:.4}"))])
+        .collect();
+    let mut shown: Vec<usize> =
+        (0..MAPS).map(|i| i * sources.len().saturating_sub(1) / (MAPS - 1)).filter(|&i| i < sources.len()).collect();
+    shown.dedup();
+    let mut maps = Vec::new();
+    if let Some(view) = fitter.held_out().first() {
+        let of: Vec<usize> = shown.iter().map(|&i| sources[i]).collect();
+        let a = attention_maps(&fitter.runtime, model, &of, view)?;
+        let b = attention_maps(&fitter.runtime, &child.model, &shown, view)?;
+        for ((a, b), l) in a.into_iter().zip(b).zip(of) {
+            if let (Some(ancestor), Some(descendant)) = (a, b) {
+                maps.push(Seen { caption: format!("layer {l}"), ancestor, descendant });
+            }
+        }
+    }
+    let name = c.model.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    shrink_page(&format!("{name}, shrunk"), &facts, &models, &layers, &features, &maps, frontier)
+}
+
+/// Allocations from the whole model down to half of its heads and FFNs, as far as they go.
+fn frontier(model: &Model, removals: &Removals, limits: &Limits, latencies: Option<&Latencies>) -> Vec<Allocation> {
+    FRONTIER.iter().map_while(|&s| plan(model, removals, limits, Budget::Share(s), latencies).ok()).collect()
+}
+
+fn points(frontier: &[Allocation]) -> Vec<Frontier> {
+    let point = |a: &Allocation| Frontier {
+        error: a.predicted_error,
+        parameters: a.parameters,
+        macs: a.macs,
+        milliseconds: a.latency.unwrap_or(f64::NAN),
+    };
+    frontier.iter().map(point).collect()
+}
+
+/// Characters of the longest bar of the frontier.
+const BAR: f64 = 24.0;
 
 fn show(c: &Shrink, frontier: &[Allocation]) -> Result<()> {
     if c.json {
         return output::print_json(&json!({"schema": "offshoot.frontier/1", "frontier": frontier}));
     }
+    let most = frontier.iter().map(|a| a.predicted_error).fold(f64::MIN_POSITIVE, f64::max);
     let rows = frontier
         .iter()
         .map(|a| {
@@ -202,37 +410,15 @@ fn show(c: &Shrink, frontier: &[Allocation]) -> Result<()> {
             vec![
                 format!("{:.1} %", 100.0 * a.share),
                 format!("{:.4}", a.predicted_error),
+                "▇".repeat((BAR * a.predicted_error / most).round() as usize),
+                count(a.parameters as u64),
+                count(a.macs as u64),
+                a.latency.map_or("-".into(), |l| format!("{l:.2}")),
                 list(|l| l.heads),
                 list(|l| l.neurons),
             ]
         })
         .collect();
-    output::print(&table(&["kept", "predicted error", "heads", "FFN neurons"], rows))
-}
-
-/// One progress bar after the other.
-#[derive(Default)]
-struct Bars(Mutex<Option<(&'static str, ProgressBar)>>);
-
-impl Bars {
-    fn tell(&self, stage: &'static str, done: usize, of: usize) {
-        let Ok(mut bar) = self.0.lock() else { return };
-        if bar.as_ref().is_none_or(|b| b.0 != stage) {
-            if let Some((_, old)) = bar.take() {
-                old.finish_and_clear();
-            }
-            *bar = Some((stage, output::progress(of, stage)));
-        }
-        if let Some((_, bar)) = bar.as_ref() {
-            bar.set_position(bar.position().max(done as u64));
-        }
-    }
-
-    fn clear(&self) {
-        if let Ok(mut bar) = self.0.lock()
-            && let Some((_, old)) = bar.take()
-        {
-            old.finish_and_clear();
-        }
-    }
+    let header = ["kept", "predicted error", "", "parameters", "MACs", "ms", "heads", "FFN neurons"];
+    output::print(&table(&header, rows))
 }

@@ -1,0 +1,93 @@
+//! Attention maps: where on the image a layer looks, as one picture.
+
+use std::sync::Arc;
+
+use ndarray::ArrayD;
+use serde::Serialize;
+
+use super::Attentions;
+use crate::anatomy::{Anatomy, Tokens};
+use crate::axes::Typing;
+use crate::error::Result;
+use crate::graph;
+use crate::onnx::{DataType, Model, tensor_info};
+use crate::runtime::Runtime;
+
+/// The attention that the patches of an image receive.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Map {
+    /// Rows and columns of patches.
+    pub patches: [usize; 2],
+    /// Row by row: the probability that each patch has, as the first token that is no patch (the class token) sees it, or the mean
+    /// over all patches where there is none. The mean over heads, and over windows.
+    pub attention: Vec<f32>,
+}
+
+/// The maps of some layers on one image [1, channels, height, width]; none where a layer's keys have no known place.
+///
+/// # Errors
+/// Those of typing and of the runtime.
+pub fn attention_maps(
+    runtime: &Arc<Runtime>,
+    model: &Model,
+    layers: &[usize],
+    image: &ArrayD<f32>,
+) -> Result<Vec<Option<Map>>> {
+    let typing = Typing::new(model)?;
+    let anatomy = Anatomy::new(&typing)?;
+    let attentions = Attentions::new(&typing, &anatomy)?;
+    let mut probe = model.clone();
+    *probe.graph_mut() = attentions.graph.clone();
+    let mut wanted = Vec::new();
+    let places: Vec<Option<(Tokens, Tokens)>> = layers
+        .iter()
+        .map(|&l| {
+            let layer = anatomy.layers.get(l)?;
+            let (value, dims) = attentions.probabilities(*layer.softmax.first()?);
+            let keys = Tokens::new(&typing, &layer.keys);
+            keys.are_placed().then(|| {
+                wanted.push(tensor_info(value, DataType::Float, &vec![None; dims.len()]));
+                (Tokens::new(&typing, &layer.queries), keys)
+            })
+        })
+        .collect();
+    if wanted.is_empty() {
+        return Ok(vec![None; layers.len()]);
+    }
+    probe.graph_mut().output = wanted;
+    graph::prune(probe.graph_mut());
+    let mut session = runtime.load(&probe, 1, typing.image_size())?;
+    let Ok(image) = image.view().into_dimensionality() else { return Ok(vec![None; layers.len()]) };
+    let mut values = session.run(image)?.into_iter();
+    Ok(places.iter().map(|p| p.as_ref().zip(values.next()).and_then(|((q, k), v)| map(q, k, &v))).collect())
+}
+
+fn map(queries: &Tokens, keys: &Tokens, value: &ArrayD<f32>) -> Option<Map> {
+    let (q, k) = (queries.positions.len(), keys.positions.len());
+    let flat = value.as_standard_layout();
+    let flat = flat.as_slice()?;
+    if q * k == 0 || flat.len() % (q * k) != 0 {
+        return None;
+    }
+    let rows: Vec<usize> = match queries.positions.iter().position(Option::is_none) {
+        Some(token) => vec![token],
+        None => (0..q).collect(),
+    };
+    let mut seen = vec![0f32; k];
+    for attention in flat.chunks(q * k) {
+        for &row in &rows {
+            seen.iter_mut().zip(&attention[row * k..(row + 1) * k]).for_each(|(s, a)| *s += a);
+        }
+    }
+    let count = (rows.len() * (flat.len() / (q * k))) as f32;
+    let stride = keys.stride()?;
+    let at = |p: &(f64, f64)| [(p.0 / stride[0]).round() as usize, (p.1 / stride[1]).round() as usize];
+    let places: Vec<[usize; 2]> = keys.positions.iter().flatten().map(at).collect();
+    let patches = [0, 1].map(|axis| 1 + places.iter().map(|p| p[axis]).max().unwrap_or(0));
+    let mut attention = vec![0f32; patches[0] * patches[1]];
+    let placed = keys.positions.iter().zip(&seen).filter(|(p, _)| p.is_some());
+    for ((_, seen), place) in placed.zip(&places) {
+        attention[place[0] * patches[1] + place[1]] = seen / count;
+    }
+    Some(Map { patches, attention })
+}

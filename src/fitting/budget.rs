@@ -1,0 +1,381 @@
+//! Budgets: what heads, neurons and layers cost, and how many of each a descendant keeps.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::allocation::{Choice, Group, allocate};
+use super::latency::Latencies;
+use super::sites::sites;
+use crate::anatomy::{Anatomy, Roles};
+use crate::axes::resize::{Plan, resize};
+use crate::axes::{Factor, Typing};
+use crate::descendant::keep_layers;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph;
+use crate::learngene::{Kind, METADATA, Removals, parameters};
+use crate::onnx::{Model, element_count, encoded_len, is_float, payload};
+
+/// What may be thinned, and how far.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Thin heads.
+    pub heads: bool,
+    /// Thin neurons.
+    pub neurons: bool,
+    /// Leave out whole layers.
+    pub depth: bool,
+    /// Layers that may be touched; all where none are named.
+    pub layers: Option<Vec<usize>>,
+    /// Heads that every layer keeps at least.
+    pub min_heads: usize,
+    /// Neurons that every FFN keeps at least.
+    pub min_neurons: usize,
+    /// Neurons are kept in multiples of this.
+    pub multiple: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { heads: true, neurons: true, depth: true, layers: None, min_heads: 1, min_neurons: 16, multiple: 16 }
+    }
+}
+
+impl Limits {
+    fn touches(&self, layer: usize) -> bool {
+        self.layers.as_ref().is_none_or(|l| l.contains(&layer))
+    }
+}
+
+/// What a budget counts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Budget {
+    /// The share of the parameters of all heads and FFNs that is kept.
+    Share(f64),
+    /// Parameters of the whole model.
+    Parameters(f64),
+    /// Multiply-accumulate operations of the whole model for one image.
+    Macs(f64),
+    /// Bytes of the file.
+    Bytes(f64),
+    /// Milliseconds for one image on this machine.
+    Latency(f64),
+}
+
+/// A block of heads or neurons.
+#[derive(Clone, Debug)]
+pub(super) struct Block {
+    pub layer: usize,
+    pub kind: Kind,
+    pub units: usize,
+    /// True where it may be thinned.
+    pub free: bool,
+    /// Parameters, operations and bytes of one unit.
+    pub unit: [f64; 3],
+}
+
+/// The factor of a layer's heads or neurons.
+pub(super) fn factor(typing: &Typing, anatomy: &Anatomy, layer: usize, kind: Kind) -> Option<Factor> {
+    let layer = anatomy.layers.get(layer)?;
+    match kind {
+        Kind::Heads => layer.head_factor(typing),
+        Kind::Neurons => layer.ffn.as_ref()?.hidden_factor(typing),
+    }
+}
+
+/// The blocks of an ancestor in order of execution, and what is to be said of those that stay.
+pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<String>)> {
+    let typing = Typing::new(model)?;
+    let anatomy = Anatomy::new(&typing)?;
+    let roles = Roles::new(&typing);
+    let (sites, _) = sites(&typing, &anatomy);
+    let root = |layer, kind| factor(&typing, &anatomy, layer, kind).map(|f| typing.factors.root(f));
+    let mut uses: HashMap<Factor, usize> = HashMap::new();
+    for f in sites.iter().filter_map(|s| root(s.layer, s.kind)) {
+        *uses.entry(f).or_default() += 1;
+    }
+    let mut warnings = Vec::new();
+    if let Some(layers) = &limits.layers
+        && let Some(l) = layers.iter().find(|l| **l >= anatomy.layers.len())
+    {
+        bail!(Usage, "there is no layer {l}, only {}", anatomy.layers.len());
+    }
+    let blocks = sites.iter().map(|site| {
+        let f = root(site.layer, site.kind);
+        let alone = f.is_some_and(|f| uses[&f] == 1);
+        if f.is_some() && !alone {
+            warnings.push(format!("layer {}: its {:?} are shared with another layer and stay", site.layer, site.kind));
+        }
+        let asked = match site.kind {
+            Kind::Heads => limits.heads,
+            Kind::Neurons => limits.neurons,
+        } && limits.touches(site.layer);
+        let unit = f.map_or([0.0; 3], |f| unit(&typing, &roles, f));
+        Block { layer: site.layer, kind: site.kind, units: site.units, free: asked && alone && site.divides, unit }
+    });
+    Ok((blocks.collect(), warnings))
+}
+
+/// Parameters, operations and bytes of one unit of a factor.
+fn unit(typing: &Typing, roles: &Roles, f: Factor) -> [f64; 3] {
+    let mut unit = [0.0; 3];
+    let units = typing.factors.factor_size(f).max(1) as f64;
+    for u in roles.carriers(f) {
+        let t = typing.weights[typing.uses[u].name.as_str()];
+        if is_float(t) {
+            unit[0] += element_count(t).unwrap_or(0) as f64 / units;
+            unit[2] += payload(t).len() as f64 / units;
+        }
+    }
+    let carries =
+        |name: &str| typing.dims.get(name).is_some_and(|d| d.iter().any(|d| typing.factors.leaves(d).contains(&f)));
+    for c in &typing.contractions {
+        let node = &typing.graph.node[c.node];
+        if typing.factors.leaves(&c.summed).contains(&f) || node.output.iter().any(|o| carries(o)) {
+            unit[1] += c.macs as f64 / typing.batch_size().max(1) as f64 / units;
+        }
+    }
+    unit
+}
+
+/// The layers that can be left out: those that surgery by-passes and leaves all others.
+pub(super) fn removable(model: &Model, limits: &Limits) -> Result<Vec<bool>> {
+    let typing = Typing::new(model)?;
+    let anatomy = Anatomy::new(&typing)?;
+    let layers = anatomy.layers.len();
+    let without = |l: usize| -> bool {
+        let kept: Vec<usize> = (0..layers).filter(|&k| k != l).collect();
+        let Ok(shallow) = keep_layers(model, &typing, &anatomy, &kept) else { return false };
+        let left = Typing::new(&shallow).and_then(|t| Ok(Anatomy::new(&t)?.layers.len()));
+        left.is_ok_and(|n| n == layers - 1)
+    };
+    Ok((0..layers).map(|l| limits.depth && layers > 1 && limits.touches(l) && without(l)).collect())
+}
+
+/// One layer of a plan.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct PlannedLayer {
+    /// True where the layer is left out.
+    pub dropped: bool,
+    /// Heads that are kept.
+    pub heads: Option<usize>,
+    /// Heads that there were.
+    pub of_heads: Option<usize>,
+    /// Neurons that are kept.
+    pub neurons: Option<usize>,
+    /// Neurons that there were.
+    pub of_neurons: Option<usize>,
+}
+
+/// Counts for every block, and what is predicted of them.
+#[derive(Clone, Debug, Serialize)]
+pub struct Allocation {
+    /// The budget.
+    pub budget: Budget,
+    /// By layer.
+    pub layers: Vec<PlannedLayer>,
+    /// Sum of the errors of the blocks, each measured alone.
+    pub predicted_error: f64,
+    /// The share of the parameters of all heads and FFNs that is kept.
+    pub share: f64,
+    /// Parameters of the whole model, as predicted.
+    pub parameters: f64,
+    /// Multiply-accumulate operations for one image, as predicted.
+    pub macs: f64,
+    /// Bytes of the file, as predicted.
+    pub bytes: f64,
+    /// Milliseconds for one image on this machine, as predicted; where it was measured what blocks take.
+    pub latency: Option<f64>,
+}
+
+impl Allocation {
+    /// Layers of the ancestor that are there.
+    pub fn kept_layers(&self) -> Vec<usize> {
+        (0..self.layers.len()).filter(|&l| !self.layers[l].dropped).collect()
+    }
+
+    /// Units of a block.
+    pub(super) fn count(&self, layer: usize, kind: Kind) -> Option<usize> {
+        let layer = self.layers.get(layer).filter(|l| !l.dropped)?;
+        match kind {
+            Kind::Heads => layer.heads,
+            Kind::Neurons => layer.neurons,
+        }
+    }
+}
+
+/// Finds the counts of heads, neurons and layers under a budget. `latencies` are needed for a budget of time.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for a budget that cannot be met, or that is above the ancestor.
+pub fn plan(
+    model: &Model,
+    removals: &Removals,
+    limits: &Limits,
+    budget: Budget,
+    latencies: Option<&Latencies>,
+) -> Result<Allocation> {
+    let (blocks, _) = blocks(model, limits)?;
+    let macs = Typing::new(model)?.macs() as f64;
+    let wholes = [parameters(model.graph()) as f64, macs, encoded_len(&model.proto) as f64];
+    let none = || Error::new(ErrorKind::Internal, "a budget of time needs measured latencies");
+    let measured = |b: usize, count: usize| latencies.map(|l| l.cost(b, count));
+    let cost = |b: usize, count: usize| -> Result<f64> {
+        let unit = match budget {
+            Budget::Share(_) | Budget::Parameters(_) => blocks[b].unit[0],
+            Budget::Macs(_) => blocks[b].unit[1],
+            Budget::Bytes(_) => blocks[b].unit[2],
+            Budget::Latency(_) => return measured(b, count).ok_or_else(none),
+        };
+        Ok(unit * count as f64)
+    };
+    let of_blocks: f64 = (0..blocks.len()).map(|b| cost(b, blocks[b].units)).sum::<Result<f64>>()?;
+    let (whole, wanted) = match budget {
+        Budget::Share(s) => (of_blocks, s * of_blocks),
+        Budget::Parameters(n) => (wholes[0], n),
+        Budget::Macs(n) => (wholes[1], n),
+        Budget::Bytes(n) => (wholes[2], n),
+        Budget::Latency(n) => (latencies.ok_or_else(none)?.whole, n),
+    };
+    if let Budget::Share(s) = budget
+        && !(s > 0.0 && s <= 1.0)
+    {
+        bail!(Usage, "a share is above 0 and up to 100 %, not {:.1} %", 100.0 * s);
+    }
+    if wanted > whole {
+        return Err(Error::new(ErrorKind::Usage, format!("the budget {wanted} is above the ancestor's {whole}"))
+            .at(&model.path)
+            .hint("a descendant is smaller than its ancestor: give less"));
+    }
+    let removable = removals.layers.iter().enumerate();
+    let mut without: Vec<Option<f64>> =
+        removable.map(|(l, e)| e.map(f64::from).filter(|_| limits.depth && limits.touches(l))).collect();
+    if blocks.iter().any(|b| b.layer >= without.len()) {
+        bail!(Format, "the order of removal is of another model");
+    }
+    let mut group_of: Vec<Vec<usize>> = vec![Vec::new(); without.len()];
+    for (b, block) in blocks.iter().enumerate() {
+        group_of[block.layer].push(b);
+    }
+    let choices = |b: usize| -> Result<Vec<Choice>> {
+        let block = &blocks[b];
+        let all = |count| Ok(Choice { count, cost: cost(b, count)?, error: 0.0 });
+        let Some(removal) = removals.block(block.layer, block.kind).filter(|_| block.free) else {
+            return Ok(vec![all(block.units)?]);
+        };
+        if removal.kept.units() != block.units {
+            bail!(Format, "the order of removal is of another model: layer {} has {}", block.layer, block.units);
+        }
+        let choice = |count| Ok(Choice { error: f64::from(removal.error[count]), ..all(count)? });
+        counts(block, limits).into_iter().map(choice).collect()
+    };
+    let found = loop {
+        let groups: Vec<Group> = group_of
+            .iter()
+            .zip(&without)
+            .map(|(list, &without)| {
+                let blocks = list.iter().map(|&b| choices(b)).collect::<Result<_>>()?;
+                Ok(Group { blocks, without: without.filter(|_| !list.is_empty()) })
+            })
+            .collect::<Result<_>>()?;
+        let found = allocate(&groups, (wanted - (whole - of_blocks)).max(0.0))?;
+        if found.iter().any(Option::is_some) {
+            break found;
+        }
+        // One layer has to stay: the one that is missed most.
+        let most = (0..without.len()).max_by(|&a, &b| without[a].partial_cmp(&without[b]).unwrap_or(a.cmp(&b)));
+        most.into_iter().for_each(|l| without[l] = None);
+    };
+    let mut planned = vec![PlannedLayer::default(); without.len()];
+    let mut saved = [0.0; 3];
+    let mut latency = latencies.map(|l| l.whole);
+    let mut predicted_error = 0.0;
+    for (l, (list, chosen)) in group_of.iter().zip(&found).enumerate() {
+        let layer = &mut planned[l];
+        layer.dropped = chosen.is_none();
+        predicted_error += match chosen {
+            Some(choices) => choices.iter().map(|c| c.error).sum(),
+            None => without[l].unwrap_or(0.0),
+        };
+        for (i, &b) in list.iter().enumerate() {
+            let count = chosen.as_ref().map_or(0, |c| c[i].count);
+            match blocks[b].kind {
+                Kind::Heads => (layer.heads, layer.of_heads) = (Some(count), Some(blocks[b].units)),
+                Kind::Neurons => (layer.neurons, layer.of_neurons) = (Some(count), Some(blocks[b].units)),
+            }
+            for (s, u) in saved.iter_mut().zip(blocks[b].unit) {
+                *s += u * (blocks[b].units - count) as f64;
+            }
+            if let (Some(latency), Some(now), Some(then)) =
+                (latency.as_mut(), measured(b, count), measured(b, blocks[b].units))
+            {
+                *latency -= then - now;
+            }
+        }
+    }
+    let of_all: f64 = blocks.iter().map(|b| b.unit[0] * b.units as f64).sum();
+    Ok(Allocation {
+        budget,
+        share: 1.0 - saved[0] / of_all.max(f64::MIN_POSITIVE),
+        layers: planned,
+        predicted_error,
+        parameters: wholes[0] - saved[0],
+        macs: wholes[1] - saved[1],
+        bytes: wholes[2] - saved[2],
+        latency,
+    })
+}
+
+/// The model without the layers, heads and neurons that an allocation removes, its matrices as they were.
+///
+/// # Errors
+/// Those of surgery and of typing.
+pub fn thin(model: &Model, removals: &Removals, allocation: &Allocation) -> Result<Model> {
+    let kept = allocation.kept_layers();
+    let units = removals.blocks.iter().filter_map(|b| {
+        let count = allocation.count(b.layer, b.kind).filter(|&n| n < b.kept.units())?;
+        Some((b.layer, b.kind, b.kept.at(count)))
+    });
+    cut(model, &kept, units.collect())
+}
+
+/// Keeps some layers, and some units of blocks that are named by the ancestor's layers.
+pub(super) fn cut(model: &Model, kept: &[usize], units: Vec<(usize, Kind, Vec<usize>)>) -> Result<Model> {
+    let typing = Typing::new(model)?;
+    let anatomy = Anatomy::new(&typing)?;
+    if kept.len() < anatomy.layers.len() {
+        let shallow = keep_layers(model, &typing, &anatomy, kept)?;
+        let place = |l: usize| kept.iter().position(|&k| k == l);
+        let units = units.into_iter().filter_map(|(l, kind, list)| Some((place(l)?, kind, list))).collect();
+        let all: Vec<usize> = (0..kept.len()).collect();
+        return cut(&shallow, &all, units);
+    }
+    let mut plan = Plan::default();
+    for (layer, kind, list) in units {
+        if let Some(factor) = factor(&typing, &anatomy, layer, kind) {
+            plan.gather(&typing.factors, factor, list)?;
+        }
+    }
+    let mut out = model.clone();
+    out.proto.metadata_props.retain(|p| p.key() != METADATA);
+    if !plan.is_empty() {
+        out.proto.graph = Some(resize(&typing, &plan)?);
+        graph::prune(out.graph_mut());
+    }
+    Ok(out)
+}
+
+/// The counts that a block may have, ascending.
+pub(super) fn counts(block: &Block, limits: &Limits) -> Vec<usize> {
+    let (least, multiple) = match block.kind {
+        Kind::Heads => (limits.min_heads, 1),
+        Kind::Neurons => (limits.min_neurons.max(2), limits.multiple.max(1)),
+    };
+    // A wide FFN is not divided finer than a table of choices can hold.
+    let multiple = multiple * block.units.div_ceil(multiple * 256);
+    let mut counts: Vec<usize> = (1..).map(|i| i * multiple).take_while(|&n| n < block.units).collect();
+    counts.retain(|&n| n >= least);
+    counts.push(block.units);
+    counts
+}
