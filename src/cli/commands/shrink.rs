@@ -7,14 +7,16 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::{images, named, open, skipped};
+use super::{images, in_type, named, open, skipped};
 use crate::axes::Typing;
 use crate::cli::flags::Shrink;
 use crate::cli::output::{self, count, table};
 use crate::descendant::{fold_constants, has_fixed_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{Allocation, Budget, Calibration, Limits, Shrinker, Shrunk, Timing, stages};
+use crate::graph;
 use crate::learngene::parameters;
+use crate::onnx::{Model, encoded_len};
 use crate::report::PREPROCESS;
 use crate::runtime::{Options, Runtime};
 
@@ -33,7 +35,7 @@ pub fn run(c: &Shrink) -> Result<()> {
 fn shrink(c: &Shrink) -> Result<()> {
     let start = Instant::now();
     let model = open(&c.model, c.open.links())?;
-    let jobs = jobs(c)?;
+    let jobs = jobs(c, &model)?;
     let outputs: Vec<PathBuf> = jobs.iter().filter_map(|j| j.1.clone()).collect();
     output::check_distinct(&outputs)?;
     for path in &outputs {
@@ -103,6 +105,7 @@ fn shrink(c: &Shrink) -> Result<()> {
             let text = serde_json::to_string(preprocess).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
             child.model.set_metadata(PREPROCESS, text);
         }
+        named(&c.model, in_type(&mut child.model, c.dtype))?;
         if let Some(path) = path {
             child.bytes = child.model.write(path)?;
         }
@@ -126,14 +129,20 @@ fn shrink(c: &Shrink) -> Result<()> {
 }
 
 /// What is to be made: budgets and outputs.
-fn jobs(c: &Shrink) -> Result<Vec<(Budget, Option<PathBuf>)>> {
+fn jobs(c: &Shrink, model: &Model) -> Result<Vec<(Budget, Option<PathBuf>)>> {
     if c.dry_run {
         return Ok(Vec::new());
     }
     let Some(output) = &c.output else {
         return Err(Error::new(ErrorKind::Usage, "no output was named").hint("give -o CHILD.onnx, or --dry-run"));
     };
-    if let Some(budget) = c.budget {
+    if let Some(mut budget) = c.budget {
+        if let (Budget::Bytes(bytes), Some(dtype)) = (&mut budget, c.dtype) {
+            // The budget is that of the file; the allocation counts the ancestor's type.
+            let mut converted = model.clone();
+            named(&c.model, graph::convert(&mut converted, dtype))?;
+            *bytes *= encoded_len(&model.proto) as f64 / encoded_len(&converted.proto) as f64;
+        }
         return Ok(vec![(budget, Some(output.clone()))]);
     }
     if let [share] = c.to[..] {
