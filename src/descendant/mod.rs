@@ -28,7 +28,7 @@ use crate::anatomy::{Anatomy, Attention, FeedForward, Roles};
 use crate::axes::resize::{Mixture, Plan as Resizing, resize};
 use crate::axes::{Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, FloatType, Attributes};
+use crate::graph::{self, Attributes, FloatType};
 use crate::learngene::{Cluster, Learngene, METADATA, Order, SHARE, class_factor, ordered, parameters};
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{Model, element_count, encoded_len, payload, tensor_from_i64, tensor_from_raw, to_f32, to_i64};

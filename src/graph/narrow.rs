@@ -194,8 +194,8 @@ impl Plan {
         let mut used: [HashSet<String>; 2] = Default::default();
         let mut halves = Vec::with_capacity(graph.node.len());
         for node in &graph.node {
-            let of_data = node.input.iter().any(|x| reached.contains(x.as_str()))
-                && !matches!(node.op_type(), "Shape" | "Size");
+            let of_data =
+                node.input.iter().any(|x| reached.contains(x.as_str())) && !matches!(node.op_type(), "Shape" | "Size");
             if of_data {
                 reached.extend(node.output.iter().map(String::as_str).filter(|o| !o.is_empty()));
             }
@@ -273,7 +273,8 @@ impl Narrowing {
                 continue;
             }
             if let Some(info) = graph.input.iter_mut().find(|v| v.name() == name)
-                && let Some(type_proto::Value::TensorType(declared)) = info.r#type.as_mut().and_then(|t| t.value.as_mut())
+                && let Some(type_proto::Value::TensorType(declared)) =
+                    info.r#type.as_mut().and_then(|t| t.value.as_mut())
             {
                 declared.elem_type = Some(self.half as i32);
             }
