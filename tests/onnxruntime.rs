@@ -59,6 +59,13 @@ fn children_of_another_image_size_equal_timms() {
 }
 
 #[test]
+fn every_fixture_in_half_precision_says_what_it_said() {
+    if let Some(runtime) = runtime() {
+        common::precision::check_all(runtime);
+    }
+}
+
+#[test]
 fn folded_fixtures_give_the_same_outputs() {
     if let Some(runtime) = runtime() {
         common::image_size::check_folding(runtime);

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::data::{Augmentation, Interpolation, PreprocessFlags, Resize};
 use crate::descendant::{FfnWidth, Heads, Inherit, Init, Layers, Projection, Transform};
 use crate::fitting::Budget;
+use crate::graph::FloatType;
 use crate::learngene::{Centroid, FfnCentroid, FfnRule, Order, Rules};
 use crate::onnx::ExternalLinks;
 use crate::runtime::{Device, Kind, Options};
@@ -359,6 +360,9 @@ pub struct Grow {
     /// leaves open is fixed with --image-size.
     #[arg(long, conflicts_with_all = ["tied", "transform"])]
     pub fold: bool,
+    /// Floating-point type that the descendant computes in; its inputs and outputs are float32 [default: as the model has it]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub dtype: Option<FloatType>,
     /// Print the plan and write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -512,6 +516,9 @@ pub struct Shrink {
     /// Neurons that every FFN keeps at least
     #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Levers", value_parser = clap::value_parser!(u32).range(2..))]
     pub min_ffn: u32,
+    /// Floating-point type that the descendant computes in; its inputs and outputs are float32 [default: as the model has it]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub dtype: Option<FloatType>,
     /// Leave what is constant at the model's image size to be computed at every run
     #[arg(long)]
     pub no_fold: bool,
@@ -744,6 +751,9 @@ pub struct Tune {
     /// The tuned model to write: the best by validation; the last stands beside it as NAME.last.onnx
     #[arg(short, long, value_name = "TUNED.onnx")]
     pub output: Option<PathBuf>,
+    /// Floating-point type that the tuned model computes in; its inputs and outputs are float32 [default: as the model has it]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub dtype: Option<FloatType>,
     /// Overwrite existing outputs
     #[arg(long)]
     pub force: bool,

@@ -29,7 +29,7 @@ use crate::anatomy::{Anatomy, Attention, FeedForward, Roles};
 use crate::axes::resize::{Mixture, Plan as Resizing, resize};
 use crate::axes::{Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Attributes};
+use crate::graph::{self, Attributes, FloatType};
 use crate::learngene::{Cluster, Kept, Kind, Learngene, METADATA, Order, SHARE, class_factor, ordered, parameters};
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{Model, element_count, encoded_len, payload, tensor_from_i64, tensor_from_raw, to_f32, to_i64};
@@ -157,6 +157,17 @@ impl Descendant {
                 .hint("tune the descendant first, or give --transform none"));
         }
         self.model = fold_constants(runtime, &self.model, image)?;
+        self.plan.parameters = parameters(self.model.graph());
+        self.plan.bytes = encoded_len(&self.model.proto);
+        Ok(())
+    }
+
+    /// Makes it compute in another floating-point type: see [`graph::convert`].
+    ///
+    /// # Errors
+    /// Those of [`graph::convert`].
+    pub fn convert(&mut self, to: FloatType) -> Result<()> {
+        self.plan.warnings.extend(graph::convert(&mut self.model, to)?);
         self.plan.parameters = parameters(self.model.graph());
         self.plan.bytes = encoded_len(&self.model.proto);
         Ok(())

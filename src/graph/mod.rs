@@ -2,6 +2,7 @@
 //! stage is made of: pruning what nothing needs, cutting out submodels, and new nodes and initializers under fresh names.
 
 mod functions;
+mod narrow;
 mod types;
 
 use std::collections::{HashMap, HashSet};
@@ -12,6 +13,7 @@ use crate::onnx::proto::{
     tensor_shape_proto::dimension::Value, type_proto,
 };
 use crate::onnx::{DataType, Model, node_label};
+pub use narrow::{FloatType, convert};
 pub use types::{element_types, lift_constants, widen};
 
 /// Typed access to the attributes of a node.

@@ -16,6 +16,7 @@ use crate::cli::output::{self, count, table};
 use crate::descendant::{Descendant, Heads, Init, Plan, Projection, Shape, Transform, grow, verify};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::Limits;
+use crate::graph::FloatType;
 use crate::learngene::{Learngene, Order};
 use crate::onnx::Model;
 use crate::runtime::Runtime;
@@ -26,6 +27,7 @@ struct Job {
     shape: Shape,
     /// True where the user chose how the output projection follows.
     chosen: bool,
+    dtype: Option<FloatType>,
 }
 
 impl Job {
@@ -98,6 +100,9 @@ pub fn run(c: &Grow) -> Result<()> {
             }
             if let Some(runtime) = runtime.as_ref().filter(|_| c.verify) {
                 verify(runtime, &child.model)?;
+            }
+            if let Some(dtype) = job.dtype {
+                named(&c.model, child.convert(dtype))?;
             }
             write(c, job, child)
         })
@@ -249,6 +254,7 @@ struct Entry {
     image_size: Option<toml::Value>,
     transform: Option<String>,
     transform_rank: Option<usize>,
+    dtype: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -264,14 +270,15 @@ fn jobs(c: &Grow) -> Result<Vec<Job>> {
                 .hint("give -o CHILD.onnx, or --dry-run for the plan alone"));
         }
         let chosen = c.shape.projection.is_some();
-        return Ok(vec![Job { output: c.output.clone(), shape: shape(&c.shape, c.tied, c.seed)?, chosen }]);
+        let shape = shape(&c.shape, c.tied, c.seed)?;
+        return Ok(vec![Job { output: c.output.clone(), shape, chosen, dtype: c.dtype }]);
     };
     let text = std::fs::read_to_string(list)
         .map_err(|e| Error::io(list, e).hint("give a TOML list of [[descendant]] tables"))?;
     let parsed: List = toml::from_str(&text).map_err(|e| {
         Error::new(ErrorKind::Format, e.to_string().trim().to_string())
             .at(list)
-            .hint("a table is [[descendant]] with `output` and any of layers, heads, width, ffn-width, classes, order, projection, tied, init, inherit, share, embedding-dim, image-size, transform, transform-rank")
+            .hint("a table is [[descendant]] with `output` and any of layers, heads, width, ffn-width, classes, order, projection, tied, init, inherit, share, embedding-dim, image-size, transform, transform-rank, dtype")
     })?;
     if parsed.descendant.is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the list names no descendant").at(list));
@@ -320,7 +327,8 @@ fn job(e: Entry, c: &Grow) -> Result<Job> {
         None => e.output,
     };
     let chosen = flags.projection.is_some();
-    Ok(Job { output: Some(output), shape: shape(&flags, e.tied, c.seed)?, chosen })
+    let dtype = choice("dtype", e.dtype)?.or(c.dtype);
+    Ok(Job { output: Some(output), shape: shape(&flags, e.tied, c.seed)?, chosen, dtype })
 }
 
 /// The shape that flags ask for.

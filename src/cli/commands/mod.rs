@@ -22,7 +22,7 @@ use crate::axes::Typing;
 use crate::data::{InputShape, Loader};
 use crate::density::{Densities, measure};
 use crate::error::Result;
-use crate::graph;
+use crate::graph::{self, FloatType};
 use crate::onnx::{ExternalLinks, Model};
 use crate::report::PREPROCESS;
 use crate::runtime::Runtime;
@@ -66,6 +66,16 @@ pub fn skipped(loader: &Loader) {
         let first = skipped.first.unwrap_or_default();
         output::warn(&format!("{} image(s) could not be read and were left out; the first: {first}", skipped.count));
     }
+}
+
+/// Gives a model that is about to be written the type that was asked for.
+pub fn in_type(model: &mut Model, dtype: Option<FloatType>) -> Result<()> {
+    if let Some(dtype) = dtype
+        && let Some(warning) = graph::convert(model, dtype)?
+    {
+        output::warn(&warning);
+    }
+    Ok(())
 }
 
 /// Adds the model's path to errors that name no file.

@@ -91,6 +91,7 @@ pub fn run(c: &RunAll) -> Result<()> {
         training: c.training.clone(),
         output: Some(written[2].clone()),
         force: true,
+        dtype: None,
         dry_run: false,
         json: false,
         emit_step: None,

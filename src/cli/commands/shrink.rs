@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::fitter::{Bars, Fitter, analyse};
-use super::{named, open};
+use super::{in_type, named, open};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::Shrink;
@@ -17,8 +17,9 @@ use crate::density::attention_maps;
 use crate::descendant::{fold_constants, has_fixed_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{Allocation, Budget, Latencies, Limits, Shrinker, Shrunk, comparison, latency, plan, thin};
+use crate::graph;
 use crate::learngene::{Learngene, Removals, parameters};
-use crate::onnx::{Model, sha256};
+use crate::onnx::{Model, encoded_len, sha256};
 use crate::report::{Frontier, KeptLayer, PREPROCESS, Seen, frontier_plot, shrink_page};
 use crate::runtime::Runtime;
 
@@ -41,7 +42,7 @@ pub fn run(c: &Shrink) -> Result<()> {
 fn shrink(c: &Shrink) -> Result<()> {
     let start = Instant::now();
     let model = open(&c.model, c.open.links())?;
-    let jobs = jobs(c)?;
+    let jobs = jobs(c, &model)?;
     let outputs: Vec<PathBuf> =
         (jobs.iter().map(|j| &j.1)).chain(&c.save_learngene).chain(&c.plot).chain(&c.report).cloned().collect();
     output::check_distinct(&outputs)?;
@@ -122,6 +123,7 @@ fn shrink(c: &Shrink) -> Result<()> {
             child.model = named(&c.model, fold_constants(&timer.runtime, &child.model, None))?;
             child.parameters = parameters(child.model.graph());
         }
+        named(&c.model, in_type(&mut child.model, c.dtype))?;
         describe(c, &model, &mut child, &allocation, fitter.as_ref().map(|f| &f.loader))?;
         let milliseconds = latency::side_by_side(&timer.runtime, &model, &child.model)?;
         child.bytes = child.model.write(path)?;
@@ -253,9 +255,15 @@ impl Timer<'_> {
 }
 
 /// What is to be made: budgets and outputs.
-fn jobs(c: &Shrink) -> Result<Vec<(Budget, PathBuf)>> {
+fn jobs(c: &Shrink, model: &Model) -> Result<Vec<(Budget, PathBuf)>> {
     let Some(output) = c.output.as_ref().filter(|_| !c.dry_run) else { return Ok(Vec::new()) };
-    if let Some(budget) = c.budget {
+    if let Some(mut budget) = c.budget {
+        if let (Budget::Bytes(bytes), Some(dtype)) = (&mut budget, c.dtype) {
+            // The budget is that of the file; the allocation counts the ancestor's type.
+            let mut converted = model.clone();
+            named(&c.model, graph::convert(&mut converted, dtype))?;
+            *bytes *= encoded_len(&model.proto) as f64 / encoded_len(&converted.proto) as f64;
+        }
         return Ok(vec![(budget, output.clone())]);
     }
     if let [share] = c.to[..] {

@@ -11,7 +11,7 @@ use ndarray::{ArrayD, IxDyn};
 use serde_json::{Value, json};
 
 use super::eval::{CLASSES, dataset, validation};
-use super::{named, open};
+use super::{in_type, named, open};
 use crate::anatomy::{Anatomy, WeightKind};
 use crate::axes::Typing;
 use crate::cli::flags::{LossKind, OptimizerKind, Tune};
@@ -19,6 +19,7 @@ use crate::cli::output::{self, check_distinct, check_output, count, table, write
 use crate::data::{Dataset, DatasetOptions, InputShape, Split, TrainingLoader, TrainingOptions};
 use crate::descendant;
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph::FloatType;
 use crate::learngene::Learngene;
 use crate::onnx::{Model, to_f32};
 use crate::report::{Curve, PREPROCESS, training_page, training_plot};
@@ -500,6 +501,7 @@ struct Watch<'a> {
     steps: Vec<StepReport>,
     validations: Vec<ValidationReport>,
     names: Option<String>,
+    dtype: Option<FloatType>,
     begun: Instant,
     loss: f64,
     accuracy: Option<f64>,
@@ -529,6 +531,7 @@ impl<'a> Watch<'a> {
             steps: Vec::new(),
             validations: Vec::new(),
             names: names.map(|n| serde_json::to_string(n).unwrap_or_default()),
+            dtype: c.dtype,
             begun: Instant::now(),
             loss: f64::NAN,
             accuracy: None,
@@ -548,6 +551,7 @@ impl<'a> Watch<'a> {
         if let Some(names) = &self.names {
             model.set_metadata(CLASSES, names.clone());
         }
+        in_type(&mut model, self.dtype)?;
         model.write(path)?;
         Ok(())
     }

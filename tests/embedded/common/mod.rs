@@ -8,6 +8,7 @@ pub mod forms;
 pub mod gradients;
 pub mod hash;
 pub mod image_size;
+pub mod precision;
 pub mod rules;
 pub mod steps;
 pub mod surgery;

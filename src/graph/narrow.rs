@@ -1,0 +1,469 @@
+//! Half precision: a graph that computes in float32 made to compute in float16 or bfloat16.
+//!
+//! Inputs and outputs of the graph stay as they are. What the data flow through becomes half, with three exceptions that stay in
+//! float32 between casts: operators that ONNX does not define for the type at the model's operator set, operators that square, sum,
+//! exponentiate or take roots (a norm or a Softmax that an exporter took apart would overflow float16, and half-precision exporters
+//! widen there, too), and arithmetic that no image reaches, such as shape arithmetic, position grids and rotary angles.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Attributes, Names, element_types, int_attribute, is_standard, lift_constants, node as new_node, widen};
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::proto::{
+    AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType, type_proto,
+};
+use crate::onnx::{DataType, Model, data_type, element_count, tensor_from_f32, to_f32};
+
+/// The floating-point type that a model computes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FloatType {
+    /// float32.
+    Fp32,
+    /// float16: half the bytes; numbers up to 65,504.
+    Fp16,
+    /// bfloat16: half the bytes, the range of float32, 8 significant bits. Needs operator set 13.
+    Bf16,
+}
+
+/// Operators of the default domain with the first operator sets at which they take float16 and bfloat16.
+const STANDARD: &[(i64, i64, &str)] = &[
+    (
+        1,
+        13,
+        "Abs Add ArgMax ArgMin Cast Ceil Clip Concat DepthToSpace Div Dropout Flatten Floor Gather Gemm Greater Hardmax \
+         Identity Less LogSoftmax MatMul Max Mean Min Mul Neg Pad ReduceMax ReduceMin Relu Reshape Sigmoid Slice Softmax \
+         SpaceToDepth Split Squeeze Sub Sum Tanh Tile Transpose Unsqueeze",
+    ),
+    (1, 14, "BatchNormalization"),
+    (1, 16, "LeakyRelu PRelu"),
+    (
+        1,
+        22,
+        "AveragePool Conv ConvTranspose Elu GlobalAveragePool GlobalMaxPool HardSigmoid InstanceNormalization MaxPool Selu \
+         Softsign",
+    ),
+    (8, 13, "Expand"),
+    (9, 13, "Erf IsNaN Sign"),
+    (9, 16, "Where"),
+    (10, 13, "Mod Resize"),
+    (10, 22, "ThresholdedRelu"),
+    (11, 13, "Equal GatherElements GatherND ScatterElements ScatterND"),
+    (11, 22, "Round"),
+    (12, 16, "GreaterOrEqual LessOrEqual"),
+    (12, 28, "Einsum"),
+    (14, 14, "Trilu"),
+    (14, 22, "HardSwish"),
+    (15, 15, "CastLike"),
+    (16, 22, "GridSample"),
+    (17, 17, "LayerNormalization SimplifiedLayerNormalization"),
+    (18, 18, "GroupNormalization"),
+    (18, 22, "Mish"),
+    (20, 20, "Gelu IsInf"),
+    (23, 23, "Attention RMSNormalization RotaryEmbedding"),
+    (24, 24, "Swish"),
+];
+
+/// Operators of ONNX Runtime's own domain that take float16.
+const MICROSOFT: &str = "Attention BiasGelu FastGelu FusedConv FusedMatMul Gelu MultiHeadAttention QuickGelu RotaryEmbedding \
+                         SimplifiedLayerNormalization SkipLayerNormalization SkipSimplifiedLayerNormalization";
+
+/// Operators that move or choose numbers and compute nothing: their result has the type of what they are given.
+const MOVES: &str = "Compress Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity Pad Reshape \
+                     ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze Where";
+
+/// Elementwise operators: they stay in float32 between two nodes of float32.
+const ELEMENTWISE: &str = "Abs Add Ceil Clip Div Elu Equal Erf Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN \
+                           LeakyRelu Less LessOrEqual Max Mean Min Mish Mod Mul Neg PRelu ReduceMax ReduceMin Relu Round Selu \
+                           Sigmoid Sign Softsign Sub Sum Swish Tanh ThresholdedRelu";
+
+/// Tensors of this many elements and more are half in the file even where the graph computes with them in float32.
+const LARGE: usize = 1024;
+
+fn listed(list: &str, op: &str) -> bool {
+    list.split_ascii_whitespace().any(|o| o == op)
+}
+
+/// Makes a prepared model ([`super::prepare`]) compute in `to`, whatever floating-point type it computed in before; inputs and outputs
+/// become float32. Returns a warning where tensors held finite numbers beyond the range of float16, which were clamped to it.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] for bfloat16 below operator set 13, which does not know it.
+pub fn convert(model: &mut Model, to: FloatType) -> Result<Option<String>> {
+    widen(model.graph_mut(), &[DataType::Float16, DataType::Bfloat16])?;
+    let half = match to {
+        FloatType::Fp32 => return Ok(None),
+        FloatType::Fp16 => DataType::Float16,
+        FloatType::Bf16 => DataType::Bfloat16,
+    };
+    let opset = model.opset();
+    if half == DataType::Bfloat16 && opset < 13 {
+        return Err(Error::new(ErrorKind::Unsupported, format!("operator set {opset} has no bfloat16"))
+            .hint("use --dtype fp16, or export the model at operator set 17 or later"));
+    }
+    let clamped = narrow(model.graph_mut(), half, opset)?;
+    Ok(clamped.first().map(|first| {
+        let more = if clamped.len() > 1 { format!(" and {} more", clamped.len() - 1) } else { String::new() };
+        format!("`{first}`{more} had numbers beyond float16, which are now 65504: compare the outputs")
+    }))
+}
+
+/// Makes a graph of float32 compute in `half`, and returns the names of the tensors that were clamped; see [`convert`].
+fn narrow(graph: &mut GraphProto, half: DataType, opset: i64) -> Result<Vec<String>> {
+    lift_constants(graph);
+    let mut names = Names::new(graph);
+    let floats: HashSet<String> = element_types(graph)
+        .into_iter()
+        .filter(|&(_, kind)| kind == DataType::Float)
+        .map(|(name, _)| name.to_string())
+        .collect();
+    let plan = Plan::new(graph, half, opset, &floats);
+    let mut work = Narrowing { half, plan, floats, casts: HashMap::new(), clamped: Vec::new(), out: Vec::new() };
+    work.tensors(graph, &mut names)?;
+    let outputs: Vec<String> = graph.output.iter().map(|o| o.name().to_string()).collect();
+    for (k, mut node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
+        if node.op_type() == "Constant" {
+            work.constant(node, &mut names)?;
+            continue;
+        }
+        for j in 0..node.input.len() {
+            if work.floats.contains(&node.input[j]) && follows(&node, j) {
+                node.input[j] = work.operand(&node.input[j], work.plan.halves[k], &mut names);
+            }
+        }
+        if node.op_type() == "Cast" && work.plan.halves[k] {
+            node.attribute = vec![int_attribute("to", half as i64)];
+        }
+        work.out.push(node);
+    }
+    for output in outputs.iter().filter(|o| work.plan.narrow.contains(*o)) {
+        let inside = names.fresh(&format!("{output}/half"));
+        for node in &mut work.out {
+            node.input.iter_mut().chain(&mut node.output).filter(|x| *x == output).for_each(|x| *x = inside.clone());
+        }
+        work.out.push(cast(&inside, output, DataType::Float));
+    }
+    graph.node = work.out;
+    graph.value_info.retain(|v| !work.floats.contains(v.name()));
+    work.clamped.sort();
+    Ok(work.clamped)
+}
+
+/// True where an input has the element type that the node computes in: the scales of a Resize are float32 always, and a Cast takes
+/// what there is.
+fn follows(node: &NodeProto, input: usize) -> bool {
+    match node.op_type() {
+        "Cast" => false,
+        "Resize" | "Dropout" => input == 0,
+        _ => true,
+    }
+}
+
+/// True where an output has the element type that the node computes in: the statistics of a norm are float32.
+fn computed(node: &NodeProto, output: usize) -> bool {
+    let norm = node.op_type().ends_with("LayerNormalization");
+    !(norm && matches!(output, 1 | 2))
+}
+
+fn cast(from: &str, to: &str, kind: DataType) -> NodeProto {
+    let node = new_node("Cast", &[from], &[to], vec![int_attribute("to", kind as i64)]);
+    // The node that makes a value is often called like it.
+    NodeProto { name: Some(format!("{to}/cast")), ..node }
+}
+
+/// What is computed in half precision.
+struct Plan {
+    /// For every node.
+    halves: Vec<bool>,
+    /// Values that become half.
+    narrow: HashSet<String>,
+    /// Small tensors and constants that are used in float32, and in half precision: what is used in both is there twice.
+    used: [HashSet<String>; 2],
+}
+
+impl Plan {
+    fn new(graph: &GraphProto, half: DataType, opset: i64, floats: &HashSet<String>) -> Plan {
+        let mut reached: HashSet<&str> = super::data_inputs(graph).iter().map(|v| v.name()).collect();
+        let mut narrow: HashSet<String> = HashSet::new();
+        let mut small: HashSet<String> = HashSet::new();
+        let outputs: HashSet<&str> = graph.output.iter().map(|o| o.name()).collect();
+        for t in graph.initializer.iter().filter(|t| data_type(t) == Some(DataType::Float)) {
+            let is_large = element_count(t).is_ok_and(|n| n >= LARGE) && !outputs.contains(t.name());
+            if is_large { &mut narrow } else { &mut small }.insert(t.name().to_string());
+        }
+        let mut used: [HashSet<String>; 2] = Default::default();
+        let mut halves = Vec::with_capacity(graph.node.len());
+        for node in &graph.node {
+            let of_data =
+                node.input.iter().any(|x| reached.contains(x.as_str())) && !matches!(node.op_type(), "Shape" | "Size");
+            if of_data {
+                reached.extend(node.output.iter().map(String::as_str).filter(|o| !o.is_empty()));
+            }
+            if node.op_type() == "Constant" {
+                small.extend(node.output.iter().filter(|o| floats.contains(*o)).cloned());
+            }
+            let touches = node.input.iter().chain(&node.output).any(|x| floats.contains(x));
+            let halved = |x: &String| narrow.contains(x);
+            let is_half = touches
+                && can_be_half(node, half, opset)
+                && match node.op_type() {
+                    "Cast" => node.int("to") == Some(DataType::Float as i64) && of_data,
+                    op if listed(MOVES, op) => node.input.iter().any(halved),
+                    op if listed(ELEMENTWISE, op) => {
+                        node.input.iter().any(|x| halved(x) && reached.contains(x.as_str()))
+                    }
+                    _ => of_data,
+                };
+            for (j, x) in node.input.iter().enumerate().filter(|(_, x)| small.contains(*x)) {
+                used[usize::from(is_half && follows(node, j))].insert(x.clone());
+            }
+            if is_half {
+                let made = node.output.iter().enumerate().filter(|(j, o)| floats.contains(*o) && computed(node, *j));
+                narrow.extend(made.map(|(_, o)| o.clone()));
+            }
+            halves.push(is_half);
+        }
+        used[0].extend(outputs.into_iter().filter(|o| small.contains(*o)).map(str::to_string));
+        Plan { halves, narrow, used }
+    }
+}
+
+fn can_be_half(node: &NodeProto, half: DataType, opset: i64) -> bool {
+    let op = node.op_type();
+    if op == "Mul" && node.input.first() == node.input.get(1) {
+        return false;
+    }
+    let since = |&(fp16, bf16, _): &(i64, i64, &str)| if half == DataType::Float16 { fp16 } else { bf16 };
+    match node.domain() {
+        _ if is_standard(node) => STANDARD.iter().any(|row| opset >= since(row) && listed(row.2, op)),
+        "com.microsoft" => half == DataType::Float16 && listed(MICROSOFT, op),
+        _ => false,
+    }
+}
+
+struct Narrowing {
+    half: DataType,
+    plan: Plan,
+    /// Values that are float32 in the graph as it was.
+    floats: HashSet<String>,
+    /// Casts that were made, by value and by whether they are to half.
+    casts: HashMap<(String, bool), String>,
+    clamped: Vec<String>,
+    out: Vec<NodeProto>,
+}
+
+impl Narrowing {
+    /// The initializers, half where that is what they are used as.
+    fn tensors(&mut self, graph: &mut GraphProto, names: &mut Names) -> Result<()> {
+        let mut copies = Vec::new();
+        for t in &mut graph.initializer {
+            let name = t.name().to_string();
+            let [single, half] = [0, 1].map(|i| self.plan.used[i].contains(&name));
+            if self.plan.narrow.contains(&name) {
+                *t = self.tensor(t)?;
+            } else if half && single {
+                let copy = names.fresh(&format!("{name}/half"));
+                copies.push(TensorProto { name: Some(copy.clone()), ..self.tensor(t)? });
+                self.casts.insert((name, true), copy);
+                continue;
+            } else if half {
+                *t = self.tensor(t)?;
+                self.plan.narrow.insert(name.clone());
+            } else {
+                continue;
+            }
+            if let Some(info) = graph.input.iter_mut().find(|v| v.name() == name)
+                && let Some(type_proto::Value::TensorType(declared)) =
+                    info.r#type.as_mut().and_then(|t| t.value.as_mut())
+            {
+                declared.elem_type = Some(self.half as i32);
+            }
+        }
+        graph.initializer.extend(copies);
+        Ok(())
+    }
+
+    /// A Constant node, in each precision that is asked for.
+    fn constant(&mut self, node: NodeProto, names: &mut Names) -> Result<()> {
+        let name = node.output.first().cloned().unwrap_or_default();
+        let [single, half] = [0, 1].map(|i| self.plan.used[i].contains(&name));
+        let value = match node.attribute.first() {
+            Some(a) if half && a.name() == "value_float" => Some(tensor_from_f32("", DataType::Float, &[], &[a.f()])),
+            Some(a) if half && a.name() == "value_floats" => {
+                Some(tensor_from_f32("", DataType::Float, &[a.floats.len()], &a.floats))
+            }
+            Some(a) if half => a.t.clone(),
+            _ => None,
+        };
+        if let Some(value) = value {
+            let t = self.tensor(&TensorProto { name: Some(name.clone()), ..value })?;
+            let mut narrowed = node.clone();
+            narrowed.attribute = vec![AttributeProto {
+                name: Some("value".into()),
+                r#type: Some(AttributeType::Tensor as i32),
+                t: Some(TensorProto { name: None, ..t }),
+                ..Default::default()
+            }];
+            if single {
+                let copy = names.fresh(&format!("{name}/half"));
+                narrowed.output = vec![copy.clone()];
+                narrowed.name = Some(copy.clone());
+                self.casts.insert((name, true), copy);
+            } else {
+                self.plan.narrow.insert(name);
+            }
+            self.out.push(narrowed);
+        }
+        if single || !half {
+            self.out.push(node);
+        }
+        Ok(())
+    }
+
+    /// A value in the precision that a node computes in.
+    fn operand(&mut self, value: &str, half: bool, names: &mut Names) -> String {
+        if self.plan.narrow.contains(value) == half {
+            return value.to_string();
+        }
+        if let Some(made) = self.casts.get(&(value.to_string(), half)) {
+            return made.clone();
+        }
+        let (suffix, kind) = if half { ("half", self.half) } else { ("single", DataType::Float) };
+        let made = names.fresh(&format!("{value}/{suffix}"));
+        self.out.push(cast(value, &made, kind));
+        self.casts.insert((value.to_string(), half), made.clone());
+        made
+    }
+
+    /// A tensor in half precision: numbers beyond its range are clamped, and a single number other than zero, such as the epsilon of
+    /// a norm, does not become zero.
+    fn tensor(&mut self, t: &TensorProto) -> Result<TensorProto> {
+        let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+        let mut numbers = to_f32(t)?;
+        if self.half == DataType::Float16 {
+            let (largest, smallest) = (half::f16::MAX.to_f32(), half::f16::MIN_POSITIVE_SUBNORMAL.to_f32());
+            let beyond = |v: f32| v.is_finite() && v.abs() > largest;
+            if numbers.iter().any(|&v| beyond(v)) {
+                numbers.iter_mut().filter(|v| beyond(**v)).for_each(|v| *v = v.clamp(-largest, largest));
+                self.clamped.push(t.name().to_string());
+            }
+            if let [v] = &mut numbers[..]
+                && *v != 0.0
+                && v.abs() < smallest
+            {
+                *v = smallest.copysign(*v);
+            }
+        }
+        Ok(tensor_from_f32(t.name(), self.half, &dims, &numbers))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Links, float_attribute};
+    use crate::onnx::proto::{ModelProto, OperatorSetIdProto};
+    use crate::onnx::tensor_info;
+
+    /// x -> MatMul -> a norm that was taken apart -> Conv-free output, beside an epsilon that float16 does not hold.
+    fn model(opset: i64) -> Model {
+        let weight: Vec<f32> = (0..1600).map(|i| i as f32 / 1600.0).collect();
+        let graph = GraphProto {
+            node: vec![
+                new_node("MatMul", &["x", "w"], &["y"], vec![]),
+                new_node("Mul", &["y", "y"], &["squares"], vec![]),
+                new_node("ReduceMean", &["squares"], &["mean"], vec![crate::graph::ints_attribute("axes", &[-1])]),
+                new_node("Constant", &[], &["epsilon"], vec![float_attribute("value_float", 1e-12)]),
+                new_node("Add", &["mean", "epsilon"], &["guarded"], vec![]),
+                new_node("Sqrt", &["guarded"], &["root"], vec![]),
+                new_node("Div", &["y", "root"], &["normed"], vec![]),
+                new_node("Mul", &["normed", "scale"], &["scaled"], vec![]),
+                new_node("Add", &["scaled", "epsilon"], &["out"], vec![]),
+            ],
+            initializer: vec![
+                tensor_from_f32("w", DataType::Float, &[40, 40], &weight),
+                tensor_from_f32("scale", DataType::Float, &[2], &[1e6, -2.0]),
+            ],
+            input: vec![tensor_info("x", DataType::Float, &[None, Some(40)])],
+            output: vec![tensor_info("out", DataType::Float, &[None, Some(40)])],
+            ..Default::default()
+        };
+        Model::from_proto(ModelProto {
+            ir_version: Some(8),
+            opset_import: vec![OperatorSetIdProto { domain: None, version: Some(opset) }],
+            graph: Some(graph),
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn data_are_half_and_sums_of_squares_are_not() {
+        let mut m = model(17);
+        let clamped = convert(&mut m, FloatType::Fp16).unwrap();
+        assert!(clamped.unwrap().starts_with("`scale` had numbers beyond float16"));
+        let graph = m.graph();
+        let types = element_types(graph);
+        use DataType::{Float, Float16};
+        for (value, kind) in
+            [("x", Float), ("w", Float16), ("y", Float16), ("squares", Float), ("mean", Float), ("guarded", Float)]
+        {
+            assert_eq!(types[value], kind, "{value}");
+        }
+        assert_eq!((types["normed"], types["scaled"], types["out"]), (Float16, Float16, Float));
+        // The epsilon inside the root is what it was; the one in half precision is not zero.
+        let links = Links::new(graph);
+        let constants: Vec<f32> = graph
+            .node
+            .iter()
+            .filter(|n| n.op_type() == "Constant")
+            .map(|n| n.float("value_float").unwrap_or_else(|| to_f32(n.tensor("value").unwrap()).unwrap()[0]))
+            .collect();
+        assert_eq!(constants, [5.9604645e-8, 1e-12]);
+        let scale = graph.initializer.iter().find(|t| t.name() == "scale").unwrap();
+        assert_eq!(to_f32(scale).unwrap(), [65504.0, -2.0]);
+        // One cast of a value serves all its users.
+        assert_eq!(links.users("y").len(), 2);
+        // Back again everything is float32.
+        assert!(convert(&mut m, FloatType::Fp32).unwrap().is_none());
+        assert!(element_types(m.graph()).values().all(|&t| t == Float));
+    }
+
+    #[test]
+    fn bfloat16_clamps_nothing_and_needs_operator_set_13() {
+        let mut m = model(13);
+        assert!(convert(&mut m, FloatType::Bf16).unwrap().is_none());
+        assert_eq!(element_types(m.graph())["y"], DataType::Bfloat16);
+        let error = convert(&mut model(12), FloatType::Bf16).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.hint_text().unwrap().contains("fp16"));
+    }
+
+    #[test]
+    fn operators_that_do_not_know_the_type_keep_float32() {
+        let graph = GraphProto {
+            node: vec![
+                new_node("Conv", &["x", "k"], &["c"], vec![]),
+                new_node("Relu", &["c"], &["r"], vec![]),
+                new_node("MatMul", &["r", "w"], &["out"], vec![]),
+            ],
+            initializer: vec![
+                tensor_from_f32("k", DataType::Float, &[1, 1, 32, 32], &[0.5; 1024]),
+                tensor_from_f32("w", DataType::Float, &[2, 2], &[1.0; 4]),
+            ],
+            input: vec![tensor_info("x", DataType::Float, &[None, Some(1), Some(33), Some(33)])],
+            output: vec![tensor_info("out", DataType::Float, &[None, Some(1), Some(2), Some(2)])],
+            ..Default::default()
+        };
+        let mut m = Model { proto: ModelProto { graph: Some(graph), ..model(17).proto }, ..model(17) };
+        let mut other = m.clone();
+        convert(&mut m, FloatType::Bf16).unwrap();
+        let types = element_types(m.graph());
+        // The kernel is half in the file, and a cast widens it for the convolution.
+        assert_eq!((types["k"], types["c"], types["r"], types["w"]), {
+            use DataType::{Bfloat16, Float};
+            (Bfloat16, Float, Float, Bfloat16)
+        });
+        convert(&mut other, FloatType::Fp16).unwrap();
+        assert_eq!(element_types(other.graph())["c"], DataType::Float16);
+    }
+}
