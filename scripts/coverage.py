@@ -159,9 +159,10 @@ def build(name, options):
 # ------------------------------------------------------------------------------------------------ the truth, from PyTorch
 
 
-OUT = ["proj", "out_proj", "o_proj", "output", "final", "c_proj", "project", "proj_out", "fc_o", "to_out"]  # names of output projections
-DOWN = ["fc2", "w3", "conv3", "w2", "down_proj", "conv2", "pwconv2", "linear2", "ln2", "pw2"]  # of last FFN matrices
-SINGLE = {"SHSA", "LinearSelfAttention"}  # attentions with one head that do not say so
+OUT = ["attn_out_proj", "proj", "out_proj", "o_proj", "output", "final", "c_proj", "project", "proj_out", "fc_o", "to_out"]  # names of output projections
+DOWN = ["mlp_out_proj", "fc2", "w3", "conv3", "w2", "down_proj", "conv2", "pwconv2", "linear2", "ln2", "pw2", "pw_proj"]  # of last FFN matrices
+SINGLE = {"SHSA", "SHMA", "LinearSelfAttention"}  # attentions with one head that do not say so
+BLOCKS = {"ParallelScalingBlock", "DiffParallelScalingBlock"}  # attention and FFN in one module
 DIMS_FIRST = {"nest"}  # models that join heads as (dim heads), not (heads dim)
 OTHERS = re.compile(r"ClassAttn|ClassAttention|AttentionPool|CrossAttention|Pool2d|LatentPool|AbsPool", re.I)
 
@@ -180,7 +181,8 @@ def attentions(model):
     for name, m in model.named_modules():
         heads = next((getattr(m, k) for k in ("num_heads", "heads", "n_heads", "num_attention_heads") if isinstance(getattr(m, k, None), int)), None)
         heads = 1 if type(m).__name__ in SINGLE else heads
-        if not heads or any(name.startswith(f[0] + ".") for f in found) or not re.search("att|xca|shsa|lambda|pool2d", type(m).__name__, re.I):
+        kind = type(m).__name__
+        if not heads or any(name.startswith(f[0] + ".") for f in found) or not (re.search("att|xca|shsa|shma|lambda|pool2d", kind, re.I) or kind in BLOCKS):
             continue
         out = first_child(m, OUT)
         out = out if out is not None and features(out)[0] else m
@@ -202,6 +204,8 @@ def features(module):
 
 def attention_width(module, out):
     """Channels that heads make, and their axis."""
+    if type(module).__name__ in BLOCKS and getattr(module, "out_proj", None) is not None:
+        return module.in_split[-1], -1  # the projection takes the FFN's neurons behind them
     if out is not module:
         return features(out)
     width = getattr(module, "dim_out", None) or getattr(module, "dim_out_v", None)
@@ -209,14 +213,22 @@ def attention_width(module, out):
 
 
 def ffns(model):
-    """(name, module, last matrix, hidden width) of FFNs."""
+    """(name, module, last matrix, hidden width, where it begins among the matrix's inputs) of FFNs."""
+    from torch import nn
     found = []
     for name, m in model.named_modules():
-        if not re.search(r"Mlp|SwiGLU|FFN|FeedForward|GatedMlp", type(m).__name__, re.I) or any(name.startswith(f[0] + ".") for f in found):
+        kind = type(m).__name__
+        if kind in BLOCKS:
+            down = first_child(m, ["mlp_out_proj", "out_proj"])
+            found.append((name, m, down, m.in_split[0], features(down)[0] - m.in_split[0]))
+            continue
+        if not re.search(r"Mlp|SwiGLU|FFN|FeedForward|GatedMlp|UniversalInvertedResidual", kind, re.I) or any(name.startswith(f[0] + ".") for f in found):
             continue
         down = first_child(m, DOWN)
+        if down is None and kind == "FFN":
+            down = [c for c in m.modules() if isinstance(c, (nn.Linear, nn.Conv2d))][-1]
         if down is not None and features(down)[0]:
-            found.append((name, m, down, features(down)[0]))
+            found.append((name, m, down, features(down)[0], 0))
     return found
 
 
@@ -244,7 +256,9 @@ def truth(model, x):
         before = next((i - j for j in range(i, -1, -1) if j == 0 or order[j - 1] not in heads_of), 0)
         after = next((j - i for j in range(i, len(order)) if order[j] not in heads_of), None)
         parallel = ".attns." in name
-        if after is not None and (after == 1 or parallel):
+        if name in ffn_of:
+            entry["ffn"], entry["ffn_name"] = ffn_of[name][3], name
+        elif after is not None and (after == 1 or parallel):
             follow = i + after + (before if parallel else 0)
             if follow < len(order) and order[follow] in ffn_of:
                 entry["ffn"], entry["ffn_name"] = ffn_of[order[follow]][3], order[follow]
@@ -257,17 +271,21 @@ def truth(model, x):
             if kind == "ffn":
                 if not l["ffn"]:
                     continue
-                _, _, module, width = ffn_of[l["ffn_name"]]
+                _, _, module, width, start = ffn_of[l["ffn_name"]]
                 keep, axis, whole = range(max(2, (width + 1) // 2)), features(module)[1], False
             else:
                 _, m, heads, module = heads_of[l["name"]]
-                width, axis = attention_width(m, module)
+                (width, axis), start = attention_width(m, module), 0
                 kept = 1 if kind == "one" else max(1, heads // 2)
                 channels = np.arange(width).reshape((width // heads, heads) if dims_first else (heads, width // heads))
                 keep, whole = (channels[:, :kept] if dims_first else channels[:kept]).ravel().tolist(), module is m
-            drop = [c for c in range(width) if c not in set(keep)]
+            drop = [start + c for c in range(width) if c not in set(keep)]
+            calls = []
 
-            def zero(x, drop=drop, axis=axis):
+            def zero(x, drop=drop, axis=axis, calls=calls):
+                calls.append(0)
+                if len(calls) > 1:  # a module that several layers share belongs to the first
+                    return x
                 x = x.clone()
                 x.movedim(axis, 0)[drop] = 0
                 return x
@@ -349,14 +367,15 @@ def export(cache, k, exporter):
         facts, outputs = truth(model, x)
         facts |= {"family": family, "name": name, "size": size, "parameters": sum(p.numel() for p in model.parameters())}
         import copy
-        double = copy.deepcopy(model).double()
+        renewed = lambda m: m.train().eval()  # LeViT and others keep bias tables that they looked up without gradients
+        double = renewed(copy.deepcopy(model)).double()
         gradients = {}
         try:
             logits = first(double(x.double()))
             loss = torch.nn.functional.cross_entropy(logits, torch.tensor([1, 4]))
             loss.backward()
             facts["loss"] = loss.item()
-            single = copy.deepcopy(model)
+            single = renewed(copy.deepcopy(model))
             torch.nn.functional.cross_entropy(first(single(x)), torch.tensor([1, 4])).backward()
             pairs = [(p.grad, q.grad) for p, q in zip(double.parameters(), single.parameters()) if p.grad is not None]
             length = lambda list: sum((g.double() ** 2).sum() for g in list) ** 0.5
@@ -460,8 +479,8 @@ class Check:
                 what()
             except Exception as problem:
                 self.gap(what.__name__, problem if isinstance(problem, RuntimeError) else f"{type(problem).__name__}: {problem}")
-            if self.row.get("anatomy") == "gap" and "no attention found" in self.row["gaps"]["anatomy"]:
-                # No Softmax whose heads are summed over (linear and additive attention, convolutions): refused.
+            if self.row.get("anatomy") == "gap" and any(r in self.row["gaps"]["anatomy"] for r in ["no attention found", "control flow", "no typing rule"]):
+                # No Softmax whose heads are summed over (linear and additive attention, convolutions), or an operator that is refused.
                 self.row |= {w: "refused" for w in ["anatomy", "surgery", "density"]}
                 return self.row
         return self.row

@@ -239,19 +239,17 @@ impl<'t, 'm> Finder<'t, 'm> {
                 continue;
             };
             let summed = typing.factors.leaves(&c.summed);
-            // A matrix from the stream to the stream has the same factors twice: once summed over, once made.
+            // A matrix from the stream to the stream has the same factors twice: once summed over, once made. Sums that share some
+            // segments (channels that pass an attention by) are two factors.
             let mut left = summed.clone();
-            let made = dims
-                .iter()
-                .flat_map(|d| typing.factors.leaves(d))
-                .filter(|f| match left.iter().position(|s| s == f) {
-                    Some(at) => {
-                        left.remove(at);
-                        false
-                    }
-                    None => summed.contains(f) || !typing.factors.meet(&[*f], &summed),
-                })
-                .collect();
+            let mut made: Dim = dims.iter().flat_map(|d| typing.factors.leaves(d)).collect();
+            made.retain(|f| match left.iter().position(|s| s == f) {
+                Some(at) => {
+                    left.remove(at);
+                    false
+                }
+                None => true,
+            });
             weight.insert(c.node, WeightContraction { summed, made });
         }
         Finder { typing, links: Links::new(typing.graph), fixed, weight }
@@ -300,7 +298,9 @@ impl<'t, 'm> Finder<'t, 'm> {
                 same.softmax.push(k);
                 continue;
             }
-            let head_dim = summed.iter().copied().filter(|f| !self.meet(&[*f], &heads)).collect();
+            // What is summed over may hold more than heads: a projection that an FFN shares.
+            let own = self.segments(summed).find(|s| self.meet(s, &heads)).unwrap_or_else(|| summed.clone());
+            let head_dim = own.into_iter().filter(|f| !self.meet(&[*f], &heads)).collect();
             found.push(Attention {
                 softmax: vec![k],
                 projection,
@@ -452,6 +452,12 @@ impl<'t, 'm> Finder<'t, 'm> {
         None
     }
 
+    /// The parts of a dimension that stand side by side in one axis, each as its factors: one where the axis is no sum.
+    fn segments(&self, dim: &Dim) -> impl Iterator<Item = Dim> {
+        let segments = self.typing.factors.segments(dim).unwrap_or_else(|| vec![dim.clone()]);
+        segments.into_iter().map(|s| self.typing.factors.leaves(&s))
+    }
+
     fn feed_forwards(&self, attentions: &[Attention]) -> Vec<FeedForward> {
         let residual: Vec<Factor> = attentions.iter().flat_map(|a| a.embedding.iter().copied()).collect();
         let inside: Vec<Factor> = attentions
@@ -463,25 +469,35 @@ impl<'t, 'm> Finder<'t, 'm> {
         let mut found = Vec::new();
         for &down in &nodes {
             let WeightContraction { summed, made } = &self.weight[&down];
-            let returns = !made.is_empty() && made.iter().all(|f| self.meet(&[*f], &residual));
-            if !returns || self.meet(summed, &residual) || self.meet(summed, &inside) {
+            if made.is_empty() || !self.meet(made, &residual) {
                 continue;
             }
-            let up: Vec<usize> = nodes
-                .iter()
-                .copied()
-                .filter(|&k| {
-                    let w = &self.weight[&k];
-                    k < down && self.meet(summed, &w.made) && self.meet(&w.summed, &residual)
-                })
-                .collect();
-            if up.is_empty() {
-                continue;
+            let whole = made.iter().all(|f| self.meet(&[*f], &residual));
+            for hidden in self.segments(summed) {
+                if self.meet(&hidden, &residual) || self.meet(&hidden, &inside) {
+                    continue;
+                }
+                let up: Vec<usize> = nodes
+                    .iter()
+                    .copied()
+                    .filter(|&k| {
+                        let w = &self.weight[&k];
+                        k < down && self.meet(&hidden, &w.made) && self.meet(&w.summed, &residual)
+                    })
+                    .collect();
+                // Channels that were cut apart and joined again on the way share some factors with the stream: there the sum that it
+                // returns to must be one that it was made from.
+                if up.is_empty() || !(whole || self.residual_add(down).0.is_some()) {
+                    continue;
+                }
+                let neurons = |k: &usize| -> usize {
+                    let own = self.segments(&self.weight[k].made).filter(|s| self.meet(s, &hidden));
+                    own.map(|s| self.size(&s)).sum()
+                };
+                let gated = up.len() > 1 || up.iter().any(|k| neurons(k) > self.size(&hidden));
+                let activation = self.activation(&up, down);
+                found.push(FeedForward { up, down, hidden, gated, activation });
             }
-            let width = self.size(summed);
-            let gated = up.len() > 1 || up.iter().any(|k| self.size(&self.weight[k].made) > width);
-            let activation = self.activation(&up, down);
-            found.push(FeedForward { up, down, hidden: summed.clone(), gated, activation });
         }
         found
     }
@@ -561,12 +577,13 @@ impl<'t, 'm> Finder<'t, 'm> {
                 let behind = (0..ffns.len()).find(|i| {
                     !taken.contains(i) && order[last] < ffns[*i].down && ffns[*i].down < until && made(&ffns[*i])
                 });
-                // Parallel blocks: the FFN branches from the same value as the attention, and may stand before it.
+                // Parallel blocks: the FFN branches from the same value as the attention, and may stand before it or share its
+                // projection.
                 let beside = || {
                     (0..ffns.len()).find(|i| {
                         !taken.contains(i)
                             && from < ffns[*i].down
-                            && ffns[*i].down < order[last]
+                            && ffns[*i].down <= order[last]
                             && a.enter.is_some()
                             && sums[*i].0 == a.enter
                     })
@@ -574,7 +591,7 @@ impl<'t, 'm> Finder<'t, 'm> {
                 let Some(i) = behind.or_else(beside) else { continue };
                 taken.insert(i);
                 a.ffn = Some(ffns[i].clone());
-                a.sums.extend(sums[i].0.clone().zip(sums[i].1.clone()));
+                a.sums.extend(sums[i].0.clone().zip(sums[i].1.clone()).filter(|s| !a.sums.contains(s)));
                 let position = |v: &Option<String>| v.as_deref().and_then(|v| self.links.maker.get(v).copied());
                 if position(&sums[i].1) > position(&a.leave) {
                     a.leave = sums[i].1.clone();

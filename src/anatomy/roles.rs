@@ -121,6 +121,13 @@ impl<'t, 'm> Roles<'t, 'm> {
         uses
     }
 
+    /// The axis of a use that holds a factor, also inside a sum, and where along it each index of the factor lies.
+    pub fn along(&self, of_use: usize, factor: Factor) -> Option<(usize, Vec<Vec<usize>>)> {
+        let (factors, dims) = (&self.typing.factors, &self.typing.uses[of_use].dims);
+        let axis = dims.iter().position(|d| factors.all_leaves(d).contains(&factors.root(factor)))?;
+        Some((axis, factors.positions(&dims[axis], factor)))
+    }
+
     /// Position of a factor among the leaves of a use's axes: the axis, the elements outside the factor and inside it.
     pub fn place(&self, of_use: usize, factor: Factor) -> Option<(usize, usize, usize)> {
         let factors = &self.typing.factors;

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use super::Anatomy;
 use crate::axes::{Factor, Typing};
 use crate::graph::Links;
-use crate::onnx::is_float;
+use crate::onnx::{is_float, to_f32};
 use crate::onnx::proto::NodeProto;
 
 /// The part that a weight plays. Where a weight plays several, the first of these counts.
@@ -61,6 +61,9 @@ pub fn weight_uses(typing: &Typing) -> Vec<WeightUse> {
     let finder = Finder::new(typing);
     (0..typing.uses.len()).map(|u| finder.weight_use(u)).collect()
 }
+
+/// Elements of the largest table of coordinates that is read: all pairs of a thousand tokens, three numbers each.
+const LARGEST_TABLE: usize = 3 << 20;
 
 struct Finder<'t, 'm> {
     typing: &'t Typing<'m>,
@@ -115,31 +118,64 @@ impl<'t, 'm> Finder<'t, 'm> {
             return found;
         }
         let mut seen = HashSet::new();
-        let mut todo = vec![(of_use.node, of_use.input)];
-        while let Some((k, j)) = todo.pop() {
-            if !seen.insert((k, j)) {
-                continue;
-            }
-            if let Some(kind) = self.by_slot(u, k, j) {
-                found.kind = found.kind.min(kind);
-                found.meets.push((k, j));
+        // Each with whether a sine or cosine lies before it.
+        let mut todo = vec![(of_use.node, of_use.input, false)];
+        let mut only_waves = true;
+        while let Some((k, j, wave)) = todo.pop() {
+            if !seen.insert((k, j, wave)) {
                 continue;
             }
             let outputs = self.node(k).output.iter().filter(|o| !o.is_empty());
-            if !outputs.clone().all(|o| self.fixed.contains(o.as_str())) {
-                found.kind = found.kind.min(self.at_data(u, k, j));
+            let met = self.by_slot(u, k, j).or_else(|| {
+                let fixed = outputs.clone().all(|o| self.fixed.contains(o.as_str()));
+                (!fixed).then(|| self.at_data(u, k, j))
+            });
+            if let Some(kind) = met {
+                found.kind = found.kind.min(kind);
                 found.meets.push((k, j));
+                only_waves &= wave;
                 continue;
             }
+            let wave = wave || matches!(self.node(k).op_type(), "Sin" | "Cos");
             for o in outputs {
                 for &user in self.links.users(o) {
                     let inputs = self.node(user).input.iter().enumerate();
-                    todo.extend(inputs.filter(|(_, x)| *x == o).map(|(i, _)| (user, i)));
+                    todo.extend(inputs.filter(|(_, x)| *x == o).map(|(i, _)| (user, i, wave)));
                 }
             }
         }
         found.meets.sort_unstable();
+        found.meets.dedup();
+        let computed = !found.meets.iter().any(|(k, _)| *k == of_use.node);
+        if found.kind != WeightKind::Constant && computed && self.is_written_down(u, only_waves) {
+            found.kind = WeightKind::Constant;
+        }
         found
+    }
+
+    /// Coordinates and frequencies that something else is computed from, which are written down and never learned: different whole
+    /// numbers, or steps or powers of one number that only sines and cosines take.
+    fn is_written_down(&self, u: usize, only_waves: bool) -> bool {
+        let tensor = self.typing.weights[self.typing.uses[u].name.as_str()];
+        if self.count(u) > LARGEST_TABLE {
+            return false;
+        }
+        let Ok(values) = to_f32(tensor) else { return false };
+        let whole = values.iter().all(|v| v.fract() == 0.0);
+        if !whole && !only_waves {
+            return false;
+        }
+        let mut distinct = values;
+        distinct.sort_by(f32::total_cmp);
+        distinct.dedup_by(|a, b| (*a - *b).abs() <= 1e-5 * b.abs().max(1e-6));
+        let near = |a: f32, b: f32| (a - b).abs() <= 1e-3 * a.abs().max(b.abs());
+        let (first, second) = match distinct[..] {
+            [first, second, _, ..] => (first, second),
+            _ => return false,
+        };
+        let steps = || distinct.windows(2).all(|w| near(w[1] - w[0], second - first));
+        let powers = || first > 0.0 && distinct.windows(2).all(|w| near(w[1] / w[0], second / first));
+        whole || steps() || powers()
     }
 
     /// Kinds that the node's input slot decides, whether or not the node depends on data.

@@ -143,6 +143,37 @@ impl Factors {
         self.leaves(dim).iter().map(|&f| self.factor_size(f)).collect()
     }
 
+    /// Where along a dimension each index of a factor lies, in products and in segments of sums; nowhere if the dimension does not
+    /// hold it.
+    pub fn positions(&self, dim: &[Factor], factor: Factor) -> Vec<Vec<usize>> {
+        let factor = self.root(factor);
+        let mut out = vec![Vec::new(); self.factor_size(factor)];
+        let leaves = self.leaves(dim);
+        let (mut before, mut after) = (1, self.size(&leaves));
+        for &f in &leaves {
+            let n = self.factor_size(f);
+            after /= n.max(1);
+            let within: Vec<Vec<usize>> = if f == factor {
+                (0..n).map(|i| vec![i]).collect()
+            } else {
+                let mut within = vec![Vec::new(); out.len()];
+                let mut offset = 0;
+                for s in self.segments(&[f]).into_iter().flatten() {
+                    let found = self.positions(&s, factor);
+                    within.iter_mut().zip(found).for_each(|(w, p)| w.extend(p.into_iter().map(|i| offset + i)));
+                    offset += self.size(&s);
+                }
+                within
+            };
+            for (places, at) in out.iter_mut().zip(within) {
+                let whole = |b: usize| at.iter().flat_map(move |i| (0..after).map(move |a| (b * n + i) * after + a));
+                places.extend((0..before).flat_map(whole));
+            }
+            before *= n;
+        }
+        out
+    }
+
     /// Gives a leaf another size (surgery).
     pub fn set_size(&mut self, f: Factor, size: usize) {
         let f = self.root(f);
@@ -584,6 +615,20 @@ mod tests {
         assert_eq!(before.unwrap().iter().map(|d| f.size(d)).sum::<usize>(), 1);
         let (_, again) = f.slice(&tokens, 1, 196);
         assert_eq!(f.leaves(&patches), f.leaves(&again));
+    }
+
+    #[test]
+    fn a_factor_is_found_in_products_and_in_segments() {
+        let mut f = Factors::default();
+        let (heads, dim, neurons) = (f.fresh(2), f.fresh(3), f.fresh(5));
+        let pair: Dim = heads.iter().chain(&dim).copied().collect();
+        assert_eq!(f.positions(&pair, heads[0]), [[0, 1, 2], [3, 4, 5]]);
+        assert_eq!(f.positions(&pair, dim[0]), [[0, 3], [1, 4], [2, 5]]);
+        let packed = f.sum(vec![neurons.clone(), pair.clone(), pair]);
+        assert_eq!(f.positions(&packed, heads[0]), [[5, 6, 7, 11, 12, 13], [8, 9, 10, 14, 15, 16]]);
+        assert_eq!(f.positions(&packed, neurons[0])[4], [4]);
+        let other = f.fresh(2);
+        assert_eq!(f.positions(&packed, other[0]), [[0; 0], [0; 0]]);
     }
 
     #[test]

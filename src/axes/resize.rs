@@ -25,6 +25,7 @@ pub type Mixture = Vec<Vec<(usize, f32)>>;
 pub struct Plan {
     gathers: BTreeMap<Factor, Vec<usize>>,
     mixtures: BTreeMap<(usize, usize), Mixture>,
+    spreads: BTreeMap<(usize, Factor), Mixture>,
     replaced: HashMap<usize, Vec<f32>>,
     operands: BTreeMap<(usize, usize), TensorProto>,
     cuts: HashMap<(usize, usize), (usize, usize)>,
@@ -50,6 +51,11 @@ impl Plan {
         self.mixtures.insert((of_use, axis), mixture);
     }
 
+    /// Along one factor of one use, wherever its axes hold it, indices are mixed instead of gathered.
+    pub fn spread(&mut self, factors: &Factors, of_use: usize, factor: Factor, mixture: Mixture) {
+        self.spreads.insert((of_use, factors.root(factor)), mixture);
+    }
+
     /// One use of a weight gets new elements altogether, of the shape that the resized factors give it.
     pub fn replace(&mut self, of_use: usize, elements: Vec<f32>) {
         self.replaced.insert(of_use, elements);
@@ -72,7 +78,11 @@ impl Plan {
 
     /// True where nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.gathers.is_empty() && self.mixtures.is_empty() && self.replaced.is_empty() && self.operands.is_empty()
+        self.gathers.is_empty()
+            && self.mixtures.is_empty()
+            && self.spreads.is_empty()
+            && self.replaced.is_empty()
+            && self.operands.is_empty()
     }
 
     /// Old positions of each new one along a dimension; `None` where it stays as it is.
@@ -95,6 +105,39 @@ impl Plan {
             out = out.iter().flat_map(|&o| list.iter().map(move |&i| o * n + i)).collect();
         }
         Some(out)
+    }
+
+    /// What becomes of a dimension of one use: its mixtures along factors, and gathers along the others.
+    fn mixed(&self, factors: &Factors, u: usize, dim: &[Factor]) -> Mixture {
+        let mut out: Mixture = vec![vec![(0, 1.0)]];
+        for &f in &factors.leaves(dim) {
+            let n = factors.factor_size(f);
+            let list: Mixture = if let Some(rows) = self.spreads.get(&(u, f)) {
+                rows.clone()
+            } else if let Some(segments) = factors.segments(&[f]) {
+                let mut offset = 0;
+                let mut rows = Mixture::new();
+                for s in &segments {
+                    let shift = |row: Vec<(usize, f32)>| row.into_iter().map(|(i, c)| (offset + i, c)).collect();
+                    rows.extend(self.mixed(factors, u, s).into_iter().map(shift));
+                    offset += factors.size(s);
+                }
+                rows
+            } else {
+                let kept = self.gathers.get(&f).cloned().unwrap_or_else(|| (0..n).collect());
+                kept.into_iter().map(|i| vec![(i, 1.0)]).collect()
+            };
+            let times = |outer: &Vec<(usize, f32)>, inner: &Vec<(usize, f32)>| -> Vec<(usize, f32)> {
+                outer.iter().flat_map(|&(o, c)| inner.iter().map(move |&(i, d)| (o * n + i, c * d))).collect()
+            };
+            out = out.iter().flat_map(|outer| list.iter().map(move |inner| times(outer, inner))).collect();
+        }
+        out
+    }
+
+    /// True where a dimension of one use is mixed along a factor.
+    fn is_spread(&self, factors: &Factors, u: usize, dim: &[Factor]) -> bool {
+        !self.spreads.is_empty() && factors.all_leaves(dim).into_iter().any(|f| self.spreads.contains_key(&(u, f)))
     }
 
     fn segment_positions(&self, factors: &Factors, segments: &[Dim]) -> Option<Vec<usize>> {
@@ -151,9 +194,16 @@ fn weights(typing: &Typing, plan: &Plan) -> Result<Vec<(usize, TensorProto)>> {
 fn changed_weight(typing: &Typing, plan: &Plan, u: usize, of_use: &Use) -> Result<Option<TensorProto>> {
     let tensor = typing.weights[of_use.name.as_str()];
     let lists: Vec<Option<Vec<usize>>> = of_use.dims.iter().map(|d| plan.positions(&typing.factors, d)).collect();
-    let mixed = (0..lists.len()).any(|a| plan.mixtures.contains_key(&(u, a)));
+    let mut mixtures: BTreeMap<usize, Mixture> = BTreeMap::new();
+    for (a, dim) in of_use.dims.iter().enumerate() {
+        if let Some(mixture) = plan.mixtures.get(&(u, a)) {
+            mixtures.insert(a, mixture.clone());
+        } else if plan.is_spread(&typing.factors, u, dim) {
+            mixtures.insert(a, plan.mixed(&typing.factors, u, dim));
+        }
+    }
     let replaced = plan.replaced.get(&u);
-    if !mixed && replaced.is_none() && lists.iter().all(Option::is_none) {
+    if mixtures.is_empty() && replaced.is_none() && lists.iter().all(Option::is_none) {
         return Ok(None);
     }
     let kind = data_type(tensor).unwrap_or(DataType::Float);
@@ -170,16 +220,13 @@ fn changed_weight(typing: &Typing, plan: &Plan, u: usize, of_use: &Use) -> Resul
     let mut data = payload(tensor).to_vec();
     let size = data.len() / element_count(tensor)?.max(1);
     for (a, list) in lists.iter().enumerate() {
-        if plan.mixtures.contains_key(&(u, a)) {
-            continue;
-        }
-        if let Some(list) = list {
+        if let Some(list) = list.as_ref().filter(|_| !mixtures.contains_key(&a)) {
             data = take(&data, &shape, a, list, size);
             shape[a] = list.len();
         }
     }
     let mut tensor = tensor_from_raw(of_use.name.clone(), kind, &shape, data.into());
-    for (&(_, a), mixture) in plan.mixtures.iter().filter(|((v, _), _)| *v == u) {
+    for (&a, mixture) in &mixtures {
         let mixed = mix(&to_f32(&tensor)?, &shape, a, mixture);
         shape[a] = mixture.len();
         tensor = tensor_from_f32(of_use.name.clone(), kind, &shape, &mixed);
