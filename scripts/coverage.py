@@ -561,14 +561,15 @@ class Check:
             for p in [images, *beside]:
                 p.unlink(missing_ok=True)
 
-    def compare_gradients(self, step):
+    def step_gradients(self, step):
+        """The loss of a step graph for the truth's images, and of each parameter its value and its gradient."""
         from safetensors.numpy import load_file
         description = json.loads(step.with_suffix(".json").read_text())
         initial = load_file(step.with_suffix(".safetensors"))
         feeds = {}
         for port in description["inputs"]:
             if port["name"] == "targets":
-                feeds["targets"] = np.eye(CLASSES, dtype=np.float32)[[1, 4]]
+                feeds["targets"] = np.eye(CLASSES, dtype=np.float32)[[1, 4]][: port["shape"][0]]
             elif port["name"] == "learning_rate":
                 feeds["learning_rate"] = np.array(1, np.float32)
             elif len(port["shape"]) == 4:
@@ -579,13 +580,15 @@ class Check:
             feeds[t["name"]] = initial[t["name"]] if t["initial"] is not None else np.zeros(t["shape"], np.float32)
         s = session(step)
         known = {i.name for i in s.get_inputs()}
-        moments = [t for t in description["state"] if t["initial"] is None]
         weights = [t for t in description["state"] if t["initial"] is not None]
         results = s.run(["loss"] + [t["next"] for t in weights], {k: v for k, v in feeds.items() if k in known})
-        loss = float(results[0])
+        found = {t["name"]: (initial[t["name"]].astype(np.float64), initial[t["name"]] - n.astype(np.float64)) for t, n in zip(weights, results[1:])}
+        return float(results[0]), found
+
+    def compare_gradients(self, step):
+        loss, found = self.step_gradients(step)
         if abs(loss - self.facts["loss"]) > 1e-4 * max(1, abs(self.facts["loss"])):
             return f"loss {loss}, PyTorch's {self.facts['loss']}", ""
-        found = {t["name"]: (initial[t["name"]].astype(np.float64), initial[t["name"]] - n.astype(np.float64)) for t, n in zip(weights, results[1:])}
         names = [k[2:] for k in self.truth.files if k.startswith("w:")]
         flat = np.concatenate([self.truth["w:" + n].ravel() for n in names])
         gradient = np.concatenate([self.truth["g:" + n].ravel() for n in names]).astype(np.float64)

@@ -83,7 +83,8 @@ def golden(folder, file, options, builder):
 
     path = folder / f"{file}.onnx"
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    exported = session.run(None, {session.get_inputs()[0].name: x.astype(np.float32)})
+    fed = x.transpose(0, 2, 3, 1) if options.get("channels_last") else x
+    exported = session.run(None, {session.get_inputs()[0].name: fed.astype(np.float32)})
     model = model.double()
     for p in model.parameters():
         p.requires_grad_(True)

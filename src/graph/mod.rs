@@ -221,6 +221,12 @@ fn refuse(graph: &GraphProto) -> Result<()> {
                 .in_node(node_label(node))
                 .hint("export the model with fixed choices: tracing, or a simplifier, removes such nodes"));
         }
+        if node.domain() == "com.microsoft.nchwc" {
+            let why = format!("the model was laid out for one kind of processor (`{op}` of `com.microsoft.nchwc`)");
+            return Err(Error::new(ErrorKind::Unsupported, why).in_node(node_label(node)).hint(
+                "give the model as it was before ONNX Runtime's layout optimisation, or save it at its extended level",
+            ));
+        }
         let quantised = op.contains("Integer")
             || op.contains("Quantize")
             || op.starts_with("QLinear")

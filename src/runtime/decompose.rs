@@ -460,17 +460,20 @@ impl Work<'_, '_> {
         let (x, skip, gamma) = (self.node.input[0].clone(), self.node.input[1].clone(), self.node.input[2].clone());
         let (beta, bias) = if simplified { (None, self.input(3)) } else { (self.input(3), self.input(4)) };
         let (beta, bias) = (beta.map(str::to_string), bias.map(str::to_string));
+        // The bias belongs to the branch: optimisers put it on either side, and the branch is the one that is made later.
+        let made = |v: &str| self.typing.graph.node.iter().position(|n| n.output.iter().any(|o| o == v));
+        let (stream, branch) = if made(&skip) > made(&x) { (x, skip) } else { (skip, x) };
         // The sum stands under one name: what the norm takes is what the stream goes on with.
-        let first = match &bias {
-            Some(bias) => self.op("Add", &[&skip, bias], vec![]),
-            None => skip,
+        let branch = match &bias {
+            Some(bias) => self.op("Add", &[&branch, bias], vec![]),
+            None => branch,
         };
         let sum = match self.node.output.get(3).filter(|o| !o.is_empty()).cloned() {
             Some(named) => {
-                self.end(3, "Add", &[&x, &first], vec![]);
+                self.end(3, "Add", &[&stream, &branch], vec![]);
                 named
             }
-            None => self.op("Add", &[&x, &first], vec![]),
+            None => self.op("Add", &[&stream, &branch], vec![]),
         };
         if !simplified {
             let inputs: Vec<&str> = [&sum, &gamma].into_iter().chain(&beta).map(String::as_str).collect();

@@ -413,6 +413,9 @@ fn unsupported_graphs() -> Vec<(&'static str, GraphProto, &'static [&'static str
             tensor_from_f32("scales", DataType::Float, &[8], &[1.0; 8]),
         ],
     );
+    let mut blocked = node("ReorderOutput", &["x"], &["y"], vec![int_attribute("channels", 3)]);
+    blocked.domain = Some("com.microsoft.nchwc".into());
+    let blocked = graph(vec![blocked], vec![]);
     let repeated = graph(
         vec![node("Loop", &["count", "", "x"], &["y"], vec![])],
         vec![offshoot::onnx::tensor_from_i64("count", &[], &[2])],
@@ -443,6 +446,7 @@ fn unsupported_graphs() -> Vec<(&'static str, GraphProto, &'static [&'static str
         ("QDQ", quantised, &["quantised", "QuantizeLinear"]),
         ("integer", integer, &["quantised", "DynamicQuantizeLinear"]),
         ("four bits", four_bits, &["quantised", "MatMulNBits"]),
+        ("blocked channels", blocked, &["one kind of processor", "ReorderOutput", "extended level"]),
         ("a loop", repeated, &["control flow", "Loop"]),
         ("sparse", sparse, &["`w` is sparse"]),
         ("no attention", no_attention, &["no attention found"]),
