@@ -510,6 +510,12 @@ pub struct Shrink {
     /// Keep all layers
     #[arg(long, help_heading = "Levers")]
     pub no_layers: bool,
+    /// Cut the dimensions of heads at every size [default: at 60 % and below]
+    #[arg(long, help_heading = "Levers", conflicts_with = "no_head_dim")]
+    pub head_dim: bool,
+    /// Keep the dimensions of all heads
+    #[arg(long, help_heading = "Levers")]
+    pub no_head_dim: bool,
     /// Heads that every layer keeps at least
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Levers", value_parser = clap::value_parser!(u32).range(1..))]
     pub min_heads: u32,

@@ -14,6 +14,8 @@ const STEPS: usize = 8192;
 pub struct Choice {
     /// Heads or neurons.
     pub count: usize,
+    /// Dimensions of queries and keys, and of values, of a head; none where they stay.
+    pub dims: Option<[usize; 2]>,
     /// Parameters, operations, bytes or time.
     pub cost: f64,
     /// Predicted error.
@@ -168,7 +170,7 @@ mod tests {
         errors
             .iter()
             .enumerate()
-            .map(|(i, &error)| Choice { count: i + 1, cost: unit * (i + 1) as f64, error })
+            .map(|(i, &error)| Choice { count: i + 1, dims: None, cost: unit * (i + 1) as f64, error })
             .collect()
     }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::allocation::{Choice, Group, allocate};
+use super::dims::head_factors;
 use super::latency::Latencies;
 use super::sites::sites;
 use crate::anatomy::{Anatomy, Roles};
@@ -12,8 +13,8 @@ use crate::axes::resize::{Plan, resize};
 use crate::axes::{Factor, Typing};
 use crate::descendant::keep_layers;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph;
-use crate::learngene::{Kind, METADATA, Removals, parameters};
+use crate::graph::{self, Links};
+use crate::learngene::{Dimensions, Kind, METADATA, Removals, parameters};
 use crate::onnx::{Model, element_count, encoded_len, is_float, payload};
 
 /// What may be thinned, and how far.
@@ -25,6 +26,8 @@ pub struct Limits {
     pub neurons: bool,
     /// Leave out whole layers.
     pub depth: bool,
+    /// Cut the dimension of heads.
+    pub dims: bool,
     /// Layers that may be touched; all where none are named.
     pub layers: Option<Vec<usize>>,
     /// Heads that every layer keeps at least.
@@ -37,7 +40,16 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { heads: true, neurons: true, depth: true, layers: None, min_heads: 1, min_neurons: 16, multiple: 16 }
+        Limits {
+            heads: true,
+            neurons: true,
+            depth: true,
+            dims: false,
+            layers: None,
+            min_heads: 1,
+            min_neurons: 16,
+            multiple: 16,
+        }
     }
 }
 
@@ -118,7 +130,7 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
 }
 
 /// Parameters, operations and bytes of one unit of a factor.
-fn unit(typing: &Typing, roles: &Roles, f: Factor) -> [f64; 3] {
+pub(super) fn unit(typing: &Typing, roles: &Roles, f: Factor) -> [f64; 3] {
     let mut unit = [0.0; 3];
     let units = typing.factors.factor_size(f).max(1) as f64;
     for u in roles.carriers(f) {
@@ -162,6 +174,9 @@ pub struct PlannedLayer {
     pub heads: Option<usize>,
     /// Heads that there were.
     pub of_heads: Option<usize>,
+    /// Dimensions of queries and keys, and of values, of each head, where they are cut, and how many there were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dims: Option<[[usize; 2]; 2]>,
     /// Neurons that are kept.
     pub neurons: Option<usize>,
     /// Neurons that there were.
@@ -221,16 +236,29 @@ pub fn plan(
     let wholes = [parameters(model.graph()) as f64, macs, encoded_len(&model.proto) as f64];
     let none = || Error::new(ErrorKind::Internal, "a budget of time needs measured latencies");
     let measured = |b: usize, count: usize| latencies.map(|l| l.cost(b, count));
-    let cost = |b: usize, count: usize| -> Result<f64> {
-        let unit = match budget {
-            Budget::Share(_) | Budget::Parameters(_) => blocks[b].unit[0],
-            Budget::Macs(_) => blocks[b].unit[1],
-            Budget::Bytes(_) => blocks[b].unit[2],
-            Budget::Latency(_) => return measured(b, count).ok_or_else(none),
-        };
-        Ok(unit * count as f64)
+    let dimensions = |b: usize| {
+        let heads = blocks[b].kind == Kind::Heads && limits.dims && limits.touches(blocks[b].layer);
+        removals.dimensions.iter().find(|d| heads && d.layer == blocks[b].layer)
     };
-    let of_blocks: f64 = (0..blocks.len()).map(|b| cost(b, blocks[b].units)).sum::<Result<f64>>()?;
+    // Parameters, operations or bytes of some units, with the dimensions that their heads have.
+    let amount = |b: usize, measure: usize, count: usize, dims: Option<[usize; 2]>| -> f64 {
+        let gone = dimensions(b)
+            .zip(dims)
+            .map_or(0.0, |(d, dims)| (0..2).map(|i| d.unit[i][measure] * (d.of[i] - dims[i]) as f64).sum::<f64>());
+        count as f64 * (blocks[b].unit[measure] - gone)
+    };
+    let cost = |b: usize, count: usize, dims: Option<[usize; 2]>| -> Result<f64> {
+        Ok(match budget {
+            Budget::Share(_) | Budget::Parameters(_) => amount(b, 0, count, dims),
+            Budget::Macs(_) => amount(b, 1, count, dims),
+            Budget::Bytes(_) => amount(b, 2, count, dims),
+            Budget::Latency(_) => {
+                let share = amount(b, 1, count, dims) / amount(b, 1, count, None).max(f64::MIN_POSITIVE);
+                measured(b, count).ok_or_else(none)? * share.min(1.0)
+            }
+        })
+    };
+    let of_blocks: f64 = (0..blocks.len()).map(|b| cost(b, blocks[b].units, None)).sum::<Result<f64>>()?;
     let (whole, wanted) = match budget {
         Budget::Share(s) => (of_blocks, s * of_blocks),
         Budget::Parameters(n) => (wholes[0], n),
@@ -260,15 +288,26 @@ pub fn plan(
     }
     let choices = |b: usize| -> Result<Vec<Choice>> {
         let block = &blocks[b];
-        let all = |count| Ok(Choice { count, cost: cost(b, count)?, error: 0.0 });
-        let Some(removal) = removals.block(block.layer, block.kind).filter(|_| block.free) else {
-            return Ok(vec![all(block.units)?]);
-        };
-        if removal.kept.units() != block.units {
+        let mut choices = Vec::new();
+        let removal = removals.block(block.layer, block.kind).filter(|_| block.free);
+        if removal.is_some_and(|r| r.kept.units() != block.units) {
             bail!(Format, "the order of removal is of another model: layer {} has {}", block.layer, block.units);
         }
-        let choice = |count| Ok(Choice { error: f64::from(removal.error[count]), ..all(count)? });
-        counts(block, limits).into_iter().map(choice).collect()
+        let all = match removal {
+            Some(_) => counts(block, limits),
+            None => vec![block.units],
+        };
+        let sizes = dimensions(b).map(sizes).unwrap_or_default();
+        for count in all {
+            let error = removal.map_or(0.0, |r| f64::from(r.error[count]));
+            choices.push(Choice { count, dims: None, cost: cost(b, count, None)?, error });
+            let share = count as f64 / block.units.max(1) as f64;
+            for &(dims, own) in &sizes {
+                let dims = Some(dims);
+                choices.push(Choice { count, dims, cost: cost(b, count, dims)?, error: error + share * own });
+            }
+        }
+        Ok(choices)
     };
     let found = loop {
         let groups: Vec<Group> = group_of
@@ -300,12 +339,16 @@ pub fn plan(
         };
         for (i, &b) in list.iter().enumerate() {
             let count = chosen.as_ref().map_or(0, |c| c[i].count);
+            let dims = chosen.as_ref().and_then(|c| c[i].dims);
+            if let (Some(dims), Some(d)) = (dims, dimensions(b)) {
+                layer.dims = Some([dims, d.of]);
+            }
             match blocks[b].kind {
                 Kind::Heads => (layer.heads, layer.of_heads) = (Some(count), Some(blocks[b].units)),
                 Kind::Neurons => (layer.neurons, layer.of_neurons) = (Some(count), Some(blocks[b].units)),
             }
-            for (s, u) in saved.iter_mut().zip(blocks[b].unit) {
-                *s += u * (blocks[b].units - count) as f64;
+            for (measure, s) in saved.iter_mut().enumerate() {
+                *s += amount(b, measure, blocks[b].units, None) - amount(b, measure, count, dims);
             }
             if let (Some(latency), Some(now), Some(then)) =
                 (latency.as_mut(), measured(b, count), measured(b, blocks[b].units))
@@ -327,7 +370,20 @@ pub fn plan(
     })
 }
 
-/// The model without the layers, heads and neurons that an allocation removes, its matrices as they were.
+/// Dimensions that the heads of a layer may be cut to, a quarter at least and in eighths, and the error of each.
+fn sizes(d: &Dimensions) -> Vec<([usize; 2], f64)> {
+    let of = |i: usize| -> Vec<usize> {
+        let step = (d.of[i] / 8).max(1);
+        (1..).map(|k| k * step).skip_while(|&r| 4 * r < d.of[i]).take_while(|&r| r <= d.of[i]).collect()
+    };
+    let error = |dims: [usize; 2]| f64::from(d.error[0][dims[0]]) + f64::from(d.error[1][dims[1]]);
+    let mut all: Vec<[usize; 2]> = of(0).into_iter().flat_map(|q| of(1).into_iter().map(move |v| [q, v])).collect();
+    all.retain(|&dims| dims != d.of && (!d.joint || dims[0] == dims[1]));
+    all.into_iter().map(|dims| (dims, error(dims))).collect()
+}
+
+/// The model without the layers, heads and neurons that an allocation removes, its matrices as they were. Of heads that are cut, the
+/// first dimensions stay.
 ///
 /// # Errors
 /// Those of surgery and of typing.
@@ -337,24 +393,41 @@ pub fn thin(model: &Model, removals: &Removals, allocation: &Allocation) -> Resu
         let count = allocation.count(b.layer, b.kind).filter(|&n| n < b.kept.units())?;
         Some((b.layer, b.kind, b.kept.at(count)))
     });
-    cut(model, &kept, units.collect())
+    let dims = (0..allocation.layers.len()).filter_map(|l| Some((l, allocation.layers[l].dims?[0])));
+    cut(model, &kept, units.collect(), dims.collect())
 }
 
 /// Keeps some layers, and some units of blocks that are named by the ancestor's layers.
-pub(super) fn cut(model: &Model, kept: &[usize], units: Vec<(usize, Kind, Vec<usize>)>) -> Result<Model> {
+pub(super) fn cut(
+    model: &Model,
+    kept: &[usize],
+    units: Vec<(usize, Kind, Vec<usize>)>,
+    dims: Vec<(usize, [usize; 2])>,
+) -> Result<Model> {
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
     if kept.len() < anatomy.layers.len() {
         let shallow = keep_layers(model, &typing, &anatomy, kept)?;
         let place = |l: usize| kept.iter().position(|&k| k == l);
         let units = units.into_iter().filter_map(|(l, kind, list)| Some((place(l)?, kind, list))).collect();
+        let dims = dims.into_iter().filter_map(|(l, sizes)| Some((place(l)?, sizes))).collect();
         let all: Vec<usize> = (0..kept.len()).collect();
-        return cut(&shallow, &all, units);
+        return cut(&shallow, &all, units, dims);
     }
     let mut plan = Plan::default();
     for (layer, kind, list) in units {
         if let Some(factor) = factor(&typing, &anatomy, layer, kind) {
             plan.gather(&typing.factors, factor, list)?;
+        }
+    }
+    let links = Links::new(typing.graph);
+    for (layer, sizes) in dims {
+        let Some(found) = anatomy.layers.get(layer).and_then(|l| head_factors(&typing, &links, l)) else {
+            bail!(Unsupported, "the head dimension of layer {layer} cannot be cut")
+        };
+        plan.gather(&typing.factors, found.factors[0], (0..sizes[0]).collect())?;
+        if found.factors[0] != found.factors[1] {
+            plan.gather(&typing.factors, found.factors[1], (0..sizes[1]).collect())?;
         }
     }
     let mut out = model.clone();

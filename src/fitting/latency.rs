@@ -74,7 +74,7 @@ impl Latencies {
             for count in levels {
                 let units: Vec<(usize, Kind, Vec<usize>)> =
                     group.iter().map(|&b| (blocks[b].layer, blocks[b].kind, (0..count).collect())).collect();
-                let mut thin = Timed::new(runtime, &cut(model, &all, units)?, fold)?;
+                let mut thin = Timed::new(runtime, &cut(model, &all, units, Vec::new())?, fold)?;
                 let (a, b) = pair(&mut whole, Some(&mut thin))?;
                 table.push((count, (alone * (1.0 - b / a) / group.len() as f64).max(0.0)));
             }

@@ -10,6 +10,7 @@ pub mod allocation;
 pub mod budget;
 pub mod calibration;
 pub mod comparison;
+pub mod dims;
 pub mod latency;
 pub mod network;
 pub mod order;
@@ -23,16 +24,18 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::anatomy::Anatomy;
+use crate::anatomy::{Anatomy, Roles};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
-use crate::learngene::{Kind, Learngene, Removal, Removals, parameters};
+use crate::learngene::{Dimensions, Kind, Learngene, Removal, Removals, parameters};
 use crate::onnx::{Model, encoded_len};
 use crate::runtime::Runtime;
+use algebra::Covariance;
 use allocation::curve;
 pub use budget::{Allocation, Budget, Limits, PlannedLayer, plan, thin};
 pub use calibration::Calibration;
+use dims::{Measured, Narrow};
 pub use latency::Latencies;
 use network::Network;
 pub use network::Progress;
@@ -82,10 +85,18 @@ pub struct Shrinker<'m> {
     ways: Vec<Option<Way>>,
     runtime: Arc<Runtime>,
     calibration: Calibration,
+    narrowed: Option<Narrowed>,
     /// Bytes of token streams that the fit holds in memory; what is above goes to a scratch file.
     pub memory_limit: u64,
     /// How long the stages took.
     pub timings: Vec<Timing>,
+}
+
+/// Attentions whose head dimension may be cut, with queries and keys, and statistics of the heads.
+struct Narrowed {
+    narrows: Vec<Narrow>,
+    measured: Vec<Measured>,
+    statistics: Vec<Covariance>,
 }
 
 /// What [`Shrinker::memory_limit`] is where nothing else is asked for.
@@ -112,7 +123,16 @@ impl<'m> Shrinker<'m> {
         let network = Network::new(runtime, pinned)?;
         let ways = network.ways()?;
         let timings = vec![Timing { stage: "graph", seconds: start.elapsed().as_secs_f64() }];
-        Ok(Shrinker { model, network, ways, runtime: runtime.clone(), calibration, memory_limit: MEMORY, timings })
+        Ok(Shrinker {
+            model,
+            network,
+            ways,
+            runtime: runtime.clone(),
+            calibration,
+            narrowed: None,
+            memory_limit: MEMORY,
+            timings,
+        })
     }
 
     /// Measures in which order heads and neurons go, and what that and leaving out whole layers cost.
@@ -140,13 +160,61 @@ impl<'m> Shrinker<'m> {
         let tell = |n, of| progress("cost of blocks", n, of);
         let costs = self.network.sensitivities(&statistics, &thinnings, &self.ways, &removable, images, &tell)?;
         timed("cost of blocks", start);
+        let dimensions = match limits.dims {
+            true => {
+                let start = Instant::now();
+                let (found, own) = self.dimensions(&statistics, images, &|n, of| progress("head dimensions", n, of))?;
+                self.narrowed = Some(own);
+                self.timings.push(Timing { stage: "head dimensions", seconds: start.elapsed().as_secs_f64() });
+                found
+            }
+            false => Vec::new(),
+        };
         let blocks = self.network.sites.iter().zip(thinnings).zip(&costs.blocks).map(|((site, thinning), measured)| {
             let error = curve(&thinning.error, measured).into_iter().map(|e| e as f32).collect();
             Removal { layer: site.layer, kind: site.kind, kept: thinning.kept, error }
         });
         let layers = costs.layers.into_iter().map(|e| e.map(|e| e as f32).filter(|e| e.is_finite())).collect();
         let (views, seed) = (self.calibration.fit.len(), self.calibration.seed);
-        Ok(Removals { blocks: blocks.collect(), layers, views, seed })
+        Ok(Removals { blocks: blocks.collect(), layers, dimensions, views, seed })
+    }
+
+    /// What cutting head dimensions costs.
+    fn dimensions(
+        &self,
+        statistics: &[Covariance],
+        images: &[ndarray::ArrayD<f32>],
+        progress: Progress,
+    ) -> Result<(Vec<Dimensions>, Narrowed)> {
+        let own = self.narrowed(statistics)?;
+        let costs = self.network.dimension_costs(statistics, &own.narrows, &own.measured, images, progress)?;
+        let typing = &self.network.typing;
+        let roles = Roles::new(typing);
+        let mut found = Vec::new();
+        for (i, n) in own.narrows.iter().enumerate() {
+            if costs[i].iter().any(Vec::is_empty) {
+                continue;
+            }
+            let weight = self.network.output_of_heads(n.layer)?;
+            let local = dims::local_errors(n, &own.measured[i], &own.statistics[i], &weight)?;
+            let error = [0, 1].map(|k| curve(&local[k], &costs[i][k]).into_iter().map(|e| e as f32).collect());
+            let unit = |f| budget::unit(typing, &roles, f).map(|u| u / n.heads as f64);
+            let joint = n.is_joint();
+            let unit = [unit(n.factors[0]), if joint { [0.0; 3] } else { unit(n.factors[1]) }];
+            found.push(Dimensions { layer: n.layer, of: n.of, joint, error, unit });
+        }
+        Ok((found, own))
+    }
+
+    /// The attentions whose head dimension may be cut, with what they are measured by.
+    fn narrowed(&self, statistics: &[Covariance]) -> Result<Narrowed> {
+        let narrows = dims::narrows(&self.runtime, &self.network.typing, self.network.model)?;
+        let narrows: Vec<Narrow> =
+            narrows.into_iter().filter(|n| self.network.site_of_heads(n.layer).is_some()).collect();
+        let measured = dims::measure(&self.network, &narrows, &self.calibration.fit)?;
+        let of = |n: &Narrow| self.network.site_of_heads(n.layer).map(|i| statistics[i].clone());
+        let statistics = narrows.iter().filter_map(of).collect();
+        Ok(Narrowed { narrows, measured, statistics })
     }
 
     /// What the user should know about the model, the images and what stays as it is.
@@ -167,6 +235,9 @@ impl<'m> Shrinker<'m> {
     pub fn shrink(&mut self, removals: &Removals, allocation: &Allocation, progress: Progress) -> Result<Shrunk> {
         let start = Instant::now();
         let mut model = thin(self.model, removals, allocation)?;
+        if allocation.layers.iter().any(|l| l.dims.is_some()) {
+            model = self.cut(&model, removals, allocation)?;
+        }
         let (mut error, mut fits) = (0.0, Vec::new());
         if model.graph() != self.model.graph() {
             let pinned = stages::pin(&model)?;
@@ -195,6 +266,32 @@ impl<'m> Shrinker<'m> {
         }
         self.timings.push(Timing { stage: "refit", seconds: start.elapsed().as_secs_f64() });
         Ok(Shrunk { error, fits, ..Shrunk::of(model)? })
+    }
+
+    /// Puts the projections of heads that were cut into a model of their shape.
+    fn cut(&mut self, model: &Model, removals: &Removals, allocation: &Allocation) -> Result<Model> {
+        let own = match self.narrowed.take() {
+            Some(own) => own,
+            None => self.narrowed(&self.network.statistics(&self.calibration.fit, &|_, _| {})?)?,
+        };
+        let mut cuts = Vec::new();
+        for (layer, l) in allocation.kept_layers().into_iter().enumerate() {
+            if allocation.layers[l].dims.is_none() {
+                continue;
+            }
+            let Some(i) = own.narrows.iter().position(|n| n.layer == l) else {
+                bail!(Unsupported, "the head dimension of layer {l} cannot be cut")
+            };
+            let units = own.narrows[i].heads;
+            let count = allocation.count(l, Kind::Heads).unwrap_or(units);
+            let heads = removals.block(l, Kind::Heads).map_or((0..units).collect(), |b| b.kept.at(count));
+            let (narrow, measured) = (&own.narrows[i], &own.measured[i]);
+            cuts.push(dims::Cut { narrow, measured, statistics: &own.statistics[i], layer, heads });
+        }
+        let pinned = stages::pin(model)?;
+        let out = dims::write(&self.runtime, &self.network, &cuts, &pinned, model)?;
+        self.narrowed = Some(own);
+        Ok(out)
     }
 
     fn fit(&self, child: &Network, sources: &[usize], progress: Progress) -> Result<refit::Refit> {

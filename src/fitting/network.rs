@@ -7,6 +7,7 @@ use ndarray::{Array2, ArrayD, Axis, concatenate};
 use rayon::prelude::*;
 
 use super::algebra::{Covariance, Moments, Partial, product, scale, times};
+use super::dims::{self, Measured, Narrow};
 use super::order::{self, Thinning, features, predict};
 use super::sites::{Site, Way, sites};
 use super::stages::{Part, Stages, Values};
@@ -94,7 +95,7 @@ impl<'m> Network<'m> {
         images.par_iter().map(|image| part.run(&Values::from([(input.clone(), image.clone())]))).collect()
     }
 
-    fn whole(&self, results: &[String]) -> (Part, String) {
+    pub(super) fn whole(&self, results: &[String]) -> (Part, String) {
         let input =
             crate::graph::data_inputs(self.typing.graph).first().map(|v| v.name().to_string()).unwrap_or_default();
         (Part::cut(&self.runtime, &self.typing, self.model, vec![input.clone()], results.to_vec()), input)
@@ -169,6 +170,94 @@ impl<'m> Network<'m> {
                 thinning
             })
             .collect()
+    }
+
+    /// The output projection of a layer's heads, features x outputs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] where the layer has none.
+    pub(super) fn output_of_heads(&self, layer: usize) -> Result<Mat<f64>> {
+        match self.site_of_heads(layer) {
+            Some(i) => Ok(self.weight(i, None)),
+            None => bail!(Internal, "layer {layer} has no output projection"),
+        }
+    }
+
+    /// The site that sums over a layer's heads.
+    pub(super) fn site_of_heads(&self, layer: usize) -> Option<usize> {
+        self.sites.iter().position(|s| (s.layer, s.kind) == (layer, Kind::Heads))
+    }
+
+    /// What cutting the dimensions of queries and keys, and of values, of one attention at a time does to the end of the network: for
+    /// some numbers of dimensions.
+    ///
+    /// # Errors
+    /// Those of the runtime.
+    pub fn dimension_costs(
+        &self,
+        statistics: &[Covariance],
+        narrows: &[Narrow],
+        measured: &[Measured],
+        images: &[ArrayD<f32>],
+        progress: Progress,
+    ) -> Result<Vec<[Vec<(usize, f64)>; 2]>> {
+        let stages = self.stages()?;
+        let end = self.run(images, &self.end)?;
+        let size: f64 = end.iter().flatten().flatten().map(|v| f64::from(*v).powi(2)).sum();
+        let mut states: Vec<Values> = images.iter().map(|i| stages.start(i.clone())).collect();
+        let mut found = vec![[Vec::new(), Vec::new()]; narrows.len()];
+        for (i, site) in self.sites.iter().enumerate() {
+            progress(i, self.sites.len());
+            let narrow = narrows.iter().position(|n| site.kind == Kind::Heads && n.layer == site.layer);
+            let before = narrow.map(|_| states.clone());
+            states.par_iter_mut().try_for_each(|values| stages.advance(i, values))?;
+            let rows: Vec<Array2<f32>> = states.iter().map(|v| site.rows(v)).collect::<Result<_>>()?;
+            if let (Some(at), Some(before)) = (narrow, before) {
+                let n = &narrows[at];
+                let rest = stages.rest(&self.runtime, &self.typing, self.model, i);
+                // What leaves the site, through the rest of the network.
+                let error = |image: usize, out: &Array2<f32>| -> Result<f64> {
+                    let mut values = states[image].clone();
+                    values.insert(site.output.clone(), site.leaving(&self.typing, out)?);
+                    Ok(distance(&rest.run(&values)?, &end[image]))
+                };
+                let query = n.query().to_string();
+                let feeds = stages.feeds(i);
+                let cut = |feeds, results| Part::cut(&self.runtime, &self.typing, self.model, feeds, results);
+                let tap = cut(feeds.to_vec(), vec![query.clone()]);
+                let on = cut([feeds, &[query.clone()]].concat(), vec![site.input.clone()]);
+                let weight = self.weight(i, None);
+                for r in dimension_levels(n.of[0]) {
+                    // Where queries are made before the stage there is nothing to measure by.
+                    let errors: Result<Vec<f64>> = before
+                        .par_iter()
+                        .enumerate()
+                        .map(|(image, values)| {
+                            let mut values = values.clone();
+                            let queries = tap.run(&values)?.into_iter().next().unwrap_or_default();
+                            values.insert(query.clone(), dims::cut_queries(n, &measured[at], r, &queries)?);
+                            let input = on.run(&values)?.into_iter().next().unwrap_or_default();
+                            let rows = site.rows(&Values::from([(site.input.clone(), input)]))?;
+                            error(image, &self.apply(i, &rows))
+                        })
+                        .collect();
+                    found[at][0].extend(errors.ok().map(|e| (r, e.iter().sum::<f64>() / size)));
+                }
+                let all: Vec<usize> = (0..weight.nrows()).collect();
+                for r in dimension_levels(n.of[1]) {
+                    let fit = dims::cut_values(n, r, &statistics[i], &weight, RIDGE)?;
+                    let (_, matrix, bias) = self.narrow(i, &statistics[i], &weight, &all, &fit);
+                    let errors: Vec<f64> = rows
+                        .par_iter()
+                        .enumerate()
+                        .map(|(image, rows)| error(image, &(product(rows.view(), matrix.view()) + &bias)))
+                        .collect::<Result<_>>()?;
+                    found[at][1].push((r, errors.iter().sum::<f64>() / size));
+                }
+            }
+            states.par_iter_mut().zip(&rows).try_for_each(|(values, rows)| self.pass(i, rows, values))?;
+        }
+        Ok(found)
     }
 
     /// The matrix of a site, columns scaled as they reach the stream.
@@ -312,6 +401,13 @@ fn distance(a: &[ArrayD<f32>], b: &[ArrayD<f32>]) -> f64 {
     let squares =
         |(a, b): (&ArrayD<f32>, &ArrayD<f32>)| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum() };
     a.iter().zip(b).map(squares).sum()
+}
+
+/// The numbers of dimensions at which an attention is measured.
+fn dimension_levels(of: usize) -> Vec<usize> {
+    let mut levels: Vec<usize> = [3, 4, 5, 6].iter().map(|s| s * of / 8).filter(|&r| r > 0 && r < of).collect();
+    levels.dedup();
+    levels
 }
 
 /// The counts at which a site is measured, descending from all but few.

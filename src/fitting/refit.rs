@@ -6,7 +6,7 @@
 //! matrix is kept where it is better.
 
 use faer::Mat;
-use ndarray::{Array1, Array2, ArrayD, ArrayView1, Axis, concatenate};
+use ndarray::{Array1, Array2, ArrayD, ArrayView1, Axis, IxDyn, concatenate};
 use rayon::prelude::*;
 
 use super::algebra::{Covariance, Moments, Partial, product, ridge_solve, scale};
@@ -67,6 +67,8 @@ struct Image {
     rows: Array2<f32>,
     added: Array2<f32>,
     missing: Array2<f32>,
+    /// What earlier branches from the same value of the stream left missing in it.
+    left: ArrayD<f32>,
 }
 
 /// What of an image belongs to the site at hand.
@@ -90,6 +92,7 @@ impl Arrays for Image {
         all.extend(self.child.into_iter().map(|(name, v)| (format!("x{name}"), v)));
         let own = [("r", self.rows), ("a", self.added), ("m", self.missing)];
         all.extend(own.into_iter().map(|(name, v)| (name.to_string(), v.into_dyn())));
+        all.push(("l".into(), self.left));
         all
     }
 
@@ -102,7 +105,8 @@ impl Arrays for Image {
                 ("x", name) => drop(image.child.insert(name.to_string(), value)),
                 ("r", _) => image.rows = own(),
                 ("a", _) => image.added = own(),
-                _ => image.missing = own(),
+                ("m", _) => image.missing = own(),
+                _ => image.left = value,
             }
         }
         image
@@ -110,7 +114,7 @@ impl Arrays for Image {
 
     fn bytes(&self) -> u64 {
         let values = self.ancestor.values().chain(self.child.values()).map(|v| v.len());
-        let own = self.rows.len() + self.added.len() + self.missing.len();
+        let own = self.rows.len() + self.added.len() + self.missing.len() + self.left.len();
         4 * (values.sum::<usize>() + own) as u64
     }
 }
@@ -165,6 +169,12 @@ pub fn refit(
             continue;
         };
         next += 1;
+        // Branches that start from the same value: what one leaves missing is for the next one to correct.
+        let beside = |j: usize| {
+            let other = ancestor.sites.get(j).and_then(|s| s.skip.as_ref());
+            other.is_some() && other == site.skip.as_ref() && ways[j].is_some() && ways[i].is_some()
+        };
+        let (follows, leads) = (i > 0 && beside(i - 1), beside(i + 1));
         changed |= ancestor.matrices[i] != child.matrices[j];
         each(&mut all, &|image| {
             whole.advance(i, &mut image.ancestor)?;
@@ -176,6 +186,9 @@ pub fn refit(
             let skips = site.skip.as_ref().zip(own.skip.as_ref());
             let both = skips.and_then(|(s, t)| Some((image.ancestor.get(s)?, image.child.get(t)?)));
             image.missing = match (&ways[i], both) {
+                (Some(way), Some((y, x))) if follows && image.left.shape() == y.shape() => {
+                    way.back(&(y - x + &image.left))
+                }
                 (Some(way), Some((y, x))) => way.back(&(y - x)),
                 _ => Array2::zeros(image.added.dim()),
             };
@@ -200,6 +213,14 @@ pub fn refit(
         each(&mut all, &|image| {
             let out = product(image.rows.view(), fit.matrix.view()) + bias;
             image.child.insert(own.output.clone(), own.leaving(&child.typing, &out)?);
+            let stream = site.skip.as_ref().and_then(|s| image.ancestor.get(s));
+            image.left = match (&ways[i], stream) {
+                (Some(way), Some(stream)) if leads => {
+                    let left = way.forth(&(&image.added - &out), stream);
+                    if follows && image.left.shape() == left.shape() { left + &image.left } else { left }
+                }
+                _ => ArrayD::default(IxDyn(&[0])),
+            };
             (image.rows, image.added, image.missing) = Default::default();
             Ok(())
         })?;

@@ -50,7 +50,7 @@ pub struct Site {
 
 /// How the elements of a tensor make rows and columns.
 #[derive(Clone, Debug)]
-struct Layout {
+pub(super) struct Layout {
     /// Sizes of the factors, in the order of memory.
     sizes: Vec<usize>,
     /// Factors of the rows, then those of the columns.
@@ -60,7 +60,7 @@ struct Layout {
 
 impl Layout {
     /// The layout whose columns run over `columns`, in that order; `None` where a factor is not there.
-    fn new(typing: &Typing, dims: &[Dim], columns: &[Factor]) -> Option<Layout> {
+    pub(super) fn new(typing: &Typing, dims: &[Dim], columns: &[Factor]) -> Option<Layout> {
         let leaves: Vec<Factor> = dims.iter().flat_map(|d| typing.factors.leaves(d)).collect();
         let inner: Vec<usize> = columns.iter().map(|c| leaves.iter().position(|l| l == c)).collect::<Option<_>>()?;
         let mut order: Vec<usize> = (0..leaves.len()).filter(|i| !inner.contains(i)).collect();
@@ -69,7 +69,7 @@ impl Layout {
         (order.len() == sizes.len()).then_some(Layout { sizes, order, columns: typing.factors.size(columns) })
     }
 
-    fn matrix(&self, tensor: &ArrayD<f32>) -> Result<Array2<f32>> {
+    pub(super) fn matrix(&self, tensor: &ArrayD<f32>) -> Result<Array2<f32>> {
         let rows = tensor.len() / self.columns.max(1);
         let shaped = tensor
             .to_shape(IxDyn(&self.sizes))
@@ -85,7 +85,7 @@ impl Layout {
         }
     }
 
-    fn tensor(&self, matrix: &Array2<f32>, shape: &[usize]) -> Result<ArrayD<f32>> {
+    pub(super) fn tensor(&self, matrix: &Array2<f32>, shape: &[usize]) -> Result<ArrayD<f32>> {
         let permuted: Vec<usize> = self.order.iter().map(|&o| self.sizes[o]).collect();
         let mut back = vec![0; self.order.len()];
         self.order.iter().enumerate().for_each(|(i, &o)| back[o] = i);
@@ -97,9 +97,46 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// The layout of attention probabilities, [.., queries, keys]: columns run over heads, queries and keys. Both may be the same factor.
+    pub(super) fn of_probabilities(typing: &Typing, dims: &[Dim], head: Factor) -> Option<Layout> {
+        let leaves: Vec<Factor> = dims.iter().flat_map(|d| typing.factors.leaves(d)).collect();
+        let last: usize = dims.iter().rev().take(2).map(|d| typing.factors.leaves(d).len()).sum();
+        let front = leaves.len() - last;
+        let head = leaves[..front].iter().position(|f| *f == head)?;
+        let mut order: Vec<usize> = (0..front).filter(|&i| i != head).collect();
+        order.push(head);
+        order.extend(front..leaves.len());
+        let sizes: Vec<usize> = leaves.iter().map(|&l| typing.factors.factor_size(l)).collect();
+        let columns = sizes[head] * sizes[front..].iter().product::<usize>();
+        Some(Layout { sizes, order, columns })
+    }
+
+    /// For every element of the tensor, its place in the matrix, row by row.
+    pub(super) fn places(&self) -> Vec<usize> {
+        let count: usize = self.sizes.iter().product();
+        let mut strides = vec![0; self.sizes.len()];
+        let mut stride = 1;
+        for &o in self.order.iter().rev() {
+            strides[o] = stride;
+            stride *= self.sizes[o];
+        }
+        let place = |index: usize| {
+            let mut rest = index;
+            let mut at = 0;
+            for (n, stride) in self.sizes.iter().zip(&strides).rev() {
+                at += rest % n * stride;
+                rest /= n;
+            }
+            at
+        };
+        (0..count).map(place).collect()
+    }
+}
+
 /// The sites of a pinned model in order of execution, and what is to be said about layers that have none.
 pub fn sites(typing: &Typing, anatomy: &Anatomy) -> (Vec<Site>, Vec<String>) {
-    let finder = Finder { typing, roles: Roles::new(typing), links: Links::new(typing.graph) };
+    let finder = Finder::new(typing);
     let (mut found, mut warnings) = (Vec::new(), Vec::new());
     for (layer, a) in anatomy.layers.iter().enumerate() {
         let mut sums = a.sums.iter().cloned();
@@ -118,14 +155,20 @@ pub fn sites(typing: &Typing, anatomy: &Anatomy) -> (Vec<Site>, Vec<String>) {
     (found, warnings)
 }
 
-struct Finder<'t, 'm> {
+/// Finds matrices with what enters and leaves them.
+pub(super) struct Finder<'t, 'm> {
     typing: &'t Typing<'m>,
-    roles: Roles<'t, 'm>,
+    pub(super) roles: Roles<'t, 'm>,
     links: Links<'m>,
 }
 
-impl Finder<'_, '_> {
-    fn site(
+impl<'t, 'm> Finder<'t, 'm> {
+    pub(super) fn new(typing: &'t Typing<'m>) -> Self {
+        Finder { typing, roles: Roles::new(typing), links: Links::new(typing.graph) }
+    }
+
+    /// The site of contraction `k`, which sums over the units of `factor` where one is named.
+    pub(super) fn site(
         &self,
         layer: usize,
         kind: Kind,
@@ -211,6 +254,16 @@ impl Site {
         self.units * self.size
     }
 
+    /// Its node.
+    pub(super) fn node(&self) -> usize {
+        self.node
+    }
+
+    /// Lets [`Self::way`] lead to a value that what leaves goes into.
+    pub(super) fn lead_to(&mut self, value: &str) {
+        self.sum = Some(value.to_string());
+    }
+
     /// True where a bias stands behind the matrix.
     pub fn has_bias(&self) -> bool {
         self.bias.is_some()
@@ -288,6 +341,10 @@ impl Site {
     pub fn way(&self, runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<Option<Way>> {
         let Some(sum) = &self.sum else { return Ok(None) };
         let feeds = self.beside(typing, sum);
+        if feeds.contains(sum) {
+            // What leaves does not reach it.
+            return Ok(None);
+        }
         let part = Part::cut(runtime, typing, model, feeds.clone(), vec![sum.clone()]);
         let mut values: Values =
             feeds.iter().map(|f| (f.clone(), ArrayD::zeros(IxDyn(&typing.shape(f).unwrap_or_default())))).collect();
@@ -374,7 +431,7 @@ fn put(model: &mut Model, typing: &Typing, (node, input): (usize, usize), shape:
 }
 
 /// How what leaves a site reaches the residual stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Way {
     /// The place in the stream of every element (row by row); none where it is cut off.
     source: Vec<usize>,
@@ -383,6 +440,24 @@ pub struct Way {
 }
 
 impl Way {
+    /// The place in the target of every element, row by row; `usize::MAX` where it is cut off.
+    pub(super) fn source(&self) -> &[usize] {
+        &self.source
+    }
+
+    /// What the stream, of the shape of `like`, gains by what leaves the site.
+    pub fn forth(&self, rows: &Array2<f32>, like: &ArrayD<f32>) -> ArrayD<f32> {
+        let mut stream = ArrayD::zeros(like.raw_dim());
+        if let Some(flat) = stream.as_slice_mut() {
+            for ((v, &at), g) in rows.iter().zip(&self.source).zip(self.gain.iter().cycle()) {
+                if let Some(s) = flat.get_mut(at) {
+                    *s = v * g;
+                }
+            }
+        }
+        stream
+    }
+
     /// What the site would have to add so that the stream gains `difference`: rows x outputs.
     pub fn back(&self, difference: &ArrayD<f32>) -> Array2<f32> {
         let outputs = self.gain.len();

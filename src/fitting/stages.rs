@@ -253,6 +253,11 @@ impl Stages {
         Ok(())
     }
 
+    /// What stage `s` starts from.
+    pub fn feeds(&self, s: usize) -> &[String] {
+        self.stages.get(s).and_then(|s| s.part.as_ref()).map_or(&[], |p| &p.feeds)
+    }
+
     /// Everything behind site `s`, as one part that starts from the values that are kept there.
     pub fn rest(&self, runtime: &Arc<Runtime>, typing: &Typing, model: &Model, s: usize) -> Part {
         let (feeds, results) = self.rests[s].clone();

@@ -28,7 +28,7 @@ pub use clusters::{
     Centroid, Cluster, FfnCentroid, FfnRule, Order, PUBLISHED_EPS, cluster_ffns, cluster_heads, ffn_centroid, ordered,
     parse_groups,
 };
-pub use removal::{Kept, Kind, Removal, Removals};
+pub use removal::{Dimensions, Kept, Kind, Removal, Removals};
 
 /// The key of the learngene's description in a model's `metadata_props`.
 pub const METADATA: &str = "offshoot.learngene";

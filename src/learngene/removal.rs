@@ -88,6 +88,21 @@ pub struct Removal {
     pub error: Vec<f32>,
 }
 
+/// The dimensions of the heads of one layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dimensions {
+    /// The layer.
+    pub layer: usize,
+    /// Dimensions of queries and keys, and of values.
+    pub of: [usize; 2],
+    /// True where both have one size, since one projection packs them.
+    pub joint: bool,
+    /// For every number of dimensions of either, the squared error at the end of the network where only these are cut; not rising.
+    pub error: [Vec<f32>; 2],
+    /// Parameters, operations and bytes of one dimension of one head, of either; those of both in the first where they are joint.
+    pub unit: [[f64; 3]; 2],
+}
+
 /// The removal of everything that may go.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Removals {
@@ -95,6 +110,9 @@ pub struct Removals {
     pub blocks: Vec<Removal>,
     /// The error where a whole layer is left out; none where it cannot be.
     pub layers: Vec<Option<f32>>,
+    /// Heads whose dimension may be cut.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dimensions: Vec<Dimensions>,
     /// Views that it was measured on.
     pub views: usize,
     /// Seed of the views.
@@ -113,6 +131,10 @@ impl Removals {
         self.blocks.iter().all(|b| {
             b.layer < self.layers.len() && b.kept.is_sound() && b.error.len() == b.kept.units() + 1 && errors(&b.error)
         }) && self.layers.iter().flatten().all(|e| e.is_finite() && *e >= 0.0)
+            && self.dimensions.iter().all(|d| {
+                let sized = d.error.iter().zip(d.of).all(|(e, of)| errors(e) && e.len() == of + 1 && of > 0);
+                sized && (!d.joint || d.of[0] == d.of[1]) && d.unit.iter().flatten().all(|u| u.is_finite())
+            })
     }
 }
 

@@ -77,7 +77,8 @@ fn fitted(c: &Condense, model: &Model) -> Result<()> {
     }
     let bars = Bars::default();
     let fitter = Fitter::new(model, &c.images, &c.transform, &c.runtime, (c.crops as usize, c.seed), &bars)?;
-    let removals = named(&c.model, analyse(&mut fitter.shrinker(model)?, &Limits::default(), &bars))?;
+    let removals =
+        named(&c.model, analyse(&mut fitter.shrinker(model)?, &Limits { dims: true, ..Limits::default() }, &bars))?;
     bars.clear();
     let gene = learngene(model, removals, Some(&fitter.loader))?;
     let bytes = gene.write(&c.output)?;

@@ -16,7 +16,9 @@ use crate::data::Loader;
 use crate::density::attention_maps;
 use crate::descendant::{fold_constants, has_fixed_size};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fitting::{Allocation, Budget, Latencies, Limits, Shrinker, Shrunk, comparison, latency, plan, thin};
+use crate::fitting::{
+    Allocation, Budget, Latencies, Limits, PlannedLayer, Shrinker, Shrunk, comparison, latency, plan, thin,
+};
 use crate::graph;
 use crate::learngene::{Learngene, Removals, parameters};
 use crate::onnx::{Model, encoded_len, sha256};
@@ -59,7 +61,7 @@ fn shrink(c: &Shrink) -> Result<()> {
     if let (Some(shrinker), Some(limit)) = (&mut shrinker, c.memory_limit) {
         shrinker.memory_limit = limit as u64;
     }
-    let limits = limits(c);
+    let limits = limits(c, &jobs);
     let removals = match (recorded, &mut shrinker) {
         (Some(removals), _) => removals,
         (None, Some(shrinker)) => named(&c.model, analyse(shrinker, &limits, &bars))?,
@@ -78,7 +80,8 @@ fn shrink(c: &Shrink) -> Result<()> {
         let bytes = gene.write(path)?;
         output::note(&format!("wrote {} ({bytes} bytes)", path.display()));
     }
-    let timer = Timer { c, model: &model, runtime: Runtime::start(&c.runtime.options())? };
+    let fits = shrinker.is_some();
+    let timer = Timer { c, model: &model, fits, runtime: Runtime::start(&c.runtime.options())? };
     let wants_time = |b: &Budget| matches!(b, Budget::Latency(_));
     let latencies = match c.dry_run || c.plot.is_some() || jobs.iter().any(|j| wants_time(&j.0)) {
         true => Some(timer.blocks(&limits, &bars)?),
@@ -152,8 +155,14 @@ fn shrink(c: &Shrink) -> Result<()> {
     Ok(())
 }
 
-fn limits(c: &Shrink) -> Limits {
+/// Up to this share of heads and FFNs the dimensions of heads are cut.
+const CUT_DIMS: f64 = 0.6;
+
+/// Levers; whether dimensions of heads are cut is decided for each size, and here whether that has to be measured.
+fn limits(c: &Shrink, jobs: &[(Budget, PathBuf)]) -> Limits {
+    let small = |b: &Budget| !matches!(b, Budget::Share(s) if *s > CUT_DIMS);
     Limits {
+        dims: !c.no_head_dim && (c.head_dim || c.save_learngene.is_some() || jobs.iter().any(|j| small(&j.0))),
         heads: !c.no_heads,
         neurons: !c.no_ffn,
         depth: !c.no_layers,
@@ -218,6 +227,8 @@ fn describe(
 struct Timer<'c> {
     c: &'c Shrink,
     model: &'c Model,
+    /// True where descendants are fitted: without that the dimensions of heads cannot be cut.
+    fits: bool,
     runtime: Arc<Runtime>,
 }
 
@@ -235,7 +246,14 @@ impl Timer<'_> {
         budget: Budget,
         latencies: Option<&Latencies>,
     ) -> Result<Allocation> {
-        let first = named(&self.c.model, plan(self.model, removals, limits, budget, latencies))?;
+        let whole = Limits { dims: false, ..limits.clone() };
+        let mut first = plan(self.model, removals, &whole, budget, latencies);
+        let cut = limits.dims && self.fits && (self.c.head_dim || first.as_ref().map_or(true, |a| a.share <= CUT_DIMS));
+        let limits = if cut { limits } else { &whole };
+        if cut {
+            first = plan(self.model, removals, limits, budget, latencies);
+        }
+        let first = named(&self.c.model, first)?;
         let (Budget::Latency(wanted), Some(latencies)) = (budget, latencies) else { return Ok(first) };
         let mut allocation = first;
         let mut asked = wanted;
@@ -291,16 +309,21 @@ fn report(path: &PathBuf, allocation: &Allocation, child: &Shrunk, (whole, own):
         (Some(n), Some(of)) => format!("{n} of {of}"),
         _ => "-".into(),
     };
+    let dims = |l: &PlannedLayer| match l.dims {
+        Some([[q, v], [of_q, of_v]]) if of_q == of_v => format!("{q}, {v} of {of_q}"),
+        Some([[q, v], [of_q, of_v]]) => format!("{q} of {of_q}, {v} of {of_v}"),
+        None => "-".into(),
+    };
     let rows = allocation
         .layers
         .iter()
         .enumerate()
         .map(|(i, l)| match l.dropped {
-            true => vec![i.to_string(), "left out".into(), String::new()],
-            false => vec![i.to_string(), part(l.heads, l.of_heads), part(l.neurons, l.of_neurons)],
+            true => vec![i.to_string(), "left out".into(), String::new(), String::new()],
+            false => vec![i.to_string(), part(l.heads, l.of_heads), dims(l), part(l.neurons, l.of_neurons)],
         })
         .collect();
-    output::note(table(&["layer", "heads", "FFN neurons"], rows).trim_end());
+    output::note(table(&["layer", "heads", "dimensions (q k, v)", "FFN neurons"], rows).trim_end());
     output::note(&format!(
         "wrote {}: {:.1} % of heads and FFNs, {} parameters, {} MACs, {} bytes; error on held-out images {:.4}; {own:.2} ms an image, the ancestor {whole:.2}",
         path.display(),
@@ -411,7 +434,7 @@ fn show(c: &Shrink, frontier: &[Allocation]) -> Result<()> {
     let rows = frontier
         .iter()
         .map(|a| {
-            let list = |f: fn(&crate::fitting::PlannedLayer) -> Option<usize>| -> String {
+            let list = |f: fn(&PlannedLayer) -> Option<usize>| -> String {
                 let all: Vec<String> = a.layers.iter().filter_map(f).map(|n| n.to_string()).collect();
                 all.join(" ")
             };
