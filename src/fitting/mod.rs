@@ -11,6 +11,7 @@ pub mod calibration;
 pub mod network;
 pub mod order;
 pub mod refit;
+pub mod similarity;
 pub mod sites;
 pub mod stages;
 
