@@ -14,6 +14,7 @@ use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::data::Loader;
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph::lift_constants;
 use crate::onnx::Model;
 use crate::runtime::Runtime;
 
@@ -42,7 +43,8 @@ pub fn head_distances(
     images: &Loader,
     mut progress: impl FnMut(usize),
 ) -> Result<HeadDistances> {
-    let pinned = pin(model)?;
+    let mut pinned = pin(model)?;
+    lift_constants(pinned.graph_mut());
     let network = Network::new(runtime, &pinned)?;
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;

@@ -522,11 +522,11 @@ pub fn cluster_ffns(
     alike: impl Fn(usize) -> bool,
 ) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    for l in 0..layers.len() {
+    for (l, &eps) in eps.iter().enumerate() {
         let joins = l > 0
-            && eps[l] > 0.0
+            && eps > 0.0
             && alike(l - 1)
-            && ffn_difference(layers, densities, rule, l).is_some_and(|mean| mean < eps[l]);
+            && ffn_difference(layers, densities, rule, l).is_some_and(|mean| mean < eps);
         match groups.last_mut() {
             Some(group) if joins => group.push(l),
             _ => groups.push(vec![l]),
