@@ -8,7 +8,7 @@ use crate::data::{Augmentation, Interpolation, PreprocessFlags, Resize};
 use crate::descendant::{FfnWidth, Heads, Inherit, Init, Layers, Projection, Transform};
 use crate::fitting::Budget;
 use crate::graph::FloatType;
-use crate::learngene::{Centroid, FfnCentroid, FfnRule, Order, Rules};
+use crate::learngene::{Algorithm, Centroid, Eps, FfnCentroid, FfnRule, Order, Rules, Similarities};
 use crate::onnx::ExternalLinks;
 use crate::runtime::{Device, Kind, Options};
 use crate::training::{Operators, Pooling, Precision, Shape as Schedule};
@@ -187,13 +187,24 @@ impl OpenFlags {
 /// How clusters are made.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ClusterFlags {
-    /// Heads whose densities lie this close are neighbours, in pixels; 0 keeps every head [default: 10 at 224 pixels, scaled to
-    /// the image]
-    #[arg(long, value_name = "PIXELS", help_heading = "Clustering", value_parser = pixels)]
-    pub eps: Option<f64>,
-    /// The same for sharing FFNs between adjacent layers; 0 shares none
-    #[arg(long, value_name = "PIXELS", help_heading = "Clustering", value_parser = pixels)]
-    pub ffn_eps: Option<f64>,
+    /// What makes heads alike: density, attention, output, prediction, or several joined by + [default: density]
+    ///
+    /// density: mean attention distances, in pixels (the paper). attention: Jensen-Shannon divergence of mean attention maps, in bits.
+    /// output: one minus the linear CKA of their outputs. prediction: what the layer's output loses when one is predicted from the other.
+    /// Several are scaled to a mean of one and averaged.
+    #[arg(long, value_name = "KIND", help_heading = "Clustering")]
+    pub similarity: Option<Similarities>,
+    /// How heads are clustered: dbscan, agglomerative:K or kmeans:K, where K clusters a layer may be auto [default: dbscan]
+    #[arg(long, value_name = "HOW", help_heading = "Clustering")]
+    pub cluster: Option<Algorithm>,
+    /// Heads this close are neighbours for dbscan, densities in pixels; 0 keeps every head, auto takes the clusters of the best
+    /// silhouette [default: 10 at 224 pixels, scaled to the image; auto for other similarities]
+    #[arg(long, value_name = "DISTANCE", help_heading = "Clustering")]
+    pub eps: Option<Eps>,
+    /// Layers whose densities lie this close share an FFN, in pixels; 0 shares none, auto takes the largest gap [default: as for the
+    /// densities of heads]
+    #[arg(long, value_name = "PIXELS", help_heading = "Clustering")]
+    pub ffn_eps: Option<Eps>,
     /// Heads that make a neighbourhood dense
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Clustering", value_parser = clap::value_parser!(u16).range(1..))]
     pub min_heads: u16,
@@ -215,6 +226,8 @@ impl ClusterFlags {
     /// As options of the library.
     pub fn rules(&self) -> Rules {
         Rules {
+            similarity: self.similarity.clone().unwrap_or_default(),
+            algorithm: self.cluster.unwrap_or_default(),
             eps: self.eps,
             ffn_eps: self.ffn_eps,
             min_heads: self.min_heads.into(),
@@ -237,13 +250,6 @@ pub fn image_size(text: &str) -> Result<[usize; 2], String> {
     match (height.parse(), width.parse()) {
         (Ok(h @ 1..=65536), Ok(w @ 1..=65536)) => Ok([h, w]),
         _ => Err("an image size is a number of pixels, or HEIGHTxWIDTH".into()),
-    }
-}
-
-fn pixels(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(v) if v.is_finite() && v >= 0.0 => Ok(v),
-        _ => Err("a distance in pixels is a number from 0 on".into()),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::runtime::Runtime;
 
 /// The attention that the patches of an image receive.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Map {
+pub struct AttentionMap {
     /// Rows and columns of patches.
     pub patches: [usize; 2],
     /// Row by row: the probability that each patch has, as the first token that is no patch (the class token) sees it, or the mean
@@ -32,10 +32,10 @@ pub fn attention_maps(
     model: &Model,
     layers: &[usize],
     image: &ArrayD<f32>,
-) -> Result<Vec<Option<Map>>> {
+) -> Result<Vec<Option<AttentionMap>>> {
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
-    let attentions = Attentions::new(&typing, &anatomy)?;
+    let attentions = Attentions::new(&typing, &anatomy, layers)?;
     let mut probe = model.clone();
     *probe.graph_mut() = attentions.graph.clone();
     let mut wanted = Vec::new();
@@ -62,7 +62,7 @@ pub fn attention_maps(
     Ok(places.iter().map(|p| p.as_ref().zip(values.next()).and_then(|((q, k), v)| map(q, k, &v))).collect())
 }
 
-fn map(queries: &Tokens, keys: &Tokens, value: &ArrayD<f32>) -> Option<Map> {
+fn map(queries: &Tokens, keys: &Tokens, value: &ArrayD<f32>) -> Option<AttentionMap> {
     let (q, k) = (queries.positions.len(), keys.positions.len());
     let flat = value.as_standard_layout();
     let flat = flat.as_slice()?;
@@ -89,5 +89,5 @@ fn map(queries: &Tokens, keys: &Tokens, value: &ArrayD<f32>) -> Option<Map> {
     for ((_, seen), place) in placed.zip(&places) {
         attention[place[0] * patches[1] + place[1]] = seen / count;
     }
-    Some(Map { patches, attention })
+    Some(AttentionMap { patches, attention })
 }

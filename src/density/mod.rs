@@ -5,6 +5,7 @@
 //! (Cluster-Learngene, equation 4). Windows are averaged. The measure is appended to the graph itself, so that only
 //! [images, heads] leaves the runtime, never the attention maps.
 
+mod attention;
 mod maps;
 
 use std::collections::HashMap;
@@ -20,7 +21,8 @@ use crate::graph::{self, Names, int_attribute, ints_attribute, node as new_node}
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_info};
 use crate::runtime::{Runtime, decompose_attention};
-pub use maps::{Map, attention_maps};
+pub use attention::{attention_distances, divergence};
+pub use maps::{AttentionMap, attention_maps};
 
 /// Mean attention distances.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -83,12 +85,9 @@ pub fn measure(
 /// # Errors
 /// As [`measure`].
 pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model> {
-    let attentions = Attentions::new(typing, anatomy)?;
-    let graph = attentions.graph.clone();
-    let names = Names::new(&graph);
-    let mut probe = Probe { typing, names, nodes: Vec::new(), initializers: Vec::new() };
-    let mut outputs = Vec::new();
-    for (l, layer) in anatomy.layers.iter().enumerate() {
+    let layers: Vec<usize> = (0..anatomy.layers.len()).collect();
+    attach(model, typing, anatomy, &layers, &[], |probe, l, map| {
+        let layer = &anatomy.layers[l];
         let places = [Tokens::new(typing, &layer.queries), Tokens::new(typing, &layer.keys)];
         if !places.iter().all(Tokens::are_placed) {
             return Err(Error::new(
@@ -97,15 +96,45 @@ pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model>
             )
             .hint("use `grow --no-images`, where every head is its own cluster"));
         }
-        let heads = layer.head_count(typing);
-        let factors: Dim = layer.heads.iter().chain(layer.mixings.iter().flat_map(|m| &m.heads)).copied().collect();
+        Ok(probe.distance(map, &places))
+    })
+}
+
+/// Attention probabilities [.., queries, keys] in a graph.
+struct Map {
+    value: String,
+    dims: Vec<Dim>,
+    /// The factors of its heads, and how many heads they are.
+    heads: Dim,
+    count: usize,
+}
+
+/// The model with one output [images, heads, ..] for each of some layers: what `measure` makes of its attention probabilities, averaged
+/// over the maps that share one projection. `tails` are the sizes of the axes behind the heads, by layer.
+fn attach(
+    model: &Model,
+    typing: &Typing,
+    anatomy: &Anatomy,
+    layers: &[usize],
+    tails: &[[usize; 2]],
+    measure: impl Fn(&mut Probe, usize, &Map) -> Result<String>,
+) -> Result<Model> {
+    let of_layers = || layers.iter().map(|&l| (l, &anatomy.layers[l]));
+    let attentions = Attentions::new(typing, anatomy, layers)?;
+    let graph = attentions.graph.clone();
+    let names = Names::new(&graph);
+    let mut probe = Probe { typing, names, nodes: Vec::new(), initializers: Vec::new() };
+    let mut outputs = Vec::new();
+    for (l, layer) in of_layers() {
+        let count = layer.head_count(typing);
+        let heads: Dim = layer.heads.iter().chain(layer.mixings.iter().flat_map(|m| &m.heads)).copied().collect();
         let mut measures = Vec::new();
         for &k in &layer.softmax {
             let (value, dims) = attentions.probabilities(k);
-            measures.push(probe.measure(&value, &dims, &factors, heads, &places));
+            measures.push(measure(&mut probe, l, &Map { value, dims, heads: heads.clone(), count })?);
         }
         let name = probe.names.fresh(&format!("density_{l}"));
-        let count = probe.scalar(1.0 / measures.len() as f32);
+        let share = probe.scalar(1.0 / measures.len() as f32);
         let sum = match &measures[..] {
             [one] => one.clone(),
             _ => {
@@ -113,8 +142,10 @@ pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model>
                 probe.op("Sum", &refs, vec![])
             }
         };
-        probe.nodes.push(new_node("Mul", &[&sum, &count], &[&name], vec![]));
-        outputs.push(tensor_info(name, DataType::Float, &[None, Some(heads)]));
+        probe.nodes.push(new_node("Mul", &[&sum, &share], &[&name], vec![]));
+        let tail = tails.get(outputs.len()).map_or(&[][..], |t| t);
+        let dims: Vec<Option<usize>> = [None, Some(count)].into_iter().chain(tail.iter().copied().map(Some)).collect();
+        outputs.push(tensor_info(name, DataType::Float, &dims));
     }
     let Probe { nodes, initializers, .. } = probe;
     let mut out = model.clone();
@@ -127,7 +158,7 @@ pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model>
     Ok(out)
 }
 
-/// The probabilities of every attention, as values of a graph in which fused attention is taken apart.
+/// The probabilities of some attentions, as values of a graph in which fused attention is taken apart.
 struct Attentions<'t, 'm> {
     typing: &'t Typing<'m>,
     graph: GraphProto,
@@ -135,8 +166,8 @@ struct Attentions<'t, 'm> {
 }
 
 impl<'t, 'm> Attentions<'t, 'm> {
-    fn new(typing: &'t Typing<'m>, anatomy: &Anatomy) -> Result<Self> {
-        let softmax = anatomy.layers.iter().flat_map(|l| l.softmax.iter().copied());
+    fn new(typing: &'t Typing<'m>, anatomy: &Anatomy, layers: &[usize]) -> Result<Self> {
+        let softmax = layers.iter().filter_map(|&l| anatomy.layers.get(l)).flat_map(|l| l.softmax.iter().copied());
         let fused: Vec<usize> = softmax.filter(|k| typing.fused.contains_key(k)).collect();
         if fused.is_empty() {
             return Ok(Attentions { typing, graph: typing.graph.clone(), taken_apart: HashMap::new() });
@@ -201,31 +232,39 @@ impl Probe<'_, '_> {
         }
     }
 
-    /// [.., queries, keys] probabilities to [images, heads] distances.
-    fn measure(&mut self, value: &str, dims: &[Dim], heads: &Dim, count: usize, places: &[Tokens; 2]) -> String {
-        let factors = &self.typing.factors;
+    /// Probabilities to [images, heads] distances.
+    fn distance(&mut self, map: &Map, places: &[Tokens; 2]) -> String {
         let table = distances(&places[0], &places[1]);
         let (queries, keys) = (places[0].positions.len(), places[1].positions.len());
         let name = self.names.fresh("density_distances");
         self.initializers.push(tensor_from_f32(name.clone(), DataType::Float, &[queries, keys], &table));
-        let front: Vec<Factor> = dims[..dims.len() - 2].iter().flat_map(|d| factors.leaves(d)).collect();
+        let rank = map.dims.len() as i64;
+        let float = self.op("Cast", &[&map.value], vec![int_attribute("to", DataType::Float as i64)]);
+        let weighted = self.op("Mul", &[&float, &name], vec![]);
+        let x = self.reduce("ReduceSum", &weighted, &[rank - 2, rank - 1]);
+        self.by_head(x, map, &[])
+    }
+
+    /// What stands by the leading axes of a map, and some axes of its own (`tail`), as [images, heads, tail..]; windows and all else are
+    /// averaged.
+    fn by_head(&mut self, mut x: String, map: &Map, tail: &[usize]) -> String {
+        let factors = &self.typing.factors;
+        let front: Vec<Factor> = map.dims[..map.dims.len() - 2].iter().flat_map(|d| factors.leaves(d)).collect();
         let batch = self.typing.batch.map(|b| factors.leaves(&[b])).unwrap_or_default();
         let is_batch: Vec<bool> = front.iter().map(|f| batch.contains(f)).collect();
-        let head_leaves = factors.leaves(heads);
+        let head_leaves = factors.leaves(&map.heads);
         let is_head: Vec<bool> = front.iter().map(|f| head_leaves.contains(f)).collect();
         // The batch of the probe need not be the assumed one: its place in the Reshape is open.
         let mut shape: Vec<i64> =
             front.iter().zip(&is_batch).map(|(&f, &b)| if b { -1 } else { factors.factor_size(f) as i64 }).collect();
         let several = is_batch.iter().filter(|b| **b).count() > 1;
-        let rank = dims.len() as i64;
-        let float = self.op("Cast", &[value], vec![int_attribute("to", DataType::Float as i64)]);
-        let weighted = self.op("Mul", &[&float, &name], vec![]);
-        let mut x = self.reduce("ReduceSum", &weighted, &[rank - 2, rank - 1]);
+        let tail = tail.iter().map(|&n| n as i64);
         if !front.is_empty() && !several {
             if !is_batch.contains(&true) {
                 shape.insert(0, 1);
             }
             let offset = shape.len() - front.len();
+            shape.extend(tail.clone());
             let shape = self.ints(&shape);
             x = self.op("Reshape", &[&x, &shape], vec![]);
             let others: Vec<i64> =
@@ -237,11 +276,13 @@ impl Probe<'_, '_> {
                 && h < b
             {
                 let heads = is_head.iter().filter(|h| **h).count() as i64;
-                let perm: Vec<i64> = std::iter::once(heads).chain(0..heads).collect();
+                let behind = heads + 1..heads + 1 + tail.len() as i64;
+                let perm: Vec<i64> = std::iter::once(heads).chain(0..heads).chain(behind).collect();
                 x = self.op("Transpose", &[&x], vec![ints_attribute("perm", &perm)]);
             }
         }
-        let shape = self.ints(&[-1, count as i64]);
+        let shape: Vec<i64> = [-1, map.count as i64].into_iter().chain(tail).collect();
+        let shape = self.ints(&shape);
         self.op("Reshape", &[&x, &shape], vec![])
     }
 }

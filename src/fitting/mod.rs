@@ -16,6 +16,7 @@ pub mod network;
 pub mod order;
 pub mod refit;
 pub mod scratch;
+pub mod similarity;
 pub mod sites;
 pub mod stages;
 

@@ -106,30 +106,14 @@ impl<'m> Network<'m> {
     /// # Errors
     /// [`ErrorKind::Images`] for activations that are no numbers; it names the node. Errors of the runtime.
     pub fn statistics(&self, images: &[ArrayD<f32>], progress: Progress) -> Result<Vec<Covariance>> {
-        let inputs: Vec<String> = self.sites.iter().map(|s| s.input.clone()).collect();
-        let (part, input) = self.whole(&inputs);
-        let bytes: usize =
-            inputs.iter().map(|i| 4 * self.typing.shape(i).unwrap_or_default().iter().product::<usize>()).sum();
-        let chunk = (CHUNK_BYTES / bytes.max(1)).clamp(1, CHUNK);
-        let mut moments: Vec<Moments> = self.sites.iter().map(|s| Moments::new(s.features(), 0)).collect();
-        for (c, group) in images.chunks(chunk).enumerate() {
-            let runs: Vec<Values> = group
-                .par_iter()
-                .map(|image| {
-                    let results = part.run(&Values::from([(input.clone(), image.clone())]))?;
-                    Ok(part.results.iter().cloned().zip(results).collect())
-                })
-                .collect::<Result<_>>()?;
-            self.sites.par_iter().zip(&mut moments).try_for_each(|(site, moments)| {
-                let rows = stack(runs.iter().map(|v| site.rows(v)).collect::<Result<Vec<_>>>()?.iter())?;
-                let part = Partial::of(rows.view(), Array2::zeros((rows.nrows(), 0)).view());
-                self.finite(site, &part)?;
-                moments.add(&part);
-                Ok(())
-            })?;
-            progress(c * chunk + group.len(), images.len());
+        let mut collector = Collector::new(self);
+        let mut done = 0;
+        for group in images.chunks(collector.chunk) {
+            collector.add(group)?;
+            done += group.len();
+            progress(done, images.len());
         }
-        Ok(moments.par_iter().zip(&self.sites).map(|(m, s)| m.covariance(s.has_bias())).collect())
+        Ok(collector.moments.par_iter().zip(&self.sites).map(|(m, s)| m.covariance(s.has_bias())).collect())
     }
 
     /// An error that names the node whose values are no numbers.
@@ -408,6 +392,51 @@ fn dimension_levels(of: usize) -> Vec<usize> {
     let mut levels: Vec<usize> = [3, 4, 5, 6].iter().map(|s| s * of / 8).filter(|&r| r > 0 && r < of).collect();
     levels.dedup();
     levels
+}
+
+/// Collects sums over what enters every site, some images at a time.
+pub struct Collector<'n, 'm> {
+    network: &'n Network<'m>,
+    part: Part,
+    input: String,
+    /// Images that are worked on at once.
+    pub chunk: usize,
+    /// By site.
+    pub moments: Vec<Moments>,
+}
+
+impl<'n, 'm> Collector<'n, 'm> {
+    /// No images yet.
+    pub fn new(network: &'n Network<'m>) -> Self {
+        let inputs: Vec<String> = network.sites.iter().map(|s| s.input.clone()).collect();
+        let (part, input) = network.whole(&inputs);
+        let size = |i: &String| 4 * network.typing.shape(i).unwrap_or_default().iter().product::<usize>();
+        let bytes: usize = inputs.iter().map(size).sum();
+        let moments = network.sites.iter().map(|s| Moments::new(s.features(), 0)).collect();
+        Collector { network, part, input, chunk: (CHUNK_BYTES / bytes.max(1)).clamp(1, CHUNK), moments }
+    }
+
+    /// Adds images, batches of one each.
+    ///
+    /// # Errors
+    /// Those of [`Network::statistics`].
+    pub fn add(&mut self, images: &[ArrayD<f32>]) -> Result<()> {
+        let (part, input, network) = (&self.part, &self.input, self.network);
+        let runs: Vec<Values> = images
+            .par_iter()
+            .map(|image| {
+                let results = part.run(&Values::from([(input.clone(), image.clone())]))?;
+                Ok(part.results.iter().cloned().zip(results).collect())
+            })
+            .collect::<Result<_>>()?;
+        network.sites.par_iter().zip(&mut self.moments).try_for_each(|(site, moments)| {
+            let rows = stack(runs.iter().map(|v| site.rows(v)).collect::<Result<Vec<_>>>()?.iter())?;
+            let part = Partial::of(rows.view(), Array2::zeros((rows.nrows(), 0)).view());
+            network.finite(site, &part)?;
+            moments.add(&part);
+            Ok(())
+        })
+    }
 }
 
 /// The counts at which a site is measured, descending from all but few.

@@ -1,11 +1,13 @@
 //! Which heads do alike, and which FFNs play the same part.
 //!
 //! Heads of a layer are clustered by density with DBSCAN on the real line (Cluster-Learngene, algorithm 1); each cluster
-//! keeps one centroid head. Adjacent layers whose centroids lie alike share one FFN (equation 6).
+//! keeps one centroid head. Adjacent layers whose centroids lie alike share one FFN (equation 6). Other distances of heads and
+//! other ways to cluster them ([`partition`]) are choices beside the paper's.
 
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The eps of the paper, in pixels of a 224-pixel image.
 pub const PUBLISHED_EPS: f64 = 10.0;
@@ -54,6 +56,164 @@ pub enum FfnRule {
     IgnoreSingletons,
 }
 
+/// What makes two heads alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Similarity {
+    /// The difference of their densities, in pixels (the paper).
+    #[default]
+    Density,
+    /// The Jensen-Shannon divergence of their mean attention maps, in bits.
+    Attention,
+    /// One minus the linear centred kernel alignment (CKA) of their outputs.
+    Output,
+    /// What the layer's output loses when one is predicted from the other, as a share of it.
+    Prediction,
+}
+
+impl Similarity {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Similarity::Density => "density",
+            Similarity::Attention => "attention",
+            Similarity::Output => "output",
+            Similarity::Prediction => "prediction",
+        }
+    }
+}
+
+/// One or several similarities, whose distances are scaled to a mean of one and averaged, such as `density+output`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Similarities(pub Vec<Similarity>);
+
+impl Default for Similarities {
+    fn default() -> Self {
+        Similarities(vec![Similarity::default()])
+    }
+}
+
+impl Similarities {
+    /// True for densities alone, as the paper has it.
+    pub fn is_density(&self) -> bool {
+        self.0 == [Similarity::Density]
+    }
+}
+
+impl std::str::FromStr for Similarities {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let mut list = Vec::new();
+        for part in text.split('+').map(str::trim) {
+            match <Similarity as clap::ValueEnum>::from_str(part, false) {
+                Ok(one) if !list.contains(&one) => list.push(one),
+                Ok(_) => bail!(Usage, "`{part}` stands twice in `{text}`"),
+                Err(_) => bail!(Usage, "`{part}` is none of density, attention, output and prediction, joined by +"),
+            }
+        }
+        Ok(Similarities(list))
+    }
+}
+
+impl std::fmt::Display for Similarities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = self.0.iter().map(|s| s.name()).collect();
+        f.write_str(&names.join("+"))
+    }
+}
+
+/// How heads are clustered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Algorithm {
+    /// DBSCAN: whatever a chain of neighbours joins (the paper).
+    #[default]
+    Dbscan,
+    /// Agglomerative clustering with average linkage, down to so many clusters a layer; `None` is as many as have the best silhouette.
+    Agglomerative(Option<usize>),
+    /// k-means, which for distances that are no differences of numbers is k-means in the space that they span; `None` as above.
+    KMeans(Option<usize>),
+}
+
+impl std::str::FromStr for Algorithm {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, count) = text.split_once(':').map_or((text, None), |(n, c)| (n, Some(c)));
+        let count = match count {
+            None | Some("auto") => None,
+            Some(c) => match c.parse() {
+                Ok(n @ 1..) => Some(n),
+                _ => bail!(Usage, "`{c}` is no number of clusters: give one from 1 on, or auto"),
+            },
+        };
+        match name {
+            "dbscan" if !text.contains(':') => Ok(Algorithm::Dbscan),
+            "agglomerative" => Ok(Algorithm::Agglomerative(count)),
+            "kmeans" => Ok(Algorithm::KMeans(count)),
+            _ => bail!(Usage, "`{text}` is none of dbscan, agglomerative:K and kmeans:K, where K may be auto"),
+        }
+    }
+}
+
+impl std::fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (name, count) = match self {
+            Algorithm::Dbscan => return f.write_str("dbscan"),
+            Algorithm::Agglomerative(count) => ("agglomerative", count),
+            Algorithm::KMeans(count) => ("kmeans", count),
+        };
+        match count {
+            Some(count) => write!(f, "{name}:{count}"),
+            None => write!(f, "{name}:auto"),
+        }
+    }
+}
+
+/// A neighbourhood: a distance, or the one that suits the distances best.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Eps {
+    /// The one whose clusters have the best silhouette; for FFNs, the one in the largest gap between distances.
+    Auto,
+    /// A distance; 0 keeps everything apart.
+    Given(f64),
+}
+
+impl Eps {
+    /// True where nothing is clustered.
+    pub fn is_zero(self) -> bool {
+        self == Eps::Given(0.0)
+    }
+}
+
+impl std::str::FromStr for Eps {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        match text.parse::<f64>() {
+            _ if text == "auto" => Ok(Eps::Auto),
+            Ok(v) if v.is_finite() && v >= 0.0 => Ok(Eps::Given(v)),
+            _ => bail!(Usage, "`{text}` is no distance: give a number from 0 on, or auto"),
+        }
+    }
+}
+
+macro_rules! as_text {
+    ($($kind:ty),*) => {$(
+        impl From<$kind> for String {
+            fn from(value: $kind) -> String {
+                value.to_string()
+            }
+        }
+        impl TryFrom<String> for $kind {
+            type Error = Error;
+            fn try_from(text: String) -> Result<Self> {
+                text.parse()
+            }
+        }
+    )*};
+}
+as_text!(Similarities, Algorithm);
+
 /// The order in which clusters fill the slots of a descendant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -75,10 +235,14 @@ pub enum Order {
 /// cluster of its own. Heads with fewer than `min_heads` neighbours (themselves included) that no cluster reaches are
 /// clusters of one.
 pub fn cluster_heads(densities: &[f64], eps: f64, min_heads: usize) -> Vec<Cluster> {
-    let n = densities.len();
-    let neighbours = |h: usize| -> Vec<usize> {
-        (0..n).filter(|&o| o == h || (eps > 0.0 && (densities[o] - densities[h]).abs() <= eps)).collect()
-    };
+    let labels = dbscan(densities.len(), |a, b| (densities[a] - densities[b]).abs(), eps, min_heads);
+    by_density(clusters(&labels), densities)
+}
+
+/// Labels of DBSCAN; what no cluster reaches is a cluster of one.
+fn dbscan(n: usize, distance: impl Fn(usize, usize) -> f64, eps: f64, min_heads: usize) -> Vec<usize> {
+    let neighbours =
+        |h: usize| -> Vec<usize> { (0..n).filter(|&o| o == h || (eps > 0.0 && distance(o, h) <= eps)).collect() };
     let mut label: Vec<Option<usize>> = vec![None; n];
     let mut count = 0;
     for h in 0..n {
@@ -101,26 +265,235 @@ pub fn cluster_heads(densities: &[f64], eps: f64, min_heads: usize) -> Vec<Clust
         }
         count += 1;
     }
-    for l in &mut label {
-        l.get_or_insert_with(|| {
+    let alone = |l: Option<usize>| {
+        l.unwrap_or_else(|| {
             count += 1;
             count - 1
-        });
-    }
+        })
+    };
+    label.into_iter().map(alone).collect()
+}
+
+/// Members of every label, big clusters first and equal ones in the order of their lowest heads.
+fn clusters(labels: &[usize]) -> Vec<Vec<usize>> {
+    let count = labels.iter().max().map_or(0, |m| m + 1);
     let mut members: Vec<Vec<usize>> = vec![Vec::new(); count];
-    for (h, l) in label.iter().enumerate() {
-        members[l.unwrap_or_default()].push(h);
+    for (h, &l) in labels.iter().enumerate() {
+        members[l].push(h);
     }
+    members.retain(|m| !m.is_empty());
     members.sort_by_key(|m| m[0]);
     members.sort_by_key(|m| std::cmp::Reverse(m.len()));
     members
-        .into_iter()
-        .map(|members| {
-            let centroid =
-                nearest_to_mean(members.iter().map(|&h| densities[h])).map(|i| members[i]).unwrap_or_default();
-            Cluster { members, centroid }
+}
+
+/// Clusters with the members whose densities are nearest their means.
+pub fn by_density(members: Vec<Vec<usize>>, densities: &[f64]) -> Vec<Cluster> {
+    let centre = |m: &[usize]| nearest_to_mean(m.iter().map(|&h| densities[h])).map_or(0, |i| m[i]);
+    members.into_iter().map(|members| Cluster { centroid: centre(&members), members }).collect()
+}
+
+/// Clusters with their medoids: the members with the least sum of distances to the others, of those that tie the lowest.
+pub fn by_medoid(members: Vec<Vec<usize>>, distances: &Array2<f64>) -> Vec<Cluster> {
+    let scale = distances.iter().fold(0.0f64, |m, d| m.max(d.abs()));
+    let centre = |members: &[usize]| -> usize {
+        let sum = |&h: &usize| members.iter().map(|&o| distances[[h, o]]).sum::<f64>();
+        let mut best = (members[0], f64::INFINITY);
+        for h in members {
+            let of_head = sum(h);
+            if of_head < best.1 - 1e-9 * scale {
+                best = (*h, of_head);
+            }
+        }
+        best.0
+    };
+    members.into_iter().map(|members| Cluster { centroid: centre(&members), members }).collect()
+}
+
+/// Clusters the heads of one layer by any distances (symmetric, zero on the diagonal), big clusters first. Returns the members of the
+/// clusters and the eps that DBSCAN used; 0 for the other algorithms.
+///
+/// What is automatic has the best mean silhouette (Rousseeuw 1987) of all neighbourhoods, or of all counts from two to one less than
+/// there are heads; of those that tie, the one with more clusters. Two heads are left apart.
+pub fn partition(distances: &Array2<f64>, algorithm: Algorithm, eps: Eps, min_heads: usize) -> (Vec<Vec<usize>>, f64) {
+    let n = distances.nrows();
+    let neighbours = |eps: f64| dbscan(n, |a, b| distances[[a, b]], eps, min_heads);
+    let apart = || ((0..n).collect::<Vec<usize>>(), 0.0);
+    let (labels, eps) = match (algorithm, eps) {
+        (Algorithm::Dbscan, Eps::Given(eps)) => (neighbours(eps), eps),
+        (Algorithm::Dbscan, Eps::Auto) => {
+            let mut all: Vec<f64> = (0..n).flat_map(|a| (0..a).map(move |b| distances[[a, b]])).collect();
+            all.sort_by(f64::total_cmp);
+            all.dedup();
+            let tries = all.into_iter().map(|eps| eps.max(f64::MIN_POSITIVE)).map(|eps| (neighbours(eps), eps));
+            best(distances, tries).unwrap_or_else(apart)
+        }
+        (Algorithm::Agglomerative(count), _) => {
+            let levels = average_linkage(distances);
+            match count {
+                Some(count) => (levels[n.saturating_sub(count.max(1))].clone(), 0.0),
+                None => best(distances, levels.into_iter().map(|l| (l, 0.0))).unwrap_or_else(apart),
+            }
+        }
+        (Algorithm::KMeans(Some(count)), _) => (k_means(distances, count), 0.0),
+        (Algorithm::KMeans(None), _) => {
+            best(distances, (2..n).rev().map(|count| (k_means(distances, count), 0.0))).unwrap_or_else(apart)
+        }
+    };
+    (clusters(&labels), eps)
+}
+
+/// The first of the labellings with the best mean silhouette, among those of more than one cluster and fewer than there are heads.
+fn best(distances: &Array2<f64>, tries: impl Iterator<Item = (Vec<usize>, f64)>) -> Option<(Vec<usize>, f64)> {
+    let mut found: Option<(f64, (Vec<usize>, f64))> = None;
+    for (labels, eps) in tries {
+        let count = clusters(&labels).len();
+        if count < 2 || count >= labels.len() {
+            continue;
+        }
+        let score = silhouette(distances, &labels);
+        if found.as_ref().is_none_or(|(s, _)| score > s + 1e-12) {
+            found = Some((score, (labels, eps)));
+        }
+    }
+    found.map(|f| f.1)
+}
+
+/// The mean silhouette of a labelling: how much nearer heads are to their own cluster than to the next, from -1 to 1; 0 for a head that
+/// is alone.
+pub fn silhouette(distances: &Array2<f64>, labels: &[usize]) -> f64 {
+    let members = clusters(labels);
+    let mean = |h: usize, of: &[usize], count: usize| of.iter().map(|&o| distances[[h, o]]).sum::<f64>() / count as f64;
+    let of_head = |h: usize, own: &[usize]| {
+        if own.len() < 2 {
+            return 0.0;
+        }
+        let inside = mean(h, own, own.len() - 1);
+        let others = members.iter().filter(|m| !m.contains(&h));
+        let outside = others.map(|m| mean(h, m, m.len())).fold(f64::INFINITY, f64::min);
+        let larger = inside.max(outside);
+        if larger > 0.0 && larger.is_finite() { (outside - inside) / larger } else { 0.0 }
+    };
+    let sum: f64 = members.iter().flat_map(|m| m.iter().map(move |&h| of_head(h, m))).sum();
+    sum / labels.len().max(1) as f64
+}
+
+/// Labels after every merge of agglomerative clustering with average linkage: first every head alone, last all together.
+fn average_linkage(distances: &Array2<f64>) -> Vec<Vec<usize>> {
+    let n = distances.nrows();
+    let mut groups: Vec<Vec<usize>> = (0..n).map(|h| vec![h]).collect();
+    let labels = |groups: &[Vec<usize>]| {
+        let mut out = vec![0; n];
+        groups.iter().enumerate().for_each(|(l, g)| g.iter().for_each(|&h| out[h] = l));
+        out
+    };
+    let mut levels = vec![labels(&groups)];
+    while groups.len() > 1 {
+        let mut nearest = (0, 1, f64::INFINITY);
+        for a in 0..groups.len() {
+            for b in a + 1..groups.len() {
+                let sum: f64 = groups[a].iter().flat_map(|&i| groups[b].iter().map(move |&j| distances[[i, j]])).sum();
+                let mean = sum / (groups[a].len() * groups[b].len()) as f64;
+                if mean < nearest.2 {
+                    nearest = (a, b, mean);
+                }
+            }
+        }
+        let joined = groups.remove(nearest.1);
+        groups[nearest.0].extend(joined);
+        levels.push(labels(&groups));
+    }
+    levels
+}
+
+/// The sum of the squared distances of all pairs of a cluster, divided by its size: for points on a line or in space the sum of the
+/// squared distances to their mean.
+fn spread(distances: &Array2<f64>, members: &[usize]) -> f64 {
+    let pairs = members.iter().enumerate().flat_map(|(i, &a)| members[..i].iter().map(move |&b| distances[[a, b]]));
+    pairs.map(|d| d * d).sum::<f64>() / members.len().max(1) as f64
+}
+
+/// k-means: the labelling with the least sum of spreads that is found from average linkage and from every head as the first of `count`
+/// that lie far apart.
+fn k_means(distances: &Array2<f64>, count: usize) -> Vec<usize> {
+    let n = distances.nrows();
+    let count = count.clamp(1, n.max(1));
+    let far_apart = |first: usize| -> Vec<usize> {
+        let mut seeds = vec![first];
+        let nearest =
+            |h: usize, seeds: &[usize]| seeds.iter().map(|&s| distances[[h, s]]).fold(f64::INFINITY, f64::min);
+        while seeds.len() < count {
+            let left = (0..n).filter(|h| !seeds.contains(h));
+            let Some(next) = left.max_by(|&a, &b| nearest(a, &seeds).total_cmp(&nearest(b, &seeds))) else { break };
+            seeds.push(next);
+        }
+        let seed =
+            |h: usize| (0..seeds.len()).min_by(|&a, &b| distances[[h, seeds[a]]].total_cmp(&distances[[h, seeds[b]]]));
+        (0..n).map(|h| seeds.iter().position(|&s| s == h).or(seed(h)).unwrap_or_default()).collect()
+    };
+    let mut found = improved(distances, average_linkage(distances)[n.saturating_sub(count)].clone());
+    let total = |labels: &[usize]| clusters(labels).iter().map(|m| spread(distances, m)).sum::<f64>();
+    for labels in (0..n).map(|h| improved(distances, far_apart(h))) {
+        if total(&labels) < total(&found) * (1.0 - 1e-12) {
+            found = labels;
+        }
+    }
+    found
+}
+
+/// Moves heads one by one to the cluster where they lower the sum of spreads most (Hartigan and Wong 1979), until none does.
+fn improved(distances: &Array2<f64>, mut labels: Vec<usize>) -> Vec<usize> {
+    let n = labels.len();
+    let of = |labels: &[usize], l: usize| -> Vec<usize> { (0..n).filter(|&h| labels[h] == l).collect() };
+    let count = labels.iter().max().map_or(0, |m| m + 1);
+    let least = 1e-12 * distances.iter().fold(0.0f64, |m, d| m.max(d * d));
+    // Every move lowers the sum, so that it ends; the bound is for rounding.
+    for _ in 0..100 {
+        let mut moved = false;
+        for h in 0..n {
+            let from = of(&labels, labels[h]);
+            if from.len() < 2 {
+                continue;
+            }
+            let without: Vec<usize> = from.iter().copied().filter(|&o| o != h).collect();
+            let saved = spread(distances, &from) - spread(distances, &without);
+            let mut to = (labels[h], least);
+            for l in (0..count).filter(|&l| l != labels[h]) {
+                let others = of(&labels, l);
+                let gain = saved + spread(distances, &others) - spread(distances, &[&others[..], &[h]].concat());
+                if gain > to.1 {
+                    to = (l, gain);
+                }
+            }
+            moved |= to.0 != labels[h];
+            labels[h] = to.0;
+        }
+        if !moved {
+            break;
+        }
+    }
+    labels
+}
+
+/// Distances of several kinds as one, by layer: each is divided by its mean over all pairs of all layers, and they are averaged.
+pub fn combined(kinds: &[Vec<Array2<f64>>]) -> Vec<Array2<f64>> {
+    let scaled: Vec<Vec<Array2<f64>>> = kinds
+        .iter()
+        .map(|layers| {
+            let pairs: usize = layers.iter().map(|d| d.nrows() * d.nrows().saturating_sub(1)).sum();
+            let mean = layers.iter().map(|d| d.sum()).sum::<f64>() / pairs.max(1) as f64;
+            let scale = if mean > 0.0 { 1.0 / (mean * kinds.len() as f64) } else { 0.0 };
+            layers.iter().map(|d| d * scale).collect()
         })
-        .collect()
+        .collect();
+    let mut kinds = scaled.into_iter();
+    let first = kinds.next().unwrap_or_default();
+    kinds.fold(first, |sum, next| sum.iter().zip(&next).map(|(a, b)| a + b).collect())
+}
+
+/// Differences of densities.
+pub fn density_distances(densities: &[f64]) -> Array2<f64> {
+    Array2::from_shape_fn((densities.len(), densities.len()), |(a, b)| (densities[a] - densities[b]).abs())
 }
 
 /// Position of the value nearest the mean; the first of those that tie (a pair always ties, up to rounding).
@@ -149,18 +522,43 @@ pub fn cluster_ffns(
     alike: impl Fn(usize) -> bool,
 ) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    for l in 0..layers.len() {
-        let joins = l > 0 && eps[l] > 0.0 && alike(l - 1) && {
-            let (a, b) = (sorted(&layers[l - 1], &densities[l - 1], rule), sorted(&layers[l], &densities[l], rule));
-            let mean = a.iter().zip(&b).map(|(x, y)| (x - y).abs()).sum::<f64>() / a.len().max(1) as f64;
-            !a.is_empty() && a.len() == b.len() && mean < eps[l]
-        };
+    for (l, &eps) in eps.iter().enumerate() {
+        let joins = l > 0
+            && eps > 0.0
+            && alike(l - 1)
+            && ffn_difference(layers, densities, rule, l).is_some_and(|mean| mean < eps);
         match groups.last_mut() {
             Some(group) if joins => group.push(l),
             _ => groups.push(vec![l]),
         }
     }
     groups
+}
+
+/// The mean difference of the sorted densities of the centroids of a layer and the one before (equation 6); `None` where they have
+/// different numbers of them.
+fn ffn_difference(layers: &[Vec<Cluster>], densities: &[Vec<f64>], rule: FfnRule, l: usize) -> Option<f64> {
+    let (a, b) = (sorted(&layers[l - 1], &densities[l - 1], rule), sorted(&layers[l], &densities[l], rule));
+    let mean = a.iter().zip(&b).map(|(x, y)| (x - y).abs()).sum::<f64>() / a.len().max(1) as f64;
+    (!a.is_empty() && a.len() == b.len()).then_some(mean)
+}
+
+/// The eps for FFNs in the middle of the largest gap between the differences of adjacent layers, in units of `scale` (the published
+/// eps of each layer); `None` where fewer than two pairs can be compared.
+pub fn automatic_ffn_eps(
+    layers: &[Vec<Cluster>],
+    densities: &[Vec<f64>],
+    scale: &[f64],
+    rule: FfnRule,
+    alike: impl Fn(usize) -> bool,
+) -> Option<f64> {
+    let pairs = (1..layers.len()).filter(|&l| alike(l - 1));
+    let mut all: Vec<f64> =
+        pairs.filter_map(|l| Some(ffn_difference(layers, densities, rule, l)? / scale[l])).collect();
+    all.sort_by(f64::total_cmp);
+    let gap = |w: &&[f64]| w[1] - w[0];
+    let widest = all.windows(2).max_by(|a, b| gap(a).total_cmp(&gap(b)))?;
+    Some((widest[0] + widest[1]) / 2.0)
 }
 
 /// Densities of a layer's centroids, ascending: the only pairing that gives the published groups.
@@ -306,6 +704,151 @@ mod tests {
         assert_eq!(ffn_centroid(&[1, 2, 3], &densities, FfnCentroid::Shallowest), 1);
         // Means 45, 15 and 16: their mean is 25.3, and 16 is nearest.
         assert_eq!(ffn_centroid(&[1, 2, 3], &densities, FfnCentroid::Nearest), 3);
+    }
+
+    fn labels_of(members: &[Vec<usize>], heads: usize) -> Vec<usize> {
+        let mut by_lowest: Vec<&Vec<usize>> = members.iter().collect();
+        by_lowest.sort_by_key(|m| m[0]);
+        (0..heads).map(|h| by_lowest.iter().position(|m| m.contains(&h)).unwrap()).collect()
+    }
+
+    /// SciPy's average and single linkage, and silhouettes: `scripts/cluster_golden.py`.
+    #[test]
+    fn clusters_are_those_of_scipy() {
+        #[derive(Deserialize)]
+        struct Level {
+            labels: Vec<usize>,
+            silhouette: Option<f64>,
+        }
+        #[derive(Deserialize)]
+        struct Chain {
+            eps: f64,
+            labels: Vec<usize>,
+        }
+        #[derive(Deserialize)]
+        struct Case {
+            points: Vec<[f64; 2]>,
+            average: Vec<Level>,
+            single: Vec<Chain>,
+        }
+        #[derive(Deserialize)]
+        struct Golden {
+            clusterings: Vec<Case>,
+        }
+        let golden: Golden = serde_json::from_str(include_str!("../../fixtures/density/similarities.json")).unwrap();
+        assert_eq!(golden.clusterings.len(), 4);
+        for Case { points, average, single } in golden.clusterings {
+            let n = points.len();
+            let distances = Array2::from_shape_fn((n, n), |(a, b)| {
+                (points[a][0] - points[b][0]).hypot(points[a][1] - points[b][1])
+            });
+            for (k, level) in average.iter().enumerate() {
+                let found = partition(&distances, Algorithm::Agglomerative(Some(k + 1)), Eps::Auto, 1).0;
+                assert_eq!(labels_of(&found, n), level.labels, "{} of {n} heads", k + 1);
+                if let Some(score) = level.silhouette {
+                    assert!((silhouette(&distances, &level.labels) - score).abs() < 1e-12);
+                }
+            }
+            for chain in single {
+                let (found, eps) = partition(&distances, Algorithm::Dbscan, Eps::Given(chain.eps), 1);
+                assert_eq!((labels_of(&found, n), eps), (chain.labels, chain.eps));
+            }
+            let best = average.iter().max_by(|a, b| a.silhouette.partial_cmp(&b.silhouette).unwrap()).unwrap();
+            let found = partition(&distances, Algorithm::Agglomerative(None), Eps::Auto, 1).0;
+            assert_eq!(labels_of(&found, n), best.labels);
+            // The best k-means of two and three clusters, by trying all labellings.
+            if n > 8 {
+                continue;
+            }
+            for k in [2, 3] {
+                let cost = |labels: &[usize]| -> f64 {
+                    (0..k)
+                        .map(|l| {
+                            let own: Vec<[f64; 2]> = (0..n).filter(|&h| labels[h] == l).map(|h| points[h]).collect();
+                            let mean = |a: usize| own.iter().map(|p| p[a]).sum::<f64>() / own.len().max(1) as f64;
+                            let (x, y) = (mean(0), mean(1));
+                            own.iter().map(|p| (p[0] - x).powi(2) + (p[1] - y).powi(2)).sum::<f64>()
+                        })
+                        .sum()
+                };
+                let all = (0..k.pow(n as u32)).map(|code| (0..n).map(|h| code / k.pow(h as u32) % k).collect());
+                let least = all.map(|labels: Vec<usize>| cost(&labels)).fold(f64::INFINITY, f64::min);
+                let found = partition(&distances, Algorithm::KMeans(Some(k)), Eps::Auto, 1).0;
+                assert!(cost(&labels_of(&found, n)) < least + 1e-9, "{k} of {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn silhouettes_by_hand() {
+        let distances = density_distances(&[0.0, 1.0, 4.0]);
+        // Heads 0 and 1: (4 - 1) / 4 and (3 - 1) / 3; head 2 is alone.
+        let score = silhouette(&distances, &[0, 0, 1]);
+        assert!((score - (0.75 + 2.0 / 3.0) / 3.0).abs() < 1e-15);
+        assert_eq!(silhouette(&distances, &[0, 0, 0]), 0.0);
+    }
+
+    #[test]
+    fn what_is_automatic() {
+        let distances = density_distances(&[1.0, 1.5, 2.0, 9.0, 9.25, 30.0]);
+        let (members, eps) = partition(&distances, Algorithm::Dbscan, Eps::Auto, 1);
+        assert_eq!(members, [vec![0, 1, 2], vec![3, 4], vec![5]]);
+        assert_eq!(eps, 0.5);
+        for algorithm in [Algorithm::Agglomerative(None), Algorithm::KMeans(None)] {
+            assert_eq!(partition(&distances, algorithm, Eps::Auto, 1).0, members);
+        }
+        // Heads that are the same are neighbours at no distance at all; two heads are left apart.
+        let same = density_distances(&[3.0, 7.0, 3.0, 11.0]);
+        assert_eq!(partition(&same, Algorithm::Dbscan, Eps::Auto, 1).0, [vec![0, 2], vec![1], vec![3]]);
+        let pair = density_distances(&[3.0, 7.0]);
+        assert_eq!(partition(&pair, Algorithm::Dbscan, Eps::Auto, 1), (vec![vec![0], vec![1]], 0.0));
+        assert_eq!(partition(&density_distances(&[1.0]), Algorithm::KMeans(None), Eps::Auto, 1).0, [vec![0]]);
+        // More clusters than heads are as many as there are heads.
+        assert_eq!(partition(&pair, Algorithm::Agglomerative(Some(9)), Eps::Auto, 1).0, [vec![0], vec![1]]);
+    }
+
+    #[test]
+    fn medoids() {
+        let distances = density_distances(&[0.0, 4.0, 5.0, 20.0]);
+        assert_eq!(by_medoid(vec![vec![0, 1, 2], vec![3]], &distances)[0].centroid, 1);
+        // A pair ties.
+        assert_eq!(by_medoid(vec![vec![1, 2]], &distances)[0].centroid, 1);
+    }
+
+    #[test]
+    fn several_distances_weigh_alike() {
+        let a = [density_distances(&[0.0, 1.0]), density_distances(&[0.0, 3.0])].to_vec();
+        let b = [density_distances(&[0.0, 300.0]), density_distances(&[0.0, 100.0])].to_vec();
+        let both = combined(&[a, b]);
+        // Means 2 and 200.
+        assert_eq!((both[0][[0, 1]], both[1][[1, 0]]), ((0.5 + 1.5) / 2.0, (1.5 + 0.5) / 2.0));
+    }
+
+    #[test]
+    fn the_largest_gap_between_layers() {
+        let densities: Vec<Vec<f64>> = [0.0, 0.5, 20.0, 21.0, 50.0].iter().map(|d| vec![*d, d + 100.0]).collect();
+        let layers: Vec<Vec<Cluster>> = densities.iter().map(|d| cluster_heads(d, 1.0, 1)).collect();
+        let eps = automatic_ffn_eps(&layers, &densities, &[1.0; 5], FfnRule::Strict, |_| true).unwrap();
+        // Differences 0.5, 19.5, 1 and 29.
+        assert_eq!(eps, (1.0 + 19.5) / 2.0);
+        let groups = cluster_ffns(&layers, &densities, &[eps; 5], FfnRule::Strict, |_| true);
+        assert_eq!(groups, [vec![0, 1], vec![2, 3], vec![4]]);
+        assert_eq!(automatic_ffn_eps(&layers[..2], &densities, &[1.0; 2], FfnRule::Strict, |_| true), None);
+    }
+
+    #[test]
+    fn choices_are_read_and_written() {
+        for text in ["density", "attention+output", "density+prediction"] {
+            assert_eq!(text.parse::<Similarities>().unwrap().to_string(), text);
+        }
+        for text in ["dbscan", "agglomerative:4", "kmeans:auto"] {
+            assert_eq!(text.parse::<Algorithm>().unwrap().to_string(), text);
+        }
+        assert_eq!("kmeans".parse::<Algorithm>().unwrap(), Algorithm::KMeans(None));
+        assert!(["", "density+", "colour", "output+output"].iter().all(|t| t.parse::<Similarities>().is_err()));
+        assert!(["dbscan:3", "kmeans:0", "kmeans:x", "ward"].iter().all(|t| t.parse::<Algorithm>().is_err()));
+        assert!(["-1", "nan", "inf", "x"].iter().all(|t| t.parse::<Eps>().is_err()));
+        assert_eq!(("auto".parse::<Eps>().unwrap(), "2.5".parse::<Eps>().unwrap()), (Eps::Auto, Eps::Given(2.5)));
     }
 
     #[test]

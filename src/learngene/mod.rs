@@ -11,6 +11,7 @@ mod removal;
 
 use std::collections::HashMap;
 
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::anatomy::{Anatomy, Roles, Tokens};
@@ -25,8 +26,9 @@ use crate::onnx::{
     to_f32,
 };
 pub use clusters::{
-    Centroid, Cluster, FfnCentroid, FfnRule, Order, PUBLISHED_EPS, cluster_ffns, cluster_heads, ffn_centroid, ordered,
-    parse_groups,
+    Algorithm, Centroid, Cluster, Eps, FfnCentroid, FfnRule, Order, PUBLISHED_EPS, Similarities, Similarity,
+    automatic_ffn_eps, by_density, by_medoid, cluster_ffns, cluster_heads, combined, density_distances, ffn_centroid,
+    ordered, parse_groups, partition, silhouette,
 };
 pub use removal::{Dimensions, Kept, Kind, Removal, Removals};
 
@@ -40,11 +42,15 @@ pub const SHARE: &str = "offshoot.share/";
 /// How clusters are made.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules {
-    /// Neighbourhood of heads in pixels, the same for every layer; `None` for the published 10 pixels, scaled to the image or
-    /// window that a layer's attention sees.
-    pub eps: Option<f64>,
-    /// The same for sharing FFNs.
-    pub ffn_eps: Option<f64>,
+    /// What makes heads alike.
+    pub similarity: Similarities,
+    /// How they are clustered.
+    pub algorithm: Algorithm,
+    /// Neighbourhood of heads for DBSCAN in the unit of the distances, the same for every layer. `None` for densities is the published
+    /// 10 pixels, scaled to the image or window that a layer's attention sees, and for other distances [`Eps::Auto`].
+    pub eps: Option<Eps>,
+    /// The same for sharing FFNs, which go by densities always.
+    pub ffn_eps: Option<Eps>,
     /// Heads that make a neighbourhood dense.
     pub min_heads: usize,
     /// What stands for a cluster of heads.
@@ -83,7 +89,13 @@ pub struct Learngene {
     pub source: Source,
     /// Mean attention distances in pixels, as `[layer][head]`; none where every head is its own cluster unmeasured.
     pub densities: Option<Vec<Vec<f64>>>,
-    /// The eps of each layer in pixels.
+    /// What made heads alike.
+    #[serde(default)]
+    pub similarity: Similarities,
+    /// How they were clustered.
+    #[serde(default)]
+    pub algorithm: Algorithm,
+    /// The eps of each layer, in pixels for densities; 0 where clusters were made without.
     pub eps: Vec<f64>,
     /// The eps for FFNs of each layer in pixels.
     pub ffn_eps: Vec<f64>,
@@ -121,6 +133,8 @@ impl Learngene {
             offshoot: env!("CARGO_PKG_VERSION").into(),
             source: Source::default(),
             densities: None,
+            similarity: Similarities::default(),
+            algorithm: Algorithm::default(),
             eps: vec![0.0; layers.len()],
             ffn_eps: vec![0.0; layers.len()],
             centroid: Centroid::Nearest,
@@ -134,25 +148,60 @@ impl Learngene {
     /// Clusters heads and FFNs by density.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for explicit groups that cannot be.
+    /// [`ErrorKind::Usage`] for explicit groups that cannot be, and for similarities that take more than densities.
     pub fn cluster(typing: &Typing, anatomy: &Anatomy, densities: &Densities, rules: &Rules) -> Result<Learngene> {
+        if !rules.similarity.is_density() {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("densities do not tell the {} of heads", rules.similarity),
+            )
+            .hint("measure the distances, and give them to `Learngene::cluster_by`"));
+        }
+        let distances: Vec<Array2<f64>> = densities.layers.iter().map(|d| density_distances(d)).collect();
+        Learngene::cluster_by(typing, anatomy, densities, &distances, rules)
+    }
+
+    /// Clusters heads by given distances, one symmetric matrix [heads, heads] a layer, and FFNs by density.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for explicit groups that cannot be.
+    pub fn cluster_by(
+        typing: &Typing,
+        anatomy: &Anatomy,
+        densities: &Densities,
+        distances: &[Array2<f64>],
+        rules: &Rules,
+    ) -> Result<Learngene> {
         let mut gene = Learngene::identity(typing, anatomy);
-        let scaled: Vec<f64> = anatomy
+        let published: Vec<f64> = anatomy
             .layers
             .iter()
             .map(|l| PUBLISHED_EPS * Tokens::new(typing, &l.queries).side().unwrap_or(224.0) / 224.0)
             .collect();
-        let all = |given: Option<f64>| given.map(|e| vec![e; scaled.len()]).unwrap_or(scaled.clone());
-        (gene.eps, gene.ffn_eps) = (all(rules.eps), all(rules.ffn_eps));
+        let by_pixels = rules.similarity.is_density();
+        (gene.similarity, gene.algorithm) = (rules.similarity.clone(), rules.algorithm);
         (gene.centroid, gene.ffn_centroid) = (rules.centroid, rules.ffn_centroid);
-        gene.layers = densities
-            .layers
-            .iter()
-            .zip(&gene.eps)
-            .map(|(d, &eps)| cluster_heads(d, eps, rules.min_heads.max(1)))
-            .collect();
+        for (l, d) in densities.layers.iter().enumerate() {
+            let eps = match rules.eps {
+                Some(eps) => eps,
+                None if by_pixels => Eps::Given(published[l]),
+                None => Eps::Auto,
+            };
+            let (members, eps) = partition(&distances[l], rules.algorithm, eps, rules.min_heads.max(1));
+            gene.layers[l] = if by_pixels { by_density(members, d) } else { by_medoid(members, &distances[l]) };
+            gene.eps[l] = eps;
+        }
         let roles = Roles::new(typing);
         let alike = |l: usize| alike(typing, anatomy, &roles, l, l + 1);
+        gene.ffn_eps = match rules.ffn_eps {
+            None => published,
+            Some(Eps::Given(eps)) => vec![eps; published.len()],
+            Some(Eps::Auto) => {
+                let found = automatic_ffn_eps(&gene.layers, &densities.layers, &published, rules.ffn_rule, alike);
+                let scale = found.unwrap_or(1.0);
+                published.iter().map(|eps| scale * eps).collect()
+            }
+        };
         match &rules.ffn_clusters {
             Some(text) => gene.group_ffns(text, typing, anatomy)?,
             None => {

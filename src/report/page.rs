@@ -1,7 +1,7 @@
 //! Reports as one self-contained HTML page: no script, no file beside it.
 
 use super::plot::{Curve, KeptLayer, kept_plot, map_picture, training_plot};
-use crate::density::Map;
+use crate::density::AttentionMap;
 use crate::error::Result;
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#222}\
@@ -97,9 +97,9 @@ pub struct Seen {
     /// What is seen: the layer.
     pub caption: String,
     /// The ancestor's map.
-    pub ancestor: Map,
+    pub ancestor: AttentionMap,
     /// The descendant's.
-    pub descendant: Map,
+    pub descendant: AttentionMap,
 }
 
 /// The report of a shrunk model: facts, a comparison with the ancestor, what every layer keeps, and attention maps side by side.

@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use crate::density::Map;
+use crate::density::AttentionMap;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Density of every head against depth, as in figure 1c of the paper: one dot a head, sorted within a layer by colour.
@@ -100,7 +100,7 @@ fn draw_kept(layers: &[KeptLayer], svg: &mut String) -> std::result::Result<(), 
 }
 
 /// A picture of an attention map: white where most attention goes.
-pub fn map_picture(map: &Map) -> String {
+pub fn map_picture(map: &AttentionMap) -> String {
     let [rows, columns] = map.patches;
     let most = map.attention.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
     let mut svg = format!(
@@ -299,7 +299,7 @@ mod tests {
         let svg = super::kept_plot(&[[Some((2, 6)), Some((100, 200))], [Some((6, 6)), None]]).unwrap();
         // The ground of both halves, and two bars for every block.
         assert!(svg.matches("<rect").count() >= 6, "{svg}");
-        let map = crate::density::Map { patches: [2, 3], attention: vec![0.0, 0.5, 1.0, 0.25, 0.0, 0.0] };
+        let map = crate::density::AttentionMap { patches: [2, 3], attention: vec![0.0, 0.5, 1.0, 0.25, 0.0, 0.0] };
         let picture = super::map_picture(&map);
         assert_eq!(picture.matches("<rect").count(), 6);
         assert!(picture.contains("#ffffff") && picture.contains("#808080") && picture.contains("#000000"));

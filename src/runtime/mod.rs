@@ -128,6 +128,12 @@ impl Runtime {
         Ok(Arc::new(runtime))
     }
 
+    /// The same runtime with sessions of one thread each, for work that is done side by side.
+    pub fn single_threaded(&self) -> Arc<Runtime> {
+        let (environment, library) = (self.environment.clone(), self.library.clone());
+        Arc::new(Runtime { environment, kind: self.kind, library, device: self.device, threads: 1 })
+    }
+
     /// What runs, in words.
     pub fn describe(&self) -> String {
         match &self.library {

@@ -2,6 +2,7 @@
 
 mod anatomy;
 mod cli;
+mod clusters;
 mod common;
 mod fitting;
 mod forms;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ndarray::Array2;
 use serde_json::json;
 
 use super::fitter::{Bars, Fitter, analyse};
@@ -12,9 +13,11 @@ use crate::axes::Typing;
 use crate::cli::flags::{ClusterFlags, Condense};
 use crate::cli::output::{self, count, table};
 use crate::data::Loader;
+use crate::density::{Densities, attention_distances};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::Limits;
-use crate::learngene::{Learngene, METADATA, parameters};
+use crate::fitting::similarity::head_distances;
+use crate::learngene::{Algorithm, Learngene, METADATA, Rules, Similarity, combined, density_distances, parameters};
 use crate::onnx::{Model, sha256};
 use crate::report::PREPROCESS;
 use crate::runtime::Runtime;
@@ -49,6 +52,9 @@ pub fn run(c: &Condense) -> Result<()> {
         })
         .collect();
     output::note(table(&["layer", "clusters", "centroid*[members]", "FFN"], rows).trim_end());
+    if !gene.similarity.is_density() || gene.algorithm != Algorithm::Dbscan {
+        output::note(&format!("heads clustered by {} with {}", gene.similarity, gene.algorithm));
+    }
     let kept: usize = gene.layers.iter().map(Vec::len).sum();
     let heads: usize = gene.layers.iter().flatten().map(|k| k.members.len()).sum();
     output::note(&format!("{kept} of {heads} heads, {} of {} FFNs", gene.ffn_groups.len(), gene.layers.len()));
@@ -89,6 +95,55 @@ fn fitted(c: &Condense, model: &Model) -> Result<()> {
     }
 }
 
+/// The distances of heads by which they are clustered, [heads, heads] a layer.
+fn distances(
+    runtime: &Arc<Runtime>,
+    model: &Model,
+    typing: &Typing,
+    anatomy: &Anatomy,
+    loader: &Loader,
+    densities: &Densities,
+    rules: &Rules,
+) -> Result<Vec<Array2<f64>>> {
+    let kinds = &rules.similarity.0;
+    let has = |kind: Similarity| kinds.contains(&kind);
+    let maps = match has(Similarity::Attention) {
+        false => None,
+        true => {
+            let bar = output::progress(loader.len(), "attention");
+            let told = |n: usize, of: usize| {
+                bar.set_length(of as u64);
+                bar.set_position(n as u64);
+            };
+            let maps = attention_distances(runtime, model, typing, anatomy, loader, told)?;
+            bar.finish_and_clear();
+            Some(maps)
+        }
+    };
+    let outputs = match has(Similarity::Output) || has(Similarity::Prediction) {
+        false => None,
+        true => {
+            let bar = output::progress(loader.len(), "outputs");
+            let outputs = head_distances(&runtime.single_threaded(), model, loader, |n| bar.set_position(n as u64))?;
+            bar.finish_and_clear();
+            Some(outputs)
+        }
+    };
+    let measured: Vec<Vec<Array2<f64>>> = kinds
+        .iter()
+        .filter_map(|kind| match kind {
+            Similarity::Density => Some(densities.layers.iter().map(|d| density_distances(d)).collect()),
+            Similarity::Attention => maps.clone(),
+            Similarity::Output => outputs.as_ref().map(|o| o.output.clone()),
+            Similarity::Prediction => outputs.as_ref().map(|o| o.prediction.clone()),
+        })
+        .collect();
+    Ok(match <[_; 1]>::try_from(measured) {
+        Ok([one]) => one,
+        Err(several) => combined(&several),
+    })
+}
+
 /// Measures, clusters and condenses in memory.
 pub fn condense(
     model: &Model,
@@ -104,7 +159,9 @@ pub fn condense(
             .hint("give the ancestor"));
     }
     let measured = named(&model.path, densities(runtime, model, typing, anatomy, loader))?;
-    let mut gene = Learngene::cluster(typing, anatomy, &measured, &clusters.rules())?;
+    let rules = clusters.rules();
+    let distances = named(&model.path, distances(runtime, model, typing, anatomy, loader, &measured, &rules))?;
+    let mut gene = Learngene::cluster_by(typing, anatomy, &measured, &distances, &rules)?;
     gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     gene.source.sha256 = sha256(&model.path)?;
     gene.source.parameters = parameters(model.graph());

@@ -17,7 +17,7 @@ use crate::descendant::{Descendant, Heads, Init, Plan, Projection, Shape, Transf
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::Limits;
 use crate::graph::FloatType;
-use crate::learngene::{Learngene, Order};
+use crate::learngene::{Eps, Learngene, Order};
 use crate::onnx::Model;
 use crate::runtime::Runtime;
 
@@ -198,8 +198,8 @@ fn learngene(c: &Grow, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model)
         return condense(model, &typing, &anatomy, &loader, &c.clusters, &runtime);
     }
     let usage = |what: &str, hint: &str| Err(Error::new(ErrorKind::Usage, what).at(&c.model).hint(hint));
-    let zero = |e: Option<f64>| e.is_none_or(|e| e == 0.0);
-    let unclustered = c.clusters.eps == Some(0.0) && c.clusters.ffn_eps == Some(0.0);
+    let zero = |e: Option<Eps>| e.is_none_or(Eps::is_zero);
+    let unclustered = [c.clusters.eps, c.clusters.ffn_eps].iter().all(|e| e.is_some_and(Eps::is_zero));
     if !c.no_images && !unclustered {
         return usage(
             "growing from an ancestor needs images, which its heads are clustered on",
@@ -209,6 +209,12 @@ fn learngene(c: &Grow, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model)
     if !zero(c.clusters.eps) || !zero(c.clusters.ffn_eps) {
         return usage(
             "--eps and --ffn-eps need densities, and --no-images measures none",
+            "give --images PATH, or leave them out",
+        );
+    }
+    if c.clusters.similarity.is_some() || c.clusters.cluster.is_some() {
+        return usage(
+            "--similarity and --cluster need measured heads, and --no-images measures none",
             "give --images PATH, or leave them out",
         );
     }

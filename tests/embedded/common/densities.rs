@@ -1,12 +1,13 @@
-//! Densities of every fixture against its attention maps, read from the graph and summed up here with what the manifest says of
+//! Densities and attention-map distances of every fixture against its attention maps, read from the graph and summed up here with what the manifest says of
 //! grid, prefix tokens and windows.
 
 use std::sync::Arc;
 
+use ndarray::Array2;
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
 use offshoot::data::{InputShape, Loader};
-use offshoot::density::measure;
+use offshoot::density::{attention_distances, divergence, measure};
 use offshoot::graph::element_types;
 use offshoot::onnx::{DataType, tensor_info};
 use offshoot::runtime::{Runtime, decompose_attention};
@@ -28,6 +29,11 @@ fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
         Ok(d) => d.layers,
         Err(e) => return vec![format!("{}: {e}", fixture.name())],
     };
+    let apart = attention_distances(runtime, &model, &typing, &anatomy, &loader, |_, _| {});
+    let apart = match apart {
+        Ok(d) => d,
+        Err(e) => return vec![format!("{}: {e}", fixture.name())],
+    };
 
     // The attention maps as outputs of the graph.
     let fused: Vec<usize> = typing.fused.keys().copied().collect();
@@ -47,6 +53,7 @@ fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
         .collect();
     // Windows stand in the first axis of Swin's maps, so images go in one by one.
     let mut sums: Vec<Vec<f64>> = found.iter().map(|d| vec![0.0; d.len()]).collect();
+    let mut means: Vec<Vec<Array2<f64>>> = found.iter().map(|d| vec![Array2::zeros((0, 0)); d.len()]).collect();
     let patch = fixture.entry["patch_size"].as_f64().unwrap();
     let (mut prefix, grid) = (fixture.entry["prefix_tokens"].as_u64().unwrap() as usize, &fixture.entry["grid"]);
     let count = x.shape()[0];
@@ -74,12 +81,15 @@ fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
             for (h, sum) in sums[l].iter_mut().enumerate() {
                 let mut total = 0.0;
                 for w in 0..windows {
+                    // Windows are the outer axis; queries that share a head of keys are the inner one.
+                    let map = if grouped { h * windows + w } else { w * heads + h };
+                    let whole = Array2::from_shape_fn((n, n), |(i, j)| f64::from(flat[(map * n + i) * n + j]));
+                    let mean = &mut means[l][h];
+                    *mean = if mean.is_empty() { whole } else { &*mean + whole };
                     for i in 0..patches {
                         for j in 0..patches {
                             let dy = (i / columns) as f64 - (j / columns) as f64;
                             let dx = (i % columns) as f64 - (j % columns) as f64;
-                            // Windows are the outer axis; queries that share a head of keys are the inner one.
-                            let map = if grouped { h * windows + w } else { w * heads + h };
                             let a = flat[(map * n + i + prefix) * n + j + prefix] as f64;
                             total += a * dy.hypot(dx) * stride;
                         }
@@ -95,6 +105,19 @@ fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
             // Summed up in the graph's own precision.
             if (a - b).abs() > 10.0 * fixture.tolerance() as f64 * b.abs() {
                 failures.push(format!("{}: layer {l} head {h}: {a} and {b}", fixture.name()));
+            }
+        }
+    }
+    for (l, (distances, means)) in apart.iter().zip(&mut means).enumerate() {
+        // A row sums up to one in every window of every image.
+        for mean in means.iter_mut() {
+            let rows = mean.sum() / mean.nrows() as f64;
+            *mean /= rows;
+        }
+        for ((a, b), d) in distances.indexed_iter() {
+            let truth = divergence(means[a].view(), means[b].view());
+            if (d - truth).abs() > 1e-3 * truth + 1e-6 {
+                failures.push(format!("{}: layer {l}, heads {a} and {b}: {d} bits and {truth}", fixture.name()));
             }
         }
     }

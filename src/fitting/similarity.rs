@@ -1,0 +1,133 @@
+//! How much the heads of a layer differ in what they pass on, from the covariance of their outputs.
+
+use std::sync::Arc;
+
+use faer::Mat;
+use ndarray::{Array2, ArrayD, Axis};
+
+use super::algebra::{inner, ridge_solve, scale, select, times};
+use super::network::{Collector, Network};
+use super::order::features;
+use super::sites::Site;
+use super::stages::pin;
+use crate::anatomy::Anatomy;
+use crate::axes::Typing;
+use crate::data::Loader;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::lift_constants;
+use crate::learngene::Kind;
+use crate::onnx::Model;
+use crate::runtime::Runtime;
+
+/// Ridge of the prediction of one head from another, in means of the diagonal.
+const RIDGE: f64 = 1e-4;
+
+/// Distances of the heads of every layer, [heads, heads].
+pub struct HeadDistances {
+    /// One minus the linear centred kernel alignment of their outputs.
+    pub output: Vec<Array2<f64>>,
+    /// What the layer's output loses when one is predicted from the other, as a share of it.
+    pub prediction: Vec<Array2<f64>>,
+}
+
+/// Measures the distances of heads by their outputs, image by image, in memory that does not grow with the number of images. `runtime`
+/// should have one thread; images are worked on side by side.
+///
+/// `progress` is told how many images are done.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] for a layer whose output projection has a form that is not fitted; errors of the runtime and of the
+/// images.
+pub fn head_distances(
+    runtime: &Arc<Runtime>,
+    model: &Model,
+    images: &Loader,
+    mut progress: impl FnMut(usize),
+) -> Result<HeadDistances> {
+    let mut pinned = pin(model)?;
+    lift_constants(pinned.graph_mut());
+    let network = Network::new(runtime, &pinned)?;
+    let typing = Typing::new(model)?;
+    let anatomy = Anatomy::new(&typing)?;
+    let mut collector = Collector::new(&network);
+    let mut done = 0;
+    for batch in images.batches(collector.chunk) {
+        let batch = batch?;
+        let one = |x: ndarray::ArrayView3<f32>| -> ArrayD<f32> { x.to_owned().insert_axis(Axis(0)).into_dyn() };
+        let list: Vec<ArrayD<f32>> = batch.images.outer_iter().map(one).collect();
+        collector.add(&list)?;
+        done += list.len();
+        progress(done);
+    }
+    let mut found = HeadDistances { output: Vec::new(), prediction: Vec::new() };
+    for (l, layer) in anatomy.layers.iter().enumerate() {
+        let heads = layer.head_count(&typing);
+        let site = network.sites.iter().position(|s| s.layer == l && s.kind == Kind::Heads);
+        let divided = |s: &Site| heads < 2 || s.divides && s.units == heads;
+        let Some(i) = site.filter(|&i| divided(&network.sites[i])) else {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "the output projection of layer {l} has a form in which the outputs of heads are not told apart"
+                ),
+            )
+            .at(&model.path)
+            .hint("use --similarity density or attention"));
+        };
+        let gram = collector.moments[i].covariance(true).gram;
+        let weight =
+            Mat::from_fn(gram.nrows(), network.sites[i].outputs, |r, c| f64::from(network.matrices[i].0[[r, c]]));
+        let size = network.sites[i].features() / heads.max(1);
+        found.output.push(alignment(&gram, heads, size));
+        found.prediction.push(prediction(&gram, &weight, heads, size)?);
+    }
+    Ok(found)
+}
+
+/// One minus the linear CKA of the features of every two heads (Kornblith et al. 2019), from their centred covariance:
+/// |G_ab|² / (|G_aa| |G_bb|) in Frobenius norms. A head that passes on a constant is like none but others of its kind.
+fn alignment(gram: &Mat<f64>, heads: usize, size: usize) -> Array2<f64> {
+    let block = |a: usize, b: usize| {
+        let block = select(gram, &features(&[a], size), &features(&[b], size));
+        inner(&block, &block)
+    };
+    let own: Vec<f64> = (0..heads).map(|h| block(h, h).sqrt()).collect();
+    symmetric(heads, |a, b| match own[a] * own[b] {
+        0.0 => f64::from(u8::from(own[a] != own[b])),
+        both => 1.0 - block(a, b) / both,
+    })
+}
+
+/// What the layer's output W ᵀ a loses when the part of one head is predicted linearly from the other, as a share of the output's
+/// variance; the mean of both directions.
+fn prediction(gram: &Mat<f64>, weight: &Mat<f64>, heads: usize, size: usize) -> Result<Array2<f64>> {
+    let whole = inner(weight, &times(gram.as_ref(), weight.as_ref()));
+    if whole <= 0.0 {
+        return Ok(Array2::zeros((heads, heads)));
+    }
+    let outputs: Vec<usize> = (0..weight.ncols()).collect();
+    let of: Vec<Vec<usize>> = (0..heads).map(|h| features(&[h], size)).collect();
+    // tr(W_jᵀ (G_jj - G_jc (G_cc + r)⁻¹ G_cj) W_j), and the bias of the ridge.
+    let lost = |j: usize, c: usize| -> Result<f64> {
+        let own = select(weight, &of[j], &outputs);
+        let across = times(select(gram, &of[c], &of[j]).as_ref(), own.as_ref());
+        let block = select(gram, &of[c], &of[c]);
+        let fit = ridge_solve(&block, RIDGE * scale(&block), &across)?;
+        let variance = inner(&own, &times(select(gram, &of[j], &of[j]).as_ref(), own.as_ref()));
+        let left = variance - 2.0 * inner(&fit, &across) + inner(&fit, &times(block.as_ref(), fit.as_ref()));
+        Ok(left.max(0.0) / whole)
+    };
+    let mut distances = Array2::zeros((heads, heads));
+    for a in 0..heads {
+        for b in 0..a {
+            let both = (lost(a, b)? + lost(b, a)?) / 2.0;
+            (distances[[a, b]], distances[[b, a]]) = (both, both);
+        }
+    }
+    Ok(distances)
+}
+
+fn symmetric(heads: usize, distance: impl Fn(usize, usize) -> f64) -> Array2<f64> {
+    let of = |a: usize, b: usize| if a == b { 0.0 } else { distance(a.max(b), a.min(b)).max(0.0) };
+    Array2::from_shape_fn((heads, heads), |(a, b)| of(a, b))
+}
