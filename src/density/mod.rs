@@ -119,7 +119,12 @@ pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model>
                     (value, dims)
                 }
             };
-            measures.push(probe.measure(&value, &dims, &factors, heads, &places));
+            let count = if layer.has_separate_heads(typing) { 1 } else { heads };
+            measures.push(probe.measure(&value, &dims, &factors, count, &places));
+        }
+        if layer.has_separate_heads(typing) {
+            let refs: Vec<&str> = measures.iter().map(String::as_str).collect();
+            measures = vec![probe.op("Concat", &refs, vec![int_attribute("axis", 1)])];
         }
         let name = probe.names.fresh(&format!("density_{l}"));
         let count = probe.scalar(1.0 / measures.len() as f32);
