@@ -324,7 +324,7 @@ small = dict(img_size=IMAGE, patch_size=PATCH, embed_dim=DIM, depth=DEPTH, num_h
 GRID = [4, 4]
 FAMILIES = {
     "cait": family(lambda: cait.Cait(**small, depth_token_only=1), 16, 4, GRID),
-    "xcit": family(lambda: xcit.Xcit(**small | dict(img_size=32, patch_size=8), cls_attn_layers=1), 32, None, None, density=False, coordinates=True),
+    "xcit": family(lambda: xcit.Xcit(**small | dict(img_size=32, patch_size=8), cls_attn_layers=1), 32, None, None, density=False, folded=True),
     "gcvit": family(lambda: gcvit.GlobalContextVit(img_size=64, window_size=(4, 4), embed_dim=16, depths=(2, 1), num_heads=(2, 4), mlp_ratio=2.0,
                                                    num_classes=CLASSES), 64, 4, [16, 16], places=[(4, 4, 4, 4)] * 2 + [(4, 8, 4, 8)], folded=True),
     "maxvit": family(lambda: maxxvit_model(("M",), 64, window_size=(4, 4), grid_size=(4, 4)), 64, 4, [16, 16], places=[(4, 4, 4, 4), (4, 16, 4, 16)], folded=True),
@@ -364,6 +364,8 @@ FAMILIES = {
                                                                  kernels=(3, 3), down_ops=(("", 1),), num_classes=CLASSES), 64, 16, GRID, folded=True, separate_heads=True),
     "detector": detector,
 }
+# Where a layer goes as a whole, with norms and convolutions behind attention and FFN, and where some layer cannot go.
+DROPPING = {"whole": {"xcit", "levit", "swin2", "davit"}, "refused": {"coatnet", "cascade", "hiera", "mvitv2", "parallel", "edgenext"}}
 for name in ["cait", "xcit", "gcvit", "maxvit", "coatnet", "hiera", "mvitv2", "pvt2", "twins", "nest", "pit", "levit", "crossvit", "tnt", "swin2", "davit",
              "dinov3", "sam", "parallel", "hybrid", "convit", "edgenext", "cascade", "detector"]:
     fixture(f"family-{name}", TS, 17, functools.partial(FAMILIES[name], False))
@@ -522,7 +524,8 @@ def make(folder, file, exporter, opset, options, family, builder):
         "outputs": [{"name": o.name, "shape": dims(o)} for o in proto.graph.output],
         "layers": facts["layers"], "other_attentions": facts["other_attentions"], "pre_norm": True,
         "attention_operators": operators.count("Attention"), "max_export_error": float(f"{error:.1e}"),
-        **{k: facts[k] for k in ("density", "folded", "coordinates", "heads_first", "separate_heads") if k in facts}, **{k: options[k] for k in ("runtimes", "tolerance") if k in options},
+        **{k: facts[k] for k in ("density", "folded", "coordinates", "heads_first", "separate_heads") if k in facts},
+        **{"dropping": word for word, families in DROPPING.items() if family.removeprefix("family-") in families}, **{k: options[k] for k in ("runtimes", "tolerance") if k in options},
     }
 
 

@@ -24,7 +24,7 @@ pub enum WeightKind {
     NormBias,
     /// An additive bias.
     Bias,
-    /// A vector on the embedding axis that scales what a branch adds to the residual stream.
+    /// A vector that scales what a branch adds to the residual stream.
     LayerScale,
     /// A class token, register or learned query.
     Token,
@@ -229,7 +229,7 @@ impl<'t, 'm> Finder<'t, 'm> {
         match (node.op_type(), j) {
             ("Concat", _) => Token,
             ("Mul", _) if self.is_normalised(other) || self.is_deviation(other) => NormScale,
-            ("Mul", _) if self.is_vector(u, k, j) && self.on_embedding(k, j) => LayerScale,
+            ("Mul", _) if self.is_vector(u, k, j) && (self.on_embedding(k, j) || self.is_output(other)) => LayerScale,
             ("Add" | "Sum", _) if !self.is_vector(u, k, j) => Position,
             ("Add", _) if self.is_normalised(other) || self.is_scaled(other) => NormBias,
             ("Add" | "Sum", _) => Bias,
@@ -271,6 +271,17 @@ impl<'t, 'm> Finder<'t, 'm> {
     /// A value that one of the weights' own contractions makes, seen through operators that only move elements.
     fn is_product(&self, value: &str) -> bool {
         self.maker(value).is_some_and(|k| self.contractions.contains(&k))
+    }
+
+    /// What a contraction with a weight makes, with or without its bias.
+    fn is_output(&self, value: &str) -> bool {
+        let Some(k) = self.maker(value) else { return false };
+        let varying = || self.node(k).input.iter().filter(|x| !self.fixed.contains(x.as_str()));
+        let product = |k: usize| self.contractions.contains(&k) && varying_operands(self.node(k), &self.fixed) == 1;
+        product(k)
+            || (self.node(k).op_type() == "Add"
+                && varying().count() == 1
+                && varying().filter_map(|x| self.maker(x)).any(product))
     }
 
     /// The node that makes a value, seen through operators that only move elements.
@@ -360,6 +371,11 @@ impl<'t, 'm> Finder<'t, 'm> {
         }
         false
     }
+}
+
+/// How many inputs of a node depend on data.
+fn varying_operands(node: &NodeProto, fixed: &HashSet<&str>) -> usize {
+    node.input.iter().filter(|x| !x.is_empty() && !fixed.contains(x.as_str())).count()
 }
 
 #[cfg(test)]
