@@ -159,9 +159,10 @@ def build(name, options):
 # ------------------------------------------------------------------------------------------------ the truth, from PyTorch
 
 
-OUT = ["attn_out_proj", "proj", "out_proj", "o_proj", "output", "final", "c_proj", "project", "proj_out", "fc_o", "to_out"]  # names of output projections
+OUT = ["attn_out_proj", "proj", "out_proj", "o_proj", "output", "final", "c_proj", "project", "proj_out", "fc_o", "to_out", "upsampling"]  # names of output projections
 DOWN = ["mlp_out_proj", "fc2", "w3", "conv3", "w2", "down_proj", "conv2", "pwconv2", "linear2", "ln2", "pw2", "pw_proj"]  # of last FFN matrices
 SINGLE = {"SHSA", "SHMA", "LinearSelfAttention"}  # attentions with one head that do not say so
+KEEPS = {"WindowAttentionGlobal", "FactorAttnConvRelPosEnc", "CascadedGroupAttention"}  # attentions whose heads cannot go: see docs/dialects.md
 BLOCKS = {"ParallelScalingBlock", "DiffParallelScalingBlock"}  # attention and FFN in one module
 DIMS_FIRST = {"nest"}  # models that join heads as (dim heads), not (heads dim)
 OTHERS = re.compile(r"ClassAttn|ClassAttention|AttentionPool|CrossAttention|Pool2d|LatentPool|AbsPool", re.I)
@@ -171,7 +172,7 @@ def first_child(module, names):
     from torch import nn
     for n in names:
         child = getattr(module, n, None)
-        if isinstance(child, nn.Module):
+        if isinstance(child, nn.Module) and features(child)[0]:
             return child
 
 
@@ -182,7 +183,7 @@ def attentions(model):
         heads = next((getattr(m, k) for k in ("num_heads", "heads", "n_heads", "num_attention_heads") if isinstance(getattr(m, k, None), int)), None)
         heads = 1 if type(m).__name__ in SINGLE else heads
         kind = type(m).__name__
-        if not heads or any(name.startswith(f[0] + ".") for f in found) or not (re.search("att|xca|shsa|shma|lambda|pool2d", kind, re.I) or kind in BLOCKS):
+        if not heads or any(name.startswith(f[0] + ".") for f in found) or not (re.search("att|xca|shsa|shma|gpsa|mhsa|lambda|pool2d", kind, re.I) or kind in BLOCKS):
             continue
         out = first_child(m, OUT)
         out = out if out is not None and features(out)[0] else m
@@ -197,7 +198,7 @@ def features(module):
     for m in module.modules():
         if isinstance(m, nn.Linear):
             return m.in_features, -1
-        if isinstance(m, nn.Conv2d):
+        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
             return m.in_channels, 1
     return None, None
 
@@ -206,6 +207,8 @@ def attention_width(module, out):
     """Channels that heads make, and their axis."""
     if type(module).__name__ in BLOCKS and getattr(module, "out_proj", None) is not None:
         return module.in_split[-1], -1  # the projection takes the FFN's neurons behind them
+    if type(module).__name__ == "SHSA":
+        return module.pdim, 1  # other channels pass it by and meet its own in the projection
     if out is not module:
         return features(out)
     width = getattr(module, "dim_out", None) or getattr(module, "dim_out_v", None)
@@ -251,7 +254,7 @@ def truth(model, x):
         if name not in heads_of:
             continue
         _, m, heads, out = heads_of[name]
-        entry = {"name": name, "class": type(m).__name__, "heads": heads, "width": attention_width(m, out)[0], "ffn": None}
+        entry = {"name": name, "class": type(m).__name__, "heads": heads, "keeps": type(m).__name__ in KEEPS, "width": attention_width(m, out)[0], "ffn": None}
         # Attentions that stand side by side have their FFNs side by side; elsewhere an attention has the next FFN.
         before = next((i - j for j in range(i, -1, -1) if j == 0 or order[j - 1] not in heads_of), 0)
         after = next((j - i for j in range(i, len(order)) if order[j] not in heads_of), None)
@@ -275,6 +278,8 @@ def truth(model, x):
                 keep, axis, whole = range(max(2, (width + 1) // 2)), features(module)[1], False
             else:
                 _, m, heads, module = heads_of[l["name"]]
+                if l["keeps"]:
+                    continue
                 (width, axis), start = attention_width(m, module), 0
                 kept = 1 if kind == "one" else max(1, heads // 2)
                 channels = np.arange(width).reshape((width // heads, heads) if dims_first else (heads, width // heads))
@@ -378,9 +383,20 @@ def export(cache, k, exporter):
             single = renewed(copy.deepcopy(model))
             torch.nn.functional.cross_entropy(first(single(x)), torch.tensor([1, 4])).backward()
             pairs = [(p.grad, q.grad) for p, q in zip(double.parameters(), single.parameters()) if p.grad is not None]
+            # What a change of the images by a millionth does to it: a maximum or a clipped value may fall on its other side.
+            grads = lambda m: [p.grad.clone() for p in m.parameters() if p.grad is not None]
+            first_grads, moved = grads(double), []
+            for k in range(3):
+                double.zero_grad()
+                noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 7 + k), dtype=torch.float64)
+                torch.nn.functional.cross_entropy(first(double(x.double() * (1 + 1e-6 * noise))), torch.tensor([1, 4])).backward()
+                moved.append(grads(double))
+            double.zero_grad()
+            torch.nn.functional.cross_entropy(first(double(x.double())), torch.tensor([1, 4])).backward()
             length = lambda list: sum((g.double() ** 2).sum() for g in list) ** 0.5
             # What single precision does to PyTorch's own gradient.
             facts["rounding"] = float(length([a - b for a, b in pairs]) / length([a for a, _ in pairs]))
+            facts["sensitivity"] = max(float(length([a - b for a, b in zip(first_grads, m)]) / length(first_grads)) for m in moved)
             for n, p in double.named_parameters():
                 if p.grad is not None:
                     gradients["w:" + n] = p.detach().numpy().astype(np.float32)
@@ -503,10 +519,12 @@ class Check:
         wrong.append(self.grow("as it is", base, "--no-images", "--verify"))
         wrong.append(self.grow("twice the heads", base, "--no-images", "--width", "0.5", "--verify"))
         finetune = ["--init", "pretrain-finetune", "--heads"]
+        keeps = [l.get("keeps", False) for l in self.facts["layers"]] if self.row.get("anatomy") == "ok" else [False] * len(heads)
+        fewer = lambda count: [h if k else count(h) for h, k in zip(heads, keeps)]
         text = lambda counts: ",".join(map(str, counts)) + ("," if len(counts) == 1 else "")
         if max(heads, default=1) > 1:
-            wrong.append(self.grow("half the heads", self.truth["half"], *finetune, text([max(1, h // 2) for h in heads])))
-            wrong.append(self.grow("one head", self.truth["one"], *finetune, text([1] * len(heads))))
+            wrong.append(self.grow("half the heads", self.truth["half"], *finetune, text(fewer(lambda h: max(1, h // 2)))))
+            wrong.append(self.grow("one head", self.truth["one"], *finetune, text(fewer(lambda h: 1))))
         if any(wide):
             wrong.append(self.grow("half the FFN", self.truth["ffn"], *finetune[:2], "--ffn-width", "50%"))
         wrong = [w for w in wrong if w]
@@ -516,6 +534,9 @@ class Check:
             self.row["gaps"]["surgery"] = "inexact where heads or neurons are removed, and a warning says so: " + "; ".join(wrong)
         elif wrong:
             self.gap("surgery", "; ".join(wrong))
+        elif any(keeps):
+            self.row["surgery"] = "said"
+            self.row["gaps"]["surgery"] = f"exact; layers {', '.join(str(l) for l, k in enumerate(keeps) if k)} keep their heads, and a warning says so"
         else:
             self.row["surgery"] = "ok"
 
@@ -597,7 +618,7 @@ class Check:
         unique = np.ones(len(flat), bool)
         unique[1:] &= ordered[1:] != ordered[:-1]
         unique[:-1] &= ordered[1:] != ordered[:-1]
-        scale, rounding = np.linalg.norm(gradient), self.facts["rounding"]
+        scale, rounding = np.linalg.norm(gradient), max(self.facts["rounding"], self.facts.get("sensitivity", 0))
         owners, mapped = {}, {}
         count = np.zeros(len(flat), int)
         for name, (w, g) in found.items():

@@ -35,6 +35,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
 
+import coverage
 import numpy as np
 import onnx
 import onnxruntime
@@ -43,7 +44,8 @@ import torch
 import torchvision
 import transformers
 from timm.layers import GluMlp, Mlp, RmsNorm, SwiGLU, set_fused_attn
-from timm.models import beit, deit, eva, swin_transformer, vision_transformer
+from timm.models import (beit, cait, convit, crossvit, davit, deit, edgenext, efficientvit_msra, eva, gcvit, hiera, levit, maxxvit, mvitv2, nest, pit, pvt_v2,
+                         swin_transformer, swin_transformer_v2, tnt, twins, vision_transformer, vision_transformer_hybrid, vision_transformer_sam, xcit)
 from torch import nn
 
 FIXTURES = []  # (file name, exporter, opset, options, family, builder)
@@ -58,7 +60,7 @@ def activation(module):
     name = type(module).__name__
     if isinstance(module, nn.GELU):
         return "gelu" if module.approximate == "none" else "gelu-tanh"
-    known = {"GELUTanh": "gelu-tanh", "PytorchGELUTanh": "gelu-tanh", "GELUActivation": "gelu", "QuickGELUActivation": "quick-gelu",
+    known = {"Hardswish": "hard-swish", "SquaredReLU": "relu", "GELUTanh": "gelu-tanh", "PytorchGELUTanh": "gelu-tanh", "GELUActivation": "gelu", "QuickGELUActivation": "quick-gelu",
              "QuickGELU": "quick-gelu", "SiLU": "silu", "SiLUActivation": "silu", "ReLU": "relu", "GELU": "gelu"}
     return known[name]
 
@@ -119,6 +121,32 @@ def hugging_face_facts(model, gate=None):
             "layers": [dict(layer) for _ in range(c.num_hidden_layers)], "other_attentions": []}
 
 
+def family_facts(model, image, patch, grid, prefix=0, places=(), **more):
+    """What a model of any family says of itself. Attentions and FFNs stand in the order in which the model runs them; `places` says for
+    each layer the columns and the stride in pixels of its queries and of its keys within one window."""
+    modules = dict(model.named_modules())
+    truth, _ = coverage.truth(model.eval(), torch.randn((2, *image), generator=torch.Generator().manual_seed(1)))
+
+    def describe(entry):
+        attention = modules[entry["name"]]
+        out = coverage.first_child(attention, coverage.OUT)
+        last = [m for m in out.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
+        layer = {"heads": entry["heads"], "head_dim": entry["width"] // entry["heads"],
+                 "embedding_dim": last.out_features if isinstance(last, nn.Linear) else last.out_channels}
+        if not entry["ffn"]:
+            return layer | {"ffn_kind": None, "activation": None, "ffn_width": None}
+        mlp = modules[entry["ffn_name"]]
+        acts = [m for m in mlp.modules() if type(m).__name__ in ("GELU", "Hardswish", "ReLU", "SiLU", "GELUTanh")]
+        gated = type(mlp).__name__ in ("SwiGLU", "GluMlp")
+        return layer | {"ffn_kind": "gated" if gated else "plain", "activation": activation(acts[0]), "ffn_width": entry["ffn"]}
+
+    layers = [describe(e) for e in truth["layers"]]
+    for layer, place in zip(layers, places, strict=bool(places)):
+        layer["place"] = list(place)
+    return {"library": f"timm {timm.__version__}", "image": list(image), "patch_size": patch, "grid": grid, "prefix_tokens": prefix, "classes": CLASSES,
+            "layers": layers, "other_attentions": [describe(e) for e in truth["others"]], **more}
+
+
 # ------------------------------------------------------------------------------------------------ the models
 
 
@@ -141,6 +169,77 @@ def timm_swin(fused):
     set_fused_attn(fused, experimental=fused)
     model = swin_transformer.SwinTransformer(img_size=32, patch_size=4, embed_dim=12, depths=(2, 1), num_heads=(2, 4), window_size=4, mlp_ratio=2.5, num_classes=CLASSES)
     return model, timm_facts(model)
+
+
+def family(build, image, patch, grid, prefix=0, places=(), **more):
+    def builder(fused):
+        set_fused_attn(fused, experimental=False)
+        model = build()
+        return model, family_facts(model, (3, image, image), patch, grid, prefix, places, **more)
+    return builder
+
+
+def maxxvit_model(blocks, image, **config):
+    cfg = maxxvit.MaxxVitCfg(embed_dim=(16,) * len(blocks), depths=(1,) * len(blocks), block_type=blocks, stem_width=8,
+                             conv_cfg=maxxvit.MaxxVitConvCfg(expand_ratio=2.0),
+                             transformer_cfg=maxxvit.MaxxVitTransformerCfg(dim_head=4, expand_ratio=2.0, **config))
+    return maxxvit.MaxxVit(cfg, img_size=image, num_classes=CLASSES)
+
+
+def mvit_model():
+    cfg = mvitv2.MultiScaleVitCfg(depths=(1, 1), embed_dim=16, num_heads=2, mlp_ratio=2.0, stride_q=((1, 1), (2, 2)))
+    return mvitv2.MultiScaleVit(cfg, img_size=(32, 32), num_classes=CLASSES)
+
+
+def convolutional_stem():
+    """A ViT whose patches come from convolutions."""
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU())
+    stem.num_features = 16
+    embed = functools.partial(vision_transformer_hybrid.HybridEmbed, backbone=stem, feature_size=(8, 8))
+    return vision_transformer.VisionTransformer(img_size=32, patch_size=2, embed_dim=DIM, depth=DEPTH, num_heads=HEADS, mlp_ratio=RATIO, num_classes=CLASSES,
+                                                embed_layer=embed)
+
+
+class Detector(nn.Module):
+    """A ViT, and behind its patches learned queries that attend to them, and a segmentation head of transposed convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = vision_transformer.VisionTransformer(img_size=IMAGE, patch_size=PATCH, embed_dim=DIM, depth=DEPTH, num_heads=HEADS, mlp_ratio=RATIO,
+                                                            class_token=False, global_pool="", num_classes=0)
+        self.query_tokens = nn.Parameter(torch.zeros(1, 3, DIM))
+        self.self_q, self.cross_q = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
+        self.self_kv, self.cross_kv = nn.Linear(DIM, 2 * DIM), nn.Linear(DIM, 2 * DIM)
+        self.self_proj, self.cross_proj = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(DIM), nn.LayerNorm(DIM), nn.LayerNorm(DIM)
+        self.fc1, self.fc2 = nn.Linear(DIM, HIDDEN), nn.Linear(HIDDEN, DIM)
+        self.boxes = nn.Linear(DIM, 4)
+        self.masks = nn.Sequential(nn.ConvTranspose2d(DIM, 8, 2, 2), nn.GELU(), nn.Conv2d(8, CLASSES, 1))
+
+    def attend(self, q, kv, proj, x, memory):
+        heads = lambda t: t.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        k, v = kv(memory).chunk(2, -1)
+        return proj(nn.functional.scaled_dot_product_attention(heads(q(x)), heads(k), heads(v)).transpose(1, 2).flatten(2))
+
+    def forward(self, x):
+        memory = self.encoder.forward_features(x)
+        side = IMAGE // PATCH
+        masks = self.masks(memory.transpose(1, 2).unflatten(-1, (side, side)))
+        t = self.query_tokens.expand(x.shape[0], -1, -1)
+        t = t + self.attend(self.cross_q, self.cross_kv, self.cross_proj, self.norm1(t), memory)
+        t = t + self.attend(self.self_q, self.self_kv, self.self_proj, self.norm2(t), self.norm2(t))
+        t = t + self.fc2(nn.functional.gelu(self.fc1(self.norm3(t))))
+        return self.boxes(t), masks
+
+
+def detector(fused):
+    set_fused_attn(fused)
+    model = Detector()
+    facts = timm_facts(model.encoder)
+    attention = {"heads": HEADS, "head_dim": DIM // HEADS, "embedding_dim": DIM}
+    nothing, ffn = {"ffn_kind": None, "activation": None, "ffn_width": None}, {"ffn_kind": "plain", "activation": "gelu", "ffn_width": HIDDEN}
+    return model, facts | {"library": f"torch {torch.__version__.split('+')[0]}", "classes": None, "prefix_tokens": 0, "outputs": ["boxes", "masks"],
+                           "other_attentions": [attention | nothing], "layers": facts["layers"] + [attention | ffn], "density": False}
 
 
 def torchvision_vit():
@@ -217,6 +316,63 @@ fixture("hf4-vit-eager", TS, 13, hf("vit", "eager"), "hf-vit")
 fixture("hf4-dinov2-swiglu-eager", TS, 13, hf("dinov2-swiglu", "eager"), "hf-dinov2-swiglu")
 fixture("hf-dinov2-swiglu", DYNAMO, 18, hf("dinov2-swiglu"))
 
+create = lambda name, **config: functools.partial(timm.create_model, name, img_size=IMAGE, patch_size=PATCH, embed_dim=DIM, depth=DEPTH, num_classes=CLASSES,
+                                                  **config)
+vit = lambda block, **config: functools.partial(vision_transformer.VisionTransformer, img_size=IMAGE, patch_size=PATCH, embed_dim=DIM, num_heads=HEADS,
+                                                mlp_ratio=RATIO, num_classes=CLASSES, block_fn=block, **config)
+small = dict(img_size=IMAGE, patch_size=PATCH, embed_dim=DIM, depth=DEPTH, num_heads=HEADS, mlp_ratio=RATIO, num_classes=CLASSES)
+GRID = [4, 4]
+FAMILIES = {
+    "cait": family(lambda: cait.Cait(**small, depth_token_only=1), 16, 4, GRID),
+    "xcit": family(lambda: xcit.Xcit(**small | dict(img_size=32, patch_size=8), cls_attn_layers=1), 32, None, None, density=False, folded=True),
+    "gcvit": family(lambda: gcvit.GlobalContextVit(img_size=64, window_size=(4, 4), embed_dim=16, depths=(2, 1), num_heads=(2, 4), mlp_ratio=2.0,
+                                                   num_classes=CLASSES), 64, 4, [16, 16], places=[(4, 4, 4, 4)] * 2 + [(4, 8, 4, 8)], folded=True),
+    "maxvit": family(lambda: maxxvit_model(("M",), 64, window_size=(4, 4), grid_size=(4, 4)), 64, 4, [16, 16], places=[(4, 4, 4, 4), (4, 16, 4, 16)], folded=True),
+    "coatnet": family(lambda: maxxvit_model(("C", "T"), 32), 32, 8, GRID, places=[(4, 8, 4, 8)], folded=True),
+    "hiera": family(lambda: hiera.Hiera(img_size=(64, 64), embed_dim=8, num_heads=1, stages=(1, 1), q_pool=1, mlp_ratio=2.0, mask_unit_attn=(True, True),
+                                        num_classes=CLASSES), 64, 4, [16, 16], density="finite", folded=True),
+    "mvitv2": family(mvit_model, 32, 4, [8, 8], places=[(8, 4, 2, 16), (4, 8, 4, 8)], folded=True),
+    "pvt2": family(lambda: pvt_v2.PyramidVisionTransformerV2(depths=(1, 1), embed_dims=(16, 24), num_heads=(2, 4), sr_ratios=(2, 1), mlp_ratios=(2, 2),
+                                                             num_classes=CLASSES), 64, 4, [16, 16], places=[(16, 4, 8, 8), (8, 8, 8, 8)]),
+    "twins": family(lambda: twins.Twins(img_size=64, embed_dims=(16,), num_heads=(2,), mlp_ratios=(2,), depths=(2,), sr_ratios=(4,), wss=(4,),
+                                        num_classes=CLASSES), 64, 4, [16, 16], places=[(4, 4, 4, 4), (16, 4, 4, 16)]),
+    "nest": family(lambda: nest.Nest(img_size=32, patch_size=4, num_levels=2, embed_dims=(16, 24), num_heads=(2, 4), depths=(1, 1), mlp_ratio=2.0,
+                                     num_classes=CLASSES), 32, 4, [8, 8], places=[(4, 4, 4, 4), (4, 8, 4, 8)], heads_first=True),
+    "pit": family(lambda: pit.PoolingVisionTransformer(img_size=32, patch_size=8, stride=4, base_dims=(8, 8), depth=(1, 1), heads=(2, 4), mlp_ratio=2,
+                                                       num_classes=CLASSES), 32, 4, [7, 7], 1, places=[(7, 4, 7, 4), (4, 8, 4, 8)]),
+    "levit": family(lambda: levit.Levit(img_size=64, embed_dim=(16, 24), key_dim=8, depth=(1, 1), num_heads=(2, 3), num_classes=CLASSES), 64, 16, GRID,
+                    places=[(4, 16, 4, 16), (2, 32, 4, 16), (2, 32, 2, 32)], folded=True),
+    "crossvit": family(lambda: crossvit.CrossVit(img_size=32, patch_size=(8, 16), embed_dim=(16, 24), depth=((1, 1, 0),), num_heads=(2, 4),
+                                                 mlp_ratio=(2.0, 2.0, 2.0), num_classes=CLASSES), 32, 8, GRID, 1, places=[(4, 8, 4, 8), (2, 16, 2, 16)]),
+    "tnt": family(lambda: tnt.TNT(img_size=32, patch_size=16, embed_dim=DIM, inner_dim=8, depth=1, num_heads_inner=2, num_heads_outer=4, mlp_ratio=2.0,
+                                  num_classes=CLASSES), 32, None, None, density=False),
+    "swin2": family(lambda: swin_transformer_v2.SwinTransformerV2(img_size=32, embed_dim=12, depths=(2, 1), num_heads=(2, 4), window_size=4, mlp_ratio=2.5,
+                                                                  num_classes=CLASSES), 32, 4, [8, 8], places=[(4, 4, 4, 4)] * 2 + [(4, 8, 4, 8)], folded=True),
+    "davit": family(lambda: davit.DaVit(depths=(1,), embed_dims=(16,), num_heads=(2,), window_size=4, mlp_ratio=2, num_classes=CLASSES), 32, 4, [8, 8],
+                    density=False),
+    "dinov3": family(create("vit_small_patch16_dinov3", num_heads=3), 16, 4, GRID, 5, folded=True),
+    "aimv2": family(create("aimv2_large_patch14_224", num_heads=HEADS), 16, 4, GRID),
+    "sam": family(lambda: vision_transformer_sam.VisionTransformerSAM(**small | dict(img_size=32), window_size=3, use_rel_pos=True, global_attn_indexes=(1,),
+                                                                      neck_chans=16), 32, 4, [8, 8], places=[(3, 4, 3, 4), (8, 4, 8, 4)], folded=True),
+    "parallel": family(vit(vision_transformer.ParallelThingsBlock, depth=1), 16, 4, GRID, 1),
+    "differential": family(vit(vision_transformer.DiffParallelScalingBlock, depth=DEPTH, norm_layer=RmsNorm), 16, 4, GRID, 1, density="finite", folded=True),
+    "hybrid": family(convolutional_stem, 32, 8, GRID, 1, folded=True),
+    "convit": family(lambda: convit.ConVit(**small | dict(embed_dim=DIM // HEADS), local_up_to_layer=1), 16, 4, GRID, density="finite", coordinates=True),
+    "edgenext": family(lambda: edgenext.EdgeNeXt(dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), heads=(2, 2, 2, 2), expand_ratio=2, num_classes=CLASSES), 64, None,
+                       None, density=False, coordinates=True),
+    "cascade": family(lambda: efficientvit_msra.EfficientVitMsra(img_size=64, embed_dim=(16,), key_dim=(4,), depth=(1,), num_heads=(2,), window_size=(4,),
+                                                                 kernels=(3, 3), down_ops=(("", 1),), num_classes=CLASSES), 64, 16, GRID, folded=True, separate_heads=True),
+    "detector": detector,
+}
+# Where a layer goes as a whole, with norms and convolutions behind attention and FFN, and where some layer cannot go.
+DROPPING = {"whole": {"xcit", "levit", "swin2", "davit"}, "refused": {"coatnet", "cascade", "hiera", "mvitv2", "parallel", "edgenext"}}
+for name in ["cait", "xcit", "gcvit", "maxvit", "coatnet", "hiera", "mvitv2", "pvt2", "twins", "nest", "pit", "levit", "crossvit", "tnt", "swin2", "davit",
+             "dinov3", "sam", "parallel", "hybrid", "convit", "edgenext", "cascade", "detector"]:
+    fixture(f"family-{name}", TS, 17, functools.partial(FAMILIES[name], False))
+for name, opset in [("cait", 18), ("swin2", 23), ("davit", 18), ("mvitv2", 18), ("pvt2", 23), ("dinov3", 23), ("aimv2", 18), ("aimv2", 23), ("parallel", 23),
+                    ("differential", 18), ("detector", 23)]:
+    fixture(f"family-{name}", DYNAMO, opset, functools.partial(FAMILIES[name], opset > 18))
+
 
 # ------------------------------------------------------------------------------------------------ weights, export, check
 
@@ -238,6 +394,10 @@ def scramble(model, seed):
             else:
                 p.copy_(0.25 * noise(p))
             assert not torch.any((p == 0) | (p == 1)), name
+        for m in model.modules():
+            if isinstance(m, nn.modules.batchnorm._BatchNorm):
+                m.running_mean.copy_(0.2 * noise(m.running_mean))
+                m.running_var.copy_((1 + 0.3 * noise(m.running_var)).clamp(0.5, 1.5))
 
 
 class Resized(nn.Module):
@@ -286,9 +446,8 @@ def used_parameters(model, x):
     return count
 
 
-def export(model, x, path, exporter, opset, batch, dynamic_size, outputs, source, metadata):
+def export(model, x, path, exporter, opset, batch, dynamic_size, names, source, metadata):
     name = "pixel_values" if source.startswith("transformers") else "input"
-    names = {1: ["logits"], 2: ["last_hidden_state", "pooler_output"]}[outputs]
     if exporter == "torchscript":
         axes = {} if batch else {n: {0: "batch"} for n in [name, *names]}
         if dynamic_size:
@@ -345,7 +504,8 @@ def make(folder, file, exporter, opset, options, family, builder):
     part = folder / f"{file}.tmp"
     try:
         with quiet(), torch.nn.attention.sdpa_kernel(options.get("kernel", ALL_KERNELS)):
-            proto = export(model, x, part, exporter, opset, batch, dynamic_size, len(run_torch(model, x)), facts["library"], options.get("metadata", False))
+            names = facts.get("outputs") or {1: ["logits"], 2: ["last_hidden_state", "pooler_output"]}[len(run_torch(model, x))]
+            proto = export(model, x, part, exporter, opset, batch, dynamic_size, names, facts["library"], options.get("metadata", False))
         shapes = [(batch, c, h, w)] if batch else [(1, c, h, w), (3, c, h, w)]
         if dynamic_size:
             shapes.append((2, c, h + 4, w + 12))
@@ -364,6 +524,8 @@ def make(folder, file, exporter, opset, options, family, builder):
         "outputs": [{"name": o.name, "shape": dims(o)} for o in proto.graph.output],
         "layers": facts["layers"], "other_attentions": facts["other_attentions"], "pre_norm": True,
         "attention_operators": operators.count("Attention"), "max_export_error": float(f"{error:.1e}"),
+        **{k: facts[k] for k in ("density", "folded", "coordinates", "heads_first", "separate_heads") if k in facts},
+        **{"dropping": word for word, families in DROPPING.items() if family.removeprefix("family-") in families}, **{k: options[k] for k in ("runtimes", "tolerance") if k in options},
     }
 
 

@@ -194,9 +194,25 @@ impl Attention {
     }
 
     /// The factor of heads that are not channels of the residual stream. They are where queries are the stream itself (GCViT's global
-    /// queries): no weight makes them, so resizing them would resize the stream.
+    /// queries): no weight makes them, so resizing them would resize the stream. Heads that are computed one by one have no axis, and
+    /// heads that are cut into groups (CoaT's windows of several sizes) have several.
     fn own(&self, typing: &Typing, heads: &Dim) -> Option<Factor> {
-        single(typing, heads).filter(|f| !typing.factors.leaves(&self.embedding).contains(f))
+        single(typing, heads).filter(|f| {
+            !typing.factors.leaves(&self.embedding).contains(f)
+                && !self.has_separate_heads(typing)
+                && typing.factors.segments(&[*f]).is_none()
+        })
+    }
+
+    /// True where every head has a Softmax of its own (cascaded heads).
+    pub fn has_separate_heads(&self, typing: &Typing) -> bool {
+        let Some(&first) = self.softmax.first() else { return false };
+        let carries = || {
+            let value = typing.graph.node[first].output.first();
+            let dims = value.and_then(|o| typing.dims.get(o.as_str()));
+            dims.is_some_and(|d| d.iter().any(|d| typing.factors.meet(d, &self.heads)))
+        };
+        self.softmax.len() > 1 && self.softmax.len() == self.head_count(typing) && !carries()
     }
 }
 
@@ -284,7 +300,7 @@ impl<'t, 'm> Finder<'t, 'm> {
                 }
                 _ => continue,
             };
-            let Some(projection) = self.projection(k, fused.is_some()) else { continue };
+            let Some(projection) = self.projection(k) else { continue };
             let WeightContraction { summed, made } = &self.weight[&projection];
             let front: Dim = front.iter().flat_map(|d| typing.factors.leaves(d)).collect();
             let (mixings, behind) = self.mixings(k, &front, projection);
@@ -299,7 +315,8 @@ impl<'t, 'm> Finder<'t, 'm> {
                 continue;
             }
             // What is summed over may hold more than heads: a projection that an FFN shares.
-            let own = self.segments(summed).find(|s| self.meet(s, &heads)).unwrap_or_else(|| summed.clone());
+            let made_of = if heads.is_empty() { self.attended(k) } else { heads.clone() };
+            let own = self.segments(summed).find(|s| self.meet(s, &made_of)).unwrap_or_else(|| summed.clone());
             let head_dim = own.into_iter().filter(|f| !self.meet(&[*f], &heads)).collect();
             found.push(Attention {
                 softmax: vec![k],
@@ -316,6 +333,14 @@ impl<'t, 'm> Finder<'t, 'm> {
                 leave: None,
                 sums: Vec::new(),
             });
+        }
+        // Heads that each have a Softmax of their own are joined by a Concat: its pieces are the heads.
+        for a in found.iter_mut().filter(|a| a.heads.is_empty() && a.softmax.len() > 1) {
+            if let Some((&pieces, rest)) = a.head_dim.split_first()
+                && self.size(&[pieces]) == a.softmax.len()
+            {
+                (a.heads, a.head_dim) = (Dim::from_slice(&[pieces]), Dim::from_slice(rest));
+            }
         }
         found
     }
@@ -421,35 +446,44 @@ impl<'t, 'm> Finder<'t, 'm> {
         own
     }
 
-    /// Forward from the probabilities: their product with the values, then the first contraction with a weight.
-    fn projection(&self, softmax: usize, fused: bool) -> Option<usize> {
-        let mut mixed = fused;
-        let mut front: Vec<&str> = self.node(softmax).output.iter().map(String::as_str).collect();
-        let mut seen = HashSet::new();
-        while !front.is_empty() {
-            let users: BTreeSet<usize> =
-                front.iter().flat_map(|v| self.links.users(v)).copied().filter(|k| !seen.contains(k)).collect();
-            let mut found = None;
-            let mut next = Vec::new();
-            for k in users {
-                seen.insert(k);
-                let product = self.is_product(k);
-                let weighted = self.weight.contains_key(&k);
-                if !mixed && product && !weighted {
-                    mixed = true;
-                    next.extend(self.node(k).output.iter().map(String::as_str));
-                } else if mixed && weighted {
-                    found = found.or(Some(k));
-                } else {
-                    next.extend(self.node(k).output.iter().map(String::as_str));
-                }
+    /// The factors of what an attention makes: of the product of its probabilities with the values.
+    fn attended(&self, softmax: usize) -> Dim {
+        let product =
+            |k: &usize| self.typing.fused.contains_key(k) || (self.is_product(*k) && !self.weight.contains_key(k));
+        let mut todo = BTreeSet::from([softmax]);
+        while let Some(k) = todo.pop_first() {
+            let outputs = self.node(k).output.iter();
+            if product(&k) {
+                let dims = outputs.take(1).filter_map(|o| self.typing.dims.get(o.as_str())).flatten();
+                return dims.flat_map(|d| self.typing.factors.leaves(d)).collect();
             }
-            if found.is_some() {
-                return found;
-            }
-            front = next;
+            todo.extend(outputs.flat_map(|o| self.links.users(o)).copied());
         }
-        None
+        Dim::new()
+    }
+
+    /// Forward from the probabilities: their product with the values, then the first contraction with a weight of what the
+    /// attention made that everything made from it passes through; else the first one.
+    fn projection(&self, softmax: usize) -> Option<usize> {
+        let attended = self.attended(softmax);
+        let mut product = self.typing.fused.contains_key(&softmax);
+        let mut first = None;
+        let mut seen = BTreeSet::from([softmax]);
+        let mut todo = seen.clone();
+        while let Some(k) = todo.pop_first() {
+            if let (true, Some(w)) = (product && k != softmax, self.weight.get(&k)) {
+                first = first.or(Some(k));
+                if todo.is_empty() && self.meet(&w.summed, &attended) {
+                    return Some(k);
+                }
+            } else {
+                product |= self.is_product(k) && !self.weight.contains_key(&k);
+            }
+            for o in self.node(k).output.iter().filter(|o| !self.typing.known.contains_key(o.as_str())) {
+                todo.extend(self.links.users(o).iter().filter(|u| seen.insert(**u)));
+            }
+        }
+        first
     }
 
     /// The parts of a dimension that stand side by side in one axis, each as its factors: one where the axis is no sum.
@@ -495,22 +529,23 @@ impl<'t, 'm> Finder<'t, 'm> {
                     own.map(|s| self.size(&s)).sum()
                 };
                 let gated = up.len() > 1 || up.iter().any(|k| neurons(k) > self.size(&hidden));
-                let activation = self.activation(&up, down);
+                let activation = self.activation(&up, down, &hidden);
                 found.push(FeedForward { up, down, hidden, gated, activation });
             }
         }
         found
     }
 
-    /// The nonlinearity between the contractions of an FFN.
-    fn activation(&self, up: &[usize], down: usize) -> String {
+    /// The nonlinearity between the contractions of an FFN, before or behind a convolution of each neuron on its own.
+    fn activation(&self, up: &[usize], down: usize, hidden: &Dim) -> String {
+        let passes = |u: &usize| self.weight.get(u).is_none_or(|w| self.meet(&w.summed, hidden));
         let mut seen = BTreeSet::new();
         let mut todo: Vec<usize> = up.to_vec();
         let mut between = Vec::new();
         while let Some(k) = todo.pop() {
             for o in &self.node(k).output {
                 for &u in self.links.users(o) {
-                    if u < down && !self.weight.contains_key(&u) && seen.insert(u) {
+                    if u < down && passes(&u) && seen.insert(u) {
                         between.push(self.node(u));
                         todo.push(u);
                     }
@@ -687,6 +722,8 @@ impl<'t, 'm> Finder<'t, 'm> {
             let packed = self.weight.contains_key(&softmax);
             return if packed { vec![&node.input[0]; 2] } else { node.input[..2].iter().map(String::as_str).collect() };
         }
+        let dims = node.output.first().and_then(|o| self.typing.dims.get(o.as_str()));
+        let Some([.., queries, keys]) = dims.map(Vec::as_slice) else { return Vec::new() };
         let mut todo: Vec<&str> = node.input.iter().map(String::as_str).collect();
         let mut seen = HashSet::new();
         while let Some(x) = todo.pop() {
@@ -694,8 +731,20 @@ impl<'t, 'm> Finder<'t, 'm> {
             let maker = self.node(m);
             let product = self.is_product(m);
             let operands: Vec<&str> = maker.input.iter().take(2).map(String::as_str).collect();
-            if product && operands.len() == 2 && !operands.iter().any(|o| self.fixed.contains(o)) {
-                return operands;
+            if product && operands.len() == 2 {
+                if !operands.iter().any(|o| self.fixed.contains(o)) {
+                    return operands;
+                }
+                // Learned queries are fixed. Weights that mix heads have no queries, and tables of relative positions have keys too.
+                let holds = |o: usize, part: &Dim| {
+                    self.typing.dims.get(operands[o]).into_iter().flatten().any(|d| self.meet(d, part))
+                };
+                let sides = |q: usize, k: usize| {
+                    holds(q, &queries) && !holds(q, &keys) && holds(k, &keys) && !holds(k, &queries)
+                };
+                if sides(0, 1) || sides(1, 0) {
+                    return operands;
+                }
             }
             todo.extend(maker.input.iter().filter(|i| !self.fixed.contains(i.as_str())).map(String::as_str));
         }

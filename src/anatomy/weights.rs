@@ -24,7 +24,7 @@ pub enum WeightKind {
     NormBias,
     /// An additive bias.
     Bias,
-    /// A vector on the embedding axis that scales what a branch adds to the residual stream.
+    /// A vector that scales what a branch adds to the residual stream.
     LayerScale,
     /// A class token, register or learned query.
     Token,
@@ -86,7 +86,10 @@ impl<'t, 'm> Finder<'t, 'm> {
             fixed: typing.fixed(),
             contractions: typing.contractions.iter().map(|c| c.node).collect(),
             scores: HashSet::new(),
-            heads: attentions().flat_map(|a| typing.factors.all_leaves(&a.heads)).collect(),
+            heads: attentions()
+                .flat_map(|a| std::iter::once(&a.heads).chain(a.mixings.iter().map(|m| &m.heads)))
+                .flat_map(|h| typing.factors.all_leaves(h))
+                .collect(),
             embedding: attentions().flat_map(|a| typing.factors.all_leaves(&a.embedding)).collect(),
         };
         for k in attentions().flat_map(|a| &a.softmax).filter(|k| !typing.fused.contains_key(k)) {
@@ -226,7 +229,7 @@ impl<'t, 'm> Finder<'t, 'm> {
         match (node.op_type(), j) {
             ("Concat", _) => Token,
             ("Mul", _) if self.is_normalised(other) || self.is_deviation(other) => NormScale,
-            ("Mul", _) if self.is_vector(u, k, j) && self.on_embedding(k, j) => LayerScale,
+            ("Mul", _) if self.is_vector(u, k, j) && (self.on_embedding(k, j) || self.is_output(other)) => LayerScale,
             ("Add" | "Sum", _) if !self.is_vector(u, k, j) => Position,
             ("Add", _) if self.is_normalised(other) || self.is_scaled(other) => NormBias,
             ("Add" | "Sum", _) => Bias,
@@ -268,6 +271,17 @@ impl<'t, 'm> Finder<'t, 'm> {
     /// A value that one of the weights' own contractions makes, seen through operators that only move elements.
     fn is_product(&self, value: &str) -> bool {
         self.maker(value).is_some_and(|k| self.contractions.contains(&k))
+    }
+
+    /// What a contraction with a weight makes, with or without its bias.
+    fn is_output(&self, value: &str) -> bool {
+        let Some(k) = self.maker(value) else { return false };
+        let varying = || self.node(k).input.iter().filter(|x| !self.fixed.contains(x.as_str()));
+        let product = |k: usize| self.contractions.contains(&k) && varying_operands(self.node(k), &self.fixed) == 1;
+        product(k)
+            || (self.node(k).op_type() == "Add"
+                && varying().count() == 1
+                && varying().filter_map(|x| self.maker(x)).any(product))
     }
 
     /// The node that makes a value, seen through operators that only move elements.
@@ -359,6 +373,11 @@ impl<'t, 'm> Finder<'t, 'm> {
     }
 }
 
+/// How many inputs of a node depend on data.
+fn varying_operands(node: &NodeProto, fixed: &HashSet<&str>) -> usize {
+    node.input.iter().filter(|x| !x.is_empty() && !fixed.contains(x.as_str())).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::WeightKind::*;
@@ -419,6 +438,10 @@ mod tests {
         let (mut checked, mut wrong, mut unknown) = (0, Vec::new(), Vec::new());
         for model in fixtures() {
             let file = model.path.file_name().unwrap().to_string_lossy().into_owned();
+            // Other families give their parameters names of their own.
+            if file.starts_with("family-") {
+                continue;
+            }
             let typing = Typing::new(&model).unwrap();
             for (name, kind) in weight_kinds(&typing) {
                 let tensor = typing.weights[name.as_str()];
@@ -456,14 +479,14 @@ mod tests {
         for model in fixtures() {
             let file = model.path.file_name().unwrap().to_string_lossy().into_owned();
             // Bias tables that the exporter folded into place have other sizes than their parameters.
-            if file.contains("beit") || file.contains("swin") {
+            let entry = manifest["fixtures"].as_array().unwrap().iter().find(|e| e["file"] == *file).unwrap();
+            if file.contains("beit") || file.contains("-swin-") || entry["folded"] == true {
                 continue;
             }
             let typing = Typing::new(&model).unwrap();
             let kinds = weight_kinds(&typing);
             let trained = kinds.iter().filter(|(_, k)| **k != Constant);
             let elements: usize = trained.map(|(n, _)| element_count(typing.weights[n.as_str()]).unwrap()).sum();
-            let entry = manifest["fixtures"].as_array().unwrap().iter().find(|e| e["file"] == *file).unwrap();
             assert_eq!(elements as u64, entry["used_parameters"].as_u64().unwrap(), "{file}");
         }
     }

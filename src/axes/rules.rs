@@ -9,8 +9,8 @@ use super::factors::{Dim, Spatial};
 use super::{Conflict, Contraction, Fused, Part, Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Attributes;
-use crate::onnx::element_count;
 use crate::onnx::proto::NodeProto;
+use crate::onnx::{element_count, is_float};
 
 /// Operators whose first output has the dimensions of their first input.
 const SAME: &[&str] = &[
@@ -168,6 +168,11 @@ impl<'m> Typing<'m> {
         node: &NodeProto,
         values: &std::collections::HashMap<&'m str, Known>,
     ) -> Option<Vec<Known>> {
+        // Rows of a table of numbers are weights (a learngene's lookups), however small the table is.
+        let table = || node.input.first().and_then(|x| self.weights.get(x.as_str())).is_some_and(|t| is_float(t));
+        if node.op_type() == "Gather" && table() {
+            return None;
+        }
         let mut inputs = Vec::with_capacity(node.input.len());
         let mut computed = node.op_type() != "Concat";
         for x in &node.input {

@@ -126,12 +126,17 @@ fn attach(
     let mut probe = Probe { typing, names, nodes: Vec::new(), initializers: Vec::new() };
     let mut outputs = Vec::new();
     for (l, layer) in of_layers() {
-        let count = layer.head_count(typing);
+        let (count, separate) = (layer.head_count(typing), layer.has_separate_heads(typing));
         let heads: Dim = layer.heads.iter().chain(layer.mixings.iter().flat_map(|m| &m.heads)).copied().collect();
         let mut measures = Vec::new();
         for &k in &layer.softmax {
             let (value, dims) = attentions.probabilities(k);
+            let count = if separate { 1 } else { count };
             measures.push(measure(&mut probe, l, &Map { value, dims, heads: heads.clone(), count })?);
+        }
+        if separate {
+            let refs: Vec<&str> = measures.iter().map(String::as_str).collect();
+            measures = vec![probe.op("Concat", &refs, vec![int_attribute("axis", 1)])];
         }
         let name = probe.names.fresh(&format!("density_{l}"));
         let share = probe.scalar(1.0 / measures.len() as f32);

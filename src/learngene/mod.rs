@@ -222,7 +222,12 @@ impl Learngene {
         let roles = Roles::new(typing);
         for pair in groups.iter().flat_map(|g| g.windows(2)) {
             if !alike(typing, anatomy, &roles, pair[0], pair[1]) {
-                bail!(Usage, "the FFNs of layers {} and {} differ in shape and cannot be shared", pair[0], pair[1]);
+                bail!(
+                    Usage,
+                    "the FFNs of layers {} and {} differ in shape, or have matrices in common with heads, and cannot be shared",
+                    pair[0],
+                    pair[1]
+                );
             }
         }
         self.ffn_groups = groups;
@@ -393,6 +398,11 @@ fn alike(typing: &Typing, anatomy: &Anatomy, roles: &Roles, a: usize, b: usize) 
         let ffn = anatomy.layers.get(l)?.ffn.as_ref()?;
         ffn.hidden_factor(typing)?;
         let uses = roles.ffn_uses(ffn);
+        // A matrix that heads share with the FFN cannot be another layer's.
+        let heads = anatomy.layers[l].head_factors(typing).into_iter().flat_map(|f| roles.carriers(f));
+        if heads.into_iter().any(|u| uses.contains(&u)) {
+            return None;
+        }
         Some(
             uses.iter()
                 .map(|&u| {
