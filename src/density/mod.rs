@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::anatomy::{Anatomy, Tokens};
+use crate::anatomy::{Anatomy, Tokens, score_axes};
 use crate::axes::{Dim, Factor, Typing};
 use crate::data::Loader;
 use crate::error::{Error, ErrorKind, Result};
@@ -114,9 +114,13 @@ pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model>
                     vec![f.batch.clone(), f.heads.clone(), f.queries.clone(), f.keys.clone()],
                 ),
                 None => {
-                    let value = typing.graph.node[k].output[0].clone();
+                    let node = &typing.graph.node[k];
+                    let value = node.output[0].clone();
                     let dims = typing.dims.get(value.as_str()).cloned().unwrap_or_default();
-                    (value, dims)
+                    match score_axes(typing, node, &dims) {
+                        Some((front, last)) => probe.in_order(value, &dims, &[front, last.to_vec()].concat()),
+                        None => (value, dims),
+                    }
                 }
             };
             measures.push(probe.measure(&value, &dims, &factors, heads, &places));
@@ -182,6 +186,16 @@ impl Probe<'_, '_> {
         } else {
             self.op(op, &[x], vec![ints_attribute("axes", axes), keep])
         }
+    }
+
+    /// A value with its axes in another order.
+    fn in_order(&mut self, value: String, dims: &[Dim], order: &[usize]) -> (String, Vec<Dim>) {
+        if order.is_sorted() {
+            return (value, dims.to_vec());
+        }
+        let perm: Vec<i64> = order.iter().map(|&a| a as i64).collect();
+        let turned = self.op("Transpose", &[&value], vec![ints_attribute("perm", &perm)]);
+        (turned, order.iter().map(|&a| dims[a].clone()).collect())
     }
 
     /// [.., queries, keys] probabilities to [images, heads] distances.

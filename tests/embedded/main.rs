@@ -8,6 +8,7 @@ mod forms;
 mod gradients;
 mod image_size;
 mod init;
+mod padding;
 mod surgery;
 mod training;
 mod tune;
