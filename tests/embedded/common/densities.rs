@@ -11,7 +11,7 @@ use offshoot::graph::element_types;
 use offshoot::onnx::{DataType, tensor_info};
 use offshoot::runtime::{Runtime, decompose_attention};
 
-use super::surgery::{images, run};
+use super::surgery::{channels_first, images, run};
 use super::{Fixture, all_fixtures};
 
 fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
@@ -21,7 +21,7 @@ fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
     let x = images(fixture);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npy");
-    ndarray_npy::write_npy(&path, &x).unwrap();
+    ndarray_npy::write_npy(&path, &channels_first(fixture)).unwrap();
     let input = InputShape::of(&typing).unwrap();
     let loader = Loader::open(&path, &Default::default(), None, input).unwrap();
     let found = match measure(runtime, &model, &typing, &anatomy, &loader, |_| {}) {
