@@ -374,7 +374,12 @@ impl<'m> Shrinker<'m> {
             if count == b.units {
                 continue;
             }
-            if let Some(factor) = factor(&typing, &anatomy, b.layer, b.kind) {
+            // Heads that are mixed go together before and behind the mixing.
+            let factors = match b.kind {
+                Kind::Heads => anatomy.layers[b.layer].head_factors(&typing),
+                Kind::Neurons => factor(&typing, &anatomy, b.layer, b.kind).into_iter().collect(),
+            };
+            for factor in factors {
                 plan.gather(&typing.factors, factor, thinning.kept(count))?;
             }
         }
