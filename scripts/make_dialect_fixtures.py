@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -680,12 +681,38 @@ class Half(Form):
     runtimes, tolerance = ["onnxruntime"], 2e-2
 
 
+class RuntimeExtended(TalkingHeads):
+    """Talking heads after ONNX Runtime's extended optimisation: a Softmax over the axis before the last, SkipLayerNormalization, BiasGelu."""
+    runtimes = ["onnxruntime"]
+
+    def build(self):
+        with tempfile.TemporaryDirectory() as folder:
+            options = onnxruntime.SessionOptions()
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            options.optimized_model_filepath = f"{folder}/optimised.onnx"
+            options.log_severity_level = 4
+            onnxruntime.InferenceSession(super().build().SerializeToString(), options, providers=["CPUExecutionProvider"])
+            return onnx.load(options.optimized_model_filepath)
+
+
+class TransformerOptimiser(Separate):
+    """After ONNX Runtime's transformer optimiser: SkipLayerNormalization with the branch before the stream, and without the last sum."""
+    runtimes = ["onnxruntime"]
+
+    def build(self):
+        from onnxruntime.transformers import optimizer
+        with tempfile.TemporaryDirectory() as folder:
+            onnx.save(super().build(), f"{folder}/plain.onnx")
+            return optimizer.optimize_model(f"{folder}/plain.onnx", model_type="vit", num_heads=HEADS, hidden_size=DIM).model
+
+
 FORMS = [("separate", Separate), ("packed", Packed), ("packed-heads-first", PackedHeadsFirst), ("packed-dims-last", PackedDimsLast), ("packed-dims-first", PackedDimsFirst),
          ("packed-slices", PackedSlices), ("gemm", Gemm), ("einsum", Einsum), ("einsum-ellipsis", EinsumEllipsis), ("convolutions", Convolutions),
          ("scale-split", ScaleSplit), ("scale-divided", ScaleDivided), ("guarded", Guarded), ("taken-apart", TakenApart),
          ("taken-apart-otherwise", TakenApartOtherwise), ("microsoft", Microsoft), ("microsoft-multi-head", MicrosoftMultiHead),
          ("microsoft-rms", MicrosoftRms), ("opset24-grouped", Modern), ("opset23-grouped", ModernRank4), ("grouped-queries", GroupedQueries),
-         ("multi-query", MultiQuery), ("talking-heads", TalkingHeads), ("constants", Constants), ("functions", Functions), ("half", Half)]
+         ("multi-query", MultiQuery), ("talking-heads", TalkingHeads), ("constants", Constants), ("functions", Functions), ("half", Half),
+         ("runtime-extended", RuntimeExtended), ("transformer-optimiser", TransformerOptimiser)]
 
 
 # ------------------------------------------------------------------------------------------------ files

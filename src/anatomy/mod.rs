@@ -230,6 +230,33 @@ fn single(typing: &Typing, dim: &Dim) -> Option<Factor> {
     }
 }
 
+/// True where queries and keys are the last axes of what a Softmax makes.
+pub(crate) fn in_usual_order(typing: &Typing, node: &NodeProto) -> bool {
+    let dims = node.output.first().and_then(|o| typing.dims.get(o.as_str())).cloned().unwrap_or_default();
+    score_axes(typing, node, &dims).is_none_or(|(front, last)| [front, last.to_vec()].concat().is_sorted())
+}
+
+/// The axes of a Softmax's output: those before queries and keys, and these two. The Softmax runs over the keys, mostly the last axis; where
+/// it is not (optimisers move a Transpose past it), queries are as many as keys, or the last axis that is left.
+pub(crate) fn score_axes(typing: &Typing, node: &NodeProto, dims: &[Dim]) -> Option<(Vec<usize>, [usize; 2])> {
+    let rank = dims.len();
+    if rank < 3 {
+        return None;
+    }
+    let axis = node.int("axis").filter(|_| node.op_type() == "Softmax" && typing.opset >= 13).unwrap_or(-1);
+    let keys = usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok().filter(|&a| a < rank)?;
+    let mut others: Vec<usize> = (0..rank).filter(|&a| a != keys).collect();
+    let leaves = |a: usize| typing.factors.leaves(&dims[a]);
+    let like_keys = others.iter().rposition(|&a| leaves(a) == leaves(keys)).filter(|_| keys + 1 < rank);
+    let queries = others.remove(like_keys.unwrap_or(others.len() - 1));
+    Some((others, [queries, keys]))
+}
+
+/// True for the operators of ONNX Runtime that add to the residual stream and normalise the sum.
+fn is_skip_norm(node: &NodeProto) -> bool {
+    matches!(node.op_type(), "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization")
+}
+
 struct Finder<'t, 'm> {
     typing: &'t Typing<'m>,
     links: Links<'m>,
@@ -292,11 +319,8 @@ impl<'t, 'm> Finder<'t, 'm> {
                 (Some(f), _) => (vec![f.batch.clone(), f.heads.clone()], f.queries.clone(), f.keys.clone()),
                 (None, _) if self.is_softmax(k) => {
                     let Some(dims) = node.output.first().and_then(|o| typing.dims.get(o.as_str())) else { continue };
-                    let [front @ .., queries, keys] = &dims[..] else { continue };
-                    if front.is_empty() {
-                        continue;
-                    }
-                    (front.to_vec(), queries.clone(), keys.clone())
+                    let Some((front, [q, k])) = score_axes(typing, node, dims) else { continue };
+                    (front.into_iter().map(|a| dims[a].clone()).collect(), dims[q].clone(), dims[k].clone())
                 }
                 _ => continue,
             };
@@ -609,6 +633,9 @@ impl<'t, 'm> Finder<'t, 'm> {
             let until = order.get(last + 1).copied().unwrap_or(usize::MAX);
             for a in &mut attentions[first..=last] {
                 let made = |f: &FeedForward| self.meet(&a.embedding, &self.weight[&f.down].made);
+                // Where branches of a model stand between each other, the FFN that adds to what the attention made.
+                let joined = (0..ffns.len())
+                    .find(|i| !taken.contains(i) && a.leave.is_some() && sums[*i].0 == a.leave && made(&ffns[*i]));
                 let behind = (0..ffns.len()).find(|i| {
                     !taken.contains(i) && order[last] < ffns[*i].down && ffns[*i].down < until && made(&ffns[*i])
                 });
@@ -623,7 +650,7 @@ impl<'t, 'm> Finder<'t, 'm> {
                             && sums[*i].0 == a.enter
                     })
                 };
-                let Some(i) = behind.or_else(beside) else { continue };
+                let Some(i) = joined.or(behind).or_else(beside) else { continue };
                 taken.insert(i);
                 a.ffn = Some(ffns[i].clone());
                 a.sums.extend(sums[i].0.clone().zip(sums[i].1.clone()).filter(|s| !a.sums.contains(s)));
@@ -644,7 +671,10 @@ impl<'t, 'm> Finder<'t, 'm> {
             if before.insert(x)
                 && let Some(&m) = self.links.maker.get(x)
             {
-                todo.extend(self.node(m).input.iter().map(String::as_str));
+                let node = self.node(m);
+                todo.extend(node.input.iter().map(String::as_str));
+                // What a skip norm normalises is its fourth output.
+                before.extend(node.output.get(3).filter(|_| is_skip_norm(node)).map(String::as_str));
             }
         }
         before
@@ -657,7 +687,7 @@ impl<'t, 'm> Finder<'t, 'm> {
         let mut todo: BTreeSet<usize> = made.iter().flat_map(|o| self.links.users(o)).copied().collect();
         while let Some(c) = todo.pop_first() {
             let node = self.node(c);
-            if matches!(node.op_type(), "Add" | "Sum" | "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization") {
+            if matches!(node.op_type(), "Add" | "Sum") || is_skip_norm(node) {
                 let skip = node.input.iter().find(|x| {
                     !made.contains(x.as_str()) && before.contains(x.as_str()) && !self.fixed.contains(x.as_str())
                 });
@@ -719,8 +749,10 @@ impl<'t, 'm> Finder<'t, 'm> {
     fn score_operands(&self, softmax: usize) -> Vec<&'m str> {
         let node = self.node(softmax);
         if self.typing.fused.contains_key(&softmax) {
-            let packed = self.weight.contains_key(&softmax);
-            return if packed { vec![&node.input[0]; 2] } else { node.input[..2].iter().map(String::as_str).collect() };
+            let queries = node.input.first().map_or("", String::as_str);
+            // One operand may hold queries, keys and values.
+            let separate = node.input.get(1).filter(|x| !x.is_empty() && !self.weight.contains_key(&softmax));
+            return vec![queries, separate.map_or(queries, String::as_str)];
         }
         let dims = node.output.first().and_then(|o| self.typing.dims.get(o.as_str()));
         let Some([.., queries, keys]) = dims.map(Vec::as_slice) else { return Vec::new() };

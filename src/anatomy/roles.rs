@@ -6,6 +6,7 @@ use super::{Attention, FeedForward};
 use crate::axes::{Factor, Typing};
 use crate::graph::Links;
 use crate::onnx::is_float;
+use crate::onnx::proto::NodeProto;
 
 /// Finds uses of weights by the part that they play. Uses are indices into [`Typing::uses`].
 pub struct Roles<'t, 'm> {
@@ -62,13 +63,21 @@ impl<'t, 'm> Roles<'t, 'm> {
             let tensor = |u: &usize| self.typing.weights[self.typing.uses[*u].name.as_str()];
             uses.into_iter().filter(|u| is_float(tensor(u))).min()
         };
+        let behind = |node: &NodeProto| match self.links.users(node.output.first()?) {
+            [one] => Some(*one),
+            _ => None,
+        };
         float(self.made_of(k, &[2])).or_else(|| {
-            let [add] = self.links.users(node.output.first()?) else { return None };
-            match self.typing.graph.node[*add].op_type() {
-                "Add" => float(self.made_of(*add, &[0, 1])),
-                "SkipLayerNormalization" => float(self.made_of(*add, &[4])),
-                "SkipSimplifiedLayerNormalization" => float(self.made_of(*add, &[3])),
-                "BiasGelu" | "FastGelu" => float(self.made_of(*add, &[1])),
+            let mut add = behind(node)?;
+            // A product over flattened tokens gets its axes back before its bias (TensorFlow's Tensordot).
+            while matches!(self.typing.graph.node[add].op_type(), "Reshape" | "Squeeze" | "Unsqueeze" | "Identity") {
+                add = behind(&self.typing.graph.node[add])?;
+            }
+            match self.typing.graph.node[add].op_type() {
+                "Add" => float(self.made_of(add, &[0, 1])),
+                "SkipLayerNormalization" => float(self.made_of(add, &[4])),
+                "SkipSimplifiedLayerNormalization" => float(self.made_of(add, &[3])),
+                "BiasGelu" | "FastGelu" => float(self.made_of(add, &[1])),
                 _ => None,
             }
         })

@@ -196,9 +196,11 @@ impl<'t, 'm> Finder<'t, 'm> {
             ("SkipLayerNormalization", 4) | ("SkipSimplifiedLayerNormalization", 3) => Bias,
             ("BatchNormalization", 3 | 4) | ("RotaryEmbedding", 1..) => Constant,
             ("BiasGelu" | "FastGelu", 1) | ("Gemm" | "Conv" | "ConvTranspose", 2) => Bias,
-            ("MultiHeadAttention", 3) => Bias,
+            ("MultiHeadAttention" | "PackedMultiHeadAttention", 3) | ("PackedAttention", 2) => Bias,
             ("Attention", 2) if node.domain() == "com.microsoft" => Bias,
-            ("Attention" | "MultiHeadAttention", 3..) => self.head_table(u),
+            ("Attention" | "MultiHeadAttention" | "PackedAttention" | "PackedMultiHeadAttention", 3..) => {
+                self.head_table(u)
+            }
             // A learned query: one row in front of a matrix that is itself a weight.
             ("MatMul" | "Gemm", 0) if self.is_row(u) && self.maker(&node.input[0]).is_none() && self.is_fixed(k, 1) => {
                 Token

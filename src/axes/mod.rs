@@ -350,7 +350,8 @@ fn image_sizes(model: &Model) -> Vec<usize> {
         .map(|s| s as usize)
         .collect();
     let mut sizes = Vec::new();
-    for t in &graph.initializer {
+    let constants = graph.node.iter().filter(|n| n.op_type() == "Constant").filter_map(|n| n.tensor("value"));
+    for t in graph.initializer.iter().chain(constants) {
         let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
         let tokens = match dims[..] {
             [1, n, _] => n,

@@ -396,8 +396,24 @@ impl Rule<'_, '_> {
                 let sums = sizes.iter().take(3).copied().collect::<Vec<_>>();
                 Ok(vec![self.fresh(&shape), self.fresh(&sums)])
             }
-            "Attention" if self.node.domain() == "com.microsoft" => one(self.packed_attention()?),
+            "Attention" if self.node.domain() == "com.microsoft" => one(self.projected_attention()?),
             "Attention" | "MultiHeadAttention" => self.attention(),
+            "PackedAttention" => one(self.projected_attention()?),
+            "PackedMultiHeadAttention" => one(self.unpadded_attention()?),
+            "RemovePadding" => {
+                let x = self.input(0)?;
+                let [batch, tokens, features] = &x[..] else { return Err(self.fail("it wants three dimensions")) };
+                let count = self.size(batch) + 1;
+                let kept: Dim = batch.iter().chain(tokens).copied().collect();
+                let offsets = vec![batch.clone(), tokens.clone()];
+                Ok(vec![vec![kept, features.clone()], offsets, self.fresh(&[count]), self.fresh(&[1])])
+            }
+            "RestorePadding" => {
+                let x = self.input(0)?;
+                let [kept, features] = &x[..] else { return Err(self.fail("it wants two dimensions")) };
+                let [batch, tokens] = self.padded(kept, 1)?;
+                one(vec![batch, tokens, features.clone()])
+            }
             "TopK" => {
                 let mut s = self.shape(0)?;
                 let a = self.axis(self.node.int("axis").unwrap_or(-1), s.len())?;
@@ -1003,16 +1019,28 @@ impl Rule<'_, '_> {
         self.typing.fused.insert(self.k, Fused { batch, heads, queries, keys });
     }
 
-    /// `com.microsoft` Attention: the packed projection and the attention in one.
-    fn packed_attention(&mut self) -> Result<Vec<Dim>> {
+    /// Batch and tokens that stand in one axis without padding (`com.microsoft` PackedAttention and what belongs to it): those of the
+    /// operand of token offsets [batch, tokens], for images of as many tokens each.
+    fn padded(&mut self, kept: &Dim, offsets: usize) -> Result<[Dim; 2]> {
+        let offsets = self.input(offsets)?;
+        let [batch, tokens] = &offsets[..] else { return Err(self.fail("its token offsets want two dimensions")) };
+        self.unify(kept, &batch.iter().chain(tokens).copied().collect());
+        Ok([batch.clone(), tokens.clone()])
+    }
+
+    /// `com.microsoft` Attention and PackedAttention: the packed projection and the attention in one.
+    fn projected_attention(&mut self) -> Result<Vec<Dim>> {
         let (x, w) = (self.input(0)?, self.input(1)?);
-        if x.len() != 3
+        let unpadded = self.node.op_type() == "PackedAttention";
+        if x.len() != if unpadded { 2 } else { 3 }
             || w.len() != 2
             || self.node.ints("qkv_hidden_sizes").is_some_and(|s| s.windows(2).any(|p| p[0] != p[1]))
         {
             return Err(Error::new(ErrorKind::Unsupported, "this form of the fused operator has no typing rule"));
         }
-        self.unify(&x[2], &w[0]);
+        let (lead, features) = (&x[..x.len() - 1], &x[x.len() - 1]);
+        let [batch, tokens] = if unpadded { self.padded(&x[0], 3)? } else { [x[0].clone(), x[1].clone()] };
+        self.unify(features, &w[0]);
         let count = self.node.int("num_heads").unwrap_or(1).max(1) as usize;
         let width = self.size(&w[1]) / 3;
         if !width.is_multiple_of(count) {
@@ -1024,14 +1052,63 @@ impl Rule<'_, '_> {
         let mut packed = self.typing.factors.fresh(3);
         packed.extend(out_dim.iter().copied());
         self.unify(&w[1], &packed);
-        if let Some(Some(bias)) = self.inputs.get(2).cloned() {
-            self.unify(&bias[0], &packed);
+        if let Some(Some(bias)) = self.inputs.get(2).cloned()
+            && let [b] = &bias[..]
+        {
+            self.unify(b, &packed);
         }
         self.typing.head_counts.insert((self.k, "num_heads"), heads.clone());
-        let projected = vec![x[0].clone(), x[1].clone(), w[1].clone()];
-        self.contraction(x[2].clone(), &projected, 1);
-        self.fuse(x[0].clone(), heads, x[1].clone(), x[1].clone(), width);
-        Ok(vec![x[0].clone(), x[1].clone(), out_dim])
+        let projected: Vec<Dim> = lead.iter().chain([&w[1]]).cloned().collect();
+        self.contraction(features.clone(), &projected, 1);
+        self.fuse(batch, heads, tokens.clone(), tokens, width);
+        Ok(lead.iter().cloned().chain([out_dim]).collect())
+    }
+
+    /// `com.microsoft` PackedMultiHeadAttention: [tokens of all images, heads x dim] three times, or [tokens, heads, 3, dim] once.
+    fn unpadded_attention(&mut self) -> Result<Vec<Dim>> {
+        let q = self.input(0)?;
+        let kept = q.first().cloned().unwrap_or_default();
+        let [batch, tokens] = self.padded(&kept, 4)?;
+        let [heads, dim, of_values] = match &q[..] {
+            [_, heads, _, dim] => {
+                self.typing.head_counts.insert((self.k, "num_heads"), heads.clone());
+                [heads.clone(), dim.clone(), dim.clone()]
+            }
+            [_, features] => {
+                let (k, v) = (self.input(1)?, self.input(2)?);
+                let ([k_kept, k_features], [v_kept, v_features]) = (&k[..], &v[..]) else {
+                    return Err(self.fail("keys and values want two dimensions, as the queries have"));
+                };
+                let (heads, dim) = self.heads_of(features, "num_heads")?;
+                let (k_heads, k_dim) = self.heads_of(k_features, "num_heads")?;
+                let (v_heads, v_dim) = self.heads_of(v_features, "num_heads")?;
+                for (a, b) in [(&heads, &k_heads), (&heads, &v_heads), (&dim, &k_dim), (&kept, k_kept), (&kept, v_kept)]
+                {
+                    self.unify(a, b);
+                }
+                [heads, dim, v_dim]
+            }
+            _ => return Err(Error::new(ErrorKind::Unsupported, "this form of the fused operator has no typing rule")),
+        };
+        self.packed_bias(&heads, &dim, &of_values);
+        let width = self.size(&heads) * self.size(&dim);
+        self.fuse(batch, heads.clone(), tokens.clone(), tokens, width);
+        Ok(vec![kept, heads.iter().chain(&of_values).copied().collect()])
+    }
+
+    /// The bias of `com.microsoft` MultiHeadAttention: that of queries, keys and values, one behind the other.
+    fn packed_bias(&mut self, heads: &Dim, dim: &Dim, of_values: &Dim) {
+        let Some(Some(bias)) = self.inputs.get(3).cloned() else { return };
+        let [b] = &bias[..] else { return };
+        let joined = |dim: &Dim| heads.iter().chain(dim).copied().collect::<Dim>();
+        let (of_keys, of_values) = (joined(dim), joined(of_values));
+        let packed = if self.size(&of_keys) == self.size(&of_values) {
+            self.unify(&of_keys, &of_values);
+            self.typing.factors.fresh(3).iter().chain(&of_keys).copied().collect()
+        } else {
+            self.typing.factors.sum(vec![of_keys.clone(), of_keys, of_values])
+        };
+        self.unify(b, &packed);
     }
 
     /// Attention of the default domain, and `com.microsoft` MultiHeadAttention: [batch, heads, tokens, dim], or
@@ -1081,18 +1158,8 @@ impl Rule<'_, '_> {
         }
         let joined = |heads: &Dim, dim: &Dim| heads.iter().chain(dim).copied().collect::<Dim>();
         let width = m * self.size(&dim);
-        if microsoft
-            && let Some(Some(bias)) = self.inputs.get(3).cloned()
-            && let [b] = &bias[..]
-        {
-            let (of_keys, of_values) = (joined(&heads, &dim), joined(&heads, &v[3]));
-            let packed = if self.size(&of_keys) == self.size(&of_values) {
-                self.unify(&of_keys, &of_values);
-                joined(&self.typing.factors.fresh(3), &of_keys)
-            } else {
-                self.typing.factors.sum(vec![of_keys.clone(), of_keys, of_values])
-            };
-            self.unify(b, &packed);
+        if microsoft {
+            self.packed_bias(&heads, &dim, &v[3]);
         }
         let mask = if microsoft { 5 } else { 3 };
         if let Some(Some(mask)) = self.inputs.get(mask).cloned()

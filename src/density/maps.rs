@@ -6,7 +6,7 @@ use ndarray::ArrayD;
 use serde::Serialize;
 
 use super::Attentions;
-use crate::anatomy::{Anatomy, Tokens};
+use crate::anatomy::{Anatomy, Tokens, in_usual_order};
 use crate::axes::Typing;
 use crate::error::Result;
 use crate::graph;
@@ -43,6 +43,10 @@ pub fn attention_maps(
         .iter()
         .map(|&l| {
             let layer = anatomy.layers.get(l)?;
+            let first = &typing.graph.node[*layer.softmax.first()?];
+            if !in_usual_order(&typing, first) {
+                return None;
+            }
             let (value, dims) = attentions.probabilities(*layer.softmax.first()?);
             let keys = Tokens::new(&typing, &layer.keys);
             keys.are_placed().then(|| {

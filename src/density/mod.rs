@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::anatomy::{Anatomy, Tokens};
+use crate::anatomy::{Anatomy, Tokens, score_axes};
 use crate::axes::{Dim, Factor, Typing};
 use crate::data::Loader;
 use crate::error::{Error, ErrorKind, Result};
@@ -131,6 +131,14 @@ fn attach(
         let mut measures = Vec::new();
         for &k in &layer.softmax {
             let (value, dims) = attentions.probabilities(k);
+            let order = match typing.fused.contains_key(&k) {
+                true => None,
+                false => score_axes(typing, &typing.graph.node[k], &dims),
+            };
+            let (value, dims) = match order {
+                Some((front, last)) => probe.in_order(value, &dims, &[front, last.to_vec()].concat()),
+                None => (value, dims),
+            };
             let count = if separate { 1 } else { count };
             measures.push(measure(&mut probe, l, &Map { value, dims, heads: heads.clone(), count })?);
         }
@@ -235,6 +243,16 @@ impl Probe<'_, '_> {
         } else {
             self.op(op, &[x], vec![ints_attribute("axes", axes), keep])
         }
+    }
+
+    /// A value with its axes in another order.
+    fn in_order(&mut self, value: String, dims: &[Dim], order: &[usize]) -> (String, Vec<Dim>) {
+        if order.is_sorted() {
+            return (value, dims.to_vec());
+        }
+        let perm: Vec<i64> = order.iter().map(|&a| a as i64).collect();
+        let turned = self.op("Transpose", &[&value], vec![ints_attribute("perm", &perm)]);
+        (turned, order.iter().map(|&a| dims[a].clone()).collect())
     }
 
     /// Probabilities to [images, heads] distances.

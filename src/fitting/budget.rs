@@ -416,8 +416,13 @@ pub(super) fn cut(
     }
     let mut plan = Plan::default();
     for (layer, kind, list) in units {
-        if let Some(factor) = factor(&typing, &anatomy, layer, kind) {
-            plan.gather(&typing.factors, factor, list)?;
+        // Heads that are mixed go together before and behind the mixing.
+        let factors = match (kind, anatomy.layers.get(layer)) {
+            (Kind::Heads, Some(layer)) => layer.head_factors(&typing),
+            _ => factor(&typing, &anatomy, layer, kind).into_iter().collect(),
+        };
+        for factor in factors {
+            plan.gather(&typing.factors, factor, list.clone())?;
         }
     }
     let links = Links::new(typing.graph);

@@ -19,7 +19,7 @@ use super::network::Network;
 use super::order::features;
 use super::sites::{Finder, Layout, Site, Way};
 use super::stages::{Part, Values, fixed};
-use crate::anatomy::{Anatomy, Attention};
+use crate::anatomy::{Anatomy, Attention, in_usual_order};
 use crate::axes::{Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Links;
@@ -105,6 +105,9 @@ pub(super) fn head_factors(typing: &Typing, links: &Links, layer: &Attention) ->
         return None;
     }
     let node = &typing.graph.node[softmax];
+    if !in_usual_order(typing, node) {
+        return None;
+    }
     let (scores, mix) = (back(typing, links, node.input.first()?)?, forth(typing, links, node.output.first()?)?);
     let summed = &typing.contractions.iter().find(|c| c.node == scores)?.summed;
     match (&typing.factors.leaves(summed)[..], &typing.factors.leaves(&layer.head_dim)[..]) {

@@ -15,12 +15,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, Links};
 use crate::onnx::proto::TensorProto;
 use crate::onnx::{DataType, Model, tensor_from_i64, tensor_info};
-use crate::runtime::{Ports, Program, Runtime, State as Empty, fix_input};
+use crate::runtime::{Ports, Program, Runtime, State as Empty, fix_input, separate_skip_norms};
 
 /// Values of one image, by name.
 pub type Values = HashMap<String, ArrayD<f32>>;
 
-/// The model for a batch of one image of fixed size, in float32, with shapes as constants.
+/// The model for a batch of one image of fixed size, in float32, with shapes as constants and no norms fused with the sums before them.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] for a model of a fixed batch of several images, and those of typing.
@@ -38,6 +38,11 @@ pub fn pin(model: &Model) -> Result<Model> {
         .hint("export it with an open batch size, or with a batch of one"));
     }
     graph::widen(out.graph_mut(), &[DataType::Float16, DataType::Bfloat16])?;
+    // What a matrix makes and what the stream is have names of their own only where sums and norms are two nodes.
+    let apart = separate_skip_norms(&Typing::new(&out)?)?;
+    if let Some(graph) = apart {
+        *out.graph_mut() = graph;
+    }
     let typing = Typing::new(&out)?;
     let shapes: Vec<(usize, TensorProto)> = (typing.graph.node.iter().enumerate())
         .filter(|(_, n)| matches!(n.op_type(), "Shape" | "Size"))

@@ -1,6 +1,7 @@
 //! An editable graph over the file: who makes a value, who uses it, attributes of nodes, and the edits that every later
 //! stage is made of: pruning what nothing needs, cutting out submodels, and new nodes and initializers under fresh names.
 
+mod activations;
 mod functions;
 mod narrow;
 mod types;
@@ -182,8 +183,8 @@ impl<'g> Links<'g> {
     }
 }
 
-/// Brings a model that was just opened into the form that later stages work on: model-local functions are inlined, and
-/// nodes stand in topological order.
+/// Brings a model that was just opened into the form that later stages work on: model-local functions are inlined,
+/// activations that were fused into products stand by themselves, and nodes stand in topological order.
 ///
 /// # Errors
 /// [`ErrorKind::Format`] for a graph with a cycle or an undefined value, [`ErrorKind::Unsupported`] for control flow,
@@ -194,6 +195,7 @@ pub fn prepare(model: &mut Model) -> Result<()> {
     let named = |e: Error| if path.as_os_str().is_empty() { e } else { e.at(&path) };
     let graph = model.graph_mut();
     refuse(graph).map_err(&named)?;
+    activations::separate(graph);
     sort(graph).map_err(&named)
 }
 

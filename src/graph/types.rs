@@ -33,6 +33,7 @@ fn output_type(node: &NodeProto, j: usize, input: impl Fn(usize) -> Option<DataT
         ("Cast", _) => named("to"),
         ("CastLike" | "Where", _) => input(1),
         ("OneHot", _) => input(2),
+        ("RemovePadding", 1..) => Some(DataType::Int32),
         ("Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero", _) | ("TopK" | "MaxPool", 1) => Some(DataType::Int64),
         ("Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "Not" | "And" | "Or" | "Xor", _)
         | ("IsNaN" | "IsInf", _)

@@ -187,6 +187,12 @@ impl Work<'_, '_> {
         if self.node.output.iter().skip(1).any(|o| !o.is_empty()) {
             return Err(self.refuse("more than one output"));
         }
+        if self.node.op_type().starts_with("Packed") {
+            let why =
+                format!("`{}` leaves padding out: it runs on CUDA only and cannot be taken apart", self.node.op_type());
+            return Err(Error::new(ErrorKind::Unsupported, why)
+                .hint("give the model as it was before padding was packed (`Attention` or `MultiHeadAttention`)"));
+        }
         let (mut q, mut k, mut v, mask, rank);
         match (self.node.op_type(), microsoft) {
             ("Attention", true) => {

@@ -13,7 +13,7 @@ use offshoot::runtime::{Kind, Options, Runtime};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::common::binary::{done, json, offshoot, refused};
-use crate::common::{Fixture, fixtures, root};
+use crate::common::{Fixture, all_fixtures, fixtures, root};
 
 /// Random images with some structure: a few waves in every channel.
 fn images(shape: &[usize], count: usize, seed: u64) -> Vec<ArrayD<f32>> {
@@ -92,14 +92,16 @@ fn by_magnitude(ancestor: &Model, child: &Model) -> Model {
     let roles = Roles::new(&typing);
     let mut plan = Plan::default();
     for (l, m) in a.layers.iter().zip(&b.layers) {
-        let mut cut = |factor: Option<Factor>, count: usize| {
-            if let Some(f) = factor.filter(|f| typing.factors.factor_size(*f) > count) {
-                plan.gather(&typing.factors, f, largest(&typing, &roles, f, count)).unwrap();
+        let mut cut = |factors: Vec<Factor>, count: usize| {
+            let Some(&first) = factors.first().filter(|f| typing.factors.factor_size(**f) > count) else { return };
+            let kept = largest(&typing, &roles, first, count);
+            for f in factors {
+                plan.gather(&typing.factors, f, kept.clone()).unwrap();
             }
         };
-        cut(l.head_factor(&typing), m.head_count(&thin));
+        cut(l.head_factors(&typing), m.head_count(&thin));
         if let (Some(f), Some(g)) = (&l.ffn, &m.ffn) {
-            cut(f.hidden_factor(&typing), thin.factors.size(&g.hidden));
+            cut(f.hidden_factor(&typing).into_iter().collect(), thin.factors.size(&g.hidden));
         }
     }
     assert!(!plan.is_empty());
@@ -186,6 +188,16 @@ impl Bundled {
         let (fit, held_out) = (images(&self.shape, 20, 1), images(&self.shape, 4, 2));
         let calibration = Calibration { fit, held_out, images: 24, seed: 0, warnings: Vec::new() };
         Shrinker::new(&self.model, &self.pinned, &self.runtime, calibration).unwrap()
+    }
+}
+
+#[test]
+fn other_exporters_and_mixed_heads_shrink() {
+    let runtime = Runtime::start(&Options { kind: Kind::Tract, threads: Some(1), ..Options::default() }).unwrap();
+    for name in ["tensorflow.onnx", "keras.onnx", "flax.onnx", "talking-heads.onnx"] {
+        let fixture = all_fixtures().into_iter().find(|f| f.name() == name).unwrap();
+        let found = shrink(&runtime, &fixture);
+        assert!(found.fitted < found.magnitude, "{name}: fitted {}, magnitude {}", found.fitted, found.magnitude);
     }
 }
 

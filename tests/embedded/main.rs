@@ -9,6 +9,7 @@ mod forms;
 mod gradients;
 mod image_size;
 mod init;
+mod padding;
 mod precision;
 mod surgery;
 mod training;

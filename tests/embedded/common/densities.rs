@@ -8,11 +8,11 @@ use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
 use offshoot::data::{InputShape, Loader};
 use offshoot::density::{attention_distances, divergence, measure};
-use offshoot::graph::element_types;
+use offshoot::graph::{Attributes, element_types};
 use offshoot::onnx::{DataType, tensor_info};
 use offshoot::runtime::{Runtime, decompose_attention};
 
-use super::surgery::{images, run};
+use super::surgery::{channels_first, images, run};
 use super::{Fixture, all_fixtures};
 
 fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
@@ -22,7 +22,7 @@ fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
     let x = images(fixture);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npy");
-    ndarray_npy::write_npy(&path, &x).unwrap();
+    ndarray_npy::write_npy(&path, &channels_first(fixture)).unwrap();
     let input = InputShape::of(&typing).unwrap();
     let loader = Loader::open(&path, &Default::default(), None, input).unwrap();
     let found = match measure(runtime, &model, &typing, &anatomy, &loader, |_| {}) {
@@ -68,6 +68,12 @@ fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
         for (l, maps) in run(runtime, &exposed, &image.to_owned()).unwrap().iter().enumerate() {
             let truth = &fixture.entry["layers"][l];
             let heads = truth["heads"].as_u64().unwrap() as usize;
+            // Where an optimiser moved the heads behind queries and keys, they go in front of them again.
+            let softmax = &typing.graph.node[anatomy.layers[l].softmax[0]];
+            let maps = match (softmax.int("axis"), maps.ndim()) {
+                (Some(2), 4) => maps.view().permuted_axes(vec![0, 3, 1, 2]),
+                _ => maps.view(),
+            };
             let [m, n] = maps.shape()[maps.ndim() - 2..] else { panic!("an attention map has two axes") };
             // A window sees its own tokens, and a later stage has larger ones.
             let ([columns, key_columns], [stride, key_stride]) = match (truth["window"].as_u64(), &truth["place"]) {

@@ -40,6 +40,7 @@ fn gradients(
     let batch = fixture.entry["input"]["shape"][0].as_u64().unwrap_or(2) as usize;
     let shape = (batch, size(0), size(1), size(2));
     let x = Array4::from_shape_vec(shape, values(batch * size(0) * size(1) * size(2), INPUT)).unwrap();
+    let x = fixture.ordered(x);
     let assumption = Assumption { batch, image: [size(1), size(2)] };
 
     let graph = differentiable(&Typing::with(&model, assumption.clone()).unwrap()).map_err(|e| e.to_string())?;
@@ -162,7 +163,8 @@ fn check(
 /// Compares all fixtures, or those whose name contains one of `some`.
 pub fn check_all(runtime: &Arc<Runtime>, operators: Operators, some: &[&str]) {
     let mut golden: Vec<Value> = Vec::new();
-    for file in ["fixtures/gradients/golden.json", "fixtures/dialects/golden.json"] {
+    for folder in ["gradients", "dialects", "exporters"] {
+        let file = format!("fixtures/{folder}/golden.json");
         golden.extend(serde_json::from_slice::<Vec<Value>>(&std::fs::read(root().join(file)).unwrap()).unwrap());
     }
     let (mut failures, mut compared, mut unmapped) = (Vec::new(), 0, 0);

@@ -15,6 +15,7 @@ pub mod surgery;
 
 use std::path::{Path, PathBuf};
 
+use ndarray::Array4;
 use offshoot::onnx::Model;
 use offshoot::runtime::{Kind, Runtime};
 use serde_json::Value;
@@ -46,6 +47,14 @@ impl Fixture {
         self.entry["tolerance"].as_f64().unwrap_or(1e-5) as f32
     }
 
+    /// Images [n, channels, height, width] with their axes as the fixture takes them.
+    pub fn ordered(&self, x: Array4<f32>) -> Array4<f32> {
+        match self.entry["channels_last"] == true {
+            true => x.permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned(),
+            false => x,
+        }
+    }
+
     /// Opens and prepares the fixture.
     pub fn open(&self) -> Model {
         let mut model = Model::open(&self.path).unwrap();
@@ -71,9 +80,10 @@ pub fn fixtures() -> Vec<Fixture> {
     listed("graphs")
 }
 
-/// Those, and a graph for every other form and family.
+/// Those, a graph for every other form and family, and those of other exporters than PyTorch's.
 pub fn all_fixtures() -> Vec<Fixture> {
     let mut all = fixtures();
     all.extend(listed("dialects"));
+    all.extend(listed("exporters"));
     all
 }

@@ -38,6 +38,11 @@ pub fn error(a: &[ArrayD<f32>], b: &[ArrayD<f32>]) -> f32 {
 
 /// Images as the fixture takes them.
 pub fn images(fixture: &Fixture) -> Array4<f32> {
+    fixture.ordered(channels_first(fixture))
+}
+
+/// The same images [n, channels, height, width], as files of images hold them.
+pub fn channels_first(fixture: &Fixture) -> Array4<f32> {
     let size = |i: usize| fixture.entry["image"][i].as_u64().unwrap() as usize;
     let mut random = StdRng::seed_from_u64(7);
     Array4::from_shape_simple_fn((2, size(0), size(1), size(2)), || random.random_range(-2.0..2.0))
