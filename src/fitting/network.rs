@@ -184,7 +184,7 @@ impl<'m> Network<'m> {
         measured: &[Measured],
         images: &[ArrayD<f32>],
         progress: Progress,
-    ) -> Result<Vec<[Vec<(usize, f64)>; 2]>> {
+    ) -> Result<Vec<DimensionCosts>> {
         let stages = self.stages()?;
         let end = self.run(images, &self.end)?;
         let size: f64 = end.iter().flatten().flatten().map(|v| f64::from(*v).powi(2)).sum();
@@ -209,7 +209,7 @@ impl<'m> Network<'m> {
                 let feeds = stages.feeds(i);
                 let cut = |feeds, results| Part::cut(&self.runtime, &self.typing, self.model, feeds, results);
                 let tap = cut(feeds.to_vec(), vec![query.clone()]);
-                let on = cut([feeds, &[query.clone()]].concat(), vec![site.input.clone()]);
+                let on = cut([feeds, std::slice::from_ref(&query)].concat(), vec![site.input.clone()]);
                 let weight = self.weight(i, None);
                 for r in dimension_levels(n.of[0]) {
                     // Where queries are made before the stage there is nothing to measure by.
@@ -372,6 +372,9 @@ impl<'m> Network<'m> {
         (kept.to_vec(), Array2::from_shape_fn((fit.nrows(), fit.ncols()), |(r, c)| fit[(r, c)] as f32), bias)
     }
 }
+
+/// Numbers of dimensions of queries and keys, and of values, and the squared error at the end of the network with each.
+pub type DimensionCosts = [Vec<(usize, f64)>; 2];
 
 /// Squared errors at the end of the network, relative to the values themselves.
 pub struct Costs {

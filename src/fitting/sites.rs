@@ -99,16 +99,17 @@ impl Layout {
 
 impl Layout {
     /// The layout of attention probabilities, [.., queries, keys]: columns run over heads, queries and keys. Both may be the same factor.
-    pub(super) fn of_probabilities(typing: &Typing, dims: &[Dim], head: Factor) -> Option<Layout> {
+    pub(super) fn of_probabilities(typing: &Typing, dims: &[Dim], heads: &[Factor]) -> Option<Layout> {
         let leaves: Vec<Factor> = dims.iter().flat_map(|d| typing.factors.leaves(d)).collect();
         let last: usize = dims.iter().rev().take(2).map(|d| typing.factors.leaves(d).len()).sum();
         let front = leaves.len() - last;
-        let head = leaves[..front].iter().position(|f| *f == head)?;
-        let mut order: Vec<usize> = (0..front).filter(|&i| i != head).collect();
-        order.push(head);
+        let heads: Vec<usize> =
+            heads.iter().map(|h| leaves[..front].iter().position(|f| f == h)).collect::<Option<_>>()?;
+        let mut order: Vec<usize> = (0..front).filter(|i| !heads.contains(i)).collect();
+        order.extend(&heads);
         order.extend(front..leaves.len());
         let sizes: Vec<usize> = leaves.iter().map(|&l| typing.factors.factor_size(l)).collect();
-        let columns = sizes[head] * sizes[front..].iter().product::<usize>();
+        let columns = heads.iter().copied().chain(front..leaves.len()).map(|i| sizes[i]).product();
         Some(Layout { sizes, order, columns })
     }
 
