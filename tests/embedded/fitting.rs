@@ -255,6 +255,34 @@ fn layers_may_go_and_what_follows_makes_up_for_them() {
 }
 
 #[test]
+fn cut_head_dimensions_pay() {
+    let bundled = Bundled::new();
+    let mut shrinker = bundled.shrinker();
+    let limits = Limits { dims: true, ..Limits::default() };
+    let removals = shrinker.analyse(&limits, &|_, _, _| {}).unwrap();
+    assert_eq!(removals.dimensions.len(), 8);
+    let mut made = |dims: bool| {
+        let limits = Limits { dims, ..limits.clone() };
+        let allocation = plan(&bundled.model, &removals, &limits, Budget::Share(0.5), None).unwrap();
+        let child = shrinker.shrink(&removals, &allocation, &|_, _| {}).unwrap();
+        assert!(allocation.share <= 0.5 && (allocation.parameters - child.parameters as f64).abs() < 1.0);
+        (allocation, child)
+    };
+    let ((plain, a), (cut, b)) = (made(false), made(true));
+    assert!(plain.layers.iter().all(|l| l.dims.is_none()));
+    // The bundled ancestor packs queries, keys and values: they have one size.
+    let sizes: Vec<[usize; 2]> = cut.layers.iter().filter_map(|l| l.dims).map(|d| d[0]).collect();
+    assert!(!sizes.is_empty() && sizes.iter().all(|[q, v]| q == v && *q < 8), "{sizes:?}");
+    println!("{} {}", a.error, b.error);
+    assert!(cut.predicted_error < plain.predicted_error && b.error < 1.02 * a.error, "{} {}", a.error, b.error);
+    let typing = Typing::new(&b.model).unwrap();
+    for (layer, planned) in Anatomy::new(&typing).unwrap().layers.iter().zip(&cut.layers) {
+        let size = typing.factors.size(&layer.head_dim);
+        assert_eq!(size, planned.dims.map_or(8, |d| d[0][1]));
+    }
+}
+
+#[test]
 fn more_is_never_worse_on_held_out_views() {
     let bundled = Bundled::new();
     let mut shrinker = bundled.shrinker();
