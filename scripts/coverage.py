@@ -254,7 +254,7 @@ def truth(model, x):
         if name not in heads_of:
             continue
         _, m, heads, out = heads_of[name]
-        entry = {"name": name, "class": type(m).__name__, "heads": heads, "keeps": type(m).__name__ in KEEPS, "width": attention_width(m, out)[0], "ffn": None}
+        entry = {"name": name, "class": type(m).__name__, "heads": heads, "keeps": type(m).__name__ in KEEPS and getattr(m, "use_global", True), "width": attention_width(m, out)[0], "ffn": None}
         # Attentions that stand side by side have their FFNs side by side; elsewhere an attention has the next FFN.
         before = next((i - j for j in range(i, -1, -1) if j == 0 or order[j - 1] not in heads_of), 0)
         after = next((j - i for j in range(i, len(order)) if order[j] not in heads_of), None)
@@ -414,6 +414,10 @@ def export(cache, k, exporter):
             torch.onnx.export(model, (x,), str(path) + ".part", dynamo=True, opset_version=opset, input_names=["input"], output_names=["logits"],
                               dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), external_data=False, verbose=False)
         except Exception:
+            # The exporter has no decomposition of attention over five axes: attention as products.
+            for m in model.modules():
+                if hasattr(m, "fused_attn"):
+                    m.fused_attn = False
             torch.onnx.export(model, (x,), str(path) + ".part", dynamo=True, opset_version=opset, input_names=["input"], output_names=["logits"],
                               external_data=False, verbose=False)
             (cache / f"{name}-{exporter}.fixed").write_text("")
