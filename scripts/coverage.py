@@ -396,6 +396,8 @@ def export(cache, k, exporter):
             length = lambda list: sum((g.double() ** 2).sum() for g in list) ** 0.5
             # What single precision does to PyTorch's own gradient.
             facts["rounding"] = float(length([a - b for a, b in pairs]) / length([a for a, _ in pairs]))
+            named = [n for n, p in double.named_parameters() if p.grad is not None]
+            facts["roundings"] = {n: float((a - b).norm() / a.norm().clamp(min=1e-30)) for n, (a, b) in zip(named, pairs)}
             facts["sensitivity"] = max(float(length([a - b for a, b in zip(first_grads, m)]) / length(first_grads)) for m in moved)
             for n, p in double.named_parameters():
                 if p.grad is not None:
@@ -614,6 +616,9 @@ class Check:
         names = [k[2:] for k in self.truth.files if k.startswith("w:")]
         flat = np.concatenate([self.truth["w:" + n].ravel() for n in names])
         gradient = np.concatenate([self.truth["g:" + n].ravel() for n in names]).astype(np.float64)
+        # What single precision does to PyTorch's own gradient of the parameter that each element is from.
+        own_rounding = self.facts.get("roundings", {})
+        roundings = np.concatenate([np.full(self.truth["w:" + n].size, own_rounding.get(n, 0)) for n in names])
         order = np.argsort(flat, kind="stable")
         ordered = flat[order]
         unique = np.ones(len(flat), bool)
@@ -637,7 +642,7 @@ class Check:
             own, theirs = g.ravel()[hit], gradient[at[hit]]
             compared += w.size
             # The subtraction of the update from the weight is rounded in single precision.
-            allowed = max(1e-4, 10 * rounding) * np.linalg.norm(theirs) + max(1e-6, rounding) * scale + 2e-7 * np.linalg.norm(w)
+            allowed = max(1e-4, 10 * rounding, 20 * roundings[at[hit]].max(initial=0)) * np.linalg.norm(theirs) + max(1e-6, rounding) * scale + 2e-7 * np.linalg.norm(w)
             if not np.linalg.norm(own - theirs) <= allowed:
                 bad.append((np.linalg.norm(own - theirs) / max(1e-12, np.linalg.norm(theirs)), name))
         if bad:

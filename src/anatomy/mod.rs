@@ -449,7 +449,8 @@ impl<'t, 'm> Finder<'t, 'm> {
 
     /// The factors of what an attention makes: of the product of its probabilities with the values.
     fn attended(&self, softmax: usize) -> Dim {
-        let product = |k: &usize| self.typing.fused.contains_key(k) || (self.is_product(*k) && !self.weight.contains_key(k));
+        let product =
+            |k: &usize| self.typing.fused.contains_key(k) || (self.is_product(*k) && !self.weight.contains_key(k));
         let mut todo = BTreeSet::from([softmax]);
         while let Some(k) = todo.pop_first() {
             let outputs = self.node(k).output.iter();

@@ -9,8 +9,8 @@ use std::collections::{HashMap, HashSet};
 use super::Anatomy;
 use crate::axes::{Factor, Typing};
 use crate::graph::Links;
-use crate::onnx::{is_float, to_f32};
 use crate::onnx::proto::NodeProto;
+use crate::onnx::{is_float, to_f32};
 
 /// The part that a weight plays. Where a weight plays several, the first of these counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]

@@ -383,7 +383,10 @@ impl<'a, 'm> Grower<'a, 'm> {
         let (axis, outer, inner) = self.roles.place(u, factor).ok_or_else(|| {
             Error::new(
                 ErrorKind::Unsupported,
-                format!("the axis of `{}` holds more than heads and has no published columns", self.typing.uses[u].name),
+                format!(
+                    "the axis of `{}` holds more than heads and has no published columns",
+                    self.typing.uses[u].name
+                ),
             )
             .hint("use `--projection matched`")
         })?;

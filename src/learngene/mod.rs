@@ -167,7 +167,12 @@ impl Learngene {
         let roles = Roles::new(typing);
         for pair in groups.iter().flat_map(|g| g.windows(2)) {
             if !alike(typing, anatomy, &roles, pair[0], pair[1]) {
-                bail!(Usage, "the FFNs of layers {} and {} differ in shape, or have matrices in common with heads, and cannot be shared", pair[0], pair[1]);
+                bail!(
+                    Usage,
+                    "the FFNs of layers {} and {} differ in shape, or have matrices in common with heads, and cannot be shared",
+                    pair[0],
+                    pair[1]
+                );
             }
         }
         self.ffn_groups = groups;

@@ -46,8 +46,7 @@ fn check(fixture: &Fixture) -> Vec<String> {
     same("layers", list(&anatomy.layers), &truth("layers"));
     same("other attentions", list(&anatomy.others), &truth("other_attentions"));
     // Exporters fold relative position and rotary tables into constants, which are not the model's own parameters.
-    let folded =
-        ["beit", "eva02", "swin-"].iter().any(|f| fixture.name().contains(f))
+    let folded = ["beit", "eva02", "swin-"].iter().any(|f| fixture.name().contains(f))
         || fixture.entry["exporter"] == "hand"
         || fixture.entry["folded"] == true
         || fixture.entry["coordinates"] == true;

@@ -71,15 +71,13 @@ fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
                     .round();
                     ([w as usize; 2], [patch * stage; 2])
                 }
-                (_, place) if place.is_array() => (
-                    [0, 2].map(|i| place[i].as_u64().unwrap() as usize),
-                    [1, 3].map(|i| place[i].as_f64().unwrap()),
-                ),
+                (_, place) if place.is_array() => {
+                    ([0, 2].map(|i| place[i].as_u64().unwrap() as usize), [1, 3].map(|i| place[i].as_f64().unwrap()))
+                }
                 _ => ([grid[1].as_u64().unwrap() as usize; 2], [patch; 2]),
             };
-            let place = |i: usize, columns: usize, stride: f64| {
-                [i / columns, i % columns].map(|at| (at as f64 + 0.5) * stride)
-            };
+            let place =
+                |i: usize, columns: usize, stride: f64| [i / columns, i % columns].map(|at| (at as f64 + 0.5) * stride);
             let flat = maps.as_standard_layout();
             let flat = flat.as_slice().unwrap();
             let windows = flat.len() / (heads * m * n);

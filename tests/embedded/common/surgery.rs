@@ -214,7 +214,9 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
         let dropping = fixture.entry["dropping"].as_str().unwrap_or("exact");
         let refused = |e: &str| e.contains("cannot be dropped") || e.contains("at least one layer");
         match grow(&model, &gene, &shape) {
-            Ok(child) if dropping == "whole" => expect("a layer dropped whole", child.model.clone(), run(runtime, &child.model, &x)),
+            Ok(child) if dropping == "whole" => {
+                expect("a layer dropped whole", child.model.clone(), run(runtime, &child.model, &x))
+            }
             Err(e) if dropping == "refused" && refused(&e.to_string()) => {}
             Ok(child) => expect(&format!("layer {dropped} dropped"), child.model, run(runtime, &oracle, &x)),
             Err(e) => expect(&format!("layer {dropped} dropped"), model.clone(), Err(e.to_string())),
