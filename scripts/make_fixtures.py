@@ -368,7 +368,8 @@ FAMILIES = {
 DROPPING = {"whole": {"xcit", "levit", "swin2", "davit"}, "refused": {"coatnet", "cascade", "hiera", "mvitv2", "parallel", "edgenext"}}
 for name in ["cait", "xcit", "gcvit", "maxvit", "coatnet", "hiera", "mvitv2", "pvt2", "twins", "nest", "pit", "levit", "crossvit", "tnt", "swin2", "davit",
              "dinov3", "sam", "parallel", "hybrid", "convit", "edgenext", "cascade", "detector"]:
-    fixture(f"family-{name}", TS, 17, functools.partial(FAMILIES[name], False))
+    options = dict(runtimes=["onnxruntime"]) if name == "levit" else {}  # tract folds its HardSwish wrongly
+    fixture(f"family-{name}", TS, 17, functools.partial(FAMILIES[name], False), **options)
 for name, opset in [("cait", 18), ("swin2", 23), ("davit", 18), ("mvitv2", 18), ("pvt2", 23), ("dinov3", 23), ("aimv2", 18), ("aimv2", 23), ("parallel", 23),
                     ("differential", 18), ("detector", 23)]:
     fixture(f"family-{name}", DYNAMO, opset, functools.partial(FAMILIES[name], opset > 18))

@@ -350,6 +350,7 @@ impl Rule<'_, '_> {
                 one(x.iter().enumerate().map(|(i, d)| if i < 2 { d.clone() } else { Dim::new() }).collect())
             }
             "AveragePool" | "MaxPool" | "LpPool" => one(self.pool()?),
+            "Col2Im" => one(self.columns_to_image()?),
             "Split" => self.split(),
             "Slice" => one(self.slice()?),
             "Concat" => one(self.concat()?),
@@ -760,6 +761,40 @@ impl Rule<'_, '_> {
         }
         let mut out = x[..2].to_vec();
         out.extend(self.windows(&x, &kernel, false)?);
+        Ok(out)
+    }
+
+    /// Blocks [n, channels x block, places] added up to an image [n, channels, ...] (Col2Im, operator set 18).
+    fn columns_to_image(&mut self) -> Result<Vec<Dim>> {
+        let (x, image, block) = (self.input(0)?, self.sizes(1)?, self.sizes(2)?);
+        let [n, channels, places] = &x[..] else { return Err(self.fail("it wants three dimensions")) };
+        let elements = block.iter().product::<usize>().max(1);
+        let total = self.size(channels);
+        if image.len() != block.len() || !total.is_multiple_of(elements) {
+            return Err(self.fail(&format!("{total} channels do not divide into blocks of {block:?}")));
+        }
+        let channels = match self.typing.factors.outer(channels, total / elements) {
+            Some(channels) => channels,
+            None => self.typing.factors.fresh(total / elements),
+        };
+        let mut out = vec![n.clone(), channels];
+        let mut rest = places.clone();
+        for (i, &length) in image.iter().enumerate() {
+            let (count, stride) = window_length(self.node, image.len(), i, block[i], length as i64, false);
+            let dim = self.typing.factors.fresh(length);
+            let count = usize::try_from(count).unwrap_or(0);
+            let whole = self.size(&rest);
+            if count > 0
+                && whole.is_multiple_of(count)
+                && let Some(own) = self.typing.factors.outer(&rest, count)
+            {
+                let spatial = self.typing.factors.spatial_of(&own);
+                let place = spatial.map(|s| Spatial { stride: s.stride / stride as f64, ..s });
+                self.typing.factors.set_spatial(&dim, place);
+                rest = self.typing.factors.inner(&rest, whole / count).unwrap_or_default();
+            }
+            out.push(dim);
+        }
         Ok(out)
     }
 

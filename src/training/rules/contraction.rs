@@ -182,7 +182,7 @@ impl Window {
     }
 
     /// Attributes of the Conv that has exactly these windows.
-    fn forward(&self, groups: usize) -> Vec<AttributeProto> {
+    pub fn forward(&self, groups: usize) -> Vec<AttributeProto> {
         self.attributes(groups, &self.strides, &self.dilations)
     }
 

@@ -77,6 +77,7 @@ pub(super) fn backward(t: &mut Tape, node: &NodeProto, given: &[Option<String>])
         "Resize" => resampling::resize(t, node, g),
         "AveragePool" => resampling::average_pool(t, node, g),
         "MaxPool" => resampling::max_pool(t, node, g),
+        "Col2Im" => resampling::columns_to_image(t, node, g),
         _ => Err(refuse(node, "a gradient")),
     }
 }

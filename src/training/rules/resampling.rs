@@ -4,6 +4,7 @@ use super::super::tape::Tape;
 use super::contraction::Window;
 use super::elementwise::times;
 use super::refuse;
+use crate::axes::window_length;
 use crate::error::Result;
 use crate::graph::Attributes;
 use crate::onnx::proto::NodeProto;
@@ -192,6 +193,25 @@ pub fn max_pool(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         let identity = t.floats(&[&[elements, 1], &kernel[..]].concat(), &identity);
         let spread = t.op_with("ConvTranspose", &[&shares, &identity], window.transposed(1));
         Ok(t.reshape(&spread, &from))
+    })
+}
+
+/// Blocks that were added up: each takes the gradient from where it lay, by a convolution whose filters each pick one element.
+pub fn columns_to_image(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+    let block = super::list(t, node, "block_shape", 2)?.ok_or_else(|| refuse(node, "a computed block shape"))?;
+    t.give(node, 0, |t, x| {
+        let (from, to) = (t.shape(x)?, t.shape(&node.output[0])?);
+        let block: Vec<usize> = block.iter().map(|&b| b.max(1) as usize).collect();
+        let count = |i: usize| window_length(node, block.len(), i, block[i], to[2 + i] as i64, false).0.max(1) as usize;
+        let places: Vec<usize> = (0..block.len()).map(count).collect();
+        let window = Window::new(node, &block, &to[2..], &places)?;
+        let elements: usize = block.iter().product();
+        let maps = t.reshape(g, &[&[to[0] * to[1], 1], &to[2..]].concat());
+        let mut identity = vec![0.0; elements * elements];
+        (0..elements).for_each(|e| identity[e * elements + e] = 1.0);
+        let identity = t.floats(&[&[elements, 1], &block[..]].concat(), &identity);
+        let columns = t.op_with("Conv", &[&maps, &identity], window.forward(1));
+        Ok(t.reshape(&columns, &from))
     })
 }
 

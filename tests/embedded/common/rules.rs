@@ -518,6 +518,15 @@ fn contraction() -> Vec<Case> {
         op("MaxPool").x(image).list("kernel_shape", &[2, 2]).list("strides", &[2, 2]),
         op("MaxPool").x(image).list("kernel_shape", &[3, 2]).list("pads", &[1, 0, 1, 1]).list("strides", &[2, 1]),
         op("MaxPool").x(&[2, 3, 9]).list("kernel_shape", &[3]).list("dilations", &[2]).only_onnxruntime(),
+        op("Col2Im").x(&[2, 12, 9]).ints(&[6, 6]).ints(&[2, 2]).list("strides", &[2, 2]).opset(18).only_onnxruntime(),
+        op("Col2Im")
+            .x(&[1, 12, 6])
+            .ints(&[3, 4])
+            .ints(&[3, 2])
+            .list("strides", &[2, 2])
+            .list("pads", &[1, 1, 1, 1])
+            .opset(18)
+            .only_onnxruntime(),
         op("Resize").x(&[1, 2, 3, 4]).absent().absent().ints(&[1, 2, 6, 5]).string("mode", "linear"),
         op("Resize").x(&[1, 2, 3, 4]).absent().absent().ints(&[1, 2, 5, 7]).string("mode", "cubic").only_onnxruntime(),
         op("Resize").x(&[1, 2, 3, 4]).absent().absent().ints(&[1, 2, 6, 5]),
