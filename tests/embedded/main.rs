@@ -3,6 +3,7 @@
 mod anatomy;
 mod cli;
 mod common;
+mod dequantize;
 mod fitting;
 mod forms;
 mod gradients;

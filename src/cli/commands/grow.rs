@@ -32,7 +32,7 @@ struct Job {
 /// Runs the command.
 pub fn run(c: &Grow) -> Result<()> {
     let jobs = jobs(c)?;
-    let model = open(&c.model, c.open.links())?;
+    let model = open(&c.model, c.open)?;
     let outputs: Vec<PathBuf> = jobs.iter().filter_map(|j| j.output.clone()).collect();
     output::check_distinct(&outputs)?;
     if !c.dry_run {

@@ -32,7 +32,7 @@ pub fn run(c: &Shrink) -> Result<()> {
 
 fn shrink(c: &Shrink) -> Result<()> {
     let start = Instant::now();
-    let model = open(&c.model, c.open.links())?;
+    let model = open(&c.model, c.open)?;
     let jobs = jobs(c)?;
     let outputs: Vec<PathBuf> = jobs.iter().filter_map(|j| j.1.clone()).collect();
     output::check_distinct(&outputs)?;
