@@ -175,6 +175,9 @@ pub struct OpenFlags {
     /// Follow links that lead external data outside the model's folder
     #[arg(long)]
     pub allow_external_links: bool,
+    /// Make the weights of a quantised model float numbers, and leave the quantisation of its activations out
+    #[arg(long)]
+    pub dequantize: bool,
 }
 
 impl OpenFlags {

@@ -2,6 +2,7 @@
 //! stage is made of: pruning what nothing needs, cutting out submodels, and new nodes and initializers under fresh names.
 
 mod activations;
+mod dequantize;
 mod functions;
 mod narrow;
 mod types;
@@ -14,6 +15,7 @@ use crate::onnx::proto::{
     tensor_shape_proto::dimension::Value, type_proto,
 };
 use crate::onnx::{DataType, Model, node_label};
+pub use dequantize::dequantize;
 pub use narrow::{FloatType, convert};
 pub use types::{element_types, lift_constants, widen};
 
@@ -240,7 +242,7 @@ fn refuse(graph: &GraphProto) -> Result<()> {
             return Err(Error::new(ErrorKind::Unsupported, format!("the model is quantised (`{op}`)"))
                 .in_node(node_label(node))
                 .hint(
-                    "give the model as it was before quantisation (fp32, fp16 or bf16), and quantise the descendant",
+                    "give the model as it was before quantisation (fp32, fp16 or bf16) or try --dequantize, and quantise the descendant",
                 ));
         }
     }
@@ -354,6 +356,7 @@ pub fn prune(graph: &mut GraphProto) {
 }
 
 /// Names for new values that no value of the graph has.
+#[derive(Default)]
 pub struct Names {
     taken: HashSet<String>,
 }

@@ -14,7 +14,7 @@ use crate::runtime::{Runtime, Session, suggested_batch};
 
 /// Runs the command.
 pub fn run(c: &Compare) -> Result<()> {
-    let (a, b) = (open(&c.a, c.open.links())?, open(&c.b, c.open.links())?);
+    let (a, b) = (open(&c.a, c.open)?, open(&c.b, c.open)?);
     let (ta, tb) = (named(&c.a, Typing::new(&a))?, named(&c.b, Typing::new(&b))?);
     let (la, lb) = (images(&c.images, &c.transform, &a, &ta)?, images(&c.images, &c.transform, &b, &tb)?);
     let runtime = Runtime::start(&c.runtime.options())?;

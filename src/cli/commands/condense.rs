@@ -24,7 +24,7 @@ use crate::runtime::Runtime;
 
 /// Runs the command.
 pub fn run(c: &Condense) -> Result<()> {
-    let model = open(&c.model, c.open.links())?;
+    let model = open(&c.model, c.open)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     output::check_output(&c.output, &[&c.model], c.force)?;

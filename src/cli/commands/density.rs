@@ -14,7 +14,7 @@ use crate::runtime::Runtime;
 
 /// Runs the command.
 pub fn run(c: &Density) -> Result<()> {
-    let model = open(&c.model, c.open.links())?;
+    let model = open(&c.model, c.open)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     if let Some(plot) = &c.plot {

@@ -21,7 +21,7 @@ pub const CLASSES: &str = "offshoot.classes";
 
 /// Runs the command.
 pub fn run(c: &Eval) -> Result<()> {
-    let model = open(&c.model, c.open.links())?;
+    let model = open(&c.model, c.open)?;
     let dataset = dataset(&c.data, false)?;
     let cut = c.val_split.map(|share| dataset.split(share, c.seed));
     let split = cut.as_ref().or(dataset.given_split());

@@ -44,7 +44,7 @@ impl Job {
 /// Runs the command.
 pub fn run(c: &Grow) -> Result<()> {
     let mut jobs = jobs(c)?;
-    let model = open(&c.model, c.open.links())?;
+    let model = open(&c.model, c.open)?;
     let given = Learngene::read(&model)?;
     let calibrated = given.as_ref().is_some_and(|gene| gene.removals.is_some());
     if c.images.is_some() && (given.is_none() || calibrated) {

@@ -15,7 +15,7 @@ use crate::onnx::{Model, node_label};
 
 /// Runs the command.
 pub fn run(c: &Inspect) -> Result<()> {
-    let model = open(&c.model, c.open.links())?;
+    let model = open(&c.model, c.open)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     if let Some(layer) = c.explain {

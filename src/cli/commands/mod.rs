@@ -15,7 +15,7 @@ pub mod tune;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::flags::TransformFlags;
+use super::flags::{OpenFlags, TransformFlags};
 use super::output;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
@@ -23,13 +23,16 @@ use crate::data::{InputShape, Loader};
 use crate::density::{Densities, measure};
 use crate::error::Result;
 use crate::graph::{self, FloatType};
-use crate::onnx::{ExternalLinks, Model};
+use crate::onnx::Model;
 use crate::report::PREPROCESS;
 use crate::runtime::Runtime;
 
 /// Opens a model and brings it into the form that everything else works on.
-pub fn open(path: &Path, links: ExternalLinks) -> Result<Model> {
-    let mut model = Model::open_with(path, links)?;
+pub fn open(path: &Path, flags: OpenFlags) -> Result<Model> {
+    let mut model = Model::open_with(path, flags.links())?;
+    if flags.dequantize {
+        graph::dequantize(&mut model)?;
+    }
     graph::prepare(&mut model)?;
     Ok(model)
 }

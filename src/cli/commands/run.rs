@@ -47,7 +47,7 @@ pub fn run(c: &RunAll) -> Result<()> {
     for path in &written {
         check_output(path, &[&c.model], c.force)?;
     }
-    let model = open(&c.model, c.open.links())?;
+    let model = open(&c.model, c.open)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     let data = dataset(&c.data, false)?;
@@ -108,7 +108,7 @@ pub fn run(c: &RunAll) -> Result<()> {
     let outcome = tune(&tune_flags)?;
 
     output::note("4/4 evaluation and report");
-    let tuned = open(&written[2], c.open.links())?;
+    let tuned = open(&written[2], c.open)?;
     let judged: Vec<usize> = match (c.training.val_split, data.given_split()) {
         (None, Some(given)) => given.validation.clone(),
         (share, _) => data.split(share.unwrap_or(0.1), c.training.seed).validation,

@@ -43,7 +43,7 @@ pub fn run(c: &Shrink) -> Result<()> {
 
 fn shrink(c: &Shrink) -> Result<()> {
     let start = Instant::now();
-    let model = open(&c.model, c.open.links())?;
+    let model = open(&c.model, c.open)?;
     let jobs = jobs(c, &model)?;
     let outputs: Vec<PathBuf> =
         (jobs.iter().map(|j| &j.1)).chain(&c.save_learngene).chain(&c.plot).chain(&c.report).cloned().collect();

@@ -74,13 +74,13 @@ impl Outcome {
 /// Trains and writes everything that was asked for; `None` where nothing was to be trained.
 pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     let outputs = Outputs::new(c)?;
-    let mut model = open(&c.model, c.open.links())?;
+    let mut model = open(&c.model, c.open)?;
     let mut data = named(&c.data.data, Data::open(c))?;
     let runtime = Runtime::start(&c.runtime.options())?;
     prepare_classifier(c, &mut model, &data, &runtime)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let image = typing.image_size();
-    let teacher = c.training.teacher.as_ref().map(|p| open(p, c.open.links())).transpose()?;
+    let teacher = c.training.teacher.as_ref().map(|p| open(p, c.open)).transpose()?;
     let loss = named(&c.model, loss(c, &model, teacher.as_ref(), data.dataset.labels().is_some()))?;
     let recipe = recipe(c, &runtime, loss);
     if c.dry_run || c.emit_step.is_some() {

@@ -1,0 +1,293 @@
+//! Quantised models as float models.
+//!
+//! Every quantised operator is replaced by the float one that it approximates: integer weights become `(weight - zero point) x scale`, and
+//! activations are left as they are, so that a quantisation and the dequantisation behind it are nothing at all. No pattern is looked for,
+//! each operator is rewritten by itself: DynamicQuantizeLinear, QuantizeLinear, DequantizeLinear, MatMulInteger, ConvInteger,
+//! QLinearMatMul and QLinearConv (ONNX operator sets 10 to 24).
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Attributes, Names, functions, node as new_node, prune, sort};
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
+use crate::onnx::{DataType, Model, data_type, is_float, node_label, tensor_from_f32, tensor_from_raw, to_f32, to_i64};
+
+/// Operators that move values about, quantised or not.
+const MOVES: &[&str] = &[
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Slice",
+    "Gather",
+    "Concat",
+    "Expand",
+    "Identity",
+    "Split",
+    "MaxPool",
+];
+
+/// Rewrites a model that was just opened so that it computes in float numbers. Quantised operators that have no rewriting stay, and
+/// [`prepare`](super::prepare) refuses them.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] for an operator that is quantised in a form that is not known; it names the node.
+pub fn dequantize(model: &mut Model) -> Result<()> {
+    functions::inline(&mut model.proto)?;
+    let path = model.path.clone();
+    let graph = model.graph_mut();
+    sort(graph).and_then(|()| rewrite(graph)).map_err(|e| if path.as_os_str().is_empty() { e } else { e.at(&path) })
+}
+
+fn rewrite(graph: &mut GraphProto) -> Result<()> {
+    let mut users: HashMap<String, usize> = HashMap::new();
+    for x in graph.node.iter().flat_map(|n| &n.input) {
+        *users.entry(x.clone()).or_default() += 1;
+    }
+    let held = graph.node.iter().filter(|n| n.op_type() == "Constant");
+    let held = held.filter_map(|n| Some((n.output.first()?.clone(), n.tensor("value")?.clone())));
+    let constants = graph.initializer.iter().map(|t| (t.name().to_string(), t.clone())).chain(held).collect();
+    let mut work = Work { names: Names::new(graph), constants, users, ..Default::default() };
+    for node in std::mem::take(&mut graph.node) {
+        let label = node_label(&node);
+        work.node(node).map_err(|e| e.in_node(label))?;
+    }
+    for output in &graph.output {
+        if let Some(value) = work.stands.get(output.name()) {
+            work.nodes.push(new_node("Identity", &[value], &[output.name()], vec![]));
+        }
+    }
+    graph.node = work.nodes;
+    graph.initializer.extend(work.weights);
+    graph.value_info.clear();
+    prune(graph);
+    Ok(())
+}
+
+#[derive(Default)]
+struct Work {
+    names: Names,
+    constants: HashMap<String, TensorProto>,
+    /// How often a value of the quantised graph is used.
+    users: HashMap<String, usize>,
+    /// Values of the quantised graph that another value stands for.
+    stands: HashMap<String, String>,
+    /// Values that are float numbers now, and quantised ones in the quantised graph.
+    real: HashSet<String>,
+    /// Scales that are one now.
+    ones: HashSet<String>,
+    /// Products of integers, each with the place of its weight among `weights` and the axis of its columns.
+    products: HashMap<String, (usize, usize)>,
+    weights: Vec<TensorProto>,
+    nodes: Vec<NodeProto>,
+}
+
+impl Work {
+    fn node(&mut self, mut node: NodeProto) -> Result<()> {
+        let given = node.input.clone();
+        if given.is_empty() {
+            self.nodes.push(node);
+            return Ok(());
+        }
+        let was: Vec<bool> = given.iter().map(|x| self.real.contains(x)).collect();
+        for x in &mut node.input {
+            if let Some(value) = self.stands.get(x) {
+                *x = value.clone();
+            }
+        }
+        let quantised = was.first().copied().unwrap_or(false);
+        match node.op_type() {
+            "DynamicQuantizeLinear" => {
+                let [values, scale, zero] = &node.output[..] else { return Err(refuse("it has too few outputs")) };
+                self.constants.insert(scale.clone(), tensor_from_f32(scale, DataType::Float, &[], &[1.0]));
+                self.weights.push(tensor_from_f32(scale, DataType::Float, &[], &[1.0]));
+                self.weights.push(tensor_from_raw(zero, DataType::Uint8, &[], vec![0].into()));
+                self.ones.insert(scale.clone());
+                self.stand(values.clone(), &node.input[0]);
+            }
+            "QuantizeLinear" => self.stand(output(&node)?, &node.input[0]),
+            "DequantizeLinear" if quantised => {
+                self.stands.insert(output(&node)?, node.input[0].clone());
+            }
+            "DequantizeLinear" => {
+                let weight = self.constant(&node, 0)?;
+                let axis = node.int("axis").unwrap_or(1);
+                let rank = weight.dims.len() as i64;
+                let axis = (if axis < 0 { axis + rank } else { axis }).clamp(0, (rank - 1).max(0)) as usize;
+                let parameters = (self.parameter(&node, 1)?, self.parameter(&node, 2)?);
+                self.weights.push(float(&weight, parameters.0.as_ref(), parameters.1.as_ref(), axis, output(&node)?)?);
+            }
+            "MatMulInteger" | "ConvInteger" if quantised => {
+                let matrix = node.op_type() == "MatMulInteger";
+                let y = output(&node)?;
+                let w = if let (Some(true), Some(w)) = (was.get(1), node.input.get(1)) {
+                    w.clone()
+                } else {
+                    let weight = self.constant(&node, 1)?;
+                    let axis = if matrix { weight.dims.len().saturating_sub(1) } else { 0 };
+                    let zero = self.parameter(&node, 3)?;
+                    self.products.insert(y.clone(), (self.weights.len(), axis));
+                    self.weight(&node, &weight, None, zero.as_ref(), axis)?
+                };
+                let mut product =
+                    new_node(if matrix { "MatMul" } else { "Conv" }, &[&node.input[0], &w], &[&y], vec![]);
+                product.name = node.name.take();
+                product.attribute = std::mem::take(&mut node.attribute);
+                self.nodes.push(product);
+            }
+            "QLinearMatMul" | "QLinearConv" if quantised => self.linear(node, &was)?,
+            // The scales of a product of integers go into its weight.
+            "Cast"
+                if node.int("to") == Some(DataType::Float as i64)
+                    && self.products.contains_key(&node.input[0])
+                    && self.alone(&given[0]) =>
+            {
+                self.stands.insert(output(&node)?, node.input[0].clone());
+            }
+            "Mul" if node.input.len() == 2 && node.input.iter().any(|x| self.ones.contains(x)) => {
+                let other = usize::from(self.ones.contains(&node.input[0]));
+                self.stands.insert(output(&node)?, node.input[other].clone());
+            }
+            "Mul" if self.scaled(&node, &given) => {}
+            op => {
+                if quantised && MOVES.contains(&op) {
+                    self.real.extend(node.output.iter().cloned());
+                } else if quantised {
+                    return Err(refuse(&format!("`{op}` computes with quantised values")));
+                }
+                self.nodes.push(node);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a float value stand for a quantised one.
+    fn stand(&mut self, quantised: String, value: &str) {
+        self.real.insert(quantised.clone());
+        self.stands.insert(quantised, value.to_string());
+    }
+
+    fn alone(&self, value: &str) -> bool {
+        self.users.get(value) == Some(&1)
+    }
+
+    /// The tensor of an input that must be constant.
+    fn constant(&self, node: &NodeProto, j: usize) -> Result<TensorProto> {
+        let name = node.input.get(j).map(String::as_str).unwrap_or("");
+        let missing = || refuse(&format!("its operand `{name}` is no constant and was not quantised in the graph"));
+        self.constants.get(name).cloned().ok_or_else(missing)
+    }
+
+    /// A scale or zero point, where it is given.
+    fn parameter(&self, node: &NodeProto, j: usize) -> Result<Option<TensorProto>> {
+        match node.input.get(j).is_some_and(|x| !x.is_empty()) {
+            true => self.constant(node, j).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Keeps the weight of a node, and says its name.
+    fn weight(
+        &mut self,
+        node: &NodeProto,
+        weight: &TensorProto,
+        scale: Option<&TensorProto>,
+        zero: Option<&TensorProto>,
+        axis: usize,
+    ) -> Result<String> {
+        let stem = weight.name().trim_end_matches("_quantized");
+        let name = self.names.fresh(if stem.is_empty() { node.name() } else { stem });
+        self.weights.push(float(weight, scale, zero, axis, name.clone())?);
+        Ok(name)
+    }
+
+    /// QLinearMatMul and QLinearConv: operand, scale and zero point of both factors; a bias comes in units of both scales.
+    fn linear(&mut self, node: NodeProto, was: &[bool]) -> Result<()> {
+        let (y, matrix) = (output(&node)?, node.op_type() == "QLinearMatMul");
+        let mut inputs = vec![node.input[0].clone()];
+        let scale = self.parameter(&node, 4)?;
+        if was.get(3).copied().unwrap_or(false) {
+            inputs.push(node.input[3].clone());
+        } else {
+            let (weight, zero) = (self.constant(&node, 3)?, self.parameter(&node, 5)?);
+            let axis = if matrix { weight.dims.len().saturating_sub(1) } else { 0 };
+            inputs.push(self.weight(&node, &weight, scale.as_ref(), zero.as_ref(), axis)?);
+        }
+        if let (false, Some(bias)) = (matrix, self.parameter(&node, 8)?) {
+            let of_input = self.constant(&node, 1).and_then(|t| to_f32(&t))?;
+            let of_weight = scale.as_ref().map(to_f32).transpose()?.unwrap_or_default();
+            let both: Vec<f32> = of_weight.iter().map(|s| s * of_input.first().copied().unwrap_or(1.0)).collect();
+            let both = tensor_from_f32("scale", DataType::Float, &[both.len()], &both);
+            inputs.push(self.weight(&node, &bias, Some(&both), None, 0)?);
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let mut product = new_node(if matrix { "MatMul" } else { "Conv" }, &inputs, &[&y], vec![]);
+        product.name = node.name;
+        product.attribute = node.attribute;
+        self.real.insert(y);
+        self.nodes.push(product);
+        Ok(())
+    }
+
+    /// Multiplies the weight of a product of integers with its scales, where a Mul does nothing else.
+    fn scaled(&mut self, node: &NodeProto, given: &[String]) -> bool {
+        let Some(j) = node.input.iter().position(|x| self.products.contains_key(x)) else { return false };
+        let (place, axis) = self.products[&node.input[j]];
+        let Some(scale) = node.input.get(1 - j).and_then(|s| self.constants.get(s)).filter(|t| is_float(t)) else {
+            return false;
+        };
+        let (weight, Some(y)) = (&self.weights[place], node.output.first()) else { return false };
+        // Behind its columns a product has no axes, that of a convolution has the image's.
+        let behind = if axis == 0 { weight.dims.len().saturating_sub(2) } else { 0 };
+        let columns = weight.dims.get(axis).copied().unwrap_or(1);
+        let place_of = scale.dims.len().checked_sub(1 + behind);
+        let fits = scale.dims.iter().product::<i64>() == 1
+            || place_of.is_some_and(|a| scale.dims[a] == columns && scale.dims.iter().product::<i64>() == columns);
+        let (Ok(values), Ok(factors)) = (to_f32(weight), to_f32(scale)) else { return false };
+        if !self.alone(&given[j]) || !fits || factors.is_empty() {
+            return false;
+        }
+        let dims: Vec<usize> = weight.dims.iter().map(|&d| d as usize).collect();
+        let inner = dims.iter().skip(axis + 1).product::<usize>().max(1);
+        let factor = |i: usize| factors[if factors.len() == 1 { 0 } else { i / inner % factors.len() }];
+        let values: Vec<f32> = values.iter().enumerate().map(|(i, v)| v * factor(i)).collect();
+        self.weights[place] = tensor_from_f32(weight.name(), DataType::Float, &dims, &values);
+        self.stands.insert(y.clone(), node.input[j].clone());
+        true
+    }
+}
+
+/// `(weight - zero point) x scale`, with one zero point and one scale, or one for each element of an axis.
+fn float(
+    weight: &TensorProto,
+    scale: Option<&TensorProto>,
+    zero: Option<&TensorProto>,
+    axis: usize,
+    name: String,
+) -> Result<TensorProto> {
+    let dims: Vec<usize> = weight.dims.iter().map(|&d| d as usize).collect();
+    let n = dims.get(axis).copied().unwrap_or(1);
+    let inner = dims.iter().skip(axis + 1).product::<usize>().max(1);
+    let scales = scale.map_or(Ok(vec![1.0]), to_f32)?;
+    let zeros = zero.map_or(Ok(vec![0]), to_i64)?;
+    if [scales.len(), zeros.len()].iter().any(|&l| l == 0 || l != 1 && l != n) {
+        return Err(refuse(&format!("`{}` is quantised in blocks", weight.name())));
+    }
+    let at = |i: usize, of: usize| if of == 1 { 0 } else { i / inner % of };
+    let values = to_i64(weight)?.into_iter().enumerate();
+    let values: Vec<f32> = values
+        .map(|(i, v)| (v as f64 - zeros[at(i, zeros.len())] as f64) as f32 * scales[at(i, scales.len())])
+        .collect();
+    let kind = scale.and_then(data_type).unwrap_or(DataType::Float);
+    Ok(tensor_from_f32(name, kind, &dims, &values))
+}
+
+fn output(node: &NodeProto) -> Result<String> {
+    node.output.first().cloned().ok_or_else(|| refuse("it has no output"))
+}
+
+fn refuse(why: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("the model cannot be dequantised: {why}"))
+        .hint("give the model as it was before quantisation (fp32, fp16 or bf16)")
+}
