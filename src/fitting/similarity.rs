@@ -14,13 +14,14 @@ use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::data::Loader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::lift_constants;
 use crate::learngene::Kind;
 use crate::onnx::Model;
 use crate::runtime::Runtime;
 
 /// Ridge of the prediction of one head from another, in means of the diagonal.
 const RIDGE: f64 = 1e-4;
+
+const HINT: &str = "use --similarity density or attention";
 
 /// Distances of the heads of every layer, [heads, heads].
 pub struct HeadDistances {
@@ -44,9 +45,8 @@ pub fn head_distances(
     images: &Loader,
     mut progress: impl FnMut(usize),
 ) -> Result<HeadDistances> {
-    let mut pinned = pin(model)?;
-    lift_constants(pinned.graph_mut());
-    let network = Network::new(runtime, &pinned)?;
+    let pinned = pin(model)?;
+    let network = Network::new(runtime, &pinned).map_err(|e| e.hint(HINT))?;
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
     let mut collector = Collector::new(&network);
@@ -72,7 +72,7 @@ pub fn head_distances(
                 ),
             )
             .at(&model.path)
-            .hint("use --similarity density or attention"));
+            .hint(HINT));
         };
         let gram = collector.moments[i].covariance(true).gram;
         let weight =

@@ -124,7 +124,7 @@ fn the_same_head_twice_is_found_in_every_fixture() {
             assert_eq!(layers.len(), gene.layers.len());
             for (l, d) in layers.iter().enumerate().filter(|(_, d)| d.nrows() > 1) {
                 let largest = d.iter().fold(0.0f64, |m, v| m.max(*v));
-                if d[[0, 1]].is_nan() || d[[0, 1]] > 2e-3 * largest.max(1e-3) || d.nrows() > 2 && largest < 1e-6 {
+                if d[[0, 1]] > 2e-3 * largest.max(1e-3) || d[[0, 1]].is_nan() || d.nrows() > 2 && largest < 1e-6 {
                     failures.push(format!("{name}: {kind} in layer {l}: {} of {largest}", d[[0, 1]]));
                 }
                 compared += 1;
