@@ -477,7 +477,7 @@ class Microsoft(Form):
     def attention(self, x, block):
         layers = (block.q, block.k, block.v)
         w, b = np.concatenate([self.of(l.weight) for l in layers]), np.concatenate([self.of(l.bias) for l in layers])
-        y = self.fused("Attention", x, self.weight(w.T), self.weight(b, "bias"), num_heads=HEADS)
+        y = self.fused("Attention", x, self.weight(w.T), self.weight(b, "bias"), num_heads=HEADS, qkv_hidden_sizes=[DIM] * 3)
         return self.op("MatMul", y, self.weight(self.of(block.proj.weight).T))
 
     def act(self, x, bias):

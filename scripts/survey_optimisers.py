@@ -210,7 +210,7 @@ def truth_of(args, source):
     if kept.exists():
         return pickle.loads(kept.read_bytes())
     shape = [d if isinstance(d, int) else None for d in session(source).get_inputs()[0].shape]
-    size = [d or 16 for d in shape[1:]]
+    size = [shape[1] or 3, shape[2] or 16, shape[3] or 16]
     x = np.random.default_rng(3).normal(size=(shape[0] or 2, *size)).astype(np.float32)
     plain = Check(args, source, x)
     truth = {"x": x, "base": run(source, x), "parts": plain.parts(), "densities": attempt(plain.densities), "gradients": attempt(plain.gradients)}

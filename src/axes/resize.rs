@@ -11,7 +11,7 @@ use super::rules::shape_value;
 use super::store::Store;
 use super::{Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Attributes, Names, int_attribute, node as new_node};
+use crate::graph::{self, Attributes, Names, int_attribute, ints_attribute, node as new_node};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{
     DataType, data_type, element_count, node_label, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw, to_f32,
@@ -665,6 +665,14 @@ impl<'m> Repair<'_, 'm> {
             let count = self.factors.size(&self.typing.head_counts[&(k, *attribute)]) as i64;
             node.attribute.retain(|a| a.name() != *attribute);
             node.attribute.push(int_attribute(attribute, count));
+        }
+        // `com.microsoft` Attention also counts the features of its queries, keys and values.
+        const SIZES: &str = "qkv_hidden_sizes";
+        let made = node.output.first().and_then(|o| self.typing.dims.get(o.as_str())?.last());
+        if let (Some(_), Some(features)) = (node.ints(SIZES), made) {
+            let size = self.factors.size(features) as i64;
+            node.attribute.retain(|a| a.name() != SIZES);
+            node.attribute.push(ints_attribute(SIZES, &[size; 3]));
         }
     }
 }

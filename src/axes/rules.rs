@@ -58,7 +58,6 @@ const SAME: &[&str] = &[
     "Tan",
     "Atan",
     "LpNormalization",
-    "ScatterND",
     "ScatterElements",
     "RotaryEmbedding",
     "Hardmax",
@@ -373,6 +372,25 @@ impl Rule<'_, '_> {
                 let mut out = self.fresh(lead);
                 out.extend_from_slice(&x[indexed..]);
                 one(out)
+            }
+            "ScatterND" => {
+                // What is not indexed is the same in the values that are put in; a table of places that is too small for them is said.
+                let (x, indices, updates) = (self.input(0)?, self.shape(1)?, self.input(2)?);
+                let indexed = indices.last().copied().unwrap_or(0);
+                let places = indices.len().saturating_sub(1);
+                let sizes: Vec<usize> = updates.iter().map(|d| self.size(d)).collect();
+                if indexed > x.len()
+                    || sizes.get(..places) != indices.get(..places)
+                    || sizes.len() != places + x.len() - indexed
+                {
+                    return Err(self
+                        .fail(&format!("values of dimensions {sizes:?} do not fit places of dimensions {indices:?}"))
+                        .hint("where a simplifier made constants of the places, give the model as it was before"));
+                }
+                for (a, b) in x[indexed..].iter().zip(&updates[places..]) {
+                    self.unify(a, b);
+                }
+                one(x)
             }
             "Expand" | "Tile" => one(self.expand()?),
             "Pad" => one(self.pad()?),
