@@ -634,6 +634,10 @@ impl<'t, 'm> Finder<'t, 'm> {
             let until = order.get(last + 1).copied().unwrap_or(usize::MAX);
             for a in &mut attentions[first..=last] {
                 let made = |f: &FeedForward| self.meet(&a.embedding, &self.weight[&f.down].made);
+                // Both branches in one sum.
+                let shared = (0..ffns.len()).find(|i| {
+                    !taken.contains(i) && a.enter.is_some() && sums[*i] == (a.enter.clone(), a.leave.clone())
+                });
                 // Where branches of a model stand between each other, the FFN that adds to what the attention made.
                 let joined = (0..ffns.len())
                     .find(|i| !taken.contains(i) && a.leave.is_some() && sums[*i].0 == a.leave && made(&ffns[*i]));
@@ -651,7 +655,7 @@ impl<'t, 'm> Finder<'t, 'm> {
                             && sums[*i].0 == a.enter
                     })
                 };
-                let Some(i) = joined.or(behind).or_else(beside) else { continue };
+                let Some(i) = shared.or(joined).or(behind).or_else(beside) else { continue };
                 taken.insert(i);
                 a.ffn = Some(ffns[i].clone());
                 a.sums.extend(sums[i].0.clone().zip(sums[i].1.clone()).filter(|s| !a.sums.contains(s)));

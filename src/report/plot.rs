@@ -83,6 +83,7 @@ fn draw_kept(layers: &[KeptLayer], svg: &mut String) -> std::result::Result<(), 
             .light_line_style(WHITE)
             .x_desc("layer of the ancestor")
             .y_desc(name)
+            .y_label_formatter(&|y| format!("{y:.0}"))
             .x_labels(layers.len().min(24))
             .x_label_formatter(&|x| if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { String::new() })
             .draw()?;

@@ -114,7 +114,7 @@ fn the_same_head_twice_is_found_in_every_fixture() {
         let twice = gene.condense(&model, &typing, &anatomy).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.npy");
-        ndarray_npy::write_npy(&path, &surgery::images(fixture)).unwrap();
+        ndarray_npy::write_npy(&path, &surgery::channels_first(fixture)).unwrap();
         let (typing, name) = (Typing::new(&twice).unwrap(), fixture.name());
         let anatomy = Anatomy::new(&typing).unwrap();
         let loader = Loader::open(&path, &Default::default(), None, InputShape::of(&typing).unwrap()).unwrap();

@@ -310,20 +310,20 @@ fn a_learngene_carries_the_order_of_removal() {
     let common = ["--runtime", "tract", "--crops", "24", "--images", PICTURES];
     let (gene, same, direct, child) = (at("gene.onnx"), at("same.onnx"), at("direct.onnx"), at("child.onnx"));
     done(&[&["condense", ANCESTOR, "--fitted", "-o", &gene][..], &common].concat());
-    done(&[&["shrink", ANCESTOR, "--to", "60%", "-o", &direct, "--save-learngene", &same][..], &common].concat());
+    done(&[&["shrink", ANCESTOR, "--to", "70%", "-o", &direct, "--save-learngene", &same][..], &common].concat());
     let graph = |path: &str| Model::open(path).unwrap().graph().clone();
     let read = |path: &str| Learngene::read(&Model::open(path).unwrap()).unwrap().unwrap();
     assert_eq!(read(&gene).removals, read(&same).removals);
     assert_eq!(graph(&gene), graph(ANCESTOR));
     assert!(read(&gene).source.images_sha256.len() == 64 && read(&gene).is_identity());
     // From the learngene: the same descendant, without measuring again.
-    let found = json(&[&["shrink", &gene, "--to", "60%", "-o", &child, "--json"][..], &common].concat());
+    let found = json(&[&["shrink", &gene, "--to", "70%", "-o", &child, "--json"][..], &common].concat());
     assert_eq!(graph(&child), graph(&direct));
     let stages: Vec<&str> =
         found["seconds"]["stages"].as_array().unwrap().iter().map(|s| s["stage"].as_str().unwrap()).collect();
     assert_eq!(stages, ["views", "graph", "refit"]);
     // Without images it is thinned alike and not fitted; the whole size is the ancestor.
-    done(&["shrink", &gene, "--to", "60%", "-o", &child, "--force", "--runtime", "tract"]);
+    done(&["shrink", &gene, "--to", "70%", "-o", &child, "--force", "--runtime", "tract"]);
     assert_ne!(graph(&child), graph(&direct));
     let sizes = |path: &str| -> Vec<Vec<i64>> {
         let mut sizes: Vec<Vec<i64>> = graph(path).initializer.iter().map(|t| t.dims.clone()).collect();
@@ -344,8 +344,8 @@ fn a_learngene_carries_the_order_of_removal() {
     let text = model.metadata("offshoot.learngene").unwrap().replace("\"order\":[", "\"order\":[9999,");
     model.set_metadata("offshoot.learngene", text);
     model.write(std::path::Path::new(&damaged)).unwrap();
-    refused(&["shrink", &damaged, "--to", "60%", "-o", &child, "--force"], &["order"]);
-    refused(&["shrink", ANCESTOR, "--to", "60%", "-o", &child, "--force"], &["--images"]);
+    refused(&["shrink", &damaged, "--to", "70%", "-o", &child, "--force"], &["order"]);
+    refused(&["shrink", ANCESTOR, "--to", "70%", "-o", &child, "--force"], &["--images"]);
 }
 
 #[test]

@@ -48,11 +48,15 @@ fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
     let types = element_types(model.graph());
     let mut exposed = model.clone();
     *exposed.graph_mut() = decomposed.graph;
-    exposed.graph_mut().output = anatomy
-        .layers
+    // Heads that are attentions of their own have a map each.
+    let maps_of = |l: usize| match anatomy.layers[l].has_separate_heads(&typing) {
+        true => anatomy.layers[l].softmax.clone(),
+        false => anatomy.layers[l].softmax[..1].to_vec(),
+    };
+    let softmax: Vec<usize> = (0..anatomy.layers.len()).flat_map(maps_of).collect();
+    exposed.graph_mut().output = softmax
         .iter()
-        .map(|l| {
-            let k = l.softmax[0];
+        .map(|&k| {
             let name = decomposed.probabilities.get(&k).cloned().unwrap_or(typing.graph.node[k].output[0].clone());
             let kind = types.get(name.as_str()).copied().unwrap_or(DataType::Float);
             tensor_info(name, kind, &[None; 4])
@@ -65,16 +69,19 @@ fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
     let (mut prefix, grid) = (fixture.entry["prefix_tokens"].as_u64().unwrap() as usize, &fixture.entry["grid"]);
     let count = x.shape()[0];
     for image in x.axis_chunks_iter(ndarray::Axis(0), 1) {
-        for (l, maps) in run(runtime, &exposed, &image.to_owned()).unwrap().iter().enumerate() {
+        let mut all = run(runtime, &exposed, &image.to_owned()).unwrap().into_iter();
+        for l in 0..anatomy.layers.len() {
+            let maps: Vec<_> = all.by_ref().take(maps_of(l).len()).collect();
             let truth = &fixture.entry["layers"][l];
             let heads = truth["heads"].as_u64().unwrap() as usize;
             // Where an optimiser moved the heads behind queries and keys, they go in front of them again.
             let softmax = &typing.graph.node[anatomy.layers[l].softmax[0]];
-            let maps = match (softmax.int("axis"), maps.ndim()) {
-                (Some(2), 4) => maps.view().permuted_axes(vec![0, 3, 1, 2]),
-                _ => maps.view(),
+            let in_order = |maps: &ndarray::ArrayD<f32>| match (softmax.int("axis"), maps.ndim()) {
+                (Some(2), 4) => maps.view().permuted_axes(vec![0, 3, 1, 2]).as_standard_layout().into_owned(),
+                _ => maps.as_standard_layout().into_owned(),
             };
-            let [m, n] = maps.shape()[maps.ndim() - 2..] else { panic!("an attention map has two axes") };
+            let maps: Vec<_> = maps.iter().map(in_order).collect();
+            let [m, n] = maps[0].shape()[maps[0].ndim() - 2..] else { panic!("an attention map has two axes") };
             // A window sees its own tokens, and a later stage has larger ones.
             let ([columns, key_columns], [stride, key_stride]) = match (truth["window"].as_u64(), &truth["place"]) {
                 (Some(w), _) => {
@@ -91,9 +98,9 @@ fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
             };
             let place =
                 |i: usize, columns: usize, stride: f64| [i / columns, i % columns].map(|at| (at as f64 + 0.5) * stride);
-            let flat = maps.as_standard_layout();
-            let flat = flat.as_slice().unwrap();
+            let flat: Vec<f32> = maps.iter().flatten().copied().collect();
             let windows = flat.len() / (heads * m * n);
+            assert!(windows > 0, "{}: layer {l} has {} maps", fixture.name(), flat.len() / (m * n));
             let grouped = !anatomy.layers[l].shared.is_empty() || fixture.entry["heads_first"] == true;
             for (h, sum) in sums[l].iter_mut().enumerate() {
                 let mut total = 0.0;
