@@ -688,14 +688,28 @@ impl<'t, 'm> Finder<'t, 'm> {
     /// The skip value and the sum of the first Add that joins what node `k` makes with something that `k` was made from.
     fn residual_add(&self, k: usize) -> (Option<String>, Option<String>) {
         let before = self.ancestors(k);
+        // In half precision a skip may pass a Cast of its own.
+        let is_before = |x: &str| {
+            let mut x = x;
+            loop {
+                if before.contains(x) {
+                    return true;
+                }
+                match self.links.maker.get(x).map(|&m| self.node(m)) {
+                    Some(node) if node.op_type() == "Cast" => x = node.input.first().map_or("", String::as_str),
+                    _ => return false,
+                }
+            }
+        };
         let mut made: HashSet<&str> = self.node(k).output.iter().map(String::as_str).collect();
         let mut todo: BTreeSet<usize> = made.iter().flat_map(|o| self.links.users(o)).copied().collect();
         while let Some(c) = todo.pop_first() {
             let node = self.node(c);
             if matches!(node.op_type(), "Add" | "Sum") || is_skip_norm(node) {
-                let skip = node.input.iter().find(|x| {
-                    !made.contains(x.as_str()) && before.contains(x.as_str()) && !self.fixed.contains(x.as_str())
-                });
+                let skip = node
+                    .input
+                    .iter()
+                    .find(|x| !made.contains(x.as_str()) && is_before(x) && !self.fixed.contains(x.as_str()));
                 if let Some(skip) = skip {
                     let sum = match node.op_type() {
                         "Add" | "Sum" => node.output.first(),

@@ -122,7 +122,9 @@ fn the_same_head_twice_is_found_in_every_fixture() {
         let outputs = head_distances(&runtime, &twice, &loader, |_| {});
         let mut check = |kind: &str, layers: Vec<Array2<f64>>| {
             assert_eq!(layers.len(), gene.layers.len());
-            for (l, d) in layers.iter().enumerate().filter(|(_, d)| d.nrows() > 1) {
+            // Heads without an axis of their own cannot be made the same.
+            let alike = |l: usize| !anatomy.layers[l].head_factors(&typing).is_empty();
+            for (l, d) in layers.iter().enumerate().filter(|(l, d)| d.nrows() > 1 && alike(*l)) {
                 let largest = d.iter().fold(0.0f64, |m, v| m.max(*v));
                 if d[[0, 1]] > 2e-3 * largest.max(1e-3) || d[[0, 1]].is_nan() || d.nrows() > 2 && largest < 1e-6 {
                     failures.push(format!("{name}: {kind} in layer {l}: {} of {largest}", d[[0, 1]]));
@@ -132,6 +134,8 @@ fn the_same_head_twice_is_found_in_every_fixture() {
         };
         match maps {
             Ok(maps) => check("attention", maps),
+            // Attention beyond the encoder: `condense` says so before.
+            Err(_) if fixture.entry["density"] == false => {}
             Err(e) => check(&format!("attention: {e}"), vec![Array2::ones((2, 2)); gene.layers.len()]),
         }
         match outputs {
