@@ -741,7 +741,7 @@ impl<'t, 'm> Finder<'t, 'm> {
                     self.typing.dims.get(operands[o]).into_iter().flatten().any(|d| self.meet(d, part))
                 };
                 let sides = |q: usize, k: usize| {
-                    holds(q, &queries) && !holds(q, &keys) && holds(k, &keys) && !holds(k, &queries)
+                    holds(q, queries) && !holds(q, keys) && holds(k, keys) && !holds(k, queries)
                 };
                 if sides(0, 1) || sides(1, 0) {
                     return operands;
