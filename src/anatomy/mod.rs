@@ -740,9 +740,8 @@ impl<'t, 'm> Finder<'t, 'm> {
                 let holds = |o: usize, part: &Dim| {
                     self.typing.dims.get(operands[o]).into_iter().flatten().any(|d| self.meet(d, part))
                 };
-                let sides = |q: usize, k: usize| {
-                    holds(q, queries) && !holds(q, keys) && holds(k, keys) && !holds(k, queries)
-                };
+                let sides =
+                    |q: usize, k: usize| holds(q, queries) && !holds(q, keys) && holds(k, keys) && !holds(k, queries);
                 if sides(0, 1) || sides(1, 0) {
                     return operands;
                 }
