@@ -330,16 +330,20 @@ def write_table(args, page=Path("docs/dialects.md")):
         cells = []
         for c in CHECKS:
             states = [r.get(c, "gap") for r in done if r.get(c) != "-"]
-            cells.append(f"{states.count('ok')} of {len(states)}")
+            cells.append("refused" if done and all(map(refused, done)) else f"{states.count('ok')} of {len(states)}")
         lines.append(f"| {SAID[name]} | {len(done)} | " + " | ".join(cells) + f" | {new_operators(args, done)} |")
         reasons += [f"- {r['graph']}, {SAID[name]}: {r['optimised']}" for r in own if "optimised" in r]
-        reasons += [f"- {r['graph']}, {SAID[name]}, {what}: {reason}" for r in done for what, reason in r["gaps"].items()]
+        reasons += [f"- {r['graph']}, {SAID[name]}, {what}: {reason}" for r in done if not refused(r) for what, reason in r["gaps"].items()]
     text = "\n".join(lines) + "\n\nWhat is missing:\n\n" + "\n".join(reasons) + "\n"
     if page == Path("/dev/null"):
         print("\n".join(lines))
         return
     before, rest = page.read_text().split("<!-- optimisers -->")[0], page.read_text().split("<!-- /optimisers -->")[1]
     page.write_text(f"{before}<!-- optimisers -->\n\n{text}\n<!-- /optimisers -->{rest}")
+
+
+def refused(row):
+    return "one kind of processor" in row["gaps"].get("anatomy", "")
 
 
 def new_operators(args, rows):
