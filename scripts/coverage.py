@@ -225,10 +225,11 @@ def ffns(model):
             down = first_child(m, ["mlp_out_proj", "out_proj"])
             found.append((name, m, down, m.in_split[0], features(down)[0] - m.in_split[0]))
             continue
-        if not re.search(r"Mlp|SwiGLU|FFN|FeedForward|GatedMlp|UniversalInvertedResidual", kind, re.I) or any(name.startswith(f[0] + ".") for f in found):
+        branch = name.endswith(".mlp.main")  # LowFormer's, a plain sequence
+        if not (branch or re.search(r"Mlp|SwiGLU|FFN|FeedForward|GatedMlp|UniversalInvertedResidual", kind, re.I)) or any(name.startswith(f[0] + ".") for f in found):
             continue
         down = first_child(m, DOWN)
-        if down is None and kind == "FFN":
+        if down is None and (branch or kind == "FFN"):
             down = [c for c in m.modules() if isinstance(c, (nn.Linear, nn.Conv2d))][-1]
         if down is not None and features(down)[0]:
             found.append((name, m, down, features(down)[0], 0))
