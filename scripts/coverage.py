@@ -668,8 +668,9 @@ class Check:
                 places[n.output[0]] = n.attribute[0].t
         if any(n not in places for n in rest):
             return f"`{next(n for n in rest if n not in places)}` is no initializer of the exported graph"
-        largest = max(np.abs(w * g).max() for w, g in (found[n] for n in rest))
-        way = {n: found[n][0] ** 2 * found[n][1] / largest for n in rest}
+        square = lambda w: w**2 + 1e-6  # what is zero moves by a thousandth of what is one
+        largest = max((square(w) ** 0.5 * np.abs(g)).max() for w, g in (found[n] for n in rest))
+        way = {n: square(found[n][0]) * found[n][1] / largest for n in rest}
         expected = sum((way[n] * found[n][1]).sum() for n in rest)
 
         def loss(step):
