@@ -6,7 +6,7 @@ use ndarray::{Array4, ArrayD};
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
 use offshoot::graph::{self, FloatType, element_types};
-use offshoot::onnx::{DataType, Model, is_float, payload};
+use offshoot::onnx::{DataType, Model, is_float, payload, tensor_from_f32, to_f32};
 use offshoot::runtime::Runtime;
 
 use super::{all_fixtures, surgery};
@@ -52,8 +52,18 @@ fn check(runtime: &Arc<Runtime>, model: &Model, x: &Array4<f32>, to: FloatType) 
         return Err(format!("{wide} large tensors are float32 still"));
     }
     let half = Model::from_bytes(half.to_bytes()).map_err(|e| e.to_string())?;
-    let truth = surgery::run(runtime, model, x)?;
-    Ok(error(&surgery::run(runtime, &half, x)?, &truth))
+    let found = surgery::run(runtime, &half, x)?;
+    let whole = error(&found, &surgery::run(runtime, model, x)?);
+    // A model that magnifies what rounding its weights does (LeViT with random weights) is held against itself with rounded weights.
+    let mut rounded = model.clone();
+    for t in rounded.graph_mut().initializer.iter_mut().filter(|t| t.data_type() == DataType::Float as i32) {
+        let narrow = half.graph().initializer.iter().find(|h| h.name() == t.name() && h.dims == t.dims);
+        if let Some(narrow) = narrow.filter(|h| h.data_type() != t.data_type()) {
+            let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+            *t = tensor_from_f32(t.name(), DataType::Float, &dims, &to_f32(narrow).map_err(|e| e.to_string())?);
+        }
+    }
+    Ok(whole.min(error(&found, &surgery::run(runtime, &rounded, x)?)))
 }
 
 /// The largest error of any output: the norm of the difference, relative to the output's.
@@ -75,7 +85,7 @@ pub fn check_all(runtime: &Arc<Runtime>) {
     for fixture in all_fixtures().iter().filter(|f| f.runs_on(runtime)) {
         let model = fixture.open();
         let x = surgery::images(fixture);
-        for (i, (to, tolerance)) in [(FloatType::Fp16, 1e-2), (FloatType::Bf16, 5e-2)].into_iter().enumerate() {
+        for (i, (to, tolerance)) in [(FloatType::Fp16, 1e-2), (FloatType::Bf16, 2e-2)].into_iter().enumerate() {
             if to == FloatType::Bf16 && model.opset() < 13 {
                 assert!(graph::convert(&mut model.clone(), to).is_err());
                 continue;
