@@ -55,29 +55,37 @@ impl<'t, 'm> Roles<'t, 'm> {
             .collect()
     }
 
-    /// The bias that contraction `k` adds: its own third input, or a weight in the Add (or skip norm, or BiasGelu) behind it, also where it is reached through
-    /// other operators.
+    /// The bias that contraction `k` adds: its own third input, or a weight in the Add (or skip norm, or BiasGelu) behind it, also where
+    /// it is reached through other operators.
     pub fn bias(&self, k: usize) -> Option<usize> {
+        self.bias_at(k).map(|b| b.2)
+    }
+
+    /// Where the bias that contraction `k` adds meets the data: the node and its input; and the use that it is made of.
+    pub fn bias_at(&self, k: usize) -> Option<(usize, usize, usize)> {
         let node = &self.typing.graph.node[k];
-        let float = |uses: HashSet<usize>| {
-            let tensor = |u: &usize| self.typing.weights[self.typing.uses[*u].name.as_str()];
-            uses.into_iter().filter(|u| is_float(tensor(u))).min()
+        let float = |k: usize, slots: &[usize]| {
+            slots.iter().find_map(|&slot| {
+                let tensor = |u: &usize| self.typing.weights[self.typing.uses[*u].name.as_str()];
+                let found = self.made_of(k, &[slot]).into_iter().filter(|u| is_float(tensor(u))).min();
+                found.map(|u| (k, slot, u))
+            })
         };
         let behind = |node: &NodeProto| match self.links.users(node.output.first()?) {
             [one] => Some(*one),
             _ => None,
         };
-        float(self.made_of(k, &[2])).or_else(|| {
+        float(k, &[2]).or_else(|| {
             let mut add = behind(node)?;
             // A product over flattened tokens gets its axes back before its bias (TensorFlow's Tensordot).
             while matches!(self.typing.graph.node[add].op_type(), "Reshape" | "Squeeze" | "Unsqueeze" | "Identity") {
                 add = behind(&self.typing.graph.node[add])?;
             }
             match self.typing.graph.node[add].op_type() {
-                "Add" => float(self.made_of(add, &[0, 1])),
-                "SkipLayerNormalization" => float(self.made_of(add, &[4])),
-                "SkipSimplifiedLayerNormalization" => float(self.made_of(add, &[3])),
-                "BiasGelu" | "FastGelu" => float(self.made_of(add, &[1])),
+                "Add" => float(add, &[0, 1]),
+                "SkipLayerNormalization" => float(add, &[4]),
+                "SkipSimplifiedLayerNormalization" => float(add, &[3]),
+                "BiasGelu" | "FastGelu" => float(add, &[1]),
                 _ => None,
             }
         })

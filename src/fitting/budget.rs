@@ -232,6 +232,12 @@ pub fn plan(
     latencies: Option<&Latencies>,
 ) -> Result<Allocation> {
     let (blocks, _) = blocks(model, limits)?;
+    let whole_is_asked = matches!(budget, Budget::Share(s) if s >= 1.0);
+    if !whole_is_asked && !blocks.iter().any(|b| b.free) && removals.layers.iter().all(Option::is_none) {
+        return Err(Error::new(ErrorKind::Unsupported, "no head, FFN or layer of this model can be thinned")
+            .at(&model.path)
+            .hint("allow more levers and layers; `inspect --explain LAYER` shows what its axes are tied to"));
+    }
     let macs = Typing::new(model)?.macs() as f64;
     let wholes = [parameters(model.graph()) as f64, macs, encoded_len(&model.proto) as f64];
     let none = || Error::new(ErrorKind::Internal, "a budget of time needs measured latencies");

@@ -1,5 +1,6 @@
 //! A network that is fitted: the pinned model, its sites, and the statistics of what enters them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use faer::Mat;
@@ -14,6 +15,7 @@ use super::stages::{Part, Stages, Values};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph::Links;
 use crate::learngene::Kind;
 use crate::onnx::{Model, node_label};
 use crate::runtime::Runtime;
@@ -61,7 +63,8 @@ impl<'m> Network<'m> {
         if sites.is_empty() {
             return Err(Error::new(ErrorKind::Anatomy, "no layer has a matrix that can be fitted").at(&model.path));
         }
-        let end = match anatomy.encoder_end(&typing) {
+        // The end of one branch says nothing of the others.
+        let end = match anatomy.encoder_end(&typing).filter(|end| sees_all(&typing, end, &sites)) {
             Some(end) => vec![end],
             None => model.graph().output.iter().map(|o| o.name().to_string()).collect(),
         };
@@ -371,6 +374,19 @@ impl<'m> Network<'m> {
         });
         (kept.to_vec(), Array2::from_shape_fn((fit.nrows(), fit.ncols()), |(r, c)| fit[(r, c)] as f32), bias)
     }
+}
+
+/// True where a value depends on what leaves every site.
+fn sees_all(typing: &Typing, value: &str, sites: &[Site]) -> bool {
+    let links = Links::new(typing.graph);
+    let mut before: HashSet<&str> = HashSet::new();
+    let mut todo = vec![value];
+    while let Some(x) = todo.pop() {
+        if let Some(&k) = links.maker.get(x) {
+            todo.extend(typing.graph.node[k].input.iter().map(String::as_str).filter(|x| before.insert(x)));
+        }
+    }
+    sites.iter().all(|s| before.contains(s.output.as_str()))
 }
 
 /// Numbers of dimensions of queries and keys, and of values, and the squared error at the end of the network with each.

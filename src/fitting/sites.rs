@@ -199,16 +199,16 @@ impl<'t, 'm> Finder<'t, 'm> {
         if features.len() != summed.len() {
             return None;
         }
-        let bias = self.roles.bias(k).map(|u| &typing.uses[u]);
-        let output = bias.map_or(node, |u| &typing.graph.node[u.node]).output.first()?;
+        let bias = self.roles.bias_at(k).map(|(node, slot, _)| (node, slot));
+        let output = bias.map_or(node, |(k, _)| &typing.graph.node[k]).output.first()?;
         let leaving = typing.dims.get(output.as_str())?;
         let outputs: Vec<Factor> = all(leaving).into_iter().filter(|f| made.contains(f)).collect();
         if outputs.len() != made.len() {
             return None;
         }
         let columns = typing.factors.size(&outputs);
-        if let Some(b) = bias
-            && element_count(typing.weights.get(b.name.as_str())?).ok()? != columns
+        if let Some((k, slot)) = bias
+            && elements(typing, &typing.graph.node[k].input[slot])? != columns
         {
             return None;
         }
@@ -241,11 +241,19 @@ impl<'t, 'm> Finder<'t, 'm> {
             sum,
             node: k,
             operand,
-            bias: bias.map(|u| (u.node, u.input)),
+            bias,
             entering: Layout::new(typing, entering, &features)?,
             leaving: Layout::new(typing, leaving, &outputs)?,
             weight: Layout::new(typing, dims, &[features.clone(), outputs].concat())?,
         })
+    }
+}
+
+/// Elements of a fixed value: a weight, or what is computed from weights.
+fn elements(typing: &Typing, name: &str) -> Option<usize> {
+    match typing.weights.get(name) {
+        Some(t) => element_count(t).ok(),
+        None => Some(typing.shape(name)?.iter().product()),
     }
 }
 
@@ -294,23 +302,23 @@ impl Site {
     /// # Errors
     /// Those of the runtime, for a matrix that the graph computes from weights.
     pub fn matrix(&self, runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<(Array2<f32>, Vec<f32>)> {
-        let name = &typing.graph.node[self.node].input[self.operand];
-        let value = match typing.weights.get(name.as_str()) {
-            Some(t) => to_f32(t)?,
-            None => {
-                let part = Part::cut(runtime, typing, model, Vec::new(), vec![name.clone()]);
-                let value = part.run(&Values::new())?.into_iter().next().unwrap_or_default();
-                value.iter().copied().collect()
+        let value = |name: &String| -> Result<Vec<f32>> {
+            if let Some(t) = typing.weights.get(name.as_str()) {
+                return to_f32(t);
             }
+            let part = Part::cut(runtime, typing, model, Vec::new(), vec![name.clone()]);
+            Ok(part.run(&Values::new())?.into_iter().flatten().collect())
         };
+        let name = &typing.graph.node[self.node].input[self.operand];
+        let bias = match self.bias {
+            Some((node, input)) => value(&typing.graph.node[node].input[input])?,
+            None => vec![0.0; self.outputs],
+        };
+        let value = value(name)?;
         let flat = ArrayD::from_shape_vec(IxDyn(&[value.len()]), value).unwrap_or_default();
         let whole = Layout { columns: flat.len(), ..self.weight.clone() }.matrix(&flat)?;
         let matrix = whole.into_shape_with_order((self.features(), self.outputs));
         let Ok(matrix) = matrix else { bail!(Internal, "the matrix `{name}` has an unexpected shape") };
-        let bias = match self.bias {
-            Some((node, input)) => to_f32(typing.weights[typing.graph.node[node].input[input].as_str()])?,
-            None => vec![0.0; self.outputs],
-        };
         Ok((matrix, bias))
     }
 
@@ -364,13 +372,17 @@ impl Site {
         let largest = gain.iter().fold(0f32, |a, g| a.max(g.abs()));
         let mut way = Way { source: vec![usize::MAX; rows * self.outputs], gain: vec![0.0; self.outputs] };
         for (at, &g) in gain.iter().enumerate() {
+            let found = check.as_slice().and_then(|p| p.get(at)).copied().unwrap_or(f32::NAN);
             if g.abs() <= 1e-6 * largest {
+                // A norm makes nothing of equal values, and something of others.
+                if found.abs() > 1e-5 * largest.max(1.0) {
+                    return Ok(None);
+                }
                 continue;
             }
             let index = |probe: &ArrayD<f32>| probe.as_slice().and_then(|p| p.get(at)).map(|v| (v / g).round());
             let (Some(r), Some(c)) = (index(&row), index(&column)) else { return Ok(None) };
             let (r, c) = (r as usize, c as usize);
-            let found = check.as_slice().and_then(|p| p.get(at)).copied().unwrap_or(f32::NAN);
             let sound =
                 r < rows && c < self.outputs && (found - g * mixed(r, c)).abs() <= 1e-3 * g.abs() + 1e-6 * largest;
             let known = sound && (way.gain[c] == 0.0 || (way.gain[c] - g).abs() <= 1e-3 * g.abs() + 1e-6 * largest);

@@ -96,6 +96,8 @@ impl Part {
         let fed: HashSet<&str> = feeds.iter().map(String::as_str).collect();
         graph.node.retain(|n| !n.output.iter().any(|o| fed.contains(o.as_str())));
         graph::prune(graph);
+        // What no result needs is not fed.
+        let feeds = graph.input.iter().map(|v| v.name().to_string()).collect();
         Part { runtime: runtime.clone(), model, feeds, results, idle: Mutex::default() }
     }
 
