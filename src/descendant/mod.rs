@@ -205,6 +205,16 @@ pub fn grow(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descendant
     Grower::new(&shallow, &typing, &anatomy, gene, shape, kept, sources).grow(ancestor)
 }
 
+/// True where a norm takes its statistics over the factor.
+pub fn norm_over(typing: &Typing, factor: Factor) -> bool {
+    let reduces = |op: &str| op.contains("Normalization") || op == "ReduceMean";
+    let root = typing.factors.root(factor);
+    typing.graph.node.iter().filter(|n| reduces(n.op_type())).any(|n| {
+        let dims = n.input.first().and_then(|x| typing.dims.get(x.as_str()));
+        dims.and_then(|d| d.last()).is_some_and(|last| typing.factors.leaves(last).contains(&root))
+    })
+}
+
 struct Grower<'a, 'm> {
     model: &'a Model,
     typing: &'a Typing<'m>,
@@ -261,7 +271,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             let slots = self.heads(i, count)?;
             let layer = &self.anatomy.layers[i];
             if count < layer.head_count(self.typing)
-                && layer.head_factor(self.typing).is_some_and(|f| self.norm_over(f))
+                && layer.head_factor(self.typing).is_some_and(|f| norm_over(self.typing, f))
             {
                 let l = self.kept[i];
                 self.warnings.push(format!(
@@ -432,7 +442,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             self.warnings.push(format!("layer {} keeps its FFN: its neurons have no axis of their own", self.kept[i]));
             return Ok(Some(width));
         };
-        if self.norm_over(factor) {
+        if norm_over(self.typing, factor) {
             self.warnings.push(format!(
                 "layer {}: a norm runs over the FFN's neurons, so its statistics change with their number",
                 self.kept[i]
@@ -499,18 +509,6 @@ impl<'a, 'm> Grower<'a, 'm> {
             score.iter_mut().zip(squares).for_each(|(s, q)| *s *= q.sqrt());
         }
         Ok(score)
-    }
-
-    /// True where a norm takes its statistics over the factor.
-    fn norm_over(&self, factor: Factor) -> bool {
-        let reduces = |op: &str| op.contains("Normalization") || op == "ReduceMean";
-        self.typing.graph.node.iter().any(|n| {
-            reduces(n.op_type())
-                && n.input.first().and_then(|x| self.typing.dims.get(x.as_str())).is_some_and(|dims| {
-                    dims.last()
-                        .is_some_and(|d| self.typing.factors.leaves(d).contains(&self.typing.factors.root(factor)))
-                })
-        })
     }
 
     /// A new classifier, drawn as torch's nn.Linear draws it.

@@ -11,7 +11,7 @@ use super::sites::sites;
 use crate::anatomy::{Anatomy, Roles};
 use crate::axes::resize::{Plan, resize};
 use crate::axes::{Factor, Typing};
-use crate::descendant::keep_layers;
+use crate::descendant::{keep_layers, norm_over};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Links};
 use crate::learngene::{Dimensions, Kind, METADATA, Removals, parameters};
@@ -123,8 +123,19 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
             Kind::Heads => limits.heads,
             Kind::Neurons => limits.neurons,
         } && limits.touches(site.layer);
+        let free = asked && alone && site.divides;
+        if free && f.is_some_and(|f| norm_over(&typing, f)) {
+            warnings.push(format!(
+                "layer {}: a norm runs over its {}, whose statistics change with their number; the matrix behind it is fitted to them",
+                site.layer,
+                match site.kind {
+                    Kind::Heads => "heads",
+                    Kind::Neurons => "neurons",
+                }
+            ));
+        }
         let unit = f.map_or([0.0; 3], |f| unit(&typing, &roles, f));
-        Block { layer: site.layer, kind: site.kind, units: site.units, free: asked && alone && site.divides, unit }
+        Block { layer: site.layer, kind: site.kind, units: site.units, free, unit }
     });
     Ok((blocks.collect(), warnings))
 }

@@ -129,6 +129,9 @@ fn shrink(runtime: &Arc<Runtime>, fixture: &Fixture) -> Found {
     let pinned = stages::pin(&model).unwrap();
     let mut shrinker = Shrinker::new(&model, &pinned, runtime, calibration).unwrap();
     let limits = Limits { min_neurons: 2, multiple: 1, ..Limits::default() };
+    // EVA-02 has a norm inside the FFN, which is said.
+    let said = shrinker.warnings(&limits).unwrap().iter().any(|w| w.contains("a norm runs over its neurons"));
+    assert_eq!(said, fixture.name().contains("eva02"), "{}", fixture.name());
     let analysis = shrinker.analyse(&limits, &|_, _, _| {}).unwrap();
     let allocation = plan(&model, &analysis, &limits, Budget::Share(0.75), None).unwrap();
     assert!(allocation.share <= 0.75 + 1e-9);
