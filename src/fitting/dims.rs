@@ -549,14 +549,21 @@ pub fn local_errors(
     Ok([scores, values])
 }
 
-/// Queries with rank `r` in every head, in the place of those that there were.
-pub fn cut_queries(n: &Narrow, measured: &Measured, r: usize, queries: &ArrayD<f32>) -> Result<ArrayD<f32>> {
-    let (d, t) = (n.of[0], n.query.tokens);
-    let mut matrix = n.query.layout.matrix(queries)?;
-    for (h, head) in measured.0.iter().enumerate() {
+/// A Bᵀ of every head at rank `r`: what cut queries are multiplied by.
+pub fn turns(n: &Narrow, measured: &Measured, r: usize) -> Result<Vec<Array2<f32>>> {
+    let turn = |head: &Scores| {
         let (a, b, _) = score_bases(head)?;
         let through = times(a.subcols(0, r), b.subcols(0, r).transpose());
-        let through = Array2::from_shape_fn((d, d), |(i, j)| through[(i, j)] as f32);
+        Ok(Array2::from_shape_fn((n.of[0], n.of[0]), |(i, j)| through[(i, j)] as f32))
+    };
+    measured.0.iter().map(turn).collect()
+}
+
+/// Queries that are cut in every head, in the place of those that there were.
+pub fn cut_queries(n: &Narrow, turns: &[Array2<f32>], queries: &ArrayD<f32>) -> Result<ArrayD<f32>> {
+    let (d, t) = (n.of[0], n.query.tokens);
+    let mut matrix = n.query.layout.matrix(queries)?;
+    for (h, through) in turns.iter().enumerate() {
         for mut row in matrix.rows_mut() {
             let mut own = row.slice_mut(s![h * t * d..(h + 1) * t * d]);
             let flat = own.to_owned().into_shape_with_order((t, d)).unwrap_or_default();
@@ -796,7 +803,7 @@ mod tests {
         let query = n.query.value.clone();
         let queries = part(feeds.to_vec(), &query).run(&values).unwrap().remove(0);
         let mut with = values.clone();
-        with.insert(query.clone(), cut_queries(n, &measured[0], r[0], &queries).unwrap());
+        with.insert(query.clone(), cut_queries(n, &turns(n, &measured[0], r[0]).unwrap(), &queries).unwrap());
         let site = &network.sites[i];
         let entering = part([feeds, &[query]].concat(), &site.input).run(&with).unwrap().remove(0);
         let rows = site.rows(&Values::from([(site.input.clone(), entering)])).unwrap();

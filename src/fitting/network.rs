@@ -215,6 +215,7 @@ impl<'m> Network<'m> {
                 let on = cut([feeds, std::slice::from_ref(&query)].concat(), vec![site.input.clone()]);
                 let weight = self.weight(i, None);
                 for r in dimension_levels(n.of[0]) {
+                    let turns = dims::turns(n, &measured[at], r)?;
                     // Where queries are made before the stage there is nothing to measure by.
                     let errors: Result<Vec<f64>> = before
                         .par_iter()
@@ -222,7 +223,7 @@ impl<'m> Network<'m> {
                         .map(|(image, values)| {
                             let mut values = values.clone();
                             let queries = tap.run(&values)?.into_iter().next().unwrap_or_default();
-                            values.insert(query.clone(), dims::cut_queries(n, &measured[at], r, &queries)?);
+                            values.insert(query.clone(), dims::cut_queries(n, &turns, &queries)?);
                             let input = on.run(&values)?.into_iter().next().unwrap_or_default();
                             let rows = site.rows(&Values::from([(site.input.clone(), input)]))?;
                             error(image, &self.apply(i, &rows))

@@ -87,20 +87,19 @@ fn shrink(c: &Shrink) -> Result<()> {
         true => Some(timer.blocks(&limits, &bars)?),
         false => None,
     };
-    if c.dry_run || c.plot.is_some() {
+    let mut frontier_svg = None;
+    if c.dry_run || c.plot.is_some() || c.report.is_some() {
         let frontier = frontier(&model, &removals, &limits, latencies.as_ref());
         bars.clear();
+        let svg = frontier_plot(&points(&frontier))?;
         if let Some(path) = &c.plot {
-            output::write_text(path, &frontier_plot(&points(&frontier))?)?;
+            output::write_text(path, &svg)?;
         }
         if c.dry_run {
             return show(c, &frontier);
         }
+        frontier_svg = Some(svg);
     }
-    let frontier_svg = match (&c.report, latencies.as_ref()) {
-        (Some(_), latencies) => Some(frontier_plot(&points(&frontier(&model, &removals, &limits, latencies)))?),
-        _ => None,
-    };
     let mut reports = Vec::new();
     for (budget, path) in &jobs {
         let allocation = timer.allocate(&removals, &limits, *budget, latencies.as_ref())?;
