@@ -73,6 +73,8 @@ impl Runtime {
         if self.kind == Kind::Onnxruntime {
             let set = |b: SessionBuilder| -> std::result::Result<SessionBuilder, String> {
                 let b = b.with_intra_threads(self.threads).map_err(|e| e.to_string())?;
+                // Threads that spin after a run take the cores from whatever runs next: another session, a data loader.
+                let b = b.with_config_entry("session.force_spinning_stop", "1").map_err(|e| e.to_string())?;
                 if !training {
                     return Ok(b);
                 }
