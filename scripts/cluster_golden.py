@@ -2,8 +2,8 @@
 
 Makes fixtures/density/similarities.json: for models/fashion-vit.onnx on the first 40 images of fixtures/fashion-images.idx3-ubyte the
 distances of the heads of every layer (rows of the lower triangle): Jensen-Shannon divergence of mean attention maps in bits, one minus
-the linear CKA of head outputs, and the share of the layer's output that is lost when one head is predicted from another; and, for points
-drawn at random, the labels that SciPy's average linkage gives for every number of clusters, those of its single linkage at some
+the linear CKA of head outputs, and the share of the layer's output that is lost when one head is predicted from another; for the first
+neurons of every FFN the relative squared difference of their outputs and the same share; and, for points drawn at random, the labels that SciPy's average linkage gives for every number of clusters, those of its single linkage at some
 thresholds, and mean silhouettes.
 
     python scripts/cluster_golden.py
@@ -22,30 +22,53 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import jensenshannon, pdist, squareform
 
 IMAGES = 40
+NEURONS = 8
 RIDGE = 1e-4
 
 
 def taps(path, images):
-    """Attention maps [images, heads, tokens, tokens] and head outputs [rows, heads, dim] of every layer, and its output matrix."""
+    """Of every layer attention maps [images, heads, tokens, tokens], head outputs [rows, heads, dim] and the matrix behind them, outputs
+    of the FFN's neurons [rows, neurons] and the matrix behind them."""
     model = onnx.load(path)
     nodes, weights = model.graph.node, {t.name: t for t in model.graph.initializer}
-    maps, inputs, matrices = [], [], []
+    maps, inputs, matrices, hidden, down = [], [], [], [], []
     for i, node in enumerate(nodes):
         if node.op_type == "Softmax":
             maps.append(node.output[0])
             projection = [n for n in nodes[i:] if n.op_type == "MatMul" and n.input[1] in weights][0]
             inputs.append(projection.input[0])
             matrices.append(onnx.numpy_helper.to_array(weights[projection.input[1]]).astype(np.float64))
-    for name in maps + inputs:
+            ffn = [n for n in nodes[i:] if n.op_type == "MatMul" and n.input[1] in weights][2]
+            hidden.append(ffn.input[0])
+            down.append(onnx.numpy_helper.to_array(weights[ffn.input[1]]).astype(np.float64))
+    for name in maps + inputs + hidden:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(maps + inputs, {session.get_inputs()[0].name: images})
+    found = session.run(maps + inputs + hidden, {session.get_inputs()[0].name: images})
     found = [f.astype(np.float64) for f in found]
     layers = []
-    for attention, features, matrix in zip(found[: len(maps)], found[len(maps) :], matrices):
+    parts = [found[i * len(maps) : (i + 1) * len(maps)] for i in range(3)]
+    for attention, features, matrix, neurons, rows in zip(*parts[:2], matrices, parts[2], down):
         heads = attention.shape[1]
-        layers.append((attention, features.reshape(-1, heads, features.shape[-1] // heads), matrix))
+        features = features.reshape(-1, heads, features.shape[-1] // heads)
+        layers.append((attention, features, matrix, neurons.reshape(-1, len(rows)), rows))
     return layers
+
+
+def neuron_difference(x):
+    of = lambda a, b: ((x[:, a] - x[:, b]) ** 2).sum() / ((x[:, a] ** 2).sum() + (x[:, b] ** 2).sum())
+    return [[round(float(of(a, b)), 7) for b in range(a)] for a in range(1, NEURONS)]
+
+
+def neuron_prediction(x, matrix):
+    x = x - x.mean(0)
+    whole = ((x @ matrix) ** 2).sum()
+
+    def lost(j, c):
+        fit = (x[:, j] @ x[:, c]) / (x[:, c] @ x[:, c] * (1 + RIDGE))
+        return (np.outer(x[:, j] - fit * x[:, c], matrix[j]) ** 2).sum() / whole
+
+    return [[float(f"{(lost(a, b) + lost(b, a)) / 2:.6g}") for b in range(a)] for a in range(1, NEURONS)]
 
 
 def attention_distance(attention):
@@ -123,9 +146,11 @@ def main():
     golden = {
         "model": "models/fashion-vit.onnx",
         "images": IMAGES,
-        "attention": [attention_distance(a) for a, _, _ in layers],
-        "output": [output_distance(f) for _, f, _ in layers],
-        "prediction": [prediction_distance(f, m) for _, f, m in layers],
+        "attention": [attention_distance(l[0]) for l in layers],
+        "output": [output_distance(l[1]) for l in layers],
+        "prediction": [prediction_distance(l[1], l[2]) for l in layers],
+        "neuron_output": [neuron_difference(l[3]) for l in layers],
+        "neuron_prediction": [neuron_prediction(l[3], l[4]) for l in layers],
         "clusterings": clusterings(),
     }
     lines = [f'  "{k}": [\n' + ",\n".join("    " + json.dumps(r) for r in v) + "\n  ]" if isinstance(v, list) else f'  "{k}": {json.dumps(v)}' for k, v in golden.items()]

@@ -8,7 +8,9 @@ use crate::data::{Augmentation, Interpolation, PreprocessFlags, Resize};
 use crate::descendant::{FfnWidth, Heads, Inherit, Init, Layers, Projection, Transform};
 use crate::fitting::Budget;
 use crate::graph::FloatType;
-use crate::learngene::{Algorithm, Centroid, Eps, FfnCentroid, FfnRule, Order, Rules, Similarities};
+use crate::learngene::{
+    Algorithm, Centroid, Eps, FfnCentroid, FfnRule, NeuronRules, Order, Rules, Similarities, Similarity,
+};
 use crate::onnx::ExternalLinks;
 use crate::runtime::{Device, Kind, Options};
 use crate::training::{Operators, Pooling, Precision, Shape as Schedule};
@@ -223,6 +225,19 @@ pub struct ClusterFlags {
     /// Groups of layers that share an FFN, such as 6-7,9-11, instead of a rule
     #[arg(long, value_name = "GROUPS", help_heading = "Clustering")]
     pub ffn_clusters: Option<String>,
+    /// Cluster the neurons of every FFN too: dbscan, agglomerative:K or kmeans:K, where K clusters a layer may be a share (50%) or auto
+    /// [default: neurons are not clustered]
+    #[arg(long, value_name = "HOW", help_heading = "Clustering")]
+    pub neuron_cluster: Option<Algorithm>,
+    /// What makes neurons alike: output, prediction, or output+prediction [default: output]
+    ///
+    /// output: the mean squared difference of their outputs, as a share of their mean squares. prediction: what the layer's output loses
+    /// when one is predicted from the other.
+    #[arg(long, value_name = "KIND", help_heading = "Clustering", requires = "neuron_cluster")]
+    pub neuron_similarity: Option<Similarities>,
+    /// Neurons this close are neighbours for dbscan; auto takes the clusters of the best silhouette [default: auto]
+    #[arg(long, value_name = "DISTANCE", help_heading = "Clustering", requires = "neuron_cluster")]
+    pub neuron_eps: Option<Eps>,
 }
 
 impl ClusterFlags {
@@ -238,6 +253,11 @@ impl ClusterFlags {
             ffn_centroid: self.ffn_centroid,
             ffn_rule: self.ffn_rule,
             ffn_clusters: self.ffn_clusters.clone(),
+            neurons: self.neuron_cluster.map(|algorithm| NeuronRules {
+                similarity: self.neuron_similarity.clone().unwrap_or(Similarities(vec![Similarity::Output])),
+                algorithm,
+                eps: self.neuron_eps,
+            }),
         }
     }
 

@@ -1,8 +1,8 @@
 //! Descendants: models of another scale that inherit a learngene.
 //!
 //! Layers that are not wanted are by-passed in the residual stream. Slot i of a layer's heads receives the centroid of cluster
-//! i mod m, big clusters first (priority weight-sharing); its output rows follow by the chosen rule. FFN neurons are kept by
-//! the size of what they pass on. Everything else is inherited as it is. The methods that Cluster-Learngene is compared with are
+//! i mod m, big clusters first (priority weight-sharing); its output rows follow by the chosen rule. FFN neurons follow their
+//! clusters in the same way, or are kept by the size of what they pass on. Everything else is inherited as it is. The methods that Cluster-Learngene is compared with are
 //! other ways to fill the same shapes ([`Init`]). Weights that layers share may get a small learnable transform in each
 //! ([`Transform`]), which [`fold`] computes away once it is trained.
 
@@ -452,23 +452,26 @@ impl<'a, 'm> Grower<'a, 'm> {
             self.plain_neurons(factor, wanted)?;
             return Ok(Some(wanted));
         }
-        let neurons: Vec<usize> =
-            if let Some(kept) = self.removal(self.kept[i], Kind::Neurons).filter(|_| wanted < width) {
-                kept.at(wanted)
-            } else if wanted < width {
-                let mut order: Vec<(f64, usize)> = self.importance(ffn, factor)?.into_iter().zip(0..).collect();
-                order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-                let mut keep: Vec<usize> = order[..wanted].iter().map(|o| o.1).collect();
-                keep.sort_unstable();
-                keep
-            } else {
-                (0..wanted).map(|n| n % width).collect()
-            };
-        if wanted > width {
+        let clusters = self.gene.neurons(self.kept[i]);
+        let removal = self.removal(self.kept[i], Kind::Neurons).filter(|_| wanted < width);
+        let (neurons, rows): (Vec<usize>, Vec<Vec<(usize, f32)>>) = if let Some(kept) = removal {
+            (kept.at(wanted), Vec::new())
+        } else if !clusters.is_empty() {
+            let filled: Vec<&Cluster> = (0..wanted).map(|s| &clusters[s % clusters.len()]).collect();
+            let rows = if self.shape.projection == Projection::Paper { Vec::new() } else { matched(&filled) };
+            (filled.iter().map(|c| c.centroid).collect(), rows)
+        } else if wanted < width {
+            let mut order: Vec<(f64, usize)> = self.importance(ffn, factor)?.into_iter().zip(0..).collect();
+            order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            let mut keep: Vec<usize> = order[..wanted].iter().map(|o| o.1).collect();
+            keep.sort_unstable();
+            (keep, Vec::new())
+        } else {
             // Copies of a neuron share what it passes on, so that the function survives.
-            let copies = |n: usize| neurons.iter().filter(|&&m| m == n).count() as f32;
-            let share: Vec<f32> = (0..width).map(copies).collect();
-            let rows: Vec<Vec<(usize, f32)>> = neurons.iter().map(|&n| vec![(n, 1.0 / share[n])]).collect();
+            let copies = |n: usize| wanted / width + usize::from(n < wanted % width);
+            (0..wanted).map(|s| s % width).map(|n| (n, vec![(n, 1.0 / copies(n) as f32)])).unzip()
+        };
+        if !rows.is_empty() {
             let down = self.roles.operand(ffn.down);
             for u in self.roles.carriers(factor).into_iter().filter(|u| down.contains(u)) {
                 self.resizing.spread(&self.typing.factors, u, factor, rows.clone());
@@ -704,7 +707,7 @@ fn matched(filled: &[&Cluster]) -> Vec<Vec<(usize, f32)>> {
     filled
         .iter()
         .map(|c| {
-            let slots = filled.iter().filter(|o| o.members == c.members).count();
+            let slots = filled.iter().filter(|o| o.centroid == c.centroid).count();
             c.members.iter().map(|&h| (h, 1.0 / slots as f32)).collect()
         })
         .collect()

@@ -1,4 +1,4 @@
-//! How much the heads of a layer differ in what they pass on, from the covariance of their outputs.
+//! How much the heads of a layer, and the neurons of an FFN, differ in what they pass on, from the covariance of their outputs.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::data::Loader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::learngene::Kind;
+use crate::learngene::{Cluster, Eps, Kind, NeuronRules, Similarities, Similarity, by_medoid, combined, partition};
 use crate::onnx::Model;
 use crate::runtime::Runtime;
 
@@ -43,22 +43,13 @@ pub fn head_distances(
     runtime: &Arc<Runtime>,
     model: &Model,
     images: &Loader,
-    mut progress: impl FnMut(usize),
+    progress: impl FnMut(usize),
 ) -> Result<HeadDistances> {
     let pinned = pin(model)?;
     let network = Network::new(runtime, &pinned).map_err(|e| e.hint(HINT))?;
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
-    let mut collector = Collector::new(&network);
-    let mut done = 0;
-    for batch in images.batches(collector.chunk) {
-        let batch = batch?;
-        let one = |x: ndarray::ArrayView3<f32>| -> ArrayD<f32> { x.to_owned().insert_axis(Axis(0)).into_dyn() };
-        let list: Vec<ArrayD<f32>> = batch.images.outer_iter().map(one).collect();
-        collector.add(&list)?;
-        done += list.len();
-        progress(done);
-    }
+    let collector = collected(&network, images, progress)?;
     let mut found = HeadDistances { output: Vec::new(), prediction: Vec::new() };
     for (l, layer) in anatomy.layers.iter().enumerate() {
         let heads = layer.head_count(&typing);
@@ -82,6 +73,118 @@ pub fn head_distances(
         found.prediction.push(prediction(&gram, &weight, heads, size)?);
     }
     Ok(found)
+}
+
+/// What enters every site, over all images.
+fn collected<'n, 'm>(
+    network: &'n Network<'m>,
+    images: &Loader,
+    mut progress: impl FnMut(usize),
+) -> Result<Collector<'n, 'm>> {
+    let mut collector = Collector::new(network);
+    let mut done = 0;
+    for batch in images.batches(collector.chunk) {
+        let batch = batch?;
+        let one = |x: ndarray::ArrayView3<f32>| -> ArrayD<f32> { x.to_owned().insert_axis(Axis(0)).into_dyn() };
+        let list: Vec<ArrayD<f32>> = batch.images.outer_iter().map(one).collect();
+        collector.add(&list)?;
+        done += list.len();
+        progress(done);
+    }
+    Ok(collector)
+}
+
+/// Clusters the neurons of every layer's FFN by their outputs, with medoids; big clusters first, and of equal ones those whose medoid
+/// adds most to the layer's output. Layers whose FFN cannot be read get no clusters.
+///
+/// # Errors
+/// Those of [`neuron_distances`]; [`ErrorKind::Unsupported`] where no layer has neurons that are told apart.
+pub fn neuron_clusters(
+    runtime: &Arc<Runtime>,
+    model: &Model,
+    images: &Loader,
+    rules: &NeuronRules,
+    progress: impl FnMut(usize),
+) -> Result<Vec<Vec<Cluster>>> {
+    let mut found = Vec::new();
+    neuron_distances(runtime, model, images, &rules.similarity, progress, |layer, distances, adds| {
+        let (members, _) = partition(distances, rules.algorithm, rules.eps.unwrap_or(Eps::Auto), 1);
+        let mut clusters = by_medoid(members, distances);
+        let order = |c: &Cluster| (c.members.len() as f64, adds[c.centroid]);
+        clusters.sort_by(|a, b| order(b).0.total_cmp(&order(a).0).then(order(b).1.total_cmp(&order(a).1)));
+        found.resize(found.len().max(layer + 1), Vec::new());
+        found[layer] = clusters;
+    })?;
+    if found.is_empty() {
+        return Err(Error::new(ErrorKind::Unsupported, "no FFN has neurons that are told apart").at(&model.path));
+    }
+    Ok(found)
+}
+
+/// Measures the distances of the neurons of every layer's FFN by their outputs: `visit` gets the layer, the distances
+/// [neurons, neurons], and the mean square of what each neuron adds to the layer's output. Layers whose FFN cannot be read are left
+/// out. Images are worked on as for [`head_distances`], and distances are held for one layer at a time.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for similarities that neurons do not have; errors of the runtime and of the images.
+pub fn neuron_distances(
+    runtime: &Arc<Runtime>,
+    model: &Model,
+    images: &Loader,
+    similarity: &Similarities,
+    progress: impl FnMut(usize),
+    mut visit: impl FnMut(usize, &Array2<f64>, &[f64]),
+) -> Result<()> {
+    if let Some(kind) = similarity.0.iter().find(|k| !matches!(k, Similarity::Output | Similarity::Prediction)) {
+        return Err(Error::new(ErrorKind::Usage, format!("neurons have no {} that could be compared", kind.name()))
+            .hint("use --neuron-similarity output, prediction, or output+prediction"));
+    }
+    let pinned = pin(model)?;
+    let network = Network::new(runtime, &pinned)?;
+    let collector = collected(&network, images, progress)?;
+    for (i, site) in network.sites.iter().enumerate().filter(|(_, s)| s.kind == Kind::Neurons && s.divides) {
+        if site.units < 3 || site.size != 1 {
+            continue;
+        }
+        let matrix = &network.matrices[i].0;
+        let norms: Vec<f64> = matrix.outer_iter().map(|row| row.iter().map(|v| f64::from(*v).powi(2)).sum()).collect();
+        let squares = collector.moments[i].covariance(false).gram;
+        let measure = |kind: &Similarity| match kind {
+            Similarity::Prediction => {
+                let weight = Mat::from_fn(matrix.nrows(), matrix.ncols(), |r, c| f64::from(matrix[[r, c]]));
+                vec![neuron_prediction(&collector.moments[i].covariance(true).gram, &weight, &norms)]
+            }
+            _ => vec![neuron_difference(&squares)],
+        };
+        let distances = match <[_; 1]>::try_from(similarity.0.iter().map(measure).collect::<Vec<_>>()) {
+            Ok([only]) => only,
+            Err(several) => combined(&several),
+        };
+        let adds: Vec<f64> = norms.iter().enumerate().map(|(n, norm)| norm * squares[(n, n)]).collect();
+        distances.first().into_iter().for_each(|d| visit(site.layer, d, &adds));
+    }
+    Ok(())
+}
+
+/// The mean squared difference of the outputs of every two neurons, as a share of the sum of their mean squares (`squares`: means of
+/// products, not centred): 0 for neurons that can stand for each other as they are, 1 for unrelated ones, 2 for opposites.
+fn neuron_difference(squares: &Mat<f64>) -> Array2<f64> {
+    symmetric(squares.nrows(), |a, b| match squares[(a, a)] + squares[(b, b)] {
+        0.0 => 0.0,
+        both => 1.0 - 2.0 * squares[(a, b)] / both,
+    })
+}
+
+/// What the layer's output loses when one neuron is predicted from another, as [`prediction`] has it for heads. `norms` are the squared
+/// norms of the rows of `weight`.
+fn neuron_prediction(gram: &Mat<f64>, weight: &Mat<f64>, norms: &[f64]) -> Array2<f64> {
+    let whole = inner(weight, &times(gram.as_ref(), weight.as_ref()));
+    let lost = |j: usize, c: usize| {
+        let (own, across, other) = (gram[(j, j)], gram[(j, c)], gram[(c, c)]);
+        let fit = across / (other * (1.0 + RIDGE)).max(f64::MIN_POSITIVE);
+        norms[j] * (own - 2.0 * fit * across + fit * fit * other).max(0.0)
+    };
+    symmetric(norms.len(), |a, b| if whole > 0.0 { (lost(a, b) + lost(b, a)) / 2.0 / whole } else { 0.0 })
 }
 
 /// One minus the linear CKA of the features of every two heads (Kornblith et al. 2019), from their centred covariance:

@@ -123,49 +123,86 @@ impl std::fmt::Display for Similarities {
     }
 }
 
-/// How heads are clustered.
+/// How many clusters a layer gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// As many as have the best silhouette.
+    Auto,
+    /// So many.
+    Of(usize),
+    /// This share of its heads or neurons, in percent.
+    Percent(u8),
+}
+
+impl Count {
+    /// Clusters of `units` heads or neurons; `None` where they are chosen.
+    fn resolve(self, units: usize) -> Option<usize> {
+        match self {
+            Count::Auto => None,
+            Count::Of(count) => Some(count.clamp(1, units.max(1))),
+            Count::Percent(share) => Some(((units * usize::from(share) + 50) / 100).max(1)),
+        }
+    }
+}
+
+impl std::str::FromStr for Count {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let share = text.strip_suffix('%').map(str::parse::<u8>);
+        match (share, text.parse()) {
+            _ if text == "auto" => Ok(Count::Auto),
+            (Some(Ok(share @ 1..=100)), _) => Ok(Count::Percent(share)),
+            (None, Ok(n @ 1..)) => Ok(Count::Of(n)),
+            _ => bail!(Usage, "`{text}` is no number of clusters: give one from 1 on, a share such as 50%, or auto"),
+        }
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Count::Auto => f.write_str("auto"),
+            Count::Of(count) => write!(f, "{count}"),
+            Count::Percent(share) => write!(f, "{share}%"),
+        }
+    }
+}
+
+/// How heads or neurons are clustered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Algorithm {
     /// DBSCAN: whatever a chain of neighbours joins (the paper).
     #[default]
     Dbscan,
-    /// Agglomerative clustering with average linkage, down to so many clusters a layer; `None` is as many as have the best silhouette.
-    Agglomerative(Option<usize>),
-    /// k-means, which for distances that are no differences of numbers is k-means in the space that they span; `None` as above.
-    KMeans(Option<usize>),
+    /// Agglomerative clustering with average linkage, down to so many clusters a layer.
+    Agglomerative(Count),
+    /// k-means, which for distances that are no differences of numbers is k-means in the space that they span.
+    KMeans(Count),
 }
 
 impl std::str::FromStr for Algorithm {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
         let (name, count) = text.split_once(':').map_or((text, None), |(n, c)| (n, Some(c)));
-        let count = match count {
-            None | Some("auto") => None,
-            Some(c) => match c.parse() {
-                Ok(n @ 1..) => Some(n),
-                _ => bail!(Usage, "`{c}` is no number of clusters: give one from 1 on, or auto"),
-            },
-        };
+        let count = || count.map_or(Ok(Count::Auto), str::parse);
         match name {
             "dbscan" if !text.contains(':') => Ok(Algorithm::Dbscan),
-            "agglomerative" => Ok(Algorithm::Agglomerative(count)),
-            "kmeans" => Ok(Algorithm::KMeans(count)),
-            _ => bail!(Usage, "`{text}` is none of dbscan, agglomerative:K and kmeans:K, where K may be auto"),
+            "agglomerative" => Ok(Algorithm::Agglomerative(count()?)),
+            "kmeans" => Ok(Algorithm::KMeans(count()?)),
+            _ => {
+                bail!(Usage, "`{text}` is none of dbscan, agglomerative:K and kmeans:K, where K may be auto or a share")
+            }
         }
     }
 }
 
 impl std::fmt::Display for Algorithm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (name, count) = match self {
-            Algorithm::Dbscan => return f.write_str("dbscan"),
-            Algorithm::Agglomerative(count) => ("agglomerative", count),
-            Algorithm::KMeans(count) => ("kmeans", count),
-        };
-        match count {
-            Some(count) => write!(f, "{name}:{count}"),
-            None => write!(f, "{name}:auto"),
+        match self {
+            Algorithm::Dbscan => f.write_str("dbscan"),
+            Algorithm::Agglomerative(count) => write!(f, "agglomerative:{count}"),
+            Algorithm::KMeans(count) => write!(f, "kmeans:{count}"),
         }
     }
 }
@@ -310,37 +347,52 @@ pub fn by_medoid(members: Vec<Vec<usize>>, distances: &Array2<f64>) -> Vec<Clust
     members.into_iter().map(|members| Cluster { centroid: centre(&members), members }).collect()
 }
 
-/// Clusters the heads of one layer by any distances (symmetric, zero on the diagonal), big clusters first. Returns the members of the
-/// clusters and the eps that DBSCAN used; 0 for the other algorithms.
+/// Counts and neighbourhoods that are tried at most where they are automatic.
+const TRIES: usize = 64;
+/// Starts of k-means where there are more heads or neurons than that.
+const FEW_STARTS: usize = 8;
+
+/// Clusters the heads or neurons of one layer by any distances (symmetric, zero on the diagonal), big clusters first. Returns the
+/// members of the clusters and the eps that DBSCAN used; 0 for the other algorithms.
 ///
 /// What is automatic has the best mean silhouette (Rousseeuw 1987) of all neighbourhoods, or of all counts from two to one less than
-/// there are heads; of those that tie, the one with more clusters. Two heads are left apart.
+/// there are heads; of those that tie, the one with more clusters. Two heads are left apart. Of more than 64 that could be tried, 64 are
+/// that lie evenly.
 pub fn partition(distances: &Array2<f64>, algorithm: Algorithm, eps: Eps, min_heads: usize) -> (Vec<Vec<usize>>, f64) {
     let n = distances.nrows();
     let neighbours = |eps: f64| dbscan(n, |a, b| distances[[a, b]], eps, min_heads);
     let apart = || ((0..n).collect::<Vec<usize>>(), 0.0);
+    let counts = || evenly((2..n).rev().collect());
     let (labels, eps) = match (algorithm, eps) {
         (Algorithm::Dbscan, Eps::Given(eps)) => (neighbours(eps), eps),
         (Algorithm::Dbscan, Eps::Auto) => {
             let mut all: Vec<f64> = (0..n).flat_map(|a| (0..a).map(move |b| distances[[a, b]])).collect();
             all.sort_by(f64::total_cmp);
             all.dedup();
-            let tries = all.into_iter().map(|eps| eps.max(f64::MIN_POSITIVE)).map(|eps| (neighbours(eps), eps));
+            let tries = evenly(all).into_iter().map(|eps| eps.max(f64::MIN_POSITIVE)).map(|eps| (neighbours(eps), eps));
             best(distances, tries).unwrap_or_else(apart)
         }
         (Algorithm::Agglomerative(count), _) => {
-            let levels = average_linkage(distances);
-            match count {
-                Some(count) => (levels[n.saturating_sub(count.max(1))].clone(), 0.0),
-                None => best(distances, levels.into_iter().map(|l| (l, 0.0))).unwrap_or_else(apart),
+            let tree = AverageLinkage::new(distances);
+            match count.resolve(n) {
+                Some(count) => (tree.labels(count), 0.0),
+                None => best(distances, counts().into_iter().map(|k| (tree.labels(k), 0.0))).unwrap_or_else(apart),
             }
         }
-        (Algorithm::KMeans(Some(count)), _) => (k_means(distances, count), 0.0),
-        (Algorithm::KMeans(None), _) => {
-            best(distances, (2..n).rev().map(|count| (k_means(distances, count), 0.0))).unwrap_or_else(apart)
-        }
+        (Algorithm::KMeans(count), _) => match count.resolve(n) {
+            Some(count) => (k_means(distances, count), 0.0),
+            None => best(distances, counts().into_iter().map(|k| (k_means(distances, k), 0.0))).unwrap_or_else(apart),
+        },
     };
     (clusters(&labels), eps)
+}
+
+/// So many of a list at most, evenly spread over it.
+fn evenly<T: Copy>(list: Vec<T>) -> Vec<T> {
+    match list.len() {
+        0..=TRIES => list,
+        n => (0..TRIES).map(|i| list[i * (n - 1) / (TRIES - 1)]).collect(),
+    }
 }
 
 /// The first of the labellings with the best mean silhouette, among those of more than one cluster and fewer than there are heads.
@@ -362,117 +414,141 @@ fn best(distances: &Array2<f64>, tries: impl Iterator<Item = (Vec<usize>, f64)>)
 /// The mean silhouette of a labelling: how much nearer heads are to their own cluster than to the next, from -1 to 1; 0 for a head that
 /// is alone.
 pub fn silhouette(distances: &Array2<f64>, labels: &[usize]) -> f64 {
-    let members = clusters(labels);
-    let mean = |h: usize, of: &[usize], count: usize| of.iter().map(|&o| distances[[h, o]]).sum::<f64>() / count as f64;
-    let of_head = |h: usize, own: &[usize]| {
-        if own.len() < 2 {
+    let mut sizes = vec![0usize; labels.iter().max().map_or(0, |m| m + 1)];
+    labels.iter().for_each(|&l| sizes[l] += 1);
+    let of_head = |h: usize| {
+        let own = labels[h];
+        if sizes[own] < 2 {
             return 0.0;
         }
-        let inside = mean(h, own, own.len() - 1);
-        let others = members.iter().filter(|m| !m.contains(&h));
-        let outside = others.map(|m| mean(h, m, m.len())).fold(f64::INFINITY, f64::min);
+        let mut sums = vec![0.0; sizes.len()];
+        distances.row(h).iter().zip(labels).for_each(|(d, &l)| sums[l] += d);
+        let inside = sums[own] / (sizes[own] - 1) as f64;
+        let others = (0..sizes.len()).filter(|&l| l != own && sizes[l] > 0);
+        let outside = others.map(|l| sums[l] / sizes[l] as f64).fold(f64::INFINITY, f64::min);
         let larger = inside.max(outside);
         if larger > 0.0 && larger.is_finite() { (outside - inside) / larger } else { 0.0 }
     };
-    let sum: f64 = members.iter().flat_map(|m| m.iter().map(move |&h| of_head(h, m))).sum();
-    sum / labels.len().max(1) as f64
+    (0..labels.len()).map(of_head).sum::<f64>() / labels.len().max(1) as f64
 }
 
-/// Labels after every merge of agglomerative clustering with average linkage: first every head alone, last all together.
-fn average_linkage(distances: &Array2<f64>) -> Vec<Vec<usize>> {
-    let n = distances.nrows();
-    let mut groups: Vec<Vec<usize>> = (0..n).map(|h| vec![h]).collect();
-    let labels = |groups: &[Vec<usize>]| {
-        let mut out = vec![0; n];
-        groups.iter().enumerate().for_each(|(l, g)| g.iter().for_each(|&h| out[h] = l));
-        out
-    };
-    let mut levels = vec![labels(&groups)];
-    while groups.len() > 1 {
-        let mut nearest = (0, 1, f64::INFINITY);
-        for a in 0..groups.len() {
-            for b in a + 1..groups.len() {
-                let sum: f64 = groups[a].iter().flat_map(|&i| groups[b].iter().map(move |&j| distances[[i, j]])).sum();
-                let mean = sum / (groups[a].len() * groups[b].len()) as f64;
-                if mean < nearest.2 {
-                    nearest = (a, b, mean);
-                }
-            }
-        }
-        let joined = groups.remove(nearest.1);
-        groups[nearest.0].extend(joined);
-        levels.push(labels(&groups));
+/// Agglomerative clustering with average linkage.
+struct AverageLinkage {
+    heads: usize,
+    /// Pairs that are joined, in order: heads, and beyond their number the results of earlier joins.
+    joins: Vec<[usize; 2]>,
+}
+
+impl AverageLinkage {
+    fn new(distances: &Array2<f64>) -> Self {
+        let heads = distances.nrows();
+        let mut upper: Vec<f64> = (0..heads).flat_map(|a| (a + 1..heads).map(move |b| distances[[a, b]])).collect();
+        let joined = match heads {
+            0 | 1 => Vec::new(),
+            _ => kodama::linkage(&mut upper, heads, kodama::Method::Average).steps().to_vec(),
+        };
+        AverageLinkage { heads, joins: joined.iter().map(|s| [s.cluster1, s.cluster2]).collect() }
     }
-    levels
+
+    /// Labels of so many clusters.
+    fn labels(&self, count: usize) -> Vec<usize> {
+        let joins = &self.joins[..self.heads.saturating_sub(count.max(1))];
+        // What a head or a join belongs to in the end.
+        let mut top: Vec<usize> = (0..self.heads + joins.len()).collect();
+        for (j, pair) in joins.iter().enumerate().rev() {
+            pair.iter().for_each(|&part| top[part] = top[self.heads + j]);
+        }
+        let mut number = std::collections::HashMap::new();
+        let numbered = |t: &usize| {
+            let next = number.len();
+            *number.entry(*t).or_insert(next)
+        };
+        top[..self.heads].iter().map(numbered).collect()
+    }
 }
 
-/// The sum of the squared distances of all pairs of a cluster, divided by its size: for points on a line or in space the sum of the
-/// squared distances to their mean.
-fn spread(distances: &Array2<f64>, members: &[usize]) -> f64 {
-    let pairs = members.iter().enumerate().flat_map(|(i, &a)| members[..i].iter().map(move |&b| distances[[a, b]]));
-    pairs.map(|d| d * d).sum::<f64>() / members.len().max(1) as f64
-}
-
-/// k-means: the labelling with the least sum of spreads that is found from average linkage and from every head as the first of `count`
-/// that lie far apart.
+/// k-means: the labelling with the least sum of spreads that is found from average linkage and from some heads as the first of `count`
+/// that lie far apart. The spread of a cluster is the sum of the squared distances of its pairs, divided by its size: for points in
+/// space the sum of the squared distances to their mean.
 fn k_means(distances: &Array2<f64>, count: usize) -> Vec<usize> {
     let n = distances.nrows();
     let count = count.clamp(1, n.max(1));
+    let squares = distances.mapv(|d| d * d);
     let far_apart = |first: usize| -> Vec<usize> {
-        let mut seeds = vec![first];
-        let nearest =
-            |h: usize, seeds: &[usize]| seeds.iter().map(|&s| distances[[h, s]]).fold(f64::INFINITY, f64::min);
-        while seeds.len() < count {
-            let left = (0..n).filter(|h| !seeds.contains(h));
-            let Some(next) = left.max_by(|&a, &b| nearest(a, &seeds).total_cmp(&nearest(b, &seeds))) else { break };
-            seeds.push(next);
+        let mut labels = vec![0; n];
+        let mut nearest = distances.row(first).to_vec();
+        let mut is_seed = vec![false; n];
+        is_seed[first] = true;
+        for label in 1..count {
+            let left = (0..n).filter(|&h| !is_seed[h]);
+            let Some(next) = left.max_by(|&a, &b| nearest[a].total_cmp(&nearest[b])) else { break };
+            is_seed[next] = true;
+            for h in 0..n {
+                if h == next || !is_seed[h] && distances[[h, next]] < nearest[h] {
+                    (nearest[h], labels[h]) = (distances[[h, next]], label);
+                }
+            }
         }
-        let seed =
-            |h: usize| (0..seeds.len()).min_by(|&a, &b| distances[[h, seeds[a]]].total_cmp(&distances[[h, seeds[b]]]));
-        (0..n).map(|h| seeds.iter().position(|&s| s == h).or(seed(h)).unwrap_or_default()).collect()
+        labels
     };
-    let mut found = improved(distances, average_linkage(distances)[n.saturating_sub(count)].clone());
-    let total = |labels: &[usize]| clusters(labels).iter().map(|m| spread(distances, m)).sum::<f64>();
-    for labels in (0..n).map(|h| improved(distances, far_apart(h))) {
-        if total(&labels) < total(&found) * (1.0 - 1e-12) {
-            found = labels;
+    let (mut found, mut least) = improved(&squares, AverageLinkage::new(distances).labels(count), count);
+    let starts = if n > TRIES { FEW_STARTS } else { TRIES };
+    for first in (0..n).step_by(n.div_ceil(starts).max(1)) {
+        let (labels, total) = improved(&squares, far_apart(first), count);
+        if total < least * (1.0 - 1e-12) {
+            (found, least) = (labels, total);
         }
     }
     found
 }
 
-/// Moves heads one by one to the cluster where they lower the sum of spreads most (Hartigan and Wong 1979), until none does.
-fn improved(distances: &Array2<f64>, mut labels: Vec<usize>) -> Vec<usize> {
+/// Moves heads one by one to the cluster where they lower the sum of spreads most (Hartigan and Wong 1979), until none does. Returns the
+/// labels and the sum.
+fn improved(squares: &Array2<f64>, mut labels: Vec<usize>, count: usize) -> (Vec<usize>, f64) {
     let n = labels.len();
-    let of = |labels: &[usize], l: usize| -> Vec<usize> { (0..n).filter(|&h| labels[h] == l).collect() };
-    let count = labels.iter().max().map_or(0, |m| m + 1);
-    let least = 1e-12 * distances.iter().fold(0.0f64, |m, d| m.max(d * d));
+    let mut size = vec![0usize; count];
+    // The sum over a cluster's members of the squared distance from every head, and over all pairs of members.
+    let mut from = Array2::<f64>::zeros((n, count));
+    let mut inside = vec![0.0; count];
+    for (o, &l) in labels.iter().enumerate() {
+        size[l] += 1;
+        (0..n).for_each(|h| from[[h, l]] += squares[[h, o]]);
+    }
+    labels.iter().enumerate().for_each(|(h, &l)| inside[l] += from[[h, l]] / 2.0);
+    let spread = |pairs: f64, size: usize| pairs / size.max(1) as f64;
+    let least = 1e-12 * squares.iter().fold(0.0f64, |m, d| m.max(*d));
     // Every move lowers the sum, so that it ends; the bound is for rounding.
     for _ in 0..100 {
         let mut moved = false;
         for h in 0..n {
-            let from = of(&labels, labels[h]);
-            if from.len() < 2 {
+            let own = labels[h];
+            if size[own] < 2 {
                 continue;
             }
-            let without: Vec<usize> = from.iter().copied().filter(|&o| o != h).collect();
-            let saved = spread(distances, &from) - spread(distances, &without);
-            let mut to = (labels[h], least);
-            for l in (0..count).filter(|&l| l != labels[h]) {
-                let others = of(&labels, l);
-                let gain = saved + spread(distances, &others) - spread(distances, &[&others[..], &[h]].concat());
+            let saved = spread(inside[own], size[own]) - spread(inside[own] - from[[h, own]], size[own] - 1);
+            let mut to = (own, least);
+            for l in (0..count).filter(|&l| l != own) {
+                let gain = saved + spread(inside[l], size[l]) - spread(inside[l] + from[[h, l]], size[l] + 1);
                 if gain > to.1 {
                     to = (l, gain);
                 }
             }
-            moved |= to.0 != labels[h];
-            labels[h] = to.0;
+            if to.0 != own {
+                (inside[own], inside[to.0]) = (inside[own] - from[[h, own]], inside[to.0] + from[[h, to.0]]);
+                (size[own], size[to.0]) = (size[own] - 1, size[to.0] + 1);
+                for o in 0..n {
+                    from[[o, own]] -= squares[[o, h]];
+                    from[[o, to.0]] += squares[[o, h]];
+                }
+                (labels[h], moved) = (to.0, true);
+            }
         }
         if !moved {
             break;
         }
     }
-    labels
+    let total = (0..count).map(|l| spread(inside[l], size[l])).sum();
+    (labels, total)
 }
 
 /// Distances of several kinds as one, by layer: each is divided by its mean over all pairs of all layers, and they are averaged.
@@ -743,7 +819,7 @@ mod tests {
                 (points[a][0] - points[b][0]).hypot(points[a][1] - points[b][1])
             });
             for (k, level) in average.iter().enumerate() {
-                let found = partition(&distances, Algorithm::Agglomerative(Some(k + 1)), Eps::Auto, 1).0;
+                let found = partition(&distances, Algorithm::Agglomerative(Count::Of(k + 1)), Eps::Auto, 1).0;
                 assert_eq!(labels_of(&found, n), level.labels, "{} of {n} heads", k + 1);
                 if let Some(score) = level.silhouette {
                     assert!((silhouette(&distances, &level.labels) - score).abs() < 1e-12);
@@ -754,7 +830,7 @@ mod tests {
                 assert_eq!((labels_of(&found, n), eps), (chain.labels, chain.eps));
             }
             let best = average.iter().max_by(|a, b| a.silhouette.partial_cmp(&b.silhouette).unwrap()).unwrap();
-            let found = partition(&distances, Algorithm::Agglomerative(None), Eps::Auto, 1).0;
+            let found = partition(&distances, Algorithm::Agglomerative(Count::Auto), Eps::Auto, 1).0;
             assert_eq!(labels_of(&found, n), best.labels);
             // The best k-means of two and three clusters, by trying all labellings.
             if n > 8 {
@@ -773,7 +849,7 @@ mod tests {
                 };
                 let all = (0..k.pow(n as u32)).map(|code| (0..n).map(|h| code / k.pow(h as u32) % k).collect());
                 let least = all.map(|labels: Vec<usize>| cost(&labels)).fold(f64::INFINITY, f64::min);
-                let found = partition(&distances, Algorithm::KMeans(Some(k)), Eps::Auto, 1).0;
+                let found = partition(&distances, Algorithm::KMeans(Count::Of(k)), Eps::Auto, 1).0;
                 assert!(cost(&labels_of(&found, n)) < least + 1e-9, "{k} of {n}");
             }
         }
@@ -794,7 +870,7 @@ mod tests {
         let (members, eps) = partition(&distances, Algorithm::Dbscan, Eps::Auto, 1);
         assert_eq!(members, [vec![0, 1, 2], vec![3, 4], vec![5]]);
         assert_eq!(eps, 0.5);
-        for algorithm in [Algorithm::Agglomerative(None), Algorithm::KMeans(None)] {
+        for algorithm in [Algorithm::Agglomerative(Count::Auto), Algorithm::KMeans(Count::Auto)] {
             assert_eq!(partition(&distances, algorithm, Eps::Auto, 1).0, members);
         }
         // Heads that are the same are neighbours at no distance at all; two heads are left apart.
@@ -802,9 +878,9 @@ mod tests {
         assert_eq!(partition(&same, Algorithm::Dbscan, Eps::Auto, 1).0, [vec![0, 2], vec![1], vec![3]]);
         let pair = density_distances(&[3.0, 7.0]);
         assert_eq!(partition(&pair, Algorithm::Dbscan, Eps::Auto, 1), (vec![vec![0], vec![1]], 0.0));
-        assert_eq!(partition(&density_distances(&[1.0]), Algorithm::KMeans(None), Eps::Auto, 1).0, [vec![0]]);
+        assert_eq!(partition(&density_distances(&[1.0]), Algorithm::KMeans(Count::Auto), Eps::Auto, 1).0, [vec![0]]);
         // More clusters than heads are as many as there are heads.
-        assert_eq!(partition(&pair, Algorithm::Agglomerative(Some(9)), Eps::Auto, 1).0, [vec![0], vec![1]]);
+        assert_eq!(partition(&pair, Algorithm::Agglomerative(Count::Of(9)), Eps::Auto, 1).0, [vec![0], vec![1]]);
     }
 
     #[test]
@@ -844,7 +920,7 @@ mod tests {
         for text in ["dbscan", "agglomerative:4", "kmeans:auto"] {
             assert_eq!(text.parse::<Algorithm>().unwrap().to_string(), text);
         }
-        assert_eq!("kmeans".parse::<Algorithm>().unwrap(), Algorithm::KMeans(None));
+        assert_eq!("kmeans".parse::<Algorithm>().unwrap(), Algorithm::KMeans(Count::Auto));
         assert!(["", "density+", "colour", "output+output"].iter().all(|t| t.parse::<Similarities>().is_err()));
         assert!(["dbscan:3", "kmeans:0", "kmeans:x", "ward"].iter().all(|t| t.parse::<Algorithm>().is_err()));
         assert!(["-1", "nan", "inf", "x"].iter().all(|t| t.parse::<Eps>().is_err()));

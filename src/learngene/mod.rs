@@ -26,7 +26,7 @@ use crate::onnx::{
     to_f32,
 };
 pub use clusters::{
-    Algorithm, Centroid, Cluster, Eps, FfnCentroid, FfnRule, Order, PUBLISHED_EPS, Similarities, Similarity,
+    Algorithm, Centroid, Cluster, Count, Eps, FfnCentroid, FfnRule, Order, PUBLISHED_EPS, Similarities, Similarity,
     automatic_ffn_eps, by_density, by_medoid, cluster_ffns, cluster_heads, combined, density_distances, ffn_centroid,
     ordered, parse_groups, partition, silhouette,
 };
@@ -61,6 +61,19 @@ pub struct Rules {
     pub ffn_rule: FfnRule,
     /// Explicit groups of layers that share an FFN, such as `6-7,9-11`.
     pub ffn_clusters: Option<String>,
+    /// How the neurons of an FFN are clustered, where they are.
+    pub neurons: Option<NeuronRules>,
+}
+
+/// How the neurons of an FFN are clustered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NeuronRules {
+    /// What makes neurons alike: outputs or predictions.
+    pub similarity: Similarities,
+    /// How they are clustered.
+    pub algorithm: Algorithm,
+    /// Neighbourhood for DBSCAN, in the unit of the distances.
+    pub eps: Option<Eps>,
 }
 
 /// Where a learngene comes from.
@@ -107,6 +120,10 @@ pub struct Learngene {
     pub layers: Vec<Vec<Cluster>>,
     /// Groups of layers that share an FFN.
     pub ffn_groups: Vec<Vec<usize>>,
+    /// Clusters of the neurons of each layer's FFN, big ones first and those that pass on most among equals; empty for a layer whose
+    /// neurons stand for themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub neurons: Vec<Vec<Cluster>>,
     /// In which order heads and neurons go, where that was measured: then every weight is the ancestor's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removals: Option<Removals>,
@@ -141,8 +158,37 @@ impl Learngene {
             ffn_centroid: FfnCentroid::Shallowest,
             ffn_groups: (0..layers.len()).map(|l| vec![l]).collect(),
             layers,
+            neurons: Vec::new(),
             removals: None,
         }
+    }
+
+    /// Clusters of the neurons of a layer's FFN; empty where they stand for themselves.
+    pub fn neurons(&self, layer: usize) -> &[Cluster] {
+        self.neurons.get(layer).map_or(&[], Vec::as_slice)
+    }
+
+    /// Takes clusters of neurons, one list a layer. Layers that share an FFN get those of the layer that gives it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where the FFN that layers share is the mean of several.
+    pub fn cluster_neurons(&mut self, mut neurons: Vec<Vec<Cluster>>) -> Result<()> {
+        let densities = self.densities.clone().unwrap_or_default();
+        neurons.resize(self.layers.len(), Vec::new());
+        for group in self.ffn_groups.iter().filter(|g| g.len() > 1) {
+            if self.ffn_centroid == FfnCentroid::Mean {
+                return Err(Error::new(ErrorKind::Usage, "the mean of several FFNs has no neurons that were measured")
+                    .hint("use another --ffn-centroid, or --ffn-eps 0, where neurons are clustered"));
+            }
+            let given = neurons.get(ffn_centroid(group, &densities, self.ffn_centroid)).cloned().unwrap_or_default();
+            for &l in group {
+                if let Some(own) = neurons.get_mut(l) {
+                    own.clone_from(&given);
+                }
+            }
+        }
+        self.neurons = neurons;
+        Ok(())
     }
 
     /// Clusters heads and FFNs by density.
@@ -267,15 +313,16 @@ impl Learngene {
         }
         let gene: Learngene = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
         let n = gene.layers.len();
-        let complete = gene.layers.iter().all(|clusters| {
-            let mut heads: Vec<usize> = clusters.iter().flat_map(|c| c.members.iter().copied()).collect();
-            heads.sort_unstable();
-            heads.iter().enumerate().all(|(i, &h)| i == h) && clusters.iter().all(|c| c.members.contains(&c.centroid))
-        });
         let measured = gene.densities.as_ref().is_none_or(|d| {
             d.len() == n
                 && d.iter().zip(&gene.layers).all(|(d, c)| d.len() == c.iter().map(|c| c.members.len()).sum::<usize>())
         });
+        let whole = |clusters: &[Cluster]| {
+            let mut members: Vec<usize> = clusters.iter().flat_map(|c| c.members.iter().copied()).collect();
+            members.sort_unstable();
+            members.iter().enumerate().all(|(i, &m)| i == m) && clusters.iter().all(|c| c.members.contains(&c.centroid))
+        };
+        let complete = gene.layers.iter().chain(&gene.neurons).all(|clusters| whole(clusters));
         if !complete || !measured || gene.ffn_groups.iter().flatten().any(|&l| l >= n) {
             return Err(damaged("its clusters do not cover the heads".into()));
         }
@@ -287,7 +334,8 @@ impl Learngene {
 
     /// True where nothing is shared.
     pub fn is_identity(&self) -> bool {
-        self.layers.iter().flatten().all(|c| c.members.len() == 1) && self.ffn_groups.iter().all(|g| g.len() == 1)
+        self.layers.iter().chain(&self.neurons).flatten().all(|c| c.members.len() == 1)
+            && self.ffn_groups.iter().all(|g| g.len() == 1)
     }
 
     /// Checks that the description fits a model.
@@ -299,6 +347,13 @@ impl Learngene {
         let want: Vec<usize> = self.layers.iter().map(|c| c.iter().map(|c| c.members.len()).sum()).collect();
         if have != want {
             bail!(Format, "the learngene describes layers of {want:?} heads, and the model has {have:?}");
+        }
+        for (l, layer) in anatomy.layers.iter().enumerate() {
+            let neurons: usize = self.neurons(l).iter().map(|c| c.members.len()).sum();
+            let width = layer.ffn.as_ref().map_or(0, |f| typing.factors.size(&f.hidden));
+            if ![0, width].contains(&neurons) {
+                bail!(Format, "the learngene describes {neurons} FFN neurons of layer {l}, which has {width}");
+            }
         }
         for block in self.removals.iter().flat_map(|r| &r.blocks) {
             let layer = &anatomy.layers[block.layer];
@@ -331,6 +386,7 @@ impl Learngene {
         if !self.is_identity() {
             let mut condenser = Condenser::new(self, typing, anatomy);
             condenser.heads()?;
+            condenser.neurons()?;
             condenser.ffns()?;
             *out.graph_mut() = condenser.finish();
         }
@@ -452,19 +508,39 @@ impl<'a, 'm> Condenser<'a, 'm> {
             if clusters.iter().all(|c| c.members.len() == 1) {
                 continue;
             }
-            let heads = layer.head_count(self.typing);
-            let mut slots = vec![0i64; heads];
-            for (c, cluster) in clusters.iter().enumerate() {
-                cluster.members.iter().for_each(|&h| slots[h] = c as i64);
-            }
-            let slots_name = self.names.fresh(&format!("{SHARE}layer{l}/slots"));
-            self.graph.initializer.push(tensor_from_i64(slots_name.clone(), &[heads], &slots));
-            let mut made: HashMap<(String, usize, usize), String> = HashMap::new();
-            for (u, factor) in self.roles.head_uses(layer) {
-                self.share(u, factor, clusters, &slots_name, &mut made)?;
-            }
+            let uses = self.roles.head_uses(layer);
+            self.look_up(&uses, clusters, &format!("{SHARE}layer{l}/slots"))?;
         }
         Ok(())
+    }
+
+    fn neurons(&mut self) -> Result<()> {
+        for (l, layer) in self.anatomy.layers.iter().enumerate() {
+            let clusters = self.gene.neurons(l);
+            let Some(ffn) = layer.ffn.as_ref().filter(|_| clusters.iter().any(|c| c.members.len() > 1)) else {
+                continue;
+            };
+            let Some(factor) = ffn.hidden_factor(self.typing) else {
+                bail!(Unsupported, "the neurons of layer {l} have no axis of their own");
+            };
+            // As with heads, what they pass on stays each one's own.
+            let down = self.roles.operand(ffn.down);
+            let uses = self.roles.carriers(factor).into_iter().filter(|u| !down.contains(u)).map(|u| (u, factor));
+            self.look_up(&uses.collect::<Vec<_>>(), clusters, &format!("{SHARE}layer{l}/neurons"))?;
+        }
+        Ok(())
+    }
+
+    /// Replaces uses by lookups of clusters, with one list of slots.
+    fn look_up(&mut self, uses: &[(usize, crate::axes::Factor)], clusters: &[Cluster], name: &str) -> Result<()> {
+        let mut slots = vec![0i64; clusters.iter().map(|c| c.members.len()).sum()];
+        for (c, cluster) in clusters.iter().enumerate() {
+            cluster.members.iter().for_each(|&h| slots[h] = c as i64);
+        }
+        let name = self.names.fresh(name);
+        self.graph.initializer.push(tensor_from_i64(name.clone(), &[slots.len()], &slots));
+        let mut made: HashMap<(String, usize, usize), String> = HashMap::new();
+        uses.iter().try_for_each(|&(u, factor)| self.share(u, factor, clusters, &name, &mut made))
     }
 
     /// Replaces one use by a lookup among centroids.
@@ -568,7 +644,9 @@ impl<'a, 'm> Condenser<'a, 'm> {
                 bail!(Unsupported, "the FFNs of layers {group:?} differ in form and cannot be shared");
             }
             for i in 0..uses[position].len() {
-                let source = self.typing.uses[uses[position][i]].name.clone();
+                let giver = &self.typing.uses[uses[position][i]];
+                // Its neurons may be lookups already.
+                let source = self.graph.node[giver.node].input[giver.input].clone();
                 let name = match self.gene.ffn_centroid {
                     FfnCentroid::Mean => self.mean(&uses.iter().map(|u| u[i]).collect::<Vec<_>>())?,
                     _ => source,

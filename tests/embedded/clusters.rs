@@ -7,8 +7,11 @@ use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
 use offshoot::data::{InputShape, Loader};
 use offshoot::density::attention_distances;
-use offshoot::fitting::similarity::head_distances;
-use offshoot::learngene::{Algorithm, Cluster, Eps, Learngene, METADATA, partition};
+use offshoot::descendant::{FfnWidth, Shape, grow};
+use offshoot::fitting::similarity::{head_distances, neuron_clusters, neuron_distances};
+use offshoot::learngene::{
+    Algorithm, Cluster, Count, Eps, Learngene, METADATA, NeuronRules, Similarities, Similarity, partition,
+};
 use offshoot::onnx::Model;
 use offshoot::runtime::{Kind, Options, Runtime};
 use serde_json::Value;
@@ -29,13 +32,17 @@ fn ancestor() -> Model {
     model
 }
 
+fn images(model: &Model, count: usize) -> Loader {
+    let input = InputShape::of(&Typing::new(model).unwrap()).unwrap();
+    let preprocess = model.metadata("offshoot.preprocess");
+    Loader::open(root().join(IMAGES), &Default::default(), preprocess, input).unwrap().limit(count)
+}
+
 /// Distances by attention, output and prediction.
 fn measure(model: &Model, images: usize) -> [Vec<Array2<f64>>; 3] {
     let (typing, runtime) = (Typing::new(model).unwrap(), tract());
     let anatomy = Anatomy::new(&typing).unwrap();
-    let input = InputShape::of(&typing).unwrap();
-    let preprocess = model.metadata("offshoot.preprocess");
-    let loader = Loader::open(root().join(IMAGES), &Default::default(), preprocess, input).unwrap().limit(images);
+    let loader = self::images(model, images);
     let attention = attention_distances(&runtime, model, &typing, &anatomy, &loader, |_, _| {}).unwrap();
     let heads = head_distances(&runtime, model, &loader, |_| {}).unwrap();
     [attention, heads.output, heads.prediction]
@@ -60,6 +67,103 @@ fn distances_equal_an_independent_computation() {
         }
     }
     assert_eq!(compared, 3 * 8 * 28);
+    let (model, mut compared) = (ancestor(), 0);
+    let loader = images(&model, golden["images"].as_u64().unwrap() as usize);
+    for (kind, key) in [(Similarity::Output, "neuron_output"), (Similarity::Prediction, "neuron_prediction")] {
+        neuron_distances(
+            &tract(),
+            &model,
+            &loader,
+            &Similarities(vec![kind]),
+            |_| {},
+            |l, distances, adds| {
+                assert!(distances.dim() == (256, 256) && adds.len() == 256 && adds.iter().all(|a| *a > 0.0));
+                for (a, row) in golden[key][l].as_array().unwrap().iter().enumerate() {
+                    for (b, truth) in row.as_array().unwrap().iter().enumerate() {
+                        let (d, truth) = (distances[[a + 1, b]], truth.as_f64().unwrap());
+                        assert!((d - truth).abs() < 1e-6 + 1e-3 * truth, "{key}, layer {l}: {d} and {truth}");
+                        compared += 1;
+                    }
+                }
+            },
+        )
+        .unwrap();
+    }
+    assert_eq!(compared, 2 * 8 * 28);
+}
+
+/// Neurons 0 and 1 of every FFN made the same, in every dialect: they are found to be the same, and a descendant that has one of them
+/// for both computes what it did.
+#[test]
+fn neurons_that_are_the_same_are_found_and_merged() {
+    let runtime = tract();
+    let (mut failures, mut merged) = (Vec::new(), 0);
+    for fixture in all_fixtures().iter().filter(|f| f.runs_on(&runtime)) {
+        let (model, name) = (fixture.open(), fixture.name());
+        let typing = Typing::new(&model).unwrap();
+        let anatomy = Anatomy::new(&typing).unwrap();
+        let mut gene = Learngene::identity(&typing, &anatomy);
+        let width = |l: &offshoot::anatomy::Attention| {
+            let ffn = l.ffn.as_ref().filter(|f| f.hidden_factor(&typing).is_some());
+            ffn.map_or(0, |f| typing.factors.size(&f.hidden))
+        };
+        let widths: Vec<usize> = anatomy.layers.iter().map(width).collect();
+        let pairs = |n: &usize| -> Vec<Cluster> {
+            let alone = (2..*n).map(|h| Cluster { members: vec![h], centroid: h });
+            let both = (*n > 2).then(|| Cluster { members: vec![0, 1], centroid: 0 });
+            both.into_iter().chain(alone).collect()
+        };
+        // One width for all, since a descendant is asked for one.
+        let Some(&n) = widths.iter().find(|n| **n > 2).filter(|n| widths.iter().all(|w| w == *n)) else { continue };
+        gene.cluster_neurons(widths.iter().map(pairs).collect()).unwrap();
+        let twice = gene.condense(&model, &typing, &anatomy).unwrap();
+        let x = surgery::images(fixture);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.npy");
+        ndarray_npy::write_npy(&path, &surgery::channels_first(fixture)).unwrap();
+        let input = InputShape::of(&Typing::new(&twice).unwrap()).unwrap();
+        let loader = Loader::open(&path, &Default::default(), None, input).unwrap();
+        let rules = NeuronRules {
+            similarity: Similarities(vec![Similarity::Output]),
+            algorithm: Algorithm::Agglomerative(Count::Of(n - 1)),
+            eps: None,
+        };
+        match neuron_clusters(&runtime, &twice, &loader, &rules, |_| {}) {
+            Ok(found) => {
+                for (l, clusters) in found.iter().enumerate().filter(|(_, c)| !c.is_empty()) {
+                    // Others may be the same by nature: a ReLU that is never open.
+                    let both = clusters.iter().find(|c| c.members.contains(&0)).unwrap();
+                    if clusters.len() != n - 1 || both.members.len() > 1 && !both.members.contains(&1) {
+                        failures.push(format!("{name}: layer {l}: {:?}", clusters[0]));
+                    }
+                }
+            }
+            Err(e) if e.hint_text().is_some() => println!("{name}: {e}"),
+            Err(e) => failures.push(format!("{name}: {e}")),
+        }
+        let shape = Shape { ffn_width: FfnWidth::Neurons(n - 1), ..Shape::default() };
+        let child = match grow(&twice, &gene, &shape) {
+            Ok(child) => child,
+            // The forms in which FFNs cannot be resized say so, with clusters or without.
+            Err(e) => {
+                if let Ok(plain) = grow(&model, &Learngene::identity(&typing, &anatomy), &shape) {
+                    failures.push(format!("{name}: {e}, and without clusters {:?}", plain.plan.layers[0].ffn_width));
+                }
+                continue;
+            }
+        };
+        let run = |model: &Model| surgery::run(&runtime, model, &x).unwrap();
+        let (before, after) = (run(&twice), run(&child.model));
+        let error = surgery::error(&before, &after);
+        // A norm over the neurons sees one less.
+        let normed = child.plan.warnings.iter().any(|w| w.contains("norm"));
+        if error > fixture.tolerance() && !normed {
+            failures.push(format!("{name}: the merged neurons change the output by {error}"));
+        }
+        merged += usize::from(!normed);
+    }
+    println!("{merged} fixtures");
+    assert!(failures.is_empty() && merged > 60, "{} of {merged}:\n{}", failures.len(), failures.join("\n"));
 }
 
 #[test]
@@ -81,7 +185,7 @@ fn the_same_head_twice_is_found_by_every_similarity() {
             let least = others.map(|(_, d)| *d).fold(f64::INFINITY, f64::min);
             let same = distances[[2, 5]];
             assert!(same < 0.02 * least, "{kind}, layer {l}: {same}, and {least} between others");
-            for algorithm in [Algorithm::Agglomerative(Some(7)), Algorithm::KMeans(Some(7))] {
+            for algorithm in [Algorithm::Agglomerative(Count::Of(7)), Algorithm::KMeans(Count::Of(7))] {
                 assert_eq!(
                     partition(distances, algorithm, Eps::Auto, 1).0[0],
                     [2, 5],
@@ -192,12 +296,26 @@ fn learngenes_say_what_they_were_clustered_by() {
         let why = String::from_utf8_lossy(&output.stderr).to_string();
         assert!(why.contains(says), "{more:?}: {why}");
     };
+    // Neurons: half as many clusters, of which a descendant of that width takes each.
+    let gene = condense("neurons", &["--neuron-cluster", "agglomerative:50%"]);
+    let neurons = gene["neurons"].as_array().unwrap();
+    assert!(neurons.len() == 8 && neurons.iter().all(|l| l.as_array().unwrap().len() == 128), "{gene}");
+    let plan = json(&["grow", text(&at("neurons")), "--ffn-width", "50%", "-o", text(&at("half")), "--json"]);
+    assert!(plan["layers"].as_array().unwrap().iter().all(|l| l["ffn_width"] == 128));
+    for how in [&["dbscan", "--neuron-eps", "auto"][..], &["kmeans:200", "--neuron-similarity", "output+prediction"]] {
+        let gene = condense(how[0], &[&["--neuron-cluster"], how].concat());
+        let counts: Vec<usize> =
+            gene["neurons"].as_array().unwrap().iter().map(|l| l.as_array().unwrap().len()).collect();
+        assert!(counts.iter().all(|n| (2..256).contains(n)), "{counts:?}");
+    }
+    bad(&["--neuron-cluster", "dbscan", "--neuron-similarity", "density"], "neurons have no density");
+    bad(&["--neuron-eps", "1"], "--neuron-cluster");
     bad(&["--similarity", "colour"], "none of density, attention, output and prediction");
     bad(&["--cluster", "kmeans:0"], "no number of clusters");
     bad(&["--eps", "-3"], "");
     refused(
         &["grow", ANCESTOR, "--no-images", "--similarity", "output", "-o", text(&at("no"))],
-        &["need measured heads"],
+        &["need images to measure on"],
     );
     done(&[
         "grow",

@@ -16,8 +16,10 @@ use crate::data::Loader;
 use crate::density::{Densities, attention_distances};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::Limits;
-use crate::fitting::similarity::head_distances;
-use crate::learngene::{Algorithm, Learngene, METADATA, Rules, Similarity, combined, density_distances, parameters};
+use crate::fitting::similarity::{head_distances, neuron_clusters};
+use crate::learngene::{
+    Algorithm, Cluster, Learngene, METADATA, Rules, Similarity, combined, density_distances, parameters,
+};
 use crate::onnx::{Model, sha256};
 use crate::report::PREPROCESS;
 use crate::runtime::Runtime;
@@ -58,6 +60,11 @@ pub fn run(c: &Condense) -> Result<()> {
     let kept: usize = gene.layers.iter().map(Vec::len).sum();
     let heads: usize = gene.layers.iter().flatten().map(|k| k.members.len()).sum();
     output::note(&format!("{kept} of {heads} heads, {} of {} FFNs", gene.ffn_groups.len(), gene.layers.len()));
+    if !gene.neurons.is_empty() {
+        let neurons = |clusters: &Vec<Cluster>| clusters.iter().map(|c| c.members.len()).sum::<usize>();
+        let of: usize = gene.neurons.iter().map(neurons).sum();
+        output::note(&format!("{} of {of} FFN neurons", gene.neurons.iter().map(Vec::len).sum::<usize>()));
+    }
     output::note(&format!(
         "I-Params {} (output projection of centroid heads only, no classifier); the learngene holds {}, the ancestor {}",
         count(inherited.i_params),
@@ -162,6 +169,13 @@ pub fn condense(
     let rules = clusters.rules();
     let distances = named(&model.path, distances(runtime, model, typing, anatomy, loader, &measured, &rules))?;
     let mut gene = Learngene::cluster_by(typing, anatomy, &measured, &distances, &rules)?;
+    if let Some(rules) = &rules.neurons {
+        let bar = output::progress(loader.len(), "neurons");
+        let told = |n: usize| bar.set_position(n as u64);
+        let neurons = neuron_clusters(&runtime.single_threaded(), model, loader, rules, told);
+        gene.cluster_neurons(named(&model.path, neurons)?)?;
+        bar.finish_and_clear();
+    }
     gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     gene.source.sha256 = sha256(&model.path)?;
     gene.source.parameters = parameters(model.graph());

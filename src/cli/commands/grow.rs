@@ -212,9 +212,10 @@ fn learngene(c: &Grow, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model)
             "give --images PATH, or leave them out",
         );
     }
-    if c.clusters.similarity.is_some() || c.clusters.cluster.is_some() {
+    let measured = [c.clusters.similarity.is_some(), c.clusters.cluster.is_some(), c.clusters.neuron_cluster.is_some()];
+    if measured.contains(&true) {
         return usage(
-            "--similarity and --cluster need measured heads, and --no-images measures none",
+            "--similarity, --cluster and --neuron-cluster need images to measure on, and there are none",
             "give --images PATH, or leave them out",
         );
     }
