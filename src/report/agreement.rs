@@ -9,8 +9,7 @@ pub struct Agreement {
     images: usize,
     largest_error: f64,
     largest: f64,
-    correlations: f64,
-    correlated: usize,
+    correlations: Vec<f64>,
     logits: usize,
     same_class: usize,
     not_a_number: bool,
@@ -27,6 +26,10 @@ pub struct Measures {
     pub relative_error: f64,
     /// Pearson correlation of the first output, the mean over images.
     pub correlation: f64,
+    /// Standard error of that mean; `None` for fewer than two images.
+    pub correlation_error: Option<f64>,
+    /// The correlation of every image, where it has one.
+    pub correlations: Vec<f64>,
     /// Share of images whose largest logit is the same, where the first output is one vector an image.
     pub top1_agreement: Option<f64>,
 }
@@ -50,10 +53,7 @@ impl Agreement {
         self.images += a.len_of(Axis(0));
         for (x, y) in a.axis_iter(Axis(0)).zip(b.axis_iter(Axis(0))) {
             let (x, y) = (x.flatten(), y.flatten());
-            if let Some(r) = correlation(x.view(), y.view()) {
-                self.correlations += r;
-                self.correlated += 1;
-            }
+            self.correlations.extend(correlation(x.view(), y.view()));
             if a.ndim() == 2 && x.len() > 1 {
                 self.logits += 1;
                 self.same_class += (largest(x.view()) == largest(y.view())) as usize;
@@ -64,11 +64,16 @@ impl Agreement {
     /// The measures over everything added.
     pub fn finish(&self) -> Measures {
         let nan = |v: f64| if self.not_a_number { f64::NAN } else { v };
+        let n = self.correlations.len() as f64;
+        let mean = self.correlations.iter().sum::<f64>() / n;
+        let squares: f64 = self.correlations.iter().map(|r| (r - mean).powi(2)).sum();
         Measures {
             images: self.images,
             max_abs_error: nan(self.largest_error),
             relative_error: nan(self.largest_error / self.largest.max(f64::MIN_POSITIVE)),
-            correlation: nan(if self.correlated == 0 { f64::NAN } else { self.correlations / self.correlated as f64 }),
+            correlation: nan(mean),
+            correlation_error: (n > 1.0).then(|| nan((squares / (n - 1.0) / n).sqrt())),
+            correlations: self.correlations.clone(),
             top1_agreement: (self.logits > 0).then(|| self.same_class as f64 / self.logits as f64),
         }
     }
@@ -122,6 +127,8 @@ mod tests {
         assert_eq!((m.max_abs_error, m.relative_error), (1.0, 0.25));
         assert!(m.correlation.abs() < 1e-12);
         assert_eq!(m.top1_agreement, Some(0.5));
+        // Correlations of -1 and 1: a deviation of the square root of two, over that of two images.
+        assert!((m.correlation_error.unwrap() - 1.0).abs() < 1e-12 && m.correlations.len() == 2);
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub fn run(c: &Compare) -> Result<()> {
             "max_abs_error": measures.max_abs_error,
             "relative_error": measures.relative_error,
             "correlation": measures.correlation,
+            "correlation_error": measures.correlation_error,
+            "correlations": measures.correlations,
             "top1_agreement": measures.top1_agreement,
             "latency_ms": {"a": ms_a, "b": ms_b},
             "parameters": {"a": pa, "b": pb},
@@ -83,7 +85,8 @@ pub fn run(c: &Compare) -> Result<()> {
         text += &format!("\nover {} images on {}\n", measures.images, runtime.describe());
         text += &format!("max abs error   {:.3e}\n", measures.max_abs_error);
         text += &format!("relative error  {:.3e}\n", measures.relative_error);
-        text += &format!("correlation     {:.6}\n", measures.correlation);
+        let error = measures.correlation_error.map(|e| format!(" (standard error {e:.6})")).unwrap_or_default();
+        text += &format!("correlation     {:.6}{error}\n", measures.correlation);
         if let Some(top1) = measures.top1_agreement {
             text += &format!("top-1 agreement {:.2} %\n", 100.0 * top1);
         }
