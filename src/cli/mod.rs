@@ -3,6 +3,7 @@
 mod commands;
 mod flags;
 mod output;
+mod signals;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ pub fn main() -> ExitCode {
             *place = at.to_string();
         }
     }));
+    signals::explain_lost_files();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {

@@ -101,10 +101,12 @@ fn parse<const N: usize>(
         .try_fold(1u64, |product, &side| product.checked_mul(side.into()))
         .filter(|&bytes| bytes < isize::MAX as u64);
     let Some(announced) = announced else {
-        bail!(Format, "the IDX header announces an impossible {listed} bytes");
+        return Err(damaged(format!("the IDX header announces an impossible {listed} bytes")));
     };
     if announced > limit {
-        bail!(Format, "the IDX header announces {listed} bytes, more than a gzipped file of this size may unpack to");
+        return Err(damaged(format!(
+            "the IDX header announces {listed} bytes, more than a gzipped file of this size may unpack to"
+        )));
     }
     let mut bytes = Vec::new();
     reader.take(announced + 1).read_to_end(&mut bytes).map_err(read_error)?;
@@ -114,9 +116,13 @@ fn parse<const N: usize>(
         } else {
             "there are more".to_owned()
         };
-        bail!(Format, "the IDX header announces {listed} = {announced} bytes, but {verdict}");
+        return Err(damaged(format!("the IDX header announces {listed} = {announced} bytes, but {verdict}")));
     }
     Ok((sides.map(|side| side as usize), bytes))
+}
+
+fn damaged(what: String) -> Error {
+    Error::new(ErrorKind::Format, what).hint("fetch the file again: it is damaged, or no IDX file")
 }
 
 fn read_error(error: std::io::Error) -> Error {

@@ -137,6 +137,7 @@ impl Preprocess {
         let known = metadata.map(serde_json::from_str::<Preprocess>).transpose().map_err(|error| {
             Error::new(ErrorKind::Format, format!("the model's metadata describes no preprocessing: {error}"))
                 .caused_by(error)
+                .hint("grow or tune the model again, or remove `offshoot.preprocess` from its metadata")
         })?;
         if known.is_none() && channels != 3 && (flags.mean.is_none() || flags.std.is_none()) {
             return Err(Error::new(

@@ -85,7 +85,7 @@ impl Part {
         feeds: Vec<String>,
         results: Vec<String>,
     ) -> Part {
-        let mut model = Model { proto: model.proto.clone(), path: model.path.clone(), bytes: 0 };
+        let mut model = model.clone();
         let declare = |name: &String| {
             let shape = typing.shape(name).unwrap_or_default();
             tensor_info(name.clone(), DataType::Float, &shape.into_iter().map(Some).collect::<Vec<_>>())

@@ -59,7 +59,8 @@ impl Inliner<'_> {
             return Ok(());
         };
         if depth >= MAX_DEPTH {
-            return Err(Error::new(ErrorKind::Format, format!("function `{}` calls itself", function.name())));
+            return Err(Error::new(ErrorKind::Format, format!("function `{}` calls itself", function.name()))
+                .hint("export the model again: `onnx.checker.check_model` refuses it, too"));
         }
         self.calls += 1;
         let call = self.calls;

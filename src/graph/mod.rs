@@ -322,7 +322,9 @@ pub(crate) fn sort(graph: &mut GraphProto) -> Result<()> {
     }
     if order.len() != graph.node.len() {
         let stuck = (0..graph.node.len()).find(|&k| waiting[k] > 0).unwrap_or(0);
-        return Err(Error::new(ErrorKind::Format, "the graph has a cycle").in_node(node_label(&graph.node[stuck])));
+        return Err(Error::new(ErrorKind::Format, "the graph has a cycle")
+            .in_node(node_label(&graph.node[stuck]))
+            .hint("export the model again: `onnx.checker.check_model` refuses it, too"));
     }
     let mut nodes: Vec<Option<NodeProto>> = std::mem::take(&mut graph.node).into_iter().map(Some).collect();
     graph.node = order.into_iter().filter_map(|k| nodes[k].take()).collect();

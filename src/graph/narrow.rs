@@ -454,7 +454,7 @@ mod tests {
             output: vec![tensor_info("out", DataType::Float, &[None, Some(1), Some(2), Some(2)])],
             ..Default::default()
         };
-        let mut m = Model { proto: ModelProto { graph: Some(graph), ..model(17).proto }, ..model(17) };
+        let mut m = Model::from_proto(ModelProto { graph: Some(graph), ..model(17).proto });
         let mut other = m.clone();
         convert(&mut m, FloatType::Bf16).unwrap();
         let types = element_types(m.graph());

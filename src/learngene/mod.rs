@@ -343,16 +343,20 @@ impl Learngene {
     /// # Errors
     /// [`ErrorKind::Format`].
     pub fn check(&self, typing: &Typing, anatomy: &Anatomy) -> Result<()> {
+        let wrong = |what: String| {
+            Error::new(ErrorKind::Format, what).hint("this file is damaged: condense the ancestor again")
+        };
         let have: Vec<usize> = anatomy.layers.iter().map(|l| l.head_count(typing)).collect();
         let want: Vec<usize> = self.layers.iter().map(|c| c.iter().map(|c| c.members.len()).sum()).collect();
         if have != want {
-            bail!(Format, "the learngene describes layers of {want:?} heads, and the model has {have:?}");
+            return Err(wrong(format!("the learngene describes layers of {want:?} heads, and the model has {have:?}")));
         }
         for (l, layer) in anatomy.layers.iter().enumerate() {
             let neurons: usize = self.neurons(l).iter().map(|c| c.members.len()).sum();
             let width = layer.ffn.as_ref().map_or(0, |f| typing.factors.size(&f.hidden));
             if ![0, width].contains(&neurons) {
-                bail!(Format, "the learngene describes {neurons} FFN neurons of layer {l}, which has {width}");
+                let what = format!("the learngene describes {neurons} FFN neurons of layer {l}, which has {width}");
+                return Err(wrong(what));
             }
         }
         for block in self.removals.iter().flat_map(|r| &r.blocks) {
@@ -364,12 +368,11 @@ impl Learngene {
             let units = factor.map_or(1, |f| typing.factors.factor_size(f));
             if ![1, units].contains(&block.kept.units()) {
                 let l = block.layer;
-                bail!(
-                    Format,
+                return Err(wrong(format!(
                     "the learngene orders {} {:?} of layer {l}, which has {units}",
                     block.kept.units(),
                     block.kind
-                );
+                )));
             }
         }
         Ok(())

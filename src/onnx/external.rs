@@ -1,7 +1,7 @@
 //! External data: tensors whose payload lies in another file.
 //!
 //! The path comes from the model, so it is not trusted: it must be relative and lie, after every link is followed, inside
-//! the model's folder.
+//! the model's folder, and have no other name.
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 
 use super::proto::{GraphProto, TensorProto};
-use super::{map, tensor};
+use super::{Source, map, tensor};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What to do with external data that a link leads outside the model's folder (Hugging Face caches are made so).
@@ -23,7 +23,12 @@ pub enum ExternalLinks {
 }
 
 /// Makes every external payload of the graph a slice of its mapped file. Returns the bytes of the files.
-pub(super) fn resolve(graph: &mut GraphProto, model: &Path, links: ExternalLinks) -> Result<u64> {
+pub(super) fn resolve(
+    graph: &mut GraphProto,
+    model: &Path,
+    links: ExternalLinks,
+    sources: &mut Vec<Source>,
+) -> Result<u64> {
     let folder = model.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut files: HashMap<PathBuf, Bytes> = HashMap::new();
     let constants = graph.node.iter_mut().flat_map(|n| n.attribute.iter_mut()).filter_map(|a| a.t.as_mut());
@@ -31,7 +36,7 @@ pub(super) fn resolve(graph: &mut GraphProto, model: &Path, links: ExternalLinks
         if !tensor::is_external(t) {
             continue;
         }
-        resolve_tensor(t, folder, links, &mut files).map_err(|e| e.at(model))?;
+        resolve_tensor(t, folder, links, &mut files, sources).map_err(|e| e.at(model))?;
     }
     Ok(files.values().map(|b| b.len() as u64).sum())
 }
@@ -41,6 +46,7 @@ fn resolve_tensor(
     folder: &Path,
     links: ExternalLinks,
     files: &mut HashMap<PathBuf, Bytes>,
+    sources: &mut Vec<Source>,
 ) -> Result<()> {
     let fail = |kind, what: String| Error::new(kind, format!("external data of tensor `{}`: {what}", t.name()));
     let entry = |key: &str| t.external_data.iter().find(|e| e.key() == key).map(|e| e.value());
@@ -65,7 +71,13 @@ fn resolve_tensor(
             return Err(fail(ErrorKind::Unsupported, format!("`{location}` links outside the model's folder"))
                 .hint("pass --allow-external-links if you trust this model"));
         }
-        files.insert(path.clone(), map(&real)?);
+        let (bytes, source) = map(&real)?;
+        if several_names(&source) && links == ExternalLinks::Refuse {
+            return Err(fail(ErrorKind::Unsupported, format!("`{location}` is a hard link: the file has other names"))
+                .hint("copy the file, or pass --allow-external-links if you trust this model"));
+        }
+        files.insert(path.clone(), bytes);
+        sources.push(source);
     }
     let data = &files[&path];
     let offset = number("offset")?.unwrap_or(0);
@@ -90,6 +102,20 @@ fn resolve_tensor(
     t.external_data.clear();
     t.data_location = None;
     Ok(())
+}
+
+/// True for a file that has other names, which may lie outside the model's folder.
+fn several_names(source: &Source) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        source.file.metadata().is_ok_and(|m| m.nlink() > 1)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = source;
+        false
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! ([`Model::write`]). External data is resolved inside the model's own folder, and every payload is checked against its
 //! dims before anybody may use it.
 
+mod bounds;
 mod external;
 #[allow(missing_docs, clippy::all)]
 pub mod proto;
@@ -12,8 +13,10 @@ mod tensor;
 mod write;
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use prost::Message;
@@ -37,6 +40,31 @@ pub struct Model {
     pub path: PathBuf,
     /// Bytes of the file and its external data.
     pub bytes: u64,
+    /// The files that payloads lie in.
+    sources: Arc<Vec<Source>>,
+}
+
+/// A mapped file, and what it was like when it was mapped.
+#[derive(Debug)]
+struct Source {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Source {
+    /// # Errors
+    /// [`ErrorKind::Io`] where another program wrote over the file since.
+    fn unchanged(&self) -> Result<()> {
+        let now = self.file.metadata().map_err(|e| Error::io(&self.path, e))?;
+        if now.len() == self.length && now.modified().ok() == self.modified {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Io, "another program wrote over this file while it was read")
+            .at(&self.path)
+            .hint("run the command again when the file is complete; nothing was written"))
+    }
 }
 
 impl Model {
@@ -53,11 +81,13 @@ impl Model {
     /// [`Model::open`], with a choice about external data that links outside the model's folder.
     pub fn open_with(path: impl AsRef<Path>, links: ExternalLinks) -> Result<Model> {
         let path = path.as_ref();
-        let bytes = map(path)?;
+        let (bytes, source) = map(path)?;
+        let mut sources = vec![source];
         if bytes.is_empty() {
             return Err(not_onnx(path, "the file is empty"));
         }
         let size = bytes.len() as u64;
+        bounds::check(&bytes).map_err(|e| e.at(path))?;
         let mut proto = ModelProto::decode(bytes).map_err(|e| not_onnx(path, &e.to_string()))?;
         let Some(graph) = proto.graph.as_mut() else {
             return Err(not_onnx(path, "it has no graph"));
@@ -72,9 +102,9 @@ impl Model {
             )
             .at(path));
         }
-        let external = external::resolve(graph, path, links)?;
+        let external = external::resolve(graph, path, links, &mut sources)?;
         check(graph).map_err(|e| e.at(path))?;
-        Ok(Model { proto, path: path.to_path_buf(), bytes: size + external })
+        Ok(Model { proto, path: path.to_path_buf(), bytes: size + external, sources: Arc::new(sources) })
     }
 
     /// Decodes a model from bytes in memory.
@@ -85,6 +115,7 @@ impl Model {
         let bytes = bytes.into();
         let size = bytes.len() as u64;
         let path = PathBuf::new();
+        bounds::check(&bytes)?;
         let mut proto = ModelProto::decode(bytes).map_err(|e| not_onnx(&path, &e.to_string()))?;
         let Some(graph) = proto.graph.as_mut() else {
             return Err(not_onnx(&path, "it has no graph"));
@@ -93,13 +124,13 @@ impl Model {
             bail!(Unsupported, "a model in memory cannot have external data");
         }
         check(graph)?;
-        Ok(Model { proto, path, bytes: size })
+        Ok(Model { proto, path, bytes: size, sources: Arc::default() })
     }
 
     /// A model made in memory.
     pub fn from_proto(proto: ModelProto) -> Model {
         let bytes = encoded_len(&proto);
-        Model { proto, path: PathBuf::new(), bytes }
+        Model { proto, path: PathBuf::new(), bytes, sources: Arc::default() }
     }
 
     /// The main graph.
@@ -142,9 +173,10 @@ impl Model {
     /// weights in one file of external data beside it (`NAME.data`).
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] where the file cannot be written; nothing is left behind then.
+    /// [`ErrorKind::Io`] where the file cannot be written, and where a file that weights come from was written over since it was
+    /// opened; nothing is left behind then.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<u64> {
-        write::write(&self.proto, path.as_ref())
+        write::write(&self.proto, path.as_ref(), &self.sources)
     }
 
     /// The encoded model, for a runtime that takes bytes.
@@ -168,12 +200,16 @@ fn not_onnx(path: &Path, why: &str) -> Error {
 /// [`ErrorKind::Io`] where the file cannot be read.
 pub fn sha256(path: &Path) -> Result<String> {
     use sha2::Digest;
-    let digest = sha2::Sha256::digest(map(path)?);
+    let digest = sha2::Sha256::digest(map(path)?.0);
     Ok(digest.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// Maps a file read-only. The mapping lives as long as any slice of it.
-pub(crate) fn map(path: &Path) -> Result<Bytes> {
+fn map(path: &Path) -> Result<(Bytes, Source)> {
+    // Opening a pipe would wait for a writer.
+    if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return Err(Error::new(ErrorKind::Io, "not a file").at(path).hint("name an .onnx file"));
+    }
     let file = File::open(path).map_err(|e| {
         let error = Error::io(path, e);
         match error.kind() {
@@ -182,16 +218,16 @@ pub(crate) fn map(path: &Path) -> Result<Bytes> {
         }
     })?;
     let meta = file.metadata().map_err(|e| Error::io(path, e))?;
-    if !meta.is_file() {
-        return Err(Error::new(ErrorKind::Io, "not a file").at(path).hint("name an .onnx file"));
-    }
-    if meta.len() == 0 {
-        return Ok(Bytes::new());
+    let length = meta.len();
+    let source = |file| Source { path: path.to_path_buf(), file, length, modified: meta.modified().ok() };
+    if length == 0 {
+        return Ok((Bytes::new(), source(file)));
     }
     // SAFETY: the mapping is read-only and private. Offshoot replaces files by renaming, never in place, so its own
-    // outputs cannot shrink a mapped input; docs say that other programs must not truncate a model while it is read.
+    // outputs cannot shrink a mapped input. Where another program does, the command line ends at the signal, and a model
+    // that was written over is not written out.
     let mapped = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-    Ok(Bytes::from_owner(mapped))
+    Ok((Bytes::from_owner(mapped), source(file)))
 }
 
 /// Checks what later stages rely on: payload lengths and unique value names.

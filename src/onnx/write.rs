@@ -8,12 +8,15 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use super::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
+use super::{Source, bounds};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Protobuf messages end at 2 GB; weights move to external data a little before that.
 const MAX_MESSAGE: u64 = (2 << 30) - (64 << 20);
 /// Payloads below this stay in the message even when the weights are external.
 const MIN_EXTERNAL: usize = 1024;
+/// A model whose weights lie beside it is smaller than this.
+const MAX_STRUCTURE: u64 = 128 << 20;
 /// ONNX asks for external data aligned to pages, so that readers can map it.
 const ALIGNMENT: u64 = 4096;
 
@@ -108,22 +111,33 @@ fn message(field: u32, message: &impl Message, scratch: &mut Vec<u8>, out: &mut 
     out.write_all(scratch)
 }
 
-/// Writes a model, with external data beside it where it is too large for one message. Returns the bytes written.
-pub(super) fn write(model: &ModelProto, path: &Path) -> Result<u64> {
-    write_within(model, path, MAX_MESSAGE)
+/// Writes a model, with external data beside it where it is too large for one message. Returns the bytes written. Nothing is replaced
+/// where one of the `sources` of payloads was written over meanwhile.
+pub(super) fn write(model: &ModelProto, path: &Path, sources: &[Source]) -> Result<u64> {
+    write_within(model, path, MAX_MESSAGE, sources)
 }
 
 /// [`write`], with the size above which weights move out.
-fn write_within(model: &ModelProto, path: &Path, limit: u64) -> Result<u64> {
+fn write_within(model: &ModelProto, path: &Path, limit: u64, sources: &[Source]) -> Result<u64> {
+    let check = || sources.iter().try_for_each(Source::unchanged);
+    let mut before = own_data(path);
+    let real = |p: &Path| p.canonicalize().ok();
+    before.retain(|f| sources.iter().all(|s| real(&s.path) != real(f)));
     if encoded_len(model) <= limit {
-        return replace_file(path, |out| encode(model, out));
+        let bytes = replace_checked(path, |out| encode(model, out), check)?;
+        remove(before);
+        return Ok(bytes);
     }
-    let data_path = sibling(path, ".data")?;
+    // A name that no file has: a model that is being replaced keeps its weights until it is.
+    let data_path = (0..)
+        .map(|n: usize| sibling(path, &if n == 0 { ".data".to_string() } else { format!(".{n}.data") }))
+        .find(|p| p.as_ref().map_or(true, |p| fs::symlink_metadata(p).is_err()))
+        .unwrap_or_else(|| sibling(path, ".data"))?;
     let location = data_path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_string();
     let mut model = model.clone();
     let graph = model.graph.get_or_insert_with(GraphProto::default);
     let mut offset = 0u64;
-    let data = replace_file(&data_path, |out| {
+    let fill = |out: &mut BufWriter<&File>| {
         for t in &mut graph.initializer {
             let Some(raw) = t.raw_data.take_if(|raw| raw.len() >= MIN_EXTERNAL) else { continue };
             let padding = offset.next_multiple_of(ALIGNMENT) - offset;
@@ -141,8 +155,40 @@ fn write_within(model: &ModelProto, path: &Path, limit: u64) -> Result<u64> {
             offset += raw.len() as u64;
         }
         Ok(())
-    })?;
-    Ok(data + replace_file(path, |out| encode(&model, out))?)
+    };
+    let data = replace_checked(&data_path, fill, &check)?;
+    match replace_checked(path, |out| encode(&model, out), &check) {
+        Ok(bytes) => {
+            remove(before);
+            Ok(data + bytes)
+        }
+        Err(e) => {
+            remove(vec![data_path]);
+            Err(e)
+        }
+    }
+}
+
+/// The files of weights that an earlier [`write`] put beside the model at `path`.
+fn own_data(path: &Path) -> Vec<PathBuf> {
+    let small = fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() <= MAX_STRUCTURE);
+    let Some(name) = path.file_name().and_then(|n| n.to_str()).filter(|_| small) else { return Vec::new() };
+    let read = fs::read(path).ok().filter(|bytes| bounds::check(bytes).is_ok());
+    let Some(old) = read.and_then(|bytes| ModelProto::decode(&bytes[..]).ok()) else { return Vec::new() };
+    let tensors = old.graph.iter().flat_map(|g| &g.initializer).flat_map(|t| &t.external_data);
+    let mut names: Vec<&str> = tensors.filter(|e| e.key() == "location").map(|e| e.value()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let ours = |n: &&&str| {
+        let middle = n.strip_prefix(name).and_then(|n| n.strip_suffix(".data"));
+        middle.is_some_and(|m| m.is_empty() || m.strip_prefix('.').is_some_and(|m| m.parse::<usize>().is_ok()))
+    };
+    names.iter().filter(ours).map(|n| path.with_file_name(n)).collect()
+}
+
+/// Removes files that nothing names any more; one that cannot be removed stays.
+fn remove(files: Vec<PathBuf>) {
+    files.iter().for_each(|f| drop(fs::remove_file(f)));
 }
 
 fn sibling(path: &Path, suffix: &str) -> Result<PathBuf> {
@@ -159,6 +205,15 @@ fn sibling(path: &Path, suffix: &str) -> Result<PathBuf> {
 /// # Errors
 /// [`ErrorKind::Io`]; the temporary file is gone then and an older file at `path` is untouched.
 pub fn replace_file(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<u64> {
+    replace_checked(path, fill, || Ok(()))
+}
+
+/// [`replace_file`], which replaces nothing where `check` fails when all is written.
+fn replace_checked(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+    check: impl FnOnce() -> Result<()>,
+) -> Result<u64> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let fail = |e: io::Error| Error::io(path, e).hint("check that the folder exists, is writable and has room");
     // Renaming over a device or a pipe would replace it for everybody.
@@ -180,6 +235,7 @@ pub fn replace_file(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> io:
         };
         temporary.as_file().set_permissions(fs::Permissions::from_mode(mode)).map_err(fail)?;
     }
+    check()?;
     temporary.persist(path).map_err(|e| fail(e.error))?;
     Ok(bytes)
 }
@@ -218,13 +274,37 @@ mod tests {
     fn large_models_keep_their_weights_beside_them() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.onnx");
-        write_within(&model(), &path, 1000).unwrap();
+        write_within(&model(), &path, 1000, &[]).unwrap();
         assert!(fs::metadata(&path).unwrap().len() < 1000);
         assert_eq!(fs::metadata(folder.path().join("model.onnx.data")).unwrap().len(), 4096 + 4000);
         let read = Model::open(&path).unwrap();
         for (a, b) in read.graph().initializer.iter().zip(&model().graph.unwrap().initializer) {
             assert_eq!((a.name(), &a.dims, to_f32(a).unwrap()), (b.name(), &b.dims, to_f32(b).unwrap()));
         }
+    }
+
+    #[test]
+    fn a_large_model_replaces_another_and_its_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        let names = || {
+            let mut names: Vec<String> =
+                fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        write_within(&model(), &path, 1000, &[]).unwrap();
+        // Weights of the model that is replaced stay until it is.
+        let old = Model::open(&path).unwrap();
+        write_within(&model(), &path, 1000, &[]).unwrap();
+        assert_eq!(names(), ["model.onnx", "model.onnx.1.data"]);
+        assert_eq!(to_f32(&old.graph().initializer[2]).unwrap()[999], 999.0);
+        assert_eq!(to_f32(&Model::open(&path).unwrap().graph().initializer[2]).unwrap()[999], 999.0);
+        // What the weights come from stays.
+        write_within(&model(), &path, 1000, &Model::open(&path).unwrap().sources).unwrap();
+        assert_eq!(names(), ["model.onnx", "model.onnx.1.data", "model.onnx.data"]);
+        write_within(&model(), &path, 1 << 20, &[]).unwrap();
+        assert_eq!(names(), ["model.onnx", "model.onnx.1.data"]);
     }
 
     #[test]

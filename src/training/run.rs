@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use ndarray::{Array2, Array4, ArrayD, ArrayView2, ArrayViewD, Axis, Ix2, Slice};
@@ -52,6 +53,8 @@ pub struct Plan {
     pub checkpoint_every: Option<u64>,
     /// Go on from the checkpoint.
     pub resume: bool,
+    /// Ends the run after an update, with a checkpoint, when it is set.
+    pub stop: Option<&'static AtomicBool>,
 }
 
 impl Default for Plan {
@@ -69,6 +72,7 @@ impl Default for Plan {
             checkpoint: None,
             checkpoint_every: None,
             resume: false,
+            stop: None,
         }
     }
 }
@@ -308,6 +312,11 @@ impl Run<'_> {
                 observer.step(&report, total)?;
                 if self.plan.checkpoint_every.is_some_and(|n| standing.position.step.is_multiple_of(n.max(1))) {
                     self.save(&standing)?;
+                }
+                if self.plan.stop.is_some_and(|s| s.load(Ordering::Relaxed)) && standing.position.step < total {
+                    self.save(&standing)?;
+                    return Err(Error::new(ErrorKind::Check, format!("stopped after update {} of {total}", step + 1))
+                        .hint("the checkpoint is whole: --resume goes on from there"));
                 }
             }
             drop(batches);

@@ -31,9 +31,9 @@ use crate::runtime::Runtime;
 pub fn open(path: &Path, flags: OpenFlags) -> Result<Model> {
     let mut model = Model::open_with(path, flags.links())?;
     if flags.dequantize {
-        graph::dequantize(&mut model)?;
+        named(path, graph::dequantize(&mut model))?;
     }
-    graph::prepare(&mut model)?;
+    named(path, graph::prepare(&mut model))?;
     Ok(model)
 }
 

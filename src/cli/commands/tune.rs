@@ -16,6 +16,7 @@ use crate::anatomy::{Anatomy, WeightKind};
 use crate::axes::Typing;
 use crate::cli::flags::{LossKind, OptimizerKind, Tune};
 use crate::cli::output::{self, check_distinct, check_output, count, table, write_text};
+use crate::cli::signals;
 use crate::data::{Dataset, DatasetOptions, InputShape, Split, TrainingLoader, TrainingOptions};
 use crate::descendant;
 use crate::error::{Error, ErrorKind, Result};
@@ -413,6 +414,7 @@ fn plan(c: &Tune, outputs: &Outputs) -> Plan {
         checkpoint: outputs.checkpoint.clone(),
         checkpoint_every: c.checkpoint_every,
         resume: c.resume,
+        stop: Some(signals::stop_on_request()),
     }
 }
 
