@@ -156,8 +156,8 @@ fn write_within(model: &ModelProto, path: &Path, limit: u64, sources: &[Source])
         }
         Ok(())
     };
-    let data = replace_checked(&data_path, fill, &check)?;
-    match replace_checked(path, |out| encode(&model, out), &check) {
+    let data = replace_checked(&data_path, fill, check)?;
+    match replace_checked(path, |out| encode(&model, out), check) {
         Ok(bytes) => {
             remove(before);
             Ok(data + bytes)
