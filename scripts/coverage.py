@@ -12,11 +12,13 @@ their heads and FFNs, the outputs for two images, the outputs with the input fea
 zero from the middle on (heads, neurons), and the gradient of the cross-entropy in float64.
 
 `check` runs `inspect`, `grow` (as it is, twice the heads, half the heads, one head, half the FFN), `density` and `tune --emit-step` and
-compares with that truth in ONNX Runtime. Gradients of weights that the exporter computed with (folded norms, tables gathered into place)
-are compared with differences of the loss. Needs torch, timm, onnx, onnxscript and onnxruntime.
+compares with that truth in ONNX Runtime. Gradients are compared with those of the model's parameters where a weight of the graph is one,
+and all of them, those of folded norms and gathered tables too, with the gradients of the exported graph that PyTorch runs in double
+precision (`onnx_in_torch.py`). Needs torch, timm, onnx, onnxscript and onnxruntime.
 """
 
 import argparse
+import copy
 import json
 import os
 import re
@@ -225,7 +227,9 @@ def ffns(model):
             down = first_child(m, ["mlp_out_proj", "out_proj"])
             found.append((name, m, down, m.in_split[0], features(down)[0] - m.in_split[0]))
             continue
-        branch = name.endswith(".mlp.main")  # LowFormer's, a plain sequence
+        # LowFormer's and CPUBone's, a plain sequence of two matrices.
+        matrices = [c for c in m if isinstance(c, (nn.Linear, nn.Conv2d))] if name.endswith(".main") and type(m) is nn.Sequential else []
+        branch = len(matrices) == 2 and all(isinstance(c, nn.Linear) or c.kernel_size == (1, 1) for c in matrices)
         if not (branch or re.search(r"Mlp|SwiGLU|FFN|FeedForward|GatedMlp|UniversalInvertedResidual", kind, re.I)) or any(name.startswith(f[0] + ".") for f in found):
             continue
         down = first_child(m, DOWN)
@@ -345,6 +349,19 @@ def scramble(model, seed, x):
         model.eval()
 
 
+def first(outputs):
+    return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+
+
+def own_gradients(model, x, dtype):
+    """The loss, and PyTorch's gradient of every parameter, from a copy of its own: LeViT and others keep tables that they looked up."""
+    import torch
+    copied = copy.deepcopy(model).to(dtype).train().eval()
+    loss = torch.nn.functional.cross_entropy(first(copied(x.to(dtype))), torch.tensor([1, 4]))
+    loss.backward()
+    return loss.item(), {n: p.grad for n, p in copied.named_parameters() if p.grad is not None}
+
+
 def export(cache, k, exporter):
     import warnings
 
@@ -366,48 +383,33 @@ def export(cache, k, exporter):
     scramble(model, seed, torch.randn((8 if size < 128 else 4, 3, size, size), generator=torch.Generator().manual_seed(seed + 3)))
     for p in model.parameters():
         p.requires_grad_(True)
-    first = lambda y: y[0] if isinstance(y, (tuple, list)) else y
     path = cache / f"{name}-{exporter}.onnx"
     opset = EXPORTERS[exporter]
     if not (cache / f"{name}.json").exists():
         facts, outputs = truth(model, x)
         facts |= {"family": family, "name": name, "size": size, "parameters": sum(p.numel() for p in model.parameters())}
-        import copy
-        renewed = lambda m: m.train().eval()  # LeViT and others keep bias tables that they looked up without gradients
-        double = renewed(copy.deepcopy(model)).double()
         gradients = {}
         try:
-            logits = first(double(x.double()))
-            loss = torch.nn.functional.cross_entropy(logits, torch.tensor([1, 4]))
-            loss.backward()
-            facts["loss"] = loss.item()
-            single = renewed(copy.deepcopy(model))
-            torch.nn.functional.cross_entropy(first(single(x)), torch.tensor([1, 4])).backward()
-            pairs = [(p.grad, q.grad) for p, q in zip(double.parameters(), single.parameters()) if p.grad is not None]
-            # What a change of the images by a millionth does to it: a maximum or a clipped value may fall on its other side.
-            grads = lambda m: [p.grad.clone() for p in m.parameters() if p.grad is not None]
-            first_grads = grads(double)
-            double.zero_grad()
+            loss, double = own_gradients(model, x, torch.float64)
+            facts["loss"] = loss
+            # What single precision does to PyTorch's own gradient, and what a change of the images by a millionth does to it: a maximum or
+            # a clipped value may fall on its other side.
+            single = own_gradients(model, x, torch.float32)[1]
             noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 7), dtype=torch.float64)
-            torch.nn.functional.cross_entropy(first(double(x.double() * (1 + 1e-6 * noise))), torch.tensor([1, 4])).backward()
-            moved = grads(double)
-            for p, g in zip([p for p in double.parameters() if p.grad is not None], first_grads):
-                p.grad = g
-            length = lambda list: sum((g.double() ** 2).sum() for g in list) ** 0.5
-            # What single precision does to PyTorch's own gradient.
-            facts["rounding"] = float(length([a - b for a, b in pairs]) / length([a for a, _ in pairs]))
-            named = [n for n, p in double.named_parameters() if p.grad is not None]
-            facts["roundings"] = {n: float((a - b).norm() / a.norm().clamp(min=1e-30)) for n, (a, b) in zip(named, pairs)}
-            facts["sensitivity"] = float(length([a - b for a, b in zip(first_grads, moved)]) / length(first_grads))
-            for n, p in double.named_parameters():
-                if p.grad is not None:
-                    gradients["w:" + n] = p.detach().numpy().astype(np.float32)
-                    gradients["g:" + n] = p.grad.numpy().astype(np.float32)
+            moved = own_gradients(model, x.double() * (1 + 1e-6 * noise), torch.float64)[1]
+            length = lambda values: sum((g.double() ** 2).sum() for g in values) ** 0.5
+            apart = lambda other: [g - other[n] for n, g in double.items()]
+            facts["rounding"] = float(length(apart(single)) / length(double.values()))
+            facts["roundings"] = {n: float((g - single[n]).norm() / g.norm().clamp(min=1e-30)) for n, g in double.items()}
+            facts["sensitivity"] = float(length(apart(moved)) / length(double.values()))
+            parameters = dict(model.named_parameters())
+            for n, g in double.items():
+                gradients["w:" + n] = parameters[n].detach().numpy().astype(np.float32)
+                gradients["g:" + n] = g.numpy().astype(np.float32)
         except Exception as error:
             facts["no_gradient"] = f"{type(error).__name__}: {str(error)[:120]}"
         np.savez(cache / f"{name}.npz", x=x.numpy(), **{k: first(v).numpy() for k, v in outputs.items()}, **gradients)
         (cache / f"{name}.json").write_text(json.dumps(facts))
-        del double
     if exporter == "ts":
         torch.onnx.export(model, (x,), str(path) + ".part", dynamo=False, opset_version=opset, input_names=["input"], output_names=["logits"],
                           dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}})
@@ -636,10 +638,9 @@ class Check:
             if hit.mean() > 0.9:
                 mapped[name] = (hit, order[at])
                 np.add.at(count, order[at][hit], 1)
-        compared, bad, rest = 0, [], []
+        compared, bad = 0, []
         for name, (w, g) in found.items():
             if name not in mapped or (count[mapped[name][1][mapped[name][0]]] != 1).any():
-                rest.append(name)
                 continue
             hit, at = mapped[name]
             own, theirs = g.ravel()[hit], gradient[at[hit]]
@@ -651,44 +652,34 @@ class Check:
         if bad:
             worst = max(bad)
             return f"{len(bad)} of {len(found)} weights differ from PyTorch's, `{worst[1]}` by {worst[0]:.1e}", ""
-        checked = self.differences(found, rest, scale) if rest else None
+        problem = self.graph_gradients(found, scale, rounding)
+        if problem:
+            return problem, ""
         total = sum(w.size for w, _ in found.values())
-        if checked:
-            return checked, ""
-        return None, f"{compared / total:.0%} equal PyTorch's" + (", the rest differences of the loss" if rest else "")
+        return None, f"all equal the graph's in PyTorch, {compared / total:.0%} the model's own"
 
-    def differences(self, found, rest, scale):
-        """The slope of the loss as all weights that no parameter equals go along their gradient, each element in proportion to its size:
-        some are frequencies and coordinates, of sizes that differ a thousandfold."""
+    def graph_gradients(self, found, scale, rounding):
+        """All gradients against those of the exported graph itself, run by PyTorch in double precision. Weights that the exporter computed
+        with are no parameters of the model, but they are the graph's."""
         import onnx
-        from onnx import numpy_helper
-        model = onnx.load(self.graph)
-        if np.sqrt(sum((found[n][1] ** 2).sum() for n in rest)) < 1e-5 * scale:
-            return None
-        places = {t.name: t for t in model.graph.initializer}
-        for n in model.graph.node:
-            if n.op_type == "Constant" and n.output[0] in rest:
-                places[n.output[0]] = n.attribute[0].t
-        if any(n not in places for n in rest):
-            return f"`{next(n for n in rest if n not in places)}` is no initializer of the exported graph"
-        square = lambda w: w**2 + 1e-6  # what is zero moves by a thousandth of what is one
-        largest = max((square(w) ** 0.5 * np.abs(g)).max() for w, g in (found[n] for n in rest))
-        way = {n: square(found[n][0]) * found[n][1] / largest for n in rest}
-        expected = sum((way[n] * found[n][1]).sum() for n in rest)
-
-        def loss(step):
-            for n in rest:
-                places[n].CopyFrom(numpy_helper.from_array((found[n][0] + step * way[n]).astype(np.float32), n))
-            z = run(model.SerializeToString(), self.truth["x"]).astype(np.float64)
-            z = z - z.max(1, keepdims=True)
-            return float(np.mean(np.log(np.exp(z).sum(1)) - z[[0, 1][: len(z)], [1, 4][: len(z)]]))
-        best = np.inf
-        for h in [0.1, 0.03, 0.01, 0.003, 0.001]:
-            slope = lambda h: (loss(h) - loss(-h)) / (2 * h)
-            best = min(best, abs((4 * slope(h / 2) - slope(h)) / 3 - expected) / expected)
-            if best < 0.02:
-                return None
-        return f"the slope of the loss along the gradient of {len(rest)} weights differs by {best:.1e}"
+        import onnx_in_torch
+        import torch
+        torch.set_num_threads(1)
+        loss, gradients = onnx_in_torch.gradients(onnx.load(self.graph), self.truth["x"], [1, 4])
+        if abs(loss - self.facts["loss"]) > 1e-4 * max(1, abs(self.facts["loss"])):
+            return f"the graph's loss in double precision is {loss}, the model's {self.facts['loss']}"
+        bad = []
+        for name, (w, g) in found.items():
+            theirs = gradients.get(name)
+            if theirs is None:
+                return f"`{name}` has no gradient in the exported graph"
+            allowed = max(1e-4, 10 * rounding) * np.linalg.norm(theirs) + max(1e-6, rounding) * scale + 2e-7 * np.linalg.norm(w)
+            distance = np.linalg.norm(g - theirs.reshape(g.shape))
+            if not distance <= allowed:
+                bad.append((distance / max(1e-12, np.linalg.norm(theirs)), name))
+        if bad:
+            worst = max(bad)
+            return f"{len(bad)} of {len(found)} weights differ from the graph's in PyTorch, `{worst[1]}` by {worst[0]:.1e}"
 
 
 # ------------------------------------------------------------------------------------------------ commands
