@@ -213,7 +213,7 @@ def resize(a, x, _roi=None, scales=None, sizes=None):
     assert "axes" not in a and a.get("keep_aspect_ratio_policy", "stretch") == "stretch"
     for axis in range(x.ndim):
         n = x.shape[axis]
-        factor = None if scales is None or not len(scales) else float(scales.reshape(-1)[axis])
+        factor = None if scales is None or not len(scales) else scales.reshape(-1)[axis].item()
         m = target[axis] if target else math.floor(n * factor)
         if m == n and (factor is None or factor == 1):
             continue

@@ -161,6 +161,13 @@ pub fn condense(
     let measured = named(&model.path, densities(runtime, model, typing, anatomy, loader))?;
     let rules = clusters.rules();
     let distances = named(&model.path, distances(runtime, model, typing, anatomy, loader, &measured, &rules))?;
+    let whole: Vec<String> = (0..distances.len()).filter(|&l| distances[l].is_empty()).map(|l| l.to_string()).collect();
+    if !whole.is_empty() {
+        output::warn(&format!(
+            "every head of layers {} is its own cluster: `--similarity attention` or `output` needs no densities",
+            whole.join(", ")
+        ));
+    }
     let mut gene = Learngene::cluster_by(typing, anatomy, &measured, &distances, &rules)?;
     gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     gene.source.sha256 = sha256(&model.path)?;
