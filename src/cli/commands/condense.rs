@@ -164,7 +164,7 @@ pub fn condense(
     let whole: Vec<String> = (0..distances.len()).filter(|&l| distances[l].is_empty()).map(|l| l.to_string()).collect();
     if !whole.is_empty() {
         output::warn(&format!(
-            "every head of layers {} is its own cluster: `--similarity attention` or `output` needs no densities",
+            "all heads of layers without densities are kept ({}); `--similarity attention` and `output` cluster them, too",
             whole.join(", ")
         ));
     }
