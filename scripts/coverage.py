@@ -168,7 +168,7 @@ SINGLE = {"SHSA", "SHMA", "LinearSelfAttention", "LambdaLayer"}  # attentions wi
 KEEPS = {"WindowAttentionGlobal", "FactorAttnConvRelPosEnc", "CascadedGroupAttention"}  # attentions whose heads cannot go: see docs/dialects.md
 BLOCKS = {"ParallelScalingBlock", "DiffParallelScalingBlock"}  # attention and FFN in one module
 DIMS_FIRST = {"nest"}  # models that join heads as (dim heads), not (heads dim)
-OTHERS = re.compile(r"ClassAttn|ClassAttention|AttentionPool|CrossAttention|Pool2d|LatentPool|AbsPool", re.I)
+OTHERS = re.compile(r"ClassAttn|ClassAttention|AttentionPool(?!2d)|CrossAttention|LatentPool|AbsPool", re.I)  # one query each; CLIP's AttentionPool2d asks from every token
 
 
 def first_child(module, names):

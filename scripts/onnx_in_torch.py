@@ -199,7 +199,7 @@ def pad(a, x, pads=None, value=None, axes=None):
             continue
         if mode == "constant":
             flat = [0, 0] * (x.ndim - 1 - k) + [low, high]
-            x = F.pad(x, flat, value=float(value) if value is not None else 0.0)
+            x = F.pad(x, flat, value=value.item() if value is not None else 0.0)
         else:
             n = x.shape[k]
             wrap = {"edge": lambda i: min(max(i, 0), n - 1), "reflect": lambda i: n - 1 - abs(n - 1 - abs(i)), "wrap": lambda i: i % n}[mode]
