@@ -123,7 +123,8 @@ def hugging_face_facts(model, gate=None):
 
 def family_facts(model, image, patch, grid, prefix=0, places=(), **more):
     """What a model of any family says of itself. Attentions and FFNs stand in the order in which the model runs them; `places` says for
-    each layer the columns and the stride in pixels of its queries and of its keys within one window."""
+    each layer the columns and the stride in pixels of its queries and of its keys within one window, and its tokens that are no patches
+    where these are not the model's `prefix`."""
     modules = dict(model.named_modules())
     truth, _ = coverage.truth(model.eval(), torch.randn((2, *image), generator=torch.Generator().manual_seed(1)))
 
@@ -142,7 +143,9 @@ def family_facts(model, image, patch, grid, prefix=0, places=(), **more):
 
     layers = [describe(e) for e in truth["layers"]]
     for layer, place in zip(layers, places, strict=bool(places)):
-        layer["place"] = list(place)
+        if place:
+            layer["place"] = list(place[:4])
+            layer |= {"prefix": p for p in place[4:]}
     return {"library": f"timm {timm.__version__}", "image": list(image), "patch_size": patch, "grid": grid, "prefix_tokens": prefix, "classes": CLASSES,
             "layers": layers, "other_attentions": [describe(e) for e in truth["others"]], **more}
 
@@ -239,7 +242,7 @@ def detector(fused):
     attention = {"heads": HEADS, "head_dim": DIM // HEADS, "embedding_dim": DIM}
     nothing, ffn = {"ffn_kind": None, "activation": None, "ffn_width": None}, {"ffn_kind": "plain", "activation": "gelu", "ffn_width": HIDDEN}
     return model, facts | {"library": f"torch {torch.__version__.split('+')[0]}", "classes": None, "prefix_tokens": 0, "outputs": ["boxes", "masks"],
-                           "other_attentions": [attention | nothing], "layers": facts["layers"] + [attention | ffn], "density": False}
+                           "other_attentions": [attention | nothing], "layers": facts["layers"] + [attention | ffn], "density": list(range(DEPTH))}
 
 
 def torchvision_vit():
@@ -257,10 +260,14 @@ def hugging_face(kind, attention):
         cls, config = transformers.CLIPVisionModel, transformers.CLIPVisionConfig(**sizes, intermediate_size=HIDDEN, hidden_act="quick_gelu")
     elif kind == "dinov2":
         cls, config = transformers.Dinov2Model, transformers.Dinov2Config(**sizes, mlp_ratio=2)
+    elif kind == "mae":
+        cls, config = transformers.ViTMAEModel, transformers.ViTMAEConfig(**sizes, intermediate_size=HIDDEN, mask_ratio=0.0)
     else:
         cls, config = transformers.Dinov2Model, transformers.Dinov2Config(**sizes, mlp_ratio=3, use_swiglu_ffn=True)
         gate = lambda m: next(x for n, x in m.named_modules() if n.endswith(("down_proj", "weights_out"))).in_features
     model = cls._from_config(config, attn_implementation=attention)
+    if kind == "mae":
+        return Unmasked(model), hugging_face_facts(model) | {"outputs": ["last_hidden_state"]}
     return model, hugging_face_facts(model, gate)
 
 
@@ -315,6 +322,8 @@ fixture("hf-dinov2", DYNAMO, 23, hf("dinov2"))
 fixture("hf4-vit-eager", TS, 13, hf("vit", "eager"), "hf-vit")
 fixture("hf4-dinov2-swiglu-eager", TS, 13, hf("dinov2-swiglu", "eager"), "hf-dinov2-swiglu")
 fixture("hf-dinov2-swiglu", DYNAMO, 18, hf("dinov2-swiglu"))
+fixture("hf-mae", TS, 17, hf("mae"))
+fixture("hf-mae", DYNAMO, 18, hf("mae"))
 
 create = lambda name, **config: functools.partial(timm.create_model, name, img_size=IMAGE, patch_size=PATCH, embed_dim=DIM, depth=DEPTH, num_classes=CLASSES,
                                                   **config)
@@ -345,11 +354,11 @@ FAMILIES = {
     "crossvit": family(lambda: crossvit.CrossVit(img_size=32, patch_size=(8, 16), embed_dim=(16, 24), depth=((1, 1, 0),), num_heads=(2, 4),
                                                  mlp_ratio=(2.0, 2.0, 2.0), num_classes=CLASSES), 32, 8, GRID, 1, places=[(4, 8, 4, 8), (2, 16, 2, 16)]),
     "tnt": family(lambda: tnt.TNT(img_size=32, patch_size=16, embed_dim=DIM, inner_dim=8, depth=1, num_heads_inner=2, num_heads_outer=4, mlp_ratio=2.0,
-                                  num_classes=CLASSES), 32, None, None, density=False),
+                                  num_classes=CLASSES), 32, None, None, density=[1], places=[None, (2, 16, 2, 16, 1)]),
     "swin2": family(lambda: swin_transformer_v2.SwinTransformerV2(img_size=32, embed_dim=12, depths=(2, 1), num_heads=(2, 4), window_size=4, mlp_ratio=2.5,
                                                                   num_classes=CLASSES), 32, 4, [8, 8], places=[(4, 4, 4, 4)] * 2 + [(4, 8, 4, 8)], folded=True),
     "davit": family(lambda: davit.DaVit(depths=(1,), embed_dims=(16,), num_heads=(2,), window_size=4, mlp_ratio=2, num_classes=CLASSES), 32, 4, [8, 8],
-                    density=False),
+                    density=[0], places=[(4, 4, 4, 4), None]),
     "dinov3": family(create("vit_small_patch16_dinov3", num_heads=3), 16, 4, GRID, 5, folded=True),
     "aimv2": family(create("aimv2_large_patch14_224", num_heads=HEADS), 16, 4, GRID),
     "sam": family(lambda: vision_transformer_sam.VisionTransformerSAM(**small | dict(img_size=32), window_size=3, use_rel_pos=True, global_attn_indexes=(1,),
@@ -399,6 +408,19 @@ def scramble(model, seed):
             if isinstance(m, nn.modules.batchnorm._BatchNorm):
                 m.running_mean.copy_(0.2 * noise(m.running_mean))
                 m.running_var.copy_((1 + 0.3 * noise(m.running_var)).clamp(0.5, 1.5))
+
+
+class Unmasked(nn.Module):
+    """Hugging Face's masked autoencoder without a mask. It sorts patches by noise, which here is their order."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.register_buffer("noise", torch.linspace(0, 1, (IMAGE // PATCH) ** 2))
+
+    def forward(self, pixel_values):
+        noise = self.noise.expand(pixel_values.shape[0], -1)
+        return self.model(pixel_values, noise=noise).last_hidden_state
 
 
 class Resized(nn.Module):

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::anatomy::{Anatomy, Tokens, score_axes};
+use crate::anatomy::{Anatomy, Attention, Tokens, score_axes};
 use crate::axes::{Dim, Factor, Typing};
 use crate::data::Loader;
 use crate::error::{Error, ErrorKind, Result};
@@ -27,19 +27,36 @@ pub use maps::{AttentionMap, attention_maps};
 /// Mean attention distances.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Densities {
-    /// In pixels, as `[layer][head]`.
+    /// In pixels, as `[layer][head]`. Empty for a layer whose tokens have no known place on the image, see [`obstacle`].
     pub layers: Vec<Vec<f64>>,
     /// Images that they are the mean of.
     pub images: usize,
 }
 
-/// Measures the density of every head of every layer on images.
+/// What keeps the heads of a layer from having a density: channels that attend to channels, pixels inside of patches and learned
+/// queries have no place on the image. `None` where they have one.
+pub fn obstacle(typing: &Typing, layer: &Attention) -> Option<String> {
+    let size = |dim: &Dim| typing.factors.size(dim);
+    let whose = match places(typing, layer).each_ref().map(Tokens::are_placed) {
+        [true, true] => return None,
+        [false, true] => format!("its {} queries", size(&layer.queries)),
+        [true, false] => format!("its {} keys", size(&layer.keys)),
+        [false, false] => format!("its {} queries and {} keys", size(&layer.queries), size(&layer.keys)),
+    };
+    Some(format!("{whose} have no known place on the image"))
+}
+
+/// Where queries and keys of a layer are.
+fn places(typing: &Typing, layer: &Attention) -> [Tokens; 2] {
+    [&layer.queries, &layer.keys].map(|axis| Tokens::new(typing, axis))
+}
+
+/// Measures the density of every head on images, in all layers that have densities.
 ///
 /// `progress` is told how many images are done.
 ///
 /// # Errors
-/// [`ErrorKind::Anatomy`] where the tokens of a layer have no known place on the image, and errors of the runtime and of the
-/// images.
+/// [`ErrorKind::Anatomy`] where no layer has densities, and errors of the runtime and of the images.
 pub fn measure(
     runtime: &Arc<Runtime>,
     model: &Model,
@@ -52,12 +69,13 @@ pub fn measure(
     let image = typing.image_size();
     let batch = crate::runtime::suggested_batch([1, 3, image[0], image[1]]);
     let mut session = runtime.load(&probe, batch, image)?;
-    let mut sums: Vec<Vec<f64>> = anatomy.layers.iter().map(|l| vec![0.0; l.head_count(typing)]).collect();
+    let heads = |l: &Attention| if obstacle(typing, l).is_none() { l.head_count(typing) } else { 0 };
+    let mut sums: Vec<Vec<f64>> = anatomy.layers.iter().map(|l| vec![0.0; heads(l)]).collect();
     let mut count = 0;
     for batch in images.batches(session.batch) {
         let batch = batch?;
         let outputs = session.run(batch.images.view())?;
-        for (sums, output) in sums.iter_mut().zip(&outputs) {
+        for (sums, output) in sums.iter_mut().filter(|s| !s.is_empty()).zip(&outputs) {
             for (i, value) in output.iter().enumerate() {
                 if !value.is_finite() {
                     return Err(Error::new(
@@ -80,23 +98,18 @@ pub fn measure(
     Ok(Densities { layers: sums, images: count })
 }
 
-/// The model with one output [images, heads] a layer: the mean attention distance of each head for each image.
+/// The model with one output [images, heads] for each layer that has densities: the mean attention distance of each head for each image.
 ///
 /// # Errors
 /// As [`measure`].
 pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model> {
-    let layers: Vec<usize> = (0..anatomy.layers.len()).collect();
-    attach(model, typing, anatomy, &layers, &[], |probe, l, map| {
-        let layer = &anatomy.layers[l];
-        let places = [Tokens::new(typing, &layer.queries), Tokens::new(typing, &layer.keys)];
-        if !places.iter().all(Tokens::are_placed) {
-            return Err(Error::new(
-                ErrorKind::Anatomy,
-                format!("the tokens of layer {l} have no known place on the image, so its heads have no density"),
-            )
-            .hint("use `grow --no-images`, where every head is its own cluster"));
-        }
-        Ok(probe.distance(map, &places))
+    let all: Vec<usize> = (0..anatomy.layers.len()).collect();
+    let placed: Vec<usize> = all.iter().copied().filter(|&l| obstacle(typing, &anatomy.layers[l]).is_none()).collect();
+    let layers = if placed.is_empty() { all } else { placed };
+    attach(model, typing, anatomy, &layers, &[], |probe, l, map| match obstacle(typing, &anatomy.layers[l]) {
+        Some(why) => Err(Error::new(ErrorKind::Anatomy, format!("no layer has densities; of layer {l}, {why}"))
+            .hint("use `grow --no-images`, where every head is its own cluster")),
+        None => Ok(probe.distance(map, &places(typing, &anatomy.layers[l]))),
     })
 }
 

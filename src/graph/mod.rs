@@ -186,7 +186,8 @@ impl<'g> Links<'g> {
 }
 
 /// Brings a model that was just opened into the form that later stages work on: model-local functions are inlined,
-/// activations that were fused into products stand by themselves, and nodes stand in topological order.
+/// activations that were fused into products stand by themselves, every use of a transposed weight has a Transpose of its own, and nodes
+/// stand in topological order.
 ///
 /// # Errors
 /// [`ErrorKind::Format`] for a graph with a cycle or an undefined value, [`ErrorKind::Unsupported`] for control flow,
@@ -198,7 +199,43 @@ pub fn prepare(model: &mut Model) -> Result<()> {
     let graph = model.graph_mut();
     refuse(graph).map_err(&named)?;
     activations::separate(graph);
+    separate_transposes(graph);
     sort(graph).map_err(&named)
+}
+
+/// Gives every user of a transposed weight a Transpose of its own. Exporters write one for all (an FFN that runs at several resolutions,
+/// constants that were merged), and each use of a weight is resized by itself.
+fn separate_transposes(graph: &mut GraphProto) {
+    let constants = graph.node.iter().filter(|n| n.op_type() == "Constant").flat_map(|n| &n.output);
+    let weights: HashSet<&str> =
+        graph.initializer.iter().map(|t| t.name()).chain(constants.map(String::as_str)).collect();
+    let links = Links::new(graph);
+    let is_shared = |n: &NodeProto| {
+        let of_weight = n.op_type() == "Transpose" && n.input.first().is_some_and(|x| weights.contains(x.as_str()));
+        of_weight && n.output.first().is_some_and(|o| links.users(o).len() > 1)
+    };
+    let shared: Vec<(NodeProto, Vec<usize>)> = (graph.node.iter().filter(|n| is_shared(n)))
+        .map(|n| (n.clone(), links.users(&n.output[0])[1..].to_vec()))
+        .collect();
+    if shared.is_empty() {
+        return;
+    }
+    let mut names = Names::new(graph);
+    let mut copies: HashMap<usize, Vec<NodeProto>> = HashMap::new();
+    for (node, users) in shared {
+        for user in users {
+            let output = names.fresh(&node.output[0]);
+            for x in graph.node[user].input.iter_mut().filter(|x| **x == node.output[0]) {
+                *x = output.clone();
+            }
+            let name = node.name.as_ref().map(|_| output.clone());
+            copies.entry(user).or_default().push(NodeProto { name, output: vec![output], ..node.clone() });
+        }
+    }
+    for (k, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
+        graph.node.extend(copies.remove(&k).unwrap_or_default());
+        graph.node.push(node);
+    }
 }
 
 /// What Offshoot does not work on, said before any work is done.
@@ -419,6 +456,36 @@ mod tests {
         prune(&mut graph);
         let outputs: Vec<_> = graph.node.iter().map(|n| n.output[0].as_str()).collect();
         assert_eq!(outputs, ["b", "c"]);
+    }
+
+    #[test]
+    fn every_use_of_a_transposed_weight_is_its_own() {
+        let weight = crate::onnx::tensor_from_f32("w".to_string(), DataType::Float, &[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        let mut graph = GraphProto {
+            node: vec![
+                node("Transpose", &["w"], &["t"], vec![]),
+                node("Transpose", &["a"], &["data"], vec![]),
+                node("MatMul", &["data", "t"], &["b"], vec![]),
+                node("MatMul", &["b", "t"], &["c"], vec![]),
+                node("Add", &["c", "data"], &["d"], vec![]),
+            ],
+            initializer: vec![weight],
+            input: vec![tensor_info("a", DataType::Float, &[Some(2), Some(2)])],
+            output: vec![tensor_info("d", DataType::Float, &[Some(2), Some(2)])],
+            ..Default::default()
+        };
+        separate_transposes(&mut graph);
+        sort(&mut graph).unwrap();
+        let of_weight: Vec<_> = graph.node.iter().filter(|n| n.input == ["w"]).map(|n| n.output[0].clone()).collect();
+        assert_eq!(of_weight, ["t", "t_2"]);
+        let products: Vec<_> =
+            graph.node.iter().filter(|n| n.op_type() == "MatMul").map(|n| n.input[1].as_str()).collect();
+        assert_eq!(products, ["t", "t_2"]);
+        // What is made from the image is computed once.
+        assert_eq!(graph.node.len(), 6);
+        let again = graph.clone();
+        separate_transposes(&mut graph);
+        assert_eq!(graph, again);
     }
 
     #[test]

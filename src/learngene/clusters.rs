@@ -551,7 +551,8 @@ fn improved(squares: &Array2<f64>, mut labels: Vec<usize>, count: usize) -> (Vec
     (labels, total)
 }
 
-/// Distances of several kinds as one, by layer: each is divided by its mean over all pairs of all layers, and they are averaged.
+/// Distances of several kinds as one, by layer: each is divided by its mean over all pairs of all layers, and they are averaged. A layer
+/// that lacks one of them has none.
 pub fn combined(kinds: &[Vec<Array2<f64>>]) -> Vec<Array2<f64>> {
     let scaled: Vec<Vec<Array2<f64>>> = kinds
         .iter()
@@ -564,7 +565,8 @@ pub fn combined(kinds: &[Vec<Array2<f64>>]) -> Vec<Array2<f64>> {
         .collect();
     let mut kinds = scaled.into_iter();
     let first = kinds.next().unwrap_or_default();
-    kinds.fold(first, |sum, next| sum.iter().zip(&next).map(|(a, b)| a + b).collect())
+    let sum = |a: &Array2<f64>, b: &Array2<f64>| if a.dim() == b.dim() { a + b } else { Array2::zeros((0, 0)) };
+    kinds.fold(first, |all, next| all.iter().zip(&next).map(|(a, b)| sum(a, b)).collect())
 }
 
 /// Differences of densities.
@@ -612,7 +614,7 @@ pub fn cluster_ffns(
 }
 
 /// The mean difference of the sorted densities of the centroids of a layer and the one before (equation 6); `None` where they have
-/// different numbers of them.
+/// different numbers of them, or no densities.
 fn ffn_difference(layers: &[Vec<Cluster>], densities: &[Vec<f64>], rule: FfnRule, l: usize) -> Option<f64> {
     let (a, b) = (sorted(&layers[l - 1], &densities[l - 1], rule), sorted(&layers[l], &densities[l], rule));
     let mean = a.iter().zip(&b).map(|(x, y)| (x - y).abs()).sum::<f64>() / a.len().max(1) as f64;
@@ -642,17 +644,21 @@ fn sorted(clusters: &[Cluster], densities: &[f64], rule: FfnRule) -> Vec<f64> {
     let mut list: Vec<f64> = clusters
         .iter()
         .filter(|c| rule == FfnRule::Strict || c.members.len() > 1)
-        .map(|c| densities[c.centroid])
+        .filter_map(|c| densities.get(c.centroid).copied())
         .collect();
     list.sort_by(f64::total_cmp);
     list
 }
 
-/// Which member of a group of layers gives its FFN.
+/// Which member of a group of layers gives its FFN. Layers without densities are no one's nearest.
 pub fn ffn_centroid(group: &[usize], densities: &[Vec<f64>], rule: FfnCentroid) -> usize {
-    let mean = |l: &usize| densities.get(*l).map(|d| d.iter().sum::<f64>() / d.len().max(1) as f64).unwrap_or(0.0);
+    let mean = |l: &usize| {
+        let d = densities.get(*l).filter(|d| !d.is_empty())?;
+        Some((*l, d.iter().sum::<f64>() / d.len() as f64))
+    };
+    let means: Vec<(usize, f64)> = group.iter().filter_map(mean).collect();
     match rule {
-        FfnCentroid::Nearest => nearest_to_mean(group.iter().map(mean)).map(|i| group[i]).unwrap_or(group[0]),
+        FfnCentroid::Nearest => nearest_to_mean(means.iter().map(|m| m.1)).map_or(group[0], |i| means[i].0),
         FfnCentroid::Shallowest | FfnCentroid::Mean => group[0],
     }
 }
@@ -687,7 +693,7 @@ pub fn parse_groups(text: &str, layers: usize) -> Result<Vec<Vec<usize>>> {
 /// The clusters in the order in which they fill slots.
 pub fn ordered<'c>(clusters: &'c [Cluster], densities: Option<&[f64]>, order: Order) -> Vec<&'c Cluster> {
     let mut list: Vec<&Cluster> = clusters.iter().collect();
-    let density = |c: &&Cluster| densities.map(|d| d[c.centroid]).unwrap_or(c.centroid as f64);
+    let density = |c: &&Cluster| densities.and_then(|d| d.get(c.centroid).copied()).unwrap_or(c.centroid as f64);
     match order {
         Order::Priority => {}
         Order::Original => list.sort_by_key(|c| c.members.first().copied()),

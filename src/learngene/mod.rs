@@ -100,7 +100,8 @@ pub struct Learngene {
     pub offshoot: String,
     /// Where it comes from.
     pub source: Source,
-    /// Mean attention distances in pixels, as `[layer][head]`; none where every head is its own cluster unmeasured.
+    /// Mean attention distances in pixels, as `[layer][head]`, empty for layers that have none; none at all where every head is its own
+    /// cluster unmeasured.
     pub densities: Option<Vec<Vec<f64>>>,
     /// What made heads alike.
     #[serde(default)]
@@ -207,7 +208,8 @@ impl Learngene {
         Learngene::cluster_by(typing, anatomy, densities, &distances, rules)
     }
 
-    /// Clusters heads by given distances, one symmetric matrix [heads, heads] a layer, and FFNs by density.
+    /// Clusters heads by given distances, one symmetric matrix [heads, heads] a layer, and FFNs by density. In a layer without distances
+    /// (an empty matrix) every head is its own cluster; a layer without densities keeps its FFN.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for explicit groups that cannot be.
@@ -227,7 +229,7 @@ impl Learngene {
         let by_pixels = rules.similarity.is_density();
         (gene.similarity, gene.algorithm) = (rules.similarity.clone(), rules.algorithm);
         (gene.centroid, gene.ffn_centroid) = (rules.centroid, rules.ffn_centroid);
-        for (l, d) in densities.layers.iter().enumerate() {
+        for (l, d) in densities.layers.iter().enumerate().filter(|(l, _)| !distances[*l].is_empty()) {
             let eps = match rules.eps {
                 Some(eps) => eps,
                 None if by_pixels => Eps::Given(published[l]),
@@ -315,7 +317,8 @@ impl Learngene {
         let n = gene.layers.len();
         let measured = gene.densities.as_ref().is_none_or(|d| {
             d.len() == n
-                && d.iter().zip(&gene.layers).all(|(d, c)| d.len() == c.iter().map(|c| c.members.len()).sum::<usize>())
+                && (d.iter().zip(&gene.layers))
+                    .all(|(d, c)| d.is_empty() || d.len() == c.iter().map(|c| c.members.len()).sum::<usize>())
         });
         let whole = |clusters: &[Cluster]| {
             let mut members: Vec<usize> = clusters.iter().flat_map(|c| c.members.iter().copied()).collect();

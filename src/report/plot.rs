@@ -44,7 +44,8 @@ fn draw(densities: &[Vec<f64>], svg: &mut String) -> std::result::Result<(), Box
             chart.draw_series(std::iter::once(Circle::new((l as f64, *d), 4, colour.filled())))?;
         }
     }
-    let means = densities.iter().enumerate().map(|(l, d)| (l as f64, d.iter().sum::<f64>() / d.len().max(1) as f64));
+    let measured = densities.iter().enumerate().filter(|(_, d)| !d.is_empty());
+    let means = measured.map(|(l, d)| (l as f64, d.iter().sum::<f64>() / d.len() as f64));
     chart.draw_series(LineSeries::new(means, BLACK.mix(0.5).stroke_width(1)))?;
     root.present()?;
     drop(chart);

@@ -168,6 +168,13 @@ pub fn condense(
     let measured = named(&model.path, densities(runtime, model, typing, anatomy, loader))?;
     let rules = clusters.rules();
     let distances = named(&model.path, distances(runtime, model, typing, anatomy, loader, &measured, &rules))?;
+    let whole: Vec<String> = (0..distances.len()).filter(|&l| distances[l].is_empty()).map(|l| l.to_string()).collect();
+    if !whole.is_empty() {
+        output::warn(&format!(
+            "all heads of layers without densities are kept ({}); `--similarity attention` and `output` cluster them, too",
+            whole.join(", ")
+        ));
+    }
     let mut gene = Learngene::cluster_by(typing, anatomy, &measured, &distances, &rules)?;
     if let Some(rules) = &rules.neurons {
         let bar = output::progress(loader.len(), "neurons");

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{densities, images, named, open};
+use super::{densities, images, named, open, without_density};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::Density;
@@ -38,6 +38,10 @@ pub fn run(c: &Density) -> Result<()> {
             "images": measured.images,
             "preprocess": loader.preprocess(),
             "densities": measured.layers,
+            "without": without_density(&typing, &anatomy)
+                .into_iter()
+                .map(|(layer, reason)| json!({ "layer": layer, "reason": reason }))
+                .collect::<Vec<_>>(),
         }));
     }
     let heads = measured.layers.iter().map(Vec::len).max().unwrap_or(0);
@@ -51,7 +55,10 @@ pub fn run(c: &Density) -> Result<()> {
         .map(|(l, d)| {
             let mut row = vec![l.to_string()];
             row.extend((0..heads).map(|h| d.get(h).map(|v| format!("{v:.2}")).unwrap_or_default()));
-            row.push(format!("{:.2}", d.iter().sum::<f64>() / d.len().max(1) as f64));
+            row.push(match d.len() {
+                0 => "-".into(),
+                n => format!("{:.2}", d.iter().sum::<f64>() / n as f64),
+            });
             row
         })
         .collect();

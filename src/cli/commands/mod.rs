@@ -20,7 +20,7 @@ use super::output;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::data::{InputShape, Loader};
-use crate::density::{Densities, measure};
+use crate::density::{Densities, measure, obstacle};
 use crate::error::Result;
 use crate::graph::{self, FloatType};
 use crate::onnx::Model;
@@ -47,7 +47,7 @@ pub fn images(path: &Path, transform: &TransformFlags, model: &Model, typing: &T
     Ok(loader)
 }
 
-/// Measures densities with a progress bar.
+/// Measures densities with a progress bar, and says which layers have none.
 pub fn densities(
     runtime: &Arc<Runtime>,
     model: &Model,
@@ -59,7 +59,17 @@ pub fn densities(
     let result = measure(runtime, model, typing, anatomy, loader, |n| bar.set_position(n as u64));
     bar.finish_and_clear();
     skipped(loader);
+    if result.is_ok() {
+        for (l, why) in without_density(typing, anatomy) {
+            output::warn(&format!("layer {l} has no densities: {why}"));
+        }
+    }
     result
+}
+
+/// The layers without densities, and why.
+pub fn without_density(typing: &Typing, anatomy: &Anatomy) -> Vec<(usize, String)> {
+    anatomy.layers.iter().enumerate().filter_map(|(l, layer)| Some((l, obstacle(typing, layer)?))).collect()
 }
 
 /// Says which images could not be read.
