@@ -59,6 +59,11 @@ impl Error {
         self
     }
 
+    /// Says something better than the hint that it has.
+    pub fn rehint(self, hint: impl Into<String>) -> Self {
+        Error { hint: Some(hint.into()), ..self }
+    }
+
     /// Names the file that the error is about, unless one is named already.
     pub fn at(mut self, path: impl AsRef<Path>) -> Self {
         self.path.get_or_insert_with(|| path.as_ref().to_path_buf());

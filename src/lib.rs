@@ -3,6 +3,7 @@
 //! The modules are the pipeline, in order: [`onnx`] (the file), [`graph`], [`axes`] (what every dimension is made of),
 //! [`runtime`], [`data`] (images), [`anatomy`] (heads, FFNs, layers), [`density`] (mean attention distances), [`learngene`]
 //! (clusters), [`descendant`], [`fitting`] (closed-form refits), [`training`] (gradients as graphs), [`report`]. Data flows one way; no module reaches back.
+//! [`parallel`] stands below all of them: processes that share the work.
 //!
 //! The main job, from an ancestor to a running child:
 //!
@@ -46,6 +47,7 @@ pub mod fitting;
 pub mod graph;
 pub mod learngene;
 pub mod onnx;
+pub mod parallel;
 pub mod report;
 pub mod runtime;
 pub mod training;

@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use clap::{CommandFactory, Parser};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::parallel;
 pub use flags::{Cli, Command};
 
 /// Runs the command line of this process. Exit codes: 0 done, 1 a check or target was not met, 2 bad usage or bad input,
@@ -33,7 +34,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let result = catch_unwind(AssertUnwindSafe(|| dispatch(&cli))).unwrap_or_else(|panic| {
+    let work = || join(&cli.command).and_then(|()| dispatch(&cli));
+    let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let what = panic
             .downcast_ref::<String>()
             .cloned()
@@ -44,12 +46,34 @@ pub fn main() -> ExitCode {
             .hint("this is a defect of Offshoot: please report it with the command and the model"))
     });
     match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) if output::is_broken_pipe(&e) => ExitCode::SUCCESS,
-        Err(e) => {
+        Err(e) if !output::is_broken_pipe(&e) => {
             output::error(&e);
-            ExitCode::from(e.exit_code())
+            match parallel::size() {
+                1 => ExitCode::from(e.exit_code()),
+                // The others wait for this one.
+                _ => parallel::abort(e.exit_code()),
+            }
         }
+        Err(_) if parallel::size() > 1 => parallel::abort(0),
+        _ => {
+            parallel::finish();
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Joins the processes that a launcher started, for the commands that share their work out.
+fn join(command: &Command) -> Result<()> {
+    match command {
+        Command::Density(_) | Command::Condense(_) | Command::Shrink(_) | Command::Tune(_) => parallel::start(),
+        _ => match parallel::launched() {
+            Some(launched) if launched.size > 1 => Err(Error::new(
+                ErrorKind::Usage,
+                format!("{} processes were started, and this command works in one", launched.size),
+            )
+            .hint("leave `mpirun` out; density, condense, shrink and tune share their work out")),
+            _ => Ok(()),
+        },
     }
 }
 

@@ -1,7 +1,10 @@
 //! What users see: errors with hints, warnings, progress on stderr; data on stdout.
+//!
+//! Of several processes that work together the first one speaks and writes; errors are the exception.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anstream::eprintln;
 use clap::builder::styling::{AnsiColor, Style};
@@ -9,14 +12,27 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::Model;
+use crate::parallel;
 
 const RED: Style = AnsiColor::Red.on_default().bold();
 const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
 const CYAN: Style = AnsiColor::Cyan.on_default().bold();
 
+/// How long other processes than the first wait before they tell an error: where it is the first one's too, that has ended them by then.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Prints an error and its hint.
 pub fn error(e: &Error) {
-    eprintln!("{RED}error{RED:#}: {e}");
+    match (parallel::rank(), parallel::size()) {
+        (_, 1) => eprintln!("{RED}error{RED:#}: {e}"),
+        (rank, size) => {
+            if rank > 0 {
+                std::thread::sleep(PATIENCE);
+            }
+            eprintln!("{RED}error{RED:#}: rank {rank} of {size}: {e}");
+        }
+    }
     if let Some(hint) = e.hint_text() {
         eprintln!("\n{CYAN}hint{CYAN:#}: {hint}");
     }
@@ -24,16 +40,23 @@ pub fn error(e: &Error) {
 
 /// Prints a warning.
 pub fn warn(text: &str) {
-    eprintln!("{YELLOW}warning{YELLOW:#}: {text}");
+    if parallel::is_first() {
+        eprintln!("{YELLOW}warning{YELLOW:#}: {text}");
+    }
 }
 
 /// Prints a line of progress or result for a person.
 pub fn note(text: &str) {
-    eprintln!("{text}");
+    if parallel::is_first() {
+        eprintln!("{text}");
+    }
 }
 
 /// Writes data to stdout.
 pub fn print(text: &str) -> Result<()> {
+    if !parallel::is_first() {
+        return Ok(());
+    }
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::io("stdout", e))
 }
@@ -68,7 +91,8 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
 
 /// A progress bar on stderr, where that is a terminal.
 pub fn progress(total: usize, what: &str) -> ProgressBar {
-    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let shown = io::stderr().is_terminal() && parallel::is_first();
+    let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {per_sec} {eta}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(total as u64), target).with_style(style).with_message(what.to_string())
@@ -96,6 +120,9 @@ pub fn count(n: u64) -> String {
 /// Checks an output before any work is done: it must not be an input, must not exist without `--force`, and its folder must
 /// take new files.
 pub fn check_output(path: &Path, inputs: &[&Path], force: bool) -> Result<()> {
+    if !parallel::is_first() {
+        return Ok(());
+    }
     let real = |p: &Path| p.canonicalize().ok();
     for input in inputs {
         if path == *input || (path.exists() && real(path) == real(input)) {
@@ -148,6 +175,13 @@ pub fn training_bar() -> ProgressBar {
 
 /// Writes a text file at once or not at all.
 pub fn write_text(path: &Path, text: &str) -> Result<()> {
-    crate::onnx::replace_file(path, |out| out.write_all(text.as_bytes()))?;
+    if parallel::is_first() {
+        crate::onnx::replace_file(path, |out| out.write_all(text.as_bytes()))?;
+    }
     Ok(())
+}
+
+/// Writes a model at once or not at all. Returns its bytes.
+pub fn write_model(path: &Path, model: &Model) -> Result<u64> {
+    if parallel::is_first() { model.write(path) } else { Ok(0) }
 }

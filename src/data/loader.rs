@@ -15,6 +15,7 @@ use super::random::{Purpose, generator};
 use super::source::{ImageSource, Item, Skipped};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
+use crate::parallel;
 
 /// What to do about an image that cannot be read where none may be left out.
 pub(super) const STRICT_HINT: &str = "mend or remove the file, or leave --strict out to go on without it";
@@ -76,6 +77,8 @@ pub struct Loader {
     strict: bool,
     /// The selected images of the source.
     selected: Vec<usize>,
+    /// Whether other processes have images of their own: then none of these need be readable.
+    is_part: bool,
 }
 
 impl Loader {
@@ -90,7 +93,8 @@ impl Loader {
 
     pub(super) fn shared(source: Arc<ImageSource>, preprocess: Option<Preprocess>) -> Result<Self> {
         source.check_preprocess(preprocess.as_ref())?;
-        Ok(Loader { selected: (0..source.len()).collect(), source, preprocess, layout: Layout::Nchw, strict: false })
+        let selected = (0..source.len()).collect();
+        Ok(Loader { selected, source, preprocess, layout: Layout::Nchw, strict: false, is_part: false })
     }
 
     /// Opens the images at `path` for a model with the given input, with the [transform](ImageSource::preprocess) that they
@@ -139,6 +143,31 @@ impl Loader {
     pub fn limit(mut self, count: usize) -> Self {
         self.selected.truncate(count);
         self
+    }
+
+    /// Keeps the images that are this process's among all that [work together](crate::parallel), every so-manieth. Whoever adds up what
+    /// they find has to [check](Loader::check_any) that images were read at all.
+    pub fn share(mut self) -> Self {
+        let own = parallel::share(self.selected.len());
+        self.selected = own.map(|i| self.selected[i]).collect();
+        self.is_part |= parallel::size() > 1;
+        self
+    }
+
+    /// The error that says that no image could be read, where there are some and `count`, of all processes, is none.
+    ///
+    /// # Errors
+    ///
+    /// `Images`.
+    pub fn check_any(&self, count: usize) -> Result<()> {
+        if count > 0 || self.is_empty() {
+            return Ok(());
+        }
+        let reason = self.skipped().first.unwrap_or_default();
+        let message = format!("none of the {} images can be read: {reason}", self.len());
+        Err(Error::new(ErrorKind::Images, message)
+            .at(self.source.path())
+            .hint("give pictures that other programs open; a download that broke off leaves such files"))
     }
 
     /// Keeps `count` images that are drawn at random, readable or not, in the order of the source. The same seed draws
@@ -320,12 +349,9 @@ impl Loader {
                 return;
             }
         }
-        if first == 0 && !self.is_empty() {
-            let reason = self.skipped().first.unwrap_or_default();
-            let message = format!("none of the {} images can be read: {reason}", self.len());
-            let error = Error::new(ErrorKind::Images, message)
-                .at(self.source.path())
-                .hint("give pictures that other programs open; a download that broke off leaves such files");
+        if !self.is_part
+            && let Err(error) = self.check_any(first)
+        {
             // As above.
             let _ = sender.send(Err(error));
         }

@@ -13,6 +13,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder, ImageReader, ImageResult, Limits, RgbImage};
 use memmap2::Mmap;
 use ndarray::{Array4, ArrayView3, Axis};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use walkdir::{DirEntry, WalkDir};
 
@@ -113,7 +114,7 @@ pub(super) struct Opener {
 }
 
 /// The images of a source that could not be read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// How many they are.
     pub count: usize,

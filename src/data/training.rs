@@ -46,8 +46,8 @@ pub struct TrainingOptions {
     pub strict: bool,
     /// The number of threads that load images; 0 for one a core.
     pub threads: usize,
-    /// Which of how many processes that train together this is, from 0: each takes its part of every batch of
-    /// `batch_size` times the number of processes.
+    /// Which of how many processes that train together this is, from 0: each takes [its part](TrainingLoader::positions) of every
+    /// batch of `batch_size` times the number of processes.
     pub share: (usize, usize),
 }
 
@@ -138,6 +138,13 @@ impl TrainingLoader {
         if rank >= processes || options.batch_size == 0 {
             bail!(Usage, "batches of {} for process {rank} of {processes} cannot be", options.batch_size);
         }
+        if processes > 1 && options.batch_size % 2 == 1 && (options.mixup > 0.0 || options.cutmix > 0.0) {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("several processes cannot mix batches of {}, an odd number", options.batch_size),
+            )
+            .hint("mixup and CutMix mix two images each: give an even --batch-size"));
+        }
         if let Some(index) = selected.iter().find(|&&index| index >= dataset.len()) {
             bail!(Usage, "there is no image {index}, only {}", dataset.len());
         }
@@ -169,6 +176,18 @@ impl TrainingLoader {
     /// The number of batches in an epoch. What is left over at its end is dropped.
     pub fn batches_per_epoch(&self) -> usize {
         self.selected.len() / (self.options.batch_size * self.options.share.1)
+    }
+
+    /// The positions of this process's images in the batch that all processes take together: as many from its front as from its back, in
+    /// the same order, so that an image and the one that it is mixed with, the batch in reverse, stand together.
+    pub fn positions(&self) -> Vec<usize> {
+        let TrainingOptions { batch_size, share: (rank, processes), .. } = self.options;
+        let half = batch_size / 2;
+        let middle = processes * half;
+        let end = processes * batch_size;
+        let front = rank * half..(rank + 1) * half;
+        let odd = (middle + rank..middle + rank + 1).filter(|_| batch_size % 2 == 1);
+        front.clone().chain(odd).chain(front.rev().map(|p| end - 1 - p)).collect()
     }
 
     /// The number of images that are selected, readable or not.
@@ -246,11 +265,12 @@ impl TrainingLoader {
     }
 
     fn batch(&self, epoch: usize, number: usize, order: &[usize]) -> Result<TrainingBatch> {
-        let TrainingOptions { batch_size, seed, share: (rank, processes), .. } = self.options;
-        let start = (number * processes + rank) * batch_size;
-        let loaded: Vec<(usize, Array3<f32>)> = (start..start + batch_size)
+        let TrainingOptions { batch_size, seed, share: (_, processes), .. } = self.options;
+        let start = number * processes * batch_size;
+        let loaded: Vec<(usize, Array3<f32>)> = self
+            .positions()
             .into_par_iter()
-            .map(|position| self.image(epoch, position, order))
+            .map(|position| self.image(epoch, start + position, order))
             .collect::<Result<_>>()?;
         let mut images = Array4::zeros(match loaded.first() {
             Some((_, image)) => (batch_size, image.dim().0, image.dim().1, image.dim().2),
@@ -469,19 +489,31 @@ mod tests {
     #[test]
     fn processes_share_the_same_order() {
         let folder = folder(9);
-        let with = |batch_size, share| {
-            let augmentation = Augmentation::standard();
-            loader(folder.path(), TrainingOptions { batch_size, share, augmentation, ..options() }).unwrap()
-        };
-        let alone = epoch(&with(8, (0, 1)), 2, 0);
-        let parts = [0, 1].map(|rank| epoch(&with(4, (rank, 2)), 2, 0));
-        assert_eq!(alone.len(), 3);
-        for (number, batch) in alone.iter().enumerate() {
-            for (rank, part) in parts.iter().enumerate() {
-                assert_eq!(part[number].indices, batch.indices[4 * rank..4 * rank + 4]);
-                assert_eq!(part[number].images, batch.images.slice(s![4 * rank..4 * rank + 4, .., .., ..]));
+        for (processes, size, mixup) in [(2, 4, 0.0), (2, 4, 0.8), (3, 2, 0.8), (3, 3, 0.0), (2, 1, 0.0)] {
+            let with = |batch_size, share| {
+                let augmentation = Augmentation::standard();
+                let more = TrainingOptions { batch_size, share, augmentation, mixup, ..options() };
+                loader(folder.path(), more).unwrap()
+            };
+            let alone = epoch(&with(size * processes, (0, 1)), 2, 0);
+            assert_eq!(alone.len(), 27 / (size * processes));
+            let mut seen = vec![0; size * processes];
+            for rank in 0..processes {
+                let own = with(size, (rank, processes));
+                let positions = own.positions();
+                positions.iter().for_each(|&p| seen[p] += 1);
+                for (part, batch) in epoch(&own, 2, 0).iter().zip(&alone) {
+                    let indices: Vec<usize> = positions.iter().map(|&p| batch.indices[p]).collect();
+                    assert_eq!(part.indices, indices);
+                    assert_eq!(part.images, batch.images.select(Axis(0), &positions));
+                    let targets = |b: &TrainingBatch| b.targets.clone().unwrap();
+                    assert_eq!(targets(part), targets(batch).select(Axis(0), &positions));
+                }
             }
+            assert!(seen.iter().all(|&n| n == 1), "{seen:?}");
         }
+        let odd = TrainingOptions { batch_size: 3, share: (0, 2), mixup: 0.2, ..options() };
+        assert!(loader(folder.path(), odd).unwrap_err().to_string().contains("odd number"));
     }
 
     #[test]

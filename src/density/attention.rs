@@ -11,6 +11,7 @@ use crate::data::Loader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::int_attribute;
 use crate::onnx::{DataType, Model};
+use crate::parallel;
 use crate::runtime::{Runtime, suggested_batch};
 
 /// Bytes of mean maps that are held at once; more layers take another pass over the images.
@@ -72,7 +73,7 @@ pub fn attention_distances(
             .map(|&l| Array3::zeros((anatomy.layers[l].head_count(typing), sizes[l][0], sizes[l][1])))
             .collect();
         let mut count = 0;
-        for batch in images.batches(session.batch) {
+        for batch in images.clone().share().batches(session.batch) {
             let batch = batch?;
             for (sum, output) in sums.iter_mut().zip(session.run(batch.images.view())?) {
                 let Ok(maps) = output.into_dimensionality::<Ix4>() else {
@@ -83,9 +84,12 @@ pub fn attention_distances(
             let images = batch.images.len_of(Axis(0));
             count += images;
             done += images;
-            progress(done, of);
+            progress((done * parallel::size()).min(of), of);
         }
+        let count = parallel::total(count);
+        images.check_any(count)?;
         for sum in &mut sums {
+            sum.as_slice_mut().into_iter().for_each(parallel::sum);
             *sum /= count.max(1) as f64;
             if sum.iter().any(|v| !v.is_finite()) {
                 return Err(Error::new(

@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Names, int_attribute, ints_attribute, node as new_node};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_info};
+use crate::parallel;
 use crate::runtime::{Runtime, decompose_attention};
 pub use attention::{attention_distances, divergence};
 pub use maps::{AttentionMap, attention_maps};
@@ -72,7 +73,8 @@ pub fn measure(
     let heads = |l: &Attention| if obstacle(typing, l).is_none() { l.head_count(typing) } else { 0 };
     let mut sums: Vec<Vec<f64>> = anatomy.layers.iter().map(|l| vec![0.0; heads(l)]).collect();
     let mut count = 0;
-    for batch in images.batches(session.batch) {
+    let total = images.len();
+    for batch in images.clone().share().batches(session.batch) {
         let batch = batch?;
         let outputs = session.run(batch.images.view())?;
         for (sums, output) in sums.iter_mut().filter(|s| !s.is_empty()).zip(&outputs) {
@@ -90,8 +92,11 @@ pub fn measure(
             }
         }
         count += batch.images.shape()[0];
-        progress(count);
+        progress((count * parallel::size()).min(total));
     }
+    sums.iter_mut().for_each(|s| parallel::sum(s));
+    let count = parallel::total(count);
+    images.check_any(count)?;
     for sum in sums.iter_mut().flatten() {
         *sum /= count.max(1) as f64;
     }

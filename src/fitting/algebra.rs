@@ -9,6 +9,7 @@ use faer::{Accum, Mat, MatRef, Par, Side};
 use ndarray::{Array2, ArrayView2};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::parallel;
 
 /// A matrix of f32 in row-major order as faer sees it.
 fn view<'a>(a: &'a ArrayView2<f32>) -> MatRef<'a, f32> {
@@ -118,6 +119,20 @@ impl Moments {
         }
     }
 
+    /// Adds the sums of all processes.
+    pub fn sum(&mut self) {
+        if parallel::size() == 1 {
+            return;
+        }
+        let mut rows = [self.rows];
+        parallel::sum(&mut rows);
+        self.rows = rows[0];
+        parallel::sum(&mut self.features);
+        parallel::sum(&mut self.targets);
+        sum(&mut self.gram);
+        sum(&mut self.cross);
+    }
+
     /// Means, and covariances where `centred`; else plain means of products.
     pub fn covariance(&self, centred: bool) -> Covariance {
         let n = self.rows.max(1.0);
@@ -130,6 +145,17 @@ impl Moments {
         let cross = Mat::from_fn(mu.len(), nu.len(), |i, j| self.cross[(i, j)] / n - mu[i] * nu[j]);
         Covariance { features: mu, gram, targets: nu, cross }
     }
+}
+
+/// A matrix becomes the sum of those of all processes.
+pub fn sum(m: &mut Mat<f64>) {
+    if parallel::size() == 1 {
+        return;
+    }
+    let (rows, columns) = m.shape();
+    let mut flat: Vec<f64> = (0..columns).flat_map(|j| m.col(j).iter().copied()).collect();
+    parallel::sum(&mut flat);
+    *m = Mat::from_fn(rows, columns, |i, j| flat[j * rows + i]);
 }
 
 /// Means and covariances of features and targets.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::allocation::{Choice, Group, allocate};
 use super::dims::head_factors;
@@ -60,7 +60,7 @@ impl Limits {
 }
 
 /// What a budget counts.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Budget {
     /// The share of the parameters of all heads and FFNs that is kept.
@@ -177,7 +177,7 @@ pub(super) fn removable(model: &Model, limits: &Limits) -> Result<Vec<bool>> {
 }
 
 /// One layer of a plan.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PlannedLayer {
     /// True where the layer is left out.
     pub dropped: bool,
@@ -195,7 +195,7 @@ pub struct PlannedLayer {
 }
 
 /// Counts for every block, and what is predicted of them.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Allocation {
     /// The budget.
     pub budget: Budget,

@@ -14,7 +14,7 @@ use faer::{Mat, Side};
 use ndarray::{Array2, ArrayD, ArrayView2, IxDyn, s};
 use rayon::prelude::*;
 
-use super::algebra::{Covariance, product, ridge_solve, scale, select, times};
+use super::algebra::{self, Covariance, product, ridge_solve, scale, select, times};
 use super::network::Network;
 use super::order::features;
 use super::sites::{Finder, Layout, Site, Way};
@@ -25,6 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Links;
 use crate::learngene::Kind;
 use crate::onnx::Model;
+use crate::parallel;
 use crate::runtime::Runtime;
 
 /// Ridge of the covariances of queries and keys, in means of the diagonal.
@@ -365,7 +366,7 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[ArrayD<f32>]) ->
     let mut sums: Vec<Vec<[Mat<f64>; 3]>> =
         narrows.iter().map(|n| (0..n.heads).map(|_| [0; 3].map(|_| Mat::zeros(n.of[0], n.of[0]))).collect()).collect();
     // One chunk after the other, and within it in order: the sums do not depend on the number of threads.
-    for group in images.chunks(4) {
+    for group in images[parallel::part(images.len())].chunks(4) {
         let parts: Vec<Vec<Vec<[Mat<f64>; 3]>>> = group
             .par_iter()
             .map(|image| {
@@ -399,6 +400,7 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[ArrayD<f32>]) ->
             }
         }
     }
+    sums.iter_mut().flatten().flatten().for_each(algebra::sum);
     let unit = |m: &Mat<f64>| {
         let trace: f64 = (0..m.nrows()).map(|i| m[(i, i)]).sum();
         faer::Scale(1.0 / trace.max(f64::MIN_POSITIVE)) * m

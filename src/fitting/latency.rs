@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ndarray::Array4;
+use serde::{Deserialize, Serialize};
 
 use super::budget::{Block, Limits, blocks, counts, cut};
 use crate::axes::Typing;
@@ -23,7 +24,7 @@ const RUNS: [usize; 2] = [7, 40];
 const TIME: Duration = Duration::from_millis(1500);
 
 /// Milliseconds of a model and of its blocks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Latencies {
     /// One image through the whole model, as it would be written.
     pub whole: f64,

@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Links;
 use crate::learngene::Kind;
 use crate::onnx::{Model, node_label};
+use crate::parallel;
 use crate::runtime::Runtime;
 
 /// Bytes of features that are held at once while statistics are collected.
@@ -104,18 +105,20 @@ impl<'m> Network<'m> {
         (Part::cut(&self.runtime, &self.typing, self.model, vec![input.clone()], results.to_vec()), input)
     }
 
-    /// Means and covariances of what enters every site, over images, in one pass whose memory does not grow with them.
+    /// Means and covariances of what enters every site, over images, in one pass whose memory does not grow with them. Processes that
+    /// work together share the images out.
     ///
     /// # Errors
     /// [`ErrorKind::Images`] for activations that are no numbers; it names the node. Errors of the runtime.
     pub fn statistics(&self, images: &[ArrayD<f32>], progress: Progress) -> Result<Vec<Covariance>> {
         let mut collector = Collector::new(self);
         let mut done = 0;
-        for group in images.chunks(collector.chunk) {
+        for group in images[parallel::part(images.len())].chunks(collector.chunk) {
             collector.add(group)?;
             done += group.len();
-            progress(done, images.len());
+            progress((done * parallel::size()).min(images.len()), images.len());
         }
+        collector.moments.iter_mut().for_each(Moments::sum);
         Ok(collector.moments.par_iter().zip(&self.sites).map(|(m, s)| m.covariance(s.has_bias())).collect())
     }
 
@@ -144,19 +147,23 @@ impl<'m> Network<'m> {
         progress: Progress,
     ) -> Result<Vec<Thinning>> {
         let done = std::sync::atomic::AtomicUsize::new(0);
-        self.sites
-            .par_iter()
-            .enumerate()
-            .map(|(i, site)| {
-                let weight = self.weight(i, ways[i].as_ref());
-                let thinning = match site.kind {
-                    Kind::Heads => order::heads(&statistics[i].gram, &weight, site.size),
-                    Kind::Neurons => order::neurons(&statistics[i].gram, &weight),
-                };
-                progress(1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed), self.sites.len());
-                thinning
-            })
-            .collect()
+        let of_site = |i: usize| -> Result<Thinning> {
+            let (site, weight) = (&self.sites[i], self.weight(i, ways[i].as_ref()));
+            let thinning = match site.kind {
+                Kind::Heads => order::heads(&statistics[i].gram, &weight, site.size),
+                Kind::Neurons => order::neurons(&statistics[i].gram, &weight),
+            };
+            let own = 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            progress((own * parallel::size()).min(self.sites.len()), self.sites.len());
+            thinning
+        };
+        // By layers: FFNs take longer than heads.
+        let indices: Vec<usize> = (0..self.sites.len()).collect();
+        let layers: Vec<&[usize]> = indices.chunk_by(|&a, &b| self.sites[a].layer == self.sites[b].layer).collect();
+        let work = |own: Vec<usize>| -> Result<Vec<Vec<Thinning>>> {
+            own.into_par_iter().map(|l| layers[l].par_iter().map(|&i| of_site(i)).collect()).collect()
+        };
+        Ok(parallel::share_out(layers.len(), work)?.into_iter().flatten().collect())
     }
 
     /// The output projection of a layer's heads, features x outputs.
@@ -195,7 +202,8 @@ impl<'m> Network<'m> {
         let mut found = vec![[Vec::new(), Vec::new()]; narrows.len()];
         for (i, site) in self.sites.iter().enumerate() {
             progress(i, self.sites.len());
-            let narrow = narrows.iter().position(|n| site.kind == Kind::Heads && n.layer == site.layer);
+            let own = parallel::is_own(site.layer);
+            let narrow = narrows.iter().position(|n| own && site.kind == Kind::Heads && n.layer == site.layer);
             let before = narrow.map(|_| states.clone());
             states.par_iter_mut().try_for_each(|values| stages.advance(i, values))?;
             let rows: Vec<Array2<f32>> = states.iter().map(|v| site.rows(v)).collect::<Result<_>>()?;
@@ -245,7 +253,9 @@ impl<'m> Network<'m> {
             }
             states.par_iter_mut().zip(&rows).try_for_each(|(values, rows)| self.pass(i, rows, values))?;
         }
-        Ok(found)
+        let all = parallel::all(found)?;
+        let of = |(at, n): (usize, &Narrow)| all.get(n.layer % all.len()).and_then(|f| f.get(at)).cloned();
+        Ok(narrows.iter().enumerate().filter_map(of).collect())
     }
 
     /// The matrix of a site, columns scaled as they reach the stream.
@@ -256,7 +266,7 @@ impl<'m> Network<'m> {
     }
 
     /// What thinning one site at a time, with its matrix fitted, and what leaving out each of the `removable` layers does to the
-    /// end of the network. Images should be others than the statistics'.
+    /// end of the network. Images should be others than the statistics'. Processes that work together share the layers out.
     ///
     /// # Errors
     /// Those of the runtime.
@@ -276,10 +286,10 @@ impl<'m> Network<'m> {
         let mut found = Costs { blocks: Vec::new(), layers: vec![None; removable.len()] };
         for (i, site) in self.sites.iter().enumerate() {
             progress(i, self.sites.len());
+            let own = parallel::is_own(site.layer);
             states.par_iter_mut().try_for_each(|values| stages.advance(i, values))?;
-            if removable.get(site.layer) == Some(&true)
-                && let Some(last) = self.whole_layer(i, ways)
-            {
+            let last = self.whole_layer(i, ways).filter(|_| removable.get(site.layer) == Some(&true));
+            if let Some(last) = last.filter(|_| own) {
                 let rest = stages.rest(&self.runtime, &self.typing, self.model, last);
                 let errors: Vec<f64> = states
                     .par_iter()
@@ -297,10 +307,14 @@ impl<'m> Network<'m> {
                     })
                     .collect::<Result<_>>()?;
                 found.layers[site.layer] = Some(errors.iter().sum::<f64>() / size);
+            } else if last.is_some() {
+                found.layers[site.layer] = Some(0.0);
             }
             let rows: Vec<Array2<f32>> = states.iter().map(|v| site.rows(v)).collect::<Result<_>>()?;
             let levels = levels(site);
-            if !levels.is_empty() {
+            if !own {
+                found.blocks.push(levels.into_iter().map(|count| (count, 0.0)).collect());
+            } else if !levels.is_empty() {
                 let weight = self.weight(i, None);
                 let target = times(statistics[i].gram.as_ref(), weight.as_ref());
                 let fits: Vec<_> = levels
@@ -333,7 +347,7 @@ impl<'m> Network<'m> {
             }
             states.par_iter_mut().zip(&rows).try_for_each(|(values, rows)| self.pass(i, rows, values))?;
         }
-        Ok(found)
+        Ok(found.of_all())
     }
 
     /// The last site of the layer that begins with site `i`, where what its sites add reaches the stream as it is.
@@ -399,6 +413,19 @@ pub struct Costs {
     pub blocks: Vec<Vec<(usize, f64)>>,
     /// For every layer the error without it.
     pub layers: Vec<Option<f64>>,
+}
+
+impl Costs {
+    /// What all processes found together: each has zeros for layers that are not its own.
+    fn of_all(mut self) -> Costs {
+        let Costs { blocks, layers } = &mut self;
+        let mut errors: Vec<&mut f64> =
+            blocks.iter_mut().flatten().map(|(_, e)| e).chain(layers.iter_mut().flatten()).collect();
+        let mut sums: Vec<f64> = errors.iter().map(|e| **e).collect();
+        parallel::sum(&mut sums);
+        errors.iter_mut().zip(sums).for_each(|(e, sum)| **e = sum);
+        self
+    }
 }
 
 fn distance(a: &[ArrayD<f32>], b: &[ArrayD<f32>]) -> f64 {

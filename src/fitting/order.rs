@@ -7,6 +7,7 @@
 
 use faer::prelude::Solve;
 use faer::{Mat, Side};
+use serde::{Deserialize, Serialize};
 
 use super::algebra::{inner, ridge_solve, scale, select, subtract, times};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,7 +23,7 @@ const AT_ONCE: usize = 8;
 const EXHAUSTIVE: usize = 8;
 
 /// What stays of a layer's heads or neurons at every count.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Thinning {
     /// The units that stay.
     pub kept: Kept,

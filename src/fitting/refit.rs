@@ -16,6 +16,7 @@ use super::sites::Way;
 use super::stages::Values;
 use crate::error::Result;
 use crate::learngene::Kind;
+use crate::parallel;
 
 /// Ridges that are tried, in means of the diagonal.
 const RIDGES: [f64; 6] = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
@@ -120,7 +121,7 @@ impl Arrays for Image {
 }
 
 /// Fits the sites of a smaller network to its ancestor, in order. Layer l of the child is built like layer `sources[l]` of the
-/// ancestor. `images` are fitted on, `held_out` are for choices. Values of images above `memory` bytes lie in a scratch file.
+/// ancestor. `images` are fitted on, `held_out` are for choices; processes that work together share both out. Values of images above `memory` bytes lie in a scratch file.
 ///
 /// # Errors
 /// Those of the runtime; [`crate::error::ErrorKind::Images`] for activations that are no numbers.
@@ -137,6 +138,7 @@ pub fn refit(
 ) -> Result<Refit> {
     let (whole, thin) = (ancestor.stages()?, child.stages()?);
     let scratch = Scratch::new(memory);
+    let (images, held_out) = (&images[parallel::part(images.len())], &held_out[parallel::part(held_out.len())]);
     let mut all: Vec<Slot<Image>> = images
         .iter()
         .chain(held_out)
@@ -246,7 +248,9 @@ pub fn refit(
             })
         })
         .collect::<Result<_>>()?;
-    let (difference, size) = errors.iter().fold((0.0, 0.0), |s, e| (s.0 + e.0, s.1 + e.1));
+    let mut sums = errors.iter().fold([0.0, 0.0], |s, e| [s[0] + e.0, s[1] + e.1]);
+    parallel::sum(&mut sums);
+    let [difference, size] = sums;
     Ok(Refit { fitted, error: difference / f64::max(size, f64::MIN_POSITIVE) })
 }
 
@@ -276,6 +280,7 @@ fn covariance(child: &Network, i: usize, images: &[Slot<Image>], scratch: &Scrat
             moments.add(part);
         }
     }
+    moments.sum();
     Ok(moments.covariance(site.has_bias()))
 }
 
@@ -285,7 +290,7 @@ fn choose(fit: &mut Fitted, covariance: &Covariance, gain: Option<&[f32]>, held_
     let weights: Vec<f64> = (0..outputs).map(|c| gain.map_or(1.0, |g| f64::from(g[c]).powi(2))).collect();
     let old = &fit.matrix;
     let none = (Array2::zeros((0, 0)), Array1::zeros(0));
-    let [_, _, before] = judge(held_out, &weights, &(old.clone(), Array1::from(fit.bias.clone())), &none);
+    let old_errors = judge(held_out, &weights, &(old.clone(), Array1::from(fit.bias.clone())), &none);
     let m = scale(&covariance.gram);
     let fits: Vec<[(Array2<f32>, Array1<f32>); 2]> = RIDGES
         .par_iter()
@@ -305,8 +310,11 @@ fn choose(fit: &mut Fitted, covariance: &Covariance, gain: Option<&[f32]>, held_
             }))
         })
         .collect::<Result<_>>()?;
-    let tried: Vec<[f64; 3]> =
+    let mut tried: Vec<[f64; 3]> =
         fits.par_iter().map(|[own, correction]| judge(held_out, &weights, own, correction)).collect();
+    tried.push(old_errors);
+    tried.iter_mut().for_each(|errors| parallel::sum(errors));
+    let [_, _, before] = tried.pop().unwrap_or_default();
     let mut best = (before, None);
     for (a, errors) in tried.iter().enumerate() {
         for (c, &error) in errors.iter().enumerate() {

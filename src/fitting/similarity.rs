@@ -5,7 +5,7 @@ use std::sync::Arc;
 use faer::Mat;
 use ndarray::{Array2, ArrayD, Axis};
 
-use super::algebra::{inner, ridge_solve, scale, select, times};
+use super::algebra::{Moments, inner, ridge_solve, scale, select, times};
 use super::network::{Collector, Network};
 use super::order::features;
 use super::sites::Site;
@@ -16,6 +16,7 @@ use crate::data::Loader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::learngene::{Cluster, Eps, Kind, NeuronRules, Similarities, Similarity, by_medoid, combined, partition};
 use crate::onnx::Model;
+use crate::parallel;
 use crate::runtime::Runtime;
 
 /// Ridge of the prediction of one head from another, in means of the diagonal.
@@ -83,14 +84,16 @@ fn collected<'n, 'm>(
 ) -> Result<Collector<'n, 'm>> {
     let mut collector = Collector::new(network);
     let mut done = 0;
-    for batch in images.batches(collector.chunk) {
+    for batch in images.clone().share().batches(collector.chunk) {
         let batch = batch?;
         let one = |x: ndarray::ArrayView3<f32>| -> ArrayD<f32> { x.to_owned().insert_axis(Axis(0)).into_dyn() };
         let list: Vec<ArrayD<f32>> = batch.images.outer_iter().map(one).collect();
         collector.add(&list)?;
         done += list.len();
-        progress(done);
+        progress((done * parallel::size()).min(images.len()));
     }
+    images.check_any(parallel::total(done))?;
+    collector.moments.iter_mut().for_each(Moments::sum);
     Ok(collector)
 }
 

@@ -1,10 +1,13 @@
 //! How well a classifier classifies.
 
 use ndarray::{ArrayView1, ArrayView2, Axis};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::parallel;
 
 /// Counts over batches; [`Scores::finish`] gives the measures.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Scores {
     images: usize,
     top1: usize,
@@ -58,6 +61,26 @@ impl Scores {
             class.0 += 1;
             class.1 += (rank == 0) as usize;
         }
+    }
+
+    /// The counts of all processes together.
+    ///
+    /// # Errors
+    /// Those of [`parallel::all`].
+    pub fn of_all(self) -> Result<Scores> {
+        let mut sum = Scores::default();
+        for part in parallel::all(self)? {
+            sum.images += part.images;
+            sum.top1 += part.top1;
+            sum.top5 += part.top5;
+            sum.loss += part.loss;
+            // A process without images knows of no classes.
+            sum.classes.resize(sum.classes.len().max(part.classes.len()), (0, 0));
+            for (to, from) in sum.classes.iter_mut().zip(part.classes) {
+                *to = (to.0 + from.0, to.1 + from.1);
+            }
+        }
+        Ok(sum)
     }
 
     /// Images that were added.

@@ -17,6 +17,7 @@ use ort::environment::Environment;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::parallel;
 pub use decompose::{decompose_attention, differentiable, separate_skip_norms};
 pub use evaluate::can_evaluate;
 pub use library::{Library, candidates, find};
@@ -57,7 +58,7 @@ pub struct Options {
     pub library: Option<PathBuf>,
     /// The device.
     pub device: Device,
-    /// Threads of one session; `None` for one a core.
+    /// Threads of one session; `None` for one a core, of those that this process has to itself.
     pub threads: Option<usize>,
 }
 
@@ -92,7 +93,7 @@ impl Runtime {
     /// runs in this process already.
     pub fn start(options: &Options) -> Result<Arc<Runtime>> {
         let cores = std::thread::available_parallelism().map(|n| n.get()).unwrap_or(1);
-        let threads = options.threads.unwrap_or(cores).max(1);
+        let threads = options.threads.or_else(parallel::threads).unwrap_or(cores).max(1);
         let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = match options.kind {
             Kind::Tract => None,

@@ -13,7 +13,7 @@ use ndarray::{ArrayD, ArrayViewD, IxDyn};
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, Session as OrtSession, SessionInputValue};
-use ort::value::{DynValue, Tensor, TensorRef};
+use ort::value::{DynValue, Tensor, TensorRef, TensorValueType};
 
 use super::session::{float_borders, for_tract, guarded, name, to_float};
 use super::{Device, Kind, Runtime};
@@ -22,6 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{declared_dims, declared_type};
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model};
+use crate::parallel;
 
 /// Tensors on the device, by name.
 #[derive(Default)]
@@ -66,6 +67,10 @@ pub struct Program {
 
 fn failed(kind: Kind, e: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Runtime, format!("{} failed: {e}", name(kind)))
+}
+
+fn unreadable(tensor: &str, e: ort::Error) -> Error {
+    Error::new(ErrorKind::Runtime, format!("`{tensor}` cannot be read back: {e}"))
 }
 
 /// Another handle of the same buffer.
@@ -155,13 +160,13 @@ impl State {
         let Some(buffers) = self.tensors.get(tensor) else { bail!(Internal, "the state has no tensor `{tensor}`") };
         let value = buffers.value(tensor)?;
         let read = || -> std::result::Result<ArrayD<f32>, ort::Error> {
-            let view = value.downcast_ref::<ort::value::TensorValueType<f32>>()?;
+            let view = value.downcast_ref::<TensorValueType<f32>>()?;
             if view.memory_info().is_cpu_accessible() {
                 return Ok(view.extract_array().to_owned());
             }
             Ok(view.to(AllocationDevice::CPU, 0)?.extract_array().to_owned())
         };
-        read().map_err(|e| Error::new(ErrorKind::Runtime, format!("`{tensor}` cannot be read back: {e}")))
+        read().map_err(|e| unreadable(tensor, e))
     }
 
     /// The shape of a tensor.
@@ -172,6 +177,56 @@ impl State {
     /// Takes the last run of a program back: what it wrote is forgotten, apart from what it wrote in place.
     pub fn undo(&mut self, program: &Program) {
         self.turn(&program.ports);
+    }
+
+    /// Makes tensors, in this order, their sums over all processes: from GPU to GPU where NCCL is there, else over the host.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] where there is no such tensor, [`ErrorKind::Runtime`] where it cannot be read or written.
+    pub fn sum(&mut self, tensors: &[String]) -> Result<()> {
+        let mut sizes = Vec::with_capacity(tensors.len());
+        let mut on_gpu = Vec::new();
+        for tensor in tensors {
+            let value = self.tensors.get_mut(tensor).and_then(|b| b.both[b.front].as_mut());
+            let Some(value) = value else { bail!(Internal, "the state has no tensor `{tensor}`") };
+            let mut value = value.downcast_mut::<TensorValueType<f32>>().map_err(|e| unreadable(tensor, e))?;
+            let elements = value.shape().num_elements();
+            if !value.memory_info().is_cpu_accessible() {
+                on_gpu.push((value.data_ptr_mut(), elements));
+            }
+            sizes.push((tensor.as_str(), elements));
+        }
+        if !on_gpu.is_empty() && on_gpu.len() == tensors.len() && parallel::between_gpus()? {
+            // SAFETY: the addresses are those of live tensors of so many floats on device 0, which are borrowed mutably, and every
+            // run of a program has ended.
+            return unsafe { parallel::sum_on_gpu(&on_gpu) };
+        }
+        parallel::sum_all(sizes.into_iter(), |tensor, change| self.change(tensor, change))
+    }
+
+    /// Gives tensors, in this order, the values that they have in the first process.
+    ///
+    /// # Errors
+    /// Those of [`State::sum`].
+    pub fn broadcast(&mut self, tensors: &[String]) -> Result<()> {
+        tensors.iter().try_for_each(|tensor| self.change(tensor, &mut parallel::broadcast_values))
+    }
+
+    /// Lets values of a tensor be changed, in place.
+    fn change(&mut self, tensor: &str, change: &mut dyn FnMut(&mut [f32])) -> Result<()> {
+        let value = self.tensors.get_mut(tensor).and_then(|b| b.both[b.front].as_mut());
+        let Some(value) = value else { bail!(Internal, "the state has no tensor `{tensor}`") };
+        let mut work = || -> std::result::Result<(), ort::Error> {
+            let mut value = value.downcast_mut::<TensorValueType<f32>>()?;
+            if value.memory_info().is_cpu_accessible() {
+                change(value.extract_tensor_mut().1);
+                return Ok(());
+            }
+            let mut host = value.to(AllocationDevice::CPU, 0)?;
+            change(host.extract_tensor_mut().1);
+            host.copy_into(&mut value)
+        };
+        work().map_err(|e| unreadable(tensor, e))
     }
 
     fn turn(&mut self, ports: &Ports) {

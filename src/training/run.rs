@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model, tensor_info};
+use crate::parallel;
 use crate::report::{Evaluation, Scores};
 use crate::runtime::{Runtime, Session};
 
@@ -254,6 +255,11 @@ impl Run<'_> {
         (self.training.batches_per_epoch() / self.trainer.batches_per_update()) as u64
     }
 
+    /// Images of a batch in all processes together.
+    fn images_per_batch(&self) -> usize {
+        self.trainer.batch * self.recipe.ranks.max(1)
+    }
+
     fn schedule(&self) -> Schedule {
         Schedule {
             shape: self.plan.schedule,
@@ -285,7 +291,7 @@ impl Run<'_> {
             position: Position::default(),
             best: None,
             seed: self.plan.seed,
-            batch: self.trainer.batch,
+            batch: self.images_per_batch(),
             images: self.training.len(),
             data,
         };
@@ -305,7 +311,8 @@ impl Run<'_> {
                 let rate = schedule.at(step);
                 let mut report = self.update(&mut batches, step, rate, per_update)?;
                 report.epoch = standing.position.epoch + 1;
-                report.images_per_second = (per_update * self.trainer.batch) as f64 / begun.elapsed().as_secs_f64();
+                report.images_per_second =
+                    (per_update * self.images_per_batch()) as f64 / begun.elapsed().as_secs_f64();
                 begun = Instant::now();
                 standing.position.step += 1;
                 standing.position.batch += per_update as u64;
@@ -346,7 +353,19 @@ impl Run<'_> {
             return differs("seed");
         }
         if found.batch != expected.batch {
-            return differs("batch size");
+            let error = differs("batch size");
+            return match (self.recipe.ranks.max(1), found.batch) {
+                (1, _) => error,
+                (ranks, batch) if batch.is_multiple_of(ranks) => error.map_err(|e| {
+                    let own = batch / ranks;
+                    e.rehint(format!(
+                        "its batches are of {batch} images: --batch-size {own} in each of {ranks} processes"
+                    ))
+                }),
+                (ranks, batch) => error.map_err(|e| {
+                    e.rehint(format!("its batches are of {batch} images, which {ranks} processes cannot share"))
+                }),
+            };
         }
         if found.images != expected.images || found.data != expected.data {
             return differs("data set");
@@ -357,8 +376,8 @@ impl Run<'_> {
 
     fn save(&self, standing: &Standing) -> Result<()> {
         match &self.plan.checkpoint {
-            Some(path) => self.trainer.save(path, standing),
-            None => Ok(()),
+            Some(path) if parallel::is_first() => self.trainer.save(path, standing),
+            _ => Ok(()),
         }
     }
 
@@ -415,7 +434,9 @@ impl Run<'_> {
                 right += (scores.top1() * scores.images() as f64).round() as usize;
                 all += scores.images();
             }
-            accuracy = (all > 0).then(|| right as f64 / all as f64);
+            let mut counts = [right as u64, all as u64];
+            parallel::sum(&mut counts);
+            accuracy = (counts[1] > 0).then(|| counts[0] as f64 / counts[1] as f64);
         }
         Ok(StepReport {
             step: step + 1,
@@ -428,17 +449,18 @@ impl Run<'_> {
         })
     }
 
-    /// Which residual branches stay for each image of a batch: [branches, batch].
+    /// Which residual branches stay for each image of this process's batch: [branches, batch]. It is drawn for the images of all.
     fn kept(&self, step: u64, batch: usize) -> Array2<f32> {
-        let (count, images) = (self.trainer.branches, self.trainer.batch);
+        let (count, images) = (self.trainer.branches, self.images_per_batch());
         let mut random = StdRng::seed_from_u64(
             self.plan.seed
                 ^ (step * self.trainer.batches_per_update() as u64 + batch as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15),
         );
-        Array2::from_shape_fn((count, images), |(i, _)| {
+        let all = Array2::from_shape_fn((count, images), |(i, _)| {
             let dropped = probability(i, count, self.plan.drop_path);
             if random.random_range(0.0..1.0f32) < dropped { 0.0 } else { 1.0 / (1.0 - dropped) }
-        })
+        });
+        all.select(Axis(1), &self.training.positions())
     }
 
     /// Validates, keeps the best, and reports.
@@ -446,7 +468,7 @@ impl Run<'_> {
         let averaged = self.recipe.ema;
         let Some(validation) = self.validation else { return Ok(()) };
         let mut tally = Tally::new(&self.recipe.loss, validation.labels.as_deref());
-        for batch in validation.loader.batches(self.trainer.batch) {
+        for batch in validation.loader.clone().share().batches(self.trainer.batch) {
             let batch = batch?;
             let teacher = match &mut self.teacher {
                 Some(teacher) => teacher.values(&batch.images)?,
@@ -455,6 +477,8 @@ impl Run<'_> {
             let outputs = self.trainer.outputs(&batch.images, averaged)?;
             tally.add(&batch, &outputs, &teacher)?;
         }
+        let tally = tally.of_all()?;
+        validation.loader.check_any(tally.images)?;
         let mut report = ValidationReport {
             step: standing.position.step,
             epoch,
@@ -469,7 +493,9 @@ impl Run<'_> {
         };
         report.best = standing.best.as_ref().is_none_or(|b| better(&report, b));
         if report.best {
-            observer.best(&self.trainer.export(averaged)?)?;
+            if parallel::is_first() {
+                observer.best(&self.trainer.export(averaged)?)?;
+            }
             standing.best = Some(report.clone());
         }
         observer.validated(&report)
@@ -540,6 +566,13 @@ impl<'a> Tally<'a> {
         }
         self.images += count;
         Ok(())
+    }
+
+    /// The sums of all processes.
+    fn of_all(mut self) -> Result<Self> {
+        parallel::sum(&mut self.sums);
+        let (images, scores) = (parallel::total(self.images), self.scores.of_all()?);
+        Ok(Tally { images, scores, ..self })
     }
 
     fn loss(&self) -> f64 {

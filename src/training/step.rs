@@ -44,6 +44,8 @@ pub struct Recipe {
     pub clip: Option<f32>,
     /// Steps whose gradients are averaged for one update.
     pub accumulate: usize,
+    /// Processes that each take a batch for every step; gradients are averaged over them too.
+    pub ranks: usize,
     /// A moving average of the weights is kept.
     pub ema: bool,
     /// Probability that the last residual branch is dropped for an image; it grows in a line from 0 at the first.
@@ -64,11 +66,19 @@ impl Default for Recipe {
             layer_decay: 1.0,
             clip: None,
             accumulate: 1,
+            ranks: 1,
             ema: false,
             drop_path: 0.0,
             operators: Operators::Standard,
             precision: Precision::F32,
         }
+    }
+}
+
+impl Recipe {
+    /// Batches whose gradients are averaged for one update, over all processes.
+    pub fn batches(&self) -> usize {
+        self.accumulate.max(1) * self.ranks.max(1)
     }
 }
 
@@ -142,9 +152,9 @@ impl StepGraph {
 
 /// The graphs of a run.
 pub struct Steps {
-    /// Forward, loss, backward and update; or without the update, where gradients are added up over several steps.
+    /// Forward, loss, backward and update; or without the update, where that stands apart.
     pub step: StepGraph,
-    /// The update, where it stands apart.
+    /// The update, where it stands apart: where gradients are added up over several steps or processes.
     pub update: Option<StepGraph>,
     /// What is trained.
     pub selection: Selection,
@@ -260,8 +270,8 @@ impl Steps {
         }
         let work =
             Work { typing: &typing, selection: &selection, recipe, gradients: &gradients, imports, classes: &classes };
-        let (step, update) = match recipe.accumulate {
-            0 | 1 => (work.whole(), None),
+        let (step, update) = match recipe.batches() {
+            1 => (work.whole(), None),
             _ => (work.gradients_alone(), Some(work.update_alone())),
         };
         drop(typing);
@@ -278,9 +288,12 @@ struct Work<'a, 'm> {
     classes: &'a Option<(String, usize)>,
 }
 
+/// What names of sums of gradients begin with.
+pub(super) const GRADIENT: &str = "gradient/";
+
 /// The sum of gradients of a parameter.
 fn accumulated(parameter: &str) -> String {
-    format!("gradient/{parameter}")
+    format!("{GRADIENT}{parameter}")
 }
 
 impl Work<'_, '_> {
@@ -345,7 +358,7 @@ impl Work<'_, '_> {
                 found.push((i, sum));
             }
         }
-        self.update(&mut b, &mut d, &found, self.recipe.accumulate);
+        self.update(&mut b, &mut d, &found, self.recipe.batches());
         b.finish(&mut graph);
         self.finish(graph, d)
     }

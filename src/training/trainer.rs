@@ -10,11 +10,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::LOSS;
 use super::checkpoint;
 use super::optimiser::{EMA_DECAY, ema};
-use super::step::{CARRY, GRADIENT_NORM, LOSS_SCALE, Recipe, StepGraph, Steps, evaluation_graph, trainable_form};
+use super::step::{
+    CARRY, GRADIENT, GRADIENT_NORM, LOSS_SCALE, Recipe, StepGraph, Steps, evaluation_graph, trainable_form,
+};
 use super::trained::Selection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{data_inputs, lift_constants};
 use crate::onnx::{DataType, Model, data_type, tensor_from_f32, to_f32};
+use crate::parallel;
 use crate::runtime::{Program, Runtime, State};
 
 /// What one update saw.
@@ -41,6 +44,8 @@ pub struct Trainer {
     step: Program,
     update: Option<Program>,
     evaluations: HashMap<bool, Program>,
+    /// Tensors of the state that hold sums of gradients, where the update stands apart.
+    gradients: Vec<String>,
     /// The name of the image input.
     pub input: String,
     /// What is trained.
@@ -96,7 +101,9 @@ impl Trainer {
             };
             state.insert(&program, &tensor.name, value)?;
         }
-        Ok(Trainer {
+        let gradients = update.iter().flat_map(|u| &u.description.state).map(|t| t.name.clone());
+        let gradients = gradients.filter(|n| n.starts_with(GRADIENT)).collect();
+        let mut trainer = Trainer {
             runtime: runtime.clone(),
             model: model.clone(),
             image,
@@ -105,6 +112,7 @@ impl Trainer {
             step: program,
             update: update_program,
             evaluations: HashMap::new(),
+            gradients,
             input: data_inputs(form.graph()).first().map(|v| v.name().to_string()).unwrap_or_default(),
             selection,
             batch,
@@ -112,15 +120,34 @@ impl Trainer {
             branches,
             updates: 0,
             scale: (SCALE, 0),
-        })
+        };
+        trainer.synchronise()?;
+        Ok(trainer)
     }
 
-    /// Batches that one update takes.
+    /// Names of the tensors that a checkpoint holds, in order.
+    fn kept(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.state.names().filter(|n| !n.starts_with(GRADIENT)).map(str::to_string).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Gives every process the state of the first one.
+    fn synchronise(&mut self) -> Result<()> {
+        match self.recipe.ranks {
+            0 | 1 => Ok(()),
+            _ => self.state.broadcast(&self.kept()),
+        }
+    }
+
+    /// Batches that one update takes in this process.
     pub fn batches_per_update(&self) -> usize {
         self.recipe.accumulate.max(1)
     }
 
-    /// One update from as many batches as [`Trainer::batches_per_update`] says. A loss or gradient that is not finite leaves
+    /// One update from as many batches as [`Trainer::batches_per_update`] says; where several processes train, each with batches of
+    /// its own, they make the same update. A loss or gradient that is not finite leaves
     /// the weights as they were; in half precision the loss is scaled down first and the update tried again.
     ///
     /// # Errors
@@ -176,6 +203,15 @@ impl Trainer {
                     GRADIENT_NORM => result.gradient_norm = Some(first(&value)),
                     _ => result.logits.push(value),
                 }
+            }
+        }
+        if self.recipe.ranks > 1 {
+            let mut loss = [result.loss / self.recipe.ranks as f64];
+            parallel::sum(&mut loss);
+            result.loss = loss[0];
+            // All processes know of a loss that is not finite, and none of them goes on.
+            if result.loss.is_finite() {
+                self.state.sum(&self.gradients)?;
             }
         }
         let finite = |r: &StepResult| r.loss.is_finite() && r.gradient_norm.is_none_or(f64::is_finite);
@@ -283,20 +319,27 @@ impl Trainer {
     /// # Errors
     /// Those of [`checkpoint::save`].
     pub fn save(&self, path: &Path, description: &impl Serialize) -> Result<()> {
-        let mut names: Vec<&str> = self.state.names().filter(|n| !n.starts_with("gradient/")).collect();
-        names.sort_unstable();
-        let tensors = names.into_iter().map(|n| Ok((n.to_string(), self.state.get(n)?))).collect::<Result<Vec<_>>>()?;
+        let tensors =
+            self.kept().into_iter().map(|n| Ok((n.clone(), self.state.get(&n)?))).collect::<Result<Vec<_>>>()?;
         checkpoint::save(path, &tensors, description)
     }
 
-    /// Goes back to a checkpoint. Returns its description; the caller sets [`Trainer::updates`] by it.
+    /// Goes back to a checkpoint, which the first process reads. Returns its description; the caller sets [`Trainer::updates`] by it.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] where the checkpoint is of another model or of another recipe, and those of [`checkpoint::load`].
-    pub fn load<D: DeserializeOwned>(&mut self, path: &Path) -> Result<D> {
+    pub fn load<D: Serialize + DeserializeOwned>(&mut self, path: &Path) -> Result<D> {
+        let description = match self.recipe.ranks {
+            0 | 1 => self.read(path)?,
+            _ => parallel::first(|| self.read(path))?,
+        };
+        self.synchronise()?;
+        Ok(description)
+    }
+
+    fn read<D: DeserializeOwned>(&mut self, path: &Path) -> Result<D> {
         let (mut tensors, description) = checkpoint::load(path)?;
-        let names: Vec<String> =
-            self.state.names().filter(|n| !n.starts_with("gradient/")).map(str::to_string).collect();
+        let names = self.kept();
         let fail = |what: String| {
             Error::new(ErrorKind::Usage, what)
                 .at(path)

@@ -359,7 +359,7 @@ fn layers_without_densities_stay_whole() {
     let condense = |name: &str, more: &[&str]| -> Vec<usize> {
         let gene = at(name);
         let gene =
-            json(&[&["condense", model, "-o", text(&gene), "--cluster", "agglomerative:1"], &few, more].concat());
+            json(&[&["condense", model, "-o", text(&gene), "--cluster", "agglomerative:1"][..], &few, more].concat());
         gene["layers"].as_array().unwrap().iter().map(|l| l.as_array().unwrap().len()).collect()
     };
     assert_eq!(condense("gene", &[]), [1, 2]);

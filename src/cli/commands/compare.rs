@@ -3,7 +3,7 @@
 use ndarray::{ArrayD, Axis};
 use serde_json::json;
 
-use super::{images, named, open, skipped};
+use super::{images, named, open, warn_skipped};
 use crate::axes::Typing;
 use crate::cli::flags::Compare;
 use crate::cli::output::{self, count, table};
@@ -43,7 +43,7 @@ pub fn run(c: &Compare) -> Result<()> {
         sample.get_or_insert((batch.images, other.images));
     }
     bar.finish_and_clear();
-    skipped(&la);
+    warn_skipped(&la.skipped());
     let Some((xa, xb)) = sample else {
         return Err(Error::new(ErrorKind::Images, "there is no image to compare on").at(&c.images));
     };

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::fitter::{Bars, Fitter, analyse};
 use super::shrink::learngene;
-use super::{densities, images, named, open};
+use super::{agree, densities, images, named, open};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::{ClusterFlags, Condense};
@@ -34,10 +34,11 @@ pub fn run(c: &Condense) -> Result<()> {
         return fitted(c, &model);
     }
     let (loader, runtime) = (images(&c.images, &c.transform, &model, &typing)?, Runtime::start(&c.runtime.options())?);
+    agree(&c.model, || loader.fingerprint())?;
     let (gene, condensed) = condense(&model, &typing, &anatomy, &loader, &c.clusters, &runtime)?;
     let written = Typing::new(&condensed)?;
     let inherited = gene.inherited(&condensed, &written, &Anatomy::new(&written)?, parameters(model.graph()));
-    let bytes = condensed.write(&c.output)?;
+    let bytes = output::write_model(&c.output, &condensed)?;
     let rows = gene
         .layers
         .iter()
@@ -94,7 +95,7 @@ fn fitted(c: &Condense, model: &Model) -> Result<()> {
         named(&c.model, analyse(&mut fitter.shrinker(model)?, &Limits { dims: true, ..Limits::default() }, &bars))?;
     bars.clear();
     let gene = learngene(model, removals, Some(&fitter.loader))?;
-    let bytes = gene.write(&c.output)?;
+    let bytes = output::write_model(&c.output, &gene)?;
     output::note(&format!("wrote {} ({bytes} bytes)", c.output.display()));
     match (c.json, Learngene::read(&gene)?) {
         (true, Some(gene)) => output::print_json(&gene),

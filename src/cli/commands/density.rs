@@ -2,13 +2,12 @@
 
 use serde_json::json;
 
-use super::{densities, images, named, open, without_density};
+use super::{agree, densities, images, named, open, without_density};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::Density;
 use crate::cli::output::{self, table};
 use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::replace_file;
 use crate::report;
 use crate::runtime::Runtime;
 
@@ -24,11 +23,12 @@ pub fn run(c: &Density) -> Result<()> {
         output::check_output(plot, &[&c.model], c.force)?;
     }
     let loader = images(&c.images, &c.transform, &model, &typing)?;
+    agree(&c.model, || loader.fingerprint())?;
     let runtime = Runtime::start(&c.runtime.options())?;
     let measured = named(&c.model, densities(&runtime, &model, &typing, &anatomy, &loader))?;
     if let Some(plot) = &c.plot {
         let svg = report::density_plot(&measured.layers)?;
-        replace_file(plot, |out| std::io::Write::write_all(out, svg.as_bytes()))?;
+        output::write_text(plot, &svg)?;
         output::note(&format!("wrote {}", plot.display()));
     }
     if c.json {

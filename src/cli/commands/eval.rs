@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{open, skipped};
+use super::{open, warn_skipped};
 use crate::axes::Typing;
 use crate::cli::flags::{DataFlags, Eval, Part, TransformFlags};
 use crate::cli::output::{self, table};
@@ -85,7 +85,7 @@ pub fn measure(
     let bar = output::progress(validation.loader.len(), "eval");
     let result = evaluate(&mut session, &validation, names.as_deref(), |n| bar.set_position(n as u64));
     bar.finish_and_clear();
-    skipped(&validation.loader);
+    warn_skipped(&validation.loader.skipped());
     Ok((result?, validation.loader.skipped().count))
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 
-use super::{images, named, skipped};
+use super::{agree, images, named, warn_skipped};
 use crate::axes::Typing;
 use crate::cli::flags::{RuntimeFlags, TransformFlags};
 use crate::cli::output;
@@ -46,9 +46,11 @@ impl Fitter {
             let typing = named(&model.path, Typing::new(model))?;
             images(path, transform, model, &typing)?
         };
+        agree(&model.path, || loader.fingerprint())?;
         let runtime = Runtime::start(&Options { threads: Some(1), ..runtime.options() })?;
         let calibration = Calibration::draw(&loader, views, seed, &|n, of| bars.tell("views", n, of))?;
-        skipped(&loader);
+        // Every process draws the same views.
+        warn_skipped(&loader.skipped());
         let pinned = named(&model.path, stages::pin(model))?;
         Ok(Fitter { pinned, loader, runtime, calibration, drawn: start.elapsed().as_secs_f64() })
     }

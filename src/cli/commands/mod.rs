@@ -19,11 +19,12 @@ use super::flags::{OpenFlags, TransformFlags};
 use super::output;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::data::{InputShape, Loader};
+use crate::data::{InputShape, Loader, Skipped};
 use crate::density::{Densities, measure, obstacle};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{self, FloatType};
-use crate::onnx::Model;
+use crate::onnx::{Model, sha256};
+use crate::parallel;
 use crate::report::PREPROCESS;
 use crate::runtime::Runtime;
 
@@ -47,6 +48,18 @@ pub fn images(path: &Path, transform: &TransformFlags, model: &Model, typing: &T
     Ok(loader)
 }
 
+/// Checks that all processes that work together were given the same model and the same data.
+pub fn agree(model: &Path, fingerprint: impl FnOnce() -> Result<String>) -> Result<()> {
+    if parallel::size() == 1 {
+        return Ok(());
+    }
+    let on = |e: Error| {
+        e.hint("every machine has to see the same files: put them on a file system that all share, or copy them")
+    };
+    parallel::agree("another model", &sha256(model)?).map_err(|e| on(e.at(model)))?;
+    parallel::agree("other images or labels", &fingerprint()?).map_err(on)
+}
+
 /// Measures densities with a progress bar, and says which layers have none.
 pub fn densities(
     runtime: &Arc<Runtime>,
@@ -58,13 +71,20 @@ pub fn densities(
     let bar = output::progress(loader.len(), "density");
     let result = measure(runtime, model, typing, anatomy, loader, |n| bar.set_position(n as u64));
     bar.finish_and_clear();
-    skipped(loader);
-    if result.is_ok() {
-        for (l, why) in without_density(typing, anatomy) {
-            output::warn(&format!("layer {l} has no densities: {why}"));
-        }
+    let result = result?;
+    skipped(loader.skipped())?;
+    for (l, why) in without_density(typing, anatomy) {
+        output::warn(&format!("layer {l} has no densities: {why}"));
     }
-    result
+    Ok(result)
+}
+
+/// Says which images could not be read, by any of the processes that share them.
+pub fn skipped(own: Skipped) -> Result<()> {
+    let all = parallel::all(own)?;
+    let count = all.iter().map(|s| s.count).sum();
+    warn_skipped(&Skipped { count, first: all.into_iter().find_map(|s| s.first) });
+    Ok(())
 }
 
 /// The layers without densities, and why.
@@ -73,11 +93,10 @@ pub fn without_density(typing: &Typing, anatomy: &Anatomy) -> Vec<(usize, String
 }
 
 /// Says which images could not be read.
-pub fn skipped(loader: &Loader) {
-    let skipped = loader.skipped();
-    if skipped.count > 0 {
-        let first = skipped.first.unwrap_or_default();
-        output::warn(&format!("{} image(s) could not be read and were left out; the first: {first}", skipped.count));
+pub fn warn_skipped(skipped: &Skipped) {
+    if let Some(first) = &skipped.first {
+        let count = skipped.count;
+        output::warn(&format!("{count} image(s) could not be read and were left out; the first: {first}"));
     }
 }
 

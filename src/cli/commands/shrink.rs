@@ -22,6 +22,7 @@ use crate::fitting::{
 use crate::graph;
 use crate::learngene::{Learngene, Removals, parameters};
 use crate::onnx::{Model, encoded_len, sha256};
+use crate::parallel;
 use crate::report::{Frontier, KeptLayer, PREPROCESS, Seen, frontier_plot, shrink_page};
 use crate::runtime::Runtime;
 
@@ -35,7 +36,7 @@ const TRIES: usize = 4;
 /// Runs the command.
 pub fn run(c: &Shrink) -> Result<()> {
     let cores = std::thread::available_parallelism().map(|n| n.get()).unwrap_or(1);
-    let threads = c.runtime.threads.map_or(cores, usize::from);
+    let threads = c.runtime.threads.map(usize::from).or_else(parallel::threads).unwrap_or(cores);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| Error::new(ErrorKind::Usage, format!("{threads} threads cannot be started: {e}")))?;
     pool.install(|| shrink(c))
@@ -77,14 +78,14 @@ fn shrink(c: &Shrink) -> Result<()> {
     if let Some(path) = &c.save_learngene {
         let loader = fitter.as_ref().map(|f| &f.loader);
         let gene = learngene(&model, removals.clone(), loader)?;
-        let bytes = gene.write(path)?;
+        let bytes = output::write_model(path, &gene)?;
         output::note(&format!("wrote {} ({bytes} bytes)", path.display()));
     }
     let fits = shrinker.is_some();
     let timer = Timer { c, model: &model, fits, runtime: Runtime::start(&c.runtime.options())? };
     let wants_time = |b: &Budget| matches!(b, Budget::Latency(_));
     let latencies = match c.dry_run || c.plot.is_some() || jobs.iter().any(|j| wants_time(&j.0)) {
-        true => Some(timer.blocks(&limits, &bars)?),
+        true => Some(parallel::first(|| timer.blocks(&limits, &bars))?),
         false => None,
     };
     let mut frontier_svg = None;
@@ -102,7 +103,7 @@ fn shrink(c: &Shrink) -> Result<()> {
     }
     let mut reports = Vec::new();
     for (budget, path) in &jobs {
-        let allocation = timer.allocate(&removals, &limits, *budget, latencies.as_ref())?;
+        let allocation = parallel::first(|| timer.allocate(&removals, &limits, *budget, latencies.as_ref()))?;
         let mut child = match &mut shrinker {
             Some(shrinker) => shrinker.shrink(&removals, &allocation, &|n, of| bars.tell("refit", n, of))?,
             None => Shrunk::of(thin(&model, &removals, &allocation)?)?,
@@ -121,6 +122,9 @@ fn shrink(c: &Shrink) -> Result<()> {
             .at(&c.model)
             .hint("keep more, or give more different images"));
         }
+        if !parallel::is_first() {
+            continue;
+        }
         if !c.no_fold && has_fixed_size(&child.model) {
             child.model = named(&c.model, fold_constants(&timer.runtime, &child.model, None))?;
             child.parameters = parameters(child.model.graph());
@@ -135,6 +139,8 @@ fn shrink(c: &Shrink) -> Result<()> {
             output::write_text(file, &named(&c.model, page)?)?;
         }
     }
+    // The first process measures times for its report; the others are quiet until it has.
+    parallel::first(|| Ok(()))?;
     let total = start.elapsed().as_secs_f64();
     let timings = shrinker.as_ref().map(|s: &Shrinker| s.timings.clone()).unwrap_or_default();
     let times: Vec<String> = timings.iter().map(|t| format!("{} {:.1} s", t.stage, t.seconds)).collect();
@@ -286,7 +292,7 @@ fn jobs(c: &Shrink, model: &Model) -> Result<Vec<(Budget, PathBuf)>> {
     if let [share] = c.to[..] {
         return Ok(vec![(Budget::Share(share), output.clone())]);
     }
-    if !output.is_dir() {
+    if !output.is_dir() && parallel::is_first() {
         std::fs::create_dir(output).map_err(|e| Error::io(output, e).hint("several sizes need a folder: -o FOLDER"))?;
     }
     let stem = c.model.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();

@@ -11,7 +11,7 @@ use ndarray::{ArrayD, IxDyn};
 use serde_json::{Value, json};
 
 use super::eval::{CLASSES, dataset, validation};
-use super::{in_type, named, open};
+use super::{agree, in_type, named, open, skipped, warn_skipped};
 use crate::anatomy::{Anatomy, WeightKind};
 use crate::axes::Typing;
 use crate::cli::flags::{LossKind, OptimizerKind, Tune};
@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::FloatType;
 use crate::learngene::Learngene;
 use crate::onnx::{Model, to_f32};
+use crate::parallel;
 use crate::report::{Curve, PREPROCESS, training_page, training_plot};
 use crate::runtime::{self, Device, Kind, Runtime};
 use crate::training::{
@@ -77,6 +78,7 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     let outputs = Outputs::new(c)?;
     let mut model = open(&c.model, c.open)?;
     let mut data = named(&c.data.data, Data::open(c))?;
+    agree(&c.model, || data.fingerprint())?;
     let runtime = Runtime::start(&c.runtime.options())?;
     prepare_classifier(c, &mut model, &data, &runtime)?;
     let typing = named(&c.model, Typing::new(&model))?;
@@ -118,7 +120,7 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
         classes,
         strict: c.data.strict,
         threads: 0,
-        share: (0, 1),
+        share: (parallel::rank(), parallel::size()),
     };
     let training =
         TrainingLoader::new(data.dataset.clone(), data.split.training.clone(), preprocess, input.layout, options)?;
@@ -127,13 +129,14 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     let plan = plan(c, &outputs);
     let mut watch = Watch::new(c, &outputs, output, &model, &data)?;
     output::note(&format!(
-        "{} of {} parameters in {} weights, {} images to train on, {} to validate on, {}",
+        "{} of {} parameters in {} weights, {} images to train on, {} to validate on, {}{}",
         count(trainer.selection.parameters() as u64),
         count(crate::learngene::parameters(model.graph())),
         trainer.selection.trained.len(),
         training.len(),
         validating.as_ref().map_or(0, |v| v.loader.len()),
         runtime.describe(),
+        processes(&runtime, trainer.batch)?,
     ));
     let mut run = Run {
         trainer: &mut trainer,
@@ -145,10 +148,11 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     };
     let result = run.go(&mut watch);
     watch.bar.finish_and_clear();
-    let skipped = training.skipped();
-    if skipped.count > 0 {
-        let first = skipped.first.unwrap_or_default();
-        output::warn(&format!("{} image(s) could not be read and were left out; the first: {first}", skipped.count));
+    if result.is_ok() {
+        // One that several processes came upon, in different epochs, counts for each.
+        skipped(training.skipped())?;
+    } else {
+        warn_skipped(&training.skipped());
     }
     if let (Err(e), Some(path)) = (&result, &plan.checkpoint)
         && e.kind() == ErrorKind::Check
@@ -158,6 +162,17 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     }
     result?;
     watch.finish(&trainer, validating.is_some(), c, &runtime).map(Some)
+}
+
+/// How several processes work together, in words.
+fn processes(runtime: &Runtime, batch: usize) -> Result<String> {
+    let way = match (parallel::size(), runtime.device) {
+        (1, _) => return Ok(String::new()),
+        (_, Device::Cpu) => "",
+        _ if parallel::between_gpus()? => ", gradients summed through NCCL",
+        _ => ", gradients summed over the host: no NCCL was found",
+    };
+    Ok(format!(", {} processes with batches of {batch} each{way}", parallel::size()))
 }
 
 /// Says before the work begins whether the batch is likely to fit the GPU.
@@ -217,7 +232,7 @@ impl Outputs {
             && c.emit_step.is_none()
             && c.output.is_some()
         {
-            if c.resume && !path.is_file() {
+            if c.resume && !path.is_file() && parallel::is_first() {
                 return Err(Error::new(ErrorKind::Usage, "there is no checkpoint to go on from")
                     .at(path)
                     .hint("leave --resume out, or name the checkpoint with --checkpoint"));
@@ -258,6 +273,12 @@ impl Data {
             split.training.truncate(limit as usize);
         }
         Ok(Data { dataset: set, split, other })
+    }
+
+    /// A hash of all images and labels.
+    fn fingerprint(&self) -> Result<String> {
+        let other = self.other.as_ref().map(Dataset::fingerprint).transpose()?;
+        Ok(self.dataset.fingerprint()? + &other.unwrap_or_default())
     }
 
     fn validation(&mut self, c: &Tune, model: &Model, typing: &Typing) -> Result<Option<Validation>> {
@@ -393,6 +414,7 @@ fn recipe(c: &Tune, runtime: &Runtime, loss: Loss) -> Recipe {
         layer_decay: c.training.layer_decay as f32,
         clip: c.training.clip.map(|v| v as f32),
         accumulate: c.training.accumulate as usize,
+        ranks: parallel::size(),
         ema: c.training.ema.is_some(),
         drop_path: c.training.drop_path as f32,
         operators,
@@ -458,6 +480,7 @@ fn emit_step(c: &Tune, path: &Path, model: &Model, image: [usize; 2], recipe: &R
     let mut recipe = recipe.clone();
     // Others run it: only what every ONNX Runtime has.
     recipe.operators = c.training.operators.unwrap_or(Operators::Standard);
+    recipe.ranks = 1;
     let steps = Steps::new(model, image, &recipe, &c.training.train, &c.training.freeze)?;
     let (form, _, _) = trainable_form(model, steps.batch, image)?;
     if steps.update.is_some() {
@@ -474,6 +497,9 @@ fn emit_step(c: &Tune, path: &Path, model: &Model, image: [usize; 2], recipe: &R
         }
     }
     let weights_file = path.with_extension("safetensors");
+    if !parallel::is_first() {
+        return Ok(());
+    }
     checkpoint::save(&weights_file, &initial, &steps.step.description)?;
     steps.step.model.write(path)?;
     let description = json!({
@@ -512,7 +538,7 @@ struct Watch<'a> {
 impl<'a> Watch<'a> {
     fn new(c: &Tune, outputs: &Outputs, output: &'a Path, model: &Model, data: &Data) -> Result<Self> {
         let names = data.dataset.classes().filter(|_| model.metadata(CLASSES).is_none());
-        let metrics = match &c.metrics {
+        let metrics = match c.metrics.as_ref().filter(|_| parallel::is_first()) {
             None => None,
             Some(path) => {
                 let file = File::options()
@@ -554,7 +580,7 @@ impl<'a> Watch<'a> {
             model.set_metadata(CLASSES, names.clone());
         }
         in_type(&mut model, self.dtype)?;
-        model.write(path)?;
+        output::write_model(path, &model)?;
         Ok(())
     }
 
@@ -591,6 +617,10 @@ impl<'a> Watch<'a> {
         }
         let best = self.validations.iter().rev().find(|v| v.best);
         let mut text = format!("{} updates in {seconds:.0} s", trainer.updates);
+        if parallel::size() > 1 {
+            let share = 100.0 * parallel::seconds() / seconds.max(f64::MIN_POSITIVE);
+            text += &format!(" with {} processes, {share:.1} % of it for sums over them", parallel::size());
+        }
         if let Some(s) = self.steps.last() {
             text += &format!(", last loss {:.4}", s.loss);
         }
