@@ -2,7 +2,8 @@
 //!
 //! The modules are the pipeline, in order: [`onnx`] (the file), [`graph`], [`axes`] (what every dimension is made of),
 //! [`runtime`], [`data`] (images), [`anatomy`] (heads, FFNs, layers), [`density`] (mean attention distances), [`learngene`]
-//! (clusters), [`descendant`], [`fitting`] (closed-form refits), [`training`] (gradients as graphs), [`report`]. Data flows one way; no module reaches back.
+//! (clusters), [`descendant`], [`fitting`] (closed-form refits), [`training`] (gradients as graphs), [`report`], [`study`] (grids of all that).
+//! Data flows one way; no module reaches back.
 //!
 //! The main job, from an ancestor to a running child:
 //!
@@ -48,4 +49,5 @@ pub mod learngene;
 pub mod onnx;
 pub mod report;
 pub mod runtime;
+pub mod study;
 pub mod training;
