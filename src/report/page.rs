@@ -158,7 +158,13 @@ pub struct Picture {
 }
 
 /// The report of a study: a note, tables, plots (SVG) and pictures.
-pub fn study_page(title: &str, note: &str, sections: &[Section], plots: &[(String, String)], pictures: &[Picture]) -> String {
+pub fn study_page(
+    title: &str,
+    note: &str,
+    sections: &[Section],
+    plots: &[(String, String)],
+    pictures: &[Picture],
+) -> String {
     let paragraphs = note.split("\n\n").map(str::trim).filter(|p| !p.is_empty());
     let mut body: String = paragraphs.map(|p| format!("<p>{}</p>\n", escape(p))).collect();
     for section in sections {
@@ -207,7 +213,8 @@ mod tests {
 
     #[test]
     fn base64_of_the_rfc() {
-        let pairs = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")];
+        let pairs =
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")];
         for (plain, encoded) in pairs {
             assert_eq!(base64(plain.as_bytes()), encoded);
         }

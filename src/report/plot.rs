@@ -234,11 +234,8 @@ fn draw_series(
         .map(|s| s.points.iter().map(place).filter(|p| p.0.is_finite() && p.1.is_finite()).collect())
         .collect();
     let range = |of: fn(&(f64, f64)) -> f64| {
-        let (low, high) = lines
-            .iter()
-            .flatten()
-            .map(of)
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
+        let (low, high) =
+            lines.iter().flatten().map(of).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
         let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
         let room = if high > low { 0.04 * (high - low) } else { 0.5 };
         low - room..high + room

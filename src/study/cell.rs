@@ -169,7 +169,8 @@ impl Record {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|e| Error::io(path, e))?,
         };
-        let damaged = |why: String| Error::new(ErrorKind::Format, why).at(path).hint("remove it: the cell is then made anew");
+        let damaged =
+            |why: String| Error::new(ErrorKind::Format, why).at(path).hint("remove it: the cell is then made anew");
         let record: Record = serde_json::from_slice(&bytes).map_err(|e| damaged(format!("this is no cell: {e}")))?;
         match record.epochs.iter().all(|e| e.top1.is_finite()) && !record.epochs.is_empty() {
             true => Ok(Some(record)),

@@ -86,9 +86,12 @@ impl Study {
         })
     }
 
-    /// The next cell that has no file in a folder: the one place that decides who computes what.
-    pub fn next(&self, folder: &Path) -> Option<&Cell> {
-        self.cells.iter().find(|c| !folder.join(c.file()).exists())
+    /// The next cell that has no file in a folder and did not fail before: the one place that decides who computes what.
+    pub fn next(&self, folder: &Path, failed: &[String]) -> Option<&Cell> {
+        self.cells.iter().find(|c| {
+            let file = c.file();
+            !folder.join(&file).exists() && !failed.contains(&file)
+        })
     }
 
     /// Computes a cell and writes its file at once or not at all.
@@ -98,8 +101,7 @@ impl Study {
     pub fn compute(&mut self, cell: &Cell, folder: &Path, told: &dyn Fn(&str)) -> Result<Record> {
         let path = folder.join(cell.file());
         let record = self.workshop.compute(cell, &path.with_extension("png"), told).map_err(|e| e.at(&path))?;
-        let text =
-            serde_json::to_string_pretty(&record).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+        let text = serde_json::to_string_pretty(&record).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
         replace_file(&path, |out| std::io::Write::write_all(out, format!("{text}\n").as_bytes()))?;
         Ok(record)
     }

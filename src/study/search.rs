@@ -106,8 +106,7 @@ pub fn search(
     let mut trials: Vec<Trial> = Vec::new();
     for eps in &wanted.eps {
         for ffn_eps in &wanted.ffn_eps {
-            let rules =
-                Rules { eps: Some(eps.0.parse()?), ffn_eps: Some(ffn_eps.0.parse()?), ..rules.clone() };
+            let rules = Rules { eps: Some(eps.0.parse()?), ffn_eps: Some(ffn_eps.0.parse()?), ..rules.clone() };
             let gene = Learngene::cluster(&typing, &anatomy, &densities, &rules)?;
             let condensed = gene.condense(model, &typing, &anatomy)?;
             let of_gene = Typing::new(&condensed)?;

@@ -126,7 +126,8 @@ impl Tables {
 
     /// The header of the table.
     pub fn header(&self) -> Vec<&'static str> {
-        let mut header = vec!["shape", "method", "follows", "seeds", "last %", "best %", "inherited", "parameters", "MACs"];
+        let mut header =
+            vec!["shape", "method", "follows", "seeds", "last %", "best %", "inherited", "parameters", "MACs"];
         header.push("seconds");
         if self.rows.iter().any(|r| r.reach.is_some()) {
             header.push("epochs to the reference");
@@ -139,7 +140,8 @@ impl Tables {
         let mut parts: Vec<(String, Vec<Vec<String>>)> = Vec::new();
         let reach = self.rows.iter().any(|r| r.reach.is_some());
         for row in &self.rows {
-            let share = if row.fraction < 1.0 { format!(", {} % of the images", 100.0 * row.fraction) } else { String::new() };
+            let share =
+                if row.fraction < 1.0 { format!(", {} % of the images", 100.0 * row.fraction) } else { String::new() };
             let above = format!("{} on {}{share}, {} epochs", row.ancestor, row.data, row.epochs);
             let count = |s: &Option<Statistic>| s.map_or("-".into(), |s| thousands(s.mean));
             let percent = |s: &Option<Statistic>| s.map_or("-".into(), |s| s.percent());
@@ -191,9 +193,10 @@ impl Tables {
 
     /// All rows as CSV, with full precision.
     pub fn csv(&self) -> String {
-        let mut out = "ancestor,data,shape,method,fraction,epochs,width,follows,seeds,last,last_deviation,best,best_deviation,\
+        let mut out =
+            "ancestor,data,shape,method,fraction,epochs,width,follows,seeds,last,last_deviation,best,best_deviation,\
                        inherited,learngene,parameters,macs,seconds,epochs_to_reference\n"
-            .to_string();
+                .to_string();
         let quoted = |t: &str| match t.contains([',', '"', '\n']) {
             true => format!("\"{}\"", t.replace('"', "\"\"")),
             false => t.to_string(),
@@ -253,7 +256,10 @@ impl Tables {
             let set = format!("{} on {}{share}", r.ancestor, r.data);
             if r.curve.len() > 1 {
                 let points = r.curve.iter().map(|(e, a)| (*e as f64, 100.0 * a)).collect();
-                by_epoch.entry(format!("{set}, {}", r.shape)).or_default().push(Series { name: r.method.clone(), points });
+                by_epoch
+                    .entry(format!("{set}, {}", r.shape))
+                    .or_default()
+                    .push(Series { name: r.method.clone(), points });
             }
             let line = format!("{}, {} epochs", r.method, r.epochs);
             let size = r.parameters.map_or(f64::NAN, |p| p.mean);
@@ -268,9 +274,10 @@ impl Tables {
         for (what, series) in by_epoch {
             plots.push((format!("epochs: {what}"), series_plot(&what, ["epoch", "accuracy (%)"], &series, false)?));
         }
-        for (kind, label, table, log) in
-            [("parameters", "parameters", by_size, false), ("w", "w (ancestor heads / descendant heads)", by_width, true)]
-        {
+        for (kind, label, table, log) in [
+            ("parameters", "parameters", by_size, false),
+            ("w", "w (ancestor heads / descendant heads)", by_width, true),
+        ] {
             for (what, lines) in table {
                 let mut series: Vec<Series> = lines.into_iter().map(|(name, points)| Series { name, points }).collect();
                 series.iter_mut().for_each(|s| s.points.sort_by(|a, b| a.0.total_cmp(&b.0)));
@@ -344,6 +351,9 @@ mod tests {
 
     #[test]
     fn thousands_stand_apart() {
-        assert_eq!(["0", "999", "1 000", "405 002"].map(str::to_string), [0.0, 999.0, 1000.0, 405_002.0].map(thousands));
+        assert_eq!(
+            ["0", "999", "1 000", "405 002"].map(str::to_string),
+            [0.0, 999.0, 1000.0, 405_002.0].map(thousands)
+        );
     }
 }

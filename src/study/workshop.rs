@@ -16,9 +16,7 @@ use super::file::{self, Classifier, Method};
 use super::search::{Trial, search};
 use crate::anatomy::{Anatomy, Roles};
 use crate::axes::Typing;
-use crate::data::{
-    Dataset, DatasetOptions, InputShape, Loader, PreprocessFlags, TrainingLoader, TrainingOptions,
-};
+use crate::data::{Dataset, DatasetOptions, InputShape, Loader, PreprocessFlags, TrainingLoader, TrainingOptions};
 use crate::density::{attention_matrices, measure};
 use crate::descendant::{Descendant, Heads, Init, Projection, Shape, grow, resize_image};
 use crate::error::{Error, ErrorKind, Result};
@@ -315,10 +313,8 @@ impl Workshop {
         let training = draw(&labels, &set.training, count, cell.seed);
         let judged = draw(&labels, &set.validation, cell.images[1].unwrap_or(usize::MAX), 0);
         let images = [training.len(), judged.len()];
-        let validation = Validation {
-            loader: set.dataset.loader(judged, preprocess.clone(), input.layout)?,
-            labels: Some(labels),
-        };
+        let validation =
+            Validation { loader: set.dataset.loader(judged, preprocess.clone(), input.layout)?, labels: Some(labels) };
         let mut epochs = Vec::new();
         if cell.how.classifier == Classifier::Kept {
             let mut session = self.runtime.load(&made.model, suggested_batch([1, 3, image[0], image[1]]), image)?;
@@ -346,8 +342,15 @@ impl Workshop {
         };
         let mut watch = Watch { epochs, told };
         let (trainer_ref, validating) = (&mut trainer, Some(&validation));
-        Run { trainer: trainer_ref, recipe: &recipe, training: &loader, validation: validating, teacher: None, plan: &plan }
-            .go(&mut watch)?;
+        Run {
+            trainer: trainer_ref,
+            recipe: &recipe,
+            training: &loader,
+            validation: validating,
+            teacher: None,
+            plan: &plan,
+        }
+        .go(&mut watch)?;
         let seconds = [grown, begun.elapsed().as_secs_f64()];
         if cell.attention {
             let trained = crate::descendant::fold(&trainer.export(false)?)?;
@@ -428,7 +431,8 @@ impl Workshop {
                 let pinned = stages::pin(&source)?;
                 let calibration = Calibration::draw(&images, VIEWS, cell.seed, &|_, _| {})?;
                 let mut shrinker = Shrinker::new(&source, &pinned, &self.runtime.single_threaded(), calibration)?;
-                let (limits, key) = (Limits::default(), format!("{} {} {}", cell.ancestor, cell.seed, cell.calibration.0));
+                let (limits, key) =
+                    (Limits::default(), format!("{} {} {}", cell.ancestor, cell.seed, cell.calibration.0));
                 let removals = match self.removals.get(&key) {
                     Some(found) => found.clone(),
                     None => shrinker.analyse(&limits, &|_, _, _| {})?,
@@ -528,8 +532,7 @@ impl Workshop {
             attention_matrices(&self.runtime, model, layers, view)
         };
         let (a, b) = (of(&source)?, of(trained)?);
-        let rows: Vec<&Array3<f32>> =
-            [a.first(), b.first(), a.last(), b.last()].into_iter().flatten().collect();
+        let rows: Vec<&Array3<f32>> = [a.first(), b.first(), a.last(), b.last()].into_iter().flatten().collect();
         Ok(montage(&rows))
     }
 }
@@ -577,7 +580,8 @@ fn without_classifier(model: &Model) -> Result<u64> {
     names.sort_unstable();
     names.dedup();
     let float = |n: &&&str| is_float(typing.weights[**n]);
-    let own: u64 = names.iter().filter(float).filter_map(|n| element_count(typing.weights[*n]).ok()).sum::<usize>() as u64;
+    let own: u64 =
+        names.iter().filter(float).filter_map(|n| element_count(typing.weights[*n]).ok()).sum::<usize>() as u64;
     Ok(parameters(model.graph()).saturating_sub(own))
 }
 
@@ -676,6 +680,41 @@ mod tests {
         assert_eq!(drawn, draw(&labels, &from, 20, 3));
         assert_ne!(drawn, draw(&labels, &from, 20, 4));
         assert_eq!(draw(&labels, &from, 1000, 0), from);
+    }
+
+    #[test]
+    fn small_heads_go_first() {
+        let mut model = Model::open("models/fashion-vit.onnx").unwrap();
+        graph::prepare(&mut model).unwrap();
+        let typing = Typing::new(&model).unwrap();
+        let gene = by_magnitude(&typing, &Anatomy::new(&typing).unwrap()).unwrap();
+        let order = |l: usize| gene.layers[l].iter().map(|c| c.centroid).collect::<Vec<_>>();
+        // NumPy: the sum of squares over `Weights.heads` of scripts/bench_shrink.py, descending.
+        assert_eq!(order(0), [0, 7, 1, 2, 3, 6, 5, 4]);
+        assert_eq!(order(3), [5, 0, 2, 6, 7, 4, 1, 3]);
+        assert_eq!(order(7), [5, 7, 6, 4, 0, 1, 3, 2]);
+    }
+
+    #[test]
+    fn inherited_elements_are_those_that_no_seed_changes() {
+        let mut model = Model::open("models/fashion-vit.onnx").unwrap();
+        graph::prepare(&mut model).unwrap();
+        let typing = Typing::new(&model).unwrap();
+        let gene = Learngene::identity(&typing, &Anatomy::new(&typing).unwrap());
+        let inherited = |init: Init, layers: &str| {
+            let grown = |seed| {
+                let shape = Shape { init, layers: layers.parse().unwrap(), classes: Some(3), seed, ..Shape::default() };
+                grow(&model, &gene, &shape).unwrap().model
+            };
+            same_elements(&grown(1), &grown(2)).unwrap()
+        };
+        // A layer has 4 D^2 + 2 D F + 9 D + F parameters; before and behind there are 16 D + D, a token, 50 positions and a norm.
+        let (d, f) = (64, 256);
+        let (layer, rest) = (4 * d * d + 2 * d * f + 9 * d + f, (17 + 1 + 50 + 2) * d);
+        assert_eq!(inherited(Init::PretrainFinetune, "3"), 3 * layer + rest);
+        // Half of the ancestor's eight layers, below two random ones.
+        assert_eq!(inherited(Init::AutoLearngene, "6"), 4 * layer + rest);
+        assert_eq!(inherited(Init::FromScratch, "2"), 0);
     }
 
     #[test]

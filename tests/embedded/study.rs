@@ -7,7 +7,7 @@ use ndarray::{Array1, Array4};
 use ndarray_npy::NpzWriter;
 use serde_json::Value;
 
-use crate::common::binary::{done, refused, text};
+use crate::common::binary::{done, offshoot, refused, text};
 use crate::common::root;
 
 /// A folder with a data set of three classes that differ in their brightness, and a study of it.
@@ -163,6 +163,21 @@ fn a_study_computes_every_cell_once_and_its_tables_are_right() {
 }
 
 #[test]
+fn a_training_that_diverges_does_not_stop_the_others() {
+    let wild = GRID.replace("seeds = [0, 1]", "seeds = [0]\nlr = 1e30").replace("\"cluster-learngene\", ", "");
+    let tame = GRID.replace("seeds = [0, 1]", "seeds = [0]").replace("\"cluster-learngene\", ", "");
+    let folder = Folder::new(&fashion(&format!("{wild}{tame}")));
+    let (study, results) = (folder.path("study.toml"), folder.path("results"));
+    let output = offshoot(&folder.study(&study, &results));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("warning") && stderr.contains("1 cells failed"), "{stderr}");
+    let cells = folder.cells("results");
+    assert_eq!(cells.len(), 1);
+    assert_eq!(cells[0].1["settings"]["training"]["lr"], 1e-3);
+}
+
+#[test]
 fn other_backbones_and_methods_go_the_whole_way() {
     let methods = r#"
 [method.fitted]
@@ -241,7 +256,10 @@ fn a_study_that_cannot_be_is_refused_before_its_first_cell() {
         (good.replace("layers = 2", "layer = 2"), vec!["line", "layer"]),
         (good.replace("layers = 2", "layers = 9"), vec!["shape `small`", "9 layers"]),
         (good.replace("width = 4", "width = 3"), vec!["shape `small`", "width 3"]),
-        (good.replace("init = \"from-scratch\"", "init = \"by-magic\""), vec!["method `from-scratch`", "by-magic", "weight-selection"]),
+        (
+            good.replace("init = \"from-scratch\"", "init = \"by-magic\""),
+            vec!["method `from-scratch`", "by-magic", "weight-selection"],
+        ),
         (good.replace("init = \"from-scratch\"", "init = \"from-scratch\"\neps = 1"), vec!["clusters no heads"]),
         (good.replace("init = \"from-scratch\"", "init = \"model\""), vec!["method `from-scratch`", "`model`"]),
         (good.replace("init = \"from-scratch\"", "init = \"shrink\""), vec!["`parameters` is missing"]),

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::cli::flags::Study as Flags;
 use crate::cli::output::{self, table, write_text};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Picture, Section, density_plot, study_page};
 use crate::runtime::Runtime;
 use crate::study::{Cell, Record, Study, Tables, cells_folder};
@@ -30,10 +30,21 @@ pub fn run(c: &Flags) -> Result<()> {
     let begun = Instant::now();
     let in_time = || c.minutes.is_none_or(|m| begun.elapsed().as_secs_f64() < 60.0 * m);
     let bar = output::progress(study.cells.len(), "study");
-    while let Some(cell) = study.next(&cells).filter(|_| in_time()).cloned() {
+    let mut failed: Vec<String> = Vec::new();
+    while let Some(cell) = study.next(&cells, &failed).filter(|_| in_time()).cloned() {
         let name = cell.file();
         bar.set_position(study.cells.iter().filter(|c| cells.join(c.file()).exists()).count() as u64);
-        let record = study.compute(&cell, &cells, &|text| bar.set_message(format!("{name} {text}")))?;
+        let result = study.compute(&cell, &cells, &|text| bar.set_message(format!("{name} {text}")));
+        let record = match result {
+            Ok(record) => record,
+            // A training that diverges is a result of its own, and no reason to leave the other cells undone.
+            Err(e) if e.kind() == ErrorKind::Check => {
+                bar.suspend(|| output::warn(&format!("{name}: {e}")));
+                failed.push(name);
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
         let seconds = record.seconds[0] + record.seconds[1];
         bar.suspend(|| output::note(&format!("{name}: {:.2} % in {seconds:.0} s", 100.0 * record.last())));
     }
@@ -43,13 +54,17 @@ pub fn run(c: &Flags) -> Result<()> {
     let written = write(c, &study, &folder, &cells, &tables, &records)?;
     output::note(&format!("{} wrote {}", tables.summary(), written.display()));
     if c.json {
-        return output::print(&tables.json()?);
+        output::print(&tables.json()?)?;
+    } else {
+        let header = tables.header();
+        for (above, rows) in tables.parts() {
+            output::print(&format!("\n{above}\n{}", table(&header, rows)))?;
+        }
     }
-    let header = tables.header();
-    for (above, rows) in tables.parts() {
-        output::print(&format!("\n{above}\n{}", table(&header, rows)))?;
+    match failed.len() {
+        0 => Ok(()),
+        n => Err(Error::new(ErrorKind::Check, format!("{n} cells failed, the first is {}", failed[0])).at(&c.study)),
     }
-    Ok(())
 }
 
 /// Writes the tables, the plots and the report. Returns the report's path.
@@ -66,15 +81,17 @@ fn write(
     write_text(&file(".csv"), &tables.csv())?;
     write_text(&file(".json"), &tables.json()?)?;
     let header: Vec<String> = tables.header().into_iter().map(String::from).collect();
-    let mut sections: Vec<Section> = tables
-        .parts()
-        .into_iter()
-        .map(|(heading, rows)| Section { heading, header: header.clone(), rows })
-        .collect();
+    let mut sections: Vec<Section> =
+        tables.parts().into_iter().map(|(heading, rows)| Section { heading, header: header.clone(), rows }).collect();
     let searches = searches(records);
     let mut markdown = tables.markdown(&study.note);
     for section in &searches {
-        markdown += &format!("\n## {}\n\n| {} |\n|{}\n", section.heading, section.header.join(" | "), "---|".repeat(section.header.len()));
+        markdown += &format!(
+            "\n## {}\n\n| {} |\n|{}\n",
+            section.heading,
+            section.header.join(" | "),
+            "---|".repeat(section.header.len())
+        );
         section.rows.iter().for_each(|row| markdown += &format!("| {} |\n", row.join(" | ")));
     }
     write_text(&file(".md"), &markdown)?;
@@ -107,7 +124,16 @@ fn searches(records: &[(&Cell, Option<Record>)]) -> Vec<Section> {
             .map(|t| {
                 let correlation = format!("{:.4}", t.correlation);
                 let (gene, own) = (t.inherited.to_string(), t.parameters.to_string());
-                vec![t.eps.clone(), t.ffn_eps.clone(), t.width.to_string(), gene, own, correlation, yes(t.fits), yes(t.taken)]
+                vec![
+                    t.eps.clone(),
+                    t.ffn_eps.clone(),
+                    t.width.to_string(),
+                    gene,
+                    own,
+                    correlation,
+                    yes(t.fits),
+                    yes(t.taken),
+                ]
             })
             .collect();
         sections.push(Section { heading, header: header.map(String::from).to_vec(), rows });
