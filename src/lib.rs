@@ -2,8 +2,8 @@
 //!
 //! The modules are the pipeline, in order: [`onnx`] (the file), [`graph`], [`axes`] (what every dimension is made of),
 //! [`runtime`], [`data`] (images), [`anatomy`] (heads, FFNs, layers), [`density`] (mean attention distances), [`learngene`]
-//! (clusters), [`descendant`], [`fitting`] (closed-form refits), [`training`] (gradients as graphs), [`report`]. Data flows one way; no module reaches back.
-//! [`parallel`] stands below all of them: processes that share the work.
+//! (clusters), [`descendant`], [`fitting`] (closed-form refits), [`training`] (gradients as graphs), [`report`], [`study`] (grids of all that).
+//! Data flows one way; no module reaches back. [`parallel`] stands below all of them: processes that share the work.
 //!
 //! The main job, from an ancestor to a running child:
 //!
@@ -50,4 +50,5 @@ pub mod onnx;
 pub mod parallel;
 pub mod report;
 pub mod runtime;
+pub mod study;
 pub mod training;

@@ -78,6 +78,10 @@ pub enum Command {
         after_help = "Example:\n  offshoot eval models/fashion-vit.onnx --data fixtures/fashion-images.idx3-ubyte"
     )]
     Eval(Eval),
+    /// Run a grid of ancestors, methods, shapes and data sets, and make tables and plots of it
+    #[command(after_help = "Examples:\n  offshoot study docs/studies/table2.toml --minutes 30\n  \
+                      offshoot study docs/studies/table2.toml --quick --folder /tmp/smoke")]
+    Study(Study),
     /// Compare the outputs, sizes and latencies of two models
     #[command(
         after_help = "Example:\n  offshoot compare ancestor.onnx child.onnx --images photographs --tolerance 1e-4"
@@ -858,6 +862,30 @@ pub struct RunAll {
     pub open: OpenFlags,
     #[command(flatten)]
     pub transform: TransformFlags,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
+/// `offshoot study`.
+#[derive(Args, Debug)]
+pub struct Study {
+    /// The study, a TOML file
+    pub study: PathBuf,
+    /// Folder of results: cells in cells/, tables and plots beside it [default: results/ beside the study]
+    #[arg(long, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+    /// A smoke run: one seed, one epoch, few images
+    #[arg(long)]
+    pub quick: bool,
+    /// Begin no cell after so many minutes; 0 makes the tables of what is there
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub minutes: Option<f64>,
+    /// Check the study, list its cells and compute none
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the tables as JSON
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub runtime: RuntimeFlags,
 }

@@ -88,6 +88,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Command::Tune(c) => commands::tune::run(c),
         Command::Run(c) => commands::run::run(c),
         Command::Eval(c) => commands::eval::run(c),
+        Command::Study(c) => commands::study::run(c),
         Command::Compare(c) => commands::compare::run(c),
         Command::Completions { shell } => {
             let mut text = Vec::new();

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use ndarray::ArrayD;
+use ndarray::{Array3, ArrayD, Axis, Ix4};
 use serde::Serialize;
 
-use super::Attentions;
+use super::{Attentions, attach};
 use crate::anatomy::{Anatomy, Tokens, in_usual_order};
 use crate::axes::Typing;
-use crate::error::Result;
-use crate::graph;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{self, int_attribute};
 use crate::onnx::{DataType, Model, tensor_info};
 use crate::runtime::Runtime;
 
@@ -64,6 +64,42 @@ pub fn attention_maps(
     let Ok(image) = image.view().into_dimensionality() else { return Ok(vec![None; layers.len()]) };
     let mut values = session.run(image)?.into_iter();
     Ok(places.iter().map(|p| p.as_ref().zip(values.next()).and_then(|((q, k), v)| map(q, k, &v))).collect())
+}
+
+/// The attention probabilities of some layers on one image [1, channels, height, width], as [heads, queries, keys] a layer; the mean over
+/// windows.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for a layer that is not there; [`ErrorKind::Anatomy`] where maps of different sizes share one projection; those
+/// of typing and of the runtime.
+pub fn attention_matrices(
+    runtime: &Arc<Runtime>,
+    model: &Model,
+    layers: &[usize],
+    image: &ArrayD<f32>,
+) -> Result<Vec<Array3<f32>>> {
+    let typing = Typing::new(model)?;
+    let anatomy = Anatomy::new(&typing)?;
+    if let Some(l) = layers.iter().find(|&&l| l >= anatomy.layers.len()) {
+        bail!(Usage, "there is no layer {l}: the model has {}", anatomy.layers.len());
+    }
+    let size = |l: usize| [&anatomy.layers[l].queries, &anatomy.layers[l].keys].map(|d| typing.factors.size(d));
+    let tails: Vec<[usize; 2]> = layers.iter().map(|&l| size(l)).collect();
+    let probe = attach(model, &typing, &anatomy, layers, &tails, |probe, l, map| {
+        let own = [map.dims.len() - 2, map.dims.len() - 1].map(|a| typing.factors.size(&map.dims[a]));
+        if own != size(l) {
+            bail!(Anatomy, "layer {l} has attention maps of different sizes");
+        }
+        let float = probe.op("Cast", &[&map.value], vec![int_attribute("to", DataType::Float as i64)]);
+        Ok(probe.by_head(float, map, &own))
+    })?;
+    let mut session = runtime.load(&probe, 1, typing.image_size())?;
+    let wrong = |e: ndarray::ShapeError| Error::new(ErrorKind::Internal, format!("attention has another shape: {e}"));
+    let outputs = session.run(image.view().into_dimensionality().map_err(wrong)?)?;
+    outputs
+        .into_iter()
+        .map(|o| Ok(o.into_dimensionality::<Ix4>().map_err(wrong)?.index_axis_move(Axis(0), 0)))
+        .collect()
 }
 
 fn map(queries: &Tokens, keys: &Tokens, value: &ArrayD<f32>) -> Option<AttentionMap> {

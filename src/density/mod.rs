@@ -23,7 +23,7 @@ use crate::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_info
 use crate::parallel;
 use crate::runtime::{Runtime, decompose_attention};
 pub use attention::{attention_distances, divergence};
-pub use maps::{AttentionMap, attention_maps};
+pub use maps::{AttentionMap, attention_maps, attention_matrices};
 
 /// Mean attention distances.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]

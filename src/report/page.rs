@@ -139,9 +139,87 @@ pub fn shrink_page(
     Ok(page(title, &body))
 }
 
+/// A table of a study's report, under its heading.
+pub struct Section {
+    /// The heading.
+    pub heading: String,
+    /// The header of the table.
+    pub header: Vec<String>,
+    /// Its rows.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// A picture of a report.
+pub struct Picture {
+    /// What is seen.
+    pub caption: String,
+    /// The bytes of a PNG file.
+    pub png: Vec<u8>,
+}
+
+/// The report of a study: a note, tables, plots (SVG) and pictures.
+pub fn study_page(
+    title: &str,
+    note: &str,
+    sections: &[Section],
+    plots: &[(String, String)],
+    pictures: &[Picture],
+) -> String {
+    let paragraphs = note.split("\n\n").map(str::trim).filter(|p| !p.is_empty());
+    let mut body: String = paragraphs.map(|p| format!("<p>{}</p>\n", escape(p))).collect();
+    for section in sections {
+        let header: Vec<&str> = section.header.iter().map(String::as_str).collect();
+        body += &format!("<h2>{}</h2>\n{}", escape(&section.heading), table(&header, &section.rows));
+    }
+    if !plots.is_empty() {
+        body += "<h2>Plots</h2>\n";
+    }
+    for (name, svg) in plots {
+        body += &format!("<figure>{svg}<figcaption>{}</figcaption></figure>\n", escape(name));
+    }
+    if !pictures.is_empty() {
+        body += "<h2>Attention</h2>\n<p>255 A, queries down and keys to the right, a square a head: the first layer of the ancestor and of \
+                 the descendant, then the last layer of both; on one validation image.</p>\n";
+    }
+    for picture in pictures {
+        body += &format!(
+            "<figure><img style=\"width:100%;image-rendering:pixelated\" alt=\"\" src=\"data:image/png;base64,{}\">\
+             <figcaption>{}</figcaption></figure>\n",
+            base64(&picture.png),
+            escape(&picture.caption)
+        );
+    }
+    page(title, &body)
+}
+
+/// Base64 (RFC 4648).
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let at = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
+        let word = at(0) << 16 | at(1) << 8 | at(2);
+        for i in 0..4 {
+            let letter = LETTERS[(word >> (18 - 6 * i) & 63) as usize];
+            out.push(if i <= chunk.len() { letter.into() } else { '=' });
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn base64_of_the_rfc() {
+        let pairs =
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")];
+        for (plain, encoded) in pairs {
+            assert_eq!(base64(plain.as_bytes()), encoded);
+        }
+        assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
+    }
 
     #[test]
     fn names_cannot_break_the_page() {

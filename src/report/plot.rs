@@ -190,6 +190,97 @@ fn draw_frontier(points: &[Frontier], svg: &mut String) -> std::result::Result<(
     Ok(())
 }
 
+/// A named line of a plot.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// What it is.
+    pub name: String,
+    /// Its points from left to right.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Colours of lines, told apart by people who see few colours, too (Okabe and Ito 2008).
+const LINES: [RGBColor; 8] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(0, 0, 0),
+    RGBColor(150, 140, 40),
+];
+
+/// Several lines over one axis, which may be logarithmic (base 2).
+///
+/// # Errors
+/// [`ErrorKind::Internal`] where the plot cannot be drawn.
+pub fn series_plot(title: &str, labels: [&str; 2], series: &[Series], log: bool) -> Result<String> {
+    let mut svg = String::new();
+    draw_series(title, labels, series, log, &mut svg)
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("the plot cannot be drawn: {e}")))?;
+    Ok(svg)
+}
+
+fn draw_series(
+    title: &str,
+    [x, y]: [&str; 2],
+    series: &[Series],
+    log: bool,
+    svg: &mut String,
+) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let place = |(x, y): &(f64, f64)| (if log { x.log2() } else { *x }, *y);
+    let lines: Vec<Vec<(f64, f64)>> = series
+        .iter()
+        .map(|s| s.points.iter().map(place).filter(|p| p.0.is_finite() && p.1.is_finite()).collect())
+        .collect();
+    let range = |of: fn(&(f64, f64)) -> f64| {
+        let (low, high) =
+            lines.iter().flatten().map(of).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
+        let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
+        let room = if high > low { 0.04 * (high - low) } else { 0.5 };
+        low - room..high + room
+    };
+    // The names stand below the plot, two in a row.
+    let height = 400 + 18 * (series.len().div_ceil(2) as u32 + 1);
+    let root = SVGBackend::with_string(svg, (760, height)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let (upper, lower) = root.split_vertically(400);
+    let mut chart = ChartBuilder::on(&upper)
+        .margin(16)
+        .caption(title, ("sans-serif", 17))
+        .x_label_area_size(42)
+        .y_label_area_size(60)
+        .build_cartesian_2d(range(|p| p.0), range(|p| p.1))?;
+    let number = |v: &f64| match log {
+        true => format!("{}", v.exp2()),
+        false if v.abs() >= 1e4 => format!("{:.0} k", v / 1e3),
+        false => format!("{}", (v * 100.0).round() / 100.0),
+    };
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(WHITE)
+        .x_desc(x)
+        .y_desc(y)
+        .x_label_formatter(&number)
+        .draw()?;
+    for (i, (s, line)) in series.iter().zip(&lines).enumerate() {
+        let colour = LINES[i % LINES.len()];
+        // Where there are more lines than colours, points tell them apart.
+        let filled = i / LINES.len() % 2 == 0;
+        let style = if filled { colour.filled() } else { colour.stroke_width(1) };
+        chart.draw_series(LineSeries::new(line.iter().copied(), colour.stroke_width(2)))?;
+        chart.draw_series(line.iter().map(|&p| Circle::new(p, 3, style)))?;
+        let at = (60 + 340 * (i as i32 % 2), 12 + 18 * (i as i32 / 2));
+        lower.draw(&PathElement::new([at, (at.0 + 18, at.1)], colour.stroke_width(2)))?;
+        lower.draw(&Circle::new((at.0 + 9, at.1), 3, style))?;
+        lower.draw(&Text::new(s.name.clone(), (at.0 + 26, at.1 - 6), ("sans-serif", 13)))?;
+    }
+    root.present()?;
+    Ok(())
+}
+
 /// How a training run went.
 #[derive(Clone, Debug, Default)]
 pub struct Curve {
@@ -294,6 +385,17 @@ mod tests {
         assert_eq!(svg.matches("<circle").count(), 9);
         let untimed = super::frontier_plot(&[point(1.0, f64::NAN), point(0.5, f64::NAN)]).unwrap();
         assert_eq!(untimed.matches("<circle").count(), 4);
+    }
+
+    #[test]
+    fn a_line_stands_for_every_series() {
+        let series = |name: &str, points: &[(f64, f64)]| super::Series { name: name.into(), points: points.to_vec() };
+        let lines = [series("a<b", &[(0.125, 10.0), (4.0, 20.0)]), series("c", &[(1.0, f64::NAN), (2.0, 5.0)])];
+        let svg = super::series_plot("title", ["w", "accuracy"], &lines, true).unwrap();
+        // Three points that are numbers, and a mark beside each name.
+        assert_eq!(svg.matches("<circle").count(), 5);
+        assert!(svg.contains("a&lt;b") && svg.contains("0.125"), "{svg}");
+        assert!(super::series_plot("none", ["x", "y"], &[], false).is_ok());
     }
 
     #[test]

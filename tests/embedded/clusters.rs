@@ -366,7 +366,8 @@ fn layers_without_densities_stay_whole() {
     assert_eq!(condense("mixed", &["--similarity", "density+attention"]), [1, 2]);
     assert_eq!(condense("maps", &["--similarity", "attention", "--ffn-eps", "auto"]), [1, 1]);
     for order in ["ascending", "priority"] {
-        let grow = ["grow", text(&at("gene")), "--heads", "2", "--order", order, "--force", "-o", text(&at("child"))];
+        let (gene, child) = (at("gene"), at("child"));
+        let grow = ["grow", text(&gene), "--heads", "2", "--order", order, "--force", "-o", text(&child)];
         done(&grow);
     }
     let path = at("child.npy");

@@ -10,6 +10,7 @@ pub mod grow;
 pub mod inspect;
 pub mod run;
 pub mod shrink;
+pub mod study;
 pub mod tune;
 
 use std::path::Path;

@@ -1,0 +1,375 @@
+//! The study as a person writes it: a TOML file, and what it includes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::search::Search;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A study file. Everything but the grid may come from the file that it includes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct File {
+    /// What the study is called.
+    pub title: Option<String>,
+    /// What a reader should know: paragraphs of Markdown.
+    pub note: Option<String>,
+    /// A file whose tables are used where this one has none of that name.
+    pub include: Option<PathBuf>,
+    /// The method whose last accuracy others are timed to.
+    pub reference: Option<String>,
+    /// How every cell is trained.
+    pub training: Option<Training>,
+    /// Ancestors by name.
+    #[serde(default)]
+    pub ancestor: BTreeMap<String, Ancestor>,
+    /// Data sets by name.
+    #[serde(default)]
+    pub data: BTreeMap<String, Data>,
+    /// Methods by name.
+    #[serde(default)]
+    pub method: BTreeMap<String, Method>,
+    /// Shapes by name.
+    #[serde(default)]
+    pub shape: BTreeMap<String, Shape>,
+    /// What is combined with what.
+    #[serde(default)]
+    pub grid: Vec<Grid>,
+}
+
+/// How a cell is trained: AdamW, a warm-up and a cosine.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Training {
+    /// Epochs.
+    pub epochs: u32,
+    /// Images in a batch.
+    pub batch_size: u32,
+    /// The highest learning rate.
+    pub lr: f64,
+    /// Epochs in which it rises.
+    pub warmup: f64,
+    /// Weight decay of matrices.
+    pub weight_decay: f64,
+    /// Share of every label that is spread over all classes.
+    pub label_smoothing: f64,
+    /// Random transforms, as `offshoot tune --augment` takes them.
+    pub augment: String,
+    /// The norm that gradients are clipped to.
+    pub clip: Option<f64>,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Training {
+            epochs: 10,
+            batch_size: 64,
+            lr: 1e-3,
+            warmup: 0.5,
+            weight_decay: 0.05,
+            label_smoothing: 0.1,
+            augment: "light".into(),
+            clip: Some(1.0),
+        }
+    }
+}
+
+/// An ancestor.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Ancestor {
+    /// Its file.
+    pub model: PathBuf,
+    /// Images that its heads are clustered on and that descendants are fitted on.
+    pub images: PathBuf,
+    /// How many of them at most.
+    pub limit: Option<usize>,
+    /// Side of its images in pixels, where it is to be another.
+    pub image_size: Option<usize>,
+}
+
+/// A data set.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Data {
+    /// Its file or folder.
+    pub path: PathBuf,
+    /// Images to train on at most, drawn from every class alike; the seed decides.
+    pub train: Option<usize>,
+    /// Images to validate on at most; the same for every cell.
+    pub validate: Option<usize>,
+}
+
+/// The size of a descendant.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Shape {
+    /// As `offshoot grow --layers`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Text>,
+    /// As `--heads`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heads: Option<Text>,
+    /// As `--width`: the paper's w.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<f64>,
+    /// As `--ffn-width`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ffn_width: Option<Text>,
+    /// As `--embedding-dim`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding_dim: Option<usize>,
+    /// Parameters of the whole model, for `shrink`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<u64>,
+}
+
+impl Shape {
+    /// This shape, and what another says beside it or instead.
+    pub fn with(&self, other: &Shape) -> Shape {
+        let heads = other.heads.is_some() || other.width.is_some();
+        Shape {
+            layers: other.layers.clone().or(self.layers.clone()),
+            heads: if heads { other.heads.clone() } else { self.heads.clone() },
+            width: if heads { other.width } else { self.width },
+            ffn_width: other.ffn_width.clone().or(self.ffn_width.clone()),
+            embedding_dim: other.embedding_dim.or(self.embedding_dim),
+            parameters: other.parameters.or(self.parameters),
+        }
+    }
+}
+
+/// Which of the two a row of a table follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Follows {
+    /// The paper's description (or, for a method that it compares with, the description of that method).
+    Description,
+    /// The published code, where it differs from the description.
+    Code,
+    /// Neither: something else.
+    Neither,
+}
+
+impl Follows {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Follows::Description => "description",
+            Follows::Code => "code",
+            Follows::Neither => "neither",
+        }
+    }
+}
+
+/// What becomes of the ancestor's classifier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Classifier {
+    /// A new one takes its place, as in the paper.
+    #[default]
+    New,
+    /// It stays, where the data has the ancestor's classes.
+    Kept,
+}
+
+/// A method.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Method {
+    /// As `offshoot grow --init`, or `shrink`, `magnitude` or `model`.
+    pub init: String,
+    /// The file, for `model`: what another tool made of the ancestor.
+    #[serde(skip_serializing)]
+    pub model: Option<PathBuf>,
+    /// Which of the two its rows follow.
+    #[serde(skip_serializing)]
+    pub follows: Option<Follows>,
+    /// As `--order`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
+    /// As `--projection`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projection: Option<String>,
+    /// As `--eps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eps: Option<Text>,
+    /// As `--ffn-eps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ffn_eps: Option<Text>,
+    /// As `--min-heads`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_heads: Option<usize>,
+    /// As `--cluster`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// As `--centroid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub centroid: Option<String>,
+    /// As `--ffn-centroid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ffn_centroid: Option<String>,
+    /// As `--ffn-rule`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ffn_rule: Option<String>,
+    /// As `--ffn-clusters`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ffn_clusters: Option<String>,
+    /// As `--inherit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inherit: Option<Text>,
+    /// As `--share`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<usize>,
+    /// As `--transform`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transform: Option<String>,
+    /// What becomes of the classifier.
+    #[serde(default)]
+    pub classifier: Classifier,
+    /// What this method needs of the shape to come to the size that others have.
+    #[serde(default)]
+    pub shape: Shape,
+    /// Looks for the hyperparameters first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<Search>,
+}
+
+/// A part of the study: every combination of what it names.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Grid {
+    /// Names of ancestors.
+    pub ancestors: Vec<String>,
+    /// Names of methods.
+    pub methods: Vec<String>,
+    /// Names of shapes.
+    pub shapes: Vec<String>,
+    /// Names of data sets.
+    pub data: Vec<String>,
+    /// Shares of the training images.
+    #[serde(default = "whole")]
+    pub fractions: Vec<f64>,
+    /// Seeds.
+    #[serde(default = "three")]
+    pub seeds: Vec<u64>,
+    /// Epochs, where they are others than the study's.
+    pub epochs: Option<u32>,
+    /// The learning rate, where it is another.
+    pub lr: Option<f64>,
+    /// Draw the attention of the first and the last layer.
+    #[serde(default)]
+    pub attention: bool,
+}
+
+fn whole() -> Vec<f64> {
+    vec![1.0]
+}
+
+fn three() -> Vec<u64> {
+    vec![0, 1, 2]
+}
+
+/// A value that may stand as a number, a text or a list: as the command line would have it.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(from = "toml::Value", into = "String")]
+pub struct Text(pub String);
+
+impl From<toml::Value> for Text {
+    fn from(value: toml::Value) -> Text {
+        Text(match value {
+            toml::Value::String(s) => s,
+            toml::Value::Array(a) => {
+                let parts: Vec<String> = a.iter().map(|v| v.to_string()).collect();
+                // One comma tells a list of one from a number.
+                if parts.len() == 1 { format!("{},", parts[0]) } else { parts.join(",") }
+            }
+            other => other.to_string(),
+        })
+    }
+}
+
+impl From<Text> for String {
+    fn from(text: Text) -> String {
+        text.0
+    }
+}
+
+impl File {
+    /// Reads a study and what it includes. Paths become relative to the working folder.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] for a file that cannot be read, [`ErrorKind::Format`] for one that is no study, with the line.
+    pub fn read(path: &Path) -> Result<File> {
+        let mut file = File::read_one(path)?;
+        let Some(include) = file.include.take() else { return Ok(file) };
+        let mut other = File::read_one(&include)?;
+        if other.include.is_some() || !other.grid.is_empty() {
+            return Err(Error::new(ErrorKind::Format, "an included file includes no other and has no grid")
+                .at(include)
+                .hint("keep the grids in the studies"));
+        }
+        // What this file says wins.
+        other.ancestor.append(&mut file.ancestor);
+        other.data.append(&mut file.data);
+        other.method.append(&mut file.method);
+        other.shape.append(&mut file.shape);
+        Ok(File {
+            training: file.training.or(other.training),
+            ancestor: other.ancestor,
+            data: other.data,
+            method: other.method,
+            shape: other.shape,
+            ..file
+        })
+    }
+
+    fn read_one(path: &Path) -> Result<File> {
+        let text = fs::read_to_string(path)
+            .map_err(|e| Error::io(path, e).hint("give a study: a TOML file, see docs/studies/README.md"))?;
+        let mut file: File = toml::from_str(&text).map_err(|e| {
+            Error::new(ErrorKind::Format, e.to_string().trim().to_string())
+                .at(path)
+                .hint("docs/studies/README.md lists the keys")
+        })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let beside = |p: &mut PathBuf| *p = folder.join(&*p);
+        file.include.iter_mut().for_each(beside);
+        for ancestor in file.ancestor.values_mut() {
+            [&mut ancestor.model, &mut ancestor.images].into_iter().for_each(beside);
+        }
+        file.data.values_mut().for_each(|d| beside(&mut d.path));
+        file.method.values_mut().filter_map(|m| m.model.as_mut()).for_each(beside);
+        Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_overlays_another() {
+        let shape = |text: &str| toml::from_str::<Shape>(text).unwrap();
+        let base = shape("layers = 6\nwidth = 2\n");
+        assert_eq!(base.with(&shape("heads = [4]")), shape("layers = 6\nheads = '4,'"));
+        assert_eq!(base.with(&Shape::default()), base);
+        assert_eq!(base.with(&shape("ffn-width = '50%'")).width, Some(2.0));
+    }
+
+    #[test]
+    fn what_a_study_says_wins_over_what_it_includes() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        write("common.toml", "[training]\nepochs = 3\n[shape.a]\nlayers = 1\n[shape.b]\nlayers = 2\n");
+        write("study.toml", "include = 'common.toml'\n[shape.b]\nlayers = 5\n[data.d]\npath = 'd'\n");
+        let file = File::read(&folder.path().join("study.toml")).unwrap();
+        assert_eq!(file.training.unwrap().epochs, 3);
+        assert_eq!(file.shape["a"].layers, Some(Text("1".into())));
+        assert_eq!(file.shape["b"].layers, Some(Text("5".into())));
+        assert_eq!(file.data["d"].path, folder.path().join("d"));
+    }
+}
