@@ -307,7 +307,8 @@ impl Run<'_> {
                 let rate = schedule.at(step);
                 let mut report = self.update(&mut batches, step, rate, per_update)?;
                 report.epoch = standing.position.epoch + 1;
-                report.images_per_second = (per_update * self.images_per_batch()) as f64 / begun.elapsed().as_secs_f64();
+                report.images_per_second =
+                    (per_update * self.images_per_batch()) as f64 / begun.elapsed().as_secs_f64();
                 begun = Instant::now();
                 standing.position.step += 1;
                 standing.position.batch += per_update as u64;
@@ -348,10 +349,13 @@ impl Run<'_> {
                 (1, _) => error,
                 (ranks, batch) if batch.is_multiple_of(ranks) => error.map_err(|e| {
                     let own = batch / ranks;
-                    e.rehint(format!("its batches are of {batch} images: --batch-size {own} in each of {ranks} processes"))
+                    e.rehint(format!(
+                        "its batches are of {batch} images: --batch-size {own} in each of {ranks} processes"
+                    ))
                 }),
-                (ranks, batch) => error
-                    .map_err(|e| e.rehint(format!("its batches are of {batch} images, which {ranks} processes cannot share"))),
+                (ranks, batch) => error.map_err(|e| {
+                    e.rehint(format!("its batches are of {batch} images, which {ranks} processes cannot share"))
+                }),
             };
         }
         if found.images != expected.images || found.data != expected.data {

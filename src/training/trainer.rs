@@ -10,7 +10,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::LOSS;
 use super::checkpoint;
 use super::optimiser::{EMA_DECAY, ema};
-use super::step::{CARRY, GRADIENT, GRADIENT_NORM, LOSS_SCALE, Recipe, StepGraph, Steps, evaluation_graph, trainable_form};
+use super::step::{
+    CARRY, GRADIENT, GRADIENT_NORM, LOSS_SCALE, Recipe, StepGraph, Steps, evaluation_graph, trainable_form,
+};
 use super::trained::Selection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{data_inputs, lift_constants};
@@ -317,7 +319,8 @@ impl Trainer {
     /// # Errors
     /// Those of [`checkpoint::save`].
     pub fn save(&self, path: &Path, description: &impl Serialize) -> Result<()> {
-        let tensors = self.kept().into_iter().map(|n| Ok((n.clone(), self.state.get(&n)?))).collect::<Result<Vec<_>>>()?;
+        let tensors =
+            self.kept().into_iter().map(|n| Ok((n.clone(), self.state.get(&n)?))).collect::<Result<Vec<_>>>()?;
         checkpoint::save(path, &tensors, description)
     }
 

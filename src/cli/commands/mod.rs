@@ -53,7 +53,9 @@ pub fn agree(model: &Path, fingerprint: impl FnOnce() -> Result<String>) -> Resu
     if parallel::size() == 1 {
         return Ok(());
     }
-    let on = |e: Error| e.hint("every machine has to see the same files: put them on a file system that all share, or copy them");
+    let on = |e: Error| {
+        e.hint("every machine has to see the same files: put them on a file system that all share, or copy them")
+    };
     parallel::agree("another model", &sha256(model)?).map_err(|e| on(e.at(model)))?;
     parallel::agree("other images or labels", &fingerprint()?).map_err(on)
 }
