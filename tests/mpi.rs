@@ -113,8 +113,12 @@ fn assert_same_run(a: &str, b: &str, what: &str) {
     assert_near(&of(a), &of(b), 1e-5, what);
 }
 
-fn assert_same_weights(a: &str, b: &str, tolerance: f32) {
-    for ((name, x), (_, y)) in weights(a).iter().zip(&weights(b)) {
+/// The bias of keys moves all scores of a query alike: its gradient is rounding error, which Adam scales up, so it is left out where
+/// weights were `tuned`.
+fn assert_same_weights(a: &str, b: &str, tolerance: f32, tuned: bool) {
+    for ((name, x), (_, y)) in
+        weights(a).iter().zip(&weights(b)).filter(|((n, _), _)| !tuned || !n.ends_with("qkv.bias"))
+    {
         assert_eq!(x.len(), y.len(), "{name}");
         for (x, y) in x.iter().zip(y) {
             assert!((x - y).abs() <= tolerance * x.abs().max(1.0), "{name}: {x} and {y}");
@@ -160,9 +164,9 @@ fn several_processes_train_as_one() {
     for (ranks, batch) in [(2, 18), (3, 12)] {
         let [log, output] = run(ranks, batch, &format!("by-{ranks}"), &all);
         assert_same_run(&whole[0], &log, &format!("{ranks} processes"));
-        assert_same_weights(&whole[1], &output, 1e-4);
+        assert_same_weights(&whole[1], &output, 1e-4, true);
     }
-    // Accumulation, odd batches, a validation of other data, and half precision's search for a scale.
+    // Accumulation, odd batches, and a validation of other data.
     let [whole, _] = run(1, 15, "accumulated", &["--steps", "4", "--accumulate", "2", "--val", IMAGES]);
     let [log, _] = run(3, 5, "accumulated-by-3", &["--steps", "4", "--accumulate", "2", "--val", IMAGES]);
     assert_same_run(&whole, &log, "accumulation");
@@ -196,7 +200,7 @@ fn a_run_goes_on_with_another_number_of_processes() {
     let parts = go(1, "parts", "60", &["--resume"]);
     assert_eq!(metrics(&parts).len(), 10);
     assert_same_run(&whole, &parts, "2, 3 and 1 processes");
-    assert_same_weights(&folder.path("whole.onnx"), &folder.path("parts.onnx"), 1e-4);
+    assert_same_weights(&folder.path("whole.onnx"), &folder.path("parts.onnx"), 1e-4, true);
     let other = offshoot(2).args(arguments("parts", "20", &["--resume"])).output().unwrap();
     let stderr = text(&other.stderr);
     assert!(!other.status.success() && stderr.contains("--batch-size 30 in each of 2 processes"), "{stderr}");
@@ -208,10 +212,10 @@ fn densities_and_learngenes_are_those_of_one_process() {
     let of = |ranks: usize| {
         let gene = folder.path(&format!("gene-{ranks}.onnx"));
         let densities = json(ranks, &["density", ANCESTOR, "--images", IMAGES, "--limit", "50", "--json"]);
-        let similarity = ["--similarity", "density,attention,output"];
+        let similarity = ["--similarity", "density+attention+output"];
         let arguments = ["condense", ANCESTOR, "--images", PICTURES, "-o", &gene, "--json"];
         let condensed = json(ranks, &[&arguments[..], &similarity].concat());
-        (densities, condensed, fs::read(gene).unwrap())
+        (densities, condensed)
     };
     let alone = of(1);
     for ranks in [2, 3] {
@@ -219,7 +223,7 @@ fn densities_and_learngenes_are_those_of_one_process() {
         assert_eq!(found.0["images"], 50);
         assert_near(&alone.0, &found.0, 1e-6, "density");
         assert_near(&alone.1, &found.1, 1e-6, "condense");
-        assert_same_weights(&folder.path("gene-1.onnx"), &folder.path(&format!("gene-{ranks}.onnx")), 0.0);
+        assert_same_weights(&folder.path("gene-1.onnx"), &folder.path(&format!("gene-{ranks}.onnx")), 0.0, false);
     }
 }
 
@@ -275,24 +279,24 @@ fn a_model_is_shrunk_as_by_one_process() {
         let found = of(ranks);
         assert_near(&alone.1, &found.1, 1e-6, "removals");
         assert_near(&alone.0, &found.0, 1e-6, "descendant");
-        assert_same_weights(&folder.path("child-1.onnx"), &folder.path(&format!("child-{ranks}.onnx")), 1e-5);
+        assert_same_weights(&folder.path("child-1.onnx"), &folder.path(&format!("child-{ranks}.onnx")), 1e-5, false);
     }
 }
 
 /// A run that trains for long, whose metrics file shows that it does.
-fn long_run(folder: &Folder, more: &[&str]) -> (Child, String) {
+fn long_run(folder: &Folder) -> Child {
     let (child, log, output) = (folder.child(), folder.path("log.jsonl"), folder.path("tuned.onnx"));
     let mut command = mpirun(2);
     command.args(["-x", &format!("OFFSHOOT_TEST={}", folder.path(""))]).arg(env!("CARGO_BIN_EXE_offshoot"));
     let common = ["tune", &child, "--data", IMAGES, "-o", &output, "--metrics", &log, "--threads", "1"];
     let long = ["--epochs", "10000", "--batch-size", "20", "--val-split", "0", "--checkpoint-every", "1"];
-    let run = command.args(common).args(long).args(more).stderr(Stdio::piped()).spawn().unwrap();
+    let run = command.args(common).args(long).stderr(Stdio::piped()).spawn().unwrap();
     let begun = Instant::now();
     while fs::read_to_string(&log).unwrap_or_default().lines().count() < 3 {
         assert!(begun.elapsed() < Duration::from_secs(120), "nothing was trained");
         std::thread::sleep(Duration::from_millis(50));
     }
-    (run, log)
+    run
 }
 
 /// The process that is rank 1 of the run in this folder.
@@ -310,7 +314,7 @@ fn second_process(folder: &Folder) -> u32 {
 #[test]
 fn a_process_that_dies_ends_the_run() {
     let folder = Folder::new();
-    let (run, _) = long_run(&folder, &[]);
+    let run = long_run(&folder);
     let begun = Instant::now();
     assert!(Command::new("kill").args(["-9", &second_process(&folder).to_string()]).status().unwrap().success());
     let output = run.wait_with_output().unwrap();
@@ -330,7 +334,7 @@ fn a_process_that_dies_ends_the_run() {
 fn a_full_disk_is_an_error_of_all() {
     let folder = Folder::new();
     let child = folder.child();
-    // A limit on the size of files stands in for a full disk: the first process cannot write its checkpoint.
+    // A limit on the size of files stands in for a full disk: the first process cannot write the model.
     let script = r#"[ "$OMPI_COMM_WORLD_RANK" != 0 ] || { trap '' XFSZ; ulimit -f 64; }; exec "$@""#;
     let output = mpirun(2)
         .args(["--mca", "btl", "tcp,self", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_offshoot")])
@@ -339,7 +343,7 @@ fn a_full_disk_is_an_error_of_all() {
         .unwrap();
     let stderr = text(&output.stderr);
     assert!(!output.status.success(), "{stderr}");
-    assert!(stderr.contains("rank 0 of 2: `") && stderr.contains("tuned.checkpoint.safetensors"), "{stderr}");
+    assert!(stderr.contains("rank 0 of 2: `") && stderr.contains("has room"), "{stderr}");
 }
 
 #[test]
@@ -411,8 +415,8 @@ fn one_of_three() {
         [0, 10, 20, 30, 40]
     );
     assert_eq!(parallel::first(|| Ok(rank)).unwrap(), 0);
-    let parts: Vec<_> = parallel::all(parallel::part(7)).unwrap();
-    assert_eq!(parts, [0..2, 2..4, 4..7]);
+    let parts: Vec<_> = parallel::all((parallel::part(7, 1), parallel::part(11, 4))).unwrap();
+    assert_eq!(parts, [(0..2, 0..4), (2..4, 4..8), (4..7, 8..11)]);
     parallel::agree("another value", "a").unwrap();
     // As `start` checks versions.
     let error = parallel::agree("another version of Offshoot", if rank == 1 { "0.2.0" } else { "0.1.0" }).unwrap_err();

@@ -366,7 +366,7 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[ArrayD<f32>]) ->
     let mut sums: Vec<Vec<[Mat<f64>; 3]>> =
         narrows.iter().map(|n| (0..n.heads).map(|_| [0; 3].map(|_| Mat::zeros(n.of[0], n.of[0]))).collect()).collect();
     // One chunk after the other, and within it in order: the sums do not depend on the number of threads.
-    for group in images[parallel::part(images.len())].chunks(4) {
+    for group in images[parallel::part(images.len(), 1)].chunks(4) {
         let parts: Vec<Vec<Vec<[Mat<f64>; 3]>>> = group
             .par_iter()
             .map(|image| {

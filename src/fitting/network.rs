@@ -113,7 +113,7 @@ impl<'m> Network<'m> {
     pub fn statistics(&self, images: &[ArrayD<f32>], progress: Progress) -> Result<Vec<Covariance>> {
         let mut collector = Collector::new(self);
         let mut done = 0;
-        for group in images[parallel::part(images.len())].chunks(collector.chunk) {
+        for group in images[parallel::part(images.len(), collector.chunk)].chunks(collector.chunk) {
             collector.add(group)?;
             done += group.len();
             progress((done * parallel::size()).min(images.len()), images.len());

@@ -138,7 +138,8 @@ pub fn refit(
 ) -> Result<Refit> {
     let (whole, thin) = (ancestor.stages()?, child.stages()?);
     let scratch = Scratch::new(memory);
-    let (images, held_out) = (&images[parallel::part(images.len())], &held_out[parallel::part(held_out.len())]);
+    let (images, held_out) =
+        (&images[parallel::part(images.len(), CHUNK)], &held_out[parallel::part(held_out.len(), 1)]);
     let mut all: Vec<Slot<Image>> = images
         .iter()
         .chain(held_out)

@@ -278,9 +278,12 @@ pub fn share(count: usize) -> std::iter::StepBy<std::ops::Range<usize>> {
     (rank().min(count)..count).step_by(size())
 }
 
-/// The part of a list of `count` that is this process's, where parts are to be of one piece.
-pub fn part(count: usize) -> std::ops::Range<usize> {
-    count * rank() / size()..count * (rank() + 1) / size()
+/// The part of a list of `count` that is this process's, in one piece. The list is cut only behind every `chunk` of its elements: what is
+/// rounded within a chunk is rounded alike then, however many processes there are.
+pub fn part(count: usize, chunk: usize) -> std::ops::Range<usize> {
+    let chunks = count.div_ceil(chunk.max(1));
+    let border = |rank: usize| (chunks * rank / size() * chunk.max(1)).min(count);
+    border(rank())..border(rank() + 1)
 }
 
 /// Whether part `i` of some work is this process's.
@@ -385,7 +388,7 @@ mod tests {
         assert_eq!(broadcast(vec![1, 2]), [1, 2]);
         assert_eq!(gather(b"a"), [b"a".to_vec()]);
         assert_eq!(share(3).collect::<Vec<_>>(), [0, 1, 2]);
-        assert_eq!((part(3), is_own(2)), (0..3, true));
+        assert_eq!((part(3, 1), part(11, 4), is_own(2)), (0..3, 0..11, true));
         assert_eq!(first(|| Ok(3)).unwrap(), 3);
         assert_eq!(all("a".to_string()).unwrap(), ["a"]);
         assert_eq!(share_out(3, Ok).unwrap(), [0, 1, 2]);
