@@ -267,7 +267,7 @@ def hugging_face(kind, attention):
         gate = lambda m: next(x for n, x in m.named_modules() if n.endswith(("down_proj", "weights_out"))).in_features
     model = cls._from_config(config, attn_implementation=attention)
     if kind == "mae":
-        return Unmasked(model), hugging_face_facts(model) | {"outputs": ["last_hidden_state"]}
+        return Unmasked(model), hugging_face_facts(model) | {"outputs": ["last_hidden_state"], "density": False}
     return model, hugging_face_facts(model, gate)
 
 
@@ -354,7 +354,7 @@ FAMILIES = {
     "crossvit": family(lambda: crossvit.CrossVit(img_size=32, patch_size=(8, 16), embed_dim=(16, 24), depth=((1, 1, 0),), num_heads=(2, 4),
                                                  mlp_ratio=(2.0, 2.0, 2.0), num_classes=CLASSES), 32, 8, GRID, 1, places=[(4, 8, 4, 8), (2, 16, 2, 16)]),
     "tnt": family(lambda: tnt.TNT(img_size=32, patch_size=16, embed_dim=DIM, inner_dim=8, depth=1, num_heads_inner=2, num_heads_outer=4, mlp_ratio=2.0,
-                                  num_classes=CLASSES), 32, None, None, density=[1], places=[None, (2, 16, 2, 16, 1)]),
+                                  num_classes=CLASSES), 32, None, None, density=False),
     "swin2": family(lambda: swin_transformer_v2.SwinTransformerV2(img_size=32, embed_dim=12, depths=(2, 1), num_heads=(2, 4), window_size=4, mlp_ratio=2.5,
                                                                   num_classes=CLASSES), 32, 4, [8, 8], places=[(4, 4, 4, 4)] * 2 + [(4, 8, 4, 8)], folded=True),
     "davit": family(lambda: davit.DaVit(depths=(1,), embed_dims=(16,), num_heads=(2,), window_size=4, mlp_ratio=2, num_classes=CLASSES), 32, 4, [8, 8],

@@ -342,12 +342,12 @@ fn layers_without_densities_stay_whole() {
     let at = |name: &str| folder.path().join(name);
     let images = at("x.npy");
     let fixture = |name: &str| all_fixtures().into_iter().find(|f| f.name() == name).unwrap();
-    let davit = fixture("family-davit-ts17");
+    let davit = fixture("family-davit-ts17.onnx");
     ndarray_npy::write_npy(&images, &surgery::channels_first(&davit)).unwrap();
     let few = ["--images", text(&images), "--runtime", "tract", "--json"];
     let model = text(&davit.path);
 
-    let measured = json(&[&["density", model], &few[..]].concat());
+    let measured = json(&[&["density", model][..], &few].concat());
     let heads: Vec<usize> =
         measured["densities"].as_array().unwrap().iter().map(|d| d.as_array().unwrap().len()).collect();
     assert_eq!(heads, [2, 0]);
@@ -365,13 +365,12 @@ fn layers_without_densities_stay_whole() {
     assert_eq!(condense("gene", &[]), [1, 2]);
     assert_eq!(condense("mixed", &["--similarity", "density+attention"]), [1, 2]);
     assert_eq!(condense("maps", &["--similarity", "attention", "--ffn-eps", "auto"]), [1, 1]);
+    let (gene, child) = (at("gene"), at("child"));
     for order in ["ascending", "priority"] {
-        let (gene, child) = (at("gene"), at("child"));
-        let grow = ["grow", text(&gene), "--heads", "2", "--order", order, "--force", "-o", text(&child)];
-        done(&grow);
+        done(&["grow", text(&gene), "--heads", "2", "--order", order, "--force", "-o", text(&child)]);
     }
     let path = at("child.npy");
-    let xcit = fixture("family-xcit-ts17");
+    let xcit = fixture("family-xcit-ts17.onnx");
     ndarray_npy::write_npy(&path, &surgery::channels_first(&xcit)).unwrap();
     refused(
         &["density", text(&xcit.path), "--images", text(&path), "--runtime", "tract"],
