@@ -267,7 +267,7 @@ fn draw_series(
     for (i, (s, line)) in series.iter().zip(&lines).enumerate() {
         let colour = LINES[i % LINES.len()];
         // Where there are more lines than colours, points tell them apart.
-        let filled = i / LINES.len() % 2 == 0;
+        let filled = (i / LINES.len()).is_multiple_of(2);
         let style = if filled { colour.filled() } else { colour.stroke_width(1) };
         chart.draw_series(LineSeries::new(line.iter().copied(), colour.stroke_width(2)))?;
         chart.draw_series(line.iter().map(|&p| Circle::new(p, 3, style)))?;
