@@ -189,8 +189,12 @@ impl Workshop {
         if self.sets.contains_key(name) {
             return Ok(());
         }
-        let dataset = Dataset::open(&entry.path, &DatasetOptions::default())
-            .map_err(|e| e.hint("scripts/fetch_studies.sh fetches the data sets of docs/studies"))?;
+        if !entry.path.exists() {
+            return Err(Error::new(ErrorKind::Images, "no such file or folder")
+                .at(&entry.path)
+                .hint("scripts/fetch_studies.sh fetches the data sets of docs/studies"));
+        }
+        let dataset = Dataset::open(&entry.path, &DatasetOptions::default())?;
         dataset.require_labels().map_err(|e| e.at(&entry.path))?;
         let classes = dataset.class_count().unwrap_or(0);
         let split = dataset.given_split().cloned().unwrap_or_else(|| dataset.split(0.2, 0));
