@@ -347,17 +347,6 @@ impl Session {
         self.run_batch(one)?;
         Ok(start.elapsed().as_secs_f64())
     }
-
-    /// Median seconds of one batch over `runs` runs, after a warm-up.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Runtime`].
-    pub fn latency(&mut self, images: ArrayView4<f32>, runs: usize) -> Result<f64> {
-        self.seconds(images)?;
-        let mut seconds = (0..runs.max(1)).map(|_| self.seconds(images)).collect::<Result<Vec<_>>>()?;
-        seconds.sort_by(f64::total_cmp);
-        Ok(seconds[seconds.len() / 2])
-    }
 }
 
 pub(super) fn to_float(value: &ort::value::DynValue) -> std::result::Result<ArrayD<f32>, String> {

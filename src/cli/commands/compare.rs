@@ -1,6 +1,8 @@
 //! `offshoot compare`: two models on the same images.
 
-use ndarray::{ArrayD, Axis};
+use std::path::Path;
+
+use ndarray::{Array4, ArrayD, Axis};
 use serde_json::json;
 
 use super::{images, named, open, warn_skipped};
@@ -47,13 +49,8 @@ pub fn run(c: &Compare) -> Result<()> {
     let Some((xa, xb)) = sample else {
         return Err(Error::new(ErrorKind::Images, "there is no image to compare on").at(&c.images));
     };
-    let latency = |model, typing: &Typing, x: &ndarray::Array4<f32>| -> Result<f64> {
-        let image = typing.image_size();
-        let mut one = runtime.load(model, 1, image)?;
-        let batch = one.batch as f64;
-        Ok(one.latency(x.view(), c.runs.into())? / batch * 1000.0)
-    };
-    let (ms_a, ms_b) = (named(&c.a, latency(&a, &ta, &xa))?, named(&c.b, latency(&b, &tb, &xb))?);
+    let alone = |path: &Path, model, typing: &Typing| named(path, runtime.load(model, 1, typing.image_size()));
+    let [ms_a, ms_b] = latencies([(alone(&c.a, &a, &ta)?, &xa), (alone(&c.b, &b, &tb)?, &xb)], c.runs.into())?;
     let measures = agreement.finish();
     let size = |m: &crate::onnx::Model, t: &Typing| [parameters(m.graph()), t.macs(), m.bytes];
     let ([pa, fa, ba], [pb, fb, bb]) = (size(&a, &ta), size(&b, &tb));
@@ -101,6 +98,22 @@ pub fn run(c: &Compare) -> Result<()> {
         .at(&c.b)),
         _ => Ok(()),
     }
+}
+
+/// Median milliseconds of one image through either model. They take turns, so that a machine that slows down slows both.
+fn latencies(mut models: [(Session, &Array4<f32>); 2], runs: usize) -> Result<[f64; 2]> {
+    let mut times = [Vec::new(), Vec::new()];
+    for run in 0..=runs.max(1) {
+        for ((session, images), times) in models.iter_mut().zip(&mut times) {
+            let milliseconds = 1e3 * session.seconds(images.view())? / session.batch as f64;
+            // The first run warms up.
+            times.extend((run > 0).then_some(milliseconds));
+        }
+    }
+    Ok(times.map(|mut list| {
+        list.sort_by(f64::total_cmp);
+        list[list.len() / 2]
+    }))
 }
 
 /// An output of either model, and whether it is the first.
