@@ -65,13 +65,15 @@ pub fn main() -> ExitCode {
 /// Joins the processes that a launcher started, for the commands that share their work out.
 fn join(command: &Command) -> Result<()> {
     match command {
+        // Processes of a study share nothing but a folder, however they were started.
+        Command::Study(_) => Ok(()),
         Command::Density(_) | Command::Condense(_) | Command::Shrink(_) | Command::Tune(_) => parallel::start(),
         _ => match parallel::launched() {
             Some(launched) if launched.size > 1 => Err(Error::new(
                 ErrorKind::Usage,
                 format!("{} processes were started, and this command works in one", launched.size),
             )
-            .hint("leave `mpirun` out; density, condense, shrink and tune share their work out")),
+            .hint("leave `mpirun` out; density, condense, shrink, tune and study share their work out")),
             _ => Ok(()),
         },
     }

@@ -147,6 +147,8 @@ pub fn check_output(path: &Path, inputs: &[&Path], force: bool) -> Result<()> {
         return Err(Error::new(ErrorKind::Usage, "the output path has no file name").at(path).hint("name a file"));
     }
     tempfile::Builder::new().prefix(".offshoot-").tempfile_in(folder).map_err(|e| {
+        // Without the name of the temporary file.
+        let e = e.raw_os_error().map_or(e, io::Error::from_raw_os_error);
         Error::new(ErrorKind::Io, format!("the output cannot be written: {e}"))
             .at(path)
             .hint("check that the folder exists and is writable")

@@ -176,7 +176,11 @@ impl Heads {
                 }
             };
             if wanted == 0 {
-                bail!(Usage, "layer {} was given 0 heads; an attention needs at least one", l.layer);
+                return Err(Error::new(
+                    crate::error::ErrorKind::Usage,
+                    format!("layer {} was given 0 heads; an attention needs at least one", l.layer),
+                )
+                .hint("drop whole layers with --layers"));
             }
             if wanted > MAX_HEADS {
                 bail!(Usage, "layer {} was given {wanted} heads; the limit is {MAX_HEADS}", l.layer);

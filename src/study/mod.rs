@@ -14,9 +14,11 @@ mod workshop;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::replace_file;
+use crate::parallel::claims::{Claim, claim};
 use crate::runtime::Runtime;
 pub use cell::{Cell, Epoch, Record, SCHEMA};
 pub use file::{Ancestor, Classifier, Data, File, Follows, Grid, Method, Shape, Text, Training};
@@ -37,6 +39,8 @@ pub struct Study {
     workshop: Workshop,
 }
 
+/// A claim on a cell that nobody has touched for so long is of a process that is gone.
+const STALE: Duration = Duration::from_secs(120);
 /// Images that `--quick` trains on, validates on, and clusters on.
 const QUICK: [usize; 3] = [128, 64, 32];
 
@@ -86,12 +90,24 @@ impl Study {
         })
     }
 
-    /// The next cell that has no file in a folder and did not fail before: the one place that decides who computes what.
-    pub fn next(&self, folder: &Path, failed: &[String]) -> Option<&Cell> {
-        self.cells.iter().find(|c| {
-            let file = c.file();
-            !folder.join(&file).exists() && !failed.contains(&file)
-        })
+    /// The next cell that has no file in a folder, did not fail before, and is claimed by no other process that works on the folder:
+    /// the one place that decides who computes what. The cell is this process's while the claim is held.
+    ///
+    /// # Errors
+    /// Those of [`claim`].
+    pub fn next(&self, folder: &Path, failed: &[String]) -> Result<Option<(&Cell, Claim)>> {
+        for cell in &self.cells {
+            let file = cell.file();
+            let done = || folder.join(&file).exists();
+            if done() || failed.contains(&file) {
+                continue;
+            }
+            // Another process may have finished it before the claim was made.
+            if let Some(claim) = claim(folder, &file, STALE)?.filter(|_| !done()) {
+                return Ok(Some((cell, claim)));
+            }
+        }
+        Ok(None)
     }
 
     /// Computes a cell and writes its file at once or not at all.

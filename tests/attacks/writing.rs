@@ -141,3 +141,29 @@ fn a_model_that_is_written_over_while_it_is_mapped() {
     assert!(said.contains("while it was read"), "{said}");
     assert!(!out.exists());
 }
+
+/// SIGTERM ends training after an update, with a checkpoint that the same command goes on from.
+#[test]
+fn a_run_that_is_asked_to_end_saves_and_goes_on_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let (m, images) = (ancestor(), root().join("fixtures/fashion-images.idx3-ubyte"));
+    let out = folder.path().join("out.onnx");
+    let tune = ["tune", text(&m), "--data", text(&images), "--batch-size", "8", "--epochs", "2", "--runtime", "tract"];
+    let command = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offshoot"));
+        command.args(tune).args(["-o", text(&out)]).args(more).env("NO_COLOR", "1").current_dir(root());
+        command
+    };
+    let mut child = command(&[]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|l| l.contains("images to train on")));
+    let term = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(term.success());
+    let said = lines.collect::<Vec<_>>().join("\n");
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
+    assert!(said.contains("stopped after update") && said.contains("--resume"), "{said}");
+    assert!(!out.exists() || Model::open(&out).is_ok());
+    let resumed = command(&["--resume", "--force"]).output().unwrap();
+    assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
+    Model::open(&out).unwrap();
+}

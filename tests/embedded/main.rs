@@ -16,3 +16,4 @@ mod study;
 mod surgery;
 mod training;
 mod tune;
+mod wrong;

@@ -31,7 +31,8 @@ pub fn run(c: &Flags) -> Result<()> {
     let in_time = || c.minutes.is_none_or(|m| begun.elapsed().as_secs_f64() < 60.0 * m);
     let bar = output::progress(study.cells.len(), "study");
     let mut failed: Vec<String> = Vec::new();
-    while let Some(cell) = study.next(&cells, &failed).filter(|_| in_time()).cloned() {
+    while in_time() {
+        let Some((cell, _claim)) = study.next(&cells, &failed)?.map(|(cell, claim)| (cell.clone(), claim)) else { break };
         let name = cell.file();
         bar.set_position(study.cells.iter().filter(|c| cells.join(c.file()).exists()).count() as u64);
         let result = study.compute(&cell, &cells, &|text| bar.set_message(format!("{name} {text}")));
