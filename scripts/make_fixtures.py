@@ -267,7 +267,8 @@ def hugging_face(kind, attention):
         gate = lambda m: next(x for n, x in m.named_modules() if n.endswith(("down_proj", "weights_out"))).in_features
     model = cls._from_config(config, attn_implementation=attention)
     if kind == "mae":
-        return Unmasked(model), hugging_face_facts(model) | {"outputs": ["last_hidden_state"], "density": False}
+        return Unmasked(model), hugging_face_facts(model) | {"outputs": ["last_hidden_state"], "density": False, "folded": True, "patch_size": None, "grid": None,
+                                                               "prefix_tokens": 0}  # patches in a computed order
     return model, hugging_face_facts(model, gate)
 
 

@@ -358,10 +358,7 @@ impl Rule<'_, '_> {
                 let a = self.axis(self.node.int("axis").unwrap_or(0), x.len())?;
                 one(x[..a].iter().chain(&indices).chain(&x[a + 1..]).cloned().collect())
             }
-            "GatherElements" => {
-                let shape = self.shape(1)?;
-                one(self.fresh(&shape))
-            }
+            "GatherElements" => one(self.gather_elements()?),
             "GatherND" => {
                 let (x, shape) = (self.input(0)?, self.shape(1)?);
                 let (&last, lead) = shape.split_last().ok_or_else(|| self.fail("its indices are a scalar"))?;
@@ -957,6 +954,27 @@ impl Rule<'_, '_> {
                 out.push(dim);
             } else {
                 out.push(self.typing.factors.sum(column));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Every element of the indices stands where its value goes: along the axis that is gathered the order is computed, along all others
+    /// that are taken whole the input's own.
+    fn gather_elements(&mut self) -> Result<Vec<Dim>> {
+        let (x, indices) = (self.input(0)?, self.input(1)?);
+        let a = self.axis(self.node.int("axis").unwrap_or(0), x.len())?;
+        if x.len() != indices.len() {
+            return Err(self.fail("its indices have another rank than its input"));
+        }
+        let mut out = Vec::with_capacity(x.len());
+        for (k, (x, indices)) in x.iter().zip(&indices).enumerate() {
+            let length = self.size(indices);
+            if k != a && self.size(x) == length {
+                self.unify(x, indices);
+                out.push(x.clone());
+            } else {
+                out.push(self.typing.factors.fresh(length));
             }
         }
         Ok(out)
