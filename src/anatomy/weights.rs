@@ -468,6 +468,7 @@ mod tests {
                 }
                 _ if line.contains("[1, 4, 1, 16, 16]") => Constant,
                 _ if line.contains("[1, 1, 24]") => Token,
+                _ if line.contains("[1, 16, 24]") => Position,
                 _ => panic!("{line}"),
             };
             assert!(line.ends_with(&format!("{want:?}")), "{line}");

@@ -148,8 +148,8 @@ pub fn check_output(path: &Path, inputs: &[&Path], force: bool) -> Result<()> {
     }
     tempfile::Builder::new().prefix(".offshoot-").tempfile_in(folder).map_err(|e| {
         // Without the name of the temporary file.
-        let e = e.raw_os_error().map_or(e, io::Error::from_raw_os_error);
-        Error::new(ErrorKind::Io, format!("the output cannot be written: {e}"))
+        let why = e.get_ref().and_then(|e| e.source()).map_or(e.to_string(), |e| e.to_string());
+        Error::new(ErrorKind::Io, format!("the output cannot be written: {why}"))
             .at(path)
             .hint("check that the folder exists and is writable")
     })?;

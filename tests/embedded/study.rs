@@ -163,6 +163,33 @@ fn a_study_computes_every_cell_once_and_its_tables_are_right() {
 }
 
 #[test]
+fn processes_that_share_a_folder_compute_every_cell_once() {
+    let folder = Folder::new(&fashion(GRID));
+    let (study, results) = (folder.path("study.toml"), folder.path("results"));
+    let start = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_offshoot"));
+        command.args(folder.study(&study, &results)).current_dir(root()).stdout(std::process::Stdio::null());
+        command.stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let said: Vec<String> = [start(), start()]
+        .map(|process| {
+            let output = process.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{said}");
+            said
+        })
+        .into();
+    let cells = folder.cells("results");
+    assert_eq!(cells.len(), 4);
+    for (cell, _) in &cells {
+        let times: usize = said.iter().map(|s| s.matches(&format!("{cell}: ")).count()).sum();
+        assert_eq!(times, 1, "{cell}: {said:?}");
+    }
+    // No claim is left behind.
+    assert_eq!(fs::read_dir(results.join("cells")).unwrap().count(), 4);
+}
+
+#[test]
 fn a_training_that_diverges_does_not_stop_the_others() {
     let wild = GRID.replace("seeds = [0, 1]", "seeds = [0]\nlr = 1e30").replace("\"cluster-learngene\", ", "");
     let tame = GRID.replace("seeds = [0, 1]", "seeds = [0]").replace("\"cluster-learngene\", ", "");

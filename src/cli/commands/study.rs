@@ -32,7 +32,9 @@ pub fn run(c: &Flags) -> Result<()> {
     let bar = output::progress(study.cells.len(), "study");
     let mut failed: Vec<String> = Vec::new();
     while in_time() {
-        let Some((cell, _claim)) = study.next(&cells, &failed)?.map(|(cell, claim)| (cell.clone(), claim)) else { break };
+        let Some((cell, _claim)) = study.next(&cells, &failed)?.map(|(cell, claim)| (cell.clone(), claim)) else {
+            break;
+        };
         let name = cell.file();
         bar.set_position(study.cells.iter().filter(|c| cells.join(c.file()).exists()).count() as u64);
         let result = study.compute(&cell, &cells, &|text| bar.set_message(format!("{name} {text}")));
