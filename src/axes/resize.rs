@@ -424,6 +424,7 @@ impl<'m> Repair<'_, 'm> {
                     self.shape_operand(k, &mut node, 3)?
                 }
                 "ConstantOfShape" => self.shape_operand(k, &mut node, 0)?,
+                "Tile" => self.repeats(was, &mut node),
                 "Split" => self.split(was, &mut node)?,
                 "Slice" => self.slice(k, was, &mut node)?,
                 "AveragePool" | "MaxPool" | "LpPool" => self.pool(was, &mut node),
@@ -529,6 +530,20 @@ impl<'m> Repair<'_, 'm> {
         self.nodes.push(new_node("Div", &[&product, &by], &[&quotient], vec![]));
         node.input[j] = quotient;
         Ok(())
+    }
+
+    /// Constant repeats of a Tile make the new sizes.
+    fn repeats(&mut self, was: &NodeProto, node: &mut NodeProto) {
+        let (from, to) = (self.shape(&was.input[0]), self.shape(&was.output[0]));
+        let have = node.input.get(1).filter(|x| self.fixed.contains(*x)).and_then(|x| self.operand(x).ok());
+        let Some(have) = have.filter(|h| h.len() == to.len() && from.len() == to.len()) else { return };
+        if to.iter().zip(&from).any(|(t, &f)| f == 0 || t % f != 0) {
+            return;
+        }
+        let want: Vec<i64> = to.iter().zip(&from).map(|(t, f)| (t / f) as i64).collect();
+        if have != want {
+            node.input[1] = self.constant(&want);
+        }
     }
 
     fn split(&mut self, was: &NodeProto, node: &mut NodeProto) -> Result<()> {

@@ -148,7 +148,7 @@ pub fn check_output(path: &Path, inputs: &[&Path], force: bool) -> Result<()> {
     }
     tempfile::Builder::new().prefix(".offshoot-").tempfile_in(folder).map_err(|e| {
         // Without the name of the temporary file.
-        let why = e.get_ref().and_then(|e| e.source()).map_or(e.to_string(), |e| e.to_string());
+        let why = io::Error::from(e.kind());
         Error::new(ErrorKind::Io, format!("the output cannot be written: {why}"))
             .at(path)
             .hint("check that the folder exists and is writable")
