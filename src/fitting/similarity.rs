@@ -113,8 +113,8 @@ pub fn neuron_clusters(
     neuron_distances(runtime, model, images, &rules.similarity, progress, |layer, distances, adds| {
         let (members, _) = partition(distances, rules.algorithm, rules.eps.unwrap_or(Eps::Auto), 1);
         let mut clusters = by_medoid(members, distances);
-        let order = |c: &Cluster| (c.members.len() as f64, adds[c.centroid]);
-        clusters.sort_by(|a, b| order(b).0.total_cmp(&order(a).0).then(order(b).1.total_cmp(&order(a).1)));
+        let adds = |c: &Cluster| adds[c.centroid];
+        clusters.sort_by(|a, b| b.members.len().cmp(&a.members.len()).then(adds(b).total_cmp(&adds(a))));
         found.resize(found.len().max(layer + 1), Vec::new());
         found[layer] = clusters;
     })?;
@@ -159,10 +159,7 @@ pub fn neuron_distances(
             }
             _ => vec![neuron_difference(&squares)],
         };
-        let distances = match <[_; 1]>::try_from(similarity.0.iter().map(measure).collect::<Vec<_>>()) {
-            Ok([only]) => only,
-            Err(several) => combined(&several),
-        };
+        let distances = combined(&similarity.0.iter().map(measure).collect::<Vec<_>>());
         let adds: Vec<f64> = norms.iter().enumerate().map(|(n, norm)| norm * squares[(n, n)]).collect();
         distances.first().into_iter().for_each(|d| visit(site.layer, d, &adds));
     }

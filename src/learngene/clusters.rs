@@ -553,7 +553,11 @@ fn improved(squares: &Array2<f64>, mut labels: Vec<usize>, count: usize) -> (Vec
 
 /// Distances of several kinds as one, by layer: each is divided by its mean over all pairs of all layers, and they are averaged. A layer
 /// that lacks one of them has none.
+/// One kind alone stays as it is.
 pub fn combined(kinds: &[Vec<Array2<f64>>]) -> Vec<Array2<f64>> {
+    if let [only] = kinds {
+        return only.clone();
+    }
     let scaled: Vec<Vec<Array2<f64>>> = kinds
         .iter()
         .map(|layers| {

@@ -146,10 +146,7 @@ fn distances(
             Similarity::Prediction => outputs.as_ref().map(|o| o.prediction.clone()),
         })
         .collect();
-    Ok(match <[_; 1]>::try_from(measured) {
-        Ok([one]) => one,
-        Err(several) => combined(&several),
-    })
+    Ok(combined(&measured))
 }
 
 /// Measures, clusters and condenses in memory.
