@@ -44,7 +44,7 @@ import torch
 import torchvision
 import transformers
 from timm.layers import GluMlp, Mlp, RmsNorm, SwiGLU, set_fused_attn
-from timm.models import (beit, cait, convit, crossvit, davit, deit, edgenext, efficientvit_msra, eva, gcvit, hiera, levit, maxxvit, mvitv2, nest, pit, pvt_v2,
+from timm.models import (beit, cait, coat, convit, crossvit, davit, deit, edgenext, efficientvit_msra, eva, gcvit, hiera, levit, maxxvit, mvitv2, nest, pit, pvt_v2,
                          swin_transformer, swin_transformer_v2, tnt, twins, vision_transformer, vision_transformer_hybrid, vision_transformer_sam, xcit)
 from torch import nn
 
@@ -371,13 +371,15 @@ FAMILIES = {
     "edgenext": family(lambda: edgenext.EdgeNeXt(dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), heads=(2, 2, 2, 2), expand_ratio=2, num_classes=CLASSES), 64, None,
                        None, density=False, coordinates=True),
     "cascade": family(lambda: efficientvit_msra.EfficientVitMsra(img_size=64, embed_dim=(16,), key_dim=(4,), depth=(1,), num_heads=(2,), window_size=(4,),
-                                                                 kernels=(3, 3), down_ops=(("", 1),), num_classes=CLASSES), 64, 16, GRID, folded=True, separate_heads=True),
+                                                                 kernels=(3, 3), down_ops=(("", 1),), num_classes=CLASSES), 64, 16, GRID, folded=True, heads_stay=True),
+    "coat": family(lambda: coat.CoaT(img_size=64, patch_size=4, embed_dims=(16,) * 4, serial_depths=(1, 0, 0, 1), parallel_depth=0, num_heads=2,
+                                     mlp_ratios=(2,) * 4, crpe_window={3: 1, 5: 1}, num_classes=CLASSES), 64, None, None, density=False, folded=True, heads_stay=True),
     "detector": detector,
 }
 # Where a layer goes as a whole, with norms and convolutions behind attention and FFN, and where some layer cannot go.
 DROPPING = {"whole": {"xcit", "levit", "swin2", "davit"}, "refused": {"coatnet", "cascade", "hiera", "mvitv2", "parallel", "edgenext"}}
 for name in ["cait", "xcit", "gcvit", "maxvit", "coatnet", "hiera", "mvitv2", "pvt2", "twins", "nest", "pit", "levit", "crossvit", "tnt", "swin2", "davit",
-             "dinov3", "sam", "parallel", "hybrid", "convit", "edgenext", "cascade", "detector"]:
+             "dinov3", "sam", "parallel", "hybrid", "convit", "edgenext", "cascade", "coat", "detector"]:
     options = dict(runtimes=["onnxruntime"]) if name == "levit" else {}  # tract folds its HardSwish wrongly
     fixture(f"family-{name}", TS, 17, functools.partial(FAMILIES[name], False), **options)
 for name, opset in [("cait", 18), ("swin2", 23), ("davit", 18), ("mvitv2", 18), ("pvt2", 23), ("dinov3", 23), ("aimv2", 18), ("aimv2", 23), ("parallel", 23),
@@ -548,7 +550,7 @@ def make(folder, file, exporter, opset, options, family, builder):
         "outputs": [{"name": o.name, "shape": dims(o)} for o in proto.graph.output],
         "layers": facts["layers"], "other_attentions": facts["other_attentions"], "pre_norm": True,
         "attention_operators": operators.count("Attention"), "max_export_error": float(f"{error:.1e}"),
-        **{k: facts[k] for k in ("density", "folded", "coordinates", "heads_first", "separate_heads") if k in facts},
+        **{k: facts[k] for k in ("density", "folded", "coordinates", "heads_first", "heads_stay") if k in facts},
         **{"dropping": word for word, families in DROPPING.items() if family.removeprefix("family-") in families}, **{k: options[k] for k in ("runtimes", "tolerance") if k in options},
     }
 

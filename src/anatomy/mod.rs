@@ -195,12 +195,13 @@ impl Attention {
 
     /// The factor of heads that are not channels of the residual stream. They are where queries are the stream itself (GCViT's global
     /// queries): no weight makes them, so resizing them would resize the stream. Heads that are computed one by one have no axis, and
-    /// heads that are cut into groups (CoaT's windows of several sizes) have several.
+    /// heads that are cut into groups (CoaT's windows of several sizes) are not alike, whether the groups are equal or not.
     fn own(&self, typing: &Typing, heads: &Dim) -> Option<Factor> {
         single(typing, heads).filter(|f| {
             !typing.factors.leaves(&self.embedding).contains(f)
                 && !self.has_separate_heads(typing)
                 && typing.factors.segments(&[*f]).is_none()
+                && !typing.is_taken_apart(*f)
         })
     }
 

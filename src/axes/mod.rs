@@ -318,6 +318,21 @@ impl<'m> Typing<'m> {
         fixed
     }
 
+    /// True where some node takes pieces of a factor out of an axis: what it stands for is then not alike from one index to the next
+    /// (groups of heads that convolutions of different size treat, each behind its own output of a Split).
+    pub fn is_taken_apart(&self, factor: Factor) -> bool {
+        let factor = self.factors.root(factor);
+        let holds = |x: &String| {
+            let dims = self.dims.get(x.as_str()).into_iter().flatten();
+            dims.flat_map(|d| self.factors.all_leaves(d)).any(|f| f == factor)
+        };
+        self.graph.node.iter().any(|n| {
+            matches!(n.op_type(), "Split" | "Slice" | "Gather")
+                && n.input.first().is_some_and(&holds)
+                && !n.output.iter().any(&holds)
+        })
+    }
+
     /// Batch elements of the assumed input, over which sizes are divided to speak of one image.
     pub fn batch_size(&self) -> usize {
         self.batch.map(|f| self.factors.factor_size(f)).unwrap_or(1)

@@ -129,7 +129,7 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
         failures.extend(verdict.map(|v| format!("{}: {what}: {v}", fixture.name())));
     };
     let attentions = headed(&typing, &anatomy);
-    assert!(!attentions.is_empty() || fixture.entry["separate_heads"] == true, "{}: no heads", fixture.name());
+    assert!(!attentions.is_empty() || fixture.entry["heads_stay"] == true, "{}: no heads", fixture.name());
 
     // Permuted heads leave the outputs.
     let mut plan = Plan::default();
