@@ -1212,7 +1212,9 @@ impl Rule<'_, '_> {
             return Err(Error::new(ErrorKind::Unsupported, "this form of the fused operator has no typing rule"));
         };
         let [batch, heads, queries, dim] = q.clone();
-        let [_, key_heads, keys, key_dim] = k.clone();
+        let [key_batch, key_heads, keys, key_dim] = k.clone();
+        self.unify(&batch, &key_batch);
+        self.unify(&batch, &v[0]);
         self.unify(&dim, &key_dim);
         self.unify(&keys, &v[2]);
         self.unify(&key_heads, &v[1]);

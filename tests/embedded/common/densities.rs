@@ -45,8 +45,6 @@ fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
     let apart = attention_distances(runtime, &model, &typing, &anatomy, &loader, |_, _| {});
     let apart = match apart {
         Ok(d) => d,
-        // Maps of attention beyond the encoder, which tract cannot bring into the order of images.
-        Err(_) if listed.is_some() => Vec::new(),
         Err(e) => return vec![format!("{}: {e}", fixture.name())],
     };
 
