@@ -77,9 +77,7 @@ fn listed(folder: &str) -> Vec<Fixture> {
 
 /// The exported graphs of the most common families.
 pub fn fixtures() -> Vec<Fixture> {
-    // MAE's encoder counts with the other families.
-    let other = |f: &Fixture| f.name().starts_with("family-") || f.name().starts_with("hf-mae-");
-    listed("graphs").into_iter().filter(|f| !other(f)).collect()
+    listed("graphs").into_iter().filter(|f| !f.name().starts_with("family-")).collect()
 }
 
 /// Those, a graph for every other form and family, and those of other exporters than PyTorch's.
