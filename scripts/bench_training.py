@@ -1,15 +1,19 @@
-"""Measures training steps of PyTorch: forward, backward and AdamW of a DeiT on random images, in single precision.
+"""Measures training steps: forward, backward and AdamW on random images, in single precision, of Offshoot, PyTorch and onnxsim.
 
-    python scripts/bench_training.py [--model tiny small] [--mode fused foreach compile] [--threads 2] [--steps 8] [--rounds 3]
+    python scripts/export_deit.py tiny small && cargo bench --bench training --no-run
+    python scripts/bench_training.py [--model fashion tiny small] [--mode offshoot fused foreach compile onnxsim] [--threads 2] [--steps 8]
+                                     [--rounds 3] [--offshoot target/release/deps/training-HASH] [--onnxsim .cache/tools/bin/python]
 
-Every measurement is a process of its own, so that the peak of its memory (VmHWM) is its own too, and the modes take turns. `fused`
-and `foreach` are eager PyTorch with that form of AdamW, `compile` is torch.compile with the fused one; its first step, which
-compiles, is given apart. Prints one JSON line a process: seconds of the fastest and of the median step, peak memory in MiB, and the
-load of the machine before it. Batches are those of docs/benchmarks.md: 16 images for DeiT-tiny, 8 for DeiT-small, at 224 pixels.
-Needs torch and timm.
+Every measurement is a process of its own, so that the peak of its memory (VmHWM) is its own too, and the modes take turns. `offshoot` is the
+program of `cargo bench --bench training` with fused operators, `fused` and `foreach` are eager PyTorch with that form of AdamW, `compile` is
+torch.compile with the fused one, and `onnxsim` its compiled training loop (Adam, all matrices, biases and norms trained), which its own
+simplification goes before; the first step, which compiles, is given apart. Prints one JSON line a process: seconds of the fastest and of the
+median step, peak memory in MiB, and the load of the machine before it. Batches: 64 images for the bundled ancestor, 16 for DeiT-tiny, 8 for
+DeiT-small (those at 224 pixels). Needs torch and timm.
 """
 
 import argparse
+import glob
 import json
 import os
 import statistics
@@ -17,22 +21,92 @@ import subprocess
 import sys
 import time
 
-BATCH = {"tiny": 16, "small": 8, "base": 4}
+BATCH = {"fashion": 64, "tiny": 16, "small": 8, "base": 4}
+FILE = {"fashion": "models/fashion-vit.onnx", **{size: f".cache/deit-{size}.onnx" for size in ("tiny", "small", "base")}}
+IMAGE = {"fashion": (1, 28, 28)}
 WARM_UP = 2
+MODES = ["offshoot", "fused", "foreach", "compile", "onnxsim"]
+
+
+def memory():
+    with open("/proc/self/status") as status:
+        return round(next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")))
+
+
+def figures(seconds):
+    return {"first": round(seconds[0], 4), "fastest": round(min(seconds[WARM_UP:]), 4), "median": round(statistics.median(seconds[WARM_UP:]), 4),
+            "peak_mib": memory()}
+
+
+def offshoot(program, size, steps):
+    run = subprocess.run([program, FILE[size], str(BATCH[size]), str(steps), "fused"], capture_output=True, text=True)
+    if run.returncode != 0:
+        sys.exit(run.stderr)
+    line = json.loads(run.stdout.splitlines()[-1])
+    return {"fastest": line["fastest_ms"] / 1e3, "median": line["median_ms"] / 1e3, "peak_mib": round(line["peak_bytes"] / 2**20)}
+
+
+def onnxsim_loop(size, threads, steps):
+    """onnxsim's loop takes a graph of fixed shape that ends in a scalar loss."""
+    import numpy as np
+    import onnx
+    import onnxruntime
+    import onnxsim
+    from onnx import TensorProto, helper, numpy_helper
+    options = onnxruntime.SessionOptions
+    onnxruntime.SessionOptions = lambda: (made := options(), setattr(made, "intra_op_num_threads", threads))[0]
+    batch, proto = BATCH[size], onnx.load(FILE[size])
+    image, logits = proto.graph.input[0].name, proto.graph.output[0].name
+    shape = [batch, *IMAGE.get(size, (3, 224, 224))]
+    proto, _ = onnxsim.simplify(proto, overwrite_input_shapes={image: shape})
+    graph = proto.graph
+    for node in [n for n in graph.node if n.op_type == "Constant"]:  # for which it has no rule
+        node.attribute[0].t.name = node.output[0]
+        graph.initializer.append(node.attribute[0].t)
+        graph.node.remove(node)
+    classes = graph.output[0].type.tensor_type.shape.dim[-1].dim_value
+    graph.input.append(helper.make_tensor_value_info("targets", TensorProto.FLOAT, [batch, classes]))
+    graph.initializer.append(numpy_helper.from_array(np.float32(-1 / batch), "share"))
+    graph.node.extend([
+        helper.make_node("Softmax", [logits], ["shares"], axis=-1),
+        helper.make_node("Log", ["shares"], ["log"]),
+        helper.make_node("Mul", ["log", "targets"], ["own"]),
+        helper.make_node("ReduceSum", ["own"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "share"], ["loss"]),
+    ])
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("loss", TensorProto.FLOAT, []))
+    trained = [t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT and t.dims]
+    loop = onnxsim.compile_training_loop(proto, "loss", trained, providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(0)
+    feeds = {image: random.standard_normal(shape, dtype=np.float32), "targets": np.eye(classes, dtype=np.float32)[random.integers(0, classes, batch)]}
+    seconds = []
+    for _ in range(WARM_UP + steps):
+        start = time.perf_counter()
+        loss = loop(feeds, 1e-4)
+        seconds.append(time.perf_counter() - start)
+    assert np.isfinite(loss)
+    return {**figures(seconds), "onnxsim": onnxsim.__version__}
 
 
 def measure(size, mode, threads, steps):
+    if mode == "onnxsim":
+        return onnxsim_loop(size, threads, steps)
     import timm
     import torch
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = timm.create_model(f"deit_{size}_patch16_224", pretrained=False).train()
+    if size == "fashion":
+        import train_ancestor
+        model = train_ancestor.ViT().train()
+    else:
+        model = timm.create_model(f"deit_{size}_patch16_224", pretrained=False).train()
     form = {"foreach": True} if mode == "foreach" else {"fused": True}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, **form)
     forward = torch.compile(model) if mode == "compile" else model
-    images = torch.randn(BATCH[size], 3, 224, 224)
-    labels = torch.randint(0, 1000, (BATCH[size],))
+    images = torch.randn(BATCH[size], *IMAGE.get(size, (3, 224, 224)))
+    labels = torch.randint(0, 10 if size == "fashion" else 1000, (BATCH[size],))
     loss_function = torch.nn.CrossEntropyLoss()
     seconds = []
     for _ in range(WARM_UP + steps):
@@ -41,24 +115,18 @@ def measure(size, mode, threads, steps):
         loss_function(forward(images), labels).backward()
         optimizer.step()
         seconds.append(time.perf_counter() - start)
-    with open("/proc/self/status") as status:
-        peak = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
-    return {
-        "first": round(seconds[0], 4),
-        "fastest": round(min(seconds[WARM_UP:]), 4),
-        "median": round(statistics.median(seconds[WARM_UP:]), 4),
-        "peak_mib": round(peak),
-        "torch": torch.__version__,
-    }
+    return {**figures(seconds), "torch": torch.__version__}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="+", choices=BATCH, default=["tiny", "small"])
-    parser.add_argument("--mode", nargs="+", choices=["fused", "foreach", "compile"], default=["fused", "foreach", "compile"])
+    parser.add_argument("--model", nargs="+", choices=BATCH, default=["fashion", "tiny", "small"])
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8, help="measured steps of a process")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each kind, in turn")
+    parser.add_argument("--offshoot", default=max(glob.glob("target/release/deps/training-*[0-9a-f]"), key=os.path.getmtime, default=None))
+    parser.add_argument("--onnxsim", default=".cache/tools/bin/python", help="Python that has onnxsim and onnxruntime")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -68,12 +136,17 @@ def main():
         for size in args.model:
             for mode in args.mode:
                 load = os.getloadavg()[0]
+                kind = {"model": size, "batch": BATCH[size], "mode": mode, "threads": args.threads, "load": round(load, 2)}
+                if mode == "offshoot":
+                    print(json.dumps({**kind, **offshoot(args.offshoot, size, args.steps)}), flush=True)
+                    continue
                 own = ["--one", "--model", size, "--mode", mode, "--threads", str(args.threads), "--steps", str(args.steps)]
                 environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-                run = subprocess.run([sys.executable, __file__, *own], capture_output=True, text=True, env=environment)
+                python = args.onnxsim if mode == "onnxsim" else sys.executable
+                run = subprocess.run([python, __file__, *own], capture_output=True, text=True, env=environment)
                 if run.returncode != 0:
-                    sys.exit(f"{size} {mode} failed:\n{run.stderr}")
-                kind = {"model": size, "batch": BATCH[size], "mode": mode, "threads": args.threads, "load": round(load, 2)}
+                    print(json.dumps({**kind, "failed": run.stderr.strip().splitlines()[-1]}), flush=True)
+                    continue
                 print(json.dumps({**kind, **json.loads(run.stdout.splitlines()[-1])}), flush=True)
 
 
