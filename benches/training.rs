@@ -1,6 +1,6 @@
 //! Time and memory of training steps: forward, backward and optimiser, on random images.
 //!
-//!     cargo bench --bench training -- MODEL BATCH STEPS [fused|contrib|standard]
+//!     cargo bench --bench training -- MODEL BATCH STEPS [fused|contrib|standard] [recompute]
 //!
 //! prints one JSON line: median and fastest milliseconds of a step, and the peak of resident memory in bytes.
 
@@ -16,7 +16,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [model, batch, steps, rest @ ..] = &arguments[..] else {
-        eprintln!("usage: cargo bench --bench training -- MODEL BATCH STEPS [fused|contrib|standard]");
+        eprintln!("usage: cargo bench --bench training -- MODEL BATCH STEPS [fused|contrib|standard] [recompute]");
         return Ok(());
     };
     let operators = match rest.first().map(String::as_str) {
@@ -29,7 +29,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     offshoot::graph::prepare(&mut model)?;
     let image = Typing::new(&model)?.image_size();
     let runtime = Runtime::start(&Options::default())?;
-    let recipe = Recipe { batch, operators, ..Recipe::default() };
+    let recompute = rest.get(1).is_some_and(|r| r == "recompute");
+    let recipe = Recipe { batch, operators, recompute, ..Recipe::default() };
     let mut trainer = Trainer::new(&runtime, &model, image, &recipe, &[], &[])?;
     let mut random = StdRng::seed_from_u64(0);
     let Some((_, classes)) = trainer.classes.clone() else { return Err("the model has no classes".into()) };

@@ -1,11 +1,12 @@
 """Measures training steps: forward, backward and AdamW on random images, in single precision, of Offshoot, PyTorch and onnxsim.
 
     python scripts/export_deit.py tiny small && cargo bench --bench training --no-run
-    python scripts/bench_training.py [--model fashion tiny small] [--mode offshoot fused foreach compile onnxsim] [--threads 2] [--steps 8]
+    python scripts/bench_training.py [--model fashion tiny small] [--mode offshoot recompute standard fused foreach compile onnxsim] [--threads 2] [--steps 8]
                                      [--rounds 3] [--offshoot target/release/deps/training-HASH] [--onnxsim .cache/tools/bin/python]
 
 Every measurement is a process of its own, so that the peak of its memory (VmHWM) is its own too, and the modes take turns. `offshoot` is the
-program of `cargo bench --bench training` with fused operators, `fused` and `foreach` are eager PyTorch with that form of AdamW, `compile` is
+program of `cargo bench --bench training` with fused operators, `recompute` that with values of layers computed again, `standard` that with
+standard operators alone, `fused` and `foreach` are eager PyTorch with that form of AdamW, `compile` is
 torch.compile with the fused one, and `onnxsim` its compiled training loop (Adam, all matrices, biases and norms trained), which its own
 simplification goes before; the first step, which compiles, is given apart. Prints one JSON line a process: seconds of the fastest and of the
 median step, peak memory in MiB, and the load of the machine before it. Batches: 64 images for the bundled ancestor, 16 for DeiT-tiny, 8 for
@@ -25,7 +26,7 @@ BATCH = {"fashion": 64, "tiny": 16, "small": 8, "base": 4}
 FILE = {"fashion": "models/fashion-vit.onnx", **{size: f".cache/deit-{size}.onnx" for size in ("tiny", "small", "base")}}
 IMAGE = {"fashion": (1, 28, 28)}
 WARM_UP = 2
-MODES = ["offshoot", "fused", "foreach", "compile", "onnxsim"]
+MODES = ["offshoot", "recompute", "standard", "fused", "foreach", "compile", "onnxsim"]
 
 
 def memory():
@@ -38,8 +39,9 @@ def figures(seconds):
             "peak_mib": memory()}
 
 
-def offshoot(program, size, steps):
-    run = subprocess.run([program, FILE[size], str(BATCH[size]), str(steps), "fused"], capture_output=True, text=True)
+def offshoot(program, size, mode, steps):
+    forms = {"offshoot": ["fused"], "recompute": ["fused", "recompute"], "standard": ["standard"]}
+    run = subprocess.run([program, FILE[size], str(BATCH[size]), str(steps), *forms[mode]], capture_output=True, text=True)
     if run.returncode != 0:
         sys.exit(run.stderr)
     line = json.loads(run.stdout.splitlines()[-1])
@@ -137,8 +139,8 @@ def main():
             for mode in args.mode:
                 load = os.getloadavg()[0]
                 kind = {"model": size, "batch": BATCH[size], "mode": mode, "threads": args.threads, "load": round(load, 2)}
-                if mode == "offshoot":
-                    print(json.dumps({**kind, **offshoot(args.offshoot, size, args.steps)}), flush=True)
+                if mode in ("offshoot", "recompute", "standard"):
+                    print(json.dumps({**kind, **offshoot(args.offshoot, size, mode, args.steps)}), flush=True)
                     continue
                 own = ["--one", "--model", size, "--mode", mode, "--threads", str(args.threads), "--steps", str(args.steps)]
                 environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}

@@ -282,9 +282,11 @@ fn loss_curves_equal_pytorch() {
     let Some(runtime) = runtime() else { return };
     let entries = common::curves::golden();
     assert_eq!(entries.len(), common::fixtures().len() + 1);
-    for operators in [Operators::Standard, Operators::Contrib, Operators::Fused] {
-        let wrong = common::curves::check_all(runtime, &entries, operators);
-        assert!(wrong.is_empty(), "{operators:?}: {wrong:#?}");
+    for (operators, recompute) in
+        [(Operators::Standard, false), (Operators::Contrib, true), (Operators::Fused, false), (Operators::Fused, true)]
+    {
+        let wrong = common::curves::check_all(runtime, &entries, operators, recompute);
+        assert!(wrong.is_empty(), "{operators:?}, recompute {recompute}: {wrong:#?}");
     }
 }
 

@@ -733,6 +733,9 @@ pub struct TrainingFlags {
     /// Stochastic depth: probability that the last residual branch is dropped
     #[arg(long, value_name = "P", help_heading = "Training", default_value_t = 0.0, value_parser = share)]
     pub drop_path: f64,
+    /// Compute the values inside of layers again for the backward pass instead of keeping them: less memory, more time
+    #[arg(long, help_heading = "Training")]
+    pub recompute: bool,
     /// Train these weights too (* and ? in names)
     #[arg(long, value_name = "PATTERN", help_heading = "Training")]
     pub train: Vec<String>,

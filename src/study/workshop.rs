@@ -403,6 +403,7 @@ impl Workshop {
             ranks: 1,
             ema: false,
             drop_path: 0.0,
+            recompute: false,
             operators: match (self.runtime.kind, self.runtime.device) {
                 (Kind::Tract, _) => Operators::Standard,
                 (_, Device::Cpu) => Operators::Fused,

@@ -10,6 +10,7 @@ pub mod kernels;
 mod loss;
 mod optimiser;
 mod precision;
+mod recompute;
 mod regularise;
 mod rules;
 mod run;

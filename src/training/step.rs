@@ -10,13 +10,14 @@ use super::builder::Builder;
 use super::loss::{self, LOSS, Loss};
 use super::optimiser::{CORRECTION1, CORRECTION2, EMA_DECAY, LEARNING_RATE, Optimiser, Parameter, average, ema, next};
 use super::precision::{Precision, in_half};
+use super::recompute::{inside, recompute};
 use super::trained::Selection;
 use super::{Gradients, Operators, kernels, regularise};
 use crate::anatomy::Anatomy;
 use crate::axes::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, data_inputs};
-use crate::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::onnx::{DataType, Model, tensor_from_i64, tensor_info};
 use crate::runtime::{Ports, fix_input};
 
@@ -50,6 +51,8 @@ pub struct Recipe {
     pub ema: bool,
     /// Probability that the last residual branch is dropped for an image; it grows in a line from 0 at the first.
     pub drop_path: f32,
+    /// Values inside of layers are computed again for the backward pass and not kept for it: less memory, more time.
+    pub recompute: bool,
     /// What graphs may be made of.
     pub operators: Operators,
     /// What a step computes in.
@@ -69,6 +72,7 @@ impl Default for Recipe {
             ranks: 1,
             ema: false,
             drop_path: 0.0,
+            recompute: false,
             operators: Operators::Standard,
             precision: Precision::F32,
         }
@@ -238,6 +242,10 @@ impl Steps {
             model = with_loss;
             classes
         };
+        let layers = match recipe.recompute {
+            true => layers(&typed(&model, batch, image)?)?,
+            false => Vec::new(),
+        };
         let (selection, fused) = {
             let typing = typed(&model, batch, image)?;
             let fused = (recipe.operators == Operators::Fused).then(|| kernels::fuse(&typing));
@@ -257,7 +265,9 @@ impl Steps {
             }
         };
         let seeds = [(LOSS.to_string(), seed)];
-        let gradients = Gradients::new(&typing, &selection.names(), &seeds, (Vec::new(), constants), recipe.operators)?;
+        let mut gradients =
+            Gradients::new(&typing, &selection.names(), &seeds, (Vec::new(), constants), recipe.operators)?;
+        recompute(&mut gradients.graph, &typing, &layers)?;
         let standard = |o: &OperatorSetIdProto| matches!(o.domain(), "" | "ai.onnx");
         let mut imports: Vec<_> = model.proto.opset_import.iter().filter(|o| !standard(o)).cloned().collect();
         if recipe.operators == Operators::Fused && imports.iter().all(|o| o.domain() != kernels::import().domain()) {
@@ -277,6 +287,16 @@ impl Steps {
         drop(typing);
         Ok(Steps { step, update, selection, batch, classes, branches })
     }
+}
+
+/// The values that enter and leave each layer.
+fn layers(typing: &Typing) -> Result<Vec<(String, String)>> {
+    let layers: Vec<_> = Anatomy::new(typing)?.layers.into_iter().filter_map(|l| Some((l.enter?, l.leave?))).collect();
+    if layers.is_empty() {
+        return Err(Error::new(ErrorKind::Unsupported, "no layer was found whose values could be computed again")
+            .hint("leave --recompute out"));
+    }
+    Ok(layers)
 }
 
 struct Work<'a, 'm> {
@@ -579,7 +599,8 @@ fn fix_shapes(graph: &mut GraphProto, typing: &Typing) {
 pub struct Memory {
     /// Bytes of weights, gradients and the optimiser's state, both sets of it.
     pub state: u64,
-    /// Bytes of activations for one image: every value of the forward pass, which the backward pass reads again.
+    /// Bytes of activations for one image: every value of the forward pass, which the backward pass reads again; of layers that are
+    /// computed again only the largest.
     pub per_image: u64,
 }
 
@@ -592,8 +613,21 @@ impl Memory {
         let (form, shape, _) = trainable_form(model, recipe.batch, image)?;
         let typing = typed(&form, shape[0], image)?;
         let fixed = typing.fixed();
-        let values = typing.graph.node.iter().flat_map(|n| &n.output).filter(|o| !fixed.contains(o.as_str()));
-        let elements: u64 = values.filter_map(|o| typing.shape(o)).map(|s| s.iter().product::<usize>() as u64).sum();
+        let size = |nodes: &mut dyn Iterator<Item = &NodeProto>| -> u64 {
+            let values = nodes.flat_map(|n| &n.output).filter(|o| !fixed.contains(o.as_str()));
+            values.filter_map(|o| typing.shape(o)).map(|s| s.iter().product::<usize>() as u64).sum()
+        };
+        let mut elements = size(&mut typing.graph.node.iter());
+        if recipe.recompute {
+            let of_layer = |(enter, leave): (String, String)| {
+                let nodes = inside(&typing.graph.node, &enter, &leave);
+                // What leaves it is kept.
+                size(&mut nodes.into_iter().filter(|n| !n.output.contains(&leave)))
+            };
+            let layers: Vec<u64> = layers(&typing)?.into_iter().map(of_layer).collect();
+            let again = layers.iter().sum::<u64>() - layers.iter().max().copied().unwrap_or(0);
+            elements = elements.saturating_sub(again);
+        }
         let weights = Selection::new(&typing, &[], &[])?.parameters() as u64;
         let tensors = 1 + recipe.optimiser.moments("").len() as u64 + u64::from(recipe.ema);
         let width = if recipe.precision == Precision::F32 { 4 } else { 2 };

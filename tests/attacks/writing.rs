@@ -167,3 +167,36 @@ fn a_run_that_is_asked_to_end_saves_and_goes_on_later() {
     assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
     Model::open(&out).unwrap();
 }
+
+/// A metrics file that is moved away while a run writes to it (log rotation) is begun anew, and no line is lost.
+#[test]
+fn a_metrics_file_that_is_moved_away_is_begun_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (m, images, log, old) =
+        (ancestor(), root().join("fixtures/fashion-images.idx3-ubyte"), at("log.jsonl"), at("log.jsonl.1"));
+    let tune = ["tune", text(&m), "--data", text(&images), "--batch-size", "8", "--epochs", "1", "--runtime", "tract"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_offshoot"))
+        .args(tune)
+        .args(["--metrics", text(&log), "-o", text(&at("out.onnx"))])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default().lines().count();
+    while lines(&log) < 3 {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it was watched");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::fs::rename(&log, &old).unwrap();
+    assert!(child.wait().unwrap().success());
+    let both = std::fs::read_to_string(&old).unwrap() + &std::fs::read_to_string(&log).unwrap();
+    let steps: Vec<u64> = both
+        .lines()
+        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap())
+        .filter(|v| v.get("loss").is_some())
+        .map(|v| v["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, (1..=steps.len() as u64).collect::<Vec<_>>());
+    assert!(lines(&old) >= 3 && lines(&log) > 3 && steps.len() > 30, "{} and {}", lines(&old), lines(&log));
+}

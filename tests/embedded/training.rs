@@ -19,8 +19,10 @@ fn loss_curves_equal_pytorch() {
     let entries: Vec<_> =
         curves::golden().into_iter().filter(|e| few.iter().any(|f| e["file"].as_str().unwrap().contains(f))).collect();
     assert_eq!(entries.len(), few.len());
-    let wrong = curves::check_all(&runtime, &entries, Operators::Standard);
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    for recompute in [false, true] {
+        let wrong = curves::check_all(&runtime, &entries, Operators::Standard, recompute);
+        assert!(wrong.is_empty(), "recompute {recompute}: {wrong:#?}");
+    }
 }
 
 #[test]
@@ -31,6 +33,46 @@ fn parts_of_a_step_are_what_they_are_by_hand() {
     steps::stochastic_depth(&runtime, Operators::Standard);
     steps::distillation(&runtime, Operators::Standard);
     steps::not_finite(&runtime, Operators::Standard);
+}
+
+/// Where a layer is computed again, nothing inside of it is read by the backward pass: it need not be kept.
+#[test]
+fn values_inside_of_layers_are_computed_again() {
+    use std::collections::{HashMap, HashSet};
+
+    use offshoot::anatomy::Anatomy;
+    use offshoot::axes::Typing;
+    use offshoot::training::{Memory, Recipe, Steps, trainable_form};
+
+    let mut model = offshoot::onnx::Model::open(crate::common::root().join("models/fashion-vit.onnx")).unwrap();
+    offshoot::graph::prepare(&mut model).unwrap();
+    let (form, _, _) = trainable_form(&model, 4, [28, 28]).unwrap();
+    let typing = Typing::new(&form).unwrap();
+    let forward: HashSet<&str> = typing.graph.node.iter().flat_map(|n| &n.output).map(String::as_str).collect();
+    let fixed = typing.fixed();
+    let outside: HashSet<String> =
+        Anatomy::new(&typing).unwrap().layers.into_iter().flat_map(|l| [l.enter.unwrap(), l.leave.unwrap()]).collect();
+    let kept = |recompute: bool| -> (usize, usize) {
+        let recipe = Recipe { batch: 4, recompute, ..Recipe::default() };
+        let step = Steps::new(&model, [28, 28], &recipe, &[], &[]).unwrap().step;
+        let graph = step.model.graph();
+        let is_forward = |n: &offshoot::onnx::proto::NodeProto| n.output.iter().any(|o| forward.contains(o.as_str()));
+        let read: HashSet<&str> = (graph.node.iter().filter(|n| !is_forward(n)).flat_map(|n| &n.input))
+            .map(String::as_str)
+            .filter(|x| forward.contains(x) && !fixed.contains(x) && !outside.contains(*x))
+            .collect();
+        let mut operators: HashMap<&str, usize> = HashMap::new();
+        graph.node.iter().for_each(|n| *operators.entry(n.op_type()).or_default() += 1);
+        (read.len(), operators["Softmax"])
+    };
+    let ((all, once), (few, twice)) = (kept(false), kept(true));
+    // Behind the last layer there is a norm and the classifier.
+    assert!(all > 8 * 10 && few < 12, "{all} and {few}");
+    assert_eq!((once, twice), (8, 16));
+    let memory = |recompute: bool| {
+        Memory::estimate(&model, [28, 28], &Recipe { batch: 4, recompute, ..Recipe::default() }).unwrap().per_image
+    };
+    assert!(memory(true) * 4 < memory(false), "{} and {}", memory(true), memory(false));
 }
 
 /// By hand, for two layers that are all contractions: what shapes tell of a step's memory.

@@ -417,6 +417,7 @@ fn recipe(c: &Tune, runtime: &Runtime, loss: Loss) -> Recipe {
         ranks: parallel::size(),
         ema: c.training.ema.is_some(),
         drop_path: c.training.drop_path as f32,
+        recompute: c.training.recompute,
         operators,
         precision: c.training.precision,
     }
@@ -566,10 +567,13 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// Writes a line; whoever follows the file sees it at once.
+    /// Writes a line; whoever follows the file sees it at once. Where the file was moved away (log rotation), a new one is begun.
     fn line(&mut self, value: &impl serde::Serialize) -> Result<()> {
         let Some((path, file)) = &mut self.metrics else { return Ok(()) };
         let failed = |e: std::io::Error| Error::io(path.as_path(), e);
+        if !path.exists() {
+            *file = BufWriter::new(File::options().create(true).append(true).open(&*path).map_err(failed)?);
+        }
         let text = serde_json::to_string(value).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
         writeln!(file, "{text}").and_then(|()| file.flush()).map_err(failed)
     }

@@ -27,7 +27,7 @@ pub fn golden() -> Vec<Value> {
 }
 
 /// Trains one model as the script did; returns the largest relative difference of a loss.
-pub fn check(runtime: &Arc<Runtime>, entry: &Value, operators: Operators) -> Result<f64, String> {
+pub fn check(runtime: &Arc<Runtime>, entry: &Value, operators: Operators, recompute: bool) -> Result<f64, String> {
     let file = entry["file"].as_str().unwrap();
     let number = |v: &Value| v.as_u64().unwrap() as usize;
     let (batch, classes) = (number(&entry["batch"]), entry["classes"].as_u64().map_or(0, |n| n as usize));
@@ -40,7 +40,7 @@ pub fn check(runtime: &Arc<Runtime>, entry: &Value, operators: Operators) -> Res
         0 => Loss { terms: vec![(1.0, imitation)], output: None },
         _ => Loss::cross_entropy(0.1),
     };
-    let recipe = Recipe { batch, loss, weight_decay: 0.05, operators, ..Recipe::default() };
+    let recipe = Recipe { batch, loss, weight_decay: 0.05, operators, recompute, ..Recipe::default() };
     let trained: Vec<&str> = entry["trained"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
     let frozen = frozen(&model, &image, batch, &trained);
     let mut trainer = Trainer::new(runtime, &model, [image[1], image[2]], &recipe, &[], &frozen)
@@ -90,12 +90,17 @@ fn frozen(model: &Model, image: &[usize], batch: usize, trained: &[&str]) -> Vec
 }
 
 /// Checks models, in parallel; returns what differs by more than 1e-3.
-pub fn check_all(runtime: &Arc<Runtime>, entries: &[Value], operators: Operators) -> HashMap<String, String> {
+pub fn check_all(
+    runtime: &Arc<Runtime>,
+    entries: &[Value],
+    operators: Operators,
+    recompute: bool,
+) -> HashMap<String, String> {
     entries
         .iter()
         .filter_map(|entry| {
             let file = entry["file"].as_str().unwrap().to_string();
-            match check(runtime, entry, operators) {
+            match check(runtime, entry, operators, recompute) {
                 Ok(worst) if worst < 1e-3 => None,
                 Ok(worst) => Some((file, format!("a loss differs by {worst:.1e}"))),
                 Err(e) => Some((file, e)),

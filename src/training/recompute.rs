@@ -1,0 +1,128 @@
+//! Activation recomputation (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"): of a layer only the value that enters it
+//! is kept for the backward pass, which computes the others once more.
+//!
+//! A runtime would merge what is computed twice, or compute it at once and keep it. So what enters a layer for the second time is made
+//! to wait for the gradient that reaches the layer: a zero that is made from one element of it is added.
+
+use std::collections::{HashMap, HashSet};
+
+use super::builder::Builder;
+use crate::axes::Typing;
+use crate::error::Result;
+use crate::graph::{self, element_types, int_attribute};
+use crate::onnx::proto::{GraphProto, NodeProto};
+
+/// Operators whose results differ from one run to the next: what they made is kept.
+const RANDOM: &[&str] =
+    &["RandomUniform", "RandomNormal", "RandomUniformLike", "RandomNormalLike", "Bernoulli", "Dropout", "Multinomial"];
+
+/// Computes the values inside of layers again where the backward nodes of a graph with gradients read them. `typing` is that of the
+/// forward graph, `layers` are pairs of the value that enters a layer and the one that leaves it. Returns how many layers it was done for.
+///
+/// # Errors
+/// Those of sorting the graph.
+pub(super) fn recompute(graph: &mut GraphProto, typing: &Typing, layers: &[(String, String)]) -> Result<usize> {
+    let known: HashSet<&str> = typing.graph.node.iter().flat_map(|n| &n.output).map(String::as_str).collect();
+    let is_forward = |n: &NodeProto| n.output.iter().any(|o| known.contains(o.as_str()));
+    let (forward, mut backward): (Vec<NodeProto>, Vec<NodeProto>) =
+        std::mem::take(&mut graph.node).into_iter().partition(is_forward);
+    let types: HashMap<String, i32> = {
+        graph.node = forward.iter().chain(&backward).cloned().collect();
+        element_types(graph).into_iter().map(|(name, kind)| (name.to_string(), kind as i32)).collect()
+    };
+    let mut done = 0;
+    for (enter, leave) in layers {
+        let layer = inside(&forward, enter, leave);
+        let made: HashSet<&str> = layer.iter().flat_map(|n| &n.output).map(String::as_str).collect();
+        let made_here = |x: &String| x != leave && made.contains(x.as_str());
+        let Some(gradient) = first_gradient(&backward, made_here) else { continue };
+
+        let mut b = Builder::new(graph, typing.opset, "again");
+        let all = b.ints(&[-1]);
+        let flat = b.op("Reshape", &[&gradient, &all]);
+        let mut one = b.slice(&flat, 0, 0, 1);
+        let kind = types.get(enter.as_str());
+        if let Some(kind) = kind.filter(|k| types.get(&gradient) != Some(k)) {
+            one = b.op_with("Cast", &[&one], vec![int_attribute("to", i64::from(*kind))]);
+        }
+        // Of the element type of what enters.
+        let zero = b.op("Sub", &[&one, &one]);
+        let again = b.op("Add", &[enter, &zero]);
+
+        // What the backward nodes read, and what that is made from.
+        let mut wanted: HashSet<&str> = HashSet::new();
+        wanted.extend(backward.iter().flat_map(|n| &n.input).filter(|x| made_here(x)).map(String::as_str));
+        for node in layer.iter().rev().filter(|n| !n.output.contains(leave)) {
+            if node.output.iter().any(|o| wanted.contains(o.as_str())) {
+                wanted.extend(node.input.iter().filter(|x| made_here(x)).map(String::as_str));
+            }
+        }
+        let mut renamed: HashMap<String, String> = HashMap::from([(enter.clone(), again)]);
+        for node in layer.iter().filter(|n| n.output.iter().any(|o| wanted.contains(o.as_str()))) {
+            let mut node = (*node).clone();
+            node.name = None;
+            node.input.iter_mut().for_each(|x| follow(&renamed, x));
+            for o in node.output.iter_mut().filter(|o| !o.is_empty()) {
+                let name = b.names.fresh(&format!("again_{o}"));
+                renamed.insert(std::mem::replace(o, name.clone()), name);
+            }
+            b.nodes.push(node);
+        }
+        renamed.remove(enter);
+        let reads = |n: &NodeProto| n.input.iter().any(|x| renamed.contains_key(x));
+        let at = backward.iter().position(reads).unwrap_or(backward.len());
+        backward.iter_mut().flat_map(|n| &mut n.input).for_each(|x| follow(&renamed, x));
+        graph.initializer.extend(b.initializers);
+        graph.node.extend(b.nodes.iter().cloned());
+        backward.splice(at..at, b.nodes);
+        done += 1;
+    }
+    graph.node = forward.into_iter().chain(backward).collect();
+    graph::sort(graph)?;
+    Ok(done)
+}
+
+fn follow(renamed: &HashMap<String, String>, value: &mut String) {
+    if let Some(name) = renamed.get(value) {
+        value.clone_from(name);
+    }
+}
+
+/// The nodes on the way from one value to another, in order.
+pub(super) fn inside<'g>(forward: &'g [NodeProto], enter: &str, leave: &str) -> Vec<&'g NodeProto> {
+    let mut reached: HashSet<&str> = HashSet::from([enter]);
+    let mut way: Vec<&NodeProto> = Vec::new();
+    for node in forward.iter().filter(|n| !RANDOM.contains(&n.op_type())) {
+        if node.input.iter().any(|x| reached.contains(x.as_str())) {
+            reached.extend(node.output.iter().map(String::as_str));
+            way.push(node);
+        }
+    }
+    let mut needed: HashSet<&str> = HashSet::from([leave]);
+    let mut found: Vec<&NodeProto> = Vec::new();
+    for node in way.into_iter().rev() {
+        if node.output.iter().any(|o| needed.contains(o.as_str())) {
+            needed.extend(node.input.iter().map(String::as_str));
+            found.push(node);
+        }
+    }
+    found.reverse();
+    found
+}
+
+/// A gradient that meets values of a layer and is not made from any: the one that reaches it from above.
+fn first_gradient(backward: &[NodeProto], made_here: impl Fn(&String) -> bool) -> Option<String> {
+    let mut above: HashSet<&str> = HashSet::new();
+    let mut behind: HashSet<&str> = HashSet::new();
+    for node in backward {
+        if node.input.iter().any(|x| made_here(x) || behind.contains(x.as_str())) {
+            if let Some(g) = node.input.iter().find(|x| above.contains(x.as_str())) {
+                return Some(g.clone());
+            }
+            behind.extend(node.output.iter().map(String::as_str));
+        } else {
+            above.extend(node.output.iter().map(String::as_str));
+        }
+    }
+    None
+}
