@@ -56,6 +56,9 @@ pub fn run(c: &Grow) -> Result<()> {
         for path in &outputs {
             output::check_output(path, &[&c.model], c.force)?;
         }
+        if let (Some(_), Some(folder)) = (&c.batch, c.output.as_ref().filter(|f| !f.is_dir())) {
+            std::fs::create_dir(folder).map_err(|e| Error::io(folder, e).hint("with --batch, -o names a folder"))?;
+        }
     }
     if c.fold && jobs.iter().any(|j| j.shape.tied) {
         return Err(Error::new(ErrorKind::Usage, "--fold writes plain weights, and a tied descendant shares them")
