@@ -13,6 +13,7 @@ use std::process::Command;
 use clap::{CommandFactory, Parser};
 use ndarray::{Array1, Array4};
 use offshoot::cli::Cli;
+use rayon::prelude::*;
 
 /// The repository.
 fn root() -> &'static Path {
@@ -24,8 +25,8 @@ const SHORTER: [(&str, &str); 5] = [
     ("cargo run --release -- ", "offshoot "),
     ("--epochs 20 ", "--epochs 1 "),
     // 192 views by default.
-    ("offshoot shrink ", "offshoot shrink --crops 48 "),
-    ("--fitted ", "--fitted --crops 48 "),
+    ("offshoot shrink ", "offshoot shrink --crops 24 "),
+    ("--fitted ", "--fitted --crops 24 "),
     // Ten epochs by default.
     ("--classes 17 -o", "--classes 17 --epochs 1 -o"),
 ];
@@ -305,28 +306,27 @@ fn commands_run() {
     for page in ["README.md", "docs/guide.md", "docs/shrink.md", "docs/training.md"] {
         assert!(names.iter().any(|n| n == page), "{page} runs nothing");
     }
+    for (long, _) in SHORTER {
+        assert!(runs.iter().any(|(_, script)| script.contains(long)), "nothing says `{long}`");
+    }
     // To run some pages only: OFFSHOOT_PAGE=guide
     let wanted = std::env::var("OFFSHOOT_PAGE").unwrap_or_default();
-    let mut failures = Vec::new();
-    for (page, mut script) in runs.into_iter().filter(|(p, _)| p.display().to_string().contains(&wanted)) {
-        for (long, short) in SHORTER {
-            script = script.replace(long, short);
-        }
-        let folder = tempfile::tempdir().unwrap();
-        stand_ins(folder.path(), &script);
-        let output = Command::new("bash")
-            .args(["-euxo", "pipefail", "-c", &script])
-            .env("PATH", &path)
-            .env("NO_COLOR", "1")
-            .current_dir(folder.path())
-            .output()
-            .unwrap();
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let last: Vec<&str> = said.lines().rev().take(12).collect();
-            let last: Vec<&str> = last.into_iter().rev().collect();
-            failures.push(format!("{}: {}\n{}", page.display(), output.status, last.join("\n")));
-        }
-    }
+    runs.retain(|(page, _)| page.display().to_string().contains(&wanted));
+    let failures: Vec<String> = runs.par_iter().filter_map(|(page, script)| run(page, script, &path)).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+/// Runs the commands of a page with these programs; says what failed.
+#[cfg(unix)]
+fn run(page: &Path, script: &str, programs: &str) -> Option<String> {
+    let script = SHORTER.iter().fold(script.to_string(), |text, (long, short)| text.replace(long, short));
+    let folder = tempfile::tempdir().unwrap();
+    stand_ins(folder.path(), &script);
+    let mut bash = Command::new("bash");
+    bash.args(["-euxo", "pipefail", "-c", &script]).env("PATH", programs).env("NO_COLOR", "1");
+    let output = bash.current_dir(folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = said.lines().collect();
+    let last = lines[lines.len().saturating_sub(12)..].join("\n");
+    (!output.status.success()).then(|| format!("{}: {}\n{last}", page.display(), output.status))
 }
