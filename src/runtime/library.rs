@@ -38,7 +38,7 @@ pub fn find(given: Option<&Path>) -> Result<Library> {
     }
     Err(first_error.unwrap_or_else(|| {
         Error::new(ErrorKind::Runtime, "ONNX Runtime's shared library was not found")
-            .hint("run `scripts/fetch_onnxruntime.sh`, or name it with --onnxruntime PATH or ORT_DYLIB_PATH")
+            .hint("put it beside the executable, install the Python wheel `onnxruntime`, or name it with --onnxruntime PATH or ORT_DYLIB_PATH")
     }))
 }
 
@@ -51,20 +51,10 @@ pub fn candidates() -> Vec<PathBuf> {
         if path.is_dir() { folders.push(path) } else { list.push(path) }
     }
     if let Ok(executable) = std::env::current_exe() {
-        // Beside the executable, and in the project's own folder above target/.
-        for up in executable.ancestors().skip(1).take(5) {
-            folders.push(up.to_path_buf());
-            folders.push(up.join(".onnxruntime"));
-        }
+        folders.extend(around(&executable));
     }
-    folders.push(PathBuf::from(".onnxruntime"));
     if let Some(python) = std::env::var_os("VIRTUAL_ENV").or(std::env::var_os("CONDA_PREFIX")) {
-        let lib = Path::new(&python).join("lib");
-        for entry in std::fs::read_dir(lib).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("python") {
-                folders.push(entry.path().join("site-packages/onnxruntime/capi"));
-            }
-        }
+        folders.extend(in_python(Path::new(&python)));
     }
     folders.extend(["/usr/local/lib", "/usr/lib", "/usr/lib64"].map(PathBuf::from));
     list.extend(folders.iter().filter_map(|f| in_folder(f)));
@@ -72,6 +62,35 @@ pub fn candidates() -> Vec<PathBuf> {
     let mut seen = std::collections::HashSet::new();
     list.retain(|p| seen.insert(p.canonicalize().unwrap_or(p.clone())));
     list
+}
+
+/// Folders that belong to an executable: its own (a release archive), those of the Python environment that it was installed into
+/// (a wheel), and the `.onnxruntime` of the project that it was built in.
+///
+/// Neither the working folder nor one that merely lies above is searched: a library that is found is code that runs.
+fn around(executable: &Path) -> Vec<PathBuf> {
+    let Some(own) = executable.parent() else { return Vec::new() };
+    let mut folders = vec![own.to_path_buf()];
+    if let Some(prefix) = own.parent() {
+        folders.push(prefix.join("lib"));
+        folders.extend(in_python(prefix));
+    }
+    let target = own.ancestors().find(|f| f.file_name().is_some_and(|n| n == "target"));
+    folders.extend(target.and_then(Path::parent).map(|project| project.join(".onnxruntime")));
+    folders
+}
+
+/// Where the wheels `onnxruntime` and `onnxruntime-gpu` put the library in a Python environment.
+fn in_python(prefix: &Path) -> Vec<PathBuf> {
+    let packages = |lib: &Path| lib.join("site-packages/onnxruntime/capi");
+    let mut folders = vec![packages(&prefix.join("Lib"))];
+    for entry in std::fs::read_dir(prefix.join("lib")).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("python") {
+            folders.push(packages(&entry.path()));
+        }
+    }
+    folders.sort();
+    folders
 }
 
 fn file_name() -> &'static str {
@@ -93,10 +112,19 @@ fn in_folder(folder: &Path) -> Option<PathBuf> {
         .ok()?
         .flatten()
         .map(|e| e.path())
-        .filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&format!("{}.", file_name()))))
+        .filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(is_versioned))
         .collect();
     versioned.sort();
     versioned.pop()
+}
+
+/// `libonnxruntime.so.1.32.0`, or `libonnxruntime.1.32.0.dylib`.
+fn is_versioned(name: &str) -> bool {
+    match name.strip_prefix("libonnxruntime.") {
+        Some(rest) if cfg!(target_os = "macos") => rest.ends_with(".dylib"),
+        Some(rest) => rest.starts_with("so."),
+        None => false,
+    }
 }
 
 #[repr(C)]
@@ -129,4 +157,51 @@ fn open(path: &Path) -> Result<Library> {
         return Err(fail(format!("is ONNX Runtime {version}; version 1.{OLDEST} or later is needed")));
     }
     Ok(Library { path: path.to_path_buf(), version })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with files that have these names.
+    fn with_files(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = folder.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        folder
+    }
+
+    fn found(root: &Path, executable: &str) -> Vec<String> {
+        let libraries = around(&root.join(executable)).into_iter().filter_map(|f| in_folder(&f));
+        libraries.map(|p| p.strip_prefix(root).unwrap().to_string_lossy().into_owned()).collect()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_library_is_found_where_archives_wheels_and_builds_have_it() {
+        let capi = "venv/lib/python3.12/site-packages/onnxruntime/capi/libonnxruntime.so.1.32.0";
+        let folder = with_files(&[
+            "release/libonnxruntime.so",
+            capi,
+            "project/.onnxruntime/libonnxruntime.so",
+            "usr/lib/libonnxruntime.so.1.30.0",
+        ]);
+        assert_eq!(found(folder.path(), "release/offshoot"), ["release/libonnxruntime.so"]);
+        assert_eq!(found(folder.path(), "venv/bin/offshoot"), [capi]);
+        let built = ["project/.onnxruntime/libonnxruntime.so"];
+        assert_eq!(found(folder.path(), "project/target/release/offshoot"), built);
+        assert_eq!(found(folder.path(), "project/target/debug/deps/embedded-1"), built);
+        assert_eq!(found(folder.path(), "usr/bin/offshoot"), ["usr/lib/libonnxruntime.so.1.30.0"]);
+    }
+
+    #[test]
+    fn a_library_that_lies_about_is_not_loaded() {
+        let name = file_name();
+        let folder = with_files(&[name, &format!(".onnxruntime/{name}"), &format!("a/.onnxruntime/{name}")]);
+        assert_eq!(found(folder.path(), "a/bin/offshoot"), [""; 0]);
+        assert_eq!(found(folder.path(), "a/b/c/offshoot"), [""; 0]);
+    }
 }

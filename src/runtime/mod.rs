@@ -1,4 +1,4 @@
-//! Running graphs: one session type over ONNX Runtime (loaded when it is found) and tract (built in).
+//! Running graphs: one session type over ONNX Runtime (loaded when it is found) and tract (built in, by the feature `tract`).
 //!
 //! Both stand behind one API, so that probes, evaluation and training steps are plain ONNX graphs that run on either. The
 //! choice is made once per process.
@@ -34,7 +34,7 @@ pub enum Kind {
     Auto,
     /// ONNX Runtime, loaded from its shared library.
     Onnxruntime,
-    /// tract, which is built in.
+    /// tract, which is built in (feature `tract`).
     Tract,
 }
 
@@ -100,7 +100,7 @@ impl Runtime {
             Kind::Auto if started.as_ref().is_some_and(|s| s.kind == Kind::Tract) => None,
             Kind::Auto if options.device == Device::Cpu => match find(options.library.as_deref()) {
                 Ok(library) => Some(library),
-                Err(e) if options.library.is_some() => return Err(e),
+                Err(e) if options.library.is_some() || !cfg!(feature = "tract") => return Err(e),
                 Err(_) => None,
             },
             _ => Some(find(options.library.as_deref())?),
@@ -182,7 +182,7 @@ impl Runtime {
 fn environment(library: Option<&Library>) -> Result<Environment> {
     let builder = match library {
         None => {
-            ort::set_api(ort_tract::api());
+            embed()?;
             ort::init()
         }
         Some(library) => ort::init_from(&library.path).map_err(|e| {
@@ -199,6 +199,19 @@ fn environment(library: Option<&Library>) -> Result<Environment> {
         environment.set_log_level(ort::logging::LogLevel::Error);
     }
     Ok(environment)
+}
+
+/// Puts tract behind the API.
+#[cfg(feature = "tract")]
+fn embed() -> Result<()> {
+    ort::set_api(ort_tract::api());
+    Ok(())
+}
+
+#[cfg(not(feature = "tract"))]
+fn embed() -> Result<()> {
+    Err(Error::new(ErrorKind::Runtime, "this build has no embedded runtime")
+        .hint("give ONNX Runtime's library with --onnxruntime PATH, or build with the feature `tract`"))
 }
 
 /// A GPU as the driver sees it.

@@ -274,12 +274,16 @@ fn a_list_grows_several_descendants() {
          layers = \"last:2\"\nheads = [3, 5]\nffn-width = \"50%\"\n",
     )
     .unwrap();
-    done(&["grow", text(&ancestor()), "--no-images", "--batch", text(&list), "-o", text(folder.path())]);
-    let v = json(&["inspect", text(&folder.path().join("mixed.onnx")), "--json"]);
+    let family = folder.path().join("family");
+    done(&["grow", text(&ancestor()), "--no-images", "--batch", text(&list), "-o", text(&family)]);
+    let v = json(&["inspect", text(&family.join("mixed.onnx")), "--json"]);
     let heads: Vec<_> = v["layers"].as_array().unwrap().iter().map(|l| l["heads"].as_u64().unwrap()).collect();
     assert_eq!(heads, [3, 5]);
     assert_eq!(v["layers"][0]["ffn_width"], 128);
-    assert!(folder.path().join("small.onnx").exists());
+    assert!(family.join("small.onnx").exists());
+    let file = folder.path().join("small.onnx");
+    fs::write(&file, "").unwrap();
+    refused(&["grow", text(&ancestor()), "--no-images", "--batch", text(&list), "-o", text(&file)], &["small.onnx"]);
     fs::write(&list, "[[descendant]]\noutput = \"x.onnx\"\nhaeds = 4\n").unwrap();
     refused(&["grow", text(&ancestor()), "--no-images", "--batch", text(&list)], &["haeds", "list.toml"]);
 }

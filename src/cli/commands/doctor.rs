@@ -27,7 +27,7 @@ pub fn run(c: &Doctor) -> Result<()> {
             "library": runtime.library,
             "execution_providers": runtime.providers(),
             "libraries_found": found,
-            "tract": "0.23",
+            "tract": cfg!(feature = "tract").then_some("0.23"),
             "gpu": gpu.as_ref().ok(),
             "gpu_error": gpu.as_ref().err(),
             "cores": cores,
@@ -39,13 +39,13 @@ pub fn run(c: &Doctor) -> Result<()> {
     text += &format!("execution providers: {}\n", runtime.providers().join(", "));
     text += "ONNX Runtime libraries:\n";
     if found.is_empty() {
-        text += "  none found (scripts/fetch_onnxruntime.sh fetches one)\n";
+        text += "  none found (put it beside the executable, or install the Python wheel `onnxruntime`)\n";
     }
     for f in &found {
         let what = f["version"].as_str().or(f["error"].as_str()).unwrap_or_default();
         text += &format!("  {}  {what}\n", f["path"].as_str().unwrap_or_default());
     }
-    text += "tract: built in\n";
+    text += if cfg!(feature = "tract") { "tract: built in\n" } else { "tract: left out of this build\n" };
     text += &match &gpu {
         Ok(g) => format!(
             "GPU: {}, {:.1} GiB, CUDA driver {}.{}\n",

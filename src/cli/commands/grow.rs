@@ -53,6 +53,9 @@ pub fn run(c: &Grow) -> Result<()> {
     let outputs: Vec<PathBuf> = jobs.iter().filter_map(|j| j.output.clone()).collect();
     output::check_distinct(&outputs)?;
     if !c.dry_run {
+        if let (Some(_), Some(folder)) = (&c.batch, c.output.as_ref().filter(|f| !f.is_dir())) {
+            std::fs::create_dir(folder).map_err(|e| Error::io(folder, e).hint("with --batch, -o names a folder"))?;
+        }
         for path in &outputs {
             output::check_output(path, &[&c.model], c.force)?;
         }
