@@ -1,4 +1,5 @@
-//! Runs the fuzz targets without a fuzzer: `fuzz TARGET|all [INPUTS] [SEED] [FIRST]`, or `fuzz seeds FOLDER`.
+//! Runs the fuzz targets without a fuzzer: `fuzz TARGET|all [INPUTS] [SEED] [FIRST]`, or `fuzz seeds FOLDER`. Without a number of inputs,
+//! each target gets as many as it can take in some seconds.
 //!
 //! Inputs are made from seeds by mutations that a number decides, so a run says the same again, on any machine. A panic, more than 10 s
 //! or more than 2 GB for one input ends it with the input in a file. libFuzzer, which looks for inputs that reach new code, runs the
@@ -77,7 +78,7 @@ fn main() -> ExitCode {
     std::thread::spawn(watch);
     let mut sound = true;
     for target in TARGETS.iter().filter(|t| which == "all" || which == t.name) {
-        sound &= run(target, number(0, 10_000), number(1, 0), number(2, 0));
+        sound &= run(target, number(0, target.smoke), number(1, 0), number(2, 0));
     }
     targets::clean_up();
     if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -98,18 +99,20 @@ fn run(target: &'static Target, inputs: u64, seed: u64, first: u64) -> bool {
     let seeds = (target.seeds)();
     let start = Instant::now();
     let mut findings = Vec::<String>::new();
+    let mut accepted = 0;
     let (mut slowest, mut largest) = ((Duration::ZERO, 0), (0, 0));
     for number in first..first + inputs {
         let data = input(target, &seeds, seed, number);
         let (before, began) = (IN_USE.load(Relaxed), Instant::now());
         PEAK.store(before, Relaxed);
         *NOW.lock().unwrap_or_else(|e| e.into_inner()) = Some((target.name, number, began));
-        let panicked = catch_unwind(AssertUnwindSafe(|| (target.run)(&data))).is_err();
+        let ran = catch_unwind(AssertUnwindSafe(|| (target.run)(&data)));
+        accepted += u64::from(matches!(ran, Ok(true)));
         slowest = slowest.max((began.elapsed(), number));
         let bytes = PEAK.load(Relaxed).saturating_sub(before);
         largest = largest.max((bytes, number));
         let what = match () {
-            _ if panicked => PLACE.lock().unwrap_or_else(|e| e.into_inner()).clone(),
+            _ if ran.is_err() => PLACE.lock().unwrap_or_else(|e| e.into_inner()).clone(),
             _ if bytes > BYTES => format!("{} MB", bytes >> 20),
             _ => continue,
         };
@@ -124,7 +127,7 @@ fn run(target: &'static Target, inputs: u64, seed: u64, first: u64) -> bool {
     *NOW.lock().unwrap_or_else(|e| e.into_inner()) = None;
     let seconds = start.elapsed().as_secs_f64();
     println!(
-        "{}: {inputs} inputs in {seconds:.1} s, {} findings; the slowest took {:.0} ms (input {}), the largest {} MB (input {})",
+        "{}: {inputs} inputs in {seconds:.1} s, {accepted} accepted, {} findings; the slowest took {:.0} ms (input {}), the largest {} MB (input {})",
         target.name,
         findings.len(),
         slowest.0.as_secs_f64() * 1e3,

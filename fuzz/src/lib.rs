@@ -14,7 +14,9 @@ macro_rules! fuzz {
     ($name:literal) => {
         static TARGET: std::sync::LazyLock<&$crate::Target> =
             std::sync::LazyLock::new(|| $crate::target($name).expect("a target of this name"));
-        $crate::libfuzzer_sys::fuzz_target!(init: $crate::start(), |data: &[u8]| (TARGET.run)(data));
+        $crate::libfuzzer_sys::fuzz_target!(init: $crate::start(), |data: &[u8]| {
+            (TARGET.run)(data);
+        });
         $crate::libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
             $crate::mutate(*TARGET, data, size, max_size, seed)
                 .unwrap_or_else(|| $crate::libfuzzer_sys::fuzzer_mutate(data, size, max_size))
