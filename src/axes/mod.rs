@@ -452,6 +452,17 @@ mod tests {
         }
     }
 
+    /// Found by fuzzing: whoever looks for the other operand of an Add subtracted from one.
+    #[test]
+    fn operators_have_as_many_operands_as_they_take() {
+        for (op, inputs) in [("Add", &["x", "x", "x"][..]), ("Mul", &["x"]), ("MatMul", &["x", ""]), ("Where", &["x"])]
+        {
+            let model = model(&[2, 4, 8, 8], vec![node(op, inputs, &["y"], vec![])], &[0]);
+            let Err(error) = Typing::new(&model) else { panic!("{op} of {inputs:?} was typed") };
+            assert_eq!(error.kind(), ErrorKind::Format, "{error}");
+        }
+    }
+
     /// Every Concat doubles the segments that the one before it made.
     #[test]
     fn concatenations_of_concatenations_are_bounded() {

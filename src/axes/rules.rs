@@ -8,7 +8,7 @@ use super::arithmetic::{self, Known, LIMIT, elements, evaluate, resolve_shape, s
 use super::factors::{Dim, Spatial};
 use super::{Conflict, Contraction, Fused, MAX_RANK, Part, Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::Attributes;
+use crate::graph::{Attributes, is_standard};
 use crate::onnx::proto::NodeProto;
 use crate::onnx::{element_count, is_float};
 
@@ -102,6 +102,7 @@ impl<'m> Typing<'m> {
     pub(super) fn node(&mut self, k: usize) -> Result<()> {
         let graph = self.graph;
         let node = &graph.node[k];
+        arity(node)?;
         match node.op_type() {
             "Constant" => return self.constant(node),
             "Shape" | "Size" => return self.shape_of(node),
@@ -229,6 +230,22 @@ impl<'m> Typing<'m> {
         let t = self.weights.get(name).filter(|t| element_count(t).is_ok_and(|n| n <= 16))?;
         Some(Known::read(t)?.data.iter().copied().collect())
     }
+}
+
+/// Checks that an operator of two or three operands has as many: what works on graphs later asks for the other one.
+fn arity(node: &NodeProto) -> Result<()> {
+    let wanted = match node.op_type() {
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "MatMul" | "PRelu" | "Equal" | "Less" | "Greater"
+        | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" => 2,
+        "Where" => 3,
+        _ => return Ok(()),
+    };
+    if is_standard(node) && (node.input.len() != wanted || node.input.iter().any(String::is_empty)) {
+        let (op, count) = (node.op_type(), node.input.len());
+        return Err(Error::new(ErrorKind::Format, format!("`{op}` takes {wanted} inputs, and {count} are listed"))
+            .hint("export the model again: `onnx.checker.check_model` refuses it, too"));
+    }
+    Ok(())
 }
 
 /// What a convolution's or pooling operator's window makes of `length` elements along spatial axis `i` of `rank`: the number of

@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
     use crate::onnx::Model;
-    use crate::onnx::proto::{ModelProto, StringStringEntryProto, tensor_proto::DataLocation};
+    use crate::onnx::proto::{GraphProto, StringStringEntryProto, tensor_proto::DataLocation};
 
     /// Writes a model whose only tensor of two floats lies at `location`.
     fn model(folder: &Path, entries: &[(&str, &str)]) -> PathBuf {
