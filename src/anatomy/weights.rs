@@ -206,7 +206,9 @@ impl<'t, 'm> Finder<'t, 'm> {
                 Token
             }
             // A bias behind a product of weights.
-            ("Add", _) if self.is_vector(u, k, j) && self.is_fixed(k, 1 - j) && self.is_product(&node.input[1 - j]) => {
+            ("Add", 0 | 1)
+                if self.is_vector(u, k, j) && self.is_fixed(k, 1 - j) && self.is_product(&node.input[1 - j]) =>
+            {
                 Bias
             }
             _ => return None,

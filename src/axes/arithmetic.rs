@@ -5,6 +5,7 @@
 
 use ndarray::{ArrayD, Axis, Dimension, IxDyn, Slice, concatenate};
 
+use super::MAX_RANK;
 use crate::graph::Attributes;
 use crate::onnx::proto::{NodeProto, TensorProto};
 use crate::onnx::{
@@ -102,6 +103,11 @@ pub fn constant(node: &NodeProto) -> Option<Known> {
     }
 }
 
+/// Elements of a shape; no more than a `usize` holds.
+pub(super) fn elements(shape: &[usize]) -> usize {
+    shape.iter().fold(1, |n, &d| n.saturating_mul(d))
+}
+
 fn broadcast_shape(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
     (0..rank)
@@ -119,7 +125,7 @@ fn broadcast_shape(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
 
 fn zip(a: &ArrayD<f64>, b: &ArrayD<f64>, f: impl Fn(f64, f64) -> f64) -> Option<ArrayD<f64>> {
     let shape = broadcast_shape(a.shape(), b.shape())?;
-    if shape.iter().product::<usize>() > LIMIT {
+    if elements(&shape) > LIMIT {
         return None;
     }
     let (a, b) = (a.broadcast(IxDyn(&shape))?, b.broadcast(IxDyn(&shape))?);
@@ -213,7 +219,7 @@ pub fn evaluate(node: &NodeProto, inputs: &[Option<Known>]) -> Option<Vec<Known>
         "Where" => {
             let (a, b) = (input(1)?, input(2)?);
             let shape = broadcast_shape(&broadcast_shape(x.data.shape(), a.data.shape())?, b.data.shape())?;
-            if shape.iter().product::<usize>() > LIMIT {
+            if elements(&shape) > LIMIT {
                 return None;
             }
             let shape = IxDyn(&shape);
@@ -238,7 +244,10 @@ pub fn evaluate(node: &NodeProto, inputs: &[Option<Known>]) -> Option<Vec<Known>
         "Concat" => {
             let all: Vec<&Known> = inputs.iter().map(Option::as_ref).collect::<Option<_>>()?;
             let a = axis(node.int("axis")?, x.data.ndim())?;
-            if all.iter().any(|k| k.data.ndim() != x.data.ndim()) {
+            // One value may stand there many times.
+            if all.iter().any(|k| k.data.ndim() != x.data.ndim())
+                || all.iter().map(|k| k.data.len()).sum::<usize>() > LIMIT
+            {
                 return None;
             }
             let views: Vec<_> = all.iter().map(|k| k.data.view()).collect();
@@ -276,6 +285,9 @@ pub fn evaluate(node: &NodeProto, inputs: &[Option<Known>]) -> Option<Vec<Known>
         "Unsqueeze" => {
             let list = axes(1)?;
             let rank = x.data.ndim() + list.len();
+            if rank > MAX_RANK {
+                return None;
+            }
             let mut at: Vec<usize> = list.iter().map(|&a| axis(a, rank)).collect::<Option<_>>()?;
             at.sort_unstable();
             let mut data = x.data.clone();
@@ -293,7 +305,7 @@ pub fn evaluate(node: &NodeProto, inputs: &[Option<Known>]) -> Option<Vec<Known>
                     let s = x.data.shape();
                     let a = node.int("axis").unwrap_or(1);
                     let a = (if a < 0 { a + s.len() as i64 } else { a }).clamp(0, s.len() as i64) as usize;
-                    vec![s[..a].iter().product::<usize>(), s[a..].iter().product::<usize>()]
+                    vec![elements(&s[..a]), elements(&s[a..])]
                 }
                 _ => resolve_shape(x.data.shape(), &input(1)?.ints(), node.int("allowzero").unwrap_or(0) != 0)?,
             };
@@ -313,7 +325,7 @@ pub fn evaluate(node: &NodeProto, inputs: &[Option<Known>]) -> Option<Vec<Known>
             let target: Vec<usize> =
                 input(1)?.ints().iter().map(|&v| usize::try_from(v).ok()).collect::<Option<_>>()?;
             let shape = broadcast_shape(x.data.shape(), &target)?;
-            if shape.iter().product::<usize>() > LIMIT {
+            if elements(&shape) > LIMIT {
                 return None;
             }
             Some(x.with(x.data.broadcast(IxDyn(&shape))?.to_owned()))
@@ -380,7 +392,7 @@ pub fn evaluate(node: &NodeProto, inputs: &[Option<Known>]) -> Option<Vec<Known>
 
 /// The target of a Reshape with its 0 and -1 resolved.
 pub fn resolve_shape(from: &[usize], target: &[i64], allow_zero: bool) -> Option<Vec<usize>> {
-    let total: usize = from.iter().product();
+    let total = elements(from);
     let mut out = Vec::with_capacity(target.len());
     let mut infer = None;
     for (i, &v) in target.iter().enumerate() {
@@ -412,11 +424,11 @@ pub fn slice_range(n: usize, start: i64, end: i64, step: i64) -> Option<(usize, 
     let wrap = |v: i64| if v < 0 { v.saturating_add(n) } else { v };
     if step > 0 {
         let (a, b) = (wrap(start).clamp(0, n), wrap(end).clamp(0, n));
-        let count = if b > a { (b - a + step - 1) / step } else { 0 };
+        let count = if b > a { (b - a - 1) / step + 1 } else { 0 };
         Some((a as usize, count as usize))
     } else {
         let (a, b) = (wrap(start).clamp(-1, n - 1), wrap(end).clamp(-1, n - 1));
-        let count = if a > b { (a - b + -step - 1) / -step } else { 0 };
+        let count = if a > b { (a - b - 1) as u64 / step.unsigned_abs() + 1 } else { 0 };
         Some((a.max(0) as usize, count as usize))
     }
 }
@@ -433,12 +445,12 @@ fn slice(node: &NodeProto, x: &Known, inputs: &[Option<Known>]) -> Option<Known>
         let a = axis(a, data.ndim())?;
         let (first, count) = slice_range(data.shape()[a], start, end, step)?;
         if step > 0 {
-            let last = (first + count * step as usize).min(data.shape()[a]);
+            let last = first.saturating_add(count.saturating_mul(step as usize)).min(data.shape()[a]);
             data = data
                 .slice_axis(Axis(a), Slice::new(first as isize, Some(last.max(first) as isize), step as isize))
                 .to_owned();
         } else {
-            let list: Vec<usize> = (0..count).map(|i| first - i * (-step) as usize).collect();
+            let list: Vec<usize> = (0..count).map(|i| first - i * step.unsigned_abs() as usize).collect();
             data = data.select(Axis(a), &list);
         }
     }
@@ -465,9 +477,12 @@ pub fn split_lengths(node: &NodeProto, n: usize, given: Option<Vec<i64>>) -> Opt
     let lengths: Vec<usize> = match given {
         Some(list) => list.iter().map(|&v| usize::try_from(v).ok()).collect::<Option<_>>()?,
         None => {
-            let parts = node.int("num_outputs").map(|v| v as usize).unwrap_or(node.output.len());
+            let parts = node.int("num_outputs").map_or(node.output.len(), |v| v as usize);
+            if parts != node.output.len() {
+                return None;
+            }
             let size = n.div_ceil(parts.max(1));
-            (0..parts).map(|i| size.min(n.saturating_sub(i * size))).collect()
+            (0..parts).map(|i| size.min(n.saturating_sub(i.saturating_mul(size)))).collect()
         }
     };
     let total = lengths.iter().try_fold(0usize, |s, &v| s.checked_add(v))?;

@@ -11,6 +11,10 @@ use smallvec::SmallVec;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Factor(u32);
 
+/// Segments of a concatenation of concatenations that are told apart. They double with every Concat of a value with itself, and no
+/// network has as many.
+const MAX_PIECES: usize = 4096;
+
 /// A dimension: factors, outermost first. A dimension of size one has none.
 pub type Dim = SmallVec<[Factor; 2]>;
 
@@ -75,7 +79,10 @@ impl Factors {
 
     /// The concatenation of dimensions as one new dimension.
     pub fn sum(&mut self, segments: Vec<Dim>) -> Dim {
-        let size = segments.iter().map(|s| self.size(s)).sum();
+        let size = segments.iter().fold(0usize, |n, s| n.saturating_add(self.size(s)));
+        if segments.iter().fold(0usize, |n, s| n.saturating_add(self.pieces(s))) > MAX_PIECES {
+            return self.fresh(size);
+        }
         let tags: Vec<_> = segments.iter().filter(|s| !s.is_empty()).map(|s| self.spatial_of(s)).collect();
         let f = self.entry(size, Form::Sum(segments));
         // Pieces of one image axis, put together again in another order (a rolled window), are still that axis.
@@ -123,17 +130,27 @@ impl Factors {
         out
     }
 
-    /// Elements along a dimension.
+    /// The segments of a dimension and of what it is made of.
+    fn pieces(&self, dim: &[Factor]) -> usize {
+        let of = |&f: &Factor| match &self.at(f).form {
+            Form::Product(outer, inner) => self.pieces(&[*outer, *inner]),
+            Form::Sum(segments) => segments.iter().map(|s| self.pieces(s)).sum(),
+            _ => 1,
+        };
+        dim.iter().map(of).sum::<usize>().max(1)
+    }
+
+    /// Elements along a dimension; no more than a `usize` holds.
     pub fn size(&self, dim: &[Factor]) -> usize {
-        dim.iter().map(|&f| self.factor_size(f)).product()
+        dim.iter().fold(1, |n, &f| n.saturating_mul(self.factor_size(f)))
     }
 
     /// Elements along a factor, from its parts where it has been refined.
     pub fn factor_size(&self, f: Factor) -> usize {
         let entry = self.at(f);
         match &entry.form {
-            Form::Product(outer, inner) => self.factor_size(*outer) * self.factor_size(*inner),
-            Form::Sum(segments) => segments.iter().map(|s| self.size(s)).sum(),
+            Form::Product(outer, inner) => self.factor_size(*outer).saturating_mul(self.factor_size(*inner)),
+            Form::Sum(segments) => segments.iter().fold(0, |n, s| n.saturating_add(self.size(s))),
             _ => entry.size,
         }
     }

@@ -29,6 +29,11 @@ pub(crate) use rules::window_length;
 /// The metadata key under which a model that takes images of any size says which one it is meant for, as `HEIGHTxWIDTH`.
 pub const IMAGE_SIZE: &str = "offshoot.image_size";
 
+/// Elements of a value, an empty dimension counted as one: far more than any model has. Beyond it sizes are not computed with.
+const MAX_ELEMENTS: usize = 1 << 40;
+/// Dimensions of a value, and axes in a list.
+pub(crate) const MAX_RANK: usize = 64;
+
 /// The shapes that the typing assumes where the graph leaves them open.
 #[derive(Clone, Debug)]
 pub struct Assumption {
@@ -274,10 +279,22 @@ impl<'m> Typing<'m> {
                     self.factors.set_spatial(&dims[i], Some(Spatial { axis, stride: 1.0 }));
                 }
             }
+            self.sized(&dims).map_err(|e| e.in_node(info.name()))?;
             if self.batch.is_none() {
                 self.batch = dims.first().and_then(|d| d.first().copied());
             }
             self.dims.insert(info.name(), dims);
+        }
+        Ok(())
+    }
+
+    /// Checks that a value is of a size that can be.
+    fn sized(&self, dims: &[Dim]) -> Result<()> {
+        let places = |n: usize, d: &Dim| n.saturating_mul(self.factors.size(d).max(1));
+        if dims.len() > MAX_RANK || dims.iter().fold(1, places) > MAX_ELEMENTS {
+            let sizes: Vec<usize> = dims.iter().take(MAX_RANK).map(|d| self.factors.size(d)).collect();
+            return Err(Error::new(ErrorKind::Unsupported, format!("a value of {sizes:?} is too large"))
+                .hint("no network has such a value: check the shapes that the model declares, or export it again"));
         }
         Ok(())
     }
@@ -340,7 +357,8 @@ impl<'m> Typing<'m> {
 
     /// Multiply-accumulate operations for one image.
     pub fn macs(&self) -> u64 {
-        self.contractions.iter().map(|c| c.macs).sum::<u64>() / self.batch_size().max(1) as u64
+        let all = self.contractions.iter().fold(0u64, |n, c| n.saturating_add(c.macs));
+        all / self.batch_size().max(1) as u64
     }
 }
 
@@ -378,10 +396,95 @@ fn image_sizes(model: &Model) -> Vec<usize> {
         for prefix in 0..=8 {
             let grid = (tokens.saturating_sub(prefix) as f64).sqrt() as usize;
             if grid > 1 && grid * grid + prefix == tokens {
-                sizes.extend(patches.iter().map(|p| grid * p));
+                sizes.extend(patches.iter().map(|p| grid.saturating_mul(*p)));
             }
         }
     }
     sizes.truncate(32);
     sizes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{int_attribute, ints_attribute, node};
+    use crate::onnx::proto::{AttributeProto, ModelProto, NodeProto};
+    use crate::onnx::{DataType, tensor_from_f32, tensor_from_i64, tensor_info};
+
+    const MOST: i64 = i64::MAX;
+
+    fn model(input: &[usize], nodes: Vec<NodeProto>, operand: &[i64]) -> Model {
+        let dims: Vec<Option<usize>> = input.iter().map(|&n| Some(n)).collect();
+        Model::from_proto(ModelProto {
+            graph: Some(GraphProto {
+                input: vec![tensor_info("x", DataType::Float, &dims)],
+                initializer: vec![
+                    tensor_from_i64("n", &[operand.len()], operand),
+                    tensor_from_f32("w", DataType::Float, &[4, 4, 1, 1], &[0.0; 16]),
+                ],
+                node: nodes,
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    /// Found by fuzzing: sizes were multiplied until they overflowed, and lists made as long as an attribute said.
+    #[test]
+    fn numbers_that_no_network_has_are_errors() {
+        let one = |op: &str, inputs: &[&str], attributes: Vec<AttributeProto>, operand: &[i64]| {
+            let inputs: Vec<&str> = inputs.iter().copied().filter(|x| !x.is_empty()).collect();
+            model(&[2, 4, 8, 8], vec![node(op, &inputs, &["y"], attributes)], operand)
+        };
+        let ints = |name: &str, n: usize, v: i64| vec![ints_attribute(name, &vec![v; n])];
+        let cases = [
+            one("Conv", &["x", "w"], ints("pads", 4, MOST), &[0]),
+            one("Conv", &["x", "w"], ints("pads", 4, i64::MIN), &[0]),
+            one("Conv", &["x", "w"], ints("pads", 4, 1 << 40), &[0]),
+            one("ConvTranspose", &["x", "w"], ints("strides", 2, MOST), &[0]),
+            one("MaxPool", &["x"], ints("kernel_shape", 2, MOST), &[0]),
+            one("DepthToSpace", &["x"], vec![int_attribute("blocksize", 1 << 40)], &[0]),
+            one("SpaceToDepth", &["x"], vec![int_attribute("blocksize", MOST)], &[0]),
+            one("Pad", &["x", "n"], vec![], &[MOST; 8]),
+            one("Expand", &["x", "n"], vec![], &[(1 << 40) - 1; 5]),
+            one("Tile", &["x", "n"], vec![], &[MOST; 4]),
+            one("Unsqueeze", &["x", "n"], vec![], &[0; 60_000]),
+            one("Split", &["x"], vec![int_attribute("num_outputs", MOST)], &[0]),
+            model(&[1 << 40, 1 << 40, 8, 8], vec![node("Relu", &["x"], &["y"], vec![])], &[0]),
+            model(&[8; 65], vec![node("Relu", &["x"], &["y"], vec![])], &[0]),
+        ];
+        for (k, model) in cases.iter().enumerate() {
+            let Err(error) = Typing::new(model) else { panic!("case {k} was typed") };
+            assert!(matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Typing), "case {k}: {error}");
+        }
+        // A dilation of one element does not matter, a step past the end takes the first.
+        assert!(Typing::new(&one("Conv", &["x", "w"], ints("dilations", 2, MOST), &[0])).is_ok());
+        for step in [MOST, i64::MIN] {
+            let attributes = [("starts", 7), ("ends", if step > 0 { 8 } else { -9 }), ("axes", 2), ("steps", step)];
+            let attributes = attributes.map(|(name, v)| ints_attribute(name, &[v])).to_vec();
+            let model = one("Slice", &["x"], attributes, &[0]);
+            assert_eq!(Typing::new(&model).unwrap().shape("y").unwrap(), [2, 4, 1, 8]);
+        }
+    }
+
+    /// Found by fuzzing: whoever looks for the other operand of an Add subtracted from one.
+    #[test]
+    fn operators_have_as_many_operands_as_they_take() {
+        for (op, inputs) in [("Add", &["x", "x", "x"][..]), ("Mul", &["x"]), ("MatMul", &["x", ""]), ("Where", &["x"])]
+        {
+            let model = model(&[2, 4, 8, 8], vec![node(op, inputs, &["y"], vec![])], &[0]);
+            let Err(error) = Typing::new(&model) else { panic!("{op} of {inputs:?} was typed") };
+            assert_eq!(error.kind(), ErrorKind::Format, "{error}");
+        }
+    }
+
+    /// Every Concat doubles the segments that the one before it made.
+    #[test]
+    fn concatenations_of_concatenations_are_bounded() {
+        let names: Vec<String> = std::iter::once("x".into()).chain((0..36).map(|k| format!("y{k}"))).collect();
+        let concat = |w: &[String]| node("Concat", &[&w[0], &w[0], "x"], &[&w[1]], vec![int_attribute("axis", 1)]);
+        let nodes: Vec<NodeProto> = names.windows(2).map(concat).collect();
+        let model = model(&[1, 1, 1, 3], nodes, &[0]);
+        assert_eq!(Typing::new(&model).unwrap().shape("y35").unwrap(), [1, (1 << 37) - 1, 1, 3]);
+    }
 }

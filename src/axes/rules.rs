@@ -4,11 +4,11 @@
 //! over, elementwise operators unify what they align, Reshape regroups factors, Transpose permutes them, Slice and Split name
 //! parts, Concat joins them.
 
-use super::arithmetic::{self, Known, LIMIT, evaluate, resolve_shape, slice_range, split_lengths};
+use super::arithmetic::{self, Known, LIMIT, elements, evaluate, resolve_shape, slice_range, split_lengths};
 use super::factors::{Dim, Spatial};
-use super::{Conflict, Contraction, Fused, Part, Typing, Use};
+use super::{Conflict, Contraction, Fused, MAX_RANK, Part, Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::Attributes;
+use crate::graph::{Attributes, is_standard};
 use crate::onnx::proto::NodeProto;
 use crate::onnx::{element_count, is_float};
 
@@ -102,6 +102,7 @@ impl<'m> Typing<'m> {
     pub(super) fn node(&mut self, k: usize) -> Result<()> {
         let graph = self.graph;
         let node = &graph.node[k];
+        arity(node)?;
         match node.op_type() {
             "Constant" => return self.constant(node),
             "Shape" | "Size" => return self.shape_of(node),
@@ -116,6 +117,7 @@ impl<'m> Typing<'m> {
         }
         let outputs = Rule { typing: self, k, node, inputs }.apply()?;
         for (name, dims) in node.output.iter().zip(outputs).filter(|(n, _)| !n.is_empty()) {
+            self.sized(&dims)?;
             self.dims.insert(name, dims);
         }
         Ok(())
@@ -230,6 +232,22 @@ impl<'m> Typing<'m> {
     }
 }
 
+/// Checks that an operator of two or three operands has as many: what works on graphs later asks for the other one.
+fn arity(node: &NodeProto) -> Result<()> {
+    let wanted = match node.op_type() {
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "MatMul" | "PRelu" | "Equal" | "Less" | "Greater"
+        | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" => 2,
+        "Where" => 3,
+        _ => return Ok(()),
+    };
+    if is_standard(node) && (node.input.len() != wanted || node.input.iter().any(String::is_empty)) {
+        let (op, count) = (node.op_type(), node.input.len());
+        return Err(Error::new(ErrorKind::Format, format!("`{op}` takes {wanted} inputs, and {count} are listed"))
+            .hint("export the model again: `onnx.checker.check_model` refuses it, too"));
+    }
+    Ok(())
+}
+
 /// What a convolution's or pooling operator's window makes of `length` elements along spatial axis `i` of `rank`: the number of
 /// positions, and the stride.
 pub(crate) fn window_length(
@@ -245,17 +263,23 @@ pub(crate) fn window_length(
         _ => default,
     };
     let stride = listed("strides", 1, i, rank).max(1);
-    let reach = listed("dilations", 1, i, rank) * (kernel as i64 - 1);
-    let padding = listed("pads", 0, i, 2 * rank) + listed("pads", 0, rank + i, 2 * rank);
+    // Attributes may be any number; what comes of those that cannot be is too large, or not positive, and refused.
+    let reach = listed("dilations", 1, i, rank).saturating_mul((kernel as i64).saturating_sub(1));
+    let padding = listed("pads", 0, i, 2 * rank).saturating_add(listed("pads", 0, rank + i, 2 * rank));
     let ceil = node.int("ceil_mode").unwrap_or(0) != 0;
     let n = match (node.string("auto_pad").unwrap_or("NOTSET"), transposed) {
-        ("SAME_UPPER" | "SAME_LOWER", false) => (length + stride - 1) / stride,
-        ("SAME_UPPER" | "SAME_LOWER", true) => length * stride,
+        ("SAME_UPPER" | "SAME_LOWER", false) => length.saturating_add(stride - 1) / stride,
+        ("SAME_UPPER" | "SAME_LOWER", true) => length.saturating_mul(stride),
         (_, false) => {
-            let room = length + padding - reach - 1;
-            (if ceil { (room + stride - 1).div_euclid(stride) } else { room.div_euclid(stride) }) + 1
+            let room = length.saturating_add(padding).saturating_sub(reach).saturating_sub(1);
+            let steps = if ceil { room.saturating_add(stride - 1) } else { room }.div_euclid(stride);
+            steps.saturating_add(1)
         }
-        (_, true) => (length - 1) * stride + listed("output_padding", 0, i, rank) + reach + 1 - padding,
+        (_, true) => (length.saturating_sub(1).saturating_mul(stride))
+            .saturating_add(listed("output_padding", 0, i, rank))
+            .saturating_add(reach)
+            .saturating_add(1)
+            .saturating_sub(padding),
     };
     (n, stride)
 }
@@ -263,7 +287,7 @@ pub(crate) fn window_length(
 /// The value of a Shape or Size node, of an input that has `shape`.
 pub(super) fn shape_value(node: &NodeProto, shape: &[usize]) -> Known {
     if node.op_type() == "Size" {
-        let count = Known::integers([shape.iter().product::<usize>() as i64]);
+        let count = Known::integers([elements(shape) as i64]);
         return Known { data: count.data.index_axis_move(ndarray::Axis(0), 0), ..count };
     }
     let rank = shape.len() as i64;
@@ -396,8 +420,10 @@ impl Rule<'_, '_> {
                 let (s, b) = (self.shape(0)?, self.node.int("blocksize").unwrap_or(1).max(1) as usize);
                 let [n, c, h, w] = s[..] else { return Err(self.fail("it wants four dimensions")) };
                 one(match op {
-                    "DepthToSpace" => self.fresh(&[n, c / (b * b), h * b, w * b]),
-                    _ => self.fresh(&[n, c * b * b, h / b, w / b]),
+                    "DepthToSpace" => {
+                        self.fresh(&[n, c / b.saturating_mul(b), h.saturating_mul(b), w.saturating_mul(b)])
+                    }
+                    _ => self.fresh(&[n, c.saturating_mul(b).saturating_mul(b), h / b, w / b]),
                 })
             }
             "ConstantOfShape" => {
@@ -493,16 +519,19 @@ impl Rule<'_, '_> {
 
     /// A list of integers that is an attribute in old opsets and an input in new ones.
     fn list(&self, name: &str, j: usize) -> Result<Option<Vec<i64>>> {
-        if let Some(list) = self.node.ints(name) {
-            return Ok(Some(list.to_vec()));
-        }
-        match self.node.input.get(j).filter(|x| !x.is_empty()) {
-            None => Ok(None),
-            Some(x) => match self.typing.ints(x) {
-                Some(list) => Ok(Some(list)),
-                None => Err(self.fail(&format!("its operand `{x}` depends on more than shapes"))),
+        let list = match (self.node.ints(name), self.node.input.get(j).filter(|x| !x.is_empty())) {
+            (Some(list), _) => list.to_vec(),
+            (None, None) => return Ok(None),
+            (None, Some(x)) => match self.typing.ints(x) {
+                Some(list) => list,
+                None => return Err(self.fail(&format!("its operand `{x}` depends on more than shapes"))),
             },
+        };
+        // Pads come in pairs.
+        if list.len() > 2 * MAX_RANK {
+            return Err(self.fail(&format!("its list of {} numbers is longer than any shape", list.len())));
         }
+        Ok(Some(list))
     }
 
     /// An operand that is a list of sizes.
@@ -541,7 +570,7 @@ impl Rule<'_, '_> {
     }
 
     fn contraction(&mut self, summed: Dim, output: &[Dim], groups: usize) {
-        let macs = output.iter().map(|d| self.size(d) as u64).product::<u64>() * self.size(&summed) as u64;
+        let macs = output.iter().chain([&summed]).fold(1u64, |n, d| n.saturating_mul(self.size(d) as u64));
         self.typing.contractions.push(Contraction { node: self.k, summed, macs: macs / groups.max(1) as u64 });
     }
 
@@ -582,7 +611,7 @@ impl Rule<'_, '_> {
         if shape.contains(&0) {
             return Err(self.fail(&format!("dimensions {shape:?} hold nothing")));
         }
-        let target = [shape[..a].iter().product(), shape[a..].iter().product()];
+        let target = [elements(&shape[..a]), elements(&shape[a..])];
         Ok(self.typing.factors.reshaped(&x, &target))
     }
 
@@ -756,13 +785,8 @@ impl Rule<'_, '_> {
         out.extend(self.windows(&x, &kernel, transposed)?);
         // MACs of a convolution: output elements x channels of a group x kernel (of the input, where transposed).
         let factors = &self.typing.factors;
-        let size = |dims: &[Dim]| dims.iter().map(|d| factors.size(d) as u64).product::<u64>();
-        let per = kernel.iter().product::<usize>() as u64;
-        let macs = if transposed {
-            size(&x) * factors.size(&w[1]) as u64 * per
-        } else {
-            size(&out) * factors.size(&w[1]) as u64 * per
-        };
+        let places = if transposed { &x } else { &out };
+        let macs = places.iter().chain(&w[1..]).fold(1u64, |n, d| n.saturating_mul(factors.size(d) as u64));
         self.typing.contractions.push(Contraction { node: self.k, summed: x[1].clone(), macs });
         Ok(out)
     }
@@ -783,7 +807,7 @@ impl Rule<'_, '_> {
     fn columns_to_image(&mut self) -> Result<Vec<Dim>> {
         let (x, image, block) = (self.input(0)?, self.sizes(1)?, self.sizes(2)?);
         let [n, channels, places] = &x[..] else { return Err(self.fail("it wants three dimensions")) };
-        let elements = block.iter().product::<usize>().max(1);
+        let elements = elements(&block).max(1);
         let total = self.size(channels);
         if image.len() != block.len() || !total.is_multiple_of(elements) {
             return Err(self.fail(&format!("{total} channels do not divide into blocks of {block:?}")));
@@ -895,7 +919,7 @@ impl Rule<'_, '_> {
             let n = self.size(&out[a]);
             let (first, length) =
                 slice_range(n, starts[i], ends[i], steps[i]).ok_or_else(|| self.fail("its step is zero"))?;
-            if length == n && steps[i].abs() == 1 {
+            if length == n && steps[i].unsigned_abs() == 1 {
                 continue;
             }
             if length == 0 {
@@ -910,7 +934,7 @@ impl Rule<'_, '_> {
                 }
                 out[a] = taken;
             } else if steps[i] > 1
-                && length * steps[i] as usize == n
+                && length.saturating_mul(steps[i] as usize) == n
                 && let Some(outer) = self.typing.factors.outer(&out[a], length)
             {
                 out[a] = outer;
@@ -1017,9 +1041,9 @@ impl Rule<'_, '_> {
         let mut out = x;
         for (i, &a) in axes.iter().enumerate() {
             let a = self.axis(a, out.len())?;
-            let added = pads[i] + pads[i + axes.len()];
+            let added = pads[i].saturating_add(pads[i + axes.len()]);
             if pads[i] != 0 || added != 0 {
-                let n = self.size(&out[a]) as i64 + added;
+                let n = (self.size(&out[a]) as i64).saturating_add(added);
                 if n < 1 {
                     return Err(self.fail("it cuts everything away"));
                 }
@@ -1085,7 +1109,8 @@ impl Rule<'_, '_> {
 
     fn fuse(&mut self, batch: Dim, heads: Dim, queries: Dim, keys: Dim, width: usize) {
         let size = |d: &Dim| self.size(d) as u64;
-        let macs = 2 * size(&batch) * size(&queries) * size(&keys) * width as u64;
+        let sizes = [size(&batch), size(&queries), size(&keys), width as u64];
+        let macs = sizes.into_iter().fold(2u64, u64::saturating_mul);
         self.typing.contractions.push(Contraction { node: self.k, summed: Dim::new(), macs });
         self.typing.fused.insert(self.k, Fused { batch, heads, queries, keys });
     }
@@ -1162,7 +1187,7 @@ impl Rule<'_, '_> {
             _ => return Err(Error::new(ErrorKind::Unsupported, "this form of the fused operator has no typing rule")),
         };
         self.packed_bias(&heads, &dim, &of_values);
-        let width = self.size(&heads) * self.size(&dim);
+        let width = self.size(&heads).saturating_mul(self.size(&dim));
         self.fuse(batch, heads.clone(), tokens.clone(), tokens, width);
         Ok(vec![kept, heads.iter().chain(&of_values).copied().collect()])
     }
@@ -1230,7 +1255,7 @@ impl Rule<'_, '_> {
             return Err(self.fail(&format!("{m} query heads cannot share {n} key heads")));
         }
         let joined = |heads: &Dim, dim: &Dim| heads.iter().chain(dim).copied().collect::<Dim>();
-        let width = m * self.size(&dim);
+        let width = m.saturating_mul(self.size(&dim));
         if microsoft {
             self.packed_bias(&heads, &dim, &v[3]);
         }

@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 
+use prost::Message;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::{FunctionProto, ModelProto, NodeProto};
 
 /// Calls may nest, but a function that calls itself would never end.
 const MAX_DEPTH: usize = 64;
-/// Bodies of functions multiply when calls nest; this bounds the flat graph.
+/// Bodies of functions multiply when calls nest; this bounds the flat graph, and the calls, which may come to nothing.
 const MAX_NODES: usize = 1 << 20;
+/// And so do names and lists, which are copied with every call. Payloads are shared.
+const MAX_BYTES: usize = 1 << 28;
 
 type Key = (String, String, String);
 
@@ -29,7 +33,7 @@ pub(super) fn inline(model: &mut ModelProto) -> Result<()> {
         }
     }
     let Some(graph) = model.graph.as_mut() else { return Ok(()) };
-    let mut inliner = Inliner { functions: &functions, calls: 0, out: Vec::new() };
+    let mut inliner = Inliner { functions: &functions, calls: 0, bytes: 0, out: Vec::new() };
     for node in std::mem::take(&mut graph.node) {
         inliner.node(node, 0)?;
     }
@@ -45,7 +49,20 @@ pub(super) fn inline(model: &mut ModelProto) -> Result<()> {
 struct Inliner<'f> {
     functions: &'f HashMap<Key, FunctionProto>,
     calls: usize,
+    bytes: usize,
     out: Vec<NodeProto>,
+}
+
+fn too_large(what: String) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("model-local functions expand to more than {what}"))
+        .hint("no exporter nests its functions so: inline them with `onnx.inliner`, if the model is sound")
+}
+
+/// Bytes that a copy of a node takes, about.
+fn copied(node: &NodeProto) -> usize {
+    let tensors = node.attribute.iter().filter_map(|a| a.t.as_ref());
+    let shared: usize = tensors.filter_map(|t| t.raw_data.as_ref()).map(|raw| raw.len()).sum();
+    node.encoded_len().saturating_sub(shared)
 }
 
 impl Inliner<'_> {
@@ -53,7 +70,7 @@ impl Inliner<'_> {
         let key = (node.domain().to_string(), node.op_type().to_string(), node.overload().to_string());
         let Some(function) = self.functions.get(&key) else {
             if self.out.len() >= MAX_NODES {
-                bail!(Unsupported, "model-local functions expand to more than {MAX_NODES} nodes");
+                return Err(too_large(format!("{MAX_NODES} nodes")));
             }
             self.out.push(node);
             return Ok(());
@@ -63,6 +80,9 @@ impl Inliner<'_> {
                 .hint("export the model again: `onnx.checker.check_model` refuses it, too"));
         }
         self.calls += 1;
+        if self.calls > MAX_NODES {
+            return Err(too_large(format!("{MAX_NODES} calls")));
+        }
         let call = self.calls;
         let mut rename: HashMap<&str, String> = HashMap::new();
         for (k, formal) in function.input.iter().enumerate() {
@@ -95,6 +115,10 @@ impl Inliner<'_> {
                     None => false,
                 }
             });
+            self.bytes += copied(&inner);
+            if self.bytes > MAX_BYTES {
+                return Err(too_large(format!("{} MB of names and attributes", MAX_BYTES >> 20)));
+            }
             self.node(inner, depth + 1)?;
         }
         Ok(())
@@ -151,5 +175,32 @@ mod tests {
             ..Default::default()
         };
         assert!(inline(&mut model).unwrap_err().to_string().contains("calls itself"));
+    }
+    /// Functions that each call the next one twice.
+    fn doubling(levels: usize, names: usize, last: Vec<NodeProto>) -> ModelProto {
+        let name = |k: usize| format!("{k}{}", "f".repeat(names));
+        let function = |k: usize| FunctionProto {
+            name: Some(name(k)),
+            domain: Some("local".into()),
+            node: if k == levels { last.clone() } else { vec![call(&name(k + 1), &[], &[]); 2] },
+            ..Default::default()
+        };
+        ModelProto {
+            functions: (0..=levels).map(function).collect(),
+            graph: Some(GraphProto { node: vec![call(&name(0), &[], &[])], ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn calls_that_come_to_nothing_are_bounded() {
+        let error = inline(&mut doubling(60, 1, vec![])).unwrap_err();
+        assert!(error.to_string().contains("calls"), "{error}");
+    }
+
+    #[test]
+    fn names_that_grow_with_every_call_are_bounded() {
+        let error = inline(&mut doubling(18, 10_000, vec![node("Relu", &["x"], &["y"], vec![])])).unwrap_err();
+        assert!(error.to_string().contains("256 MB of names"), "{error}");
     }
 }

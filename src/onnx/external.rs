@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::proto::{GraphProto, TensorProto};
+use super::proto::{ModelProto, TensorProto};
 use super::{Source, map, tensor};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -22,16 +22,18 @@ pub enum ExternalLinks {
     Accept,
 }
 
-/// Makes every external payload of the graph a slice of its mapped file. Returns the bytes of the files.
+/// Makes every external payload of the model a slice of its mapped file. Returns the bytes of the files.
 pub(super) fn resolve(
-    graph: &mut GraphProto,
+    proto: &mut ModelProto,
     model: &Path,
     links: ExternalLinks,
     sources: &mut Vec<Source>,
 ) -> Result<u64> {
     let folder = model.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut files: HashMap<PathBuf, Bytes> = HashMap::new();
-    let constants = graph.node.iter_mut().flat_map(|n| n.attribute.iter_mut()).filter_map(|a| a.t.as_mut());
+    let graph = proto.graph.get_or_insert_default();
+    let nodes = graph.node.iter_mut().chain(proto.functions.iter_mut().flat_map(|f| &mut f.node));
+    let constants = nodes.flat_map(|n| &mut n.attribute).filter_map(|a| a.t.as_mut());
     for t in graph.initializer.iter_mut().chain(constants) {
         if !tensor::is_external(t) {
             continue;
@@ -124,7 +126,7 @@ mod tests {
 
     use super::*;
     use crate::onnx::Model;
-    use crate::onnx::proto::{ModelProto, StringStringEntryProto, tensor_proto::DataLocation};
+    use crate::onnx::proto::{GraphProto, StringStringEntryProto, tensor_proto::DataLocation};
 
     /// Writes a model whose only tensor of two floats lies at `location`.
     fn model(folder: &Path, entries: &[(&str, &str)]) -> PathBuf {

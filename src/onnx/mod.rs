@@ -23,7 +23,7 @@ use prost::Message;
 
 use crate::error::{Error, ErrorKind, Result};
 pub use external::ExternalLinks;
-use proto::{GraphProto, ModelProto, NodeProto, TensorProto, attribute_proto::AttributeType};
+use proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 pub use tensor::{DataType, data_type, is_float, tensor_from_f32, tensor_from_i64, tensor_from_raw, tensor_info};
 pub use tensor::{element_count, element_size, payload, to_f32, to_i64};
 pub use write::{encoded_len, replace_file};
@@ -89,7 +89,7 @@ impl Model {
         let size = bytes.len() as u64;
         bounds::check(&bytes).map_err(|e| e.at(path))?;
         let mut proto = ModelProto::decode(bytes).map_err(|e| not_onnx(path, &e.to_string()))?;
-        let Some(graph) = proto.graph.as_mut() else {
+        let Some(graph) = &proto.graph else {
             return Err(not_onnx(path, "it has no graph"));
         };
         if proto.ir_version.is_none() && graph.node.is_empty() {
@@ -102,8 +102,8 @@ impl Model {
             )
             .at(path));
         }
-        let external = external::resolve(graph, path, links, &mut sources)?;
-        check(graph).map_err(|e| e.at(path))?;
+        let external = external::resolve(&mut proto, path, links, &mut sources)?;
+        check(&proto).map_err(|e| e.at(path))?;
         Ok(Model { proto, path: path.to_path_buf(), bytes: size + external, sources: Arc::new(sources) })
     }
 
@@ -116,14 +116,14 @@ impl Model {
         let size = bytes.len() as u64;
         let path = PathBuf::new();
         bounds::check(&bytes)?;
-        let mut proto = ModelProto::decode(bytes).map_err(|e| not_onnx(&path, &e.to_string()))?;
-        let Some(graph) = proto.graph.as_mut() else {
+        let proto = ModelProto::decode(bytes).map_err(|e| not_onnx(&path, &e.to_string()))?;
+        if proto.graph.is_none() {
             return Err(not_onnx(&path, "it has no graph"));
-        };
-        if graph.initializer.iter().any(tensor::is_external) {
+        }
+        if tensors(&proto).any(tensor::is_external) {
             bail!(Unsupported, "a model in memory cannot have external data");
         }
-        check(graph)?;
+        check(&proto)?;
         Ok(Model { proto, path, bytes: size, sources: Arc::default() })
     }
 
@@ -231,7 +231,13 @@ fn map(path: &Path) -> Result<(Bytes, Source)> {
 }
 
 /// Checks what later stages rely on: payload lengths and unique value names.
-fn check(graph: &GraphProto) -> Result<()> {
+fn check(model: &ModelProto) -> Result<()> {
+    for node in nodes(model) {
+        for t in node_tensors(node) {
+            tensor::check(t).map_err(|e| e.in_node(node_label(node)))?;
+        }
+    }
+    let Some(graph) = &model.graph else { return Ok(()) };
     let mut names = HashSet::new();
     for t in &graph.initializer {
         tensor::check(t)?;
@@ -240,9 +246,6 @@ fn check(graph: &GraphProto) -> Result<()> {
         }
     }
     for node in &graph.node {
-        for t in node_tensors(node) {
-            tensor::check(t).map_err(|e| e.in_node(node_label(node)))?;
-        }
         for output in node.output.iter().filter(|o| !o.is_empty()) {
             if !names.insert(output) {
                 bail!(Format, "two nodes make a value called `{output}`");
@@ -252,8 +255,19 @@ fn check(graph: &GraphProto) -> Result<()> {
     Ok(())
 }
 
+/// The nodes of the graph and of the functions, which become nodes of the graph.
+fn nodes(model: &ModelProto) -> impl Iterator<Item = &NodeProto> {
+    model.graph.iter().flat_map(|g| &g.node).chain(model.functions.iter().flat_map(|f| &f.node))
+}
+
+/// Tensors among the attributes of a node, whatever type they say that they are.
 fn node_tensors(node: &NodeProto) -> impl Iterator<Item = &TensorProto> {
-    node.attribute.iter().filter(|a| a.r#type() == AttributeType::Tensor).filter_map(|a| a.t.as_ref())
+    node.attribute.iter().filter_map(|a| a.t.as_ref())
+}
+
+/// The tensors that a graph may come to use.
+fn tensors(model: &ModelProto) -> impl Iterator<Item = &TensorProto> {
+    model.graph.iter().flat_map(|g| &g.initializer).chain(nodes(model).flat_map(node_tensors))
 }
 
 /// How messages call a node: its name, or its operator and first output.

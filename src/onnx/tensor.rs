@@ -56,13 +56,15 @@ pub(super) fn check(t: &TensorProto) -> Result<()> {
     let (have, want, unit) = match &t.raw_data {
         Some(raw) => (raw.len(), count * size, "bytes"),
         None => {
-            let have = t.float_data.len()
-                + t.int32_data.len()
-                + t.int64_data.len()
-                + t.double_data.len()
-                + t.uint64_data.len();
-            let complex = matches!(kind, DataType::Complex64 | DataType::Complex128);
-            (have, count * if complex { 2 } else { 1 }, "elements")
+            use DataType::*;
+            let have = match kind {
+                Float | Complex64 => t.float_data.len(),
+                Double | Complex128 => t.double_data.len(),
+                Int64 => t.int64_data.len(),
+                Uint32 | Uint64 => t.uint64_data.len(),
+                _ => t.int32_data.len(),
+            };
+            (have, count * if matches!(kind, Complex64 | Complex128) { 2 } else { 1 }, "elements")
         }
     };
     if have != want {
@@ -229,6 +231,24 @@ mod tests {
         let error = check(&t).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Format);
         assert!(error.to_string().contains("needs 32 bytes and has 24"), "{error}");
+    }
+
+    #[test]
+    fn elements_must_lie_in_the_field_of_their_type() {
+        let in_field = |kind: DataType, floats: usize, ints: usize| TensorProto {
+            dims: vec![2],
+            data_type: Some(kind as i32),
+            float_data: vec![1.0; floats],
+            int32_data: vec![1; ints],
+            ..Default::default()
+        };
+        for (kind, floats, ints) in [(DataType::Float, 0, 2), (DataType::Float, 1, 1), (DataType::Int64, 2, 0)] {
+            assert_eq!(check(&in_field(kind, floats, ints)).unwrap_err().kind(), ErrorKind::Format);
+        }
+        assert!(check(&in_field(DataType::Float, 2, 0)).is_ok());
+        assert!(check(&in_field(DataType::Float16, 0, 2)).is_ok());
+        // Fields that are not read do no harm.
+        assert!(check(&in_field(DataType::Int8, 5, 2)).is_ok());
     }
 
     #[test]

@@ -1,0 +1,3 @@
+#![no_main]
+
+offshoot_fuzz::fuzz!("readers");
