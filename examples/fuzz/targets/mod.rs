@@ -118,7 +118,9 @@ pub fn anatomy(data: &[u8]) -> bool {
     anatomy.encoder_end(&typing);
     let roles = Roles::new(&typing);
     for a in anatomy.layers.iter().chain(&anatomy.others) {
-        (a.query_heads(&typing), roles.head_uses(a), roles.projection_uses(a));
+        a.query_heads(&typing);
+        roles.head_uses(a);
+        roles.projection_uses(a);
         a.ffn.as_ref().map(|f| roles.ffn_uses(f));
     }
     let Some(layer) = anatomy.layers.first() else { return true };
@@ -156,10 +158,10 @@ pub fn autodiff(data: &[u8]) -> bool {
         batch: 2,
         loss: Loss::cross_entropy(0.1),
         accumulate: 1 + kind % 2,
-        clip: (kind % 3 == 0).then_some(1.0),
-        drop_path: if kind % 5 == 0 { 0.1 } else { 0.0 },
+        clip: (kind.is_multiple_of(3)).then_some(1.0),
+        drop_path: if kind.is_multiple_of(5) { 0.1 } else { 0.0 },
         operators: [Operators::Standard, Operators::Contrib, Operators::Fused][kind % 3],
-        precision: if kind % 7 == 0 { Precision::Bf16 } else { Precision::F32 },
+        precision: if kind.is_multiple_of(7) { Precision::Bf16 } else { Precision::F32 },
         ..Default::default()
     };
     let Ok(steps) = Steps::new(&model, image, &recipe, &[], &[]) else { return false };
