@@ -35,7 +35,7 @@ const SHORTER: [(&str, &str); 5] = [
 const BEYOND_A_TEST: [&str; 5] = [".cache/", "scripts/", "mpirun", "actions/checkout", "deit-tiny.onnx"];
 
 /// Flags of other programs and of scripts that texts name.
-const FOREIGN: [&str; 10] = [
+const FOREIGN: [&str; 11] = [
     "--allow-run-as-root",
     "--binary",
     "--bind-to",
@@ -46,6 +46,7 @@ const FOREIGN: [&str; 10] = [
     "--no-default-features",
     "--open",
     "--path",
+    "--release",
 ];
 
 /// A fenced block.

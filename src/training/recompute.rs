@@ -8,8 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::builder::Builder;
 use crate::axes::Typing;
-use crate::error::Result;
-use crate::graph::{self, element_types, int_attribute};
+use crate::graph::{element_types, int_attribute};
 use crate::onnx::proto::{GraphProto, NodeProto};
 
 /// Operators whose results differ from one run to the next: what they made is kept.
@@ -17,11 +16,11 @@ const RANDOM: &[&str] =
     &["RandomUniform", "RandomNormal", "RandomUniformLike", "RandomNormalLike", "Bernoulli", "Dropout", "Multinomial"];
 
 /// Computes the values inside of layers again where the backward nodes of a graph with gradients read them. `typing` is that of the
-/// forward graph, `layers` are pairs of the value that enters a layer and the one that leaves it. Returns how many layers it was done for.
-///
-/// # Errors
-/// Those of sorting the graph.
-pub(super) fn recompute(graph: &mut GraphProto, typing: &Typing, layers: &[(String, String)]) -> Result<usize> {
+/// forward graph, `layers` are pairs of the value that enters a layer and the one that leaves it.
+pub(super) fn recompute(graph: &mut GraphProto, typing: &Typing, layers: &[(String, String)]) {
+    if layers.is_empty() {
+        return;
+    }
     let known: HashSet<&str> = typing.graph.node.iter().flat_map(|n| &n.output).map(String::as_str).collect();
     let is_forward = |n: &NodeProto| n.output.iter().any(|o| known.contains(o.as_str()));
     let (forward, mut backward): (Vec<NodeProto>, Vec<NodeProto>) =
@@ -30,12 +29,11 @@ pub(super) fn recompute(graph: &mut GraphProto, typing: &Typing, layers: &[(Stri
         graph.node = forward.iter().chain(&backward).cloned().collect();
         element_types(graph).into_iter().map(|(name, kind)| (name.to_string(), kind as i32)).collect()
     };
-    let mut done = 0;
     for (enter, leave) in layers {
         let layer = inside(&forward, enter, leave);
         let made: HashSet<&str> = layer.iter().flat_map(|n| &n.output).map(String::as_str).collect();
         let made_here = |x: &String| x != leave && made.contains(x.as_str());
-        let Some(gradient) = first_gradient(&backward, made_here) else { continue };
+        let Some(Meeting { gradient, at, early }) = meeting(&backward, made_here) else { continue };
 
         let mut b = Builder::new(graph, typing.opset, "again");
         let all = b.ints(&[-1]);
@@ -69,17 +67,18 @@ pub(super) fn recompute(graph: &mut GraphProto, typing: &Typing, layers: &[(Stri
             b.nodes.push(node);
         }
         renamed.remove(enter);
-        let reads = |n: &NodeProto| n.input.iter().any(|x| renamed.contains_key(x));
-        let at = backward.iter().position(reads).unwrap_or(backward.len());
         backward.iter_mut().flat_map(|n| &mut n.input).for_each(|x| follow(&renamed, x));
         graph.initializer.extend(b.initializers);
         graph.node.extend(b.nodes.iter().cloned());
-        backward.splice(at..at, b.nodes);
-        done += 1;
+        let late = backward.split_off(at);
+        let mut k = 0;
+        let (waiting, above): (Vec<_>, Vec<_>) = backward.into_iter().partition(|_| {
+            k += 1;
+            early.contains(&(k - 1))
+        });
+        backward = [above, b.nodes, waiting, late].concat();
     }
     graph.node = forward.into_iter().chain(backward).collect();
-    graph::sort(graph)?;
-    Ok(done)
 }
 
 fn follow(renamed: &HashMap<String, String>, value: &mut String) {
@@ -110,15 +109,26 @@ pub(super) fn inside<'g>(forward: &'g [NodeProto], enter: &str, leave: &str) -> 
     found
 }
 
-/// A gradient that meets values of a layer and is not made from any: the one that reaches it from above.
-fn first_gradient(backward: &[NodeProto], made_here: impl Fn(&String) -> bool) -> Option<String> {
+/// Where the backward pass reaches a layer.
+struct Meeting {
+    /// The gradient that comes from above.
+    gradient: String,
+    /// The node where it first meets values of the layer.
+    at: usize,
+    /// Nodes before that one which read values of the layer alone.
+    early: HashSet<usize>,
+}
+
+fn meeting(backward: &[NodeProto], made_here: impl Fn(&String) -> bool) -> Option<Meeting> {
     let mut above: HashSet<&str> = HashSet::new();
     let mut behind: HashSet<&str> = HashSet::new();
-    for node in backward {
+    let mut early = HashSet::new();
+    for (at, node) in backward.iter().enumerate() {
         if node.input.iter().any(|x| made_here(x) || behind.contains(x.as_str())) {
-            if let Some(g) = node.input.iter().find(|x| above.contains(x.as_str())) {
-                return Some(g.clone());
+            if let Some(gradient) = node.input.iter().find(|x| above.contains(x.as_str())) {
+                return Some(Meeting { gradient: gradient.clone(), at, early });
             }
+            early.insert(at);
             behind.extend(node.output.iter().map(String::as_str));
         } else {
             above.extend(node.output.iter().map(String::as_str));
