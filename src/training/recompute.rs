@@ -1,8 +1,9 @@
 //! Activation recomputation (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"): of a layer only the value that enters it
 //! is kept for the backward pass, which computes the others once more.
 //!
-//! A runtime would merge what is computed twice, or compute it at once and keep it. So what enters a layer for the second time is made
-//! to wait for the gradient that reaches the layer: a zero that is made from one element of it is added.
+//! A runtime would merge what is computed twice, or compute it at once and keep it; and it may follow the gradient through all layers before it
+//! turns to the gradients of weights, which read the values. So what enters a layer for the second time is made to wait for the gradient
+//! that reaches the layer and for the gradients of all weights above it: a zero that is made from one element of each is added.
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,22 +30,29 @@ pub(super) fn recompute(graph: &mut GraphProto, typing: &Typing, layers: &[(Stri
         graph.node = forward.iter().chain(&backward).cloned().collect();
         element_types(graph).into_iter().map(|(name, kind)| (name.to_string(), kind as i32)).collect()
     };
-    for (enter, leave) in layers {
+    let mut awaited: HashSet<String> = HashSet::new();
+    for (enter, leave) in layers.iter().rev() {
         let layer = inside(&forward, enter, leave);
         let made: HashSet<&str> = layer.iter().flat_map(|n| &n.output).map(String::as_str).collect();
         let made_here = |x: &String| x != leave && made.contains(x.as_str());
-        let Some(Meeting { gradient, at, early }) = meeting(&backward, made_here) else { continue };
+        let Some(Meeting { gradient, at, early, finished }) = meeting(&backward, made_here) else { continue };
 
         let mut b = Builder::new(graph, typing.opset, "again");
-        let all = b.ints(&[-1]);
-        let flat = b.op("Reshape", &[&gradient, &all]);
-        let mut one = b.slice(&flat, 0, 0, 1);
         let kind = types.get(enter.as_str());
-        if let Some(kind) = kind.filter(|k| types.get(&gradient) != Some(k)) {
-            one = b.op_with("Cast", &[&one], vec![int_attribute("to", i64::from(*kind))]);
+        let all = b.ints(&[-1]);
+        let mut elements = Vec::new();
+        for value in finished.into_iter().filter(|v| awaited.insert(v.clone())).chain([gradient]) {
+            let flat = b.op("Reshape", &[&value, &all]);
+            let one = b.slice(&flat, 0, 0, 1);
+            // Of the element type of what enters.
+            elements.push(match kind.filter(|k| types.get(&value) != Some(k)) {
+                Some(kind) => b.op_with("Cast", &[&one], vec![int_attribute("to", i64::from(*kind))]),
+                None => one,
+            });
         }
-        // Of the element type of what enters.
-        let zero = b.op("Sub", &[&one, &one]);
+        let elements: Vec<&str> = elements.iter().map(String::as_str).collect();
+        let sum = b.op("Sum", &elements);
+        let zero = b.op("Sub", &[&sum, &sum]);
         let again = b.op("Add", &[enter, &zero]);
 
         // What the backward nodes read, and what that is made from.
@@ -117,21 +125,26 @@ struct Meeting {
     at: usize,
     /// Nodes before that one which read values of the layer alone.
     early: HashSet<usize>,
+    /// What was made before it and is read by no other node of the backward pass: gradients of weights.
+    finished: Vec<String>,
 }
 
 fn meeting(backward: &[NodeProto], made_here: impl Fn(&String) -> bool) -> Option<Meeting> {
     let mut above: HashSet<&str> = HashSet::new();
     let mut behind: HashSet<&str> = HashSet::new();
     let mut early = HashSet::new();
+    let read: HashSet<&str> = backward.iter().flat_map(|n| &n.input).map(String::as_str).collect();
+    let mut finished = Vec::new();
     for (at, node) in backward.iter().enumerate() {
         if node.input.iter().any(|x| made_here(x) || behind.contains(x.as_str())) {
             if let Some(gradient) = node.input.iter().find(|x| above.contains(x.as_str())) {
-                return Some(Meeting { gradient: gradient.clone(), at, early });
+                return Some(Meeting { gradient: gradient.clone(), at, early, finished });
             }
             early.insert(at);
             behind.extend(node.output.iter().map(String::as_str));
         } else {
             above.extend(node.output.iter().map(String::as_str));
+            finished.extend(node.output.iter().filter(|o| !o.is_empty() && !read.contains(o.as_str())).cloned());
         }
     }
     None
