@@ -645,29 +645,31 @@ class Check:
             if hit.mean() > 0.9:
                 mapped[name] = (hit, order[at])
                 np.add.at(count, order[at][hit], 1)
-        compared, bad = 0, []
+        compared, bad, of_weight = 0, [], {}
         for name, (w, g) in found.items():
             if name not in mapped or (count[mapped[name][1][mapped[name][0]]] != 1).any():
                 continue
             hit, at = mapped[name]
             own, theirs = g.ravel()[hit], gradient[at[hit]]
             compared += w.size
+            of_weight[name] = roundings[at[hit]].max(initial=0)
             # The subtraction of the update from the weight is rounded in single precision.
-            allowed = max(1e-4, 10 * rounding, 20 * roundings[at[hit]].max(initial=0)) * np.linalg.norm(theirs) + max(1e-6, rounding) * scale + 2e-7 * np.linalg.norm(w)
+            allowed = max(1e-4, 10 * rounding, 20 * of_weight[name]) * np.linalg.norm(theirs) + max(1e-6, rounding) * scale + 2e-7 * np.linalg.norm(w)
             if not np.linalg.norm(own - theirs) <= allowed:
                 bad.append((np.linalg.norm(own - theirs) / max(1e-12, np.linalg.norm(theirs)), name))
         if bad:
             worst = max(bad)
             return f"{len(bad)} of {len(found)} weights differ from PyTorch's, `{worst[1]}` by {worst[0]:.1e}", ""
-        problem = self.graph_gradients(found, scale, rounding)
+        problem = self.graph_gradients(found, scale, rounding, of_weight)
         if problem:
             return problem, ""
         total = sum(w.size for w, _ in found.values())
         return None, f"all equal the graph's in PyTorch, {compared / total:.0%} the model's own"
 
-    def graph_gradients(self, found, scale, rounding):
+    def graph_gradients(self, found, scale, rounding, of_weight):
         """All gradients against those of the exported graph itself, run by PyTorch in double precision. Weights that the exporter computed
-        with are no parameters of the model, but they are the graph's."""
+        with are no parameters of the model, but they are the graph's. Those that are parameters may differ as far as PyTorch's own do in
+        single precision."""
         import onnx
         import onnx_in_torch
         import torch
@@ -680,7 +682,7 @@ class Check:
             theirs = gradients.get(name)
             if theirs is None:
                 return f"`{name}` has no gradient in the exported graph"
-            allowed = max(1e-4, 10 * rounding) * np.linalg.norm(theirs) + max(1e-6, rounding) * scale + 2e-7 * np.linalg.norm(w)
+            allowed = max(1e-4, 10 * rounding, 20 * of_weight.get(name, 0)) * np.linalg.norm(theirs) + max(1e-6, rounding) * scale + 2e-7 * np.linalg.norm(w)
             distance = np.linalg.norm(g - theirs.reshape(g.shape))
             if not distance <= allowed:
                 bad.append((distance / max(1e-12, np.linalg.norm(theirs)), name))
