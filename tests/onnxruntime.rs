@@ -361,6 +361,13 @@ fn half_precision_follows_single_precision() {
     }
 }
 
+#[test]
+fn the_same_command_writes_the_same_bytes() {
+    if runtime().is_some() {
+        common::determinism::same_bytes("onnxruntime");
+    }
+}
+
 /// A Python that has ONNX Runtime and NumPy: `OFFSHOOT_PYTHON`, or else `python3` where it has them.
 fn python() -> Option<OsString> {
     let named = std::env::var_os("OFFSHOOT_PYTHON");

@@ -561,3 +561,8 @@ fn the_command_line_describes_itself() {
     assert_eq!(missing.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("/nowhere/libonnxruntime.so"));
 }
+
+#[test]
+fn the_same_command_writes_the_same_bytes() {
+    crate::common::determinism::same_bytes("tract");
+}

@@ -4,6 +4,7 @@
 pub mod binary;
 pub mod curves;
 pub mod densities;
+pub mod determinism;
 pub mod forms;
 pub mod gradients;
 pub mod hash;
