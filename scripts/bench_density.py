@@ -13,12 +13,12 @@ Needs numpy, onnxruntime, torch and timm.
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import measured
 import numpy as np
 
 MODEL, BATCH, SIDE, PATCH = ".cache/deit-small.onnx", 8, 14, 16
@@ -60,24 +60,6 @@ def pytorch(images, threads):
     return time.perf_counter() - start
 
 
-def peak(command, environment=None):
-    """Seconds of the process, its peak of anonymous memory in MB, and what it printed last."""
-    start, anonymous = time.perf_counter(), 0
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.DEVNULL, env=environment)
-        while process.poll() is None:
-            try:
-                fields = dict(line.split(":", 1) for line in open(f"/proc/{process.pid}/status"))
-                anonymous = max(anonymous, int(fields.get("RssAnon", "0").split()[0]))
-            except (OSError, ValueError):
-                pass
-            time.sleep(0.003)
-        seconds = time.perf_counter() - start
-        assert process.returncode == 0, command
-        said.seek(0)
-        return seconds, anonymous / 1024, said.read().strip().splitlines()[-1:]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--offshoot", default="target/release/offshoot")
@@ -100,15 +82,17 @@ def main():
         found = {"offshoot density": [], "bare forward, ONNX Runtime": [], "the paper's way, PyTorch": []}
         for turn in range(options.rounds + 1):
             for (name, figures), command in zip(found.items(), [ours(few), theirs("bare"), theirs("pytorch")]):
-                seconds, memory, said = peak(command)
+                run = measured.Measured(command)
+                assert run.status == 0, run.err
                 if turn:  # the first turn warms the page cache
-                    figures.append((seconds if name.startswith("offshoot") else float(said[0]), memory))
+                    figures.append((run.seconds if name.startswith("offshoot") else float(run.out.splitlines()[-1]), run.anonymous))
         print(f"{options.images} images, {options.threads} threads, load {os.getloadavg()[0]:.1f}\n")
         print("| | seconds | against bare | anonymous MB |\n|---|---:|---:|---:|")
         medians = {name: [statistics.median(c) for c in zip(*figures)] for name, figures in found.items()}
         for name, (seconds, memory) in medians.items():
             print(f"| {name} | {seconds:.2f} | {seconds / medians['bare forward, ONNX Runtime'][0]:.2f} | {memory:.0f} |")
-        print(f"| offshoot density, {4 * options.images} images | {(p := peak(ours(many)))[0]:.2f} | | {p[1]:.0f} |")
+        run = measured.Measured(ours(many))
+        print(f"| offshoot density, {4 * options.images} images | {run.seconds:.2f} | | {run.anonymous:.0f} |")
 
 
 if __name__ == "__main__":

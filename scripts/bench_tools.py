@@ -17,11 +17,11 @@ import argparse
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+import measured
 
 PHOTOGRAPHS = ".cache/photographs"  # scripts/fetch_models.sh
 
@@ -149,27 +149,12 @@ def photographs():
 
 
 def measure(command):
-    """Seconds, peak of anonymous and of resident memory in MB."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    anonymous = 0
-    while True:
-        try:
-            with open(f"/proc/{process.pid}/status") as status:
-                fields = dict(line.split(":", 1) for line in status)
-            anonymous = max(anonymous, int(fields.get("RssAnon", "0").split()[0]))
-        except (OSError, ValueError):
-            pass
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            break
-        time.sleep(0.002)
-    seconds = time.perf_counter() - start
-    error = process.stderr.read().decode(errors="replace")
-    if status:
-        reason = [line for line in error.strip().splitlines() if line.strip()]
-        return None, reason[-1] if reason else f"status {status}"
-    return (seconds, anonymous / 1024, usage.ru_maxrss / 1024), None
+    """Seconds, peak of anonymous and of resident memory in MB; or why there are none."""
+    run = measured.Measured(command)
+    if run.status:
+        said = [line for line in run.err.strip().splitlines() if line.strip()]
+        return None, said[-1] if said else f"status {run.status}"
+    return (run.seconds, run.anonymous, run.resident), None
 
 
 def commands(offshoot, model, folder):

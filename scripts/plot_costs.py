@@ -8,12 +8,11 @@ cache's). Images are noise of 224 pixels in an .npy file. Prints the points, too
 """
 
 import argparse
-import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import matplotlib
+import measured
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
@@ -24,21 +23,11 @@ SIZES = {".cache/deit-tiny.onnx": 23, ".cache/deit-small.onnx": 88, ".cache/deit
 
 def measure(command):
     """Seconds and peak of anonymous memory in MB, of the faster of two runs."""
-    runs = []
-    for _ in range(2):
-        start, anonymous = time.perf_counter(), 0
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None:
-            try:
-                fields = dict(line.split(":", 1) for line in open(f"/proc/{process.pid}/status"))
-                anonymous = max(anonymous, int(fields.get("RssAnon", "0").split()[0]))
-            except (OSError, ValueError):
-                pass
-            time.sleep(0.002)
-        assert process.returncode == 0, command
-        runs.append((time.perf_counter() - start, anonymous / 1024))
-    print(f"{runs[0][0]:8.3f} s {runs[0][1]:6.0f} MB  {' '.join(command[1:5])}", flush=True)
-    return min(runs)
+    runs = [measured.Measured(command) for _ in range(2)]
+    assert not any(run.status for run in runs), runs[-1].err
+    best = min((run.seconds, run.anonymous) for run in runs)
+    print(f"{best[0]:8.3f} s {best[1]:6.0f} MB  {' '.join(command[1:5])}", flush=True)
+    return best
 
 
 def main():

@@ -24,12 +24,9 @@ pub(super) fn recompute(graph: &mut GraphProto, typing: &Typing, layers: &[(Stri
     }
     let known: HashSet<&str> = typing.graph.node.iter().flat_map(|n| &n.output).map(String::as_str).collect();
     let is_forward = |n: &NodeProto| n.output.iter().any(|o| known.contains(o.as_str()));
-    let (forward, mut backward): (Vec<NodeProto>, Vec<NodeProto>) =
-        std::mem::take(&mut graph.node).into_iter().partition(is_forward);
-    let types: HashMap<String, i32> = {
-        graph.node = forward.iter().chain(&backward).cloned().collect();
-        element_types(graph).into_iter().map(|(name, kind)| (name.to_string(), kind as i32)).collect()
-    };
+    let (forward, mut backward): (Vec<NodeProto>, Vec<NodeProto>) = graph.node.iter().cloned().partition(is_forward);
+    let types: HashMap<String, i32> =
+        element_types(graph).into_iter().map(|(name, kind)| (name.to_string(), kind as i32)).collect();
     let mut awaited: HashSet<String> = HashSet::new();
     for (enter, leave) in layers.iter().rev() {
         let layer = inside(&forward, enter, leave);
@@ -79,11 +76,10 @@ pub(super) fn recompute(graph: &mut GraphProto, typing: &Typing, layers: &[(Stri
         graph.initializer.extend(b.initializers);
         graph.node.extend(b.nodes.iter().cloned());
         let late = backward.split_off(at);
-        let mut k = 0;
-        let (waiting, above): (Vec<_>, Vec<_>) = backward.into_iter().partition(|_| {
-            k += 1;
-            early.contains(&(k - 1))
-        });
+        let (mut above, mut waiting) = (Vec::new(), Vec::new());
+        for (k, node) in backward.into_iter().enumerate() {
+            if early.contains(&k) { waiting.push(node) } else { above.push(node) }
+        }
         backward = [above, b.nodes, waiting, late].concat();
     }
     graph.node = forward.into_iter().chain(backward).collect();
