@@ -23,6 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
+from onnx import numpy_helper
 
 import coverage
 from coverage import error, run, session
@@ -40,7 +42,6 @@ CHECKS = ["anatomy", "surgery", "density", "gradient"]
 
 
 def onnxsim(source, target):
-    import onnx
     import onnxsim
     simple, sound = onnxsim.simplify(onnx.load(source))
     assert sound, "onnxsim says that its result is not the same"
@@ -48,7 +49,6 @@ def onnxsim(source, target):
 
 
 def onnxslim(source, target):
-    import onnx
     import onnxslim
     onnx.save(onnxslim.slim(onnx.load(source)), target)
 
@@ -194,6 +194,42 @@ class Check(coverage.Check):
         finally:
             for p in [images, step, step.with_suffix(".json"), step.with_suffix(".safetensors")]:
                 p.unlink(missing_ok=True)
+
+    def graph_gradients(self, found, scale, rounding, of_weight):
+        """PyTorch has no gradient of what optimisers make: weights that both graphs have were compared, the others are by differences."""
+        rest = [name for name in found if name not in of_weight]
+        return self.differences(found, rest, scale) if rest else None
+
+    def differences(self, found, rest, scale):
+        """The slope of the loss as all weights that the optimiser made go along their gradient, each element in proportion to its size:
+        some are frequencies and coordinates, of sizes that differ a thousandfold."""
+        model = onnx.load(self.graph)
+        if np.sqrt(sum((found[n][1] ** 2).sum() for n in rest)) < 1e-5 * scale:
+            return None
+        places = {t.name: t for t in model.graph.initializer}
+        for n in model.graph.node:
+            if n.op_type == "Constant" and n.output[0] in rest:
+                places[n.output[0]] = n.attribute[0].t
+        if any(n not in places for n in rest):
+            return f"`{next(n for n in rest if n not in places)}` is no initializer of the exported graph"
+        square = lambda w: w**2 + 1e-6  # what is zero moves by a thousandth of what is one
+        largest = max((square(w) ** 0.5 * np.abs(g)).max() for w, g in (found[n] for n in rest))
+        way = {n: square(found[n][0]) * found[n][1] / largest for n in rest}
+        expected = sum((way[n] * found[n][1]).sum() for n in rest)
+
+        def loss(step):
+            for n in rest:
+                places[n].CopyFrom(numpy_helper.from_array((found[n][0] + step * way[n]).astype(np.float32), n))
+            z = run(model.SerializeToString(), self.truth["x"]).astype(np.float64)
+            z = z - z.max(1, keepdims=True)
+            return float(np.mean(np.log(np.exp(z).sum(1)) - z[[0, 1][: len(z)], [1, 4][: len(z)]]))
+        best = np.inf
+        for h in [0.1, 0.03, 0.01, 0.003, 0.001]:
+            slope = lambda h: (loss(h) - loss(-h)) / (2 * h)
+            best = min(best, abs((4 * slope(h / 2) - slope(h)) / 3 - expected) / expected)
+            if best < 0.02:
+                return None
+        return f"the slope of the loss along the gradient of {len(rest)} weights differs by {best:.1e}"
 
 
 def attempt(what):
@@ -348,7 +384,6 @@ def refused(row):
 
 def new_operators(args, rows):
     """Operators that the optimised graphs have and their sources do not."""
-    import onnx
     found = set()
     kinds = lambda path: {(n.domain, n.op_type) for n in onnx.load(path, load_external_data=False).graph.node}
     for r in rows:
