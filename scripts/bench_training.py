@@ -2,14 +2,14 @@
 
     python scripts/export_deit.py tiny small && cargo bench --bench training --no-run
     python scripts/bench_training.py [--model fashion tiny small] [--mode offshoot recompute standard fused foreach compile onnxsim] [--threads 2] [--steps 8]
-                                     [--rounds 3] [--offshoot target/release/deps/training-HASH] [--onnxsim .cache/tools/bin/python]
+                                     [--rounds 3] [--offshoot target/release/deps/training-HASH] [--onnxsim python] [--json]
 
 Every measurement is a process of its own, so that the peak of its memory (VmHWM) is its own too, and the modes take turns. `offshoot` is the
 program of `cargo bench --bench training` with fused operators, `recompute` that with values of layers computed again, `standard` that with
 standard operators alone, `fused` and `foreach` are eager PyTorch with that form of AdamW, `compile` is
 torch.compile with the fused one, and `onnxsim` its compiled training loop (Adam, all matrices, biases and norms trained), which its own
-simplification goes before; the first step, which compiles, is given apart. Prints one JSON line a process: seconds of the fastest and of the
-median step, peak memory in MiB, and the load of the machine before it. Batches: 64 images for the bundled ancestor, 16 for DeiT-tiny, 8 for
+simplification goes before. Prints a table, or with --json one line a process: seconds of the first step, which may compile, of the fastest and of
+the median one, peak memory in MiB, and the load of the machine before it. Batches: 64 images for the bundled ancestor, 16 for DeiT-tiny, 8 for
 DeiT-small (those at 224 pixels). Needs torch and timm.
 """
 
@@ -26,7 +26,8 @@ BATCH = {"fashion": 64, "tiny": 16, "small": 8, "base": 4}
 FILE = {"fashion": "models/fashion-vit.onnx", **{size: f".cache/deit-{size}.onnx" for size in ("tiny", "small", "base")}}
 IMAGE = {"fashion": (1, 28, 28)}
 WARM_UP = 2
-MODES = ["offshoot", "recompute", "standard", "fused", "foreach", "compile", "onnxsim"]
+NAMES = {"offshoot": "**Offshoot, fused operators**", "standard": "Offshoot, standard operators", "recompute": "Offshoot, fused, `--recompute`",
+         "fused": "PyTorch eager, fused AdamW", "foreach": "PyTorch eager, foreach AdamW", "compile": "torch.compile", "onnxsim": "onnxsim's compiled loop"}
 
 
 def memory():
@@ -123,33 +124,59 @@ def measure(size, mode, threads, steps):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", choices=BATCH, default=["fashion", "tiny", "small"])
-    parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--mode", nargs="+", choices=NAMES, default=[m for m in NAMES if m != "foreach"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8, help="measured steps of a process")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each kind, in turn")
     parser.add_argument("--offshoot", default=max(glob.glob("target/release/deps/training-*[0-9a-f]"), key=os.path.getmtime, default=None))
-    parser.add_argument("--onnxsim", default=".cache/tools/bin/python", help="Python that has onnxsim and onnxruntime")
+    parser.add_argument("--onnxsim", default=sys.executable, help="Python that has onnxsim and onnxruntime")
+    parser.add_argument("--json", action="store_true", help="one line a process instead of a table")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(measure(args.model[0], args.mode[0], args.threads, args.steps)))
         return
+    found = {}
     for _ in range(args.rounds):
         for size in args.model:
             for mode in args.mode:
-                load = os.getloadavg()[0]
-                kind = {"model": size, "batch": BATCH[size], "mode": mode, "threads": args.threads, "load": round(load, 2)}
-                if mode in ("offshoot", "recompute", "standard"):
-                    print(json.dumps({**kind, **offshoot(args.offshoot, size, mode, args.steps)}), flush=True)
-                    continue
-                own = ["--one", "--model", size, "--mode", mode, "--threads", str(args.threads), "--steps", str(args.steps)]
-                environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-                python = args.onnxsim if mode == "onnxsim" else sys.executable
-                run = subprocess.run([python, __file__, *own], capture_output=True, text=True, env=environment)
-                if run.returncode != 0:
-                    print(json.dumps({**kind, "failed": run.stderr.strip().splitlines()[-1]}), flush=True)
-                    continue
-                print(json.dumps({**kind, **json.loads(run.stdout.splitlines()[-1])}), flush=True)
+                load = round(os.getloadavg()[0], 2)
+                figures = apart(size, mode, args)
+                found.setdefault((size, mode), []).append(figures)
+                if args.json:
+                    line = {"model": size, "batch": BATCH[size], "mode": mode, "threads": args.threads, "load": load, **figures}
+                    print(json.dumps(line), flush=True)
+    if not args.json:
+        table(found, args)
+
+
+def apart(size, mode, args):
+    """The figures of one process."""
+    if mode in ("offshoot", "recompute", "standard"):
+        return offshoot(args.offshoot, size, mode, args.steps)
+    own = ["--one", "--model", size, "--mode", mode, "--threads", str(args.threads), "--steps", str(args.steps)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+    python = args.onnxsim if mode == "onnxsim" else sys.executable
+    run = subprocess.run([python, __file__, *own], capture_output=True, text=True, env=environment)
+    if run.returncode != 0:
+        return {"failed": run.stderr.strip().splitlines()[-1]}
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def table(found, args):
+    """Median and fastest milliseconds of the processes of a kind, how many times the first mode's median that is, and peak memory."""
+    print("| |" + "".join(f" {size}, batch {BATCH[size]} |" for size in args.model) + "\n|---|" + "---:|" * len(args.model))
+    for mode in args.mode:
+        cells = []
+        for size in args.model:
+            runs = found[size, mode]
+            if failed := [r["failed"] for r in runs if "failed" in r]:
+                cells.append(f"failed: {failed[0][:80]}")
+                continue
+            median, first = (statistics.median(r["median"] for r in found[size, m] if "median" in r) for m in (mode, args.mode[0]))
+            fastest, memory = min(r["fastest"] for r in runs), max(r["peak_mib"] for r in runs)
+            cells.append(f"{1e3 * median:.0f} ({1e3 * fastest:.0f}) ms, {median / first:.2f}, {memory} MB")
+        print(f"| {NAMES[mode]} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -379,6 +379,35 @@ fn other_data_and_other_models_are_told() {
 }
 
 #[test]
+fn other_versions_are_told() {
+    // A copy of the program in which every mention of its version is that of another.
+    let folder = Folder::new();
+    let (binary, other) = (env!("CARGO_BIN_EXE_offshoot"), folder.path("offshoot"));
+    let (version, instead) =
+        (env!("CARGO_PKG_VERSION"), env!("CARGO_PKG_VERSION").replace(|c: char| c.is_ascii_digit(), "9"));
+    fs::copy(binary, &other).unwrap();
+    let mut bytes = fs::read(binary).unwrap();
+    let mut at = 0;
+    while at + version.len() <= bytes.len() {
+        if bytes[at..].starts_with(version.as_bytes()) {
+            bytes[at..at + version.len()].copy_from_slice(instead.as_bytes());
+        }
+        at += 1;
+    }
+    fs::write(&other, bytes).unwrap();
+    let told = Command::new(&other).arg("--version").output().unwrap();
+    assert_eq!(text(&told.stdout), format!("offshoot {instead}\n"));
+
+    let work = ["density", ANCESTOR, "--images", IMAGES, "--limit", "2"];
+    let output = mpirun(1).arg(binary).args(work).args([":", "-n", "2", &other]).args(work).output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    let told =
+        format!("rank 1 ({instead}) and rank 2 ({instead}) have another version of Offshoot than rank 0 ({version})");
+    assert!(stderr.contains(&format!(" of 3: {told}")) && stderr.contains("the same version on every"), "{stderr}");
+}
+
+#[test]
 fn commands_that_share_nothing_refuse() {
     let output = offshoot(2).args(["inspect", ANCESTOR]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));

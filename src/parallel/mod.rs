@@ -303,7 +303,8 @@ pub fn agree(what: &str, value: &str) -> Result<()> {
     if others.is_empty() {
         return Ok(());
     }
-    bail!(Usage, "{} has {what} than rank 0 ({})", others.join(" and "), shown(own))
+    let have = if others.len() == 1 { "has" } else { "have" };
+    bail!(Usage, "{} {have} {what} than rank 0 ({})", others.join(" and "), shown(own))
 }
 
 /// The beginning of a value, which may be a long hash.
