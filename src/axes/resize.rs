@@ -217,15 +217,15 @@ fn changed_weight(typing: &Typing, plan: &Plan, u: usize, of_use: &Use) -> Resul
         }
         return Ok(Some(tensor_from_f32(of_use.name.clone(), kind, &shape, elements)));
     }
-    let mut data = payload(tensor).to_vec();
+    let mut data = payload(tensor);
     let size = data.len() / element_count(tensor)?.max(1);
     for (a, list) in lists.iter().enumerate() {
         if let Some(list) = list.as_ref().filter(|_| !mixtures.contains_key(&a)) {
-            data = take(&data, &shape, a, list, size);
+            data = take(&data, &shape, a, list, size).into();
             shape[a] = list.len();
         }
     }
-    let mut tensor = tensor_from_raw(of_use.name.clone(), kind, &shape, data.into());
+    let mut tensor = tensor_from_raw(of_use.name.clone(), kind, &shape, data);
     for (&a, mixture) in &mixtures {
         let mixed = mix(&to_f32(&tensor)?, &shape, a, mixture);
         shape[a] = mixture.len();
@@ -237,12 +237,34 @@ fn changed_weight(typing: &Typing, plan: &Plan, u: usize, of_use: &Use) -> Resul
 /// Gathers along an axis of a tensor given as bytes.
 pub(crate) fn take(data: &[u8], shape: &[usize], axis: usize, list: &[usize], element: usize) -> Vec<u8> {
     let inner = shape[axis + 1..].iter().product::<usize>() * element;
+    match inner {
+        // Single elements: copies of a length that is known.
+        2 => return take_elements::<2>(data, shape[axis], list),
+        4 => return take_elements::<4>(data, shape[axis], list),
+        8 => return take_elements::<8>(data, shape[axis], list),
+        _ => {}
+    }
     let block = shape[axis] * inner;
     let mut out = Vec::with_capacity(data.len() / shape[axis].max(1) * list.len());
     if block > 0 {
         for outer in data.chunks_exact(block) {
             for &i in list {
                 out.extend_from_slice(&outer[i * inner..(i + 1) * inner]);
+            }
+        }
+    }
+    out
+}
+
+/// [`take`] of the last axis, of so many elements of N bytes.
+fn take_elements<const N: usize>(data: &[u8], length: usize, list: &[usize]) -> Vec<u8> {
+    let elements = data.as_chunks::<N>().0;
+    let mut out = vec![0; data.len() / length.max(1) * list.len()];
+    if !out.is_empty() {
+        let rows = out.as_chunks_mut::<N>().0.chunks_exact_mut(list.len());
+        for (row, old) in rows.zip(elements.chunks_exact(length)) {
+            for (to, &i) in row.iter_mut().zip(list) {
+                *to = old[i];
             }
         }
     }

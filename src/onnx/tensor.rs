@@ -1,5 +1,7 @@
 //! Tensors of the file: element types, checked payloads, and conversion to numbers where numbers are needed.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use half::{bf16, f16};
 
@@ -128,6 +130,39 @@ pub fn to_f32(t: &TensorProto) -> Result<Vec<f32>> {
     data_type(t).and_then(read).ok_or_else(|| {
         Error::new(ErrorKind::Unsupported, format!("tensor `{}` is not of a floating-point type", t.name()))
     })
+}
+
+/// The elements of a floating-point tensor where they lie: those of single precision are not copied.
+pub enum Floats {
+    /// Little-endian, four bytes an element.
+    Raw(Bytes),
+    /// Converted.
+    Read(Vec<f32>),
+}
+
+impl Floats {
+    /// The elements of a tensor.
+    ///
+    /// # Errors
+    /// Those of [`to_f32`].
+    pub fn new(t: &TensorProto) -> Result<Self> {
+        match (data_type(t), &t.raw_data) {
+            (Some(DataType::Float), Some(raw)) => Ok(Floats::Raw(raw.clone())),
+            _ => to_f32(t).map(Floats::Read),
+        }
+    }
+
+    /// The sum of the squares of the elements of a range, in double precision, added in their order.
+    pub fn sum_of_squares(&self, range: Range<usize>) -> f64 {
+        let square = |v: f32| (v as f64).powi(2);
+        match self {
+            Floats::Raw(bytes) => {
+                let elements = bytes[4 * range.start..4 * range.end].as_chunks::<4>().0;
+                elements.iter().map(|b| square(f32::from_le_bytes(*b))).sum()
+            }
+            Floats::Read(elements) => elements[range].iter().map(|&v| square(v)).sum(),
+        }
+    }
 }
 
 /// The elements of a numeric tensor as i64; floating-point values are truncated.
