@@ -23,7 +23,6 @@ use std::sync::Arc;
 
 use ndarray::{Array4, ArrayD};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::anatomy::{Anatomy, Attention, FeedForward, Roles};
@@ -43,9 +42,6 @@ pub use fold::fold;
 pub use image::resize_image;
 pub use init::{Inherit, Init, LayerSource};
 pub use transform::{DEFAULT_RANK, Transform};
-
-/// Neurons whose weights one thread measures at a time.
-const NEURONS: usize = 256;
 
 /// How the output projection follows the heads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -504,17 +500,8 @@ impl<'a, 'm> Grower<'a, 'm> {
                 let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
                 let before = dims[..axis].iter().product::<usize>();
                 let after = dims[axis + 1..].iter().product::<usize>();
-                let data = Floats::new(t)?;
-                // Each neuron's sum is one thread's, so that it is the same whatever the number of threads.
-                squares.par_chunks_mut(NEURONS).zip(rows.par_chunks(NEURONS)).for_each(|(squares, rows)| {
-                    for b in 0..before {
-                        for (s, row) in squares.iter_mut().zip(rows) {
-                            for at in row.iter().map(|r| (b * dims[axis] + r) * after) {
-                                *s += data.sum_of_squares(at..at + after);
-                            }
-                        }
-                    }
-                });
+                let sums = Floats::new(t)?.squares_along([before, dims[axis], after]);
+                squares.iter_mut().zip(&rows).for_each(|(s, row)| *s += row.iter().map(|&r| sums[r]).sum::<f64>());
             }
             score.iter_mut().zip(squares).for_each(|(s, q)| *s *= q.sqrt());
         }
