@@ -129,7 +129,7 @@ impl Work<'_, '_> {
 
     /// A constant of the element type that the node computes in.
     fn scalar(&mut self, value: f32) -> String {
-        let kind = self.types.get(self.node.input[0].as_str()).copied().unwrap_or(DataType::Float);
+        let kind = self.node.input.first().and_then(|x| self.types.get(x.as_str())).copied().unwrap_or(DataType::Float);
         let name = self.names.fresh("offshoot_constant");
         self.initializers.push(tensor_from_f32(name.clone(), kind, &[], &[value]));
         name
@@ -172,6 +172,14 @@ impl Work<'_, '_> {
         self.node.input.get(j).map(String::as_str).filter(|x| !x.is_empty())
     }
 
+    /// The name of an operand that the operator cannot do without.
+    fn operand(&self, j: usize) -> Result<String> {
+        match self.input(j) {
+            Some(x) => Ok(x.to_string()),
+            None => bail!(Format, "`{}` has no input {j}, which it cannot do without", self.node.op_type()),
+        }
+    }
+
     fn refuse(&self, what: &str) -> Error {
         Error::new(ErrorKind::Unsupported, format!("`{}` with {what} cannot be taken apart", self.node.op_type()))
             .hint("export without fused operators (timm: `set_fused_attn(False)`; transformers: `attn_implementation=\"eager\"`)")
@@ -199,7 +207,7 @@ impl Work<'_, '_> {
                 if [3, 4, 6].iter().any(|&j| self.input(j).is_some()) {
                     return Err(self.refuse("a padding mask or a cache"));
                 }
-                let (x, w) = (self.node.input[0].clone(), self.node.input[1].clone());
+                let (x, w) = (self.operand(0)?, self.operand(1)?);
                 let mut packed = self.op("MatMul", &[&x, &w], vec![]);
                 if let Some(bias) = self.input(2).map(str::to_string) {
                     packed = self.op("Add", &[&packed, &bias], vec![]);
@@ -213,7 +221,7 @@ impl Work<'_, '_> {
                 if [4, 6, 7].iter().any(|&j| self.input(j).is_some()) || self.input(2).is_none() {
                     return Err(self.refuse("a padding mask, a cache or packed operands"));
                 }
-                let mut operands: Vec<String> = (0..3).map(|j| self.node.input[j].clone()).collect();
+                let mut operands: Vec<String> = (0..3).map(|j| self.operand(j)).collect::<Result<_>>()?;
                 for (j, axes) in [(0, 3..4), (1, 3..5)] {
                     let rank = self.shape(&operands[j])?.len();
                     if !axes.contains(&rank) || (rank == 4 && self.input(3).is_some()) {
@@ -237,19 +245,19 @@ impl Work<'_, '_> {
                 if [4, 5, 6].iter().any(|&j| self.input(j).is_some()) {
                     return Err(self.refuse("a cache"));
                 }
-                (q, k, v) = (self.node.input[0].clone(), self.node.input[1].clone(), self.node.input[2].clone());
+                (q, k, v) = (self.operand(0)?, self.operand(1)?, self.operand(2)?);
                 rank = self.shape(&q)?.len();
                 mask = self.input(3).map(str::to_string);
             }
         }
         let key_heads = match self.node.int("kv_num_heads") {
             Some(n) if rank == 3 => n as usize,
-            _ if rank == 4 => self.shape(&self.node.input[1])?[1],
+            _ if rank == 4 => self.shape(&self.operand(1)?)?[1],
             _ => heads,
         };
         let head_dim = self.head_dim(heads, rank)?;
         let packed = self.node.op_type() == "Attention" && microsoft;
-        let apart = packed || self.shape(&self.node.input[1])?.len() == 3;
+        let apart = packed || self.shape(&self.operand(1)?)?.len() == 3;
         if rank == 3 {
             q = self.separate(&q, heads);
             // Keys and values of MultiHeadAttention may have an axis of heads where queries have none.
@@ -296,7 +304,7 @@ impl Work<'_, '_> {
 
     /// Scores where a mask is true, elsewhere as good as -∞.
     fn masked(&mut self, mask: &str, scores: &str) -> String {
-        let half = self.types.get(self.node.input[0].as_str()) == Some(&DataType::Float16);
+        let half = self.input(0).and_then(|x| self.types.get(x)) == Some(&DataType::Float16);
         let lowest = self.scalar(if half { -6e4 } else { -1e30 });
         self.op("Where", &[mask, scores, &lowest], vec![])
     }
@@ -313,7 +321,7 @@ impl Work<'_, '_> {
 
     fn head_dim(&self, heads: usize, rank: usize) -> Result<usize> {
         let packed = self.node.op_type() == "Attention" && self.node.domain() == "com.microsoft";
-        let (name, parts) = if packed { (&self.node.input[1], 3) } else { (&self.node.input[0], 1) };
+        let (name, parts) = if packed { (&self.operand(1)?, 3) } else { (&self.operand(0)?, 1) };
         let last = self.shape(name)?.last().copied().unwrap_or(1);
         Ok(if rank == 4 { last } else { last / parts / heads.max(1) })
     }
@@ -327,13 +335,15 @@ impl Work<'_, '_> {
             return Err(self.refuse("missing tables"));
         };
         let positions = self.input(positions).map(str::to_string);
-        let (x, rank) = (self.node.input[0].clone(), self.shape(&self.node.input[0])?.len());
+        let input = self.operand(0)?;
+        let shape = self.shape(&input)?;
+        let rank = shape.len();
         let heads = self.node.int("num_heads").unwrap_or(0);
         if rank == 3 && heads < 1 {
             return Err(self.refuse("no number of heads"));
         }
-        let x = if rank == 3 { self.separate(&x, heads as usize) } else { x };
-        let last = self.shape(&self.node.input[0])?.last().copied().unwrap_or(0) as i64;
+        let x = if rank == 3 { self.separate(&input, heads as usize) } else { input };
+        let last = shape.last().copied().unwrap_or(0) as i64;
         let dim = if rank == 3 { last / heads } else { last };
         let turned = match self.node.int("rotary_embedding_dim").unwrap_or(0) {
             0 => dim,
@@ -381,7 +391,7 @@ impl Work<'_, '_> {
 
     /// BiasGelu: x Φ(x) of a sum; FastGelu: its approximation by tanh, bias optional.
     fn gelu(&mut self) -> Result<()> {
-        let mut x = self.node.input[0].clone();
+        let mut x = self.operand(0)?;
         if let Some(bias) = self.input(1).map(str::to_string) {
             x = self.op("Add", &[&x, &bias], vec![]);
         }
@@ -463,7 +473,7 @@ impl Work<'_, '_> {
         }
         let simplified = self.node.op_type() == "SkipSimplifiedLayerNormalization";
         let epsilon = self.node.float("epsilon").unwrap_or(1e-12);
-        let (x, skip, gamma) = (self.node.input[0].clone(), self.node.input[1].clone(), self.node.input[2].clone());
+        let (x, skip, gamma) = (self.operand(0)?, self.operand(1)?, self.operand(2)?);
         let (beta, bias) = if simplified { (None, self.input(3)) } else { (self.input(3), self.input(4)) };
         let (beta, bias) = (beta.map(str::to_string), bias.map(str::to_string));
         // The bias belongs to the branch: optimisers put it on either side, and the branch is the one that is made later.
@@ -499,5 +509,40 @@ impl Work<'_, '_> {
         let normal = self.op("Div", &[&sum, &deviation], vec![]);
         self.end(0, "Mul", &[&normal, &gamma], vec![]);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::Model;
+    use crate::onnx::proto::ModelProto;
+    use crate::onnx::tensor_info;
+
+    /// Found by fuzzing: the scale was asked for without a look at how many inputs there are.
+    #[test]
+    fn an_operator_without_all_its_inputs_is_an_error() {
+        for op in ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"] {
+            for (inputs, whole) in [(&["x", "x"][..], false), (&["x", "x", ""], false), (&["x", "x", "w"], true)] {
+                let skip = NodeProto { domain: Some("com.microsoft".into()), ..new_node(op, inputs, &["y"], vec![]) };
+                let model = Model::from_proto(ModelProto {
+                    graph: Some(GraphProto {
+                        input: vec![tensor_info("x", DataType::Float, &[Some(2), Some(5), Some(4)])],
+                        output: vec![tensor_info("y", DataType::Float, &[Some(2), Some(5), Some(4)])],
+                        initializer: vec![tensor_from_f32("w", DataType::Float, &[4], &[1.0; 4])],
+                        node: vec![skip],
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                });
+                let typing = Typing::new(&model).unwrap();
+                match separate_skip_norms(&typing) {
+                    Ok(graph) => assert!(whole && graph.is_some(), "{op} {inputs:?}"),
+                    Err(e) => {
+                        assert!(!whole && e.kind() == ErrorKind::Format && e.to_string().contains("input 2"), "{e}")
+                    }
+                }
+            }
+        }
     }
 }
