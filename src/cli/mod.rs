@@ -48,14 +48,10 @@ pub fn main() -> ExitCode {
     match result {
         Err(e) if !output::is_broken_pipe(&e) => {
             output::error(&e);
-            match parallel::size() {
-                1 => ExitCode::from(e.exit_code()),
-                // The others wait for this one.
-                _ => parallel::abort(e.exit_code()),
-            }
+            parallel::fail(e.exit_code())
         }
-        Err(_) if parallel::size() > 1 => parallel::abort(0),
-        _ => {
+        Err(_) => parallel::fail(0),
+        Ok(()) => {
             parallel::finish();
             ExitCode::SUCCESS
         }

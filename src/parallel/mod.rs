@@ -11,7 +11,9 @@ pub mod claims;
 #[cfg(feature = "mpi")]
 mod nccl;
 
+use std::process::ExitCode;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -291,6 +293,18 @@ pub fn is_own(i: usize) -> bool {
     i % size() == rank()
 }
 
+/// Whether all processes have come to the same error.
+static ALL_FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Ends a process that has failed and has said so: all of them, which would wait for this one, unless each has the same to say.
+pub fn fail(code: u8) -> ExitCode {
+    if size() > 1 && !ALL_FAILED.load(Ordering::Relaxed) {
+        abort(code);
+    }
+    finish();
+    ExitCode::from(code)
+}
+
 /// Checks that all processes have the same `value`: that none has `what`.
 ///
 /// # Errors
@@ -304,6 +318,7 @@ pub fn agree(what: &str, value: &str) -> Result<()> {
         return Ok(());
     }
     let have = if others.len() == 1 { "has" } else { "have" };
+    ALL_FAILED.store(true, Ordering::Relaxed);
     bail!(Usage, "{} {have} {what} than rank 0 ({})", others.join(" and "), shown(own))
 }
 
