@@ -103,6 +103,10 @@ fn parse<const N: usize>(
     let Some(announced) = announced else {
         return Err(damaged(format!("the IDX header announces an impossible {listed} bytes")));
     };
+    // As many images as the header likes would come of no bytes at all.
+    if announced == 0 && sides[0] > 0 {
+        return Err(damaged(format!("the IDX header announces {listed} bytes: images of no pixels")));
+    }
     if announced > limit {
         return Err(damaged(format!(
             "the IDX header announces {listed} bytes, more than a gzipped file of this size may unpack to"
@@ -171,6 +175,8 @@ pub(super) mod tests {
             ([IMAGES, 1 << 20, 1, 1], &[0; 7], "only 7 are there"),
             ([IMAGES, u32::MAX, 1, 1], &[0; 7], " 4294967295 x 1 x 1"),
             (huge, &[0; 7], "impossible"),
+            // Found by fuzzing: as many images as the header says, of no bytes.
+            ([IMAGES, u32::MAX, 0, 3], &[], "no pixels"),
             ([0x0801, 2, 1, 3], &[0; 6], "not an IDX image file"),
         ] {
             for gzipped in [false, true] {

@@ -40,7 +40,21 @@ pub(super) fn open_npy(path: &Path, file: &File) -> Result<Opened> {
 
 /// The tensors of a mapped `.npy` file.
 pub(super) fn mapped<'a>(path: &Path, bytes: &'a [u8]) -> Result<ArrayView4<'a, f32>> {
-    ArrayView4::view_npy(bytes).map_err(|error| not_tensors(path, error))
+    let tensors = ArrayView4::view_npy(bytes).map_err(|error| not_tensors(path, error))?;
+    some_pixels(path, tensors.shape())?;
+    Ok(tensors)
+}
+
+/// As many images as the header likes would come of no bytes at all.
+fn some_pixels(path: &Path, shape: &[usize]) -> Result<()> {
+    match shape {
+        [images, sides @ ..] if *images > 0 && sides.contains(&0) => {
+            Err(Error::new(ErrorKind::Format, format!("its array is {shape:?}: images of no pixels"))
+                .at(path)
+                .hint("save the array again: it is damaged, or no images"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Opens an `.npz` archive, whose images are held in memory: `x`, `x_train` and `x_test` (or `x_val`), or its only array;
@@ -91,13 +105,14 @@ pub(super) fn open_npz(path: &Path, file: File, with_labels: bool) -> Result<Vec
 /// `[images, height, width, 1 or 3]`.
 fn read_images(path: &Path, bytes: &[u8]) -> Result<Content> {
     let error = match ArrayView4::<f32>::view_npy(bytes) {
-        Ok(tensors) => return Ok(Content::Loaded(tensors.to_owned())),
+        Ok(tensors) => return some_pixels(path, tensors.shape()).map(|()| Content::Loaded(tensors.to_owned())),
         Err(error) => error,
     };
     let Ok(pictures) = ArrayViewD::<u8>::view_npy(bytes) else {
         return Err(not_tensors(path, error));
     };
     let shape = pictures.shape().to_vec();
+    some_pixels(path, &shape)?;
     match shape[..] {
         [_, _, _] => pictures.insert_axis(Axis(3)),
         [_, _, _, 1 | 3] => pictures,
@@ -200,6 +215,28 @@ mod tests {
         fn open(self) -> Result<Vec<Opened>> {
             self.1.finish().unwrap();
             open_npz(self.0.path(), self.0.reopen().unwrap(), true)
+        }
+    }
+
+    /// Found by fuzzing: as many images as the header says, of no bytes.
+    #[test]
+    fn images_of_no_pixels_are_errors() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for shape in [(5, 0, 2, 2), (5, 1, 2, 0), (0, 1, 2, 2)] {
+            let array = Array4::<f32>::zeros(shape);
+            ndarray_npy::write_npy(file.path(), &array).unwrap();
+            let opened = [
+                open_npy(file.path(), &file.reopen().unwrap()).map(|_| ()),
+                Archive::new().with("x", array).open().map(|_| ()),
+                Archive::new().with("x", Array4::<u8>::zeros((shape.0, shape.2, shape.3, 1))).open().map(|_| ()),
+            ];
+            for (i, opened) in opened.into_iter().enumerate() {
+                let pixels = shape.0 == 0 || (i == 2 && shape.3 > 0);
+                match opened {
+                    Ok(()) => assert!(pixels, "{shape:?}"),
+                    Err(e) => assert!(!pixels && e.to_string().contains("no pixels"), "{shape:?}: {e}"),
+                }
+            }
         }
     }
 
