@@ -17,8 +17,9 @@ hyperfine --warmup 1 --runs 7 --export-markdown "$out/table.md" \
     -n "offshoot grow, 8 of 12 heads" "target/release/offshoot grow $model --no-images --heads 8 -o $out/child.onnx --force" \
     -n "offshoot grow, 6 of 12 layers" "target/release/offshoot grow $model --no-images --layers 6 -o $out/half.onnx --force" \
     -n "python onnx, load and save" "$python -c \"import onnx; onnx.save(onnx.load('$model'), '$out/python.onnx')\"" \
-    -n "offshoot inspect" "target/release/offshoot inspect $model"
+    -n "offshoot inspect" "target/release/offshoot inspect $model" >&2
 cat "$out/table.md"
+echo
 
 # Peak of anonymous memory: pages of the mapped model are the page cache's.
 anonymous() {
@@ -28,10 +29,9 @@ anonymous() {
         now=$(awk '/^RssAnon/ {print $2}' "/proc/$pid/status" 2>/dev/null || echo 0)
         [ "${now:-0}" -gt "$peak" ] && peak=$now
     done
-    echo "$((peak / 1024)) MB anonymous: ${*:1:3}"
+    echo "- $((peak / 1024)) MB of anonymous memory: \`${1##*/} $2 ${3##*/} ${*:4:3}\`"
 }
 anonymous target/release/offshoot inspect "$model"
 anonymous target/release/offshoot grow "$model" --no-images -o "$out/a.onnx"
 anonymous target/release/offshoot grow "$model" --no-images --heads 8 -o "$out/b.onnx"
-ls -l "$out/a.onnx" "$out/b.onnx" | awk '{print $5, "bytes", $9}'
 anonymous "$python" -c "import onnx; onnx.save(onnx.load('$model'), '$out/c.onnx')"

@@ -150,6 +150,7 @@ def photographs():
 
 def measure(command):
     """Seconds, peak of anonymous and of resident memory in MB; or why there are none."""
+    os.sync()  # what the process before this one has written is not this one's to wait for
     run = measured.Measured(command)
     if run.status:
         said = [line for line in run.err.strip().splitlines() if line.strip()]

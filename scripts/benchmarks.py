@@ -66,7 +66,7 @@ def costs():
 
 BLOCKS = {
     "writing": lambda: run("scripts/bench_grow.sh"),
-    "tools": script("bench_tools.py"),
+    "tools": lambda: "\n".join(run(PYTHON, "scripts/bench_tools.py", f".cache/{m}.onnx", "--rounds", n) for m, n in (("deit-base", "3"), ("vit-large", "1"))),
     "start": start,
     "large": lambda: run("scripts/bench_large.sh"),
     "density": script("bench_density.py"),
@@ -76,10 +76,11 @@ BLOCKS = {
 }
 
 
-def prepare():
+def prepare(names):
     """What the measurements need and is not there yet."""
     run("cargo", "build", "--locked", "--release")
-    run("cargo", "bench", "--locked", "--no-run")
+    if {"training", "data"} & set(names):
+        run("cargo", "bench", "--locked", "--bench", "training", "--bench", "data", "--no-run")
     run("scripts/fetch_onnxruntime.sh", ".onnxruntime")
     run("scripts/fetch_models.sh", "--fashion-mnist", "--calibration", ".cache")
     os.environ.setdefault("ORT_DYLIB_PATH", str(Path(".onnxruntime/libonnxruntime.so").resolve()))
@@ -92,7 +93,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*BLOCKS, []], metavar="NAME", help=", ".join(BLOCKS))
     names = parser.parse_args().names or list(BLOCKS)
-    prepare()
+    prepare(names)
     model = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     for name in names:
         load = os.getloadavg()[0]
