@@ -98,7 +98,7 @@ def main():
     for name in names:
         load = os.getloadavg()[0]
         table = BLOCKS[name]()
-        head, rest = DOCUMENT.read_text().split(f"<!-- {name}", 1)
+        head, rest = DOCUMENT.read_text().split(f"<!-- {name}:", 1)
         _, tail = rest.split("<!-- end -->", 1)
         under = f"{date.today()}, {os.cpu_count()} cores ({model}, {platform.system()}), load {load:.1f} before it"
         DOCUMENT.write_text(f"{head}<!-- {name}: {under} -->\n\n{table}\n\n<!-- end -->{tail}")
