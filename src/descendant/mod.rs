@@ -32,7 +32,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, FloatType};
 use crate::learngene::{Cluster, Kept, Kind, Learngene, METADATA, Order, SHARE, class_factor, ordered, parameters};
 use crate::onnx::proto::{GraphProto, TensorProto};
-use crate::onnx::{Floats, Model, element_count, encoded_len, payload, tensor_from_i64, tensor_from_raw, to_i64};
+use crate::onnx::{
+    Model, element_count, encoded_len, payload, squares_along, tensor_from_i64, tensor_from_raw, to_i64,
+};
 use crate::report::Agreement;
 use crate::runtime::Runtime;
 pub use choice::{FfnWidth, Heads, LayerHeads, Layers};
@@ -500,7 +502,7 @@ impl<'a, 'm> Grower<'a, 'm> {
                 let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
                 let before = dims[..axis].iter().product::<usize>();
                 let after = dims[axis + 1..].iter().product::<usize>();
-                let sums = Floats::new(t)?.squares_along([before, dims[axis], after]);
+                let sums = squares_along(t, [before, dims[axis], after])?;
                 squares.iter_mut().zip(&rows).for_each(|(s, row)| *s += row.iter().map(|&r| sums[r]).sum::<f64>());
             }
             score.iter_mut().zip(squares).for_each(|(s, q)| *s *= q.sqrt());

@@ -24,10 +24,8 @@ use prost::Message;
 use crate::error::{Error, ErrorKind, Result};
 pub use external::ExternalLinks;
 use proto::{GraphProto, ModelProto, NodeProto, TensorProto};
-pub use tensor::{
-    DataType, Floats, data_type, is_float, tensor_from_f32, tensor_from_i64, tensor_from_raw, tensor_info,
-};
-pub use tensor::{element_count, element_size, payload, to_f32, to_i64};
+pub use tensor::{DataType, data_type, is_float, tensor_from_f32, tensor_from_i64, tensor_from_raw, tensor_info};
+pub use tensor::{element_count, element_size, payload, squares_along, to_f32, to_i64};
 pub use write::{encoded_len, replace_file};
 
 /// The file layer caps a model's own structure (nodes, names, small attributes); weights are slices and do not count.

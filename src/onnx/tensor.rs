@@ -131,35 +131,17 @@ pub fn to_f32(t: &TensorProto) -> Result<Vec<f32>> {
     })
 }
 
-/// The elements of a floating-point tensor where they lie: those of single precision are not copied.
-pub enum Floats {
-    /// Little-endian, four bytes an element.
-    Raw(Bytes),
-    /// Converted.
-    Read(Vec<f32>),
-}
-
-impl Floats {
-    /// The elements of a tensor.
-    ///
-    /// # Errors
-    /// Those of [`to_f32`].
-    pub fn new(t: &TensorProto) -> Result<Self> {
-        match (data_type(t), &t.raw_data) {
-            (Some(DataType::Float), Some(raw)) => Ok(Floats::Raw(raw.clone())),
-            _ => to_f32(t).map(Floats::Read),
-        }
-    }
-
-    /// For every index along an axis with `before` indices in front of it and `after` behind it: the sum of the squares of its elements,
-    /// in double precision. Each is one thread's, so that it is the same whatever the number of threads.
-    pub fn squares_along(&self, [before, length, after]: [usize; 3]) -> Vec<f64> {
-        let shape = [before, length, after];
-        match self {
-            Floats::Raw(bytes) => squares_along(bytes.as_chunks::<4>().0, |b| f32::from_le_bytes(*b), shape),
-            Floats::Read(elements) => squares_along(elements, |v| *v, shape),
-        }
-    }
+/// For every index along an axis of a floating-point tensor, with `before` indices in front of it and `after` behind it: the sum of the
+/// squares of its elements, in double precision. Each is one thread's, so that it is the same whatever the number of threads. Elements
+/// of single precision are read where they lie.
+///
+/// # Errors
+/// Those of [`to_f32`].
+pub fn squares_along(t: &TensorProto, shape: [usize; 3]) -> Result<Vec<f64>> {
+    Ok(match (data_type(t), &t.raw_data) {
+        (Some(DataType::Float), Some(raw)) => sum_squares(raw.as_chunks::<4>().0, |b| f32::from_le_bytes(*b), shape),
+        _ => sum_squares(&to_f32(t)?, |v| *v, shape),
+    })
 }
 
 /// Indices along an axis that one thread sums over at a time.
@@ -167,7 +149,7 @@ const INDICES: usize = 1024;
 /// Sums that are carried side by side.
 const LANES: usize = 16;
 
-fn squares_along<E: Sync>(
+fn sum_squares<E: Sync>(
     elements: &[E],
     read: impl Fn(&E) -> f32 + Sync,
     [before, length, after]: [usize; 3],
@@ -303,10 +285,10 @@ mod tests {
             // Quarters and their sums are exact, in half precision, too.
             for kind in [DataType::Float, DataType::Float16] {
                 let t = tensor_from_f32("w", kind, &[before, length, after], &values);
-                assert_eq!(Floats::new(&t).unwrap().squares_along([before, length, after]), sums, "{kind:?}");
+                assert_eq!(squares_along(&t, [before, length, after]).unwrap(), sums, "{kind:?}");
             }
         }
-        assert!(Floats::new(&tensor_from_i64("i", &[1], &[1])).is_err());
+        assert!(squares_along(&tensor_from_i64("i", &[1], &[1]), [1, 1, 1]).is_err());
     }
 
     #[test]
