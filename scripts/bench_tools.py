@@ -10,7 +10,8 @@ resident pages (VmHWM), which count the mapped model too. What each does:
 - inspect: Offshoot types the graph and reads the anatomy; the others load the model and count operators and parameters, as far as each goes.
 - grow: half the FFN neurons. Python onnx and graphsurgeon cut the matrices by names that were looked up by hand beforehand; onnxsim prunes; OnnxSlim
   cannot prune and writes its optimised model.
-- condense: 4 photographs. Beside it Python onnx and ONNX Runtime: every Softmax made an output, run, mean attention distances, the model written.
+- condense: 4 photographs. Beside it Python onnx and ONNX Runtime: every Softmax made an output, run, mean attention distances, the model written. The
+  bare forward pass of ONNX Runtime, session and start of Python included, is what neither can do without.
 """
 
 import argparse
@@ -141,6 +142,14 @@ def condense_python(model, out):
     onnx.save(proto, out)
 
 
+def forward_python(model, _):
+    """What any way to measure densities has to do at least: the session and the forward pass, of what is no image."""
+    import numpy as np
+    import onnxruntime
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session.run(None, {session.get_inputs()[0].name: np.zeros((4, 3, 224, 224), np.float32)})
+
+
 def photographs():
     return sorted(p for p in Path(PHOTOGRAPHS).iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))[:4]
 
@@ -173,7 +182,8 @@ def commands(offshoot, model, folder):
                                ("Python onnx", other("grow_onnx", to("b.onnx"))), ("onnx-graphsurgeon", other("grow_graphsurgeon", to("c.onnx"))),
                                ("onnxsim", other("grow_onnxsim", to("d.onnx"))), ("OnnxSlim, writes all", other("grow_onnxslim", to("e.onnx")))],
         "condense, 4 photographs": [("Offshoot", ours("condense", model, "--images", str(images), "--force", "-o", to("f.onnx"))),
-                                    ("Python onnx, ONNX Runtime", other("condense_python", to("g.onnx")))],
+                                    ("Python onnx, ONNX Runtime", other("condense_python", to("g.onnx"))),
+                                    ("bare forward pass, ONNX Runtime", other("forward_python"))],
         "the disk": [("cp", ["cp", "--reflink=never", *([str(p) for p in (Path(model), Path(f"{model}.data")) if p.exists()]), str(folder)])],
     }
 

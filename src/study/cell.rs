@@ -159,8 +159,13 @@ pub struct Record {
     pub offshoot: String,
 }
 
+/// Where the attention of the cell in this file is drawn, if that was asked for.
+pub fn picture(cell: &Path) -> PathBuf {
+    cell.with_extension("png")
+}
+
 impl Record {
-    /// Reads a cell's file; `None` where there is none.
+    /// Reads a cell's file; `None` where there is none, or its picture is gone.
     ///
     /// # Errors
     /// [`ErrorKind::Format`] for a damaged file.
@@ -172,10 +177,11 @@ impl Record {
         let damaged =
             |why: String| Error::new(ErrorKind::Format, why).at(path).hint("remove it: the cell is then made anew");
         let record: Record = serde_json::from_slice(&bytes).map_err(|e| damaged(format!("this is no cell: {e}")))?;
-        match record.epochs.iter().all(|e| e.top1.is_finite()) && !record.epochs.is_empty() {
-            true => Ok(Some(record)),
-            false => Err(damaged("this cell has no accuracy".into())),
+        if record.epochs.is_empty() || record.epochs.iter().any(|e| !e.top1.is_finite()) {
+            return Err(damaged("this cell has no accuracy".into()));
         }
+        let drawn = record.attention.is_none() || picture(path).exists();
+        Ok(drawn.then_some(record))
     }
 
     /// Accuracy after the last epoch.

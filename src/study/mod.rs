@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::replace_file;
 use crate::parallel::claims::{Claim, claim};
 use crate::runtime::Runtime;
+use cell::picture;
 pub use cell::{Cell, Epoch, Record, SCHEMA};
 pub use file::{Ancestor, Classifier, Data, File, Follows, Grid, Method, Shape, Text, Training};
 pub use search::{Search, Trial, search};
@@ -90,7 +91,7 @@ impl Study {
         })
     }
 
-    /// The next cell that has no file in a folder, did not fail before, and is claimed by no other process that works on the folder:
+    /// The next cell that a folder does not have, with its picture where it has one, that did not fail before, and is claimed by no other process that works on the folder:
     /// the one place that decides who computes what. The cell is this process's while the claim is held.
     ///
     /// # Errors
@@ -98,7 +99,8 @@ impl Study {
     pub fn next(&self, folder: &Path, failed: &[String]) -> Result<Option<(&Cell, Claim)>> {
         for cell in &self.cells {
             let file = cell.file();
-            let done = || folder.join(&file).exists();
+            let path = folder.join(&file);
+            let done = || path.exists() && (!cell.attention || picture(&path).exists());
             if done() || failed.contains(&file) {
                 continue;
             }
@@ -116,7 +118,7 @@ impl Study {
     /// Those of [`Workshop::compute`], and of writing.
     pub fn compute(&mut self, cell: &Cell, folder: &Path, told: &dyn Fn(&str)) -> Result<Record> {
         let path = folder.join(cell.file());
-        let record = self.workshop.compute(cell, &path.with_extension("png"), told).map_err(|e| e.at(&path))?;
+        let record = self.workshop.compute(cell, &picture(&path), told).map_err(|e| e.at(&path))?;
         let text = serde_json::to_string_pretty(&record).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
         replace_file(&path, |out| std::io::Write::write_all(out, format!("{text}\n").as_bytes()))?;
         Ok(record)

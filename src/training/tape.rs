@@ -250,8 +250,16 @@ impl Tape<'_, '_> {
         self.gathered.remove(value)
     }
 
+    /// Zeros that the graph holds.
     pub fn zeros(&mut self, shape: &[usize]) -> String {
         self.floats(shape, &vec![0.0; shape.iter().product()])
+    }
+
+    /// Zeros in the shape of a value, however large, made when the graph runs: no number is less than itself. What follows from
+    /// constants alone a runtime computes when it loads the graph, and keeps.
+    pub fn zeros_like(&mut self, x: &str) -> String {
+        let never = self.op("Less", &[x, x]);
+        self.indicator(&never)
     }
 
     /// A value in another shape. Views of one value are views of that value, and each is made once.
@@ -368,16 +376,18 @@ impl Tape<'_, '_> {
 
     /// Zeros before and behind a gradient along an axis, which then has the length that `shape` says.
     pub fn pad(&mut self, g: &str, shape: &[usize], axis: usize, start: usize, length: usize) -> String {
-        let mut parts = Vec::new();
-        let zeros = |t: &mut Self, n: usize| {
-            let mut s = shape.to_vec();
-            s[axis] = n;
-            (n > 0).then(|| t.zeros(&s))
-        };
-        parts.extend(zeros(self, start));
-        parts.push(g.to_string());
-        parts.extend(zeros(self, shape[axis] - start - length));
-        self.concat(&parts, axis)
+        if length == shape[axis] {
+            return g.to_string();
+        }
+        let mut pads = vec![0; 2 * shape.len()];
+        pads[axis] = start as i64;
+        pads[shape.len() + axis] = (shape[axis] - start - length) as i64;
+        // The widths of the padding became an input in opset 11.
+        if self.typing.opset < 11 {
+            return self.op_with("Pad", &[g], vec![ints_attribute("pads", &pads)]);
+        }
+        let (pads, zero) = (self.ints(&pads), self.scalar(0.0));
+        self.op("Pad", &[g, &pads, &zero])
     }
 
     /// 1 where a condition holds, else 0, in the element type at hand.
@@ -473,6 +483,22 @@ mod tests {
         assert!(graph.node.iter().all(|n| n.op_type() != "Shape"));
         let shape = graph.initializer.iter().find(|t| t.name() == "s").unwrap();
         assert_eq!(crate::onnx::to_i64(shape).unwrap(), [2, 5]);
+    }
+
+    #[test]
+    fn zeros_around_a_gradient_are_not_constants() {
+        let nodes = vec![
+            new_node("MatMul", &["x", "w"], &["h"], vec![]),
+            new_node("Split", &["h"], &["a", "b"], vec![int_attribute("axis", 1)]),
+            new_node("MatMul", &["b", "v"], &["y"], vec![]),
+        ];
+        let model = model(nodes, &[("w", [3, 4], DataType::Float), ("v", [2, 5], DataType::Float)]);
+        let gradients = differentiate(&model, &["w"]).unwrap();
+        assert!(backward(&gradients).contains(&"Pad"), "{:?}", backward(&gradients));
+        let constants = gradients.graph.initializer.iter().filter(|t| t.name().starts_with("gradient_constant"));
+        for t in constants.filter(|t| t.data_type() == DataType::Float as i32) {
+            assert!(crate::onnx::element_count(t).unwrap() <= 1, "{} {:?}", t.name(), t.dims);
+        }
     }
 
     #[test]

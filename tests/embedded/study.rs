@@ -272,6 +272,21 @@ methods = ["shrink"]
     assert!(markdown.contains("## Search: searched of swin, half"), "{markdown}");
     let page = fs::read_to_string(results.join("quick/study.html")).unwrap();
     assert_eq!(page.matches("data:image/png;base64,").count(), 10);
+
+    // A cell whose picture is gone is made anew, and no other.
+    let (name, cell) = cells.iter().find(|c| c.1["method"] == "fitted").unwrap();
+    let file = results.join("quick/cells").join(cell["attention"].as_str().unwrap());
+    let drawn = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    let quick = [&folder.study(&study, &results)[..], &["--quick"]].concat();
+    done(&[&quick[..], &["--minutes", "0"]].concat());
+    assert!(fs::read_to_string(results.join("quick/study.md")).unwrap().contains("11 of 12 cells"));
+    let before = folder.cells("results/quick");
+    done(&quick);
+    assert_eq!(fs::read(&file).unwrap(), drawn);
+    for ((file, old), (_, new)) in before.iter().zip(&folder.cells("results/quick")) {
+        assert_eq!(old["seconds"] == new["seconds"], file != name, "{file}");
+    }
 }
 
 #[test]

@@ -55,18 +55,24 @@ pub fn concat(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 
 pub fn split(t: &mut Tape, node: &NodeProto, given: &[Option<String>]) -> Result<()> {
     t.give(node, 0, |t, x| {
-        let axis = wrap(node.int("axis").unwrap_or(0), t.shape(x)?.len());
-        let mut parts = Vec::new();
-        for (output, g) in node.output.iter().zip(given) {
-            parts.push(match g {
-                Some(g) => g.clone(),
-                None => {
-                    let shape = t.shape(output)?;
-                    t.zeros(&shape)
-                }
-            });
+        let whole = t.shape(x)?;
+        let axis = wrap(node.int("axis").unwrap_or(0), whole.len());
+        if let Some(parts) = given.iter().cloned().collect::<Option<Vec<_>>>() {
+            return Ok(t.concat(&parts, axis));
         }
-        Ok(t.concat(&parts, axis))
+        let (mut at, mut sum) = (0, None::<String>);
+        for (output, g) in node.output.iter().zip(given) {
+            let length = t.shape(output)?[axis];
+            if let Some(g) = g {
+                let part = t.pad(g, &whole, axis, at, length);
+                sum = Some(match sum {
+                    Some(sum) => t.op("Add", &[&sum, &part]),
+                    None => part,
+                });
+            }
+            at += length;
+        }
+        sum.ok_or_else(|| refuse(node, "no gradient"))
     })
 }
 
@@ -210,8 +216,8 @@ pub fn gather_nd(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         if batches > 0 || t.typing.opset < 16 {
             return Err(refuse(node, "indices that are computed"));
         }
-        return t.give(node, 0, |t, _| {
-            let zeros = t.zeros(&shape);
+        return t.give(node, 0, |t, x| {
+            let zeros = t.zeros_like(x);
             Ok(t.op_with("ScatterND", &[&zeros, &node.input[1], g], vec![string_attribute("reduction", "add")]))
         });
     };
@@ -241,8 +247,8 @@ pub fn gather_elements(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         if t.typing.opset < 16 {
             return Err(refuse(node, "indices that are computed"));
         }
-        return t.give(node, 0, |t, _| {
-            let zeros = t.zeros(&shape);
+        return t.give(node, 0, |t, x| {
+            let zeros = t.zeros_like(x);
             let attributes = vec![string_attribute("reduction", "add"), int_attribute("axis", axis as i64)];
             Ok(t.op_with("ScatterElements", &[&zeros, &node.input[1], g], attributes))
         });
@@ -283,8 +289,7 @@ pub fn scatter(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         if added {
             return Ok(g.to_string());
         }
-        let shape = t.shape(updates)?;
-        let zeros = t.zeros(&shape);
+        let zeros = t.zeros_like(updates);
         let attributes = if elements { vec![axis.clone()] } else { vec![] };
         Ok(t.op_with(node.op_type(), &[g, indices, &zeros], attributes))
     })?;
