@@ -19,8 +19,11 @@ anonymous() {
         sleep 0.005
     done
     wait "$pid"
-    echo "$((peak / 1024)) MB anonymous: ${*:2}"
+    local command="${*:2}"
+    echo "| \`offshoot ${command//"$out/"/}\` | $((peak / 1024)) MB |"
 }
+echo "| command | anonymous memory |"
+echo "|---|---:|"
 anonymous "$offshoot" inspect "$model"
 anonymous "$offshoot" grow "$model" --no-images -o "$out/same.onnx"
 anonymous "$offshoot" grow "$model" --no-images --heads 8 --ffn-width 50% -o "$out/child.onnx"

@@ -46,7 +46,8 @@ def data():
     """Images a second that the loader makes, with nothing else running, beside those that a step takes."""
     step = {}
     for line in run(PYTHON, "scripts/bench_training.py", "--mode", "offshoot", "--rounds", "1", "--json").splitlines():
-        step[(figures := json.loads(line))["model"]] = figures["batch"] / figures["median"]
+        figures = json.loads(line)
+        step[figures["model"]] = figures["batch"] / figures["median"]
     photographs, grey = f"DeiT-tiny {step['tiny']:.0f}, DeiT-small {step['small']:.0f}", f"bundled ancestor {step['fashion']:.0f}"
     cases = [("20 ImageNet photographs at 224, random resized crops and flips", ".cache/photographs", 224, 16, "standard", photographs),
              ("the same with RandAugment and random erasing", ".cache/photographs", 224, 16, "deit", photographs),
@@ -66,7 +67,7 @@ def costs():
 
 BLOCKS = {
     "writing": lambda: run("scripts/bench_grow.sh"),
-    "tools": lambda: "\n".join(run(PYTHON, "scripts/bench_tools.py", f".cache/{m}.onnx", "--rounds", n) for m, n in (("deit-base", "3"), ("vit-large", "1"))),
+    "tools": lambda: "\n\n".join(run(PYTHON, "scripts/bench_tools.py", f".cache/{m}.onnx", "--rounds", n) for m, n in (("deit-base", "3"), ("vit-large", "1"))),
     "start": start,
     "large": lambda: run("scripts/bench_large.sh"),
     "density": script("bench_density.py"),
