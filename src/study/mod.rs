@@ -91,8 +91,9 @@ impl Study {
         })
     }
 
-    /// The next cell that a folder does not have, with its picture where it has one, that did not fail before, and is claimed by no other process that works on the folder:
-    /// the one place that decides who computes what. The cell is this process's while the claim is held.
+    /// The next cell that a folder does not have (with its picture, where one is drawn), that did not fail before, and that no other
+    /// process claims that works on the folder: the one place that decides who computes what. The cell is this process's while the
+    /// claim is held.
     ///
     /// # Errors
     /// Those of [`claim`].

@@ -123,6 +123,9 @@ fn float(kind: DataType) -> bool {
     matches!(kind, DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16)
 }
 
+/// An element type that ONNX Runtime concatenates, but neither pads nor compares on every device and in every opset.
+const FEW_KERNELS: DataType = DataType::Bfloat16;
+
 /// The state of the backward walk, and the vocabulary that gradient rules are written in.
 pub(super) struct Tape<'t, 'm> {
     pub typing: &'t Typing<'m>,
@@ -257,9 +260,16 @@ impl Tape<'_, '_> {
 
     /// Zeros in the shape of a value, however large, made when the graph runs: no number is less than itself. What follows from
     /// constants alone a runtime computes when it loads the graph, and keeps.
-    pub fn zeros_like(&mut self, x: &str) -> String {
+    ///
+    /// # Errors
+    /// Those of [`Tape::shape`].
+    pub fn zeros_like(&mut self, x: &str) -> Result<String> {
+        if self.kind == FEW_KERNELS {
+            let shape = self.shape(x)?;
+            return Ok(self.zeros(&shape));
+        }
         let never = self.op("Less", &[x, x]);
-        self.indicator(&never)
+        Ok(self.indicator(&never))
     }
 
     /// A value in another shape. Views of one value are views of that value, and each is made once.
@@ -379,9 +389,21 @@ impl Tape<'_, '_> {
         if length == shape[axis] {
             return g.to_string();
         }
+        let behind = shape[axis] - start - length;
+        if self.kind == FEW_KERNELS {
+            let zeros = |t: &mut Self, n: usize| {
+                let mut shape = shape.to_vec();
+                shape[axis] = n;
+                (n > 0).then(|| t.zeros(&shape))
+            };
+            let mut parts: Vec<String> = zeros(self, start).into_iter().collect();
+            parts.push(g.to_string());
+            parts.extend(zeros(self, behind));
+            return self.concat(&parts, axis);
+        }
         let mut pads = vec![0; 2 * shape.len()];
         pads[axis] = start as i64;
-        pads[shape.len() + axis] = (shape[axis] - start - length) as i64;
+        pads[shape.len() + axis] = behind as i64;
         // The widths of the padding became an input in opset 11.
         if self.typing.opset < 11 {
             return self.op_with("Pad", &[g], vec![ints_attribute("pads", &pads)]);
@@ -499,6 +521,26 @@ mod tests {
         for t in constants.filter(|t| t.data_type() == DataType::Float as i32) {
             assert!(crate::onnx::element_count(t).unwrap() <= 1, "{} {:?}", t.name(), t.dims);
         }
+    }
+
+    #[test]
+    fn gradients_in_bfloat16_are_concatenated() {
+        let cast = |from: &str, to: &str, kind: DataType| {
+            new_node("Cast", &[from], &[to], vec![int_attribute("to", kind as i64)])
+        };
+        let nodes = vec![
+            cast("x", "c", FEW_KERNELS),
+            new_node("MatMul", &["c", "w"], &["h"], vec![]),
+            new_node("Split", &["h"], &["a", "b", "d"], vec![int_attribute("axis", 1)]),
+            new_node("MatMul", &["b", "v"], &["z"], vec![]),
+            cast("z", "y", DataType::Float),
+        ];
+        let model = model(nodes, &[("w", [3, 6], FEW_KERNELS), ("v", [2, 5], FEW_KERNELS)]);
+        let gradients = differentiate(&model, &["w"]).unwrap();
+        let concat = gradients.graph.node.iter().find(|n| n.op_type() == "Concat").unwrap();
+        let constant = |x: &String| gradients.graph.initializer.iter().any(|t| t.name() == x && t.dims == [2, 2]);
+        assert_eq!(concat.input.iter().map(constant).collect::<Vec<_>>(), [true, false, true]);
+        assert!(!backward(&gradients).contains(&"Pad"));
     }
 
     #[test]

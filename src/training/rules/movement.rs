@@ -217,7 +217,7 @@ pub fn gather_nd(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
             return Err(refuse(node, "indices that are computed"));
         }
         return t.give(node, 0, |t, x| {
-            let zeros = t.zeros_like(x);
+            let zeros = t.zeros_like(x)?;
             Ok(t.op_with("ScatterND", &[&zeros, &node.input[1], g], vec![string_attribute("reduction", "add")]))
         });
     };
@@ -248,7 +248,7 @@ pub fn gather_elements(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
             return Err(refuse(node, "indices that are computed"));
         }
         return t.give(node, 0, |t, x| {
-            let zeros = t.zeros_like(x);
+            let zeros = t.zeros_like(x)?;
             let attributes = vec![string_attribute("reduction", "add"), int_attribute("axis", axis as i64)];
             Ok(t.op_with("ScatterElements", &[&zeros, &node.input[1], g], attributes))
         });
@@ -289,7 +289,7 @@ pub fn scatter(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         if added {
             return Ok(g.to_string());
         }
-        let zeros = t.zeros_like(updates);
+        let zeros = t.zeros_like(updates)?;
         let attributes = if elements { vec![axis.clone()] } else { vec![] };
         Ok(t.op_with(node.op_type(), &[g, indices, &zeros], attributes))
     })?;
