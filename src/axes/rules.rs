@@ -364,7 +364,7 @@ impl Rule<'_, '_> {
             "Squeeze" => one(self.squeeze()?),
             "Unsqueeze" => one(self.unsqueeze()?),
             "Transpose" => one(self.transpose()?),
-            "MatMul" | "FusedMatMul" | "TransposeMatMul" | "Gemm" => one(self.matmul()?),
+            "MatMul" | "FusedMatMul" | "TransposeMatMul" | "Gemm" | "Linear" => one(self.matmul()?),
             "Einsum" => one(self.einsum()?),
             "Conv" | "ConvTranspose" => one(self.conv()?),
             "BatchNormalization" | "InstanceNormalization" | "GroupNormalization" => self.channel_norm(),
@@ -684,7 +684,7 @@ impl Rule<'_, '_> {
         if !vector_b {
             out.push(b[n - 1].clone());
         }
-        if self.node.op_type() == "Gemm"
+        if matches!(self.node.op_type(), "Gemm" | "Linear")
             && let Some(Some(c)) = self.inputs.get(2).cloned()
         {
             self.broadcast(&[out.clone(), c]);

@@ -1,6 +1,7 @@
 //! How training graphs use the fused operators of ONNX Runtime's processor: what exporters write as chains is found by its meaning
 //! and replaced by one operator that has a kernel, and a kernel for its gradient.
 //!
+//! - Linear: a product of many rows with one matrix, which may be transposed, and the sum with a row of biases.
 //! - GELU: a value that is a polynomial in x and in the Erf or Tanh of another polynomial in x, whatever the order of its factors.
 //! - Attention: a Softmax over a product of queries and keys, and its product with values. Where each of the three lies is followed
 //!   back through reshapes, transposes and slices to the tensor that a projection made, so that nothing is moved in memory.
@@ -13,12 +14,15 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use crate::axes::Typing;
 use crate::axes::arithmetic::slice_range;
 use crate::graph::{
-    self, Attributes, Links, Names, element_types, float_attribute, floats_attribute, ints_attribute, is_standard,
-    node as new_node, string_attribute,
+    self, Attributes, Links, Names, element_types, float_attribute, floats_attribute, int_attribute, ints_attribute,
+    is_standard, node as new_node, string_attribute,
 };
 use crate::onnx::DataType;
 use crate::onnx::proto::{GraphProto, NodeProto, OperatorSetIdProto};
 use crate::runtime::kernels::DOMAIN;
+
+/// From this many rows on a product with a matrix of weights, and the gradient of that matrix, are fused operators.
+pub(super) const ROWS_OF_A_FUSED_PRODUCT: usize = 32;
 
 /// Nodes that an expression may be deep.
 const DEPTH: usize = 10;
@@ -43,6 +47,7 @@ pub fn fuse(typing: &Typing) -> GraphProto {
         match node.op_type() {
             "Erf" | "Tanh" => fusion.gelu(k),
             "Softmax" => fusion.attention(k),
+            "MatMul" | "Gemm" => fusion.linear(k),
             _ => None,
         };
     }
@@ -150,6 +155,54 @@ impl<'m> Fusion<'_, 'm> {
 
     fn is_float(&self, value: &str) -> bool {
         self.types.get(value) == Some(&DataType::Float)
+    }
+}
+
+// ---- products with weights
+
+impl<'m> Fusion<'_, 'm> {
+    fn linear(&mut self, k: usize) -> Option<()> {
+        let graph = self.typing.graph;
+        let node = &graph.node[k];
+        let [x, mut w] = [node.input.first()?.as_str(), node.input.get(1)?.as_str()];
+        let mut y = node.output.first()?.as_str();
+        let plain = |name: &str| node.float(name).is_none_or(|scale| scale == 1.0);
+        if !self.is_float(y) || node.int("transA").unwrap_or(0) != 0 || !plain("alpha") || !plain("beta") {
+            return None;
+        }
+        let (shape, matrix) = (self.typing.shape(y)?, self.typing.shape(w)?);
+        let (&n, rows) = shape.split_last()?;
+        if matrix.len() != 2 || rows.iter().product::<usize>() < ROWS_OF_A_FUSED_PRODUCT {
+            return None;
+        }
+        let is_row = |bias: &str| {
+            self.typing.shape(bias).is_some_and(|s| s.last() == Some(&n) && s.iter().product::<usize>() == n)
+        };
+        let mut bias = node.input.get(2).map(String::as_str).filter(|c| !c.is_empty());
+        if !bias.is_none_or(is_row) {
+            return None;
+        }
+        let mut place = k;
+        if bias.is_none()
+            && let Some(user) = self.only_user(y)
+            && let ("Add", [a, b]) = (graph.node[user].op_type(), &graph.node[user].input[..])
+            && is_standard(&graph.node[user])
+        {
+            let other = if a == y { b } else { a };
+            let sum = graph.node[user].output.first()?;
+            if is_row(other) && self.typing.shape(sum)? == shape {
+                (place, y, bias) = (user, sum, Some(other.as_str()));
+            }
+        }
+        let mut transposed = node.int("transB").unwrap_or(0) != 0;
+        let swaps = |n: &&NodeProto| n.op_type() == "Transpose" && n.ints("perm").is_none_or(|p| p == [1, 0]);
+        if let Some(turn) = self.maker(w).filter(swaps) {
+            (w, transposed) = (turn.input.first()?, !transposed);
+        }
+        let inputs: Vec<&str> = [x, w].into_iter().chain(bias).collect();
+        let attributes = vec![int_attribute("transB", transposed as i64)];
+        self.replaced.insert(place, fused("Linear", &inputs, &[y], attributes));
+        Some(())
     }
 }
 
@@ -631,6 +684,45 @@ mod tests {
             n("Mul", "h", "a", "y"),
         ];
         assert_eq!(left(tanh, &numbers), fused);
+    }
+
+    #[test]
+    fn products_with_weights_take_their_bias_along() {
+        let weight = |name: &str, dims: &[usize]| {
+            tensor_from_f32(name, DataType::Float, dims, &vec![0.5; dims.iter().product()])
+        };
+        let fused = |rows: usize, nodes: Vec<NodeProto>| -> Vec<NodeProto> {
+            let graph = GraphProto {
+                node: nodes,
+                initializer: vec![weight("w", &[6, 4]), weight("turned", &[4, 6]), weight("bias", &[4])],
+                input: vec![tensor_info("x", DataType::Float, &[Some(2), Some(rows), Some(6)])],
+                output: vec![tensor_info("y", DataType::Float, &[Some(2), Some(rows), Some(4)])],
+                ..Default::default()
+            };
+            let import = OperatorSetIdProto { domain: None, version: Some(17) };
+            let proto = ModelProto { graph: Some(graph), opset_import: vec![import], ..Default::default() };
+            fuse(&Typing::with(&Model::from_proto(proto), Assumption::default()).unwrap()).node
+        };
+        let n = |op: &str, a: &str, b: &str, o: &str| new_node(op, &[a, b], &[o], vec![]);
+        let linear = |nodes: &[NodeProto], inputs: &[&str], transposed: i64| {
+            let [node] = nodes else { panic!("{} nodes are left", nodes.len()) };
+            assert_eq!((node.domain(), node.op_type()), (DOMAIN, "Linear"));
+            assert_eq!(
+                (&node.input[..], node.int("transB")),
+                (&inputs.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..], Some(transposed))
+            );
+            assert_eq!(node.output, ["y"]);
+        };
+        let sum = vec![n("MatMul", "x", "w", "p"), n("Add", "bias", "p", "y")];
+        linear(&fused(16, sum.clone()), &["x", "w", "bias"], 0);
+        linear(&fused(16, vec![n("MatMul", "x", "w", "y")]), &["x", "w"], 0);
+        let turn = new_node("Transpose", &["turned"], &["t"], vec![]);
+        linear(&fused(16, vec![turn, n("MatMul", "x", "t", "y")]), &["x", "turned"], 1);
+        // Few rows; a product that something else reads, too.
+        assert_eq!(fused(15, sum).len(), 2);
+        let twice = vec![n("MatMul", "x", "w", "p"), n("Add", "p", "bias", "q"), n("Mul", "p", "q", "y")];
+        let left: Vec<String> = fused(16, twice).iter().map(|n| n.op_type().to_string()).collect();
+        assert_eq!(left, ["Linear", "Add", "Mul"]);
     }
 
     #[test]

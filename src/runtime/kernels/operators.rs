@@ -15,7 +15,7 @@ use super::attention::{self, Given, Rows, RowsMut, Sizes};
 use super::lanes::{Width, widths};
 use super::normalization::layer_norm_gradient;
 use super::pointwise::{gelu, gelu_gradient, softmax_gradient};
-use super::product::{self, weight_gradient};
+use super::product::{self, Weights, linear, pack, weight_gradient};
 use super::scratch::with_scratch;
 
 /// The domain of the operators.
@@ -39,6 +39,7 @@ pub(crate) fn domain() -> ort::Result<OperatorDomain> {
         .add(AdamW)?
         .add(Attention)?
         .add(AttentionGradient)?
+        .add(Linear)?
         .add(WeightGradient)
 }
 
@@ -178,6 +179,15 @@ fn is_tanh(k: &KernelContext) -> bool {
     k.get::<String>("approximate").as_deref() == Some("tanh")
 }
 
+fn is_transposed(k: &KernelContext) -> bool {
+    k.get::<i64>("transB") == Some(1)
+}
+
+/// Into how many parts to cut what is cut best into few.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
 fn required<const N: usize>() -> [OperatorInput; N] {
     std::array::from_fn(|_| OperatorInput::required(Float32))
 }
@@ -309,7 +319,66 @@ fn reduce(partial: &[f32], n: usize, outputs: &[(Output, usize)]) {
     }
 }
 
-/// `WeightGradient(x, g) -> gw` = xᵀ g for x [rows, m] and g [rows, n], whose rows may be several axes.
+/// Rows that a task of [`Linear`] works on at once: whole tiles of any width of vectors.
+const ROWS: usize = 84;
+
+/// `Linear(x, w[, bias]) -> y` = x w + bias for x [..., k], w [k, n] and a bias of n numbers; w is [n, k] with the attribute `transB`.
+struct Linear;
+
+impl Operator for Linear {
+    type Kernel<'k> = BoxedKernel<'k>;
+
+    fn name(&self) -> &str {
+        "Linear"
+    }
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        required::<2>().into_iter().chain([OperatorInput::optional(Float32)])
+    }
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        outputs::<1>()
+    }
+    fn create_kernel<'k>(&self, k: &KernelContext<'k>) -> ort::Result<BoxedKernel<'k>> {
+        let (transposed, width, threads) = (is_transposed(k), width(), threads());
+        Ok(Box::new(move |c: &ComputeContext| {
+            let (x, w, bias) = (Input::of(c, 0)?, Input::of(c, 1)?, Input::optional(c, 2)?);
+            let [rows, columns] = w.shape[..] else { return Err(wrong("Linear: the weights are no matrix")) };
+            let (k, n) = if transposed { (columns, rows) } else { (rows, columns) };
+            let mut shape = x.shape.clone();
+            let Some(last) = shape.last_mut().filter(|last| **last == k) else {
+                return Err(wrong("Linear: the activations do not fit the weights"));
+            };
+            *last = n;
+            let (k, n) = (k as usize, n as usize);
+            if bias.as_ref().is_some_and(|b| b.len != n) {
+                return Err(wrong("Linear: the bias has another length than the output"));
+            }
+            let y = Output::of(c, 0, &shape)?;
+            let bias = bias.map_or(std::ptr::null(), |b| b.start);
+            let weights = Weights { k, n, start: w.start, transposed, bias };
+            let rows = x.len / k.max(1);
+            with_scratch(weights.panels(), |panels| {
+                let s = Shared((weights, panels));
+                let tiles = n.div_ceil(product::TILE);
+                parts(c, tiles, threads, move |_, r| {
+                    let (weights, panels) = s.get();
+                    let [from, to] = [r.start, r.end].map(|tile| (tile * product::TILE).min(n));
+                    // SAFETY: the tensors have these sizes; every part writes panels of its own.
+                    unsafe { pack(width, weights, from, to, panels) };
+                })?;
+                let s = Shared(product::Linear { k, n, x: x.start, panels, y: y.0 });
+                let blocks = rows.div_ceil(ROWS);
+                parts(c, blocks, blocks, move |block, _| {
+                    let l = s.get();
+                    // SAFETY: the panels are whole, and every part writes rows of its own.
+                    unsafe { linear(width, l, block * ROWS, (block * ROWS + ROWS).min(rows)) };
+                })
+            })
+        }))
+    }
+}
+
+/// `WeightGradient(x, g) -> gw[, gbias]` = xᵀ g and the sum of all rows of g, for x [rows, k] and g [rows, n], whose rows may be
+/// several axes; gw is [n, k] with the attribute `transB`, as for [`Linear`].
 struct WeightGradient;
 
 impl Operator for WeightGradient {
@@ -322,26 +391,36 @@ impl Operator for WeightGradient {
         required::<2>()
     }
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        outputs::<1>()
+        [OperatorOutput::required(Float32), OperatorOutput::optional(Float32)]
     }
-    fn create_kernel<'k>(&self, _: &KernelContext<'k>) -> ort::Result<BoxedKernel<'k>> {
-        let width = width();
-        let parts_wanted = std::thread::available_parallelism().map_or(1, |n| n.get());
+    fn create_kernel<'k>(&self, k: &KernelContext<'k>) -> ort::Result<BoxedKernel<'k>> {
+        let (transposed, width, threads) = (is_transposed(k), width(), threads());
         Ok(Box::new(move |c: &ComputeContext| {
-            let (x, g) = (Input::of(c, 0)?, Input::of(c, 1)?);
+            let (mut x, mut g) = (Input::of(c, 0)?, Input::of(c, 1)?);
+            let mut sums = [std::ptr::null_mut(); 2];
+            if c.num_outputs()? > 1 {
+                sums[1] = Output::of(c, 1, &[g.last() as i64])?.0;
+            }
+            if transposed {
+                std::mem::swap(&mut x, &mut g);
+                sums.swap(0, 1);
+            }
             let (m, n) = (x.last(), g.last());
             let rows = x.len / m.max(1);
             if rows != g.len / n.max(1) || x.shape.is_empty() || g.shape.is_empty() {
                 return Err(wrong("WeightGradient: the activations and the gradient differ in rows"));
             }
-            let out = Output::of(c, 0, &[m as i64, n as i64])?;
-            let s = Shared(product::WeightGradient { rows, m, n, x: x.start, g: g.start, out: out.0 });
-            let count = parts_wanted.min(n.div_ceil(32)).max(1);
+            let out = Output::of(c, 0, &[m as i64, n as i64])?.0;
+            let [sum_of_x, sum_of_g] = sums;
+            let w = product::WeightGradient { rows, m, n, x: x.start, g: g.start, out, sum_of_x, sum_of_g };
+            let cut = w.parts(threads);
+            let count = cut[0] * cut[1];
+            let s = Shared(w);
             parts(c, count, count, move |part, _| {
                 let w = s.get();
-                // SAFETY: the tensors have these sizes; every part writes columns of its own.
+                // SAFETY: the tensors have these sizes; every part writes a part of its own.
                 with_scratch(product::WeightGradient::SCRATCH, |scratch| unsafe {
-                    weight_gradient(width, w, w.cut(part, count), w.cut(part + 1, count), scratch);
+                    weight_gradient(width, w, w.part(part, cut), scratch);
                 });
             })
         }))

@@ -7,11 +7,11 @@ thread_local! {
 }
 
 /// Gives `work` this thread's scratch memory of at least `length` numbers.
-pub(super) fn with_scratch(length: usize, work: impl FnOnce(*mut f32)) {
+pub(super) fn with_scratch<T>(length: usize, work: impl FnOnce(*mut f32) -> T) -> T {
     SCRATCH.with_borrow_mut(|memory| {
         if memory.len() < length {
             memory.resize(length, 0.0);
         }
-        work(memory.as_mut_ptr());
-    });
+        work(memory.as_mut_ptr())
+    })
 }

@@ -8,7 +8,7 @@ use super::attention::{self, Given, Rows, RowsMut, Sizes};
 use super::lanes::{Lanes, Width, dispatch, each, exp, normal, widths};
 use super::normalization::layer_norm_gradient;
 use super::pointwise::{gelu, gelu_gradient, softmax_gradient};
-use super::product::{WeightGradient, weight_gradient};
+use super::product::{Linear, TILE, WeightGradient, Weights, linear, pack, weight_gradient};
 
 #[inline(always)]
 unsafe fn exp_lanes<L: Lanes>(n: usize, x: *const f32, y: *mut f32) {
@@ -223,31 +223,90 @@ fn a_step_of_adamw() {
 }
 
 #[test]
+fn products_with_weights_are_the_same_however_they_are_cut() {
+    // More than one panel, parts of panels and of lines, and fewer rows than a tile has.
+    for (rows, k, n) in [(200, 37, 70), (3, 2, 5), (28, 64, 32)] {
+        let (x, w, b) = (random(rows * k, 1), random(k * n, 2), random(n, 3));
+        let turned: Vec<f32> = (0..k * n).map(|i| w[i % k * n + i / k]).collect();
+        for (start, transposed, bias) in [(&w, false, Some(&b)), (&turned, true, Some(&b)), (&w, false, None)] {
+            let mut truth = Vec::new();
+            for row in x.chunks(k) {
+                let sum = |j: usize| (0..k).map(|i| row[i] as f64 * w[i * n + j] as f64).sum::<f64>();
+                truth.extend((0..n).map(|j| sum(j) + bias.map_or(0.0, |b| b[j] as f64)));
+            }
+            let bias = bias.map_or(std::ptr::null(), |b| b.as_ptr());
+            let weights = Weights { k, n, start: start.as_ptr(), transposed, bias };
+            for width in widths() {
+                let results = [1, 2, 3].map(|parts| {
+                    let mut panels = vec![f32::NAN; weights.panels()];
+                    let mut y = vec![f32::NAN; rows * n];
+                    let l = Linear { k, n, x: x.as_ptr(), panels: panels.as_mut_ptr(), y: y.as_mut_ptr() };
+                    let tiles = n.div_ceil(TILE);
+                    for part in 0..parts {
+                        let [from, to] = [part, part + 1].map(|p| (tiles * p / parts * TILE).min(n));
+                        unsafe { pack(width, weights, from, to, panels.as_mut_ptr()) };
+                    }
+                    for part in 0..parts {
+                        unsafe { linear(width, l, rows * part / parts, rows * (part + 1) / parts) };
+                    }
+                    y
+                });
+                assert!(error(&results[0], &truth) < 1e-6, "{width:?} {rows} {k} {n}: {}", error(&results[0], &truth));
+                assert!(results.iter().all(|r| *r == results[0]), "{width:?} {rows} {k} {n}");
+            }
+        }
+    }
+}
+
+#[test]
 fn the_gradient_of_a_weight_is_the_same_however_it_is_cut() {
     // More than one panel of every kind, and parts of panels.
     for (rows, m, n) in [(400, 270, 70), (5, 3, 2), (64, 14, 32)] {
         let (x, g) = (random(rows * m, 1), random(rows * n, 2));
         let mut truth = vec![0.0; m * n];
+        let sums = |x: &[f32], n: usize| -> Vec<f64> {
+            (0..n).map(|j| x[j..].iter().step_by(n).map(|&x| x as f64).sum()).collect()
+        };
         for k in 0..rows {
             for i in 0..m {
                 (0..n).for_each(|j| truth[i * n + j] += x[k * m + i] as f64 * g[k * n + j] as f64);
             }
         }
         for width in widths() {
-            let results = [1, 2, 3].map(|parts| {
+            let results = [[1, 1], [2, 1], [1, 3], [3, 2]].map(|cut| {
                 let mut out = vec![f32::NAN; m * n];
+                let (mut of_x, mut of_g) = (vec![f32::NAN; m], vec![f32::NAN; n]);
                 let mut scratch = vec![0.0; WeightGradient::SCRATCH];
-                let w = WeightGradient { rows, m, n, x: x.as_ptr(), g: g.as_ptr(), out: out.as_mut_ptr() };
-                for part in 0..parts {
-                    let (from, to) = (w.cut(part, parts), w.cut(part + 1, parts));
-                    unsafe { weight_gradient(width, w, from, to, scratch.as_mut_ptr()) };
+                let (x, g, out_start) = (x.as_ptr(), g.as_ptr(), out.as_mut_ptr());
+                let (sum_of_x, sum_of_g) = (of_x.as_mut_ptr(), of_g.as_mut_ptr());
+                let w = WeightGradient { rows, m, n, x, g, out: out_start, sum_of_x, sum_of_g };
+                for part in 0..cut[0] * cut[1] {
+                    unsafe { weight_gradient(width, w, w.part(part, cut), scratch.as_mut_ptr()) };
                 }
-                out
+                [out, of_x, of_g]
             });
-            assert!(error(&results[0], &truth) < 2e-6, "{width:?} {rows} {m} {n}");
+            for (found, truth) in results[0].iter().zip([&truth, &sums(&x, m), &sums(&g, n)]) {
+                assert!(error(found, truth) < 2e-6, "{width:?} {rows} {m} {n}");
+            }
             assert!(results.iter().all(|r| *r == results[0]), "{width:?} {rows} {m} {n}");
         }
     }
+}
+
+#[test]
+fn the_gradient_of_a_weight_is_cut_for_as_many_threads_as_it_fills() {
+    let pointers = (std::ptr::null(), std::ptr::null_mut());
+    let (x, out) = pointers;
+    let of = |m, n| WeightGradient { rows: 1, m, n, x, g: x, out, sum_of_x: out, sum_of_g: out };
+    assert_eq!(of(192, 768).parts(2), [1, 2]);
+    assert_eq!(of(768, 192).parts(2), [2, 1]);
+    assert_eq!(of(768, 768).parts(16), [4, 4]);
+    assert_eq!(of(3, 5).parts(16), [1, 1]);
+    // Every column of both is in some part.
+    let w = of(300, 70);
+    let cut = w.parts(7);
+    let all: usize = (0..cut[0] * cut[1]).map(|p| w.part(p, cut)).map(|[a, b]| a.len() * b.len()).sum();
+    assert_eq!(all, 300 * 70);
 }
 
 /// The loss Σ g · attention(q, k, v) of one head.

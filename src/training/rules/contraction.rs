@@ -1,5 +1,6 @@
 //! Products of matrices, and convolutions.
 
+use super::super::kernels::ROWS_OF_A_FUSED_PRODUCT;
 use super::super::tape::Tape;
 use super::elementwise::times;
 use super::refuse;
@@ -8,10 +9,7 @@ use crate::error::Result;
 use crate::graph::{Attributes, int_attribute, ints_attribute, string_attribute};
 use crate::onnx::proto::{AttributeProto, NodeProto};
 
-/// From this many rows on, the gradient of a weight is the fused operator's.
-const ROWS_OF_A_FUSED_PRODUCT: usize = 64;
-
-/// α op(a) op(b) + β c, for MatMul, Gemm and `com.microsoft` FusedMatMul.
+/// α op(a) op(b) + β c, for MatMul, Gemm, `com.microsoft` FusedMatMul and Offshoot's own Linear.
 ///
 /// Where the second factor is one matrix, all rows of the first are one matrix too: the gradient of a weight is one Gemm.
 pub fn matmul(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
@@ -46,9 +44,15 @@ pub fn matmul(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let g2 = t.reshape(&g, &vg);
     let batch = &vg[..rg - 2];
     let of = |tail: &[usize]| -> Vec<usize> { batch.iter().chain(&tail[tail.len() - 2..]).copied().collect() };
+    let transposed = |on: bool| vec![int_attribute("transB", on as i64)];
+    // The gradients of a matrix and of a bias beside it are one operator.
+    let sums_bias = node.op_type() == "Linear" && node.input.get(2).is_some_and(|c| t.needs(c));
+    let mut summed = None;
+    let is_fused = t.fuses() && (ra, rb, ta) == (2, 2, false) && va[0] >= ROWS_OF_A_FUSED_PRODUCT;
     t.give(node, 0, |t, _| {
         let b = t.reshape(b, &vb);
         let p = match ta {
+            _ if is_fused => t.fused("Linear", &[&g2, &b], 1, transposed(!tb)).remove(0),
             true => t.product((&b, tb), (&g2, true), (rb, rg)),
             false => t.product((&g2, false), (&b, !tb), (rg, rb)),
         };
@@ -57,12 +61,12 @@ pub fn matmul(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     })?;
     t.give(node, 1, |t, _| {
         let a = t.reshape(a, &va);
-        let rows = va.first().copied().unwrap_or(0);
-        if t.fuses() && (ra, rb, ta) == (2, 2, false) && rows >= ROWS_OF_A_FUSED_PRODUCT {
-            let inputs = if tb { [g2.as_str(), a.as_str()] } else { [a.as_str(), g2.as_str()] };
-            return Ok(t.fused("WeightGradient", &inputs, 1, vec![]).remove(0));
-        }
         let p = match tb {
+            _ if is_fused => {
+                let mut outputs = t.fused("WeightGradient", &[&a, &g2], 1 + sums_bias as usize, transposed(tb));
+                summed = outputs.drain(1..).next();
+                outputs.remove(0)
+            }
             true => t.product((&g2, true), (&a, ta), (rg, ra)),
             false => t.product((&a, !ta), (&g2, false), (ra, rg)),
         };
@@ -71,6 +75,9 @@ pub fn matmul(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     })?;
     t.give(node, 2, |t, c| {
         let to = t.shape(c)?;
+        if let Some(sum) = summed {
+            return Ok(t.reshape(&sum, &to));
+        }
         let sum = t.unbroadcast(&output_gradient, &so, &to);
         let beta = node.float("beta").unwrap_or(1.0);
         Ok(if beta == 1.0 { sum } else { times(t, &sum, beta) })

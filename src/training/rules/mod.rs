@@ -70,7 +70,7 @@ pub(super) fn backward(t: &mut Tape, node: &NodeProto, given: &[Option<String>])
         "Pad" => movement::pad(t, node, g),
         "DepthToSpace" | "SpaceToDepth" => movement::depth_space(t, node, g),
         "Trilu" | "CumSum" => movement::same(t, node, g),
-        "MatMul" | "FusedMatMul" | "Gemm" => contraction::matmul(t, node, g),
+        "MatMul" | "FusedMatMul" | "Gemm" | "Linear" => contraction::matmul(t, node, g),
         "Einsum" => contraction::einsum(t, node, g),
         "Conv" => contraction::conv(t, node, g),
         "ConvTranspose" => contraction::conv_transpose(t, node, g),

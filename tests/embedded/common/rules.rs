@@ -9,7 +9,7 @@ use offshoot::graph::{float_attribute, int_attribute, ints_attribute, node, stri
 use offshoot::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_info};
 use offshoot::runtime::{Kind, Runtime, differentiable};
-use offshoot::training::{Gradients, Operators};
+use offshoot::training::{Gradients, Operators, kernels};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use super::surgery::run;
@@ -218,6 +218,11 @@ impl Case {
         let mut backward = model.clone();
         let prepared = differentiable(&Typing::with(&model, assumption.clone()).unwrap()).map_err(|e| e.to_string())?;
         *backward.graph_mut() = prepared;
+        if operators == Operators::Fused {
+            let fused = kernels::fuse(&Typing::with(&backward, assumption.clone()).unwrap());
+            *backward.graph_mut() = fused;
+            backward.proto.opset_import.push(kernels::import());
+        }
         let weights: Vec<Vec<f32>> =
             base.iter().map(|y| y.iter().map(|_| self.random.random_range(-1.0..1.0)).collect()).collect();
         let (mut seeds, mut constants) = (Vec::new(), Vec::new());
@@ -465,6 +470,12 @@ fn contraction() -> Vec<Case> {
             .float("alpha", 0.5)
             .float("beta", 1.5),
         op("Gemm").x(&[4, 3]).x(&[4, 5]).int("transA", 1),
+        // As many rows as the fused operators want.
+        op("MatMul").x(&[2, 17, 6]).x(&[6, 5]),
+        op("MatMul").x(&[2, 17, 6]).x(&[6]),
+        op("Gemm").x(&[40, 6]).x(&[6, 5]).x(&[1, 5]),
+        op("Gemm").x(&[40, 6]).x(&[5, 6]).x(&[5]).int("transB", 1),
+        op("Gemm").x(&[40, 6]).x(&[5, 6]).x(&[40, 1]).int("transB", 1),
         op("Gemm").x(&[3, 4]).x(&[5, 4]).x(&[]).int("transB", 1),
         op("FusedMatMul").x(&[2, 3, 4]).x(&[2, 5, 4]).int("transB", 1).float("alpha", 0.3).microsoft(),
         op("FusedMatMul").x(&[2, 4, 3]).x(&[2, 4, 5]).int("transA", 1).microsoft(),
@@ -595,8 +606,8 @@ fn contraction() -> Vec<Case> {
 /// Checks every case that the runtime knows the operators of.
 pub fn check_all(runtime: &Arc<Runtime>) {
     let (mut checked, mut failures) = (0, Vec::new());
-    for operators in [Operators::Standard, Operators::Contrib] {
-        if operators == Operators::Contrib && runtime.kind == Kind::Tract {
+    for operators in [Operators::Standard, Operators::Contrib, Operators::Fused] {
+        if operators != Operators::Standard && runtime.kind == Kind::Tract {
             continue;
         }
         for case in [elementwise(), normalisation(), movement(), contraction()].into_iter().flatten() {
