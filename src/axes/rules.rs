@@ -364,7 +364,9 @@ impl Rule<'_, '_> {
             "Squeeze" => one(self.squeeze()?),
             "Unsqueeze" => one(self.unsqueeze()?),
             "Transpose" => one(self.transpose()?),
-            "MatMul" | "FusedMatMul" | "TransposeMatMul" | "Gemm" | "Linear" => one(self.matmul()?),
+            "MatMul" | "FusedMatMul" | "TransposeMatMul" | "Gemm" => one(self.matmul()?),
+            // Offshoot's own, which training graphs hold.
+            "Linear" if self.node.domain() == "offshoot" => one(self.matmul()?),
             "Einsum" => one(self.einsum()?),
             "Conv" | "ConvTranspose" => one(self.conv()?),
             "BatchNormalization" | "InstanceNormalization" | "GroupNormalization" => self.channel_norm(),
