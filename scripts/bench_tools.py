@@ -4,7 +4,7 @@
     python -m venv .cache/tools && .cache/tools/bin/pip install onnx onnxsim onnxslim onnx-graphsurgeon onnxruntime pillow
     .cache/tools/bin/python scripts/bench_tools.py [MODEL ...] [--offshoot target/release/offshoot] [--rounds 3]
 
-Every measurement is a process of its own; all take turns, and the table has the medians. Memory is the peak of anonymous pages (RssAnon) and of all
+Every measurement is a process of its own, which writes a new file; all take turns, and the table has the medians. Memory is the peak of anonymous pages (RssAnon) and of all
 resident pages (VmHWM), which count the mapped model too. What each does:
 
 - inspect: Offshoot types the graph and reads the anatomy; the others load the model and count operators and parameters, as far as each goes.
@@ -157,9 +157,12 @@ def photographs():
 # The measurement.
 
 
-def measure(command):
+def measure(command, folder):
     """Seconds, peak of anonymous and of resident memory in MB; or why there are none."""
-    os.sync()  # what the process before this one has written is not this one's to wait for
+    # What the process before this one has written is not this one's to replace, which file systems write out at once, or to wait for.
+    for written in folder.glob("*.onnx*"):
+        written.unlink()
+    os.sync()
     run = measured.Measured(command)
     if run.status:
         said = [line for line in run.err.strip().splitlines() if line.strip()]
@@ -178,10 +181,10 @@ def commands(offshoot, model, folder):
     return {
         "inspect": [("Offshoot", ours("inspect", model)), ("Python onnx", other("inspect_onnx")), ("onnx-graphsurgeon", other("inspect_graphsurgeon")),
                     ("onnxsim", other("inspect_onnxsim")), ("OnnxSlim", other("inspect_onnxslim"))],
-        "grow, half the FFN": [("Offshoot", ours("grow", model, "--no-images", "--ffn-width", "50%", "--force", "-o", to("a.onnx"))),
+        "grow, half the FFN": [("Offshoot", ours("grow", model, "--no-images", "--ffn-width", "50%", "-o", to("a.onnx"))),
                                ("Python onnx", other("grow_onnx", to("b.onnx"))), ("onnx-graphsurgeon", other("grow_graphsurgeon", to("c.onnx"))),
                                ("onnxsim", other("grow_onnxsim", to("d.onnx"))), ("OnnxSlim, writes all", other("grow_onnxslim", to("e.onnx")))],
-        "condense, 4 photographs": [("Offshoot", ours("condense", model, "--images", str(images), "--force", "-o", to("f.onnx"))),
+        "condense, 4 photographs": [("Offshoot", ours("condense", model, "--images", str(images), "-o", to("f.onnx"))),
                                     ("Python onnx, ONNX Runtime", other("condense_python", to("g.onnx"))),
                                     ("bare forward pass, ONNX Runtime", other("forward_python"))],
         "the disk": [("cp", ["cp", "--reflink=never", *([str(p) for p in (Path(model), Path(f"{model}.data")) if p.exists()]), str(folder)])],
@@ -209,7 +212,7 @@ def main():
                     for name, command in tools:
                         if name in reasons:
                             continue
-                        figures, reason = measure(command)
+                        figures, reason = measure(command, Path(folder))
                         if reason:
                             reasons[name] = reason
                         elif turn:  # the first turn warms the page cache
