@@ -90,6 +90,22 @@ fn json(arguments: &[&str]) -> serde_json::Value {
     json_on("onnxruntime", arguments)
 }
 
+/// ONNX Runtime's own builds write an identity and events to the user's cache folder as they start, unless told not to.
+#[test]
+fn the_library_leaves_nothing_in_the_users_home() {
+    if runtime().is_none() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let density =
+        ["density", "models/fashion-vit.onnx", "--images", "fixtures/fashion-images.idx3-ubyte", "--limit", "2"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_offshoot"));
+    command.args(density).args(["--runtime", "onnxruntime"]).current_dir(common::root());
+    let output = command.env("HOME", home.path()).env_remove("XDG_CACHE_HOME").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
 fn largest_relative_difference(found: &serde_json::Value, golden: &str) -> f64 {
     let golden: serde_json::Value =
         serde_json::from_slice(&std::fs::read(common::root().join(golden)).unwrap()).unwrap();

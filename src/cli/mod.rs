@@ -13,6 +13,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel;
+use crate::runtime::refuse_telemetry;
 pub use flags::{Cli, Command};
 
 /// Runs the command line of this process. Exit codes: 0 done, 1 a check or target was not met, 2 bad usage or bad input,
@@ -25,6 +26,7 @@ pub fn main() -> ExitCode {
             *place = at.to_string();
         }
     }));
+    refuse_telemetry();
     signals::explain_lost_files();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

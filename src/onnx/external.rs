@@ -8,9 +8,13 @@ use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::proto::{ModelProto, TensorProto};
+use super::proto::tensor_proto::DataLocation;
+use super::proto::{ModelProto, StringStringEntryProto, TensorProto};
 use super::{Source, map, tensor};
 use crate::error::{Error, ErrorKind, Result};
+
+/// Payloads below this stay in the message even when the weights are external: among them are all that shapes are computed from.
+const MIN_EXTERNAL: usize = 1024;
 
 /// What to do with external data that a link leads outside the model's folder (Hugging Face caches are made so).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +24,22 @@ pub enum ExternalLinks {
     Refuse,
     /// Follow the link.
     Accept,
+}
+
+/// Takes the payload out of a tensor, if it has at least `MIN_EXTERNAL` bytes.
+pub(super) fn take(t: &mut TensorProto) -> Option<Bytes> {
+    t.raw_data.take_if(|raw| raw.len() >= MIN_EXTERNAL)
+}
+
+/// Says where the payload of a tensor lies.
+pub(super) fn refer(t: &mut TensorProto, location: &str, offset: u64, length: usize) {
+    let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
+    t.external_data = vec![
+        entry("location", location.to_string()),
+        entry("offset", offset.to_string()),
+        entry("length", length.to_string()),
+    ];
+    t.data_location = Some(DataLocation::External as i32);
 }
 
 /// Makes every external payload of the model a slice of its mapped file. Returns the bytes of the files.

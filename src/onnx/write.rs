@@ -7,14 +7,12 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
-use super::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
-use super::{Source, bounds};
+use super::proto::{GraphProto, ModelProto, TensorProto};
+use super::{Source, bounds, external};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Protobuf messages end at 2 GB; weights move to external data a little before that.
 const MAX_MESSAGE: u64 = (2 << 30) - (64 << 20);
-/// Payloads below this stay in the message even when the weights are external.
-const MIN_EXTERNAL: usize = 1024;
 /// A model whose weights lie beside it is smaller than this.
 const MAX_STRUCTURE: u64 = 128 << 20;
 /// ONNX asks for external data aligned to pages, so that readers can map it.
@@ -139,19 +137,13 @@ fn write_within(model: &ModelProto, path: &Path, limit: u64, sources: &[Source])
     let mut offset = 0u64;
     let fill = |out: &mut BufWriter<&File>| {
         for t in &mut graph.initializer {
-            let Some(raw) = t.raw_data.take_if(|raw| raw.len() >= MIN_EXTERNAL) else { continue };
+            let Some(raw) = external::take(t) else { continue };
             let padding = offset.next_multiple_of(ALIGNMENT) - offset;
             out.write_all(&vec![0; padding as usize])?;
             offset += padding;
             expect(&raw);
             out.write_all(&raw)?;
-            let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
-            t.external_data = vec![
-                entry("location", location.clone()),
-                entry("offset", offset.to_string()),
-                entry("length", raw.len().to_string()),
-            ];
-            t.data_location = Some(DataLocation::External as i32);
+            external::refer(t, &location, offset, raw.len());
             offset += raw.len() as u64;
         }
         Ok(())

@@ -78,7 +78,11 @@ fn zeroed(model: &Model, typing: &Typing, uses: &[(usize, Factor)], keep: &[usiz
 fn set(model: &mut Model, node: usize, input: usize, tensor: TensorProto) {
     let graph = model.graph_mut();
     graph.node[node].input[input] = tensor.name().to_string();
-    graph.initializer.push(tensor);
+    // An attention and an FFN may share a matrix.
+    match graph.initializer.iter().find(|t| t.name() == tensor.name()) {
+        Some(before) => assert_eq!(*before, tensor),
+        None => graph.initializer.push(tensor),
+    }
 }
 
 fn resized(model: &Model, typing: &Typing, plan: &Plan) -> Model {
