@@ -66,7 +66,7 @@ pub fn attention_distances(
             Ok(probe.by_head(float, map, &own))
         })?;
         let bytes: usize = group.iter().map(|&l| elements(l) * size_of::<f32>()).sum();
-        let batch = suggested_batch([1, 3, image[0], image[1]]).min(BATCH / bytes.max(1)).max(1);
+        let batch = suggested_batch(image, images.len()).min(BATCH / bytes.max(1)).max(1);
         let mut session = runtime.load(&probe, batch, image)?;
         let mut sums: Vec<Array3<f64>> = group
             .iter()

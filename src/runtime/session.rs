@@ -30,18 +30,21 @@ pub struct Session {
     runtime: Arc<Runtime>,
     input: String,
     outputs: Vec<String>,
-    /// Images in a batch; smaller batches are filled up and the surplus is dropped.
+    /// Images in a batch.
     pub batch: usize,
+    /// Whether a smaller batch runs as it is; else it is filled up, and the surplus dropped.
+    open: bool,
     /// The input's shape: batch, then channels, height and width in the model's own order.
     pub shape: [usize; 4],
     /// True where channels are the last axis.
     pub channels_last: bool,
 }
 
-/// A batch size that keeps activations small: 8 at 224 pixels, more for smaller images.
-pub fn suggested_batch(shape: [usize; 4]) -> usize {
-    let pixels: usize = shape[1..].iter().product();
-    (8 * 3 * 224 * 224 / pixels.max(1)).clamp(1, 64)
+/// A batch size that keeps activations small for images of a height and width: 8 at 224 pixels, more for smaller ones, and no more
+/// than there are `images`.
+pub fn suggested_batch(size: [usize; 2], images: usize) -> usize {
+    let pixels = size[0] * size[1];
+    (8 * 224 * 224 / pixels.max(1)).clamp(1, 64).min(images.max(1))
 }
 
 impl Runtime {
@@ -62,13 +65,14 @@ impl Runtime {
         let half = graph::element_types(model.graph()).values().any(|t| *t == DataType::Float16);
         let open = self.kind == Kind::Onnxruntime && self.device == Device::Cpu && !half;
         let (input, shape, channels_last) = image_input(model.graph_mut(), batch, image, open)?;
+        let open = data_inputs(model.graph()).iter().any(|v| declared_dims(v).is_some_and(|d| d[0].is_none()));
         if self.kind == Kind::Tract {
             for_tract(&mut model, Assumption { batch: shape[0], image })?;
         }
         float_borders(model.graph_mut());
         let outputs = model.graph().output.iter().map(|o| o.name().to_string()).collect();
         let inner = guarded(self.kind, || self.build(&model, false))?;
-        Ok(Session { inner, runtime: self.clone(), input, outputs, batch: shape[0], shape, channels_last })
+        Ok(Session { inner, runtime: self.clone(), input, outputs, batch: shape[0], open, shape, channels_last })
     }
 
     /// Loads a graph. `training` graphs are large and their shapes fixed: memory is taken as it is needed, which halves its peak.
@@ -329,7 +333,7 @@ impl Session {
             .collect()
     }
 
-    /// Runs one batch, filled up with its last image where it is smaller than the session's.
+    /// Runs one batch, filled up with its last image where it is smaller than the session's, and that is fixed.
     fn run_batch(&mut self, images: ArrayView4<f32>) -> Result<Vec<ArrayD<f32>>> {
         let count = images.len_of(Axis(0));
         if images.shape()[1..] != self.shape[1..] {
@@ -342,14 +346,14 @@ impl Session {
                 ),
             ));
         }
-        let filled: Array4<f32> = if count == self.batch {
-            images.as_standard_layout().into_owned()
+        let filled = if count == self.batch || self.open {
+            images.as_standard_layout()
         } else {
             let mut all = Array4::zeros((self.batch, self.shape[1], self.shape[2], self.shape[3]));
             for i in 0..self.batch {
                 all.index_axis_mut(Axis(0), i).assign(&images.index_axis(Axis(0), i.min(count - 1)));
             }
-            all
+            all.into()
         };
         let kind = self.runtime.kind;
         let (input, outputs, inner) = (&self.input, &self.outputs, &mut self.inner);

@@ -321,7 +321,7 @@ impl Workshop {
             Validation { loader: set.dataset.loader(judged, preprocess.clone(), input.layout)?, labels: Some(labels) };
         let mut epochs = Vec::new();
         if cell.how.classifier == Classifier::Kept {
-            let mut session = self.runtime.load(&made.model, suggested_batch([1, 3, image[0], image[1]]), image)?;
+            let mut session = self.runtime.load(&made.model, suggested_batch(image, images[1]), image)?;
             let found = evaluate(&mut session, &validation, None, |_| {})?;
             epochs.push(Epoch { epoch: 0, top1: found.top1, loss: found.loss });
         }

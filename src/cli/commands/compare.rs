@@ -22,7 +22,7 @@ pub fn run(c: &Compare) -> Result<()> {
     let runtime = Runtime::start(&c.runtime.options())?;
     let load = |model, typing: &Typing| -> Result<Session> {
         let image = typing.image_size();
-        runtime.load(model, suggested_batch([1, 3, image[0], image[1]]), image)
+        runtime.load(model, suggested_batch(image, la.len()), image)
     };
     let (mut sa, mut sb) = (named(&c.a, load(&a, &ta))?, named(&c.b, load(&b, &tb))?);
     let mut agreement = Agreement::default();

@@ -78,9 +78,9 @@ pub fn measure(
     check_classes(dataset, model)?;
     let typing = Typing::new(model)?;
     let validation = validation(dataset, indices, transform, model, &typing, strict)?;
-    let [height, width] = typing.image_size();
-    let batch = batch_size.map_or(suggested_batch([1, 3, height, width]), |n| n as usize);
-    let mut session = runtime.load(model, batch, [height, width])?;
+    let image = typing.image_size();
+    let batch = batch_size.map_or(suggested_batch(image, validation.loader.len()), |n| n as usize);
+    let mut session = runtime.load(model, batch, image)?;
     let names = class_names(model).or(dataset.classes().map(<[String]>::to_vec));
     let bar = output::progress(validation.loader.len(), "eval");
     let result = evaluate(&mut session, &validation, names.as_deref(), |n| bar.set_position(n as u64));
