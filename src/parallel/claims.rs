@@ -11,6 +11,8 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use tempfile::TempDir;
+
 use crate::error::{Error, Result};
 
 /// The file in a claim's folder.
@@ -52,13 +54,7 @@ pub fn claim(folder: &Path, cell: &str, stale: Duration) -> Result<Option<Claim>
         Some((number, touched)) if now.duration_since(touched).is_ok_and(|age| age >= stale) => number + 1,
         Some(_) => return Ok(None),
     };
-    let place = place(folder, cell, retaken);
-    match fs::rename(made.path(), &place) {
-        Ok(()) => drop(made.keep()),
-        // Another process was faster.
-        Err(_) if place.exists() => return Ok(None),
-        Err(e) => return Err(failed(e)),
-    }
+    let Some(place) = take(folder, cell, made, retaken).map_err(failed)? else { return Ok(None) };
     if let Some((number, _)) = last {
         discard(&self::place(folder, cell, number));
     }
@@ -98,18 +94,42 @@ fn place(folder: &Path, cell: &str, number: u64) -> PathBuf {
     folder.join(format!("{cell}.claim.{number}"))
 }
 
-/// The claim with the highest number, and when it was touched.
-fn last(folder: &Path, cell: &str) -> std::io::Result<Option<(u64, SystemTime)>> {
+/// Makes a folder the claim of this number; `None` where another process has the cell.
+fn take(folder: &Path, cell: &str, made: TempDir, number: u64) -> std::io::Result<Option<PathBuf>> {
+    let place = place(folder, cell, number);
+    match fs::rename(made.path(), &place) {
+        Ok(()) => drop(made.keep()),
+        // Another process was faster.
+        Err(_) if place.exists() => return Ok(None),
+        Err(e) => return Err(e),
+    }
+    // Whoever looks while a claim is retaken may see neither the old one nor the new one, and take the cell for free. The new one
+    // was there before it could be missed, and is seen now.
+    if highest(folder, cell)? > Some(number) {
+        discard(&place);
+        return Ok(None);
+    }
+    Ok(Some(place))
+}
+
+/// The highest number of a cell's claims.
+fn highest(folder: &Path, cell: &str) -> std::io::Result<Option<u64>> {
     let prefix = format!("{cell}.claim.");
-    let mut numbers = Vec::new();
+    let mut highest = None;
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
-        numbers.extend(name.to_str().and_then(|n| n.strip_prefix(&prefix)).and_then(|n| n.parse::<u64>().ok()));
+        let number = name.to_str().and_then(|n| n.strip_prefix(&prefix)).and_then(|n| n.parse::<u64>().ok());
+        highest = highest.max(number);
     }
-    let Some(number) = numbers.into_iter().max() else { return Ok(None) };
+    Ok(highest)
+}
+
+/// The claim with the highest number, and when it was touched.
+fn last(folder: &Path, cell: &str) -> std::io::Result<Option<(u64, SystemTime)>> {
+    let Some(number) = highest(folder, cell)? else { return Ok(None) };
     match fs::metadata(place(folder, cell, number).join(OWNER)) {
         Ok(found) => Ok(Some((number, found.modified()?))),
-        // It was just given back.
+        // It was just given back, or retaken.
         Err(e) if e.kind() == IoKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }
@@ -190,6 +210,16 @@ mod tests {
         std::thread::sleep(3 * stale);
         assert!(claim(folder.path(), "a", stale).unwrap().is_none());
         assert!(taken[0].is_held());
+    }
+
+    #[test]
+    fn a_claim_that_was_not_seen_wins() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = || tempfile::Builder::new().prefix(".claim-").tempdir_in(folder.path()).unwrap();
+        let retaken = take(folder.path(), "a", made(), 4).unwrap().unwrap();
+        assert_eq!(take(folder.path(), "a", made(), 0).unwrap(), None);
+        assert!(retaken.exists());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
