@@ -188,17 +188,16 @@ impl Model {
     }
 
     /// The encoded model without its weights, and the weights where they lie, by the names that the message calls their files: for
-    /// a runtime that takes files in memory. No copy is made, and no message grows past the 2 GB of protobuf.
-    pub(crate) fn to_parts(&self) -> (Vec<u8>, Vec<(String, Bytes)>) {
-        let mut model = self.clone();
+    /// a runtime that takes files in memory. Of the weights no copy is made, and no message grows past the 2 GB of protobuf.
+    pub(crate) fn into_parts(mut self) -> (Vec<u8>, Vec<(String, Bytes)>) {
         let mut payloads = Vec::new();
-        for tensor in &mut model.graph_mut().initializer {
+        for tensor in &mut self.graph_mut().initializer {
             let Some(raw) = external::take(tensor) else { continue };
             let name = payloads.len().to_string();
             external::refer(tensor, &name, 0, raw.len());
             payloads.push((name, raw));
         }
-        (model.to_bytes(), payloads)
+        (self.to_bytes(), payloads)
     }
 }
 

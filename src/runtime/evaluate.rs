@@ -61,7 +61,7 @@ impl Runtime {
             read.push(value);
         }
         debug_assert!(model.proto.opset_import.iter().all(|o| o.domain() != kernels::DOMAIN));
-        let mut session = guarded(self.kind, || self.build(&model, false))?;
+        let mut session = guarded(self.kind, || self.build(model, false))?;
         guarded(self.kind, || {
             let fail = |e: String| Error::new(ErrorKind::Runtime, format!("{} failed: {e}", name(self.kind)));
             let nothing: Vec<(String, SessionInputValue)> = Vec::new();

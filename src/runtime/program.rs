@@ -102,7 +102,7 @@ impl Runtime {
             Kind::Tract => None,
             _ => outputs.iter().map(|o| host_tensor(o)).collect(),
         };
-        let inner = guarded(self.kind, || self.build(&model, true))?;
+        let inner = guarded(self.kind, || self.build(model, true))?;
         Ok(Program {
             inner,
             runtime: self.clone(),

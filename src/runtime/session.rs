@@ -62,8 +62,9 @@ impl Runtime {
         }
         // Where ONNX Runtime knows the batch, its passes for the processor fuse products and biases to what is slower, DeiT-small by
         // 6 %. In half precision, where it does not know it, one of them crashes (torchvision's ViT, with 1.24 and 1.32).
-        let half = graph::element_types(model.graph()).values().any(|t| *t == DataType::Float16);
-        let open = self.kind == Kind::Onnxruntime && self.device == Device::Cpu && !half;
+        let open = self.kind == Kind::Onnxruntime
+            && self.device == Device::Cpu
+            && !graph::element_types(model.graph()).values().any(|t| *t == DataType::Float16);
         let (input, shape, channels_last) = image_input(model.graph_mut(), batch, image, open)?;
         let open = data_inputs(model.graph()).iter().any(|v| declared_dims(v).is_some_and(|d| d[0].is_none()));
         if self.kind == Kind::Tract {
@@ -71,12 +72,12 @@ impl Runtime {
         }
         float_borders(model.graph_mut());
         let outputs = model.graph().output.iter().map(|o| o.name().to_string()).collect();
-        let inner = guarded(self.kind, || self.build(&model, false))?;
+        let inner = guarded(self.kind, || self.build(model, false))?;
         Ok(Session { inner, runtime: self.clone(), input, outputs, batch: shape[0], open, shape, channels_last })
     }
 
     /// Loads a graph. `training` graphs are large and their shapes fixed: memory is taken as it is needed, which halves its peak.
-    pub(super) fn build(&self, model: &Model, training: bool) -> Result<OrtSession> {
+    pub(super) fn build(&self, model: Model, training: bool) -> Result<OrtSession> {
         let fail = |e: String| load_error(self.kind, &e);
         let mut builder = OrtSession::builder(&self.environment).map_err(|e| fail(e.to_string()))?;
         if self.kind == Kind::Onnxruntime {
@@ -133,8 +134,8 @@ impl Runtime {
 }
 
 /// Hands ONNX Runtime a model whose weights it takes from where they lie.
-fn commit(builder: SessionBuilder, model: &Model) -> ort::Result<OrtSession> {
-    let (message, payloads) = model.to_parts();
+fn commit(builder: SessionBuilder, model: Model) -> ort::Result<OrtSession> {
+    let (message, payloads) = model.into_parts();
     // Declared after the payloads, so that it ends before them.
     let mut builder = builder;
     for (name, payload) in &payloads {
