@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use ndarray::{ArrayD, ArrayViewD, IxDyn};
+use ndarray::{ArrayD, ArrayViewD, CowArray, IxDyn};
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, Session as OrtSession, SessionInputValue};
@@ -331,9 +331,14 @@ impl Program {
             self.bindings.insert(key.clone(), binding);
         }
         let Some(binding) = self.bindings.get_mut(&key) else { bail!(Internal, "a binding is gone") };
-        for (name, value) in feeds {
-            let owned = Tensor::from_array(value.as_standard_layout().into_owned()).map_err(|e| fail(e.to_string()))?;
-            binding.bind_input(*name, &owned).map_err(|e| fail(format!("input `{name}`: {e}")))?;
+        if let Some(name) = self.feeds.iter().find(|f| feeds.iter().all(|(n, _)| n != f)) {
+            bail!(Internal, "nothing is fed to `{name}`");
+        }
+        // Bound where they lie: every run binds all of its own before the library looks at them again.
+        let fed: Vec<(&str, CowArray<f32, IxDyn>)> = feeds.iter().map(|(n, v)| (*n, v.as_standard_layout())).collect();
+        for (name, value) in &fed {
+            let lent = TensorRef::from_array_view(value).map_err(|e| fail(e.to_string()))?;
+            binding.bind_input(*name, &lent).map_err(|e| fail(format!("input `{name}`: {e}")))?;
         }
         let read = |o: &str, value: &DynValue| to_float(value).map_err(|e| fail(format!("output `{o}`: {e}")));
         let Some(received) = &self.received else {

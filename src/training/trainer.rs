@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use ndarray::{Array4, ArrayD, ArrayViewD, Axis, IxDyn};
+use ndarray::{Array4, ArrayD, ArrayViewD, Axis, CowArray, IxDyn};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::LOSS;
@@ -270,10 +270,10 @@ impl Trainer {
         };
         let count = images.len_of(Axis(0));
         let whole = match count == self.batch {
-            true => images.view().into_dyn().to_owned(),
+            true => CowArray::from(images.view()).into_dyn(),
             false => {
                 let order: Vec<usize> = (0..self.batch).map(|i| i.min(count.saturating_sub(1))).collect();
-                images.select(Axis(0), &order).into_dyn()
+                CowArray::from(images.select(Axis(0), &order)).into_dyn()
             }
         };
         let outputs = program.run(&mut self.state, &[(self.input.as_str(), whole.view())])?;
