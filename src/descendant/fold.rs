@@ -96,7 +96,7 @@ struct Evaluator<'t, 'm> {
 }
 
 impl Evaluator<'_, '_> {
-    /// Computes a value; `None` where an operator is not known.
+    /// Computes a value; `None` where an operator is not known, as none is that lets an operand be left out.
     fn value(&mut self, name: &str) -> Result<Option<Value>> {
         if let Some(value) = self.done.get(name) {
             return Ok(Some(value.clone()));
@@ -112,6 +112,9 @@ impl Evaluator<'_, '_> {
         }
         let Some(&k) = self.links.maker.get(name) else { bail!(Format, "nothing makes the value `{name}`") };
         let node = &self.typing.graph.node[k];
+        if node.input.iter().any(String::is_empty) {
+            return Ok(None);
+        }
         let Some(inputs) = node.input.iter().map(|x| self.value(x)).collect::<Result<Option<Vec<_>>>>()? else {
             return Ok(None);
         };
