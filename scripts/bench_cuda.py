@@ -1,6 +1,6 @@
 """Measures training of a DeiT on an NVIDIA GPU: `offshoot tune` beside PyTorch, images a second and GPU memory.
 
-    python scripts/bench_cuda.py OFFSHOOT LIBRARY MODEL [--batch 32 128 256] [--precision f32 fp16 bf16] [--steps 30]
+    python scripts/bench_cuda.py OFFSHOOT LIBRARY MODEL [--batch 32 128 256] [--precision f32 tf32 fp16 bf16] [--steps 30]
 
 OFFSHOOT is the binary, LIBRARY the shared library of ONNX Runtime with CUDA, MODEL one of scripts/export_deit.py, whose size is read
 from its name. The data are random tensors, prepared, so that no picture is decoded. Every measurement is a process of its own: the
@@ -9,7 +9,7 @@ calls used, less what was used before the process began; allocators keep what th
 have. Prints a JSON line a measurement; one that fails is a line with `error`.
 
 PyTorch is measured where torch sees the device: eager, with fused AdamW and scaled_dot_product_attention, in float32, in float32 with
-TF32 (which ONNX Runtime's CUDA provider uses by default), and under bfloat16 autocast. Needs only the standard library otherwise.
+TF32, and under bfloat16 autocast. Needs only the standard library otherwise.
 """
 
 import argparse
@@ -30,6 +30,7 @@ CLASSES = 1000
 # Embedding dimension and heads; all have 12 layers, patches of 16 and images of 224 pixels.
 SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
 IMAGE = (3, 224, 224)
+PRECISIONS = ["f32", "tf32", "fp16", "bf16"]
 # Prepared images are held in memory, 600 kB each.
 MOST_IMAGES = 4096
 
@@ -90,7 +91,8 @@ def speed(batch, seconds, memory):
 
 def offshoot(args, batch, precision, data, folder):
     metrics = os.path.join(folder, "metrics.jsonl")
-    command = [args.offshoot, "tune", args.model, "--data", data, "--batch-size", str(batch), "--precision", precision]
+    command = [args.offshoot, "tune", args.model, "--data", data, "--batch-size", str(batch)]
+    command += ["--tf32"] if precision == "tf32" else ["--precision", precision]
     command += ["--epochs", "1", "--steps", str(steps_of(args, batch)), "--val-split", "0", "--augment", "none", "--no-shuffle"]
     command += ["--label-smoothing", "0", "--schedule", "constant", "--warmup", "0", "--lr", "1e-4", "--force"]
     command += ["--metrics", metrics, "-o", os.path.join(folder, "tuned.onnx")]
@@ -189,7 +191,7 @@ def main():
     parser.add_argument("library", metavar="LIBRARY")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128, 256])
-    parser.add_argument("--precision", nargs="+", choices=["f32", "fp16", "bf16"], default=["f32", "fp16", "bf16"])
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--steps", type=int, default=30, help="measured steps")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu tries the script itself")
     parser.add_argument("--one", choices=["f32", "tf32", "bf16"], help=argparse.SUPPRESS)

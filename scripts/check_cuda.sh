@@ -8,9 +8,10 @@
 # The CUDA 13 and cuDNN 9 libraries that ONNX Runtime loads are looked for in DEST, in the Python environment (torch and the nvidia-*
 # wheels bring them), and in /usr/local/cuda. `parts DEST MB cuda` brings them too (about 2 GB), for a machine that has none.
 #
-# Paths are taken from the root of the repository. check prints: what `doctor` finds; loss curves on the CPU and on the GPU, in single and in half precision, and their largest
-# relative difference; and, where .cache/deit-small.onnx is there (scripts/export_deit.py small), images a second and GPU memory
-# beside PyTorch's. A run that fails is named, the others go on, and the exit code is 1.
+# Paths are taken from the root of the repository. check prints: what `doctor` finds; loss curves on the CPU and on the GPU, in single and
+# in half precision, and their largest relative difference; whether the bundled models and all fixtures give on the GPU what they give
+# on the processor; and, where .cache/deit-small.onnx is there (scripts/export_deit.py small), images a second and GPU memory beside
+# PyTorch's. A run that fails is named, the others go on, and the exit code is 1.
 set -euo pipefail
 version=1.31.1
 cd "$(dirname "$0")/.."
@@ -100,6 +101,11 @@ PY
     "$offshoot" eval "$tmp/cuda.onnx" --data fixtures/fashion-images.idx3-ubyte --onnxruntime "$library" --device cpu | sed -n 1,4p ||
         failed=1
 
+    echo "== bundled models and fixtures, on the processor and on the GPU"
+    python3 scripts/compare_devices.py "$offshoot" "$library" | grep -v -e '^ok ' -e '^left out' || failed=1
+    echo "== the same, tuned in bfloat16"
+    python3 scripts/compare_devices.py "$offshoot" "$library" --commands tune --precision bf16 | grep -v -e '^ok ' -e '^left out' || failed=1
+
     if [ -f .cache/deit-small.onnx ]; then
         echo "== DeiT-small at 224 pixels: images a second and GPU memory"
         python3 scripts/bench_cuda.py "$offshoot" "$library" .cache/deit-small.onnx || failed=1
@@ -113,5 +119,5 @@ case "${1:-} $#" in
     "parts 2" | "parts 3" | "parts 4") shift; parts "$@" ;;
     "join 3") shift; join "$@" ;;
     "check 3") shift; check "$@" ;;
-    *) sed -n '2,13p' "$0"; exit 2 ;;
+    *) sed -n '2,14p' "$0"; exit 2 ;;
 esac

@@ -14,9 +14,10 @@ use std::sync::{Arc, LazyLock};
 
 use ndarray::{Array1, Array4, ArrayD};
 use ndarray_npy::{NpzReader, NpzWriter};
+use offshoot::axes::Typing;
 use offshoot::onnx::{Model, to_f32};
 use offshoot::runtime::{Kind, Options, Runtime};
-use offshoot::training::Operators;
+use offshoot::training::{Loss, Operators, Precision, Recipe, Term, Trainer};
 
 static RUNTIME: LazyLock<Result<Arc<Runtime>, String>> = LazyLock::new(|| {
     Runtime::start(&Options { kind: Kind::Onnxruntime, ..Options::default() }).map_err(|e| e.to_string())
@@ -375,6 +376,61 @@ fn half_precision_follows_single_precision() {
     if let Some(runtime) = runtime() {
         common::steps::half_precision(runtime);
     }
+}
+
+/// For one batch weights are neither packed nor, where their addresses are those of floats, copied: they have to live as long as it does.
+#[test]
+fn a_session_for_few_images_says_what_one_for_many_says() {
+    let Some(runtime) = runtime() else { return };
+    let mut model = Model::open("models/fashion-vit.onnx").unwrap();
+    offshoot::graph::prepare(&mut model).unwrap();
+    let (mut count, mut lent) = (0, 0);
+    for tensor in &mut model.graph_mut().initializer {
+        let Some(raw) = tensor.raw_data.as_mut().filter(|raw| raw.len() >= 1024) else { continue };
+        // Every other one at addresses that are certainly those of floats, or certainly not.
+        let offset = count % 2;
+        let mut bytes = vec![0; raw.len() + offset];
+        bytes[offset..].copy_from_slice(raw);
+        *raw = bytes::Bytes::from(bytes).slice(offset..);
+        lent += usize::from((raw.as_ptr() as usize).is_multiple_of(4));
+        count += 1;
+    }
+    assert!(lent > 10 && lent < count, "{lent} of {count}");
+    let x = Array4::from_shape_fn((3, 1, 28, 28), |(n, _, y, x)| ((n + 3 * y + 5 * x) % 17) as f32 / 17.0);
+    let expected = common::surgery::run(runtime, &model, &x).unwrap();
+    let mut session = runtime.load_for(3, &model, [28, 28]).unwrap();
+    drop(model);
+    for _ in 0..2 {
+        let found = session.run(x.view()).unwrap();
+        assert!(common::surgery::error(&found, &expected) < 1e-5);
+    }
+}
+
+/// The processor has no kernels for bfloat16, but the library checks the types of a graph before it looks for any.
+#[test]
+fn steps_of_every_fixture_load_in_half_precision() {
+    let Some(runtime) = runtime() else { return };
+    let mut wrong = Vec::new();
+    for fixture in common::all_fixtures() {
+        let model = fixture.open();
+        let image = Typing::new(&model).unwrap().image_size();
+        let output = model.graph().output[0].name().to_string();
+        let loss =
+            Loss { terms: vec![(1.0, Term::Imitation { student: output.clone(), teacher: output })], output: None };
+        for precision in [Precision::Fp16, Precision::Bf16] {
+            let recipe = Recipe { batch: 2, loss: loss.clone(), precision, ..Recipe::default() };
+            let said = Trainer::new(runtime, &model, image, &recipe, &[], &[]).err().map(|e| e.to_string());
+            let right = match (precision, said.as_deref()) {
+                (Precision::Bf16, Some(e)) if model.opset() < 13 => e.contains("has no bfloat16"),
+                (Precision::Bf16, Some(e)) => e.contains("Could not find an implementation"),
+                (_, said) => said.is_none(),
+            };
+            if !right {
+                wrong.push(format!("{} in {precision:?}: {}", fixture.name(), said.unwrap_or_default()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

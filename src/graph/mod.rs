@@ -16,8 +16,8 @@ use crate::onnx::proto::{
 };
 use crate::onnx::{DataType, Model, node_label};
 pub use dequantize::dequantize;
-pub use narrow::{FloatType, convert};
-pub use types::{element_types, lift_constants, widen};
+pub use narrow::{FloatType, cast, convert};
+pub use types::{element_types, lift_constants, output_type, widen};
 
 /// Typed access to the attributes of a node.
 pub trait Attributes {

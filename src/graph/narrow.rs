@@ -165,7 +165,8 @@ fn computed(node: &NodeProto, output: usize) -> bool {
     !(norm && matches!(output, 1 | 2))
 }
 
-fn cast(from: &str, to: &str, kind: DataType) -> NodeProto {
+/// A Cast to an element type.
+pub fn cast(from: &str, to: &str, kind: DataType) -> NodeProto {
     let node = new_node("Cast", &[from], &[to], vec![int_attribute("to", kind as i64)]);
     // The node that makes a value is often called like it.
     NodeProto { name: Some(format!("{to}/cast")), ..node }

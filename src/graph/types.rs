@@ -27,7 +27,8 @@ pub fn element_types(graph: &GraphProto) -> HashMap<&str, DataType> {
     types
 }
 
-fn output_type(node: &NodeProto, j: usize, input: impl Fn(usize) -> Option<DataType>) -> Option<DataType> {
+/// The element type of a node's output `j`, from those of its inputs.
+pub fn output_type(node: &NodeProto, j: usize, input: impl Fn(usize) -> Option<DataType>) -> Option<DataType> {
     let named = |name: &str| node.int(name).and_then(|t| DataType::try_from(t as i32).ok());
     match (node.op_type(), j) {
         ("Cast", _) => named("to"),

@@ -121,8 +121,7 @@ pub fn fit_classifier(
     let Some(labels) = &images.labels else { bail!(Usage, "a classifier needs labels") };
     let mut encoder = model.clone();
     encoder.graph_mut().output = vec![tensor_info(FEATURES, DataType::Float, &[None, None])];
-    let batch = crate::runtime::suggested_batch(image, images.loader.len());
-    let mut session = runtime.load(&encoder, batch, image)?;
+    let mut session = runtime.load_for(images.loader.len(), &encoder, image)?;
     let classes = model.graph().initializer.iter().find(|t| t.name() == BIAS).map_or(0, |t| t.dims[0] as usize);
     let (mut rows, mut of_rows) = (Vec::new(), Vec::new());
     for batch in images.loader.batches(session.batch) {

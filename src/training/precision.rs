@@ -1,14 +1,15 @@
 //! Mixed precision: the graph computes in half precision, while weights, their gradients and the optimiser stay in float32.
 //!
 //! Every weight is cast where it is used, so that its gradient is cast back by the rule of Cast. Constants become half tensors; shape
-//! arithmetic stays as it is. Outputs are cast to float32, and with them the loss.
+//! arithmetic stays as it is. Outputs are cast to float32, and with them the loss. What of the whole step no device computes in
+//! bfloat16 stays in float32 between casts.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::axes::Typing;
-use crate::graph::{self, Attributes, Names, data_inputs, element_types, int_attribute, node as new_node};
+use crate::graph::{self, Attributes, Names, cast, data_inputs, element_types, int_attribute};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};
 use crate::onnx::{DataType, data_type, tensor_from_f32, to_f32};
 
@@ -43,14 +44,75 @@ impl Precision {
     }
 }
 
+/// Operators that ONNX Runtime computes in bfloat16 on CUDA, and the operator sets from which on ONNX lets them (seen with 1.31; on the
+/// processor it has none of them).
+const BFLOAT16: &[(i64, &str)] = &[
+    (
+        13,
+        "Abs Add Cast Concat Constant ConstantOfShape Div Erf Exp Expand Flatten Gather GatherElements GatherND Gemm Identity IsNaN \
+         MatMul Max Min Mod Mul Neg ReduceMean ReduceSum Relu Reshape Shape Sigmoid Sign Size Slice Softmax Split Sqrt Squeeze Sub \
+         Sum Tanh Tile Transpose Unsqueeze",
+    ),
+    (15, "Pow"),
+    (16, "ScatterElements ScatterND Trilu Where"),
+    (17, "LayerNormalization SimplifiedLayerNormalization"),
+    (18, "ReduceL1 ReduceSumSquare"),
+    (20, "Gelu"),
+    (22, "AveragePool Conv Cos HardSigmoid HardSwish Mish Sin Softplus Softsign"),
+    (23, "Attention RMSNormalization"),
+];
+
+/// The same of ONNX Runtime's own operators.
+const BFLOAT16_MICROSOFT: &str = "BiasGelu FastGelu FusedMatMul Gelu QuickGelu SkipLayerNormalization TransposeMatMul";
+
+/// True for a node that a GPU computes in bfloat16.
+pub(super) fn runs_in_bfloat16(node: &NodeProto, opset: i64) -> bool {
+    let listed = |list: &str| list.split_ascii_whitespace().any(|op| op == node.op_type());
+    match graph::is_standard(node) {
+        true => BFLOAT16.iter().any(|(since, list)| opset >= *since && listed(list)),
+        false => listed(BFLOAT16_MICROSOFT),
+    }
+}
+
+/// Makes the nodes of a sorted graph that do not run in `half` compute in float32, between casts. Between two such nodes nothing is
+/// rounded.
+pub(super) fn widen_where(graph: &mut GraphProto, half: DataType, runs: impl Fn(&NodeProto) -> bool) {
+    let halves: HashSet<String> =
+        element_types(graph).into_iter().filter(|(_, kind)| *kind == half).map(|(name, _)| name.to_string()).collect();
+    let mut names = Names::new(graph);
+    let mut wide: HashMap<String, String> = HashMap::new();
+    let mut nodes = Vec::with_capacity(graph.node.len());
+    for mut node in std::mem::take(&mut graph.node) {
+        if runs(&node) {
+            nodes.push(node);
+            continue;
+        }
+        for x in node.input.iter_mut().filter(|x| halves.contains(x.as_str())) {
+            let float = wide.entry(x.clone()).or_insert_with(|| {
+                let float = names.fresh(&format!("{x}/float"));
+                nodes.push(cast(x, &float, DataType::Float));
+                float
+            });
+            *x = float.clone();
+        }
+        let mut back = Vec::new();
+        for o in node.output.iter_mut().filter(|o| halves.contains(o.as_str())) {
+            let float = names.fresh(&format!("{o}/float"));
+            back.push(cast(&float, o, half));
+            wide.insert(std::mem::replace(o, float.clone()), float);
+        }
+        nodes.push(node);
+        nodes.extend(back);
+    }
+    graph.node = nodes;
+}
+
 /// Makes a typed graph of float32 compute in `half`.
 pub(super) fn in_half(typing: &Typing, half: DataType) -> crate::error::Result<GraphProto> {
     let mut graph = typing.graph.clone();
     let mut names = Names::new(&graph);
     let arithmetic: HashSet<&str> = typing.known.keys().copied().collect();
     let is_float = |t: &TensorProto| data_type(t) == Some(DataType::Float);
-    let cast =
-        |from: &str, to: &str, kind: DataType| new_node("Cast", &[from], &[to], vec![int_attribute("to", kind as i64)]);
     let mut first = Vec::new();
     let rename = |graph: &mut GraphProto, from: &str, to: &str| {
         let nodes = graph.node.iter_mut().flat_map(|n| &mut n.input);
@@ -99,31 +161,39 @@ pub(super) fn in_half(typing: &Typing, half: DataType) -> crate::error::Result<G
     }
     graph.node.splice(0..0, first);
     graph.value_info.clear();
-    // What shape arithmetic made in float32 meets the data here.
-    let mut casts: Vec<(usize, usize)> = Vec::new();
-    {
-        let types = element_types(&graph);
-        for (k, node) in graph.node.iter().enumerate() {
-            let kind = |x: &String| types.get(x.as_str()).copied();
-            let operands = data_operands(node);
-            let halves = node.input.iter().take(operands).any(|x| kind(x) == Some(half));
-            for (j, x) in node.input.iter().enumerate().take(operands) {
-                if halves && kind(x) == Some(DataType::Float) && node.op_type() != "Cast" {
-                    casts.push((k, j));
-                }
+    meet_in_half(&mut graph, half, &mut names);
+    Ok(graph)
+}
+
+/// Casts what shape arithmetic made in float32 where it meets data in `half`, in a sorted graph.
+fn meet_in_half(graph: &mut GraphProto, half: DataType, names: &mut Names) {
+    let unchanged = std::mem::take(&mut graph.node);
+    let mut types: HashMap<String, DataType> =
+        element_types(graph).into_iter().map(|(name, kind)| (name.to_string(), kind)).collect();
+    let mut made: HashMap<String, String> = HashMap::new();
+    for mut node in unchanged {
+        let of = |kind: DataType| {
+            let data = node.input.iter().take(data_operands(&node)).enumerate();
+            data.filter(|(_, x)| types.get(*x) == Some(&kind)).map(|(j, _)| j).collect::<Vec<_>>()
+        };
+        if node.op_type() != "Cast" && !of(half).is_empty() {
+            for j in of(DataType::Float) {
+                let from = node.input[j].clone();
+                let to = made.entry(from).or_insert_with_key(|from| {
+                    let to = names.fresh(&format!("{from}/half"));
+                    types.insert(to.clone(), half);
+                    graph.node.push(cast(from, &to, half));
+                    to
+                });
+                node.input[j] = to.clone();
             }
         }
+        for (j, output) in node.output.iter().enumerate().filter(|(_, o)| !o.is_empty()) {
+            let kind = graph::output_type(&node, j, |i| node.input.get(i).and_then(|x| types.get(x)).copied());
+            types.extend(kind.map(|kind| (output.clone(), kind)));
+        }
+        graph.node.push(node);
     }
-    let mut more = Vec::new();
-    for (k, j) in casts {
-        let from = graph.node[k].input[j].clone();
-        let to = names.fresh(&format!("{from}/half"));
-        graph.node[k].input[j] = to.clone();
-        more.push(cast(&from, &to, half));
-    }
-    graph.node.extend(more);
-    graph::sort(&mut graph)?;
-    Ok(graph)
 }
 
 /// How many of a node's inputs share one element type.
@@ -161,4 +231,41 @@ fn half_attribute(a: &mut AttributeProto, half: DataType) -> crate::error::Resul
         _ => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::node as new_node;
+    use crate::onnx::tensor_info;
+
+    #[test]
+    fn what_does_not_run_in_half_precision_stays_in_float32_between_casts() {
+        let mut graph = GraphProto {
+            input: vec![tensor_info("x", DataType::Bfloat16, &[Some(2)])],
+            node: vec![
+                new_node("Neg", &["x"], &["negative"], vec![]),
+                new_node("Log", &["negative"], &["logarithm"], vec![]),
+                new_node("Reciprocal", &["logarithm"], &["reciprocal"], vec![]),
+                new_node("Less", &["logarithm", "reciprocal"], &["less"], vec![]),
+                new_node("Where", &["less", "logarithm", "reciprocal"], &["y"], vec![]),
+            ],
+            ..Default::default()
+        };
+        widen_where(&mut graph, DataType::Bfloat16, |n| runs_in_bfloat16(n, 17));
+        let ops: Vec<&str> = graph.node.iter().map(|n| n.op_type()).collect();
+        assert_eq!(ops, ["Neg", "Cast", "Log", "Cast", "Reciprocal", "Cast", "Less", "Where"]);
+        let types = element_types(&graph);
+        for node in &graph.node {
+            let expected = match node.op_type() {
+                "Log" | "Reciprocal" | "Less" => DataType::Float,
+                "Neg" | "Where" => DataType::Bfloat16,
+                _ => continue,
+            };
+            let data: Vec<_> = node.input.iter().filter(|x| *x != "less").map(|x| types[x.as_str()]).collect();
+            assert!(data.iter().all(|t| *t == expected), "{node:?}: {data:?}");
+        }
+        assert_eq!(types["y"], DataType::Bfloat16);
+        assert_eq!(types["less"], DataType::Bool);
+    }
 }

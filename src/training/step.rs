@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::builder::Builder;
 use super::loss::{self, LOSS, Loss};
 use super::optimiser::{CORRECTION1, CORRECTION2, EMA_DECAY, LEARNING_RATE, Optimiser, Parameter, average, ema, next};
-use super::precision::{Precision, in_half};
+use super::precision::{Precision, in_half, runs_in_bfloat16, widen_where};
 use super::recompute::{inside, recompute};
 use super::trained::Selection;
 use super::{Gradients, Operators, kernels, regularise};
@@ -223,6 +223,11 @@ impl Steps {
             None => 0,
         };
         if let Some(half) = recipe.precision.half() {
+            let opset = model.opset();
+            if half == DataType::Bfloat16 && opset < 13 {
+                return Err(Error::new(ErrorKind::Unsupported, format!("operator set {opset} has no bfloat16"))
+                    .hint("use --precision fp16, or export the model at operator set 17 or later"));
+            }
             let graph = in_half(&typed(&model, batch, image)?, half)?;
             model.proto.graph = Some(graph);
         }
@@ -517,6 +522,9 @@ impl Work<'_, '_> {
         graph.output = d.outputs.iter().map(|p| info(&p.name, &p.shape)).collect();
         graph.output.extend(d.state.iter().filter(|t| made.contains(&t.next)).map(|t| info(&t.next, &t.shape)));
         graph.value_info.clear();
+        if self.recipe.precision == Precision::Bf16 {
+            widen_where(&mut graph, DataType::Bfloat16, |n| runs_in_bfloat16(n, self.typing.opset));
+        }
         graph::prune(&mut graph);
         let mut opset_import =
             vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(self.typing.opset) }];
