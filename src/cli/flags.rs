@@ -110,6 +110,9 @@ pub struct RuntimeFlags {
     /// Device that graphs run on
     #[arg(long, value_enum, default_value_t, help_heading = "Runtime")]
     pub device: Device,
+    /// On a GPU, multiply matrices of float32 in TF32: faster, with 10 bits of mantissa
+    #[arg(long, help_heading = "Runtime")]
+    pub tf32: bool,
     /// Threads of the runtime [default: one a core]
     #[arg(long, value_name = "N", help_heading = "Runtime", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -122,6 +125,7 @@ impl RuntimeFlags {
             kind: self.runtime,
             library: self.onnxruntime.clone(),
             device: self.device,
+            tf32: self.tf32,
             threads: self.threads.map(usize::from),
         }
     }

@@ -21,7 +21,7 @@ use crate::graph::{self, Names, int_attribute, ints_attribute, node as new_node}
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_info};
 use crate::parallel;
-use crate::runtime::{Runtime, decompose_attention, suggested_batch};
+use crate::runtime::{Runtime, decompose_attention};
 pub use attention::{attention_distances, divergence};
 pub use maps::{AttentionMap, attention_maps, attention_matrices};
 
@@ -68,8 +68,7 @@ pub fn measure(
 ) -> Result<Densities> {
     let probe = probe(model, typing, anatomy)?;
     let image = typing.image_size();
-    let batch = suggested_batch(image, images.len());
-    let mut session = runtime.load(&probe, batch, image)?;
+    let mut session = runtime.load_for(images.len(), &probe, image)?;
     let heads = |l: &Attention| if obstacle(typing, l).is_none() { l.head_count(typing) } else { 0 };
     let mut sums: Vec<Vec<f64>> = anatomy.layers.iter().map(|l| vec![0.0; heads(l)]).collect();
     let mut count = 0;

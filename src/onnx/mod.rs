@@ -187,18 +187,33 @@ impl Model {
         out
     }
 
-    /// The encoded model without its weights, and the weights where they lie, by the names that the message calls their files: for
-    /// a runtime that takes files in memory. Of the weights no copy is made, and no message grows past the 2 GB of protobuf.
-    pub(crate) fn into_parts(mut self) -> (Vec<u8>, Vec<(String, Bytes)>) {
+    /// The encoded model without its weights, and the weights where they lie: for a runtime that takes tensors or files in memory. Of
+    /// the weights no copy is made, and no message grows past the 2 GB of protobuf.
+    pub(crate) fn into_parts(mut self) -> (Vec<u8>, Vec<Payload>) {
         let mut payloads = Vec::new();
         for tensor in &mut self.graph_mut().initializer {
-            let Some(raw) = external::take(tensor) else { continue };
-            let name = payloads.len().to_string();
-            external::refer(tensor, &name, 0, raw.len());
-            payloads.push((name, raw));
+            let Some(bytes) = external::take(tensor) else { continue };
+            let file = payloads.len().to_string();
+            external::refer(tensor, &file, 0, bytes.len());
+            let (name, kind) = (tensor.name().to_string(), data_type(tensor));
+            payloads.push(Payload { name, kind, dims: tensor.dims.clone(), file, bytes });
         }
         (self.to_bytes(), payloads)
     }
+}
+
+/// A weight apart from its message.
+pub(crate) struct Payload {
+    /// The initializer.
+    pub name: String,
+    /// Its element type, where it is one that is known.
+    pub kind: Option<DataType>,
+    /// Its shape.
+    pub dims: Vec<i64>,
+    /// What the message calls the file that holds it.
+    pub file: String,
+    /// Its values, in little-endian order.
+    pub bytes: Bytes,
 }
 
 fn not_onnx(path: &Path, why: &str) -> Error {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ort::session::SessionInputValue;
 use ort::value::DynValue;
 
-use super::session::{guarded, name};
+use super::session::{Purpose, guarded, name};
 use super::{Runtime, kernels};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{declared_type, int_attribute, node, widen};
@@ -61,7 +61,7 @@ impl Runtime {
             read.push(value);
         }
         debug_assert!(model.proto.opset_import.iter().all(|o| o.domain() != kernels::DOMAIN));
-        let mut session = guarded(self.kind, || self.build(model, false))?;
+        let mut session = guarded(self.kind, || self.build(model, Purpose::Once))?;
         guarded(self.kind, || {
             let fail = |e: String| Error::new(ErrorKind::Runtime, format!("{} failed: {e}", name(self.kind)));
             let nothing: Vec<(String, SessionInputValue)> = Vec::new();

@@ -58,6 +58,8 @@ pub struct Options {
     pub library: Option<PathBuf>,
     /// The device.
     pub device: Device,
+    /// Whether a GPU rounds what matrix products multiply to TF32, which has 10 bits of mantissa.
+    pub tf32: bool,
     /// Threads of one session; `None` for one a core, of those that this process has to itself.
     pub threads: Option<usize>,
 }
@@ -72,6 +74,8 @@ pub struct Runtime {
     pub library: Option<Library>,
     /// The device.
     pub device: Device,
+    /// Whether it multiplies in TF32.
+    pub tf32: bool,
     /// Threads of one session.
     pub threads: usize,
 }
@@ -115,6 +119,10 @@ impl Runtime {
             _ => Some(find(options.library.as_deref())?),
         };
         let kind = if wanted.is_some() { Kind::Onnxruntime } else { Kind::Tract };
+        if options.tf32 && options.device == Device::Cpu {
+            return Err(Error::new(ErrorKind::Usage, "the processor has no TF32")
+                .hint("leave --tf32 out, or add --device cuda"));
+        }
         if options.device == Device::Cuda && kind == Kind::Tract {
             return Err(Error::new(ErrorKind::Usage, "tract runs on the processor only")
                 .hint("use `--runtime onnxruntime` with `--device cuda`"));
@@ -131,7 +139,8 @@ impl Runtime {
                 environment
             }
         };
-        let runtime = Runtime { environment, kind, library: wanted, device: options.device, threads };
+        let runtime =
+            Runtime { environment, kind, library: wanted, device: options.device, tf32: options.tf32, threads };
         if runtime.device == Device::Cuda {
             runtime.check_cuda()?;
         }
@@ -141,7 +150,7 @@ impl Runtime {
     /// The same runtime with sessions of one thread each, for work that is done side by side.
     pub fn single_threaded(&self) -> Arc<Runtime> {
         let (environment, library) = (self.environment.clone(), self.library.clone());
-        Arc::new(Runtime { environment, kind: self.kind, library, device: self.device, threads: 1 })
+        Arc::new(Runtime { environment, kind: self.kind, library, device: self.device, tf32: self.tf32, threads: 1 })
     }
 
     /// What runs, in words.

@@ -1,22 +1,25 @@
 //! A loaded graph that maps a batch of images to named outputs.
 
 use std::borrow::Cow;
+use std::ffi::CString;
+use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use ndarray::{Array4, ArrayD, ArrayView4, Axis, Slice, concatenate};
-use ort::ep;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::TensorRef;
+use ort::{AsPointer, ep};
 
 use super::{Device, Kind, Runtime, decompose_attention, kernels};
 use crate::axes::{Assumption, Typing, channels_last};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, data_inputs, declare_dim, declared_dims, declared_type, int_attribute};
 use crate::onnx::proto::{GraphProto, NodeProto};
-use crate::onnx::{DataType, Model, encoded_len};
+use crate::onnx::{DataType, Model, Payload, encoded_len};
 
 /// Past this tract is given a model as a file, whose weights it maps: it holds those of a message twice.
 const MAX_IN_MEMORY: u64 = 1 << 30;
@@ -26,7 +29,7 @@ const TRANSPOSE_OPTIMIZERS: &str = "TransposeOptimizer_CPUExecutionProvider;Tran
 
 /// A model that was loaded into the runtime, with one image input of fixed batch size.
 pub struct Session {
-    inner: OrtSession,
+    inner: Loaded,
     runtime: Arc<Runtime>,
     input: String,
     outputs: Vec<String>,
@@ -38,6 +41,38 @@ pub struct Session {
     pub shape: [usize; 4],
     /// True where channels are the last axis.
     pub channels_last: bool,
+}
+
+/// A session of the library.
+pub(super) struct Loaded {
+    session: OrtSession,
+    /// The weights that it reads where they lie: declared after it, they end after it.
+    _lent: Vec<Bytes>,
+}
+
+impl Deref for Loaded {
+    type Target = OrtSession;
+
+    fn deref(&self) -> &OrtSession {
+        &self.session
+    }
+}
+
+impl DerefMut for Loaded {
+    fn deref_mut(&mut self) -> &mut OrtSession {
+        &mut self.session
+    }
+}
+
+/// What a graph is loaded for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A batch or two: ONNX Runtime neither copies its weights nor packs them for its products, which takes longer than it saves.
+    Once,
+    /// Any number of batches.
+    Often,
+    /// Training steps, which are large and of fixed shapes: memory is taken as it is needed, which halves its peak.
+    Training,
 }
 
 /// A batch size that keeps activations small for images of a height and width: 8 at 224 pixels, more for smaller ones, and no more
@@ -54,6 +89,20 @@ impl Runtime {
     /// # Errors
     /// [`ErrorKind::Unsupported`] for models with other inputs, [`ErrorKind::Runtime`] where the runtime cannot load it.
     pub fn load(self: &Arc<Self>, model: &Model, batch: usize, image: [usize; 2]) -> Result<Session> {
+        self.load_to(Purpose::Often, model, batch, image)
+    }
+
+    /// Loads a model as [`Runtime::load`] does, for so many images in batches of [`suggested_batch`]: the less for few of them.
+    ///
+    /// # Errors
+    /// Those of [`Runtime::load`].
+    pub fn load_for(self: &Arc<Self>, images: usize, model: &Model, image: [usize; 2]) -> Result<Session> {
+        let batch = suggested_batch(image, images);
+        let purpose = if images <= batch { Purpose::Once } else { Purpose::Often };
+        self.load_to(purpose, model, batch, image)
+    }
+
+    fn load_to(self: &Arc<Self>, purpose: Purpose, model: &Model, batch: usize, image: [usize; 2]) -> Result<Session> {
         let mut model = model.clone();
         graph::prune(model.graph_mut());
         if self.device == Device::Cpu {
@@ -72,12 +121,12 @@ impl Runtime {
         }
         float_borders(model.graph_mut());
         let outputs = model.graph().output.iter().map(|o| o.name().to_string()).collect();
-        let inner = guarded(self.kind, || self.build(model, false))?;
+        let inner = guarded(self.kind, || self.build(model, purpose))?;
         Ok(Session { inner, runtime: self.clone(), input, outputs, batch: shape[0], open, shape, channels_last })
     }
 
-    /// Loads a graph. `training` graphs are large and their shapes fixed: memory is taken as it is needed, which halves its peak.
-    pub(super) fn build(&self, model: Model, training: bool) -> Result<OrtSession> {
+    /// Loads a graph.
+    pub(super) fn build(&self, model: Model, purpose: Purpose) -> Result<Loaded> {
         let fail = |e: String| load_error(self.kind, &e);
         let mut builder = OrtSession::builder(&self.environment).map_err(|e| fail(e.to_string()))?;
         if self.kind == Kind::Onnxruntime {
@@ -85,8 +134,10 @@ impl Runtime {
                 let b = b.with_intra_threads(self.threads).map_err(|e| e.to_string())?;
                 // Threads that spin after a run take the cores from whatever runs next: another session, a data loader.
                 let b = b.with_config_entry("session.force_spinning_stop", "1").map_err(|e| e.to_string())?;
-                if !training {
-                    return Ok(b);
+                match purpose {
+                    Purpose::Often => return Ok(b),
+                    Purpose::Once => return b.with_prepacking(false).map_err(|e| e.to_string()),
+                    Purpose::Training => {}
                 }
                 let b = b.with_memory_pattern(false).map_err(|e| e.to_string())?;
                 // The library moves a Transpose past a Resize that it then cannot run: to channels last, which shrinks
@@ -100,7 +151,7 @@ impl Runtime {
             builder = set(builder).map_err(fail)?;
             if self.device == Device::Cuda {
                 builder = builder
-                    .with_execution_providers([ep::CUDA::default().with_tf32(false).build().error_on_failure()])
+                    .with_execution_providers([ep::CUDA::default().with_tf32(self.tf32).build().error_on_failure()])
                     .map_err(|e| fail(format!("the CUDA execution provider cannot start: {e}")))?;
             }
         }
@@ -121,30 +172,60 @@ impl Runtime {
             builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|e| fail(e.to_string()))?;
         }
         if self.kind == Kind::Onnxruntime {
-            return commit(builder, model).map_err(|e| fail(e.to_string()));
+            let lend = purpose == Purpose::Once && self.device == Device::Cpu;
+            return commit(builder, model, lend).map_err(|e| fail(e.to_string()));
         }
         if encoded_len(&model.proto) <= MAX_IN_MEMORY {
-            return builder.commit_from_memory(&model.to_bytes()).map_err(|e| fail(e.to_string()));
+            let session = builder.commit_from_memory(&model.to_bytes()).map_err(|e| fail(e.to_string()))?;
+            return Ok(Loaded { session, _lent: Vec::new() });
         }
         let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
         let path = folder.path().join("model.onnx");
         model.write(&path)?;
-        builder.commit_from_file(&path).map_err(|e| fail(e.to_string()))
+        let session = builder.commit_from_file(&path).map_err(|e| fail(e.to_string()))?;
+        Ok(Loaded { session, _lent: Vec::new() })
     }
 }
 
-/// Hands ONNX Runtime a model whose weights it takes from where they lie.
-fn commit(builder: SessionBuilder, model: Model) -> ort::Result<OrtSession> {
+/// Hands ONNX Runtime a model whose weights it takes from where they lie: copies, or where it may keep on reading them there, views of
+/// those that lie as float32 does.
+fn commit(builder: SessionBuilder, model: Model, lend: bool) -> ort::Result<Loaded> {
     let (message, payloads) = model.into_parts();
     // Declared after the payloads, so that it ends before them.
     let mut builder = builder;
-    for (name, payload) in &payloads {
+    let mut lent = Vec::new();
+    for payload in &payloads {
+        if let Some(floats) = lend.then(|| floats(payload)).flatten() {
+            add_initializer(&mut builder, payload, floats)?;
+            lent.push(payload.bytes.clone());
+            continue;
+        }
         // SAFETY: the builder alone keeps the slice. The library copies what it needs of it while it loads the message, which is
         // before the payloads end.
-        let lent: &'static [u8] = unsafe { std::slice::from_raw_parts(payload.as_ptr(), payload.len()) };
-        builder = builder.with_external_initializer_file_in_memory(name, Cow::Borrowed(lent))?;
+        let file: &'static [u8] = unsafe { std::slice::from_raw_parts(payload.bytes.as_ptr(), payload.bytes.len()) };
+        builder = builder.with_external_initializer_file_in_memory(&payload.file, Cow::Borrowed(file))?;
     }
-    builder.commit_from_memory(&message)
+    Ok(Loaded { session: builder.commit_from_memory(&message)?, _lent: lent })
+}
+
+/// The values of a float32 tensor where they lie, if that is at addresses of float32.
+fn floats(payload: &Payload) -> Option<&[f32]> {
+    if payload.kind != Some(DataType::Float) || cfg!(target_endian = "big") {
+        return None;
+    }
+    // SAFETY: every pattern of bits is an f32.
+    let (before, floats, after) = unsafe { payload.bytes.align_to::<f32>() };
+    (before.is_empty() && after.is_empty()).then_some(floats)
+}
+
+/// Gives a session the values of an initializer, which have to outlive it.
+fn add_initializer(builder: &mut SessionBuilder, payload: &Payload, floats: &[f32]) -> ort::Result<()> {
+    let value = TensorRef::from_array_view((payload.dims.as_slice(), floats))?;
+    let name = CString::new(payload.name.as_str()).map_err(ort::Error::wrap)?;
+    // SAFETY: the options, the name and the value live through the call, which takes a handle of its own of the value.
+    let status = unsafe { (ort::api().AddExternalInitializers)(builder.ptr_mut(), &name.as_ptr(), &value.ptr(), 1) };
+    // SAFETY: the status is the one that the call returned.
+    unsafe { ort::Error::result_from_status(status) }
 }
 
 /// tract has no fused attention, and wants every shape known.

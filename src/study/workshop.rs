@@ -25,7 +25,7 @@ use crate::graph;
 use crate::learngene::{Cluster, Eps, Learngene, Removals, Rules, class_factor, parameters};
 use crate::onnx::{Model, element_count, is_float, sha256, to_f32};
 use crate::report::PREPROCESS;
-use crate::runtime::{Device, Kind, Runtime, suggested_batch};
+use crate::runtime::{Device, Kind, Runtime};
 use crate::training::{
     Loss, Observer, Operators, Optimiser, Plan, Precision, Recipe, Run, StepReport, Trainer, Validation,
     ValidationReport, add_classifier, evaluate, has_classifier,
@@ -321,7 +321,7 @@ impl Workshop {
             Validation { loader: set.dataset.loader(judged, preprocess.clone(), input.layout)?, labels: Some(labels) };
         let mut epochs = Vec::new();
         if cell.how.classifier == Classifier::Kept {
-            let mut session = self.runtime.load(&made.model, suggested_batch(image, images[1]), image)?;
+            let mut session = self.runtime.load_for(images[1], &made.model, image)?;
             let found = evaluate(&mut session, &validation, None, |_| {})?;
             epochs.push(Epoch { epoch: 0, top1: found.top1, loss: found.loss });
         }

@@ -12,7 +12,7 @@ use crate::cli::output::{self, count, table};
 use crate::error::{Error, ErrorKind, Result};
 use crate::learngene::parameters;
 use crate::report::Agreement;
-use crate::runtime::{Runtime, Session, suggested_batch};
+use crate::runtime::{Runtime, Session};
 
 /// Runs the command.
 pub fn run(c: &Compare) -> Result<()> {
@@ -22,7 +22,7 @@ pub fn run(c: &Compare) -> Result<()> {
     let runtime = Runtime::start(&c.runtime.options())?;
     let load = |model, typing: &Typing| -> Result<Session> {
         let image = typing.image_size();
-        runtime.load(model, suggested_batch(image, la.len()), image)
+        runtime.load_for(la.len(), model, image)
     };
     let (mut sa, mut sb) = (named(&c.a, load(&a, &ta))?, named(&c.b, load(&b, &tb))?);
     let mut agreement = Agreement::default();

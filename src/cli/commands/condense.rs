@@ -163,7 +163,11 @@ pub fn condense(
             .at(&model.path)
             .hint("give the ancestor"));
     }
-    let measured = named(&model.path, densities(runtime, model, typing, anatomy, loader))?;
+    let (measured, digest) = std::thread::scope(|scope| {
+        let digest = scope.spawn(|| sha256(&model.path));
+        (named(&model.path, densities(runtime, model, typing, anatomy, loader)), digest.join())
+    });
+    let measured = measured?;
     let rules = clusters.rules();
     let distances = named(&model.path, distances(runtime, model, typing, anatomy, loader, &measured, &rules))?;
     let whole: Vec<String> = (0..distances.len()).filter(|&l| distances[l].is_empty()).map(|l| l.to_string()).collect();
@@ -182,7 +186,7 @@ pub fn condense(
         bar.finish_and_clear();
     }
     gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    gene.source.sha256 = sha256(&model.path)?;
+    gene.source.sha256 = digest.map_err(|_| Error::new(ErrorKind::Internal, "hashing the model panicked"))??;
     gene.source.parameters = parameters(model.graph());
     gene.source.images_sha256 = loader.fingerprint()?;
     let mut condensed = named(&model.path, gene.condense(model, typing, anatomy))?;

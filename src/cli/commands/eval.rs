@@ -13,7 +13,7 @@ use crate::data::{Dataset, DatasetOptions, InputShape};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
 use crate::report::{Evaluation, PREPROCESS};
-use crate::runtime::{Runtime, suggested_batch};
+use crate::runtime::Runtime;
 use crate::training::{Validation, evaluate};
 
 /// The key of a model's class names in its metadata: a JSON list.
@@ -79,8 +79,10 @@ pub fn measure(
     let typing = Typing::new(model)?;
     let validation = validation(dataset, indices, transform, model, &typing, strict)?;
     let image = typing.image_size();
-    let batch = batch_size.map_or(suggested_batch(image, validation.loader.len()), |n| n as usize);
-    let mut session = runtime.load(model, batch, image)?;
+    let mut session = match batch_size {
+        Some(batch) => runtime.load(model, batch as usize, image)?,
+        None => runtime.load_for(validation.loader.len(), model, image)?,
+    };
     let names = class_names(model).or(dataset.classes().map(<[String]>::to_vec));
     let bar = output::progress(validation.loader.len(), "eval");
     let result = evaluate(&mut session, &validation, names.as_deref(), |n| bar.set_position(n as u64));
