@@ -67,7 +67,7 @@ impl DerefMut for Loaded {
 /// What a graph is loaded for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// A batch or two: ONNX Runtime neither copies its weights nor packs them for its products, which takes longer than it saves.
+    /// One batch: ONNX Runtime neither copies its weights nor packs them for its products, which takes longer than it saves.
     Once,
     /// Any number of batches.
     Often,
