@@ -378,24 +378,24 @@ fn half_precision_follows_single_precision() {
     }
 }
 
-/// For one batch weights are neither packed nor, where their addresses are those of floats, copied: they have to live as long as it does.
+/// For one batch weights are not packed. They may lie at any address and end before the session does.
 #[test]
 fn a_session_for_few_images_says_what_one_for_many_says() {
     let Some(runtime) = runtime() else { return };
     let mut model = Model::open("models/fashion-vit.onnx").unwrap();
     offshoot::graph::prepare(&mut model).unwrap();
-    let (mut count, mut lent) = (0, 0);
+    let mut count = 0;
     for tensor in &mut model.graph_mut().initializer {
         let Some(raw) = tensor.raw_data.as_mut().filter(|raw| raw.len() >= 1024) else { continue };
-        // Every other one at addresses that are certainly those of floats, or certainly not.
+        // Every other one at an address that is no float's.
         let offset = count % 2;
         let mut bytes = vec![0; raw.len() + offset];
         bytes[offset..].copy_from_slice(raw);
         *raw = bytes::Bytes::from(bytes).slice(offset..);
-        lent += usize::from((raw.as_ptr() as usize).is_multiple_of(4));
+        assert_eq!((raw.as_ptr() as usize).is_multiple_of(4), offset == 0);
         count += 1;
     }
-    assert!(lent > 10 && lent < count, "{lent} of {count}");
+    assert!(count > 20, "{count}");
     let x = Array4::from_shape_fn((3, 1, 28, 28), |(n, _, y, x)| ((n + 3 * y + 5 * x) % 17) as f32 / 17.0);
     let expected = common::surgery::run(runtime, &model, &x).unwrap();
     let mut session = runtime.load_for(3, &model, [28, 28]).unwrap();

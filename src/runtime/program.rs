@@ -12,10 +12,10 @@ use std::sync::Arc;
 use ndarray::{ArrayD, ArrayViewD, CowArray, IxDyn};
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{IoBinding, SessionInputValue};
+use ort::session::{IoBinding, Session as OrtSession, SessionInputValue};
 use ort::value::{DynValue, Tensor, TensorRef, TensorValueType};
 
-use super::session::{Loaded, Purpose, float_borders, for_tract, guarded, name, to_float};
+use super::session::{Purpose, float_borders, for_tract, guarded, name, to_float};
 use super::{Device, Kind, Runtime};
 use crate::axes::Assumption;
 use crate::error::{Error, ErrorKind, Result};
@@ -54,15 +54,14 @@ pub struct Ports {
 
 /// A graph that was loaded into the runtime, to be run with values that are fed and a state that stays.
 pub struct Program {
-    /// Declared before the session, which they keep.
-    bindings: HashMap<Vec<bool>, IoBinding>,
-    inner: Loaded,
+    inner: OrtSession,
     runtime: Arc<Runtime>,
     ports: Ports,
     feeds: Vec<String>,
     results: Vec<String>,
     /// Host memory for each result, where the graph declares all of their shapes.
     received: Option<Vec<DynValue>>,
+    bindings: HashMap<Vec<bool>, IoBinding>,
     generation: u64,
 }
 

@@ -2,16 +2,15 @@
 
 use std::borrow::Cow;
 use std::ffi::CString;
-use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use ndarray::{Array4, ArrayD, ArrayView4, Axis, Slice, concatenate};
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session as OrtSession, SessionInputValue};
-use ort::value::TensorRef;
+use ort::value::{Shape, TensorRef, TensorRefMut};
 use ort::{AsPointer, ep};
 
 use super::{Device, Kind, Runtime, decompose_attention, kernels};
@@ -29,7 +28,7 @@ const TRANSPOSE_OPTIMIZERS: &str = "TransposeOptimizer_CPUExecutionProvider;Tran
 
 /// A model that was loaded into the runtime, with one image input of fixed batch size.
 pub struct Session {
-    inner: Loaded,
+    inner: OrtSession,
     runtime: Arc<Runtime>,
     input: String,
     outputs: Vec<String>,
@@ -43,31 +42,10 @@ pub struct Session {
     pub channels_last: bool,
 }
 
-/// A session of the library.
-pub(super) struct Loaded {
-    session: OrtSession,
-    /// The weights that it reads where they lie: declared after it, they end after it.
-    _lent: Vec<Bytes>,
-}
-
-impl Deref for Loaded {
-    type Target = OrtSession;
-
-    fn deref(&self) -> &OrtSession {
-        &self.session
-    }
-}
-
-impl DerefMut for Loaded {
-    fn deref_mut(&mut self) -> &mut OrtSession {
-        &mut self.session
-    }
-}
-
 /// What a graph is loaded for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// One batch: ONNX Runtime neither copies its weights nor packs them for its products, which takes longer than it saves.
+    /// One batch: ONNX Runtime does not pack its weights for its products, which takes longer than it saves, and their memory twice.
     Once,
     /// Any number of batches.
     Often,
@@ -126,7 +104,7 @@ impl Runtime {
     }
 
     /// Loads a graph.
-    pub(super) fn build(&self, model: Model, purpose: Purpose) -> Result<Loaded> {
+    pub(super) fn build(&self, model: Model, purpose: Purpose) -> Result<OrtSession> {
         let fail = |e: String| load_error(self.kind, &e);
         let mut builder = OrtSession::builder(&self.environment).map_err(|e| fail(e.to_string()))?;
         if self.kind == Kind::Onnxruntime {
@@ -172,32 +150,27 @@ impl Runtime {
             builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|e| fail(e.to_string()))?;
         }
         if self.kind == Kind::Onnxruntime {
-            let lend = purpose == Purpose::Once && self.device == Device::Cpu;
-            return commit(builder, model, lend).map_err(|e| fail(e.to_string()));
+            return commit(builder, model).map_err(|e| fail(e.to_string()));
         }
         if encoded_len(&model.proto) <= MAX_IN_MEMORY {
-            let session = builder.commit_from_memory(&model.to_bytes()).map_err(|e| fail(e.to_string()))?;
-            return Ok(Loaded { session, _lent: Vec::new() });
+            return builder.commit_from_memory(&model.to_bytes()).map_err(|e| fail(e.to_string()));
         }
         let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
         let path = folder.path().join("model.onnx");
         model.write(&path)?;
-        let session = builder.commit_from_file(&path).map_err(|e| fail(e.to_string()))?;
-        Ok(Loaded { session, _lent: Vec::new() })
+        builder.commit_from_file(&path).map_err(|e| fail(e.to_string()))
     }
 }
 
-/// Hands ONNX Runtime a model whose weights it takes from where they lie: copies, or where it may keep on reading them there, views of
-/// those that lie as float32 does.
-fn commit(builder: SessionBuilder, model: Model, lend: bool) -> ort::Result<Loaded> {
+/// Hands ONNX Runtime a model whose weights it copies from where they lie: those of float32 as tensors, which it copies once, others as
+/// files in memory.
+fn commit(builder: SessionBuilder, model: Model) -> ort::Result<OrtSession> {
     let (message, payloads) = model.into_parts();
     // Declared after the payloads, so that it ends before them.
     let mut builder = builder;
-    let mut lent = Vec::new();
     for payload in &payloads {
-        if let Some(floats) = lend.then(|| floats(payload)).flatten() {
-            add_initializer(&mut builder, payload, floats)?;
-            lent.push(payload.bytes.clone());
+        if is_plain(payload) {
+            add_initializer(&mut builder, payload)?;
             continue;
         }
         // SAFETY: the builder alone keeps the slice. The library copies what it needs of it while it loads the message, which is
@@ -205,22 +178,22 @@ fn commit(builder: SessionBuilder, model: Model, lend: bool) -> ort::Result<Load
         let file: &'static [u8] = unsafe { std::slice::from_raw_parts(payload.bytes.as_ptr(), payload.bytes.len()) };
         builder = builder.with_external_initializer_file_in_memory(&payload.file, Cow::Borrowed(file))?;
     }
-    Ok(Loaded { session: builder.commit_from_memory(&message)?, _lent: lent })
+    builder.commit_from_memory(&message)
 }
 
-/// The values of a float32 tensor where they lie, if that is at addresses of float32.
-fn floats(payload: &Payload) -> Option<&[f32]> {
-    if payload.kind != Some(DataType::Float) || cfg!(target_endian = "big") {
-        return None;
-    }
-    // SAFETY: every pattern of bits is an f32.
-    let (before, floats, after) = unsafe { payload.bytes.align_to::<f32>() };
-    (before.is_empty() && after.is_empty()).then_some(floats)
+/// True for float32 in this processor's order of bytes, as many as the shape says.
+fn is_plain(payload: &Payload) -> bool {
+    let bytes = payload.dims.iter().try_fold(4u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
+    cfg!(target_endian = "little") && payload.kind == Some(DataType::Float) && bytes == Some(payload.bytes.len() as u64)
 }
 
-/// Gives a session the values of an initializer, which have to outlive it.
-fn add_initializer(builder: &mut SessionBuilder, payload: &Payload, floats: &[f32]) -> ort::Result<()> {
-    let value = TensorRef::from_array_view((payload.dims.as_slice(), floats))?;
+/// Gives a session that is to be loaded the values of an initializer of float32, which it copies then: they have to live until it is.
+fn add_initializer(builder: &mut SessionBuilder, payload: &Payload) -> ort::Result<()> {
+    let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
+    let (values, shape) = (payload.bytes.as_ptr().cast_mut().cast(), Shape::new(payload.dims.iter().copied()));
+    // SAFETY: the bytes are as many as the shape takes and outlive the value; all that the library does with them is to copy them,
+    // so that they may lie at any address.
+    let value = unsafe { TensorRefMut::<f32>::from_raw(memory, values, shape)? };
     let name = CString::new(payload.name.as_str()).map_err(ort::Error::wrap)?;
     // SAFETY: the options, the name and the value live through the call, which takes a handle of its own of the value.
     let status = unsafe { (ort::api().AddExternalInitializers)(builder.ptr_mut(), &name.as_ptr(), &value.ptr(), 1) };
