@@ -63,7 +63,10 @@ def run_in(folder, args, command, model, device):
         return None, f"took more than {args.timeout} s"
     if process.returncode != 0:
         said = [l for l in process.stderr.strip().splitlines() if "error" in l or "hint" in l] or process.stderr.strip().splitlines()
-        return None, f"exit code {process.returncode}: " + " ".join(said)[:600]
+        said = " ".join(said)
+        # The library says the cause last.
+        said = said if len(said) <= 1000 else f"{said[:300]} ... {said[-700:]}"
+        return None, f"exit code {process.returncode}: {said}"
     if command == "tune":
         with open(metrics) as lines:
             return [("loss", s["loss"]) for s in map(json.loads, lines) if "loss" in s], None
