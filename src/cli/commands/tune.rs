@@ -99,6 +99,9 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     };
     if runtime.device == Device::Cuda {
         advise(&model, image, &recipe)?;
+    } else if recipe.precision == Precision::Bf16 {
+        return Err(Error::new(ErrorKind::Usage, "no runtime trains in bfloat16 on the processor")
+            .hint("use --precision fp16, or a GPU with --device cuda"));
     }
     let input = InputShape::of(&typing)?;
     let validating = data.validation(c, &model, &typing)?;
