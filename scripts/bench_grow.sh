@@ -21,17 +21,19 @@ hyperfine --warmup 1 --runs 7 --export-markdown "$out/table.md" \
 cat "$out/table.md"
 echo
 
-# Peak of anonymous memory: pages of the mapped model are the page cache's.
+# Peak of anonymous memory of a command, after what it is called here: pages of the mapped model are the page cache's.
 anonymous() {
+    local label=$1
+    shift
     "$@" >/dev/null 2>&1 &
     local pid=$! peak=0 now
     while kill -0 "$pid" 2>/dev/null; do
         now=$(awk '/^RssAnon/ {print $2}' "/proc/$pid/status" 2>/dev/null || echo 0)
         [ "${now:-0}" -gt "$peak" ] && peak=$now
     done
-    echo "- $((peak / 1024)) MB of anonymous memory: \`${1##*/} $2 ${3##*/} ${*:4:3}\`"
+    echo "- $((peak / 1024)) MB of anonymous memory: \`$label\`"
 }
-anonymous target/release/offshoot inspect "$model"
-anonymous target/release/offshoot grow "$model" --no-images -o "$out/a.onnx"
-anonymous target/release/offshoot grow "$model" --no-images --heads 8 -o "$out/b.onnx"
-anonymous "$python" -c "import onnx; onnx.save(onnx.load('$model'), '$out/c.onnx')"
+anonymous "offshoot inspect" target/release/offshoot inspect "$model"
+anonymous "offshoot grow, identity" target/release/offshoot grow "$model" --no-images -o "$out/a.onnx"
+anonymous "offshoot grow, 8 of 12 heads" target/release/offshoot grow "$model" --no-images --heads 8 -o "$out/b.onnx"
+anonymous "python onnx, load and save" "$python" -c "import onnx; onnx.save(onnx.load('$model'), '$out/c.onnx')"
