@@ -17,6 +17,7 @@ use crate::onnx::proto::{
 use crate::onnx::{DataType, Model, node_label};
 pub use dequantize::dequantize;
 pub use narrow::{FloatType, cast, convert};
+pub(crate) use narrow::{check_known, listed};
 pub use types::{element_types, lift_constants, output_type, widen};
 
 /// Typed access to the attributes of a node.

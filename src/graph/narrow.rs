@@ -80,7 +80,8 @@ const ELEMENTWISE: &str = "Abs Add Ceil Clip Div Elu Equal Erf Floor Gelu Greate
 /// Tensors of this many elements and more are half in the file even where the graph computes with them in float32.
 const LARGE: usize = 1024;
 
-fn listed(list: &str, op: &str) -> bool {
+/// True where `op` is one of the words of `list`.
+pub(crate) fn listed(list: &str, op: &str) -> bool {
     list.split_ascii_whitespace().any(|o| o == op)
 }
 
@@ -97,15 +98,24 @@ pub fn convert(model: &mut Model, to: FloatType) -> Result<Option<String>> {
         FloatType::Bf16 => DataType::Bfloat16,
     };
     let opset = model.opset();
-    if half == DataType::Bfloat16 && opset < 13 {
-        return Err(Error::new(ErrorKind::Unsupported, format!("operator set {opset} has no bfloat16"))
-            .hint("use --dtype fp16, or export the model at operator set 17 or later"));
-    }
+    check_known(half, opset, "--dtype")?;
     let clamped = narrow(model.graph_mut(), half, opset)?;
     Ok(clamped.first().map(|first| {
         let more = if clamped.len() > 1 { format!(" and {} more", clamped.len() - 1) } else { String::new() };
         format!("`{first}`{more} had numbers beyond float16, which are now 65504: compare the outputs")
     }))
+}
+
+/// Refuses a type that an operator set does not know; `flag` is what it was asked for with.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] for bfloat16 below operator set 13.
+pub(crate) fn check_known(half: DataType, opset: i64, flag: &str) -> Result<()> {
+    if half == DataType::Bfloat16 && opset < 13 {
+        return Err(Error::new(ErrorKind::Unsupported, format!("operator set {opset} has no bfloat16"))
+            .hint(format!("use {flag} fp16, or export the model at operator set 17 or later")));
+    }
+    Ok(())
 }
 
 /// Makes a graph of float32 compute in `half`, and returns the names of the tensors that were clamped; see [`convert`].

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::axes::Typing;
-use crate::graph::{self, Attributes, Names, cast, data_inputs, element_types, int_attribute};
+use crate::graph::{self, Attributes, Names, cast, data_inputs, element_types, int_attribute, listed};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};
 use crate::onnx::{DataType, data_type, tensor_from_f32, to_f32};
 
@@ -67,10 +67,9 @@ const BFLOAT16_MICROSOFT: &str = "BiasGelu FastGelu FusedMatMul Gelu QuickGelu S
 
 /// True for a node that a GPU computes in bfloat16.
 pub(super) fn runs_in_bfloat16(node: &NodeProto, opset: i64) -> bool {
-    let listed = |list: &str| list.split_ascii_whitespace().any(|op| op == node.op_type());
     match graph::is_standard(node) {
-        true => BFLOAT16.iter().any(|(since, list)| opset >= *since && listed(list)),
-        false => listed(BFLOAT16_MICROSOFT),
+        true => BFLOAT16.iter().any(|(since, list)| opset >= *since && listed(list, node.op_type())),
+        false => listed(BFLOAT16_MICROSOFT, node.op_type()),
     }
 }
 

@@ -223,11 +223,7 @@ impl Steps {
             None => 0,
         };
         if let Some(half) = recipe.precision.half() {
-            let opset = model.opset();
-            if half == DataType::Bfloat16 && opset < 13 {
-                return Err(Error::new(ErrorKind::Unsupported, format!("operator set {opset} has no bfloat16"))
-                    .hint("use --precision fp16, or export the model at operator set 17 or later"));
-            }
+            graph::check_known(half, model.opset(), "--precision")?;
             let graph = in_half(&typed(&model, batch, image)?, half)?;
             model.proto.graph = Some(graph);
         }
