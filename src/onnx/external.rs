@@ -1,7 +1,8 @@
 //! External data: tensors whose payload lies in another file.
 //!
 //! The path comes from the model, so it is not trusted: it must be relative and lie, after every link is followed, inside
-//! the model's folder, and have no other name.
+//! the model's folder, and have no other name. In a cache of Hugging Face it may also lie where the cache keeps the files of
+//! the model's repository.
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -16,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// Payloads below this stay in the message even when the weights are external: among them are all that shapes are computed from.
 const MIN_EXTERNAL: usize = 1024;
 
-/// What to do with external data that a link leads outside the model's folder (Hugging Face caches are made so).
+/// What to do with external data that a link leads outside the model's folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExternalLinks {
     /// An error.
@@ -89,7 +90,8 @@ fn resolve_tensor(
             fail(ErrorKind::Io, format!("`{location}`: {e}")).hint("keep the files of external data beside the model")
         })?;
         let inside = folder.canonicalize().map_err(|e| Error::io(folder, e))?;
-        if !real.starts_with(&inside) && links == ExternalLinks::Refuse {
+        let own = real.starts_with(&inside) || blobs(&inside).is_some_and(|blobs| real.starts_with(blobs));
+        if !own && links == ExternalLinks::Refuse {
             return Err(fail(ErrorKind::Unsupported, format!("`{location}` links outside the model's folder"))
                 .hint("pass --allow-external-links if you trust this model"));
         }
@@ -124,6 +126,16 @@ fn resolve_tensor(
     t.external_data.clear();
     t.data_location = None;
     Ok(())
+}
+
+/// The folder `models--NAME/blobs` of a cache of Hugging Face, for a folder in `models--NAME/snapshots/REVISION`. Both belong to
+/// the one repository, and the files of a snapshot are links that the cache made into the other, never a link itself.
+fn blobs(inside: &Path) -> Option<PathBuf> {
+    let snapshots = inside.ancestors().skip(1).find(|folder| folder.ends_with("snapshots"))?;
+    let repository = snapshots.parent()?;
+    let is_cache = repository.file_name()?.as_encoded_bytes().starts_with(b"models--");
+    let blobs = repository.join("blobs");
+    (is_cache && blobs.canonicalize().is_ok_and(|real| real == blobs)).then_some(blobs)
 }
 
 /// True for a file that has other names, which may lie outside the model's folder.

@@ -79,6 +79,47 @@ fn external_data_does_not_follow_links_out() {
     }
 }
 
+/// Links of a Hugging Face cache into its own folder of the same model are followed, and no others.
+#[cfg(unix)]
+#[test]
+fn links_stay_in_the_cache_of_the_model() {
+    use std::os::unix::fs::symlink;
+    let outer = tempfile::tempdir().unwrap();
+    let [own, other] = ["models--one--vit", "models--other--vit"].map(|name| outer.path().join(name));
+    let folder = own.join("snapshots/0123abcd/onnx");
+    std::fs::create_dir_all(&folder).unwrap();
+    for (blobs, file) in [(own.join("blobs"), "weights"), (other.join("blobs"), "secret"), (own.join("refs"), "main")] {
+        std::fs::create_dir_all(&blobs).unwrap();
+        std::fs::write(blobs.join(file), [0; 256]).unwrap();
+    }
+    let path = folder.join("model.onnx");
+    symlink("../../../blobs/model", &path).unwrap();
+    for (name, target) in [
+        ("model.onnx_data", "../../../blobs/weights"),
+        ("other", "../../../../models--other--vit/blobs/secret"),
+        ("refs", "../../../refs/main"),
+    ] {
+        symlink(target, folder.join(name)).unwrap();
+    }
+    let refused = |location: &str| {
+        write(&own.join("blobs/model"), &model_with_external_data(location));
+        refused_as_a_model(&path, &["links outside", "--allow-external-links"]);
+    };
+    refused("other");
+    refused("refs");
+    write(&own.join("blobs/model"), &model_with_external_data("model.onnx_data"));
+    offshoot::onnx::Model::open(&path).unwrap();
+    // Where the folder of the files is itself a link, it may be any folder.
+    std::fs::rename(own.join("blobs"), outer.path().join("elsewhere")).unwrap();
+    symlink(outer.path().join("elsewhere"), own.join("blobs")).unwrap();
+    refused_as_a_model(&path, &["links outside", "--allow-external-links"]);
+    // A folder of the same layout that is no cache of models.
+    std::fs::remove_file(own.join("blobs")).unwrap();
+    std::fs::rename(outer.path().join("elsewhere"), own.join("blobs")).unwrap();
+    std::fs::rename(&own, outer.path().join("one")).unwrap();
+    refused_as_a_model(&outer.path().join("one/snapshots/0123abcd/onnx/model.onnx"), &["links outside"]);
+}
+
 #[test]
 fn dims_whose_product_overflows() {
     let folder = tempfile::tempdir().unwrap();
