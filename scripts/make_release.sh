@@ -4,7 +4,7 @@
 #
 #   scripts/make_release.sh [--profile NAME | --binary PATH] [--onnxruntime DIR] [--output DIR]
 #
-# --profile      the profile that the binary is built with (release)
+# --profile      the profile that the binary is built with (release), and with all codecs of Parquet files
 # --binary       take this one instead of building
 # --onnxruntime  the folder with libonnxruntime.so and its licences; scripts/fetch_onnxruntime.sh fills it where it is empty (.onnxruntime)
 # --output       where the archive goes (dist)
@@ -29,7 +29,7 @@ while [ $# -gt 0 ]; do
 done
 
 if [ -z "$binary" ]; then
-    cargo build --locked --profile "$profile"
+    cargo build --locked --profile "$profile" --features codecs
     folder=$profile
     [ "$profile" = dev ] && folder=debug
     binary=${CARGO_TARGET_DIR:-target}/$folder/offshoot
@@ -39,6 +39,9 @@ target=$(rustc -vV | sed -n 's/^host: //p')
 version=$("$binary" --version | cut -d' ' -f2)
 expected=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 [ "$version" = "$expected" ] || { echo "the binary is version $version, the project $expected" >&2; exit 1; }
+
+grep -q '"zstd"' <<< "$("$binary" doctor --runtime tract --json 2> /dev/null)" ||
+    echo "note: this binary does not read every Parquet file: build it with --features codecs" >&2
 
 name=offshoot-$version-$target
 work=$(mktemp -d)

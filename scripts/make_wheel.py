@@ -1,6 +1,7 @@
 """Builds a Python wheel that carries the binary: `pip install` puts `offshoot` on the PATH of the environment.
 
-    python3 scripts/make_wheel.py --binary PATH [--output DIR] [--platform TAG]
+    cargo build --release --features codecs
+    python3 scripts/make_wheel.py --binary target/release/offshoot [--output DIR] [--platform TAG]
 
 Needs nothing but Python; `strip` is used where it is there. ONNX Runtime comes from its own wheel, whose library the binary finds in the
 same environment: `offshoot[onnxruntime]`, or `offshoot[cuda]`. Neither is required, since both put their files into one folder and the

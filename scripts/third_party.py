@@ -2,7 +2,7 @@
 
     python3 scripts/third_party.py [TARGET]        TARGET is a triple; left out: that of this machine
 
-Reads what `cargo metadata --locked` knows and the files that the crates carry. Crates whose sources hold no text are listed with the
+Reads what `cargo metadata --locked` knows, with the codecs that releases are built with, and the files that the crates carry. Crates whose sources hold no text are listed with the
 name of their licence. Build scripts and what only tests need are not linked and not listed.
 """
 
@@ -41,7 +41,7 @@ def main():
     if target is None:
         version = subprocess.run(["rustc", "-vV"], check=True, capture_output=True, text=True).stdout
         target = re.search(r"host: (\S+)", version)[1]
-    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", target]
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--features", "codecs", "--filter-platform", target]
     metadata = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     packages = linked(metadata)
     by_text = {}

@@ -656,7 +656,7 @@ pub struct DataFlags {
     /// Data set: a folder with a folder per class, IDX files, an .npz with x and y, CIFAR binaries, WebDataset tars, or Parquet
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
-    /// Parquet's column of images [default: image or img]
+    /// Parquet's column of images [default: image or img], or the field of a tar's samples [default: a bare extension]
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     pub image_column: Option<String>,
     /// Parquet's column of labels [default: label, labels or fine_label]

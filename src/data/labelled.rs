@@ -3,19 +3,19 @@
 //! A [`Dataset`] is an [`ImageSource`] of which more is known. Labels come from the folders that pictures lie in, or from the
 //! files that hold the images; a data set without any serves distillation.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rand::seq::SliceRandom;
 use sha2::{Digest, Sha256};
 
+use super::classes::numbers;
 use super::loader::{InputShape, Loader};
+use super::pictures::{foreign_kind, has_picture_extension, is_readable_picture};
 use super::preprocess::{Layout, Preprocess, PreprocessFlags};
 use super::random::{Purpose, generator};
-use super::source::{
-    Content, Found, ImageSource, Labels, Opened, Opener, Role, find, has_picture_extension, hexadecimal, is_folder,
-};
+use super::source::{Content, Found, ImageSource, Labels, Opened, Opener, Role, find, hexadecimal, is_folder};
 use crate::error::{Error, ErrorKind, Result};
 
 const LABELS_HINT: &str = "give each class a folder of its own (DIR/CLASS/picture.jpg), or a file that holds labels, too; \
@@ -26,7 +26,8 @@ const LABELS_HINT: &str = "give each class a folder of its own (DIR/CLASS/pictur
 pub struct DatasetOptions {
     /// Whether labels are left aside, wrong ones too, as for distillation.
     pub ignore_labels: bool,
-    /// The column of the pictures in Parquet files; `None` for `image` or `img`.
+    /// The column of the pictures in Parquet files, `None` for `image` or `img`; or their field in tar archives, `None` for a bare
+    /// extension.
     pub image_column: Option<String>,
     /// The column of the labels in Parquet files; `None` for `label`, `labels` or `fine_label`.
     pub label_column: Option<String>,
@@ -48,14 +49,16 @@ pub struct Dataset {
     /// The label of every image, or why there are none.
     labels: Result<Vec<u32>, String>,
     classes: Option<Vec<String>>,
+    /// Whether the classes are folders; else the labels are in the files and their names only describe them.
+    by_folder: bool,
     given_split: Option<Split>,
 }
 
 impl Dataset {
     /// Opens what is at `path`:
     ///
-    /// - a folder with a folder of pictures for each class, whose sorted names are the classes; in `train` and one of
-    ///   `val`, `valid`, `validation` or `test` where these are there;
+    /// - a folder with a folder of pictures for each class, whose sorted names are the classes, sorted as numbers where all
+    ///   are numbers; in `train` and one of `val`, `valid`, `validation` or `test` where these are there;
     /// - an IDX file of images, with the file of the labels beside it (`idx1` and `labels` for `idx3` and `images`);
     /// - an `.npz` archive with `x` and `y`, or `x_train`, `y_train`, `x_test` and `y_test`;
     /// - a binary CIFAR-10 or CIFAR-100 file;
@@ -72,14 +75,12 @@ impl Dataset {
     /// pictures and other files of images.
     pub fn open(path: impl AsRef<Path>, options: &DatasetOptions) -> Result<Self> {
         let path = path.as_ref();
-        let mut opener = Opener { labels: !options.ignore_labels, ..Opener::default() };
-        for (names, name) in
-            [(&mut opener.image_columns, &options.image_column), (&mut opener.label_columns, &options.label_column)]
-        {
-            if let Some(name) = name {
-                *names = vec![name.clone()];
-            }
-        }
+        let opener = Opener {
+            labels: !options.ignore_labels,
+            image_column: options.image_column.clone(),
+            label_column: options.label_column.clone(),
+            ..Opener::default()
+        };
         let parts = if is_folder(path)? { open_folder(path, &opener)? } else { opener.open(path)? };
         Dataset::new(path, parts, options.ignore_labels)
     }
@@ -92,13 +93,15 @@ impl Dataset {
             parts.retain(|part| part.role == Some(Role::Training) || part.role == Some(validation));
         }
         let classes = agreed_classes(&parts)?;
+        let by_folder = parts.iter().all(|part| matches!(part.content, Content::Files(_)));
+        let notes: Vec<String> = parts.iter_mut().flat_map(|part| std::mem::take(&mut part.notes)).collect();
         let mut contents = Vec::new();
         let mut descriptions = Vec::new();
         for part in parts {
             contents.push((part.path.clone(), part.content));
             descriptions.push((part.path, part.labels, part.role));
         }
-        let source = ImageSource::new(path, contents)?;
+        let source = ImageSource::new(path, contents)?.with_notes(notes);
         let mut labels = Ok(Vec::with_capacity(source.len()));
         let mut split = Split::default();
         let mut first = 0;
@@ -141,7 +144,7 @@ impl Dataset {
             first += count;
         }
         let classes = if ignore_labels { None } else { classes };
-        Ok(Dataset { source: Arc::new(source), labels, classes, given_split: is_split.then_some(split) })
+        Ok(Dataset { source: Arc::new(source), labels, classes, by_folder, given_split: is_split.then_some(split) })
     }
 
     /// The number of images, readable or not.
@@ -176,6 +179,17 @@ impl Dataset {
     /// The names of the classes, where the data set tells them.
     pub fn classes(&self) -> Option<&[String]> {
         self.classes.as_deref()
+    }
+
+    /// Whether the classes are the folders that the pictures lie in.
+    pub(super) fn by_folder(&self) -> bool {
+        self.by_folder
+    }
+
+    /// The same images, with label `indices[i]` for each label i, and classes of other names.
+    pub(super) fn relabelled(&self, indices: &[usize], classes: Option<Vec<String>>) -> Dataset {
+        let relabel = |labels: &Vec<u32>| labels.iter().map(|&label| indices[label as usize] as u32).collect();
+        Dataset { labels: self.labels.as_ref().map(relabel).map_err(String::clone), classes, ..self.clone() }
     }
 
     /// The number of classes: that of their names, or one more than the highest label; `None` without labels.
@@ -238,7 +252,7 @@ impl Dataset {
     pub fn check_labels(&self, class_count: usize) -> Result<()> {
         let labels = self.require_labels()?;
         let needed = self.class_count().unwrap_or(0);
-        let hint = format!("--classes {needed} replaces the classifier by one of {needed} classes");
+        let hint = format!("`offshoot tune --classes {needed}` replaces the classifier by one of {needed} classes");
         if let Some(index) = labels.iter().position(|&label| label as usize >= class_count) {
             return Err(Error::new(
                 ErrorKind::Images,
@@ -392,6 +406,9 @@ fn open_classes(
     };
     let names: Vec<Option<String>> = pictures.iter().map(class).collect();
     let stray = names.iter().position(Option::is_none).map(|index| pictures[index].display().to_string());
+    if with_labels && stray.is_none() {
+        no_unreadable_class(folder, names.iter().flatten().zip(&pictures))?;
+    }
     let mut opened = Opened { role, ..Opened::new(folder, Content::Files(pictures)) };
     if !with_labels {
         return Ok(opened);
@@ -406,7 +423,9 @@ fn open_classes(
         None => {
             let found: BTreeSet<&String> = names.iter().collect();
             no_empty_class(folder, &found)?;
-            found.into_iter().cloned().collect()
+            let (classes, note) = in_order(found.into_iter().cloned().collect());
+            opened.notes.extend(note);
+            classes
         }
     };
     let index: HashMap<&String, i64> = classes.iter().zip(0..).collect();
@@ -425,6 +444,21 @@ fn open_classes(
     Ok(opened)
 }
 
+/// Sorted names of classes, sorted as numbers where all are numbers, and what is to be said of that where it differs.
+fn in_order(classes: Vec<String>) -> (Vec<String>, Option<String>) {
+    let Some(numbers) = numbers(&classes).filter(|numbers| !numbers.is_sorted()) else { return (classes, None) };
+    let mut sorted: Vec<(u64, String)> = numbers.into_iter().zip(classes).collect();
+    sorted.sort();
+    let classes = sorted.into_iter().map(|(_, name)| name).collect();
+    (
+        classes,
+        Some(
+            "the folders of the classes are sorted as numbers, where torchvision's ImageFolder sorts them as text"
+                .into(),
+        ),
+    )
+}
+
 /// A folder without pictures would be a class in other programs, or a typing error; either way labels would differ.
 fn no_empty_class(folder: &Path, classes: &BTreeSet<&String>) -> Result<()> {
     let entries = std::fs::read_dir(folder).map_err(|error| Error::io(folder, error))?;
@@ -438,6 +472,33 @@ fn no_empty_class(folder: &Path, classes: &BTreeSet<&String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A class is empty, too, where all of its pictures are of kinds that are not read.
+fn no_unreadable_class<'a>(folder: &Path, pictures: impl Iterator<Item = (&'a String, &'a PathBuf)>) -> Result<()> {
+    let mut readable = HashSet::new();
+    let mut first = BTreeMap::new();
+    for (class, picture) in pictures {
+        if readable.contains(class) {
+            continue;
+        }
+        if is_readable_picture(picture) {
+            readable.insert(class);
+        } else {
+            first.entry(class).or_insert(picture);
+        }
+    }
+    match first.into_iter().find(|(class, _)| !readable.contains(class)) {
+        None => Ok(()),
+        Some((class, picture)) => {
+            let name = picture.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let kind = foreign_kind(picture).map_or("it is of no kind that is read".into(), |kind| kind.to_string());
+            let message = format!("this folder of a class holds no pictures that can be read (`{name}`: {kind})");
+            Err(Error::new(ErrorKind::Images, message)
+                .at(folder.join(class))
+                .hint("convert such pictures to PNG or JPEG, or remove the folder"))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,13 +9,16 @@
 
 mod augment;
 mod cifar;
+mod classes;
 mod idx;
+mod jpeg;
 mod labelled;
 mod loader;
 mod mix;
 mod numpy;
 mod operations;
 mod parquet;
+mod pictures;
 mod preprocess;
 mod random;
 mod source;
@@ -23,8 +26,10 @@ mod training;
 mod webdataset;
 
 pub use augment::{Augmentation, Crop, EraseMode, RandAugment};
+pub use classes::{CLASSES, ClassesBy, Matched, class_names};
 pub use labelled::{Dataset, DatasetOptions, Split};
 pub use loader::{Batch, Batches, InputShape, Loader};
+pub use parquet::codecs as parquet_codecs;
 pub use preprocess::{Interpolation, Layout, Preprocess, PreprocessFlags, Resize};
 pub use source::{ImageSource, Skipped};
 pub use training::{TrainingBatch, TrainingBatches, TrainingLoader, TrainingOptions};

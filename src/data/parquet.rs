@@ -1,6 +1,7 @@
 //! Reads Parquet files with an image column, as Hugging Face's data sets are published.
 //!
-//! An image is the bytes of a picture file, in a column of its own or in the field `bytes` of a structure. Row groups are
+//! An image is the bytes of a picture file, in a column of its own or in the field `bytes` of a structure; or, in a column of
+//! strings or the field `path`, the name of a picture file in the folder of the Parquet file. Row groups are
 //! decoded when one of their images is asked for, and the last ones stay in a [`Cache`] of bounded size: a data set that
 //! fits in it is decoded once, and a larger one once for every image that is drawn at random. So row groups should be small
 //! (Hugging Face writes 100 rows).
@@ -9,19 +10,21 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use image::DynamicImage;
 use memmap2::Mmap;
-use parquet::basic::Type;
+use parquet::basic::{Compression, ConvertedType, LogicalType, Type};
 use parquet::column::reader::get_typed_column_reader;
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 
+use super::pictures;
 use super::source::{Content, Labels, Opened, Opener};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -31,12 +34,19 @@ const CACHED: u64 = 1 << 30;
 /// The largest row group that is read, in bytes of its image column.
 const MAXIMAL_GROUP: u64 = 2 << 30;
 
+/// The names of image and label columns where none are given, tried in turn.
+const IMAGE_COLUMNS: [&str; 2] = ["image", "img"];
+const LABEL_COLUMNS: [&str; 3] = ["label", "labels", "fine_label"];
+
 const COLUMN_HINT: &str = "name the columns with --image-column and --label-column";
 
 /// The image column of a Parquet file.
 pub(super) struct Rows {
     reader: SerializedFileReader<Bytes>,
-    column: usize,
+    /// The columns of bytes and of paths.
+    columns: Images,
+    /// Where the files of paths lie.
+    folder: PathBuf,
     /// Up to which row the row groups reach.
     ends: Vec<usize>,
     /// Sets the row groups of this file apart from those of others.
@@ -46,7 +56,31 @@ pub(super) struct Rows {
 
 impl fmt::Debug for Rows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rows").field("column", &self.column).field("ends", &self.ends).finish_non_exhaustive()
+        f.debug_struct("Rows").field("columns", &self.columns).field("ends", &self.ends).finish_non_exhaustive()
+    }
+}
+
+/// Which columns hold the bytes of picture files, and which their names. There is at least one of them.
+#[derive(Clone, Copy, Debug)]
+struct Images {
+    bytes: Option<usize>,
+    path: Option<usize>,
+}
+
+/// The image of a row.
+#[derive(Debug)]
+enum Cell {
+    Bytes(ByteArray),
+    Path(ByteArray),
+    Null,
+}
+
+impl Cell {
+    fn len(&self) -> usize {
+        match self {
+            Cell::Bytes(bytes) | Cell::Path(bytes) => bytes.len(),
+            Cell::Null => 0,
+        }
     }
 }
 
@@ -69,8 +103,8 @@ struct Slot {
     used: u64,
 }
 
-/// The images of a row group, none of a null, or why they cannot be read.
-type Group = Result<Vec<Option<ByteArray>>, String>;
+/// The images of a row group, or why they cannot be read.
+type Group = Result<Vec<Cell>, String>;
 
 impl Cache {
     /// The row group under `key`, decoded once, however many threads ask for it at the same time.
@@ -87,8 +121,7 @@ impl Cache {
         let mut decoded = None;
         group.get_or_init(|| {
             let group = decode();
-            decoded =
-                Some(group.as_ref().map_or(0, |images| images.iter().flatten().map(|image| image.len() as u64).sum()));
+            decoded = Some(group.as_ref().map_or(0, |images| images.iter().map(|image| image.len() as u64).sum()));
             group
         });
         if let Some(bytes) = decoded {
@@ -113,38 +146,75 @@ impl Rows {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// Passes the bytes of the picture in a row, none if it is null, to `decode`.
+    /// The picture in a row.
     ///
     /// # Errors
     ///
-    /// `Images` if the row group cannot be decoded.
-    pub fn picture<T>(&self, row: usize, decode: impl FnOnce(&[u8]) -> T) -> Result<T> {
+    /// `Images` if there is none, or its row group or itself cannot be decoded.
+    pub fn picture(&self, row: usize) -> Result<DynamicImage> {
         let number = self.ends.partition_point(|&end| end <= row);
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
         let group = self
             .cache
             .get((self.id, number), CACHED, || guarded(|| self.group(number)).map_err(|error| error.to_string()));
         match group.get() {
-            Some(Ok(images)) => {
-                let image = images.get(row - start).and_then(Option::as_ref);
-                Ok(decode(image.map_or(&[], ByteArray::data)))
-            }
+            Some(Ok(images)) => match images.get(row - start) {
+                Some(Cell::Bytes(bytes)) => pictures::decode(bytes.data()),
+                Some(Cell::Path(path)) => pictures::read(&self.beside(path.data())?),
+                Some(Cell::Null) | None => bail!(Images, "cannot be decoded: it holds nothing"),
+            },
             Some(Err(message)) => bail!(Images, "its row group cannot be decoded: {message}"),
             None => bail!(Internal, "a row group was not decoded"),
         }
     }
 
-    fn group(&self, number: usize) -> Result<Vec<Option<ByteArray>>, ParquetError> {
-        let group = self.reader.get_row_group(number)?;
-        let mut bytes = 0;
-        let mut images = Vec::new();
-        read_column::<ByteArrayType>(group.as_ref(), self.column, |image| {
-            bytes += image.as_ref().map_or(0, |image| image.len() as u64);
-            images.push(image);
-            if bytes > MAXIMAL_GROUP { Err(too_large()) } else { Ok(()) }
-        })?;
-        Ok(images)
+    /// The file of that name in the folder of the Parquet file, which no name leads out of: it comes from the file.
+    fn beside(&self, name: &[u8]) -> Result<PathBuf> {
+        let name = String::from_utf8_lossy(name);
+        let refused =
+            |why: &str| Error::new(ErrorKind::Images, format!("it holds only the name `{name}` of a file{why}"));
+        let relative = Path::new(&*name);
+        if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+            return Err(refused(", which leads out of the folder of the Parquet file"));
+        }
+        let missing = |_| refused(", and there is none in the folder of the Parquet file");
+        let (inside, found) = (self.folder.canonicalize(), self.folder.join(relative).canonicalize());
+        let (inside, found) = (inside.map_err(missing)?, found.map_err(missing)?);
+        if !found.starts_with(inside) {
+            return Err(refused(", a link that leads out of the folder of the Parquet file"));
+        }
+        Ok(found)
     }
+
+    fn group(&self, number: usize) -> Result<Vec<Cell>, ParquetError> {
+        let group = self.reader.get_row_group(number)?;
+        let bytes = self.columns.bytes.map(|column| values(group.as_ref(), column)).transpose()?;
+        // Names are of no use where all bytes are there.
+        let wanted = bytes.as_ref().is_none_or(|bytes| bytes.iter().any(Option::is_none));
+        let paths = self.columns.path.filter(|_| wanted).map(|column| values(group.as_ref(), column)).transpose()?;
+        let rows = bytes.as_ref().or(paths.as_ref()).map_or(0, Vec::len);
+        let mut bytes = bytes.into_iter().flatten();
+        let mut paths = paths.into_iter().flatten();
+        Ok((0..rows)
+            .map(|_| match (bytes.next().flatten(), paths.next().flatten()) {
+                (Some(bytes), _) => Cell::Bytes(bytes),
+                (None, Some(path)) => Cell::Path(path),
+                (None, None) => Cell::Null,
+            })
+            .collect())
+    }
+}
+
+/// The values of a column of a row group.
+fn values(group: &dyn RowGroupReader, column: usize) -> Result<Vec<Option<ByteArray>>, ParquetError> {
+    let mut bytes = 0;
+    let mut values = Vec::new();
+    read_column::<ByteArrayType>(group, column, |value| {
+        bytes += value.as_ref().map_or(0, |value| value.len() as u64);
+        values.push(value);
+        if bytes > MAXIMAL_GROUP { Err(too_large()) } else { Ok(()) }
+    })?;
+    Ok(values)
 }
 
 /// What `read` returns, or an error where the library panics: it asserts what a damaged file does not keep.
@@ -182,13 +252,17 @@ pub(super) fn open(path: &Path, file: &File, opener: &Opener) -> Result<Opened> 
         ends.push(end);
     }
     let columns = metadata.file_metadata().schema_descr().columns();
-    let column = |names: &[String], inner: Option<&str>| {
+    let names = |given: &Option<String>, usual: &[&str]| match given {
+        Some(name) => vec![name.clone()],
+        None => usual.iter().map(|&name| name.to_owned()).collect(),
+    };
+    let (image_names, label_names) =
+        (names(&opener.image_column, &IMAGE_COLUMNS), names(&opener.label_column, &LABEL_COLUMNS));
+    // Columns are named as the messages list them, with the structures that they lie in.
+    let column = |names: &[String], field: &str| {
         names.iter().find_map(|name| {
-            columns.iter().position(|column| match (column.path().parts(), inner) {
-                ([only], None) => only == name,
-                ([outer, field], Some(inner)) => outer == name && field == inner,
-                _ => false,
-            })
+            let name = format!("{name}{field}");
+            columns.iter().position(|column| column.path().string() == name)
         })
     };
     let listed = || columns.iter().map(|column| column.path().string()).collect::<Vec<_>>().join(", ");
@@ -196,29 +270,48 @@ pub(super) fn open(path: &Path, file: &File, opener: &Opener) -> Result<Opened> 
         let column: &ColumnDescriptor = &columns[column];
         column.max_rep_level() == 0 && types.contains(&column.physical_type())
     };
-    let image = column(&opener.image_columns, None).or_else(|| column(&opener.image_columns, Some("bytes")));
-    let image = match image {
-        Some(image) if usable(image, &[Type::BYTE_ARRAY]) => image,
-        Some(image) => {
-            let path_of_column = columns[image].path().string();
-            let message = format!("its column `{path_of_column}` does not hold the bytes of picture files");
-            return Err(Error::new(ErrorKind::Format, message).at(path).hint(COLUMN_HINT));
-        }
-        None => {
-            let message = format!(
-                "it has no column of pictures named {}; there are {}",
-                opener.image_columns.join(" or "),
-                listed()
-            );
-            return Err(Error::new(ErrorKind::Format, message).at(path).hint(COLUMN_HINT));
-        }
+    let alone = column(&image_names, "");
+    let images = match alone {
+        Some(column) if is_text(&columns[column]) => Images { bytes: None, path: Some(column) },
+        Some(column) => Images { bytes: Some(column), path: None },
+        None => Images {
+            bytes: column(&image_names, ".bytes"),
+            // A column of nulls alone may be of any type.
+            path: column(&image_names, ".path").filter(|&column| usable(column, &[Type::BYTE_ARRAY])),
+        },
     };
-    let label = column(&opener.label_columns, None);
+    let found: Vec<usize> = images.bytes.into_iter().chain(images.path).collect();
+    if found.is_empty() {
+        let message =
+            format!("it has no column of pictures named {}; there are {}", image_names.join(" or "), listed());
+        return Err(Error::new(ErrorKind::Format, message).at(path).hint(COLUMN_HINT));
+    }
+    if let Some(&image) = found.iter().find(|&&image| !usable(image, &[Type::BYTE_ARRAY])) {
+        let path_of_column = columns[image].path().string();
+        let message = format!("its column `{path_of_column}` does not hold the bytes of picture files");
+        return Err(Error::new(ErrorKind::Format, message).at(path).hint(COLUMN_HINT));
+    }
+    let label = column(&label_names, "");
+    for &read in found.iter().chain(label.iter().filter(|_| opener.labels)) {
+        let codecs = metadata.row_groups().iter().map(|group| group.column(read).compression());
+        if let Some((codec, feature)) = codecs.filter_map(unread).next() {
+            let message =
+                format!("its column `{}` is packed with {codec}, which this build does not read", columns[read].path());
+            let hint = match feature {
+                Some(feature) => format!(
+                    "the release archive and the wheel read it, and so does a build with `cargo install --path . \
+                     --features {feature}`"
+                ),
+                None => "write the file anew, packed with Snappy, gzip or nothing".into(),
+            };
+            return Err(Error::new(ErrorKind::Unsupported, message).at(path).hint(hint));
+        }
+    }
     let labels = match label {
         _ if !opener.labels => Labels::Ignored,
         None => Labels::Absent(format!(
             "it has no column of labels named {}; there are {}",
-            opener.label_columns.join(" or "),
+            label_names.join(" or "),
             listed()
         )),
         Some(label) if !usable(label, &[Type::INT32, Type::INT64, Type::BOOLEAN]) => {
@@ -242,8 +335,35 @@ pub(super) fn open(path: &Path, file: &File, opener: &Opener) -> Result<Opened> 
     };
     let classes = label.and_then(|label| class_names(&reader, columns[label].path().parts().first()?));
     let id = FILES.fetch_add(1, Ordering::Relaxed);
-    let rows = Rows { column: image, ends, id, cache: opener.cache.clone(), reader };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
+    let rows = Rows { columns: images, folder, ends, id, cache: opener.cache.clone(), reader };
     Ok(Opened { labels, classes, ..Opened::new(path, Content::Rows(rows)) })
+}
+
+/// Whether a column holds text, by what its file says of it.
+fn is_text(column: &ColumnDescriptor) -> bool {
+    column.converted_type() == ConvertedType::UTF8 || column.logical_type_ref() == Some(&LogicalType::String)
+}
+
+/// The codecs that this build reads.
+pub fn codecs() -> Vec<&'static str> {
+    let optional =
+        [("zstd", cfg!(feature = "zstd")), ("lz4", cfg!(feature = "lz4")), ("brotli", cfg!(feature = "brotli"))];
+    ["snappy", "gzip"]
+        .into_iter()
+        .chain(optional.into_iter().filter(|(_, built)| *built).map(|(name, _)| name))
+        .collect()
+}
+
+/// The name of a codec that this build does not read, with the feature of the crate that has it.
+fn unread(codec: Compression) -> Option<(&'static str, Option<&'static str>)> {
+    match codec {
+        Compression::ZSTD(_) if !cfg!(feature = "zstd") => Some(("Zstandard", Some("zstd"))),
+        Compression::LZ4 | Compression::LZ4_RAW if !cfg!(feature = "lz4") => Some(("LZ4", Some("lz4"))),
+        Compression::BROTLI(_) if !cfg!(feature = "brotli") => Some(("Brotli", Some("brotli"))),
+        Compression::LZO => Some(("LZO", None)),
+        _ => None,
+    }
 }
 
 fn read_labels(reader: &SerializedFileReader<Bytes>, column: usize) -> Result<Vec<Option<i64>>, ParquetError> {
@@ -425,8 +545,8 @@ mod tests {
         assert!(error.to_string().contains("there are photo, kind"), "{error}");
         assert!(error.hint_text().unwrap().contains("--image-column"));
         let named = |image: &str, label: &str| Opener {
-            image_columns: vec![image.into()],
-            label_columns: vec![label.into()],
+            image_column: Some(image.into()),
+            label_column: Some(label.into()),
             ..opener()
         };
         assert!(matches!(open_with(file.path(), &named("photo", "kind")).unwrap().labels, Labels::Present(_)));
@@ -437,6 +557,96 @@ mod tests {
         assert!(error.to_string().contains("`photo` does not hold integers"), "{error}");
         let list = write("message schema { repeated binary img; }", &rows(1), Compression::SNAPPY);
         assert!(open_with(list.path(), &opener()).is_err());
+    }
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/reports/parquet").join(name)
+    }
+
+    /// The first red value of a picture, or why there is none.
+    type Red = Result<u8, String>;
+
+    /// Those of all pictures, and the labels.
+    fn reds(path: &Path, opener: &Opener) -> Result<(Vec<Red>, Vec<i64>)> {
+        let opened = open_with(path, opener)?;
+        let Labels::Present(labels) = opened.labels else { panic!("no labels") };
+        let source = ImageSource::new(path, [(opened.path, opened.content)])?;
+        let red = |row| match source.read(row) {
+            Ok(Item::Picture(picture)) => Ok(picture.as_bytes()[0]),
+            Ok(Item::Tensor(_)) => panic!("a tensor"),
+            Err(error) => Err(error.to_string()),
+        };
+        Ok(((0..source.len()).map(red).collect(), labels))
+    }
+
+    #[test]
+    fn codecs_are_read_or_the_feature_is_named() {
+        for (codec, name, is_built_in) in [
+            ("snappy", "", true),
+            ("zstd", "Zstandard", cfg!(feature = "zstd")),
+            ("lz4", "LZ4", cfg!(feature = "lz4")),
+            ("brotli", "Brotli", cfg!(feature = "brotli")),
+        ] {
+            let found = reds(&fixture(&format!("{codec}.parquet")), &opener());
+            if is_built_in {
+                assert_eq!(found.unwrap(), (vec![Ok(10), Ok(20)], vec![1, 0]), "{codec}");
+            } else {
+                let error = found.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Unsupported);
+                assert!(error.to_string().contains(&format!("packed with {name}")), "{error}");
+                assert!(error.hint_text().unwrap().contains(&format!("--features {codec}")), "{error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn pictures_that_are_only_named_lie_beside_the_file() {
+        let (found, _) = reds(&fixture("names.parquet"), &opener()).unwrap();
+        assert_eq!(found[..2], [Ok(10), Ok(20)]);
+        let said = |row: usize| found[row].clone().unwrap_err();
+        assert!(
+            said(2).contains("row 2`: it holds only the name `red/none.png` of a file, and there is none"),
+            "{}",
+            said(2)
+        );
+        assert!(said(3).contains("leads out of the folder"), "{}", said(3));
+        let (found, _) = reds(&fixture("some-names.parquet"), &opener()).unwrap();
+        assert_eq!(found[..2], [Ok(20), Ok(10)]);
+        assert!(found[2].clone().unwrap_err().contains("holds nothing"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn no_link_leads_a_named_picture_out_of_the_folder() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = outer.path().join("data");
+        fs::create_dir_all(folder.join("red")).unwrap();
+        fs::copy(fixture("names.parquet"), folder.join("names.parquet")).unwrap();
+        fs::copy(fixture("red/10.png"), outer.path().join("secret.png")).unwrap();
+        fs::copy(fixture("red/20.png"), folder.join("red/20.png")).unwrap();
+        std::os::unix::fs::symlink(outer.path().join("secret.png"), folder.join("red/10.png")).unwrap();
+        let (found, _) = reds(&folder.join("names.parquet"), &opener()).unwrap();
+        assert!(found[0].clone().unwrap_err().contains("a link that leads out"), "{found:?}");
+        assert_eq!(found[1], Ok(20));
+    }
+
+    #[test]
+    fn columns_in_structures_are_named_as_they_are_listed() {
+        let named = |image: &str, label: &str| Opener {
+            image_column: Some(image.into()),
+            label_column: Some(label.into()),
+            ..opener()
+        };
+        for (file, image) in [
+            ("nested.parquet", "sample.image"),
+            ("nested.parquet", "sample.image.bytes"),
+            ("nested-plain.parquet", "sample.image"),
+        ] {
+            let found = reds(&fixture(file), &named(image, "sample.label")).unwrap();
+            assert_eq!(found, (vec![Ok(10), Ok(20)], vec![1, 0]), "{file} {image}");
+        }
+        let error = reds(&fixture("nested.parquet"), &opener()).unwrap_err();
+        assert!(error.to_string().contains("there are sample.image.bytes, sample.image.path, sample.label"), "{error}");
     }
 
     #[test]
@@ -477,9 +687,10 @@ mod tests {
         let mut get = |number: usize| {
             let group = cache.get((0, number), 25, || {
                 decoded.push(number);
-                Ok(vec![Some(ByteArray::from(vec![number as u8; 10])), None])
+                Ok(vec![Cell::Bytes(ByteArray::from(vec![number as u8; 10])), Cell::Null])
             });
-            assert_eq!(group.get().unwrap().as_ref().unwrap()[0].as_ref().unwrap().data(), [number as u8; 10]);
+            let Cell::Bytes(bytes) = &group.get().unwrap().as_ref().unwrap()[0] else { panic!("no bytes") };
+            assert_eq!(bytes.data(), [number as u8; 10]);
         };
         for number in [0, 1, 0, 2, 0, 1] {
             get(number);

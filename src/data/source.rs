@@ -4,13 +4,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flate2::read::MultiGzDecoder;
-use image::metadata::Orientation;
-use image::{DynamicImage, GrayImage, ImageDecoder, ImageReader, ImageResult, Limits, RgbImage};
+use image::{DynamicImage, GrayImage, RgbImage};
 use memmap2::Mmap;
 use ndarray::{Array4, ArrayView3, Axis};
 use serde::{Deserialize, Serialize};
@@ -19,16 +18,13 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::loader::InputShape;
 use super::parquet::{Cache, Rows};
+use super::pictures::{Foreign, decode, has_picture_extension, is_picture, is_picture_head};
 use super::preprocess::{Preprocess, PreprocessFlags};
 use super::webdataset::{self, Shard};
-use super::{cifar, idx, numpy};
+use super::{cifar, idx, numpy, pictures};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The extensions, in any case, by which picture files are recognised.
-const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"];
-
-/// The sides and the memory that one picture may ask for, so that a malicious file cannot exhaust the machine.
-const MAXIMAL_SIDE: u32 = 65_535;
+/// The memory that one picture may ask for, so that a malicious file cannot exhaust the machine.
 pub(super) const MAXIMAL_BYTES: u64 = 512 << 20;
 
 const SOURCE_HINT: &str = "give a folder of pictures, or an IDX, .npy, .npz, CIFAR .bin, .tar or .parquet file";
@@ -41,7 +37,8 @@ const SOURCE_HINT: &str = "give a folder of pictures, or an IDX, .npy, .npz, CIF
 pub struct ImageSource {
     path: PathBuf,
     parts: Vec<Part>,
-    skipped: Mutex<BTreeMap<usize, String>>,
+    notes: Vec<String>,
+    skipped: Mutex<BTreeMap<usize, Unread>>,
 }
 
 /// A file of the source, or a folder of pictures.
@@ -81,6 +78,8 @@ pub(super) struct Opened {
     pub classes: Option<Vec<String>>,
     /// Which part of the data set it is by its name.
     pub role: Option<Role>,
+    /// What was assumed.
+    pub notes: Vec<String>,
 }
 
 /// The labels of a part.
@@ -102,13 +101,14 @@ pub(super) enum Role {
 }
 
 /// How files are opened.
+#[derive(Default)]
 pub(super) struct Opener {
     /// Whether labels are wanted.
     pub labels: bool,
-    /// The names of the image columns of Parquet files, tried in turn.
-    pub image_columns: Vec<String>,
-    /// The names of the label columns of Parquet files, tried in turn.
-    pub label_columns: Vec<String>,
+    /// The image column of Parquet files, or field of tar archives, if it has another name than the usual ones.
+    pub image_column: Option<String>,
+    /// The label column of Parquet files, if it has another name than the usual ones.
+    pub label_column: Option<String>,
     /// The row groups that are kept in memory.
     pub cache: Arc<Cache>,
 }
@@ -120,6 +120,25 @@ pub struct Skipped {
     pub count: usize,
     /// What was wrong with the first of them, in the order of the source; it names the file.
     pub first: Option<String>,
+    /// How many of them are of each kind of pictures that is never read, such as AVIF.
+    pub kinds: BTreeMap<String, usize>,
+}
+
+impl Skipped {
+    /// Adds the images that another process could not read.
+    pub fn add(&mut self, other: Skipped) {
+        self.count += other.count;
+        self.first = self.first.take().or(other.first);
+        other.kinds.into_iter().for_each(|(kind, count)| *self.kinds.entry(kind).or_default() += count);
+    }
+}
+
+/// Why an image could not be read.
+#[derive(Debug)]
+struct Unread {
+    message: String,
+    /// The kind of picture that it is, if such are never read.
+    kind: Option<Foreign>,
 }
 
 /// An image as the source holds it.
@@ -134,19 +153,7 @@ impl Opened {
     /// A part without labels.
     pub fn new(path: &Path, content: Content) -> Self {
         let labels = Labels::Absent("it holds images only".into());
-        Opened { path: path.to_path_buf(), content, labels, classes: None, role: None }
-    }
-}
-
-impl Default for Opener {
-    fn default() -> Self {
-        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        Opener {
-            labels: false,
-            image_columns: names(&["image", "img"]),
-            label_columns: names(&["label", "labels", "fine_label"]),
-            cache: Arc::default(),
-        }
+        Opened { path: path.to_path_buf(), content, labels, classes: None, role: None, notes: Vec::new() }
     }
 }
 
@@ -164,7 +171,7 @@ impl ImageSource {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let opener = Opener::default();
-        let opened = if is_folder(path)? {
+        let mut opened = if is_folder(path)? {
             match find(path)? {
                 Found { pictures, archives } if pictures.is_empty() && !archives.is_empty() => archives
                     .iter()
@@ -178,7 +185,9 @@ impl ImageSource {
         } else {
             opener.open(path)?
         };
-        ImageSource::new(path, opened.into_iter().map(|opened| (opened.path, opened.content)))
+        let notes = opened.iter_mut().flat_map(|opened| std::mem::take(&mut opened.notes)).collect();
+        let source = ImageSource::new(path, opened.into_iter().map(|opened| (opened.path, opened.content)))?;
+        Ok(source.with_notes(notes))
     }
 
     /// The source made of the given parts, in their order.
@@ -208,11 +217,23 @@ impl ImageSource {
             }
             parts.push(part);
         }
-        let source = ImageSource { path: path.to_path_buf(), parts, skipped: Mutex::default() };
+        let source = ImageSource { path: path.to_path_buf(), parts, notes: Vec::new(), skipped: Mutex::default() };
         if source.is_empty() {
             return Err(Error::new(ErrorKind::Images, "there are no images in it").at(path));
         }
         Ok(source)
+    }
+
+    /// Keeps what was assumed of the parts; what was assumed of several is said once.
+    pub(super) fn with_notes(mut self, mut notes: Vec<String>) -> Self {
+        notes.dedup();
+        self.notes = notes;
+        self
+    }
+
+    /// What was assumed when the source was opened, a line each; the user should see them.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The path that was opened.
@@ -296,7 +317,13 @@ impl ImageSource {
     /// What could not be read so far.
     pub fn skipped(&self) -> Skipped {
         let skipped = self.lock_skipped();
-        Skipped { count: skipped.len(), first: skipped.values().next().cloned() }
+        let first = skipped.values().next().map(|unread| unread.message.clone());
+        let mut kinds = BTreeMap::new();
+        skipped
+            .values()
+            .filter_map(|unread| unread.kind)
+            .for_each(|kind| *kinds.entry(kind.0.to_owned()).or_default() += 1);
+        Skipped { count: skipped.len(), first, kinds }
     }
 
     /// A hash of what is at the path, for records of what a result was computed from.
@@ -362,9 +389,7 @@ impl ImageSource {
 
     fn read_part<'a>(&self, part: &'a Part, index: usize) -> Result<Item<'a>> {
         let picture = match &part.content {
-            Content::Files(files) => {
-                read_file(&files[index]).map_err(image::ImageError::IoError).and_then(|bytes| decode(&bytes))
-            }
+            Content::Files(files) => pictures::read(&files[index]),
             Content::Pixels(images) => {
                 let image = images.index_axis(Axis(0), index);
                 let (rows, columns, channels) = image.dim();
@@ -384,11 +409,9 @@ impl ImageSource {
                 return Ok(Item::Tensor(tensors.index_axis_move(Axis(0), index)));
             }
             Content::Shard(shard) => decode(shard.picture(index)),
-            Content::Rows(rows) => rows.picture(index, decode)?,
+            Content::Rows(rows) => rows.picture(index),
         };
-        picture
-            .map(Item::Picture)
-            .map_err(|error| Error::new(ErrorKind::Images, format!("cannot be decoded: {error}")).caused_by(error))
+        picture.map(Item::Picture)
     }
 
     /// Names image `index` for messages: its file if it has one of its own, else its place in the file.
@@ -411,10 +434,11 @@ impl ImageSource {
 
     /// Remembers that image `index` could not be used; however often it is tried, it counts once.
     pub(super) fn skip(&self, index: usize, error: &Error) {
-        self.lock_skipped().insert(index, error.to_string());
+        let kind = std::error::Error::source(error).and_then(|source| source.downcast_ref()).copied();
+        self.lock_skipped().insert(index, Unread { message: error.to_string(), kind });
     }
 
-    fn lock_skipped(&self) -> MutexGuard<'_, BTreeMap<usize, String>> {
+    fn lock_skipped(&self) -> MutexGuard<'_, BTreeMap<usize, Unread>> {
         self.skipped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -464,19 +488,18 @@ impl Opener {
                 let mut unpacked = Vec::new();
                 let _ = MultiGzDecoder::new(head.as_slice()).take(512).read_to_end(&mut unpacked);
                 if is_tar(&unpacked) || is_kind(path, Kind::Tar) {
-                    webdataset::open(path, true, self.labels)?
+                    webdataset::open(path, true, self)?
                 } else {
                     self.open_idx(path)?
                 }
             }
-            head if is_tar(head) || is_kind(path, Kind::Tar) => webdataset::open(path, false, self.labels)?,
+            head if is_tar(head) || is_kind(path, Kind::Tar) => webdataset::open(path, false, self)?,
+            head if is_picture_head(head) => Opened::new(path, Content::Files(vec![path.to_path_buf()])),
             [0, 0, ..] => self.open_idx(path)?,
             [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => numpy::open_npy(path, &file)?,
             [b'P', b'K', 3 | 5, 4 | 6, ..] => return numpy::open_npz(path, file, self.labels),
             [b'P', b'A', b'R', b'1', ..] => super::parquet::open(path, &file, self)?,
-            head if has_picture_extension(path) || image::guess_format(head).is_ok() => {
-                Opened::new(path, Content::Files(vec![path.to_path_buf()]))
-            }
+            _ if has_picture_extension(path) => Opened::new(path, Content::Files(vec![path.to_path_buf()])),
             _ => {
                 return Err(Error::new(
                     ErrorKind::Images,
@@ -553,7 +576,8 @@ pub(super) struct Found {
     pub archives: Vec<PathBuf>,
 }
 
-/// Searches `folder` for pictures and other files of images, recursively. Hidden entries and links that lead back to a
+/// Searches `folder` for pictures and other files of images, recursively. Files that bear no name of either are pictures by
+/// their content, or nothing: a README, or a list of labels. Hidden entries and links that lead back to a
 /// folder around them are left out; broken links to pictures are kept, so that they are counted as unreadable.
 ///
 /// # Errors
@@ -567,9 +591,11 @@ pub(super) fn find(folder: &Path) -> Result<Found> {
         match entry {
             Ok(entry) if !entry.file_type().is_file() => {}
             Ok(entry) if has_picture_extension(entry.path()) => pictures.push(entry.into_path()),
-            Ok(entry) => {
-                archives.extend(kind_in_folder(entry.path()).map(|kind| (kind, entry.into_path())));
-            }
+            Ok(entry) => match kind_in_folder(entry.path()) {
+                Some(kind) => archives.push((kind, entry.into_path())),
+                None if is_picture(entry.path()) => pictures.push(entry.into_path()),
+                None => {}
+            },
             Err(error) if error.loop_ancestor().is_some() => {}
             Err(error) => {
                 let path = error.path().unwrap_or(folder).to_path_buf();
@@ -603,7 +629,8 @@ pub(super) fn find(folder: &Path) -> Result<Found> {
     if pictures.is_empty() && archives.is_empty() {
         return Err(Error::new(
             ErrorKind::Images,
-            format!("there are no pictures in this folder; looked for files that end in .{}", EXTENSIONS.join(", .")),
+            "there are no pictures in this folder; looked for files that end in .jpg, .png and the like, and for pictures under \
+             other names",
         )
         .at(folder)
         .hint("name the folder that holds the pictures, or an IDX, .npz, CIFAR .bin, .tar or .parquet file"));
@@ -641,10 +668,6 @@ pub(super) fn unpacked_limit(packed: u64) -> u64 {
     packed.saturating_mul(20).max(256 << 20)
 }
 
-pub(super) fn has_picture_extension(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))
-}
-
 fn tensors_are_final(path: &Path) -> Error {
     Error::new(ErrorKind::Usage, "images in a NumPy file are fed to the model as they are, and cannot be preprocessed")
         .at(path)
@@ -671,52 +694,6 @@ fn hash_bytes(path: &Path, hasher: &mut Sha256) -> Result<()> {
 
 pub(super) fn hexadecimal(hasher: Sha256) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The bytes of a picture file, which are no more than a decoded picture may have.
-fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAXIMAL_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// Decodes a picture file upright, whichever way the camera was held.
-fn decode(bytes: &[u8]) -> ImageResult<DynamicImage> {
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAXIMAL_SIDE);
-    limits.max_image_height = Some(MAXIMAL_SIDE);
-    limits.max_alloc = Some(MAXIMAL_BYTES);
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-    reader.limits(limits.clone());
-    let mut decoder = reader.into_decoder()?;
-    limits.reserve(decoder.total_bytes())?;
-    decoder.set_limits(limits)?;
-    // Broken metadata does not make the pixels unusable.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut image = match jpeg(bytes) {
-        Some(image) => image,
-        None => DynamicImage::from_decoder(decoder)?,
-    };
-    image.apply_orientation(orientation);
-    Ok(image)
-}
-
-/// The pixels of a JPEG file of the usual kinds from a decoder that upsamples colour as libjpeg does, which is what models saw
-/// when they were trained: three times nearer to Pillow's pixels on photographs than the general decoder.
-fn jpeg(bytes: &[u8]) -> Option<DynamicImage> {
-    if !bytes.starts_with(&[0xff, 0xd8, 0xff]) {
-        return None;
-    }
-    let mut decoder = jpeg_decoder::Decoder::new(bytes);
-    decoder.set_max_decoding_buffer_size(MAXIMAL_BYTES as usize);
-    let pixels = decoder.decode().ok()?;
-    let info = decoder.info()?;
-    let (width, height) = (info.width.into(), info.height.into());
-    match info.pixel_format {
-        jpeg_decoder::PixelFormat::L8 => GrayImage::from_raw(width, height, pixels).map(DynamicImage::from),
-        jpeg_decoder::PixelFormat::RGB24 => RgbImage::from_raw(width, height, pixels).map(DynamicImage::from),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -891,20 +868,6 @@ pub(super) mod tests {
         check(&two, "(a, b)");
         fs::write(&two, b"PK\x03\x04 and no more").unwrap();
         check(&two, "zip");
-    }
-
-    #[test]
-    fn exif_orientation_is_applied() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("turned.jpg");
-        write_picture(&path, 16, 8, [200, 100, 50]);
-        let mut bytes = fs::read(&path).unwrap();
-        // An EXIF segment, right after the start of the image, whose only entry is orientation 6, a quarter turn.
-        let exif = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
-        bytes.splice(2..2, exif.iter().copied());
-        fs::write(&path, bytes).unwrap();
-        let image = decode(&fs::read(&path).unwrap()).unwrap();
-        assert_eq!((image.width(), image.height()), (8, 16));
     }
 
     #[test]

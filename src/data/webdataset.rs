@@ -3,6 +3,7 @@
 //! The format is described at <https://github.com/webdataset/webdataset>. The members are indexed once; pictures are read
 //! from the mapped file when they are asked for. A gzipped shard is unpacked in memory.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
 use std::path::Path;
@@ -11,8 +12,12 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use memmap2::Mmap;
 
-use super::source::{Content, Labels, Opened, has_picture_extension, unpacked_limit};
+use super::pictures::has_picture_extension;
+use super::source::{Content, Labels, Opened, Opener, unpacked_limit};
 use crate::error::{Error, ErrorKind, Result};
+
+/// How many fields a message lists.
+const LISTED: usize = 5;
 
 /// The pictures of a tar archive.
 #[derive(Debug)]
@@ -32,7 +37,8 @@ struct Member {
 #[derive(Default)]
 struct Sample {
     key: String,
-    picture: Option<Member>,
+    /// The pictures, each under its field: all that follows the first dot of its name.
+    pictures: Vec<(String, Member)>,
     /// The label, and how much its place is trusted.
     label: Option<(u8, i64)>,
 }
@@ -60,25 +66,34 @@ impl Member {
     }
 }
 
-/// Opens the shard at `path`. A sample is the first picture under its base name, and the label in its `.cls` file, under
-/// `label` or `cls` in its `.json` file, or in its `.txt` file.
+/// Opens the shard at `path`. A sample is a picture under its base name, and the label in its `.cls` file, under `label` or
+/// `cls` in its `.json` file, or in its `.txt` file. Of several pictures the one in the field that `opener` names is read, else
+/// the one whose field is a bare extension.
 ///
 /// # Errors
 ///
-/// `Format` if it is no tar archive, breaks off, unpacks to more than is believable, or if some samples have labels and
-/// others have not; `Images` if there are no pictures in it; `Io` if it cannot be read.
-pub(super) fn open(path: &Path, gzipped: bool, with_labels: bool) -> Result<Opened> {
+/// `Format` if it is no tar archive, breaks off, unpacks to more than is believable, if some samples have labels and others
+/// have not, or if it is not clear which picture of a sample is meant; `Images` if there are no pictures in it; `Io` if it
+/// cannot be read.
+pub(super) fn open(path: &Path, gzipped: bool, opener: &Opener) -> Result<Opened> {
+    let with_labels = opener.labels;
     let bytes = read(path, gzipped)?;
     let broken = |error: std::io::Error| {
         Error::new(ErrorKind::Format, format!("not a readable tar archive: {error}")).at(path).caused_by(error)
     };
     let mut pictures = Vec::new();
     let mut labels = Vec::new();
+    let mut assumed = BTreeSet::new();
     let mut finish = |sample: Sample| {
-        if let Some(picture) = sample.picture {
+        let label = sample.label.map(|(_, label)| label);
+        if let Some((field, picture)) =
+            choose(sample, opener.image_column.as_deref()).map_err(|error| error.at(path))?
+        {
+            assumed.extend(field);
             pictures.push(picture);
-            labels.push(sample.label.map(|(_, label)| label));
+            labels.push(label);
         }
+        Ok::<(), Error>(())
     };
     let mut sample = Sample::default();
     let mut archive = tar::Archive::new(Cursor::new(&bytes[..]));
@@ -100,7 +115,7 @@ pub(super) fn open(path: &Path, gzipped: bool, with_labels: bool) -> Result<Open
         let member = Member { name, start: start as usize, length: length as usize };
         let Some((key, extension)) = key_and_extension(&member.name) else { continue };
         if key != sample.key {
-            finish(std::mem::replace(&mut sample, Sample { key, ..Sample::default() }));
+            finish(std::mem::replace(&mut sample, Sample { key, ..Sample::default() }))?;
         }
         if with_labels
             && let Some(label) =
@@ -108,11 +123,11 @@ pub(super) fn open(path: &Path, gzipped: bool, with_labels: bool) -> Result<Open
         {
             sample.label = sample.label.max(Some(label));
         }
-        if sample.picture.is_none() && has_picture_extension(Path::new(&member.name)) {
-            sample.picture = Some(member);
+        if has_picture_extension(Path::new(&member.name)) {
+            sample.pictures.push((extension, member));
         }
     }
-    finish(sample);
+    finish(sample)?;
     if pictures.is_empty() {
         return Err(Error::new(ErrorKind::Images, "there are no pictures in this tar archive").at(path));
     }
@@ -130,7 +145,63 @@ pub(super) fn open(path: &Path, gzipped: bool, with_labels: bool) -> Result<Open
                 .hint("a label is an integer in a .cls file, or `label` in a .json file, of the same base name"));
         }
     };
-    Ok(Opened { labels, ..Opened::new(path, Content::Shard(Shard { bytes, pictures })) })
+    let notes = note(&assumed).into_iter().collect();
+    Ok(Opened { labels, notes, ..Opened::new(path, Content::Shard(Shard { bytes, pictures })) })
+}
+
+/// The picture of a sample that is meant, if it has any, with its field where that was assumed.
+fn choose(sample: Sample, wanted: Option<&str>) -> Result<Option<(Option<String>, Member)>> {
+    let Sample { key, mut pictures, .. } = sample;
+    if pictures.is_empty() {
+        return Ok(None);
+    }
+    let listed = |pictures: &[(String, Member)]| {
+        let fields: Vec<&str> = pictures.iter().take(LISTED).map(|(field, _)| field.as_str()).collect();
+        let more = pictures.len().saturating_sub(LISTED);
+        fields.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+    };
+    if let Some(wanted) = wanted {
+        // The field as it is, or without its extension.
+        let wanted = wanted.to_lowercase();
+        let is_wanted = |field: &str| field == wanted || field.rsplit_once('.').is_some_and(|(name, _)| name == wanted);
+        let found = pictures.iter().position(|(field, _)| is_wanted(field));
+        return match found {
+            Some(index) => Ok(Some((None, pictures.swap_remove(index).1))),
+            None => Err(Error::new(
+                ErrorKind::Format,
+                format!("its sample `{key}` has no picture in a field `{wanted}`, only in {}", listed(&pictures)),
+            )
+            .hint("name the field with --image-column: what follows the first dot of the files' names")),
+        };
+    }
+    let bare = pictures.iter().filter(|(field, _)| !field.contains('.')).count();
+    if bare > 0 {
+        pictures.retain(|(field, _)| !field.contains('.'));
+    }
+    if pictures.len() > 1 {
+        let message = format!(
+            "its sample `{key}` has several pictures{}: the fields {}",
+            if bare > 0 { "" } else { ", none under a bare extension" },
+            listed(&pictures)
+        );
+        return Err(Error::new(ErrorKind::Format, message).hint(
+            "keep one picture a sample, whose name ends at the first dot of the files' names; `tune`, `eval` and `run` take \
+             the field that is meant: --image-column NAME",
+        ));
+    }
+    Ok(pictures.pop().map(|(field, member)| ((bare == 0).then_some(field), member)))
+}
+
+/// What is said of pictures that are read from named fields because their samples have no other.
+fn note(fields: &BTreeSet<String>) -> Option<String> {
+    let shown: Vec<String> = fields.iter().take(LISTED).map(|field| format!("`{field}`")).collect();
+    let more = if fields.len() > LISTED { ", ..." } else { "" };
+    (!fields.is_empty()).then(|| {
+        format!(
+            "pictures of the tar archive are read from the fields {}{more}: the name of a sample ends at its first dot",
+            shown.join(", ")
+        )
+    })
 }
 
 fn read(path: &Path, gzipped: bool) -> Result<Bytes> {
@@ -218,7 +289,7 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("shard.tar");
         fs::write(&path, bytes).unwrap();
-        open(&path, gzipped, true)
+        open(&path, gzipped, &Opener { labels: true, ..Opener::default() })
     }
 
     #[test]
@@ -251,6 +322,50 @@ pub(super) mod tests {
             assert_eq!(error.kind(), ErrorKind::Images);
             assert!(error.to_string().contains("data/data/a.b/3.jpg"), "{error}");
         }
+    }
+
+    /// The first red value of every picture, and what is noted.
+    fn reds(members: &[(&str, &[u8])], column: Option<&str>) -> Result<(Vec<u8>, Vec<String>)> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shard.tar");
+        fs::write(&path, archive(members)).unwrap();
+        let opened = open(&path, false, &Opener { image_column: column.map(str::to_owned), ..Opener::default() })?;
+        let notes = opened.notes.clone();
+        let source = ImageSource::new(&path, [(opened.path, opened.content)])?;
+        let red = |index| match source.read(index).unwrap() {
+            Item::Picture(picture) => picture.as_bytes()[0],
+            Item::Tensor(_) => panic!("a tensor"),
+        };
+        Ok(((0..source.len()).map(red).collect(), notes))
+    }
+
+    #[test]
+    fn fields_are_chosen_by_name_and_never_by_order() {
+        let [one, two, three] = [1, 2, 3].map(|red| png([red, 0, 0]));
+        // The bare extension, wherever it stands.
+        let members: [(&str, &[u8]); 5] =
+            [("0.depth.png", &one), ("0.png", &two), ("0.cls", b"1"), ("1.png", &two), ("1.depth.png", &one)];
+        assert_eq!(reds(&members, None).unwrap(), (vec![2, 2], vec![]));
+        assert_eq!(reds(&members, Some("depth")).unwrap(), (vec![1, 1], vec![]));
+        assert_eq!(reds(&members, Some("depth.png")).unwrap().0, [1, 1]);
+        let error = reds(&members, Some("rgb")).unwrap_err();
+        assert!(error.to_string().contains("only in depth.png, png"), "{error}");
+        // Several, and none to prefer.
+        for members in [
+            [("a/0.depth.png", &one[..]), ("a/0.rgb.png", &two), ("a/0.normal.png", &three)],
+            [("n01.0000.png", &one), ("n01.0001.png", &two), ("n01.0002.png", &three)],
+            [("0.jpg", &one), ("0.png", &two), ("0.mask.png", &three)],
+        ] {
+            let error = reds(&members, None).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Format);
+            let first = members[0].0.split_once('.').unwrap().1;
+            assert!(error.to_string().contains(&format!("the fields {first}, ")), "{error}");
+            assert!(error.hint_text().unwrap().contains("--image-column"));
+        }
+        // One alone is read, and named.
+        let (found, notes) = reds(&[("n01.0000.png", &one), ("n02.0000.png", &two)], None).unwrap();
+        assert_eq!(found, [1, 2]);
+        assert!(notes[0].contains("the fields `0000.png`:"), "{notes:?}");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use serde::Serialize;
 use crate::anatomy::{Anatomy, Attention, FeedForward, Roles};
 use crate::axes::resize::{Mixture, Plan as Resizing, resize};
 use crate::axes::{Factor, Typing};
+use crate::data::CLASSES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, FloatType};
 use crate::learngene::{Cluster, Kept, Kind, Learngene, METADATA, Order, SHARE, class_factor, ordered, parameters};
@@ -311,7 +312,9 @@ impl<'a, 'm> Grower<'a, 'm> {
             }
         }
         graph::prune(graph);
-        out.proto.metadata_props.retain(|p| p.key() != METADATA);
+        // Names of classes belong to the classifier.
+        let renewed = self.shape.classes.is_some();
+        out.proto.metadata_props.retain(|p| p.key() != METADATA && !(renewed && p.key() == CLASSES));
         self.share(&mut out, transform)?;
         let plan = self.describe(&mut out, layers)?;
         Ok(Descendant { model: out, plan })

@@ -16,7 +16,9 @@ use super::file::{self, Classifier, Method};
 use super::search::{Trial, search};
 use crate::anatomy::{Anatomy, Roles};
 use crate::axes::Typing;
-use crate::data::{Dataset, DatasetOptions, InputShape, Loader, PreprocessFlags, TrainingLoader, TrainingOptions};
+use crate::data::{
+    Dataset, DatasetOptions, InputShape, Loader, PreprocessFlags, TrainingLoader, TrainingOptions, class_names,
+};
 use crate::density::{attention_matrices, measure};
 use crate::descendant::{Descendant, Heads, Init, Projection, Shape, grow, resize_image};
 use crate::error::{Error, ErrorKind, Result};
@@ -249,7 +251,7 @@ impl Workshop {
         let (source, classes) = self.source(cell)?;
         let set = self.set(cell)?;
         if method.classifier == Classifier::Kept {
-            set.dataset.check_labels(class_count(&source)?)?;
+            set.dataset.matched(class_names(&source).as_deref(), class_count(&source)?)?;
         }
         let maker = maker(method)?;
         if method.model.is_some() != matches!(maker, Maker::File) {
@@ -306,11 +308,18 @@ impl Workshop {
         let made = self.make(cell)?;
         let grown = begun.elapsed().as_secs_f64();
         let set = self.set(cell)?;
-        let (typing, labels) = (Typing::new(&made.model)?, set.dataset.labels().unwrap_or_default().to_vec());
+        let dataset = match cell.how.classifier {
+            Classifier::New => set.dataset.clone(),
+            // The ancestor's classes are in its own order.
+            Classifier::Kept => {
+                set.dataset.matched(class_names(&made.model).as_deref(), class_count(&made.model)?)?.dataset
+            }
+        };
+        let (typing, labels) = (Typing::new(&made.model)?, dataset.labels().unwrap_or_default().to_vec());
         let (image, macs) = (typing.image_size(), typing.macs());
         let input = InputShape::of(&typing)?;
         let flags = PreprocessFlags::default();
-        let preprocess = set.dataset.preprocess(&flags, made.model.metadata(PREPROCESS), input)?;
+        let preprocess = dataset.preprocess(&flags, made.model.metadata(PREPROCESS), input)?;
         drop(typing);
         let wanted = cell.images[0].map_or(set.training.len(), |n| n.min(set.training.len()));
         let count = (wanted as f64 * cell.fraction).round() as usize;
@@ -318,7 +327,7 @@ impl Workshop {
         let judged = draw(&labels, &set.validation, cell.images[1].unwrap_or(usize::MAX), 0);
         let images = [training.len(), judged.len()];
         let validation =
-            Validation { loader: set.dataset.loader(judged, preprocess.clone(), input.layout)?, labels: Some(labels) };
+            Validation { loader: dataset.loader(judged, preprocess.clone(), input.layout)?, labels: Some(labels) };
         let mut epochs = Vec::new();
         if cell.how.classifier == Classifier::Kept {
             let mut session = self.runtime.load_for(images[1], &made.model, image)?;
@@ -336,7 +345,7 @@ impl Workshop {
             threads: self.runtime.threads,
             ..TrainingOptions::default()
         };
-        let loader = TrainingLoader::new(set.dataset.clone(), training, preprocess, input.layout, options)?;
+        let loader = TrainingLoader::new(dataset, training, preprocess, input.layout, options)?;
         let plan = Plan {
             epochs: cell.training.epochs.into(),
             learning_rate: cell.training.lr,

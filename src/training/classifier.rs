@@ -10,6 +10,7 @@ use super::builder::Builder;
 use super::run::Validation;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
+use crate::data::CLASSES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, int_attribute};
 use crate::learngene::class_factor;
@@ -68,6 +69,7 @@ pub fn add_classifier(model: &Model, classes: usize, pooling: Option<Pooling>) -
     let has_class_token = listed && anatomy.prefix_tokens > 0;
     let pooling = pooling.unwrap_or(if has_class_token { Pooling::ClassToken } else { Pooling::Mean });
     let mut out = model.clone();
+    out.proto.metadata_props.retain(|p| p.key() != CLASSES);
     let mut b = Builder::new(model.graph(), typing.opset, "classifier");
     let pooled = match pooling {
         Pooling::ClassToken if !has_class_token => {

@@ -12,6 +12,7 @@ mod image_size;
 mod init;
 mod padding;
 mod precision;
+mod reports;
 mod study;
 mod surgery;
 mod training;

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::cli::flags::Doctor;
 use crate::cli::output;
+use crate::data::parquet_codecs;
 use crate::error::Result;
 use crate::runtime::{self, Runtime};
 
@@ -28,6 +29,7 @@ pub fn run(c: &Doctor) -> Result<()> {
             "execution_providers": runtime.providers(),
             "libraries_found": found,
             "tract": cfg!(feature = "tract").then_some("0.23"),
+            "parquet_codecs": parquet_codecs(),
             "gpu": gpu.as_ref().ok(),
             "gpu_error": gpu.as_ref().err(),
             "cores": cores,
@@ -46,6 +48,7 @@ pub fn run(c: &Doctor) -> Result<()> {
         text += &format!("  {}  {what}\n", f["path"].as_str().unwrap_or_default());
     }
     text += if cfg!(feature = "tract") { "tract: built in\n" } else { "tract: left out of this build\n" };
+    text += &format!("Parquet files packed with: {}\n", parquet_codecs().join(", "));
     text += &match &gpu {
         Ok(g) => format!(
             "GPU: {}, {:.1} GiB, CUDA driver {}.{}\n",

@@ -1,5 +1,6 @@
 //! `offshoot eval`: the accuracy of a classifier.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,15 +10,12 @@ use super::{open, warn_skipped};
 use crate::axes::Typing;
 use crate::cli::flags::{DataFlags, Eval, Part, TransformFlags};
 use crate::cli::output::{self, table};
-use crate::data::{Dataset, DatasetOptions, InputShape};
+use crate::data::{ClassesBy, Dataset, DatasetOptions, InputShape, Skipped, class_names};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
 use crate::report::{Evaluation, PREPROCESS};
 use crate::runtime::Runtime;
 use crate::training::{Validation, evaluate};
-
-/// The key of a model's class names in its metadata: a JSON list.
-pub const CLASSES: &str = "offshoot.classes";
 
 /// Runs the command.
 pub fn run(c: &Eval) -> Result<()> {
@@ -37,7 +35,10 @@ pub fn run(c: &Eval) -> Result<()> {
     };
     let runtime = Runtime::start(&c.runtime.options())?;
     let begun = Instant::now();
-    let (result, left_out) = measure(&runtime, &model, &dataset, indices, &c.transform, c.batch_size, c.data.strict)?;
+    let Measured { result, skipped, classes_by, note } =
+        measure(&runtime, &model, &dataset, indices, &c.transform, c.batch_size, c.data.strict)?;
+    note.iter().for_each(|note| output::warn(note));
+    let notes: Vec<&String> = dataset.source().notes().iter().chain(&note).collect();
     let rate = result.images as f64 / begun.elapsed().as_secs_f64();
     if c.json {
         output::print_json(&json!({
@@ -45,12 +46,15 @@ pub fn run(c: &Eval) -> Result<()> {
             "model": c.model,
             "data": c.data.data,
             "images": result.images,
-            "skipped": left_out,
+            "skipped": skipped.count,
+            "skipped_kinds": skipped.kinds,
             "top1": result.top1,
             "top5": result.top5,
             "loss": result.loss,
             "images_per_second": rate,
             "classes": result.classes,
+            "classes_by": classes_by,
+            "notes": notes,
             "runtime": runtime.kind,
         }))?;
     } else {
@@ -65,7 +69,18 @@ pub fn run(c: &Eval) -> Result<()> {
     }
 }
 
-/// Evaluates a classifier on some images of a data set. Returns the result and how many images could not be read.
+/// What an evaluation found.
+pub struct Measured {
+    /// The measures.
+    pub result: Evaluation,
+    /// The images that could not be read.
+    skipped: Skipped,
+    classes_by: ClassesBy,
+    /// What was assumed of the classes.
+    note: Option<String>,
+}
+
+/// Evaluates a classifier on some images of a data set, whose classes are matched to the model's.
 pub fn measure(
     runtime: &Arc<Runtime>,
     model: &Model,
@@ -74,33 +89,38 @@ pub fn measure(
     transform: &TransformFlags,
     batch_size: Option<u32>,
     strict: bool,
-) -> Result<(Evaluation, usize)> {
-    check_classes(dataset, model)?;
+) -> Result<Measured> {
     let typing = Typing::new(model)?;
-    let validation = validation(dataset, indices, transform, model, &typing, strict)?;
+    let matched = dataset.matched(class_names(model).as_deref(), outputs(model, &typing)?)?;
+    let names = matched.dataset.classes().map(<[String]>::to_vec).or(class_names(model));
+    let validation = validation(&matched.dataset, indices, transform, model, &typing, strict)?;
     let image = typing.image_size();
     let mut session = match batch_size {
         Some(batch) => runtime.load(model, batch as usize, image)?,
         None => runtime.load_for(validation.loader.len(), model, image)?,
     };
-    let names = class_names(model).or(dataset.classes().map(<[String]>::to_vec));
     let bar = output::progress(validation.loader.len(), "eval");
     let result = evaluate(&mut session, &validation, names.as_deref(), |n| bar.set_position(n as u64));
     bar.finish_and_clear();
     warn_skipped(&validation.loader.skipped());
-    Ok((result?, validation.loader.skipped().count))
+    Ok(Measured { result: result?, skipped: validation.loader.skipped(), classes_by: matched.by, note: matched.note })
 }
 
-/// Opens a data set.
+/// Opens the data set of the flags, and says what was assumed of it.
 pub fn dataset(flags: &DataFlags, ignore_labels: bool) -> Result<Dataset> {
-    Dataset::open(
-        &flags.data,
-        &DatasetOptions {
-            ignore_labels,
-            image_column: flags.image_column.clone(),
-            label_column: flags.label_column.clone(),
-        },
-    )
+    dataset_at(&flags.data, flags, ignore_labels)
+}
+
+/// Opens another data set with the same flags.
+pub fn dataset_at(path: &Path, flags: &DataFlags, ignore_labels: bool) -> Result<Dataset> {
+    let options = DatasetOptions {
+        ignore_labels,
+        image_column: flags.image_column.clone(),
+        label_column: flags.label_column.clone(),
+    };
+    let dataset = Dataset::open(path, &options)?;
+    dataset.source().notes().iter().for_each(|note| output::warn(note));
+    Ok(dataset)
 }
 
 /// Some images of a data set through the evaluation transform, with their labels.
@@ -121,12 +141,11 @@ pub fn validation(
     Ok(Validation { loader, labels: dataset.labels().map(<[u32]>::to_vec) })
 }
 
-/// The number of classes that the model's first output tells apart must fit the data.
-fn check_classes(dataset: &Dataset, model: &Model) -> Result<()> {
-    let typing = Typing::new(model)?;
+/// The number of classes that the model's first output tells apart.
+fn outputs(model: &Model, typing: &Typing) -> Result<usize> {
     let output = model.graph().output.first().map(|o| o.name()).unwrap_or_default();
     match typing.shape(output).as_deref() {
-        Some(&[_, classes]) => dataset.check_labels(classes),
+        Some(&[_, classes]) => Ok(classes),
         other => Err(Error::new(
             ErrorKind::Usage,
             format!("the model's first output has the shape {:?}, not [batch, classes]", other.unwrap_or_default()),
@@ -134,11 +153,6 @@ fn check_classes(dataset: &Dataset, model: &Model) -> Result<()> {
         .at(&model.path)
         .hint("`offshoot compare` compares models of other outputs; `offshoot tune --classes N` adds a classifier")),
     }
-}
-
-/// The names of a model's classes, where its metadata holds them.
-pub fn class_names(model: &Model) -> Option<Vec<String>> {
-    serde_json::from_str(model.metadata(CLASSES)?).ok()
 }
 
 /// The result for a person.

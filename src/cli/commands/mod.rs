@@ -43,6 +43,7 @@ pub fn open(path: &Path, flags: OpenFlags) -> Result<Model> {
 pub fn images(path: &Path, transform: &TransformFlags, model: &Model, typing: &Typing) -> Result<Loader> {
     let input = InputShape::of(typing)?;
     let mut loader = Loader::open(path, &transform.preprocess(), model.metadata(PREPROCESS), input)?;
+    loader.source().notes().iter().for_each(|note| output::warn(note));
     if let Some(limit) = transform.limit {
         loader = loader.limit(limit as usize);
     }
@@ -82,9 +83,9 @@ pub fn densities(
 
 /// Says which images could not be read, by any of the processes that share them.
 pub fn skipped(own: Skipped) -> Result<()> {
-    let all = parallel::all(own)?;
-    let count = all.iter().map(|s| s.count).sum();
-    warn_skipped(&Skipped { count, first: all.into_iter().find_map(|s| s.first) });
+    let mut sum = Skipped::default();
+    parallel::all(own)?.into_iter().for_each(|part| sum.add(part));
+    warn_skipped(&sum);
     Ok(())
 }
 
@@ -96,8 +97,10 @@ pub fn without_density(typing: &Typing, anatomy: &Anatomy) -> Vec<(usize, String
 /// Says which images could not be read.
 pub fn warn_skipped(skipped: &Skipped) {
     if let Some(first) = &skipped.first {
+        let kinds: Vec<String> = skipped.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
         let count = skipped.count;
-        output::warn(&format!("{count} image(s) could not be read and were left out; the first: {first}"));
+        output::warn(&format!("{count} image(s) could not be read and were left out{kinds}; the first: {first}"));
     }
 }
 

@@ -139,7 +139,7 @@ fn some_images(c: &RunAll, data: &Dataset, model: &Model, typing: &Typing) -> Re
 fn score(runtime: &Arc<Runtime>, model: &Model, data: &Dataset, judged: &[usize], c: &RunAll) -> Result<Evaluation> {
     let mut transform = c.transform.clone();
     transform.limit = None;
-    measure(runtime, model, data, judged.to_vec(), &transform, None, c.data.strict).map(|r| r.0)
+    measure(runtime, model, data, judged.to_vec(), &transform, None, c.data.strict).map(|m| m.result)
 }
 
 fn report(

@@ -10,14 +10,14 @@ use indicatif::ProgressBar;
 use ndarray::{ArrayD, IxDyn};
 use serde_json::{Value, json};
 
-use super::eval::{CLASSES, dataset, validation};
+use super::eval::{dataset, dataset_at, validation};
 use super::{agree, in_type, named, open, skipped, warn_skipped};
 use crate::anatomy::{Anatomy, WeightKind};
 use crate::axes::Typing;
 use crate::cli::flags::{LossKind, OptimizerKind, Tune};
 use crate::cli::output::{self, check_distinct, check_output, count, table, write_text};
 use crate::cli::signals;
-use crate::data::{Dataset, DatasetOptions, InputShape, Split, TrainingLoader, TrainingOptions};
+use crate::data::{CLASSES, Dataset, InputShape, Split, TrainingLoader, TrainingOptions, class_names};
 use crate::descendant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::FloatType;
@@ -104,12 +104,15 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
             .hint("use --precision fp16, or a GPU with --device cuda"));
     }
     let input = InputShape::of(&typing)?;
-    let validating = data.validation(c, &model, &typing)?;
+    let mut validating = data.validation(c, &model, &typing)?;
     drop(typing);
     let mut trainer =
         named(&c.model, Trainer::new(&runtime, &model, image, &recipe, &c.training.train, &c.training.freeze))?;
     if let Some((_, classes)) = &trainer.classes {
-        data.dataset.check_labels(*classes)?;
+        data.match_classes(&model, *classes)?;
+        if let Some(validating) = &mut validating {
+            validating.labels = data.other.as_ref().unwrap_or(&data.dataset).labels().map(<[u32]>::to_vec);
+        }
     }
     let classes = trainer.classes.as_ref().map(|(_, n)| *n);
     let preprocess = data.dataset.preprocess(&c.transform.preprocess(), model.metadata(PREPROCESS), input)?;
@@ -130,7 +133,7 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     let mut teacher =
         teacher.as_ref().map(|t| Teacher::new(&runtime, t, &recipe.loss, trainer.batch, image)).transpose()?;
     let plan = plan(c, &outputs);
-    let mut watch = Watch::new(c, &outputs, output, &model, &data)?;
+    let mut watch = Watch::new(c, &outputs, output, trainer.classes.is_some(), &data)?;
     output::note(&format!(
         "{} of {} parameters in {} weights, {} images to train on, {} to validate on, {}{}",
         count(trainer.selection.parameters() as u64),
@@ -257,12 +260,7 @@ impl Data {
     fn open(c: &Tune) -> Result<Data> {
         let ignore_labels = c.training.teacher.is_some() && c.training.distill.unwrap_or(0.0) >= 1.0;
         let set = dataset(&c.data, ignore_labels)?;
-        let options = DatasetOptions {
-            ignore_labels,
-            image_column: c.data.image_column.clone(),
-            label_column: c.data.label_column.clone(),
-        };
-        let other = c.training.val.as_ref().map(|p| Dataset::open(p, &options)).transpose()?;
+        let other = c.training.val.as_ref().map(|p| dataset_at(p, &c.data, ignore_labels)).transpose()?;
         let all = || Split { training: (0..set.len()).collect(), validation: Vec::new() };
         let mut split = match (&other, c.training.val_split, set.given_split()) {
             (Some(_), _, Some(given)) => Split { training: given.training.clone(), validation: Vec::new() },
@@ -282,6 +280,22 @@ impl Data {
     fn fingerprint(&self) -> Result<String> {
         let other = self.other.as_ref().map(Dataset::fingerprint).transpose()?;
         Ok(self.dataset.fingerprint()? + &other.unwrap_or_default())
+    }
+
+    /// Puts the labels in the terms of the model, and those of another data set for validation in the same.
+    fn match_classes(&mut self, model: &Model, outputs: usize) -> Result<()> {
+        let names = class_names(model);
+        let matched = self.dataset.matched(names.as_deref(), outputs)?;
+        let mut notes: Vec<String> = matched.note.into_iter().collect();
+        self.dataset = matched.dataset;
+        if let Some(other) = &mut self.other {
+            let matched = other.matched(self.dataset.classes().or(names.as_deref()), outputs)?;
+            notes.extend(matched.note);
+            *other = matched.dataset;
+        }
+        notes.dedup();
+        notes.iter().for_each(|note| output::warn(note));
+        Ok(())
     }
 
     fn validation(&mut self, c: &Tune, model: &Model, typing: &Typing) -> Result<Option<Validation>> {
@@ -333,7 +347,7 @@ fn prepare_classifier(c: &Tune, model: &mut Model, data: &Data, runtime: &Arc<Ru
             }
         }
     }
-    if let Some(names) = data.dataset.classes() {
+    if let Some(names) = data.dataset.classes().filter(|names| names.len() == classes) {
         model.set_metadata(CLASSES, serde_json::to_string(names).unwrap_or_default());
     }
     Ok(())
@@ -540,8 +554,9 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(c: &Tune, outputs: &Outputs, output: &'a Path, model: &Model, data: &Data) -> Result<Self> {
-        let names = data.dataset.classes().filter(|_| model.metadata(CLASSES).is_none());
+    fn new(c: &Tune, outputs: &Outputs, output: &'a Path, classified: bool, data: &Data) -> Result<Self> {
+        // Labels that were matched to the model's classes have one name an output.
+        let names = data.dataset.classes().filter(|_| classified);
         let metrics = match c.metrics.as_ref().filter(|_| parallel::is_first()) {
             None => None,
             Some(path) => {

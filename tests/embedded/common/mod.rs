@@ -10,6 +10,7 @@ pub mod gradients;
 pub mod hash;
 pub mod image_size;
 pub mod precision;
+pub mod reports;
 pub mod rules;
 pub mod steps;
 pub mod surgery;
