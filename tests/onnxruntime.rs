@@ -60,6 +60,24 @@ fn children_of_another_image_size_equal_timms() {
 }
 
 #[test]
+fn data_as_people_hold_them_are_read_rightly() {
+    if runtime().is_some() {
+        use common::reports::{classes, pictures, tars};
+        let checks: [fn(&str); 8] = [
+            classes::folders_are_matched_by_name,
+            classes::missing_classes_are_named,
+            classes::numbers_are_sorted_as_numbers,
+            classes::tuned_models_have_the_names_of_their_labels,
+            pictures::truncated_files_are_counted,
+            pictures::files_are_told_by_their_content,
+            pictures::empty_classes_are_errors,
+            tars::bare_extensions_come_first,
+        ];
+        checks.iter().for_each(|check| check("onnxruntime"));
+    }
+}
+
+#[test]
 fn every_fixture_in_half_precision_says_what_it_said() {
     if let Some(runtime) = runtime() {
         common::precision::check_all(runtime);

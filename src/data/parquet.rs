@@ -38,7 +38,8 @@ const MAXIMAL_GROUP: u64 = 2 << 30;
 const IMAGE_COLUMNS: [&str; 2] = ["image", "img"];
 const LABEL_COLUMNS: [&str; 3] = ["label", "labels", "fine_label"];
 
-const COLUMN_HINT: &str = "name the columns with --image-column and --label-column";
+const COLUMN_HINT: &str =
+    "`tune`, `eval` and `run` take the names of the columns: --image-column NAME and --label-column NAME";
 
 /// The image column of a Parquet file.
 pub(super) struct Rows {

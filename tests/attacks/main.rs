@@ -2,6 +2,7 @@
 //! written. Every command runs in a process of its own with 4 GB of address space and a minute.
 
 mod bombs;
+mod images;
 mod library;
 mod models;
 mod writing;

@@ -10,8 +10,8 @@ use super::fashion::{self, ANCESTOR};
 use crate::common::binary::{done, json, refused, text};
 use crate::common::root;
 
-fn evaluated(data: &Path) -> Value {
-    json(&["eval", ANCESTOR, "--data", text(data), "--runtime", "tract", "--json"])
+fn evaluated(runtime: &str, data: &Path) -> Value {
+    json(&["eval", ANCESTOR, "--data", text(data), "--runtime", runtime, "--json"])
 }
 
 fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
@@ -25,7 +25,7 @@ fn fixture(name: &str) -> Vec<u8> {
 }
 
 /// Files that were cut off are counted, and end a strict run; a file that lacks no more than its end marker is a picture.
-pub fn truncated_files_are_counted() {
+pub fn truncated_files_are_counted(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     fashion::folder(&data.join("Bag"), 8, 3);
@@ -47,9 +47,9 @@ pub fn truncated_files_are_counted() {
             fs::write(data.join("Bag").join(format!("{share}-{name}")), &bytes[..bytes.len() * share / 100]).unwrap();
         }
     }
-    let found = evaluated(&data);
+    let found = evaluated(runtime, &data);
     assert_eq!((&found["images"], &found["skipped"]), (&json!(3), &json!(2 * files.len())));
-    let strict = ["eval", ANCESTOR, "--data", text(&data), "--runtime", "tract", "--strict"];
+    let strict = ["eval", ANCESTOR, "--data", text(&data), "--runtime", runtime, "--strict"];
     refused(&strict, &["50-baseline.jpg`: cannot be decoded"]);
 
     let whole = folder.path().join("whole/Bag");
@@ -59,13 +59,13 @@ pub fn truncated_files_are_counted() {
         fs::write(whole.join(name), &bytes[..bytes.len() - 2]).unwrap();
     }
     let strict =
-        ["eval", ANCESTOR, "--data", text(whole.parent().unwrap()), "--runtime", "tract", "--strict", "--json"];
+        ["eval", ANCESTOR, "--data", text(whole.parent().unwrap()), "--runtime", runtime, "--strict", "--json"];
     assert_eq!(json(&strict)["images"], 3);
 }
 
 /// Files are told by their content: none that can be read is passed over, those of other kinds are counted and named, and what
 /// is no picture is neither.
-pub fn files_are_told_by_their_content() {
+pub fn files_are_told_by_their_content(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     let [plain, data] = ["plain", "mixed"].map(|name| folder.path().join(name));
     for (class, name) in [(8, "Bag"), (4, "Coat")] {
@@ -99,7 +99,7 @@ pub fn files_are_told_by_their_content() {
         fs::write(data.join(name), content).unwrap();
     }
     let strict =
-        |data: &Path| json(&["eval", ANCESTOR, "--data", text(data), "--runtime", "tract", "--strict", "--json"]);
+        |data: &Path| json(&["eval", ANCESTOR, "--data", text(data), "--runtime", runtime, "--strict", "--json"]);
     let (found, expected) = (strict(&data), strict(&plain));
     for key in ["images", "skipped", "top1", "classes"] {
         assert_eq!(found[key], expected[key], "{key}");
@@ -112,28 +112,28 @@ pub fn files_are_told_by_their_content() {
     fs::write(data.join("Bag/x.avif"), avif).unwrap();
     fs::write(data.join("Bag/y.jpg"), avif).unwrap();
     fs::write(data.join("Coat/z.heic"), heic).unwrap();
-    let found = evaluated(&data);
+    let found = evaluated(runtime, &data);
     assert_eq!((&found["images"], &found["skipped"]), (&json!(16), &json!(3)));
     assert_eq!(found["skipped_kinds"], json!({"AVIF": 2, "HEIC": 1}));
-    let output = done(&["eval", ANCESTOR, "--data", text(&data), "--runtime", "tract"]);
+    let output = done(&["eval", ANCESTOR, "--data", text(&data), "--runtime", runtime]);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("3 image(s) could not be read and were left out (2 AVIF, 1 HEIC); the first: "), "{said}");
     refused(
-        &["eval", ANCESTOR, "--data", text(&data), "--runtime", "tract", "--strict"],
+        &["eval", ANCESTOR, "--data", text(&data), "--runtime", runtime, "--strict"],
         &["Bag/x.avif`: cannot be decoded: AVIF pictures are not read", "convert such pictures"],
     );
     // Without labels, too.
-    let density = ["density", ANCESTOR, "--images", text(&data), "--runtime", "tract"];
+    let density = ["density", ANCESTOR, "--images", text(&data), "--runtime", runtime];
     assert!(String::from_utf8(done(&density).stderr).unwrap().contains("(2 AVIF, 1 HEIC)"));
 }
 
 /// A class without a picture that is read would move the labels of those behind it.
-pub fn empty_classes_are_errors() {
+pub fn empty_classes_are_errors(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     fashion::folder(&folder.path().join("Bag"), 8, 2);
     let coat = folder.path().join("Coat");
     fs::create_dir(&coat).unwrap();
-    let arguments = ["eval", ANCESTOR, "--data", text(folder.path()), "--runtime", "tract"];
+    let arguments = ["eval", ANCESTOR, "--data", text(folder.path()), "--runtime", runtime];
     fs::write(coat.join("README.txt"), "none yet").unwrap();
     refused(&arguments, &["Coat`: this folder of a class holds no pictures"]);
     fs::write(coat.join("1.heic"), b"\0\0\0\x18ftypheic\0\0\0\0mif1heic").unwrap();

@@ -40,24 +40,24 @@ fn shard(folder: &Path, name: &str, fields: [&str; 2]) -> PathBuf {
     path
 }
 
-fn evaluated(data: &Path, more: &[&str]) -> Value {
-    json(&[&["eval", ANCESTOR, "--data", text(data), "--runtime", "tract", "--json"], more].concat())
+fn evaluated(runtime: &str, data: &Path, more: &[&str]) -> Value {
+    json(&[&["eval", ANCESTOR, "--data", text(data), "--runtime", runtime, "--json"], more].concat())
 }
 
-pub fn bare_extensions_come_first() {
+pub fn bare_extensions_come_first(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let expected = evaluated(&fashion::idx(folder.path(), &[1, 8, 9], 4), &[]);
+    let expected = evaluated(runtime, &fashion::idx(folder.path(), &[1, 8, 9], 4), &[]);
     assert!(expected["top1"].as_f64().unwrap() > 0.9);
     let depth = shard(folder.path(), "depth.tar", ["depth.png", "png"]);
-    let found = evaluated(&depth, &[]);
+    let found = evaluated(runtime, &depth, &[]);
     assert_eq!((&found["top1"], &found["classes"]), (&expected["top1"], &expected["classes"]));
     assert_eq!(found["notes"], json!([]));
-    assert!(evaluated(&depth, &["--image-column", "depth"])["top1"].as_f64().unwrap() < 0.5);
+    assert!(evaluated(runtime, &depth, &["--image-column", "depth"])["top1"].as_f64().unwrap() < 0.5);
 
     let named = shard(folder.path(), "named.tar", ["depth.png", "rgb.png"]);
-    let arguments = ["eval", ANCESTOR, "--data", text(&named), "--runtime", "tract"];
+    let arguments = ["eval", ANCESTOR, "--data", text(&named), "--runtime", runtime];
     refused(&arguments, &["sample `1000` has several pictures", "depth.png, rgb.png", "--image-column NAME"]);
-    let found = evaluated(&named, &["--image-column", "rgb"]);
+    let found = evaluated(runtime, &named, &["--image-column", "rgb"]);
     assert_eq!((&found["top1"], &found["classes"]), (&expected["top1"], &expected["classes"]));
     refused(
         &[&arguments[..], &["--image-column", "normal"]].concat(),
@@ -72,7 +72,7 @@ pub fn bare_extensions_come_first() {
         archive.append_path_with_name(folder.path().join("one/00.png"), name).unwrap();
     }
     archive.finish().unwrap();
-    let density = offshoot(&["density", ANCESTOR, "--images", text(&dots), "--runtime", "tract"]);
+    let density = offshoot(&["density", ANCESTOR, "--images", text(&dots), "--runtime", runtime]);
     assert!(density.status.success());
     let said = String::from_utf8(density.stderr).unwrap();
     assert!(said.contains("warning: ") && said.contains("read from the fields `0000.png`"), "{said}");
