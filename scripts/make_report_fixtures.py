@@ -2,7 +2,7 @@
 
     python3 scripts/make_report_fixtures.py        needs numpy, pillow and pyarrow
 
-pictures/  a scene as JPEG (baseline, progressive, with restart markers, one scan a component, grey, CMYK) and as lossy WebP
+pictures/  a scene as JPEG (baseline, progressive, with restart markers, grey, CMYK) and as lossy WebP
 parquet/   two pictures and their labels, packed with each codec; pictures that are only named; a structure in a structure
 """
 
