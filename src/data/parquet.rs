@@ -296,8 +296,10 @@ pub(super) fn open(path: &Path, file: &File, opener: &Opener) -> Result<Opened> 
     for &read in found.iter().chain(label.iter().filter(|_| opener.labels)) {
         let codecs = metadata.row_groups().iter().map(|group| group.column(read).compression());
         if let Some((codec, feature)) = codecs.filter_map(unread).next() {
-            let message =
-                format!("its column `{}` is packed with {codec}, which this build does not read", columns[read].path());
+            let message = format!(
+                "its column `{}` is packed with {codec}, which this build does not read",
+                columns[read].path().string()
+            );
             let hint = match feature {
                 Some(feature) => format!(
                     "the release archive and the wheel read it, and so does a build with `cargo install --path . \
@@ -594,7 +596,7 @@ mod tests {
             } else {
                 let error = found.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Unsupported);
-                assert!(error.to_string().contains(&format!("packed with {name}")), "{error}");
+                assert!(error.to_string().contains(&format!("its column `image` is packed with {name}")), "{error}");
                 assert!(error.hint_text().unwrap().contains(&format!("--features {codec}")), "{error:?}");
             }
         }
