@@ -15,6 +15,8 @@ use super::random::{Purpose, generator};
 use super::source::{ImageSource, Item, Skipped};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{data_inputs, declared_dims, declared_type};
+use crate::onnx::DataType;
 use crate::parallel;
 
 /// What to do about an image that cannot be read where none may be left out.
@@ -47,12 +49,23 @@ impl InputShape {
             Some(([_, channels, height, width], false)) => {
                 Ok(InputShape { channels, height, width, layout: Layout::Nchw })
             }
-            None => Err(Error::new(
-                ErrorKind::Unsupported,
-                "the model has no input of four dimensions, so it takes no images",
-            )
-            .hint("give the image encoder")),
+            None => Err(no_images(typing)),
         }
+    }
+}
+
+/// Why a model takes no images: its input is a tensor of another kind, or text.
+fn no_images(typing: &Typing) -> Error {
+    let error = |why: String| Error::new(ErrorKind::Unsupported, format!("{why}, so it takes no images"));
+    let floats = [DataType::Float, DataType::Float16, DataType::Bfloat16, DataType::Double].map(|t| Some(t as i32));
+    match data_inputs(typing.graph).into_iter().find(|v| floats.contains(&declared_type(v))) {
+        Some(input) => {
+            let rank = declared_dims(input).map_or(0, |d| d.len());
+            error(format!("the model's input `{}` has {rank} dimensions and not four", input.name())).hint(
+                "images are fed as [batch, channels, height, width] or [batch, height, width, channels]; `inspect` and `grow --no-images` need none",
+            )
+        }
+        None => error("the model has no input of four dimensions".into()).hint("give the image encoder"),
     }
 }
 

@@ -270,7 +270,7 @@ fn refuse(graph: &GraphProto) -> Result<()> {
             ));
         }
         let quantised = op.contains("Integer")
-            || op.contains("Quantize")
+            || op.to_ascii_lowercase().contains("quantize")
             || op.starts_with("QLinear")
             || op.starts_with("QGemm")
             || op.starts_with("QAttention")
@@ -501,7 +501,9 @@ mod tests {
 
     #[test]
     fn quantised_and_control_flow_graphs_are_refused() {
-        for op in ["MatMulInteger", "QuantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "If"] {
+        for op in
+            ["MatMulInteger", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "If"]
+        {
             let mut graph = chain();
             graph.node[0].op_type = Some(op.into());
             let error = refuse(&graph).unwrap_err();
