@@ -78,6 +78,26 @@ fn data_as_people_hold_them_are_read_rightly() {
 }
 
 #[test]
+fn models_as_people_hold_them_are_run_rightly() {
+    if let Some(runtime) = runtime() {
+        use common::reports::{batches, classifiers, models};
+        let checks: [fn(&str); 7] = [
+            classifiers::losses_take_the_logits,
+            classifiers::cross_entropy_behind_a_sigmoid_is_refused,
+            classifiers::activations_are_found_in_any_form,
+            batches::batches_are_of_the_size_asked_for,
+            batches::batches_that_are_not_open_are_found,
+            models::dequantised_weights_get_the_hint,
+            models::tensors_of_other_ranks_are_named,
+        ];
+        checks.iter().for_each(|check| check("onnxruntime"));
+        classifiers::new_classifiers_keep_what_is_behind_them(runtime);
+        batches::children_get_an_open_batch(runtime);
+        batches::open_batches_of_all_exports_are_believed(runtime);
+    }
+}
+
+#[test]
 fn every_fixture_in_half_precision_says_what_it_said() {
     if let Some(runtime) = runtime() {
         common::precision::check_all(runtime);

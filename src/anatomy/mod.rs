@@ -7,6 +7,7 @@
 //! contractions from the residual stream and summed over by one that returns to it. The residual stream is whatever output
 //! projections make. No name and no template is looked at.
 
+mod classes;
 mod roles;
 mod tokens;
 mod weights;
@@ -17,6 +18,7 @@ use crate::axes::{Dim, Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, Links};
 use crate::onnx::proto::NodeProto;
+pub use classes::{Activation, ActivationKind, activation, activations, class_factor, class_factors, unit_norms};
 pub use roles::Roles;
 pub use tokens::{Grid, Tokens};
 pub use weights::{WeightKind, WeightUse, weight_kinds, weight_uses};

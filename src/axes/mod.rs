@@ -10,6 +10,7 @@
 //! index tables), and those must stay independent.
 
 pub mod arithmetic;
+mod batch;
 pub mod factors;
 pub mod resize;
 mod rules;
@@ -22,6 +23,7 @@ use crate::graph::{data_inputs, declared_dims};
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{Model, element_count, is_float, node_label};
 use arithmetic::{Known, LIMIT};
+pub use batch::{BatchFault, batch_fault, declared_batch, fix_batch, open_batch};
 pub use factors::{Dim, Factor, Factors, ImageAxis, Mismatch, Spatial};
 pub use rules::explicit_einsum;
 pub(crate) use rules::window_length;
@@ -142,6 +144,8 @@ pub struct Typing<'m> {
     pub opset: i64,
     /// What was assumed.
     pub assumption: Assumption,
+    /// The batch that is being opened, if it is.
+    opening: Option<batch::Opening>,
 }
 
 impl<'m> Typing<'m> {
@@ -151,7 +155,7 @@ impl<'m> Typing<'m> {
     /// [`ErrorKind::Unsupported`] for an operator without a typing rule, [`ErrorKind::Typing`] where dimensions contradict
     /// each other; both name the node.
     pub fn new(model: &'m Model) -> Result<Self> {
-        let typing = Self::settled(model)?;
+        let typing = Self::settled(model, Assumption::default().batch)?;
         typing.sound()?;
         Ok(typing)
     }
@@ -178,11 +182,11 @@ impl<'m> Typing<'m> {
 
     /// Types with the image size that the model names or that agrees with the position embedding where the graph leaves it open,
     /// else with 224 pixels.
-    fn settled(model: &'m Model) -> Result<Self> {
+    fn settled(model: &'m Model, batch: usize) -> Result<Self> {
         let open = data_inputs(model.graph())
             .iter()
             .any(|v| declared_dims(v).is_some_and(|d| d.len() == 4 && d[1..].iter().any(Option::is_none)));
-        let assumed = |image: [usize; 2]| Assumption { image, ..Assumption::default() };
+        let assumed = |image: [usize; 2]| Assumption { batch, image };
         let default = Assumption::default().image;
         if !open {
             return Self::with(model, assumed(default));
@@ -213,6 +217,11 @@ impl<'m> Typing<'m> {
     /// # Errors
     /// [`ErrorKind::Unsupported`] for an operator without a typing rule, [`ErrorKind::Typing`] for shape operands that cannot be.
     pub fn with(model: &'m Model, assumption: Assumption) -> Result<Self> {
+        Self::begin(model, assumption, false)
+    }
+
+    /// Types a model, whose batch is opened where the file fixes it, if it `opens`.
+    fn begin(model: &'m Model, assumption: Assumption, opens: bool) -> Result<Self> {
         let graph = model.graph();
         let mut typing = Typing {
             graph,
@@ -230,11 +239,12 @@ impl<'m> Typing<'m> {
             batch: None,
             opset: model.opset(),
             assumption,
+            opening: None,
         };
         for t in &graph.initializer {
             typing.weight(t.name(), t);
         }
-        typing.inputs()?;
+        typing.inputs(opens)?;
         for k in 0..graph.node.len() {
             typing.node(k).map_err(|e| e.in_node(node_label(&graph.node[k])))?;
         }
@@ -252,7 +262,7 @@ impl<'m> Typing<'m> {
         }
     }
 
-    fn inputs(&mut self) -> Result<()> {
+    fn inputs(&mut self, opens: bool) -> Result<()> {
         let mut image_seen = false;
         for info in data_inputs(self.graph) {
             let Some(declared) = declared_dims(info) else {
@@ -271,7 +281,10 @@ impl<'m> Typing<'m> {
                     },
                     _ => 16,
                 };
-                dims.push(self.factors.fresh(d.unwrap_or(assumed)));
+                dims.push(match d {
+                    Some(images) if opens && i == 0 => self.groups_of(*images),
+                    _ => self.factors.fresh(d.unwrap_or(assumed)),
+                });
             }
             if declared.len() == 4 && !image_seen {
                 image_seen = true;

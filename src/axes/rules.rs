@@ -598,6 +598,9 @@ impl Rule<'_, '_> {
         let (x, shape) = (self.input(0)?, self.shape(0)?);
         let target = self.list("shape", 1)?.ok_or_else(|| self.fail("it has no target shape"))?;
         let allow_zero = self.node.int("allowzero").unwrap_or(0) != 0;
+        if let Some(sizes) = self.typing.opened_target(self.k, &x, &target, allow_zero) {
+            return Ok(self.typing.factors.reshaped(&x, &sizes));
+        }
         let target = resolve_shape(&shape, &target, allow_zero)
             .ok_or_else(|| self.fail(&format!("dimensions {shape:?} cannot become {target:?}")))?;
         if shape.contains(&0) {
@@ -955,6 +958,7 @@ impl Rule<'_, '_> {
         let given = self.given();
         let x = self.input(0)?;
         let a = self.axis(self.node.int("axis").ok_or_else(|| self.fail("it has no axis"))?, x.len())?;
+        self.typing.opened_operands(self.k, &self.inputs, a);
         if given.iter().any(|d| d.len() != x.len()) {
             return Err(self.fail("its inputs differ in rank"));
         }
@@ -1020,6 +1024,9 @@ impl Rule<'_, '_> {
             times.insert(0, 1);
         }
         let expand = self.node.op_type() == "Expand";
+        if expand {
+            self.typing.opened_shape(self.k, &x, &mut times);
+        }
         let mut out = Vec::new();
         for (d, m) in x.into_iter().zip(times) {
             if m == 1 || (expand && self.size(&d) == m) {
@@ -1078,6 +1085,9 @@ impl Rule<'_, '_> {
                 axes.iter().zip(s).for_each(|(&a, v)| target[a] = ((shape[a] as f64 * v).floor() as usize).max(1));
             }
             _ => return Err(self.fail("neither its sizes nor its scales are known")),
+        }
+        if operand(3).is_some() && axes.len() == x.len() {
+            self.typing.opened_sizes(self.k, &x, &mut target);
         }
         let mut out = Vec::new();
         for (i, d) in x.iter().enumerate() {

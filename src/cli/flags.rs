@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::data::{Augmentation, Interpolation, PreprocessFlags, Resize};
-use crate::descendant::{FfnWidth, Heads, Inherit, Init, Layers, Projection, Transform};
+use crate::descendant::{BatchAxis, FfnWidth, Heads, Inherit, Init, Layers, Projection, Transform};
 use crate::fitting::Budget;
 use crate::graph::FloatType;
 use crate::learngene::{
@@ -275,6 +275,14 @@ impl ClusterFlags {
     }
 }
 
+fn batch_axis(text: &str) -> Result<BatchAxis, String> {
+    match (text, text.parse()) {
+        ("open", _) => Ok(BatchAxis::Open),
+        (_, Ok(images @ 1..=65536)) => Ok(BatchAxis::Fixed(images)),
+        _ => Err("a batch axis is `open`, or a number of images".into()),
+    }
+}
+
 /// A height and a width; one number for both.
 pub fn image_size(text: &str) -> Result<[usize; 2], String> {
     let (height, width) = text.split_once('x').unwrap_or((text, text));
@@ -397,6 +405,11 @@ pub struct Grow {
     /// leaves open is fixed with --image-size.
     #[arg(long, conflicts_with_all = ["tied", "transform"])]
     pub fold: bool,
+    /// Images in a batch of the descendant: open for any number, or N [default: as the model has it]
+    ///
+    /// A batch that the file fixes, as PyTorch's dynamo exporter does by default, is opened wherever shapes hold it.
+    #[arg(long, value_name = "open|N", value_parser = batch_axis)]
+    pub batch_axis: Option<BatchAxis>,
     /// Floating-point type that the descendant computes in; its inputs and outputs are float32 [default: as the model has it]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub dtype: Option<FloatType>,
@@ -446,7 +459,7 @@ pub struct ShapeFlags {
     /// FFN neurons: a number or a share such as 50%
     #[arg(long, value_name = "N|P%", help_heading = "Shape")]
     pub ffn_width: Option<FfnWidth>,
-    /// Replace the classifier by a new one of this many classes
+    /// Replace the classifier by a new one of this many classes, with the activation of the old one behind it
     #[arg(long, value_name = "N", help_heading = "Shape")]
     pub classes: Option<usize>,
     /// Order in which clusters fill the slots of a layer
@@ -750,7 +763,7 @@ pub struct TrainingFlags {
     #[arg(long, value_name = "N", help_heading = "Training", default_value_t = 0)]
     pub seed: u64,
 
-    /// Loss on the labels
+    /// Loss on the labels; it takes logits, also where the model ends in Softmax, LogSoftmax or Sigmoid
     #[arg(long, value_enum, help_heading = "Loss", default_value_t)]
     pub loss: LossKind,
     /// Share of every label that is spread over all classes
@@ -960,6 +973,8 @@ pub enum LossKind {
     /// Cross-entropy.
     #[default]
     CrossEntropy,
+    /// Binary cross-entropy of every class by itself.
+    Bce,
     /// Mean squared difference between logits and one-hot labels.
     Mse,
 }

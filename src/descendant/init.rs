@@ -14,10 +14,9 @@ use serde::Serialize;
 use super::layers::{LayerWeights, Part};
 use super::numbers::{line, resample, select, truncated_normal, uniform};
 use super::{Grower, Shape};
-use crate::anatomy::{Anatomy, WeightKind, WeightUse, weight_uses};
+use crate::anatomy::{Anatomy, WeightKind, WeightUse, class_factors, weight_uses};
 use crate::axes::{Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::learngene::class_factor;
 use crate::onnx::{is_float, to_f32};
 
 /// How the weights of a descendant come about.
@@ -377,7 +376,7 @@ impl Grower<'_, '_> {
                 .hint("use --init pretrain-finetune or weight-selection, which take layers as they are"));
             }
         }
-        let classes: Vec<usize> = class_factor(self.typing).map(|f| self.roles.carriers(f)).unwrap_or_default();
+        let classes: Vec<usize> = class_factors(self.typing).into_iter().flat_map(|f| self.roles.carriers(f)).collect();
         let mut jobs: Vec<(usize, Making)> = Vec::new();
         for (u, found) in uses.iter().enumerate() {
             let making = self.making(u, found, &own, ancestor, &classes);

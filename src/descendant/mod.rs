@@ -25,13 +25,13 @@ use ndarray::{Array4, ArrayD};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Serialize;
 
-use crate::anatomy::{Anatomy, Attention, FeedForward, Roles};
+use crate::anatomy::{Anatomy, Attention, FeedForward, Roles, class_factors, unit_norms};
 use crate::axes::resize::{Mixture, Plan as Resizing, resize};
-use crate::axes::{Factor, Typing};
+use crate::axes::{Factor, Typing, declared_batch, fix_batch, open_batch};
 use crate::data::CLASSES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, FloatType};
-use crate::learngene::{Cluster, Kept, Kind, Learngene, METADATA, Order, SHARE, class_factor, ordered, parameters};
+use crate::learngene::{Cluster, Kept, Kind, Learngene, METADATA, Order, SHARE, ordered, parameters};
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{
     Model, element_count, encoded_len, payload, squares_along, tensor_from_i64, tensor_from_raw, to_i64,
@@ -58,6 +58,15 @@ pub enum Projection {
     Matched,
     /// As matched, and then fitted in closed form to the ancestor on images ([`crate::fitting`]), with the last FFN matrices.
     Fitted,
+}
+
+/// Images in a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchAxis {
+    /// Any number.
+    Open,
+    /// So many.
+    Fixed(usize),
 }
 
 /// What a descendant is to be.
@@ -165,6 +174,24 @@ impl Descendant {
         Ok(())
     }
 
+    /// Gives it batches of another size: shapes that hold the one of its file are opened first, see [`open_batch`].
+    ///
+    /// # Errors
+    /// Those of [`open_batch`].
+    pub fn batch(&mut self, axis: BatchAxis) -> Result<()> {
+        if let BatchAxis::Fixed(images) = axis
+            && declared_batch(&self.model) == Some(images)
+        {
+            return Ok(());
+        }
+        self.model = open_batch(&self.model)?;
+        if let BatchAxis::Fixed(images) = axis {
+            fix_batch(&mut self.model, images);
+        }
+        self.plan.bytes = encoded_len(&self.model.proto);
+        Ok(())
+    }
+
     /// Makes it compute in another floating-point type: see [`graph::convert`].
     ///
     /// # Errors
@@ -185,6 +212,33 @@ pub fn grow(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descendant
     init::check(shape, model.metadata(METADATA).is_some())?;
     let resized = shape.image_size.map(|size| resize_image(model, size)).transpose()?;
     let model = resized.as_ref().unwrap_or(model);
+    let bare = shape.classes.map_or(Ok(None), |_| without_unit_norm(model))?;
+    let mut child = grow_layers(bare.as_ref().unwrap_or(model), gene, shape)?;
+    if bare.is_some() {
+        child.plan.warnings.push("the norm that made unit vectors of the old logits went with their classifier".into());
+    }
+    Ok(child)
+}
+
+/// The model without the norm that makes a unit vector of its logits, where there is one: behind a new classifier it would keep every
+/// loss from its least value.
+fn without_unit_norm(model: &Model) -> Result<Option<Model>> {
+    let norms = unit_norms(&Typing::new(model)?);
+    if norms.is_empty() {
+        return Ok(None);
+    }
+    let mut out = model.clone();
+    let graph = out.graph_mut();
+    for (logits, unit) in &norms {
+        for node in graph.node.iter_mut().filter(|n| n.output.contains(unit)) {
+            *node = graph::node("Identity", &[logits], &[unit], vec![]);
+        }
+    }
+    graph::prune(graph);
+    Ok(Some(out))
+}
+
+fn grow_layers(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descendant> {
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
     gene.check(&typing, &anatomy)?;
@@ -513,29 +567,42 @@ impl<'a, 'm> Grower<'a, 'm> {
         Ok(score)
     }
 
-    /// A new classifier, drawn as torch's nn.Linear draws it.
+    /// A new classifier, drawn as torch's nn.Linear draws it, for every output that holds classes. What stands behind the old one, a
+    /// Softmax say, stands behind it.
     fn classifier(&mut self, classes: usize) -> Result<()> {
         if classes == 0 || classes > 1 << 20 {
             bail!(Usage, "{classes} classes cannot be");
         }
-        let Some(factor) = class_factor(self.typing) else {
+        let factors = class_factors(self.typing);
+        if factors.is_empty() {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "the model has no classifier whose classes could be replaced",
             )
             .hint("leave --classes out: the descendant keeps the ancestor's outputs"));
-        };
-        let old = self.typing.factors.factor_size(factor);
+        }
+        // Elements and bound of every use; one that two classifiers share has the classes of both.
+        let mut drawn: Vec<(usize, usize, f32)> = Vec::new();
+        for factor in factors {
+            let old = self.typing.factors.factor_size(factor);
+            let uses = self.roles.carriers(factor);
+            let count =
+                |u: &usize| element_count(self.typing.weights[self.typing.uses[*u].name.as_str()]).unwrap_or(old);
+            let fan_in = uses.iter().map(|u| count(u) / old.max(1)).max().unwrap_or(1).max(1);
+            let bound = 1.0 / (fan_in as f32).sqrt();
+            for u in uses {
+                match drawn.iter_mut().find(|d| d.0 == u) {
+                    Some(shared) => shared.1 = shared.1 / old.max(1) * classes,
+                    None => drawn.push((u, count(&u) / old.max(1) * classes, bound)),
+                }
+            }
+            self.resizing.gather(&self.typing.factors, factor, (0..classes).map(|c| c % old).collect())?;
+        }
         let mut random = StdRng::seed_from_u64(self.shape.seed);
-        let uses = self.roles.carriers(factor);
-        let count = |u: &usize| element_count(self.typing.weights[self.typing.uses[*u].name.as_str()]).unwrap_or(old);
-        let fan_in = uses.iter().map(|u| count(u) / old.max(1)).max().unwrap_or(1).max(1);
-        let bound = 1.0 / (fan_in as f32).sqrt();
-        for u in uses {
-            let elements = count(&u) / old.max(1) * classes;
+        for (u, elements, bound) in drawn {
             self.resizing.replace(u, (0..elements).map(|_| random.random_range(-bound..=bound)).collect());
         }
-        self.resizing.gather(&self.typing.factors, factor, (0..classes).map(|c| c % old).collect())
+        Ok(())
     }
 
     /// Weights of FFNs that the learngene shares become each layer's own.

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use crate::anatomy::{Anatomy, Roles, Tokens};
+use crate::anatomy::{Anatomy, Roles, Tokens, class_factors};
 use crate::axes::Typing;
 use crate::axes::resize::{Mixture, Plan};
 use crate::density::Densities;
@@ -416,13 +416,11 @@ impl Learngene {
                 i_params -= all * (heads - clusters.len()) as u64 / heads.max(1) as u64;
             }
         }
-        if let Some(classes) = class_factor(typing) {
-            let mut seen = std::collections::HashSet::new();
-            for u in roles.carriers(classes) {
-                let name = typing.uses[u].name.as_str();
-                if seen.insert(name) && is_float(typing.weights[name]) {
-                    i_params = i_params.saturating_sub(element_count(typing.weights[name]).unwrap_or(0) as u64);
-                }
+        let mut seen = std::collections::HashSet::new();
+        for u in class_factors(typing).into_iter().flat_map(|classes| roles.carriers(classes)) {
+            let name = typing.uses[u].name.as_str();
+            if seen.insert(name) && is_float(typing.weights[name]) {
+                i_params = i_params.saturating_sub(element_count(typing.weights[name]).unwrap_or(0) as u64);
             }
         }
         Inherited { i_params, whole, ancestor }
@@ -442,16 +440,6 @@ pub fn parameters(graph: &GraphProto) -> u64 {
         .filter(|&n| n > 1)
         .map(|n| n as u64)
         .sum()
-}
-
-/// The factor of the classes: the last axis of a first output of rank two that a weight makes.
-pub fn class_factor(typing: &Typing) -> Option<crate::axes::Factor> {
-    let output = typing.graph.output.first()?;
-    let [_, classes] = &typing.dims.get(output.name())?[..] else { return None };
-    let [f] = typing.factors.leaves(classes)[..] else { return None };
-    let made =
-        typing.uses.iter().any(|u| u.dims.len() > 1 && u.dims.iter().any(|d| typing.factors.leaves(d)[..] == [f]));
-    made.then_some(f)
 }
 
 /// True where two layers' FFNs have the same form and shapes, so that one can stand for both.

@@ -9,6 +9,7 @@ use crate::parallel;
 /// Counts over batches; [`Scores::finish`] gives the measures.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Scores {
+    independent: bool,
     images: usize,
     top1: usize,
     top5: usize,
@@ -38,13 +39,18 @@ pub struct Evaluation {
     pub top1: f64,
     /// Share of images whose label is among the five largest logits; `None` for fewer than six classes.
     pub top5: Option<f64>,
-    /// Cross-entropy, the mean over images.
+    /// Cross-entropy, the mean over images; of [independent](Scores::of) classes binary cross-entropy.
     pub loss: f64,
     /// Every class of the model.
     pub classes: Vec<ClassScore>,
 }
 
 impl Scores {
+    /// Nothing counted yet. Of `independent` classes, each a yes or no of its own, the loss is their binary cross-entropy.
+    pub fn of(independent: bool) -> Self {
+        Scores { independent, ..Scores::default() }
+    }
+
     /// Adds a batch: logits [images, classes] and the label of each image, which is below the number of classes.
     pub fn add(&mut self, logits: ArrayView2<f32>, labels: &[u32]) {
         if self.classes.is_empty() {
@@ -57,7 +63,7 @@ impl Scores {
             self.images += 1;
             self.top1 += (rank == 0) as usize;
             self.top5 += (rank < 5) as usize;
-            self.loss += cross_entropy(row, label);
+            self.loss += if self.independent { binary_cross_entropy(row, label) } else { cross_entropy(row, label) };
             class.0 += 1;
             class.1 += (rank == 0) as usize;
         }
@@ -68,7 +74,7 @@ impl Scores {
     /// # Errors
     /// Those of [`parallel::all`].
     pub fn of_all(self) -> Result<Scores> {
-        let mut sum = Scores::default();
+        let mut sum = Scores::of(self.independent);
         for part in parallel::all(self)? {
             sum.images += part.images;
             sum.top1 += part.top1;
@@ -126,6 +132,17 @@ fn cross_entropy(row: ArrayView1<f32>, label: usize) -> f64 {
     let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
     let sum: f64 = row.iter().map(|&v| (v as f64 - top).exp()).sum();
     top + sum.ln() - row[label] as f64
+}
+
+/// Cross-entropy of each class by itself, which is there or not, the mean over the classes.
+pub fn binary_cross_entropy(row: ArrayView1<f32>, label: usize) -> f64 {
+    let of_class = |(class, &logit): (usize, &f32)| {
+        let logit = f64::from(logit);
+        // ln(1 + exp(logit)), which does not overflow.
+        let either = logit.max(0.0) + (-logit.abs()).exp().ln_1p();
+        if class == label { either - logit } else { either }
+    };
+    row.iter().enumerate().map(of_class).sum::<f64>() / row.len().max(1) as f64
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Both stand behind one API, so that probes, evaluation and training steps are plain ONNX graphs that run on either. The
 //! choice is made once per process.
 
+mod batch;
 mod decompose;
 mod evaluate;
 pub(crate) mod kernels;

@@ -14,7 +14,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::cell::{Cell, Epoch, Record, SCHEMA};
 use super::file::{self, Classifier, Method};
 use super::search::{Trial, search};
-use crate::anatomy::{Anatomy, Roles};
+use crate::anatomy::{Anatomy, Roles, activation, class_factor, class_factors};
 use crate::axes::Typing;
 use crate::data::{
     Dataset, DatasetOptions, InputShape, Loader, PreprocessFlags, TrainingLoader, TrainingOptions, class_names,
@@ -24,13 +24,13 @@ use crate::descendant::{Descendant, Heads, Init, Projection, Shape, grow, resize
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{Budget, Calibration, Limits, Shrinker, plan, stages};
 use crate::graph;
-use crate::learngene::{Cluster, Eps, Learngene, Removals, Rules, class_factor, parameters};
+use crate::learngene::{Cluster, Eps, Learngene, Removals, Rules, parameters};
 use crate::onnx::{Model, element_count, is_float, sha256, to_f32};
 use crate::report::PREPROCESS;
 use crate::runtime::{Device, Kind, Runtime};
 use crate::training::{
     Loss, Observer, Operators, Optimiser, Plan, Precision, Recipe, Run, StepReport, Trainer, Validation,
-    ValidationReport, add_classifier, evaluate, has_classifier,
+    ValidationReport, add_classifier, evaluate, has_classifier, is_independent, with_logits,
 };
 
 /// Views that a fit sees, as `offshoot grow` has it.
@@ -330,8 +330,11 @@ impl Workshop {
             Validation { loader: dataset.loader(judged, preprocess.clone(), input.layout)?, labels: Some(labels) };
         let mut epochs = Vec::new();
         if cell.how.classifier == Classifier::Kept {
-            let mut session = self.runtime.load_for(images[1], &made.model, image)?;
-            let found = evaluate(&mut session, &validation, None, |_| {})?;
+            let typing = Typing::new(&made.model)?;
+            let logits = with_logits(&made.model, &typing)?;
+            let mut session = self.runtime.load_for(images[1], logits.as_ref().unwrap_or(&made.model), image)?;
+            let independent = activation(&typing).is_some_and(|a| is_independent(&a));
+            let found = evaluate(&mut session, &validation, None, independent, |_| {})?;
             epochs.push(Epoch { epoch: 0, top1: found.top1, loss: found.loss });
         }
         let begun = Instant::now();
@@ -588,10 +591,9 @@ fn class_count(model: &Model) -> Result<usize> {
 /// Parameters, without those of the classifier.
 fn without_classifier(model: &Model) -> Result<u64> {
     let typing = Typing::new(model)?;
-    let mut names: Vec<&str> = match class_factor(&typing) {
-        Some(classes) => Roles::new(&typing).carriers(classes).iter().map(|&u| typing.uses[u].name.as_str()).collect(),
-        None => Vec::new(),
-    };
+    let roles = Roles::new(&typing);
+    let carriers = class_factors(&typing).into_iter().flat_map(|classes| roles.carriers(classes));
+    let mut names: Vec<&str> = carriers.map(|u| typing.uses[u].name.as_str()).collect();
     names.sort_unstable();
     names.dedup();
     let float = |n: &&&str| is_float(typing.weights[**n]);

@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use super::builder::Builder;
 use super::run::Validation;
-use crate::anatomy::Anatomy;
+use crate::anatomy::{ActivationKind, Anatomy, activation, class_factor};
 use crate::axes::Typing;
 use crate::data::CLASSES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, int_attribute};
-use crate::learngene::class_factor;
 use crate::onnx::{DataType, Model, tensor_from_f32, tensor_info};
 use crate::runtime::Runtime;
 
@@ -28,6 +27,9 @@ pub enum Pooling {
 
 /// The output of a new classifier.
 const LOGITS: &str = "logits";
+/// The outputs where the activation of an old one stands behind it.
+const PROBABILITIES: &str = "probabilities";
+const LOG_PROBABILITIES: &str = "log_probabilities";
 const FEATURES: &str = "classifier/features";
 const WEIGHT: &str = "classifier/weight";
 const BIAS: &str = "classifier/bias";
@@ -42,7 +44,8 @@ pub fn has_classifier(typing: &Typing) -> bool {
     anatomy.layers.iter().all(|l| !typing.factors.all_leaves(&l.embedding).contains(&typing.factors.root(classes)))
 }
 
-/// Cuts a model behind its encoder and adds a classifier whose weights are zero. Pooling is by class token where there is one.
+/// Cuts a model behind its encoder and adds a classifier whose weights are zero, with the activation of the old one behind it, where
+/// that had one. Pooling is by class token where there is one.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] where the encoder's end is not found, [`ErrorKind::Usage`] for a class token that is not there.
@@ -90,9 +93,21 @@ pub fn add_classifier(model: &Model, classes: usize, pooling: Option<Pooling>) -
     b.op_as("Identity", &[&pooled], FEATURES);
     let logits = b.gemm(&[FEATURES, WEIGHT, BIAS], true);
     b.op_as("Identity", &[&logits], LOGITS);
+    let output = match activation(&typing).map(|a| a.kind) {
+        None => LOGITS,
+        Some(ActivationKind::Sigmoid) => {
+            b.op_as("Sigmoid", &[LOGITS], PROBABILITIES);
+            PROBABILITIES
+        }
+        Some(kind) => {
+            let name = if kind == ActivationKind::Softmax { PROBABILITIES } else { LOG_PROBABILITIES };
+            b.nodes.push(graph::node(kind.operator(), &[LOGITS], &[name], vec![int_attribute("axis", 1)]));
+            name
+        }
+    };
     drop(typing);
     let graph = out.graph_mut();
-    let taken = [LOGITS, FEATURES, WEIGHT, BIAS];
+    let taken = [LOGITS, PROBABILITIES, LOG_PROBABILITIES, FEATURES, WEIGHT, BIAS];
     for node in &mut graph.node {
         // A later output of that name goes away with the cut.
         for o in node.output.iter_mut().chain(node.input.iter_mut()).filter(|o| taken.contains(&o.as_str())) {
@@ -102,7 +117,7 @@ pub fn add_classifier(model: &Model, classes: usize, pooling: Option<Pooling>) -
     b.finish(graph);
     graph.initializer.push(tensor_from_f32(WEIGHT, DataType::Float, &[classes, width], &vec![0.0; classes * width]));
     graph.initializer.push(tensor_from_f32(BIAS, DataType::Float, &[classes], &vec![0.0; classes]));
-    graph.output = vec![tensor_info(LOGITS, DataType::Float, &[None, Some(classes)])];
+    graph.output = vec![tensor_info(output, DataType::Float, &[None, Some(classes)])];
     graph.value_info.clear();
     graph::sort(graph)?;
     graph::prune(graph);

@@ -25,6 +25,12 @@ pub enum Term {
         /// Share that is spread, 0 to 1.
         smoothing: f32,
     },
+    /// Binary cross-entropy of every class by itself between the targets and the sigmoid of an output [batch, classes], the mean over the
+    /// classes, with the same label smoothing.
+    BinaryCrossEntropy {
+        /// Share that is spread, 0 to 1.
+        smoothing: f32,
+    },
     /// Mean squared difference between an output [batch, classes] and the targets.
     SquaredError,
     /// Kullback-Leibler divergence from the teacher's softened distribution to the student's, times the temperature squared
@@ -63,7 +69,14 @@ impl Loss {
 
     /// True where labels are needed.
     pub fn needs_targets(&self) -> bool {
-        self.terms.iter().any(|(_, t)| matches!(t, Term::CrossEntropy { .. } | Term::SquaredError))
+        let needs =
+            |t: &Term| matches!(t, Term::CrossEntropy { .. } | Term::BinaryCrossEntropy { .. } | Term::SquaredError);
+        self.terms.iter().any(|(_, t)| needs(t))
+    }
+
+    /// True where a term takes classes that exclude each other.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.terms.iter().any(|(_, t)| matches!(t, Term::CrossEntropy { .. }))
     }
 
     /// The teacher's values that are needed, each once, in order.
@@ -144,6 +157,26 @@ impl Loss {
                     let product = b.op("Mul", &[&target, &log]);
                     let total = b.reduce_all("ReduceSum", &product);
                     b.scaled(&total, -weight / batch as f32)
+                }
+                Term::BinaryCrossEntropy { smoothing } => {
+                    let logits = self.class_output(model)?;
+                    let [batch, classes] = matrix(typing, &logits)?;
+                    let targets = declare(TARGETS.into(), &[batch, classes]);
+                    let target = smooth(&mut b, &targets, *smoothing, classes);
+                    // The cross-entropy of two classes each, whose logits are 0 and that of the class: it does not overflow.
+                    let count = batch * classes;
+                    let logit = b.reshape(&logits, &[count, 1]);
+                    let zero = b.op("Sub", &[&logit, &logit]);
+                    let yes = b.reshape(&target, &[count, 1]);
+                    let one = b.scalar(1.0);
+                    let no = b.op("Sub", &[&one, &yes]);
+                    let side_by_side =
+                        |b: &mut Builder, x: [&str; 2]| b.op_with("Concat", &x, vec![int_attribute("axis", 1)]);
+                    let (both, wanted) = (side_by_side(&mut b, [&zero, &logit]), side_by_side(&mut b, [&no, &yes]));
+                    let log = b.log_softmax(&both);
+                    let product = b.op("Mul", &[&wanted, &log]);
+                    let total = b.reduce_all("ReduceSum", &product);
+                    b.scaled(&total, -weight / count as f32)
                 }
                 Term::SquaredError => {
                     let logits = self.class_output(model)?;

@@ -7,6 +7,7 @@ mod builder;
 pub mod checkpoint;
 mod classifier;
 pub mod kernels;
+mod logits;
 mod loss;
 mod optimiser;
 mod precision;
@@ -20,13 +21,16 @@ mod trained;
 mod trainer;
 
 pub use classifier::{IMAGES as CLASSIFIER_IMAGES, Pooling, add_classifier, fit_classifier, has_classifier};
+pub use logits::{is_independent, said_of, with_logits};
 pub use loss::{LOSS, Loss, TARGETS, Term, teacher_input};
 pub use optimiser::{Optimiser, Schedule, Shape, ema, next};
 pub use precision::Precision;
 pub use regularise::{KEPT, probability};
 pub use rules::is_trainable;
 pub use run::{Observer, Plan, Record, Run, StepReport, Teacher, Validation, ValidationReport, evaluate};
-pub use step::{Description, Memory, Port, Recipe, StateTensor, StepGraph, Steps, evaluation_graph, trainable_form};
+pub use step::{
+    Batching, Description, Memory, Port, Recipe, StateTensor, StepGraph, Steps, evaluation_graph, trainable_form,
+};
 pub use tape::Gradients;
 pub use trained::{FrozenWeight, Selection, TrainedWeight};
 pub use trainer::{Feeds, StepResult, Trainer};

@@ -13,18 +13,20 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Position;
+use super::logits::with_logits;
 use super::loss::{Loss, TARGETS, Term, teacher_input};
 use super::optimiser::{Schedule, Shape};
 use super::regularise::{KEPT, probability};
 use super::step::Recipe;
 use super::trainer::{Feeds, Trainer};
+use crate::axes::Typing;
 use crate::data::{Batch, Loader, TrainingLoader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model, tensor_info};
 use crate::parallel;
-use crate::report::{Evaluation, Scores};
+use crate::report::{Evaluation, Scores, binary_cross_entropy};
 use crate::runtime::{Runtime, Session};
 
 /// How long a run is and how it goes.
@@ -93,14 +95,17 @@ pub struct Teacher {
 }
 
 impl Teacher {
-    /// Loads a prepared teacher that gives the values that a loss names.
+    /// Loads a prepared teacher that gives the values that a loss names; of outputs that hold classes the logits.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a value that the teacher does not compute, and those of [`Runtime::load`].
     pub fn new(runtime: &Arc<Runtime>, model: &Model, loss: &Loss, batch: usize, image: [usize; 2]) -> Result<Teacher> {
         let values = loss.teacher_values();
-        let mut model = model.clone();
+        let model = model.clone();
         let path = model.path.clone();
+        // A teacher need not be a graph that is typed; it has to run.
+        let logits = Typing::new(&model).ok().map(|typing| with_logits(&model, &typing)).transpose()?.flatten();
+        let mut model = logits.unwrap_or(model);
         give(&mut model, &values).map_err(|e| e.at(&path))?;
         let session = runtime.load(&model, batch, image)?;
         Ok(Teacher { session, values })
@@ -545,6 +550,11 @@ impl<'a> Tally<'a> {
             *sum += match term {
                 // Counted by the scores.
                 Term::CrossEntropy { .. } => 0.0,
+                Term::BinaryCrossEntropy { .. } => {
+                    let logits = find(outputs, class_output)?;
+                    let of_image = |(row, &label)| binary_cross_entropy(row, label as usize);
+                    rows(&logits)?.outer_iter().zip(labels.iter().flatten()).map(of_image).sum()
+                }
                 Term::SquaredError => {
                     let logits = find(outputs, class_output)?;
                     let mut targets = ArrayD::<f32>::zeros(logits.raw_dim());
@@ -615,7 +625,8 @@ fn divergence(teacher: ArrayView2<f32>, student: ArrayView2<f32>, temperature: f
     total * temperature * temperature
 }
 
-/// Evaluates a classifier on labelled images.
+/// Evaluates a classifier, which gives logits, on labelled images. Where its classes are `independent`, its loss is their binary
+/// cross-entropy.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] where the first output is no matrix of logits, and those of the data and of the runtime.
@@ -623,6 +634,7 @@ pub fn evaluate(
     session: &mut Session,
     validation: &Validation,
     names: Option<&[String]>,
+    independent: bool,
     mut done: impl FnMut(usize),
 ) -> Result<Evaluation> {
     let Some(labels) = &validation.labels else {
@@ -630,7 +642,7 @@ pub fn evaluate(
             Error::new(ErrorKind::Usage, "the data set has no labels").hint("compare models with `offshoot compare`")
         );
     };
-    let mut scores = Scores::default();
+    let mut scores = Scores::of(independent);
     for batch in validation.loader.batches(session.batch) {
         let batch = batch?;
         let outputs = session.run(batch.images.view())?;

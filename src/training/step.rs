@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::builder::Builder;
+use super::logits;
 use super::loss::{self, LOSS, Loss};
 use super::optimiser::{CORRECTION1, CORRECTION2, EMA_DECAY, LEARNING_RATE, Optimiser, Parameter, average, ema, next};
 use super::precision::{Precision, in_half, runs_in_bfloat16, widen_where};
@@ -14,7 +15,7 @@ use super::recompute::{inside, recompute};
 use super::trained::Selection;
 use super::{Gradients, Operators, kernels, regularise};
 use crate::anatomy::Anatomy;
-use crate::axes::{Assumption, Typing};
+use crate::axes::{Assumption, Typing, declared_batch, open_batch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, data_inputs};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
@@ -31,7 +32,8 @@ pub const CARRY: &str = "carry";
 /// What a training step is made of.
 #[derive(Clone, Debug)]
 pub struct Recipe {
-    /// Images in a step; a model that fixes its batch size wins.
+    /// Images in a batch. Where a model fixes fewer, and its batch axis cannot be opened, gradients of several steps are gathered for a
+    /// batch; where it fixes more, it wins.
     pub batch: usize,
     /// What is minimised.
     pub loss: Loss,
@@ -154,6 +156,40 @@ impl StepGraph {
     }
 }
 
+/// How batches of the wanted size come about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batching {
+    /// The file leaves the batch open, or fixes it as it is wanted, or to more images.
+    Own,
+    /// The file fixes it to so many images, and its batch axis was opened.
+    Opened(usize),
+    /// The file fixes it to so many images, and its batch axis cannot be opened: gradients of so many steps are gathered for one batch.
+    Gathered {
+        /// Images in a step.
+        fixed: usize,
+        /// Steps for a batch.
+        steps: usize,
+    },
+}
+
+impl Batching {
+    fn new(model: &Model, wanted: usize, found: usize) -> Self {
+        match declared_batch(model) {
+            Some(fixed) if fixed != found => Batching::Opened(fixed),
+            Some(fixed) if fixed < wanted => Batching::Gathered { fixed, steps: wanted.div_ceil(fixed) },
+            _ => Batching::Own,
+        }
+    }
+
+    /// Steps for a batch.
+    pub fn steps(self) -> usize {
+        match self {
+            Batching::Gathered { steps, .. } => steps,
+            _ => 1,
+        }
+    }
+}
+
 /// The graphs of a run.
 pub struct Steps {
     /// Forward, loss, backward and update; or without the update, where that stands apart.
@@ -164,25 +200,37 @@ pub struct Steps {
     pub selection: Selection,
     /// Images in a step.
     pub batch: usize,
+    /// How a batch of the wanted size comes about.
+    pub batching: Batching,
     /// The output that classes are read from, and its number of classes, where the loss knows classes.
     pub classes: Option<(String, usize)>,
     /// Residual branches that may be dropped, where stochastic depth was asked for.
     pub branches: usize,
 }
 
-/// A model in the form that training works on: with a fixed batch, only differentiable operators, and every weight an initializer.
+/// A model in the form that training works on: with a fixed batch (of another size than the file's where its batch axis could be
+/// [opened](open_batch)), only differentiable operators, every weight an initializer, and
+/// logits where outputs hold classes.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] for models with other inputs than one batch of images, and for operators that cannot be taken apart.
 pub fn trainable_form(model: &Model, batch: usize, image: [usize; 2]) -> Result<(Model, [usize; 4], bool)> {
-    let mut model = model.clone();
+    // Where the batch cannot be opened it stays, and gradients of several batches are gathered.
+    let opened = match declared_batch(model) {
+        Some(fixed) if fixed != batch => open_batch(model).ok(),
+        _ => None,
+    };
+    let mut model = opened.unwrap_or_else(|| model.clone());
     graph::lift_constants(model.graph_mut());
     // Weights in training are float32, whatever the file keeps them in.
     graph::widen(model.graph_mut(), &[DataType::Float16, DataType::Bfloat16])?;
     let (_, shape, channels_last) = fix_input(model.graph_mut(), batch, image)?;
     model.graph_mut().value_info.clear();
     let typing = typed(&model, shape[0], image)?;
-    let graph = crate::runtime::differentiable(&typing)?;
+    let graph = match &logits::with_logits(&model, &typing)? {
+        Some(model) => crate::runtime::differentiable(&typed(model, shape[0], image)?)?,
+        None => crate::runtime::differentiable(&typing)?,
+    };
     model.proto.graph = Some(graph);
     Ok((model, shape, channels_last))
 }
@@ -206,8 +254,14 @@ impl Steps {
         train: &[String],
         freeze: &[String],
     ) -> Result<Steps> {
+        if recipe.loss.is_exclusive() {
+            logits::check(&Typing::with(model, Assumption { batch: recipe.batch, image })?, &recipe.loss)?;
+        }
+        let original = model;
         let (mut model, shape, _) = trainable_form(model, recipe.batch, image)?;
         let batch = shape[0];
+        let batching = Batching::new(original, recipe.batch, batch);
+        let recipe = &Recipe { accumulate: recipe.accumulate.max(1) * batching.steps(), ..recipe.clone() };
         let branches = {
             let typing = typed(&model, batch, image)?;
             match recipe.drop_path > 0.0 {
@@ -286,7 +340,7 @@ impl Steps {
             _ => (work.gradients_alone(), Some(work.update_alone())),
         };
         drop(typing);
-        Ok(Steps { step, update, selection, batch, classes, branches })
+        Ok(Steps { step, update, selection, batch, batching, classes, branches })
     }
 }
 

@@ -7,9 +7,11 @@ use wildmatch::WildMatch;
 
 use super::is_trainable;
 use crate::anatomy::{Anatomy, WeightKind, weight_kinds};
-use crate::axes::Typing;
+use crate::axes::{Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Links;
+use crate::onnx::is_float;
+use crate::onnx::proto::TensorProto;
 
 /// A weight that training changes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -68,7 +70,7 @@ impl Selection {
             let frozen = freeze_patterns.iter().any(|p| p.matches(name));
             let reason = if frozen {
                 Some("--freeze".to_string())
-            } else if !is_trainable(tensor) {
+            } else if !is_trainable(tensor) && !is_bias_of_one(typing, tensor) {
                 Some("a scalar".to_string())
             } else if kind == WeightKind::Constant && !asked {
                 Some("a constant: mask, rotary or distance table, statistic or preprocessing".to_string())
@@ -109,6 +111,13 @@ impl Selection {
     pub fn parameters(&self) -> usize {
         self.trained.iter().map(|w| w.shape.iter().product::<usize>()).sum()
     }
+}
+
+/// True for the bias of a contraction that makes one channel, as a classifier behind one Sigmoid has it: no scalar, though it has one element.
+fn is_bias_of_one(typing: &Typing, tensor: &TensorProto) -> bool {
+    let mut uses = typing.uses.iter().filter(|u| u.name == tensor.name()).peekable();
+    let is_bias = |u: &Use| u.input == 2 && matches!(typing.graph.node[u.node].op_type(), "Gemm" | "Conv");
+    is_float(tensor) && tensor.dims == [1] && uses.peek().is_some() && uses.all(is_bias)
 }
 
 /// Depth of every weight, by where it first meets the data, and the number of layers.

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use ndarray::{Array4, ArrayD, ArrayViewD, Axis, CowArray, IxDyn};
+use ndarray::{Array4, ArrayD, ArrayViewD, Axis, CowArray, IxDyn, Slice, concatenate};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::LOSS;
 use super::checkpoint;
 use super::optimiser::{EMA_DECAY, ema};
+use super::regularise::KEPT;
 use super::step::{
-    CARRY, GRADIENT, GRADIENT_NORM, LOSS_SCALE, Recipe, StepGraph, Steps, evaluation_graph, trainable_form,
+    Batching, CARRY, GRADIENT, GRADIENT_NORM, LOSS_SCALE, Recipe, StepGraph, Steps, evaluation_graph, trainable_form,
 };
 use super::trained::Selection;
 use crate::error::{Error, ErrorKind, Result};
@@ -52,6 +53,8 @@ pub struct Trainer {
     pub selection: Selection,
     /// Images in a batch.
     pub batch: usize,
+    /// How a batch comes about.
+    pub batching: Batching,
     /// The output that classes are read from, and their number, where the loss knows classes.
     pub classes: Option<(String, usize)>,
     /// Residual branches that stochastic depth may drop; 0 where it is off.
@@ -80,7 +83,7 @@ impl Trainer {
         train: &[String],
         freeze: &[String],
     ) -> Result<Trainer> {
-        let Steps { step, update, selection, batch, classes, branches } =
+        let Steps { step, update, selection, batch, batching, classes, branches } =
             Steps::new(model, image, recipe, train, freeze)?;
         let program = runtime.load_program(&step.model, step.ports())?;
         let update_program = update.as_ref().map(|u| runtime.load_program(&u.model, u.ports())).transpose()?;
@@ -115,7 +118,8 @@ impl Trainer {
             gradients,
             input: data_inputs(form.graph()).first().map(|v| v.name().to_string()).unwrap_or_default(),
             selection,
-            batch,
+            batch: batch * batching.steps(),
+            batching,
             classes,
             branches,
             updates: 0,
@@ -188,7 +192,8 @@ impl Trainer {
         }
         let scale = self.recipe.precision.scales().then(|| scalar(self.scale.0));
         let mut result = StepResult::default();
-        for (i, feeds) in batches.iter().enumerate() {
+        let pieces: Vec<Feeds> = batches.iter().flat_map(|feeds| self.pieces(feeds)).collect();
+        for (i, feeds) in pieces.iter().enumerate() {
             let carry = scalar(if i == 0 { 0.0 } else { 1.0 });
             let mut fed = feeds.clone();
             match self.update {
@@ -199,12 +204,13 @@ impl Trainer {
             let outputs = self.step.run(&mut self.state, &fed)?;
             for (name, value) in self.step.results().iter().zip(outputs) {
                 match name.as_str() {
-                    LOSS => result.loss += first(&value) / batches.len() as f64,
+                    LOSS => result.loss += first(&value) / pieces.len() as f64,
                     GRADIENT_NORM => result.gradient_norm = Some(first(&value)),
                     _ => result.logits.push(value),
                 }
             }
         }
+        result.logits = joined(result.logits, self.batching.steps())?;
         if self.recipe.ranks > 1 {
             let mut loss = [result.loss / self.recipe.ranks as f64];
             parallel::sum(&mut loss);
@@ -239,6 +245,23 @@ impl Trainer {
         Ok(result)
     }
 
+    /// What one batch feeds, in as many parts as it takes steps.
+    fn pieces<'f>(&self, feeds: &Feeds<'f>) -> Vec<Feeds<'f>> {
+        let steps = self.batching.steps();
+        let images = self.batch / steps;
+        let part = |i: usize| {
+            let of = |(name, value): &(&'f str, ArrayViewD<'f, f32>)| {
+                let mut value = value.clone();
+                // Branches come first, images second in what says which are kept.
+                let axis = Axis(usize::from(*name == KEPT));
+                value.slice_axis_inplace(axis, Slice::from(i * images..(i + 1) * images));
+                (*name, value)
+            };
+            feeds.iter().map(of).collect()
+        };
+        if steps == 1 { vec![feeds.clone()] } else { (0..steps).map(part).collect() }
+    }
+
     fn not_finite(&self, result: &StepResult, step: u64) -> Error {
         let what = match result.gradient_norm {
             Some(norm) if result.loss.is_finite() => format!("the norm of the gradients is {norm}"),
@@ -262,22 +285,33 @@ impl Trainer {
             let mut selection = self.selection.clone();
             selection.trained.retain(|w| self.state.shape(&of(&w.name)).is_some());
             let values = self.recipe.loss.student_values();
-            let (model, ports) = evaluation_graph(&self.model, self.image, self.batch, &selection, &values, of)?;
+            let batch = self.batch / self.batching.steps();
+            let (model, ports) = evaluation_graph(&self.model, self.image, batch, &selection, &values, of)?;
             self.evaluations.insert(averaged, self.runtime.load_program(&model, ports)?);
         }
         let Some(program) = self.evaluations.get_mut(&averaged) else {
             bail!(Internal, "the evaluation graph is gone")
         };
         let count = images.len_of(Axis(0));
-        let whole = match count == self.batch {
-            true => CowArray::from(images.view()).into_dyn(),
-            false => {
-                let order: Vec<usize> = (0..self.batch).map(|i| i.min(count.saturating_sub(1))).collect();
-                CowArray::from(images.select(Axis(0), &order)).into_dyn()
-            }
-        };
-        let outputs = program.run(&mut self.state, &[(self.input.as_str(), whole.view())])?;
-        Ok(program.results().iter().cloned().zip(outputs).collect())
+        let steps = self.batching.steps();
+        let batch = self.batch / steps;
+        let mut parts: Vec<Vec<ArrayD<f32>>> = vec![Vec::new(); program.results().len()];
+        for first in (0..count.max(1)).step_by(batch) {
+            let whole = match first + batch <= count {
+                true => CowArray::from(images.slice_axis(Axis(0), Slice::from(first..first + batch))).into_dyn(),
+                false => {
+                    let order: Vec<usize> = (first..first + batch).map(|i| i.min(count.saturating_sub(1))).collect();
+                    CowArray::from(images.select(Axis(0), &order)).into_dyn()
+                }
+            };
+            let outputs = program.run(&mut self.state, &[(self.input.as_str(), whole.view())])?;
+            parts.iter_mut().zip(outputs).for_each(|(list, output)| list.push(output));
+        }
+        let outputs = parts.into_iter().map(|list| {
+            let mut whole = joined(list, steps)?;
+            whole.pop().ok_or_else(|| Error::new(ErrorKind::Internal, "the evaluation graph gave nothing"))
+        });
+        program.results().iter().cloned().zip(outputs).map(|(name, output)| Ok((name, output?))).collect()
     }
 
     /// A weight as it is, or its moving average.
@@ -364,6 +398,22 @@ impl Trainer {
         }
         Ok(description)
     }
+}
+
+/// Every `steps` values, the last ones fewer, as one along their first axis.
+fn joined(values: Vec<ArrayD<f32>>, steps: usize) -> Result<Vec<ArrayD<f32>>> {
+    if steps == 1 {
+        return Ok(values);
+    }
+    let join = |parts: &[ArrayD<f32>]| match parts {
+        [one] => Ok(one.clone()),
+        _ if parts[0].ndim() == 0 => Ok(parts[0].clone()),
+        _ => {
+            let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+            concatenate(Axis(0), &views).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))
+        }
+    };
+    values.chunks(steps).map(join).collect()
 }
 
 fn scalar(value: f32) -> ArrayD<f32> {

@@ -1,6 +1,14 @@
 //! What users reported of tools of this trade, on the embedded runtime.
 
-use crate::common::reports::{classes, pictures, tars};
+use std::sync::Arc;
+
+use offshoot::runtime::{Kind, Options, Runtime};
+
+use crate::common::reports::{batches, classes, classifiers, models, pictures, tars};
+
+fn tract() -> Arc<Runtime> {
+    Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap()
+}
 
 #[test]
 fn class_folders_are_matched_by_name() {
@@ -40,4 +48,46 @@ fn classes_without_pictures_are_errors() {
 #[test]
 fn fields_of_tar_archives_are_chosen_by_name() {
     tars::bare_extensions_come_first("tract");
+}
+
+#[test]
+fn losses_take_the_logits_before_an_activation() {
+    classifiers::losses_take_the_logits("tract");
+    classifiers::cross_entropy_behind_a_sigmoid_is_refused("tract");
+}
+
+#[test]
+fn activations_are_found_in_any_form() {
+    classifiers::activations_are_found_in_any_form("tract");
+}
+
+#[test]
+fn new_classifiers_keep_what_is_behind_them() {
+    classifiers::new_classifiers_keep_what_is_behind_them(&tract());
+}
+
+#[test]
+fn fixed_batches_are_trained_in_the_size_asked_for() {
+    batches::batches_are_of_the_size_asked_for("tract");
+}
+
+#[test]
+fn children_get_an_open_batch() {
+    batches::children_get_an_open_batch(&tract());
+}
+
+#[test]
+fn batches_that_are_not_open_are_found() {
+    batches::batches_that_are_not_open_are_found("tract");
+}
+
+#[test]
+fn open_batches_of_all_exports_are_believed() {
+    batches::open_batches_of_all_exports_are_believed(&tract());
+}
+
+#[test]
+fn models_are_told_what_helps() {
+    models::dequantised_weights_get_the_hint("tract");
+    models::tensors_of_other_ranks_are_named("tract");
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use ndarray::{Array4, ArrayD, Axis};
 use serde_json::json;
 
-use super::{images, named, open, warn_skipped};
+use super::{images, named, open_to_run, warn_skipped};
 use crate::axes::Typing;
 use crate::cli::flags::Compare;
 use crate::cli::output::{self, count, table};
@@ -16,7 +16,7 @@ use crate::runtime::{Runtime, Session};
 
 /// Runs the command.
 pub fn run(c: &Compare) -> Result<()> {
-    let (a, b) = (open(&c.a, c.open)?, open(&c.b, c.open)?);
+    let [a, b] = [open_to_run(&c.a, c.open, &c.runtime)?, open_to_run(&c.b, c.open, &c.runtime)?];
     let (ta, tb) = (named(&c.a, Typing::new(&a))?, named(&c.b, Typing::new(&b))?);
     let (la, lb) = (images(&c.images, &c.transform, &a, &ta)?, images(&c.images, &c.transform, &b, &tb)?);
     let runtime = Runtime::start(&c.runtime.options())?;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::fitter::{Bars, Fitter, analyse};
 use super::shrink::learngene;
-use super::{agree, densities, images, named, open};
+use super::{agree, densities, images, named, open_to_run};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::{ClusterFlags, Condense};
@@ -26,7 +26,7 @@ use crate::runtime::Runtime;
 
 /// Runs the command.
 pub fn run(c: &Condense) -> Result<()> {
-    let model = open(&c.model, c.open)?;
+    let model = open_to_run(&c.model, c.open, &c.runtime)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     output::check_output(&c.output, &[&c.model], c.force)?;

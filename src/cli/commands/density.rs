@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{agree, densities, images, named, open, without_density};
+use super::{agree, densities, images, named, open_to_run, without_density};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::Density;
@@ -13,7 +13,7 @@ use crate::runtime::Runtime;
 
 /// Runs the command.
 pub fn run(c: &Density) -> Result<()> {
-    let model = open(&c.model, c.open)?;
+    let model = open_to_run(&c.model, c.open, &c.runtime)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     if let Some(plot) = &c.plot {

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{open, warn_skipped};
+use super::{opened, warn_skipped};
+use crate::anatomy::{Activation, activation};
 use crate::axes::Typing;
 use crate::cli::flags::{DataFlags, Eval, Part, TransformFlags};
 use crate::cli::output::{self, table};
@@ -15,11 +16,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
 use crate::report::{Evaluation, PREPROCESS};
 use crate::runtime::Runtime;
-use crate::training::{Validation, evaluate};
+use crate::training::{Validation, evaluate, is_independent, said_of, with_logits};
 
 /// Runs the command.
 pub fn run(c: &Eval) -> Result<()> {
-    let model = open(&c.model, c.open)?;
+    let (model, batch_note) = opened(&c.model, c.open, Some(&c.runtime))?;
     let dataset = dataset(&c.data, false)?;
     let cut = c.val_split.map(|share| dataset.split(share, c.seed));
     let split = cut.as_ref().or(dataset.given_split());
@@ -35,10 +36,15 @@ pub fn run(c: &Eval) -> Result<()> {
     };
     let runtime = Runtime::start(&c.runtime.options())?;
     let begun = Instant::now();
-    let Measured { result, skipped, classes_by, note } =
+    let Measured { result, skipped, classes_by, note, activation, batch } =
         measure(&runtime, &model, &dataset, indices, &c.transform, c.batch_size, c.data.strict)?;
     note.iter().for_each(|note| output::warn(note));
-    let notes: Vec<&String> = dataset.source().notes().iter().chain(&note).collect();
+    if let Some(a) = &activation {
+        output::note(&format!("the model {}", said_of(a)));
+    }
+    let loss_kind =
+        if activation.as_ref().is_some_and(is_independent) { "binary-cross-entropy" } else { "cross-entropy" };
+    let notes: Vec<&String> = dataset.source().notes().iter().chain(&note).chain(&batch_note).collect();
     let rate = result.images as f64 / begun.elapsed().as_secs_f64();
     if c.json {
         output::print_json(&json!({
@@ -51,6 +57,9 @@ pub fn run(c: &Eval) -> Result<()> {
             "top1": result.top1,
             "top5": result.top5,
             "loss": result.loss,
+            "loss_kind": loss_kind,
+            "activation": activation.map(|a| a.kind),
+            "batch": batch,
             "images_per_second": rate,
             "classes": result.classes,
             "classes_by": classes_by,
@@ -78,6 +87,10 @@ pub struct Measured {
     classes_by: ClassesBy,
     /// What was assumed of the classes.
     note: Option<String>,
+    /// What stands behind the model's logits.
+    activation: Option<Activation>,
+    /// Images in a batch.
+    batch: usize,
 }
 
 /// Evaluates a classifier on some images of a data set, whose classes are matched to the model's.
@@ -91,19 +104,34 @@ pub fn measure(
     strict: bool,
 ) -> Result<Measured> {
     let typing = Typing::new(model)?;
-    let matched = dataset.matched(class_names(model).as_deref(), outputs(model, &typing)?)?;
+    let activation = activation(&typing);
+    let outputs = match &activation {
+        Some(a) if a.is_binary() => 2,
+        _ => outputs(model, &typing)?,
+    };
+    let logits = with_logits(model, &typing)?;
+    let judged = logits.as_ref().unwrap_or(model);
+    let matched = dataset.matched(class_names(model).as_deref(), outputs)?;
     let names = matched.dataset.classes().map(<[String]>::to_vec).or(class_names(model));
     let validation = validation(&matched.dataset, indices, transform, model, &typing, strict)?;
     let image = typing.image_size();
     let mut session = match batch_size {
-        Some(batch) => runtime.load(model, batch as usize, image)?,
-        None => runtime.load_for(validation.loader.len(), model, image)?,
+        Some(batch) => runtime.load(judged, batch as usize, image)?,
+        None => runtime.load_for(validation.loader.len(), judged, image)?,
     };
     let bar = output::progress(validation.loader.len(), "eval");
-    let result = evaluate(&mut session, &validation, names.as_deref(), |n| bar.set_position(n as u64));
+    let independent = activation.as_ref().is_some_and(is_independent);
+    let result = evaluate(&mut session, &validation, names.as_deref(), independent, |n| bar.set_position(n as u64));
     bar.finish_and_clear();
     warn_skipped(&validation.loader.skipped());
-    Ok(Measured { result: result?, skipped: validation.loader.skipped(), classes_by: matched.by, note: matched.note })
+    Ok(Measured {
+        result: result?,
+        skipped: validation.loader.skipped(),
+        classes_by: matched.by,
+        note: matched.note,
+        activation,
+        batch: session.batch,
+    })
 }
 
 /// Opens the data set of the flags, and says what was assumed of it.

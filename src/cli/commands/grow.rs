@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::condense::condense;
 use super::fitter::{Bars, Fitter, VIEWS};
-use super::{images, named, open};
+use super::{images, named, open, open_to_run};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::{Grow, ShapeFlags, image_size};
@@ -44,7 +44,10 @@ impl Job {
 /// Runs the command.
 pub fn run(c: &Grow) -> Result<()> {
     let mut jobs = jobs(c)?;
-    let model = open(&c.model, c.open)?;
+    let model = match &c.images {
+        Some(_) => open_to_run(&c.model, c.open, &c.runtime)?,
+        None => open(&c.model, c.open)?,
+    };
     let given = Learngene::read(&model)?;
     let calibrated = given.as_ref().is_some_and(|gene| gene.removals.is_some());
     if c.images.is_some() && (given.is_none() || calibrated) {
@@ -97,6 +100,9 @@ pub fn run(c: &Grow) -> Result<()> {
                 let (fitted, error) = named(&c.model, shrinker.refit(&child.model, &sources, &|_, _| {}))?;
                 child.model = fitted;
                 output::note(&format!("fitted; squared error on held-out images {error:.4}, relative to the values"));
+            }
+            if let Some(batch) = c.batch_axis {
+                named(&c.model, child.batch(batch))?;
             }
             if let Some(runtime) = runtime.as_ref().filter(|_| c.fold) {
                 named(&c.model, child.fold(runtime, job.shape.image_size))?;

@@ -16,10 +16,10 @@ pub mod tune;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::flags::{OpenFlags, TransformFlags};
+use super::flags::{OpenFlags, RuntimeFlags, TransformFlags};
 use super::output;
 use crate::anatomy::Anatomy;
-use crate::axes::Typing;
+use crate::axes::{self, BatchFault, Typing, batch_fault};
 use crate::data::{InputShape, Loader, Skipped};
 use crate::density::{Densities, measure, obstacle};
 use crate::error::{Error, Result};
@@ -31,12 +31,41 @@ use crate::runtime::Runtime;
 
 /// Opens a model and brings it into the form that everything else works on.
 pub fn open(path: &Path, flags: OpenFlags) -> Result<Model> {
+    opened(path, flags, None).map(|(model, _)| model)
+}
+
+/// Opens a model that is to run on batches: see [`opened`].
+pub fn open_to_run(path: &Path, flags: OpenFlags, runtime: &RuntimeFlags) -> Result<Model> {
+    opened(path, flags, Some(runtime)).map(|(model, _)| model)
+}
+
+/// Opens a model, and says what became of a batch that its file declares open and its graph does not have. Where the graph leaves a doubt
+/// and a runtime is given, one image alone is compared with the same one beside another; if they differ, the model takes one at a time
+/// from here on.
+pub fn opened(path: &Path, flags: OpenFlags, runtime: Option<&RuntimeFlags>) -> Result<(Model, Option<String>)> {
     let mut model = Model::open_with(path, flags.links())?;
     if flags.dequantize {
         named(path, graph::dequantize(&mut model))?;
     }
     named(path, graph::prepare(&mut model))?;
-    Ok(model)
+    let (images, why) = match (batch_fault(&model), runtime) {
+        (Some(BatchFault::Holds(images)), _) => (images, "its shapes fit no others".into()),
+        (Some(BatchFault::Meets(node)), Some(flags)) => {
+            let image = named(path, Typing::new(&model))?.image_size();
+            if named(path, Runtime::start(&flags.options())?.keeps_images_apart(&model, image))? {
+                return Ok((model, None));
+            }
+            (1, format!("images of a batch meet in node `{node}`"))
+        }
+        _ => return Ok((model, None)),
+    };
+    axes::fix_batch(&mut model, images);
+    let note = format!(
+        "`{}` declares an open batch and has none, since {why}: it is run on batches of {images}; `grow --batch-axis open` opens it",
+        path.display()
+    );
+    output::warn(&note);
+    Ok((model, Some(note)))
 }
 
 /// Opens images for a model.

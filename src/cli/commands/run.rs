@@ -10,8 +10,8 @@ use super::condense::condense;
 use super::eval::{dataset, measure};
 use super::grow::shape;
 use super::tune::tune;
-use super::{images, named, open};
-use crate::anatomy::Anatomy;
+use super::{images, named, open_to_run};
+use crate::anatomy::{Anatomy, activation};
 use crate::axes::Typing;
 use crate::cli::flags::{RunAll, Tune};
 use crate::cli::output::{self, check_output, count, table, write_text};
@@ -47,7 +47,7 @@ pub fn run(c: &RunAll) -> Result<()> {
     for path in &written {
         check_output(path, &[&c.model], c.force)?;
     }
-    let model = open(&c.model, c.open)?;
+    let model = open_to_run(&c.model, c.open, &c.runtime)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     let data = dataset(&c.data, false)?;
@@ -108,7 +108,7 @@ pub fn run(c: &RunAll) -> Result<()> {
     let outcome = tune(&tune_flags)?;
 
     output::note("4/4 evaluation and report");
-    let tuned = open(&written[2], c.open)?;
+    let tuned = open_to_run(&written[2], c.open, &c.runtime)?;
     let judged: Vec<usize> = match (c.training.val_split, data.given_split()) {
         (None, Some(given)) => given.validation.clone(),
         (share, _) => data.split(share.unwrap_or(0.1), c.training.seed).validation,
@@ -116,7 +116,7 @@ pub fn run(c: &RunAll) -> Result<()> {
     let describe = |name: &'static str, model: &Model| -> Result<Row> {
         let typing = Typing::new(model)?;
         // A model whose classes are others than the data's has no accuracy on them.
-        let result = match has_classifier(&typing) {
+        let result = match has_classifier(&typing) || activation(&typing).is_some() {
             true => score(&runtime, model, &data, &judged, c).ok(),
             false => None,
         };

@@ -11,8 +11,8 @@ use ndarray::{ArrayD, IxDyn};
 use serde_json::{Value, json};
 
 use super::eval::{dataset, dataset_at, validation};
-use super::{agree, in_type, named, open, skipped, warn_skipped};
-use crate::anatomy::{Anatomy, WeightKind};
+use super::{agree, in_type, named, open_to_run, opened, skipped, warn_skipped};
+use crate::anatomy::{ActivationKind, Anatomy, WeightKind, activation};
 use crate::axes::Typing;
 use crate::cli::flags::{LossKind, OptimizerKind, Tune};
 use crate::cli::output::{self, check_distinct, check_output, count, table, write_text};
@@ -27,9 +27,9 @@ use crate::parallel;
 use crate::report::{Curve, PREPROCESS, training_page, training_plot};
 use crate::runtime::{self, Device, Kind, Runtime};
 use crate::training::{
-    CLASSIFIER_IMAGES, Loss, Memory, Observer, Operators, Optimiser, Plan, Precision, Recipe, Run, Selection,
+    Batching, CLASSIFIER_IMAGES, Loss, Memory, Observer, Operators, Optimiser, Plan, Precision, Recipe, Run, Selection,
     StepReport, Steps, Teacher, Term, Trainer, Validation, ValidationReport, add_classifier, checkpoint,
-    fit_classifier, has_classifier, trainable_form,
+    fit_classifier, has_classifier, is_independent, said_of, trainable_form,
 };
 
 /// Runs the command.
@@ -54,6 +54,10 @@ pub struct Outcome {
     pub seconds: f64,
     last_model: Option<PathBuf>,
     runtime: Kind,
+    /// What stands behind the model's logits.
+    activation: Option<ActivationKind>,
+    /// How a batch came about.
+    batch: Value,
 }
 
 impl Outcome {
@@ -69,6 +73,8 @@ impl Outcome {
             "best": self.best,
             "last_validation": self.last,
             "runtime": self.runtime,
+            "activation": self.activation,
+            "batch": self.batch,
         })
     }
 }
@@ -76,14 +82,21 @@ impl Outcome {
 /// Trains and writes everything that was asked for; `None` where nothing was to be trained.
 pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     let outputs = Outputs::new(c)?;
-    let mut model = open(&c.model, c.open)?;
+    let (mut model, batch_note) = opened(&c.model, c.open, Some(&c.runtime))?;
     let mut data = named(&c.data.data, Data::open(c))?;
     agree(&c.model, || data.fingerprint())?;
     let runtime = Runtime::start(&c.runtime.options())?;
     prepare_classifier(c, &mut model, &data, &runtime)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let image = typing.image_size();
-    let teacher = c.training.teacher.as_ref().map(|p| open(p, c.open)).transpose()?;
+    let behind = activation(&typing);
+    if let Some(a) = &behind {
+        output::note(&format!("the model {}", said_of(a)));
+    }
+    let teacher = c.training.teacher.as_ref().map(|p| open_to_run(p, c.open, &c.runtime)).transpose()?;
+    if let Some(a) = teacher.as_ref().and_then(|t| activation(&Typing::new(t).ok()?)) {
+        output::note(&format!("the teacher {}", said_of(&a)));
+    }
     let loss = named(&c.model, loss(c, &model, teacher.as_ref(), data.dataset.labels().is_some()))?;
     let recipe = recipe(c, &runtime, loss);
     if c.dry_run || c.emit_step.is_some() {
@@ -108,6 +121,8 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     drop(typing);
     let mut trainer =
         named(&c.model, Trainer::new(&runtime, &model, image, &recipe, &c.training.train, &c.training.freeze))?;
+    let (batch_way, said) = batching(trainer.batching, trainer.batch);
+    said.iter().for_each(|text| output::note(text));
     if let Some((_, classes)) = &trainer.classes {
         data.match_classes(&model, *classes)?;
         if let Some(validating) = &mut validating {
@@ -167,7 +182,29 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
         output::warn(&format!("the checkpoint `{}` holds the last good state", path.display()));
     }
     result?;
-    watch.finish(&trainer, validating.is_some(), c, &runtime).map(Some)
+    let outcome = watch.finish(&trainer, validating.is_some(), c, &runtime)?;
+    let batch =
+        json!({"images": trainer.batch, "way": batch_way, "notes": batch_note.iter().chain(&said).collect::<Vec<_>>()});
+    Ok(Some(Outcome { activation: behind.map(|a| a.kind), batch, ..outcome }))
+}
+
+/// How batches come about, in a word and, where the file fixes another size than was asked for, in a line.
+fn batching(way: Batching, images: usize) -> (&'static str, Option<String>) {
+    match way {
+        Batching::Own => ("own", None),
+        Batching::Opened(fixed) => {
+            let text = format!(
+                "the file fixes batches of {fixed}: its batch axis is opened for training, on {images} images at a time; the file keeps it"
+            );
+            ("opened", Some(text))
+        }
+        Batching::Gathered { fixed, steps } => {
+            let text = format!(
+                "the file fixes batches of {fixed}, and its batch axis cannot be opened: gradients of {steps} steps are gathered for a batch of {images} images"
+            );
+            ("gathered", Some(text))
+        }
+    }
 }
 
 /// How several processes work together, in words.
@@ -331,7 +368,9 @@ fn prepare_classifier(c: &Tune, model: &mut Model, data: &Data, runtime: &Arc<Ru
                 let anatomy = named(&c.model, Anatomy::new(&typing))?;
                 let gene = Learngene::identity(&typing, &anatomy);
                 let shape = descendant::Shape { classes: Some(classes), seed: c.training.seed, ..Default::default() };
-                Some(descendant::grow(model, &gene, &shape)?.model)
+                let grown = descendant::grow(model, &gene, &shape)?;
+                grown.plan.warnings.iter().for_each(|w| output::warn(w));
+                Some(grown.model)
             }
             false => None,
         }
@@ -385,6 +424,7 @@ fn loss(c: &Tune, model: &Model, teacher: Option<&Model>, labelled: bool) -> Res
         }
         let term = match c.training.loss {
             LossKind::CrossEntropy => Term::CrossEntropy { smoothing: c.training.label_smoothing as f32 },
+            LossKind::Bce => Term::BinaryCrossEntropy { smoothing: c.training.label_smoothing as f32 },
             LossKind::Mse => Term::SquaredError,
         };
         terms.push((1.0 - share as f32, term));
@@ -393,8 +433,15 @@ fn loss(c: &Tune, model: &Model, teacher: Option<&Model>, labelled: bool) -> Res
         let first = |m: &Model| m.graph().output.first().map(|o| o.name().to_string()).unwrap_or_default();
         let (student, of_teacher) = (first(model), first(teacher));
         if share > 0.0 {
-            let classes = |m: &Model| Typing::new(m).map(|t| has_classifier(&t)).unwrap_or(false);
-            let term = match classes(model) && classes(teacher) {
+            // Classes that exclude each other are compared as distributions.
+            let exclusive = |m: &Model| match Typing::new(m) {
+                Err(_) => false,
+                Ok(t) => match activation(&t) {
+                    Some(a) => !is_independent(&a),
+                    None => has_classifier(&t),
+                },
+            };
+            let term = match exclusive(model) && exclusive(teacher) {
                 true => {
                     let temperature = c.training.temperature as f32;
                     Term::Distillation { temperature, student, teacher: of_teacher }
@@ -499,6 +546,8 @@ fn emit_step(c: &Tune, path: &Path, model: &Model, image: [usize; 2], recipe: &R
     // Others run it: only what every ONNX Runtime has.
     recipe.operators = c.training.operators.unwrap_or(Operators::Standard);
     recipe.ranks = 1;
+    // Where the batch cannot be opened it is the file's own.
+    recipe.batch = trainable_form(model, recipe.batch, image)?.1[0];
     let steps = Steps::new(model, image, &recipe, &c.training.train, &c.training.freeze)?;
     let (form, _, _) = trainable_form(model, steps.batch, image)?;
     if steps.update.is_some() {
@@ -662,6 +711,8 @@ impl<'a> Watch<'a> {
             seconds,
             last_model: self.last.filter(|_| validated),
             runtime: runtime.kind,
+            activation: None,
+            batch: Value::Null,
         })
     }
 }

@@ -1,6 +1,9 @@
 //! What users reported of tools of this trade, one file a kind: each began as a wrong result without a word.
 
+pub mod batches;
 pub mod classes;
+pub mod classifiers;
 pub mod fashion;
+pub mod models;
 pub mod pictures;
 pub mod tars;

@@ -1,0 +1,62 @@
+//! Whether what a model says of an image depends on which images are beside it.
+
+use std::sync::Arc;
+
+use ndarray::{Array4, ArrayD, Axis, Slice};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use super::Runtime;
+use crate::error::Result;
+use crate::graph::element_types;
+use crate::onnx::{DataType, Model};
+
+/// Rounding stays well below these shares of the largest output: in float32, and in half precision.
+const TOLERANCES: [f32; 2] = [1e-3, 2e-2];
+
+impl Runtime {
+    /// Compares what a model says of two images of noise, one alone and both together. `false` where the first rows of its outputs differ,
+    /// or where it does not run on two images.
+    ///
+    /// # Errors
+    /// Those of [`Runtime::load`] and of a run, for one image alone.
+    pub fn keeps_images_apart(self: &Arc<Self>, model: &Model, image: [usize; 2]) -> Result<bool> {
+        let mut alone = self.load(model, 1, image)?;
+        let mut random = StdRng::seed_from_u64(3);
+        let [_, a, b, c] = alone.shape;
+        let images = Array4::from_shape_simple_fn([2, a, b, c], || random.random_range(-1.0..1.0f32));
+        let first = alone.run(images.slice_axis(Axis(0), Slice::from(..1)))?;
+        let together = self.load(model, 2, image).and_then(|mut session| session.run(images.view()));
+        let Ok(together) = together else { return Ok(false) };
+        let half = element_types(model.graph()).values().any(|t| matches!(t, DataType::Float16 | DataType::Bfloat16));
+        Ok(first.iter().zip(&together).all(|(one, two)| same_row(one, two, TOLERANCES[usize::from(half)])))
+    }
+}
+
+/// True where the first row of `two` is that of `one`. What has no row for each image is not compared.
+fn same_row(one: &ArrayD<f32>, two: &ArrayD<f32>, tolerance: f32) -> bool {
+    if one.ndim() == 0 || one.len_of(Axis(0)) != 1 {
+        return true;
+    }
+    if two.ndim() != one.ndim() || two.len_of(Axis(0)) != 2 {
+        return false;
+    }
+    let row = two.slice_axis(Axis(0), Slice::from(..1));
+    let largest = one.iter().fold(0f32, |m, v| m.max(v.abs()));
+    row.shape() == one.shape() && row.iter().zip(one).all(|(a, b)| a == b || (a - b).abs() <= tolerance * largest)
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::same_row;
+
+    #[test]
+    fn rows_are_compared_relative_to_the_largest() {
+        let one = array![[1000.0f32, 1.0]].into_dyn();
+        assert!(same_row(&one, &array![[1000.0f32, 1.5], [0.0, 0.0]].into_dyn(), 1e-3));
+        assert!(!same_row(&one, &array![[1000.0f32, 3.5], [0.0, 0.0]].into_dyn(), 1e-3));
+        assert!(!same_row(&one, &array![[f32::NAN, 1.0], [0.0, 0.0]].into_dyn(), 1e-3));
+        assert!(!same_row(&one, &one, 1e-3));
+    }
+}
