@@ -14,7 +14,7 @@ use rand_distr::{Distribution, Normal, StandardNormal};
 use serde::{Deserialize, Serialize};
 
 use super::operations::{Operation, flip, pad};
-use super::preprocess::{Layout, Pixels, Preprocess, pixels, resample};
+use super::preprocess::{ChannelOrder, Layout, Pixels, Preprocess, pixels, resample};
 use super::random::Generator;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -199,7 +199,10 @@ impl Augmentation {
         }
         if let Some(rand_augment) = &self.rand_augment {
             // As timm, which fills with the mean colour.
-            let fill: Vec<u8> = preprocess.mean.iter().map(|mean| (255.0 * mean).round_ties_even() as u8).collect();
+            let mut fill: Vec<u8> = preprocess.mean.iter().map(|mean| (255.0 * mean).round_ties_even() as u8).collect();
+            if preprocess.channel_order == ChannelOrder::Bgr {
+                fill.reverse();
+            }
             for operation in rand_augment.draw(random) {
                 pixels = operation.apply(pixels, preprocess.interpolation, &fill);
             }

@@ -31,6 +31,26 @@ pub struct Preprocess {
     pub interpolation: Interpolation,
     /// What the resize does with the proportions of the picture.
     pub resize: Resize,
+    /// The order in which the model takes colours; mean and standard deviation are in the same.
+    #[serde(default, skip_serializing_if = "ChannelOrder::is_rgb")]
+    pub channel_order: ChannelOrder,
+}
+
+/// The order of colours in a model's input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChannelOrder {
+    /// Red, green, blue.
+    #[default]
+    Rgb,
+    /// Blue, green, red, as OpenCV and Caffe have it.
+    Bgr,
+}
+
+impl ChannelOrder {
+    fn is_rgb(&self) -> bool {
+        *self == ChannelOrder::Rgb
+    }
 }
 
 /// The filter that resizes pictures, antialiased as in Pillow, except for `Nearest`.
@@ -80,6 +100,8 @@ pub struct PreprocessFlags {
     pub interpolation: Option<Interpolation>,
     /// See [`Preprocess::resize`].
     pub resize: Option<Resize>,
+    /// See [`Preprocess::channel_order`].
+    pub channel_order: Option<ChannelOrder>,
 }
 
 impl PreprocessFlags {
@@ -111,6 +133,17 @@ impl FromStr for Resize {
     }
 }
 
+impl FromStr for ChannelOrder {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        from_name(name, "rgb, bgr")
+    }
+}
+
+/// The standard deviation that leaves pixels what they are: 0 to 255.
+pub(super) const BYTES: f32 = 1.0 / 255.0;
+
 impl Preprocess {
     /// What RGB models trained on ImageNet are evaluated with, for an input of the given height and width.
     pub fn imagenet(size: [usize; 2]) -> Self {
@@ -122,6 +155,7 @@ impl Preprocess {
             crop_ratio: 0.875,
             interpolation: Interpolation::Bicubic,
             resize: Resize::ShortSide,
+            channel_order: ChannelOrder::Rgb,
         }
     }
 
@@ -147,12 +181,13 @@ impl Preprocess {
             .hint("give --mean and --std, as they were in training"));
         }
         let mut preprocess = Preprocess { size, channels, ..known.unwrap_or_else(|| Preprocess::imagenet(size)) };
-        let PreprocessFlags { mean, std, crop_ratio, interpolation, resize } = flags.clone();
+        let PreprocessFlags { mean, std, crop_ratio, interpolation, resize, channel_order } = flags.clone();
         preprocess.mean = mean.unwrap_or(preprocess.mean);
         preprocess.std = std.unwrap_or(preprocess.std);
         preprocess.crop_ratio = crop_ratio.unwrap_or(preprocess.crop_ratio);
         preprocess.interpolation = interpolation.unwrap_or(preprocess.interpolation);
         preprocess.resize = resize.unwrap_or(preprocess.resize);
+        preprocess.channel_order = channel_order.unwrap_or(preprocess.channel_order);
         for list in [&mut preprocess.mean, &mut preprocess.std] {
             if let [value] = list[..] {
                 *list = vec![value; channels];
@@ -160,6 +195,11 @@ impl Preprocess {
         }
         preprocess.check()?;
         Ok(preprocess)
+    }
+
+    /// Whether pixels are fed as they are decoded: 0 to 255.
+    pub fn feeds_bytes(&self) -> bool {
+        self.mean.iter().all(|&mean| mean == 0.0) && self.std.iter().all(|&std| std == BYTES)
     }
 
     /// Checks that the transform makes sense.
@@ -225,9 +265,13 @@ impl Preprocess {
             .mean
             .iter()
             .zip(&self.std)
-            .map(|(mean, std)| std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std))
+            .map(|(&mean, &std)| std::array::from_fn(|byte| normal(byte as f32, mean, std)))
             .collect();
         let (height, width, channels) = pixels.dim();
+        let pixels = match self.channel_order {
+            ChannelOrder::Rgb => pixels,
+            ChannelOrder::Bgr => pixels.slice_move(s![.., .., ..;-1]),
+        };
         let value = |y, x, c: usize| normalised[c][usize::from(pixels[[y, x, c]])];
         match layout {
             Layout::Nchw => Array3::from_shape_fn((channels, height, width), |(c, y, x)| value(y, x, c)),
@@ -251,6 +295,11 @@ impl Preprocess {
             Resize::ShortSide => [width * rows / columns, width],
         }
     }
+}
+
+/// The value that stands for a byte. Whole numbers stay whole where they are neither shifted nor scaled.
+fn normal(byte: f32, mean: f32, std: f32) -> f32 {
+    if mean == 0.0 && std == BYTES { byte } else { (byte / 255.0 - mean) / std }
 }
 
 /// Where the centre crop starts: as in torchvision, halves are rounded to even.
@@ -438,6 +487,27 @@ mod tests {
     }
 
     #[test]
+    fn bytes_stay_whole_and_colours_change_places() {
+        let bytes =
+            Preprocess { mean: vec![0.0; 3], std: vec![BYTES; 3], crop_ratio: 1.0, ..Preprocess::imagenet([1, 1]) };
+        let values = |preprocess: &Preprocess, colour| {
+            let image = RgbImage::from_pixel(1, 1, Rgb(colour));
+            preprocess.apply(image.into(), Layout::Nchw).unwrap().into_raw_vec_and_offset().0
+        };
+        for byte in 0..=255u8 {
+            assert_eq!(values(&bytes, [byte, 0, 255]), [f32::from(byte), 0.0, 255.0]);
+        }
+        // Read again from JSON, and given as a flag, it is the same number.
+        let json = serde_json::to_string(&bytes).unwrap();
+        assert_eq!(serde_json::from_str::<Preprocess>(&json).unwrap(), bytes);
+        let reversed = Preprocess { mean: vec![0.0, 0.0, 1.0], channel_order: ChannelOrder::Bgr, ..bytes };
+        assert_eq!(values(&reversed, [255, 20, 30]), [30.0, 20.0, 0.0]);
+        let json = serde_json::to_string(&reversed).unwrap();
+        assert!(json.ends_with(r#""channel_order":"bgr"}"#), "{json}");
+        assert_eq!(serde_json::from_str::<Preprocess>(&json).unwrap(), reversed);
+    }
+
+    #[test]
     fn layouts_hold_the_same_values() {
         let preprocess = Preprocess::imagenet([32, 48]);
         let planar = preprocess.apply(fixture("source"), Layout::Nchw).unwrap();
@@ -475,6 +545,7 @@ mod tests {
             crop_ratio: 0.9,
             interpolation: Interpolation::Bilinear,
             resize: Resize::Square,
+            channel_order: ChannelOrder::Rgb,
         };
         assert_eq!(resolve(&none, Some(metadata)), stored);
         let flags = PreprocessFlags { mean: Some(vec![0.1, 0.2, 0.3]), resize: Some(Resize::ShortSide), ..none };

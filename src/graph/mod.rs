@@ -2,8 +2,10 @@
 //! stage is made of: pruning what nothing needs, cutting out submodels, and new nodes and initializers under fresh names.
 
 mod activations;
+mod batch;
 mod dequantize;
 mod functions;
+mod input;
 mod narrow;
 mod types;
 
@@ -15,7 +17,9 @@ use crate::onnx::proto::{
     tensor_shape_proto::dimension::Value, type_proto,
 };
 use crate::onnx::{DataType, Model, node_label};
+pub use batch::{add_batch_axis, has_added_batch, remove_batch_axis};
 pub use dequantize::dequantize;
+pub use input::{ImageInput, Values, is_integer};
 pub use narrow::{FloatType, cast, convert};
 pub(crate) use narrow::{check_known, listed};
 pub use types::{element_types, lift_constants, output_type, widen};
@@ -187,14 +191,15 @@ impl<'g> Links<'g> {
 }
 
 /// Brings a model that was just opened into the form that later stages work on: model-local functions are inlined,
-/// activations that were fused into products stand by themselves, every use of a transposed weight has a Transpose of its own, and nodes
-/// stand in topological order.
+/// activations that were fused into products stand by themselves, every use of a transposed weight has a Transpose of its own, a model
+/// of a single picture has an axis of images ([`remove_batch_axis`] takes it away again), and nodes stand in topological order.
 ///
 /// # Errors
 /// [`ErrorKind::Format`] for a graph with a cycle or an undefined value, [`ErrorKind::Unsupported`] for control flow,
 /// quantised operators, sparse initializers and text decoders with a cache of keys and values.
 pub fn prepare(model: &mut Model) -> Result<()> {
     functions::inline(&mut model.proto)?;
+    add_batch_axis(model);
     let path = model.path.clone();
     let named = |e: Error| if path.as_os_str().is_empty() { e } else { e.at(&path) };
     let graph = model.graph_mut();

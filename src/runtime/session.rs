@@ -300,7 +300,25 @@ fn image_input(
     for (axis, size) in shape.into_iter().enumerate().skip(usize::from(open && n.is_none())) {
         declare_dim(info, axis, size);
     }
+    let kind = declared_type(info).and_then(|t| DataType::try_from(t).ok()).filter(|t| graph::is_integer(*t));
+    if let Some(kind) = kind {
+        take_floats(graph, name, kind);
+    }
     Ok((name.clone(), shape, last))
+}
+
+/// Lets an input of whole numbers take floats, which are rounded: pictures that were mixed are in between.
+fn take_floats(graph: &mut GraphProto, input: &str, kind: DataType) {
+    let mut names = graph::Names::new(graph);
+    let [rounded, inside] = ["rounded", "whole"].map(|what| names.fresh(&format!("{input}_{what}")));
+    for node in &mut graph.node {
+        node.input.iter_mut().filter(|x| *x == input).for_each(|x| *x = inside.clone());
+    }
+    let to = int_attribute("to", kind as i64);
+    let nodes =
+        [graph::node("Round", &[input], &[&rounded], vec![]), graph::node("Cast", &[&rounded], &[&inside], vec![to])];
+    graph.node.splice(0..0, nodes);
+    retype(graph.input.iter_mut().find(|v| v.name() == input));
 }
 
 /// Puts casts at the borders of models in half precision, so that images and outputs are f32.

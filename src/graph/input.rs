@@ -1,0 +1,221 @@
+//! What the first nodes of a graph do to its image: exporters put the normalisation of pictures into the graph, and whoever feeds it has
+//! to know which numbers stand for a picture.
+
+use super::{Attributes, Links, data_inputs, declared_dims, declared_type};
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
+use crate::onnx::{DataType, element_count, to_f32, to_i64};
+
+/// The numbers that stand for a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// 0 to 255.
+    Bytes,
+    /// 0 to 1.
+    Unit,
+    /// Nothing in the graph tells.
+    Unknown,
+}
+
+/// The image input of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageInput {
+    /// Its name.
+    pub name: String,
+    /// The type of its elements.
+    pub kind: Option<DataType>,
+    /// What its values are, by its type and by what is done with them first.
+    pub values: Values,
+    /// True where the graph begins by reversing the order of the channels.
+    pub reverses_channels: bool,
+}
+
+/// Divisors from here on are for values up to 255; those of values up to 1 are below 1.
+const BYTES: f64 = 16.0;
+/// Nodes that the walk from the input passes at most.
+const MAX_STEPS: usize = 32;
+
+impl ImageInput {
+    /// The image input of a graph: the first of four dimensions.
+    pub fn of(graph: &GraphProto) -> Option<ImageInput> {
+        let input = data_inputs(graph).into_iter().find(|v| declared_dims(v).is_some_and(|d| d.len() == 4))?;
+        let kind = declared_type(input).and_then(|t| DataType::try_from(t).ok());
+        let (values, reverses_channels) = first_nodes(graph, input.name());
+        let values = if kind.is_some_and(is_integer) { Values::Bytes } else { values };
+        Some(ImageInput { name: input.name().to_string(), kind, values, reverses_channels })
+    }
+}
+
+/// True for whole numbers.
+pub fn is_integer(kind: DataType) -> bool {
+    use DataType::*;
+    matches!(kind, Uint8 | Int8 | Uint16 | Int16 | Uint32 | Int32 | Uint64 | Int64)
+}
+
+/// What is computed from the image before anything but a scaling, a shift or a move of pixels is done with it.
+fn first_nodes(graph: &GraphProto, input: &str) -> (Values, bool) {
+    let links = Links::new(graph);
+    let (mut value, mut affine, mut reverses) = (input, Affine { scale: vec![1.0], shift: vec![0.0] }, false);
+    for _ in 0..MAX_STEPS {
+        // Whoever asks for the shape does nothing with the values.
+        let mut users = links.users(value).iter().map(|&k| &graph.node[k]).filter(|n| n.op_type() != "Shape");
+        let (Some(node), None) = (users.next(), users.next()) else { break };
+        let is_first = node.input.first().is_some_and(|x| x == value);
+        match node.op_type() {
+            "Identity" | "Cast" | "Transpose" | "Unsqueeze" | "Squeeze" | "Reshape" | "Round" | "Resize"
+            | "Upsample"
+                if is_first => {}
+            "Gather" if is_first => {
+                let order = node.input.get(1).and_then(|x| constant(graph, &links, x)).and_then(|t| to_i64(t).ok());
+                match order.as_deref() {
+                    Some([2, 1, 0]) => reverses = !reverses,
+                    _ => break,
+                }
+            }
+            "Slice" if is_first => {
+                let steps = node.input.get(4).and_then(|x| constant(graph, &links, x)).and_then(|t| to_i64(t).ok());
+                reverses ^= steps.is_some_and(|s| s.contains(&-1));
+            }
+            "Add" | "Sub" | "Mul" | "Div" => {
+                let other = node.input.iter().find(|x| *x != value);
+                let Some(numbers) = other.and_then(|x| constant(graph, &links, x)).and_then(numbers) else { break };
+                if !affine.then(node.op_type(), is_first, &numbers) {
+                    break;
+                }
+            }
+            _ => break,
+        }
+        let Some(output) = node.output.first() else { break };
+        value = output;
+    }
+    (affine.values(), reverses)
+}
+
+/// A constant, behind casts and reshapes.
+fn constant<'g>(graph: &'g GraphProto, links: &Links<'g>, name: &'g str) -> Option<&'g TensorProto> {
+    let mut name = name;
+    for _ in 0..4 {
+        if let Some(tensor) = graph.initializer.iter().find(|t| t.name() == name) {
+            return Some(tensor);
+        }
+        let node: &NodeProto = &graph.node[*links.maker.get(name)?];
+        match node.op_type() {
+            "Constant" => return node.tensor("value"),
+            "Cast" | "Reshape" | "Unsqueeze" | "Squeeze" | "Identity" => name = node.input.first()?,
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// One number for all channels, or one for each.
+fn numbers(tensor: &TensorProto) -> Option<Vec<f64>> {
+    let is_list = tensor.dims.iter().filter(|&&d| d != 1).count() <= 1;
+    if !is_list || !element_count(tensor).is_ok_and(|n| (1..=4).contains(&n)) {
+        return None;
+    }
+    let floats = to_f32(tensor).map(|v| v.into_iter().map(f64::from).collect());
+    floats.ok().or_else(|| Some(to_i64(tensor).ok()?.into_iter().map(|n| n as f64).collect()))
+}
+
+/// scale * x + shift, for all channels or for each.
+struct Affine {
+    scale: Vec<f64>,
+    shift: Vec<f64>,
+}
+
+impl Affine {
+    /// Puts an operation with numbers behind it; false where that is no affine function.
+    fn then(&mut self, op: &str, is_first: bool, numbers: &[f64]) -> bool {
+        let count = self.scale.len().max(numbers.len());
+        let grow = |list: &Vec<f64>| (0..count).map(|c| list.get(c).or(list.first()).copied().unwrap_or(0.0)).collect();
+        (self.scale, self.shift) = (grow(&self.scale), grow(&self.shift));
+        for (c, (scale, shift)) in self.scale.iter_mut().zip(&mut self.shift).enumerate() {
+            let n = numbers.get(c).or(numbers.first()).copied().unwrap_or(0.0);
+            match (op, is_first) {
+                ("Add", _) => *shift += n,
+                ("Sub", true) => *shift -= n,
+                ("Sub", false) => (*scale, *shift) = (-*scale, n - *shift),
+                ("Mul", _) => (*scale, *shift) = (*scale * n, *shift * n),
+                ("Div", true) => (*scale, *shift) = (*scale / n, *shift / n),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Which values it normalises.
+    fn values(&self) -> Values {
+        let all = |test: fn(f64, f64) -> bool| {
+            let mut parts =
+                self.scale.iter().zip(&self.shift).map(|(scale, shift)| (-shift / scale, 1.0 / scale.abs()));
+            parts.all(|(mean, std)| mean.is_finite() && std.is_finite() && test(mean, std))
+        };
+        // Deviations of bytes, or no more than means near 127, as Caffe had it.
+        if all(|mean, std| std >= BYTES || (std == 1.0 && (80.0..180.0).contains(&mean))) {
+            Values::Bytes
+        } else if all(|mean, std| (0.1..=0.6).contains(&std) && (0.2..=0.8).contains(&mean)) {
+            Values::Unit
+        } else {
+            Values::Unknown
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{int_attribute, node};
+    use crate::onnx::{tensor_from_f32, tensor_from_i64, tensor_info};
+
+    /// What is known of an input whose first nodes are these; constants are called by their values.
+    fn values(kind: DataType, nodes: &[(&str, &[f32])]) -> (Values, bool) {
+        let mut graph =
+            GraphProto { input: vec![tensor_info("x", kind, &[None, Some(3), None, None])], ..Default::default() };
+        for (k, (op, constant)) in nodes.iter().enumerate() {
+            let (from, to, operand) = (format!("v{k}"), format!("v{}", k + 1), format!("c{k}"));
+            let from = if k == 0 { "x".to_string() } else { from };
+            let (name, first) = op.split_once(' ').map_or((*op, true), |(op, _)| (op, false));
+            let shape = if constant.len() == 1 { vec![] } else { vec![constant.len(), 1, 1] };
+            let t = match name {
+                "Gather" => {
+                    tensor_from_i64(operand.clone(), &[3], &constant.iter().map(|&v| v as i64).collect::<Vec<_>>())
+                }
+                _ => tensor_from_f32(operand.clone(), DataType::Float, &shape, constant),
+            };
+            graph.initializer.push(t);
+            let inputs = if first { [from.as_str(), &operand] } else { [operand.as_str(), &from] };
+            let attributes = if name == "Gather" { vec![int_attribute("axis", 1)] } else { vec![] };
+            let inputs = if matches!(name, "Cast" | "Conv" | "Relu") { &inputs[..1] } else { &inputs[..] };
+            graph.node.push(node(name, inputs, &[&to], attributes));
+        }
+        let found = ImageInput::of(&graph).unwrap();
+        (found.values, found.reverses_channels)
+    }
+
+    #[test]
+    fn normalisations_are_told_by_their_numbers() {
+        use Values::*;
+        let float = |nodes: &[(&str, &[f32])]| values(DataType::Float, nodes).0;
+        // Rescaling, as Keras and timm's exports begin.
+        assert_eq!(float(&[("Div", &[255.0]), ("Conv", &[0.0])]), Bytes);
+        assert_eq!(
+            float(&[("Mul", &[1.0 / 255.0]), ("Sub", &[0.485, 0.456, 0.406]), ("Div", &[0.229, 0.224, 0.225])]),
+            Bytes
+        );
+        assert_eq!(float(&[("Cast", &[0.0]), ("Mul", &[1.0 / 127.5]), ("Add", &[-1.0])]), Bytes);
+        // Means alone, as Caffe has them, and means with deviations.
+        assert_eq!(float(&[("Sub", &[103.9, 116.8, 123.7]), ("Conv", &[0.0])]), Bytes);
+        assert_eq!(float(&[("Sub", &[123.7, 116.8, 103.9]), ("Div", &[58.4, 57.1, 57.4])]), Bytes);
+        assert_eq!(float(&[("Sub 2", &[127.0]), ("Relu", &[0.0])]), Bytes);
+        // Values from 0 to 1.
+        assert_eq!(float(&[("Sub", &[0.5]), ("Div", &[0.5])]), Unit);
+        assert_eq!(float(&[("Mul", &[2.0]), ("Sub", &[1.0]), ("Conv", &[0.0])]), Unit);
+        // None of these: no normalisation, one of normalised values, a scale of features.
+        assert_eq!(float(&[("Conv", &[0.0]), ("Div", &[255.0])]), Unknown);
+        assert_eq!(float(&[("Mul", &[0.458, 0.448, 0.45]), ("Add", &[-0.03, -0.088, -0.188])]), Unknown);
+        assert_eq!(float(&[("Relu", &[0.0])]), Unknown);
+        assert_eq!(float(&[("Div", &[0.0])]), Unknown);
+        assert_eq!(values(DataType::Uint8, &[("Cast", &[0.0]), ("Conv", &[0.0])]).0, Bytes);
+        assert_eq!(values(DataType::Float, &[("Gather", &[2.0, 1.0, 0.0]), ("Div", &[255.0])]), (Bytes, true));
+    }
+}
