@@ -19,8 +19,8 @@ mod store;
 use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{data_inputs, declared_dims};
-use crate::onnx::proto::{GraphProto, TensorProto};
+use crate::graph::{Attributes, data_inputs, declared_dims};
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{Model, element_count, is_float, node_label};
 use arithmetic::{Known, LIMIT};
 pub use batch::{BatchFault, batch_fault, declared_batch, fix_batch, open_batch};
@@ -30,6 +30,9 @@ pub(crate) use rules::window_length;
 
 /// The metadata key under which a model that takes images of any size says which one it is meant for, as `HEIGHTxWIDTH`.
 pub const IMAGE_SIZE: &str = "offshoot.image_size";
+
+/// The metadata key under which a model says how its images are prepared, in JSON.
+pub const PREPROCESS: &str = "offshoot.preprocess";
 
 /// Elements of a value, an empty dimension counted as one: far more than any model has. Beyond it sizes are not computed with.
 const MAX_ELEMENTS: usize = 1 << 40;
@@ -49,6 +52,22 @@ impl Default for Assumption {
     fn default() -> Self {
         Assumption { batch: 2, image: [224, 224] }
     }
+}
+
+/// What decided the image size that a graph is typed for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SizeFrom {
+    /// Whoever asked for the typing.
+    #[default]
+    Caller,
+    /// The graph, whose input declares its height and width.
+    Graph,
+    /// The model's metadata: [`IMAGE_SIZE`], else the size in [`PREPROCESS`].
+    Metadata,
+    /// Position or bias tables, which fit this size as they are.
+    Tables,
+    /// Nothing: it is one of the usual sizes.
+    Guess,
 }
 
 /// One use of an initializer (or of a Constant node's tensor), with factors of its own.
@@ -146,10 +165,13 @@ pub struct Typing<'m> {
     pub assumption: Assumption,
     /// The batch that is being opened, if it is.
     opening: Option<batch::Opening>,
+    /// What decided the image size.
+    pub size_from: SizeFrom,
 }
 
 impl<'m> Typing<'m> {
-    /// Types a model. Where the graph leaves the image size open, the size that agrees with its position embedding is found.
+    /// Types a model. Where the graph leaves the image size open, it is the one that the metadata name, else the one that position
+    /// and bias tables fit as they are, else a usual one: [`Typing::size_from`] says which.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for an operator without a typing rule, [`ErrorKind::Typing`] where dimensions contradict
@@ -180,36 +202,94 @@ impl<'m> Typing<'m> {
         .hint("check the model with `onnx.checker.check_model(model, full_check=True)`; if it is sound, this is a graph that Offshoot does not type yet"))
     }
 
-    /// Types with the image size that the model names or that agrees with the position embedding where the graph leaves it open,
-    /// else with 224 pixels.
+    /// Types with the image size that [`Typing::new`] promises.
     fn settled(model: &'m Model, batch: usize) -> Result<Self> {
-        let open = data_inputs(model.graph())
-            .iter()
-            .any(|v| declared_dims(v).is_some_and(|d| d.len() == 4 && d[1..].iter().any(Option::is_none)));
-        let assumed = |image: [usize; 2]| Assumption { batch, image };
+        let is_open = |dims: Vec<Option<usize>>| {
+            let sides = if channels_last(&dims) { 1..3 } else { 2..4 };
+            dims.len() == 4 && dims[sides].contains(&None)
+        };
+        let open = data_inputs(model.graph()).into_iter().filter_map(declared_dims).any(is_open);
+        let typed = |image| Self::with(model, Assumption { batch, image });
+        let from = |typing, size_from| Ok(Typing { size_from, ..typing });
         let default = Assumption::default().image;
         if !open {
-            return Self::with(model, assumed(default));
+            return from(typed(default)?, SizeFrom::Graph);
         }
-        let named = model.metadata(IMAGE_SIZE).and_then(|text| {
-            let (height, width) = text.split_once('x')?;
-            Some([height.parse().ok()?, width.parse().ok()?])
-        });
-        let mut sizes: Vec<[usize; 2]> =
-            named.filter(|s: &[usize; 2]| s.iter().all(|n| (1..=1 << 16).contains(n))).into_iter().collect();
-        sizes.extend(image_sizes(model).into_iter().map(|n| [n, n]));
-        sizes.push(default);
-        sizes.extend([384, 518, 336, 256, 448, 512, 192, 160, 128, 96, 64, 32, 28].map(|n| [n, n]));
+        let sound = |image| typed(image).ok().filter(|typing| typing.conflicts.is_empty());
+        if let Some(typing) = named_size(model).and_then(sound) {
+            return from(typing, SizeFrom::Metadata);
+        }
         let mut tried = HashSet::new();
-        for size in sizes {
-            if tried.insert(size)
-                && let Ok(typing) = Self::with(model, assumed(size))
-                && typing.conflicts.is_empty()
-            {
-                return Ok(typing);
-            }
+        let mut fitting = |sizes: Vec<usize>| {
+            let new: Vec<usize> = sizes.into_iter().filter(|&n| tried.insert(n)).collect();
+            new.into_iter().find_map(|n| sound([n, n]).filter(Typing::tables_fit))
+        };
+        if let Some(typing) = fitting(image_sizes(model)) {
+            return from(typing, SizeFrom::Tables);
         }
-        Self::with(model, assumed(default))
+        let usual = [224, 384, 518, 336, 256, 448, 512, 192, 160, 128, 96, 64, 32, 28];
+        let Some(guess) = usual.into_iter().find_map(|n| sound([n, n])) else {
+            return from(typed(default)?, SizeFrom::Guess);
+        };
+        if guess.tables_fit() {
+            return from(guess, SizeFrom::Tables);
+        }
+        // Tables that no shape gave away: what is resampled shows its own grid in the typed graph.
+        let grids = guess.resampled_tables().into_iter().flat_map(|(own, _)| own);
+        match fitting(grids.flat_map(|side| sizes_of_grid(model, side)).take(MAX_SIZES).collect()) {
+            Some(typing) => from(typing, SizeFrom::Tables),
+            None => from(guess, SizeFrom::Guess),
+        }
+    }
+
+    /// Tables of positions or biases that the graph resamples: the sides of each before and after.
+    fn resampled_tables(&self) -> Vec<(Vec<usize>, Vec<usize>)> {
+        let resizes = |n: &&NodeProto| matches!(n.op_type(), "Resize" | "Upsample");
+        if !self.graph.node.iter().any(|n| resizes(&n)) {
+            return Vec::new();
+        }
+        let fixed = self.fixed();
+        let sides = |node: &NodeProto| {
+            let table = node.input.first().filter(|x| fixed.contains(x.as_str()))?;
+            let (before, after) = (self.shape(table)?, self.shape(node.output.first()?)?);
+            Some((before.get(2..)?.to_vec(), after.get(2..)?.to_vec()))
+        };
+        self.graph.node.iter().filter(resizes).filter_map(sides).collect()
+    }
+
+    /// True where tables decide the image size: all that the graph resamples have the size that they come to, and where none is
+    /// resampled, one covers the image. Tokens that no patch makes (registers) cover nothing.
+    fn tables_fit(&self) -> bool {
+        let (resampled, image) = (self.resampled_tables(), self.image_size());
+        match resampled.is_empty() {
+            true => self.uses.iter().any(|u| u.dims.iter().any(|d| self.covers(image, d))),
+            false => resampled.iter().all(|(before, after)| before == after),
+        }
+    }
+
+    /// True where a dimension, or a segment of it, runs over a whole image of this height and width, in one axis or in both.
+    fn covers(&self, image: [usize; 2], dim: &Dim) -> bool {
+        let segments = self.factors.segments(dim).unwrap_or_else(|| vec![dim.clone()]);
+        let covers = |segment: &Dim, axis: ImageAxis, side: usize| {
+            let (mut count, mut stride) = (1, f64::INFINITY);
+            for f in self.factors.leaves(segment) {
+                if let Some(s) = self.factors.spatial(f).filter(|s| s.axis == axis) {
+                    count *= self.factors.factor_size(f);
+                    stride = stride.min(s.stride);
+                }
+            }
+            // Patches without padding may leave a part of one at the border.
+            count > 1 && (count + 1) as f64 * stride > side as f64
+        };
+        segments.iter().any(|s| {
+            let [rows, columns] = [covers(s, ImageAxis::Height, image[0]), covers(s, ImageAxis::Width, image[1])];
+            let both = self
+                .factors
+                .leaves(s)
+                .iter()
+                .any(|&f| self.factors.spatial(f).is_some_and(|s| s.axis == ImageAxis::Width));
+            rows && (columns || !both)
+        })
     }
 
     /// Types a model under a given assumption; contradictions are collected in [`Typing::conflicts`].
@@ -240,6 +320,7 @@ impl<'m> Typing<'m> {
             opset: model.opset(),
             assumption,
             opening: None,
+            size_from: SizeFrom::default(),
         };
         for t in &graph.initializer {
             typing.weight(t.name(), t);
@@ -381,20 +462,36 @@ pub fn channels_last(dims: &[Option<usize>]) -> bool {
     dims.len() == 4 && !few(dims[1]) && few(dims[3])
 }
 
+/// Sizes that are tried because of tables.
+const MAX_SIZES: usize = 32;
+
+/// The image size that the metadata name.
+fn named_size(model: &Model) -> Option<[usize; 2]> {
+    let of_size = |text: &str| {
+        let (height, width) = text.split_once('x')?;
+        Some([height.parse().ok()?, width.parse().ok()?])
+    };
+    let of_transform = |text: &str| {
+        let transform: serde_json::Value = serde_json::from_str(text).ok()?;
+        serde_json::from_value::<[usize; 2]>(transform.get("size")?.clone()).ok()
+    };
+    let named = model.metadata(IMAGE_SIZE).and_then(of_size);
+    let named = named.or_else(|| model.metadata(PREPROCESS).and_then(of_transform));
+    named.filter(|size: &[usize; 2]| size.iter().all(|n| (1..=1 << 16).contains(n)))
+}
+
+/// Image sizes that would agree with a square grid of a table: one of patches, or one of the offsets between them.
+fn sizes_of_grid(model: &Model, side: usize) -> Vec<usize> {
+    let strides = model.graph().node.iter().filter(|n| n.op_type() == "Conv").filter_map(|n| n.ints("strides"));
+    let Some(patch) = strides.filter_map(|s| s.first().copied()).find(|&s| s > 1) else { return Vec::new() };
+    let offsets = (side % 2 == 1 && side > 1).then(|| side.div_ceil(2));
+    [Some(side), offsets].into_iter().flatten().map(|n| n.saturating_mul(patch as usize)).collect()
+}
+
 /// Image sizes that would agree with a position embedding of the graph: its tokens less a few prefix tokens are a square grid
 /// of patches.
 fn image_sizes(model: &Model) -> Vec<usize> {
-    use crate::graph::Attributes;
     let graph = model.graph();
-    let patches: Vec<usize> = graph
-        .node
-        .iter()
-        .filter(|n| n.op_type() == "Conv")
-        .filter_map(|n| n.ints("strides").and_then(|s| s.first().copied()))
-        .filter(|&s| s > 1)
-        .take(1)
-        .map(|s| s as usize)
-        .collect();
     let mut sizes = Vec::new();
     let constants = graph.node.iter().filter(|n| n.op_type() == "Constant").filter_map(|n| n.tensor("value"));
     for t in graph.initializer.iter().chain(constants) {
@@ -402,18 +499,20 @@ fn image_sizes(model: &Model) -> Vec<usize> {
         let tokens = match dims[..] {
             [1, n, _] => n,
             // A table that stands there as a grid, to be resampled.
-            [1, _, h, w] if h == w => h * w,
-            [1, h, w, _] if h == w => h * w,
+            [1, _, h, w] | [1, h, w, _] if h == w && h > 1 => {
+                sizes.extend(sizes_of_grid(model, h));
+                continue;
+            }
             _ => continue,
         };
         for prefix in 0..=8 {
             let grid = (tokens.saturating_sub(prefix) as f64).sqrt() as usize;
             if grid > 1 && grid * grid + prefix == tokens {
-                sizes.extend(patches.iter().map(|p| grid.saturating_mul(*p)));
+                sizes.extend(sizes_of_grid(model, grid).first());
             }
         }
     }
-    sizes.truncate(32);
+    sizes.truncate(MAX_SIZES);
     sizes
 }
 
@@ -421,7 +520,7 @@ fn image_sizes(model: &Model) -> Vec<usize> {
 mod tests {
     use super::*;
     use crate::graph::{int_attribute, ints_attribute, node};
-    use crate::onnx::proto::{AttributeProto, ModelProto, NodeProto};
+    use crate::onnx::proto::{AttributeProto, ModelProto};
     use crate::onnx::{DataType, tensor_from_f32, tensor_from_i64, tensor_info};
 
     const MOST: i64 = i64::MAX;
@@ -489,6 +588,78 @@ mod tests {
             let Err(error) = Typing::new(&model) else { panic!("{op} of {inputs:?} was typed") };
             assert_eq!(error.kind(), ErrorKind::Format, "{error}");
         }
+    }
+
+    /// A network of patches of 8 pixels with four registers, and with a table that is added, resampled, or neither.
+    fn open_model(table: &[usize], how: &str) -> Model {
+        let dims = [None, Some(3), None, None];
+        let weights = |name: &str, dims: &[usize]| {
+            tensor_from_f32(name.to_string(), DataType::Float, dims, &vec![0.0; dims.iter().product()])
+        };
+        let mut nodes = vec![
+            node("Conv", &["x", "w"], &["patches"], vec![ints_attribute("strides", &[8, 8])]),
+            node("Shape", &["patches"], &["shape"], vec![]),
+            node("Slice", &["shape", "two", "four"], &["grid"], vec![]),
+            node("Reshape", &["patches", "flat"], &["rows"], vec![]),
+            node("Transpose", &["rows"], &["tokens"], vec![ints_attribute("perm", &[0, 2, 1])]),
+        ];
+        nodes.extend(match how {
+            "added" => vec![node("Add", &["tokens", "table"], &["placed"], vec![])],
+            // Offsets from one patch to the other, of which there are 2 n - 1.
+            "offsets" => vec![
+                node("Add", &["grid", "grid"], &["twice"], vec![]),
+                node("Sub", &["twice", "one"], &["offsets"], vec![]),
+                node("Concat", &["ones", "offsets"], &["sizes"], vec![int_attribute("axis", 0)]),
+                node("Resize", &["table", "", "", "sizes"], &["resampled"], vec![]),
+                node("Identity", &["tokens"], &["placed"], vec![]),
+            ],
+            _ => vec![node("Identity", &["tokens"], &["placed"], vec![])],
+        });
+        nodes.push(node("Expand", &["registers", "batch"], &["all_registers"], vec![]));
+        nodes.push(node("Concat", &["all_registers", "placed"], &["y"], vec![int_attribute("axis", 1)]));
+        let int = |name: &str, values: &[i64]| tensor_from_i64(name.to_string(), &[values.len()], values);
+        Model::from_proto(ModelProto {
+            graph: Some(GraphProto {
+                input: vec![tensor_info("x", DataType::Float, &dims)],
+                output: vec![tensor_info("y", DataType::Float, &[None; 3])],
+                initializer: vec![
+                    weights("w", &[6, 3, 8, 8]),
+                    weights("registers", &[1, 4, 6]),
+                    weights("table", table),
+                    int("flat", &[0, 6, -1]),
+                    int("two", &[2]),
+                    int("four", &[4]),
+                    int("one", &[1]),
+                    int("ones", &[1, 2]),
+                    int("batch", &[2, 4, 6]),
+                ],
+                node: nodes,
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn tables_decide_the_image_size_where_they_fit() {
+        let found = |model: &Model| {
+            let typing = Typing::new(model).unwrap();
+            (typing.image_size(), typing.size_from)
+        };
+        assert_eq!(found(&open_model(&[1, 36, 6], "added")), ([48, 48], SizeFrom::Tables));
+        // Seven offsets are those of four patches, not seven patches.
+        assert_eq!(found(&open_model(&[1, 2, 7, 7], "offsets")), ([32, 32], SizeFrom::Tables));
+        // A table of whatever else, and the registers, are no grid.
+        let mut open = open_model(&[1, 25, 6], "no table");
+        assert_eq!(found(&open), ([224, 224], SizeFrom::Guess));
+        open.set_metadata(PREPROCESS, r#"{"size": [40, 72]}"#);
+        assert_eq!(found(&open), ([40, 72], SizeFrom::Metadata));
+        open.set_metadata(IMAGE_SIZE, "64x56");
+        assert_eq!(found(&open), ([64, 56], SizeFrom::Metadata));
+        // Tables have more to say than metadata of another size.
+        let mut added = open_model(&[1, 36, 6], "added");
+        added.set_metadata(IMAGE_SIZE, "64x64");
+        assert_eq!(found(&added), ([48, 48], SizeFrom::Tables));
     }
 
     /// Every Concat doubles the segments that the one before it made.

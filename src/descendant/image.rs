@@ -15,7 +15,7 @@ use super::resample::{bicubic, relative};
 use crate::anatomy::{WeightKind, WeightUse, weight_uses};
 use crate::axes::arithmetic::{Known, slice_range};
 use crate::axes::resize::{Mixture, Plan, resize};
-use crate::axes::{Assumption, Dim, Factor, IMAGE_SIZE, ImageAxis, Typing, channels_last, window_length};
+use crate::axes::{Assumption, Dim, Factor, IMAGE_SIZE, ImageAxis, PREPROCESS, Typing, channels_last, window_length};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, data_inputs, declare_dim, declared_dims};
 use crate::onnx::proto::{NodeProto, TensorProto};
@@ -85,11 +85,12 @@ fn image_dims(model: &Model) -> Option<Vec<Option<usize>>> {
 
 /// Preprocessing that the model carries follows the size.
 fn note_size(model: &mut Model, size: [usize; 2]) {
-    const KEY: &str = "offshoot.preprocess";
-    let Some(Ok(mut stored)) = model.metadata(KEY).map(serde_json::from_str::<serde_json::Value>) else { return };
+    let Some(Ok(mut stored)) = model.metadata(PREPROCESS).map(serde_json::from_str::<serde_json::Value>) else {
+        return;
+    };
     if let Some(entry) = stored.get_mut("size") {
         *entry = serde_json::json!(size);
-        model.set_metadata(KEY, stored.to_string());
+        model.set_metadata(PREPROCESS, stored.to_string());
     }
 }
 

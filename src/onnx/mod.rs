@@ -12,7 +12,7 @@ pub mod proto;
 mod tensor;
 mod write;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub struct Model {
     pub bytes: u64,
     /// The files that payloads lie in.
     sources: Arc<Vec<Source>>,
+    /// Where metadata come from that are not the file's own, by their key.
+    suppliers: HashMap<String, Vec<String>>,
 }
 
 /// A mapped file, and what it was like when it was mapped.
@@ -104,7 +106,13 @@ impl Model {
         }
         let external = external::resolve(&mut proto, path, links, &mut sources)?;
         check(&proto).map_err(|e| e.at(path))?;
-        Ok(Model { proto, path: path.to_path_buf(), bytes: size + external, sources: Arc::new(sources) })
+        Ok(Model {
+            proto,
+            path: path.to_path_buf(),
+            bytes: size + external,
+            sources: Arc::new(sources),
+            suppliers: HashMap::new(),
+        })
     }
 
     /// Decodes a model from bytes in memory.
@@ -124,13 +132,13 @@ impl Model {
             bail!(Unsupported, "a model in memory cannot have external data");
         }
         check(&proto)?;
-        Ok(Model { proto, path, bytes: size, sources: Arc::default() })
+        Ok(Model { proto, path, bytes: size, sources: Arc::default(), suppliers: HashMap::new() })
     }
 
     /// A model made in memory.
     pub fn from_proto(proto: ModelProto) -> Model {
         let bytes = encoded_len(&proto);
-        Model { proto, path: PathBuf::new(), bytes, sources: Arc::default() }
+        Model { proto, path: PathBuf::new(), bytes, sources: Arc::default(), suppliers: HashMap::new() }
     }
 
     /// The main graph.
@@ -167,6 +175,18 @@ impl Model {
         self.proto
             .metadata_props
             .push(proto::StringStringEntryProto { key: Some(key.to_string()), value: Some(value.into()) });
+    }
+
+    /// Sets a value of the model's `metadata_props` that the file does not hold, and remembers who supplied it: `flags`, the path of
+    /// a configuration. What is made of the model then holds the value itself.
+    pub fn supply_metadata(&mut self, key: &str, value: impl Into<String>, suppliers: Vec<String>) {
+        self.set_metadata(key, value);
+        self.suppliers.insert(key.to_string(), suppliers);
+    }
+
+    /// Who supplied a value of the metadata, the strongest first; nobody for the file's own.
+    pub fn suppliers(&self, key: &str) -> &[String] {
+        self.suppliers.get(key).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Writes the model to `path`, through a temporary file that replaces it at the end. Models past 2 GB get their

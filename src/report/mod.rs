@@ -12,5 +12,4 @@ pub use plot::{
     Curve, Frontier, KeptLayer, Series, density_plot, frontier_plot, kept_plot, map_picture, series_plot, training_plot,
 };
 
-/// The key of the preprocessing description in a model's `metadata_props`.
-pub const PREPROCESS: &str = "offshoot.preprocess";
+pub use crate::axes::PREPROCESS;
