@@ -98,6 +98,24 @@ fn models_as_people_hold_them_are_run_rightly() {
 }
 
 #[test]
+fn images_are_fed_as_the_model_takes_them() {
+    if runtime().is_some() {
+        use common::reports::{configs, sizes, values};
+        let checks: [fn(&str); 8] = [
+            configs::transforms_beside_the_model_are_read,
+            configs::the_strongest_source_wins,
+            configs::what_cannot_be_used_is_named,
+            sizes::a_size_that_is_said_is_used,
+            values::inputs_are_fed_what_they_declare,
+            values::children_take_what_their_ancestor_takes,
+            values::colours_come_in_the_order_of_the_flag,
+            values::normalising_twice_is_said,
+        ];
+        checks.iter().for_each(|check| check("onnxruntime"));
+    }
+}
+
+#[test]
 fn every_fixture_in_half_precision_says_what_it_said() {
     if let Some(runtime) = runtime() {
         common::precision::check_all(runtime);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::data::{Augmentation, Interpolation, PreprocessFlags, Resize};
+use crate::data::{Augmentation, ChannelOrder, Interpolation, PreprocessFlags, Resize};
 use crate::descendant::{BatchAxis, FfnWidth, Heads, Inherit, Init, Layers, Projection, Transform};
 use crate::fitting::Budget;
 use crate::graph::FloatType;
@@ -161,6 +161,9 @@ pub struct TransformFlags {
     /// What is resized: short-side (aspect ratio kept) or square
     #[arg(long, value_name = "RULE", help_heading = "Preprocessing")]
     pub resize: Option<Resize>,
+    /// Order in which the model takes colours: rgb or bgr; --mean and --std are in the same
+    #[arg(long, value_name = "ORDER", help_heading = "Preprocessing")]
+    pub channel_order: Option<ChannelOrder>,
     /// Use the first N images only
     #[arg(long, value_name = "N", help_heading = "Preprocessing", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
@@ -175,6 +178,7 @@ impl TransformFlags {
             crop_ratio: self.crop_ratio,
             interpolation: self.interpolation,
             resize: self.resize,
+            channel_order: self.channel_order,
         }
     }
 }
@@ -188,6 +192,10 @@ pub struct OpenFlags {
     /// Make the weights of a quantised model float numbers, and leave the quantisation of its activations out
     #[arg(long)]
     pub dequantize: bool,
+    /// Image size of a model that takes images of any size: N or HEIGHTxWIDTH [default: what its metadata, a configuration beside it, or
+    /// its position tables say]
+    #[arg(long, value_name = "N|HxW", value_parser = image_size)]
+    pub input_size: Option<[usize; 2]>,
 }
 
 impl OpenFlags {

@@ -12,6 +12,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph;
 use crate::onnx::Model;
 use crate::parallel;
 
@@ -183,7 +184,12 @@ pub fn write_text(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes a model at once or not at all. Returns its bytes.
+/// Writes a model at once or not at all, with the input that it was opened with. Returns its bytes.
 pub fn write_model(path: &Path, model: &Model) -> Result<u64> {
-    if parallel::is_first() { model.write(path) } else { Ok(0) }
+    if !parallel::is_first() {
+        return Ok(0);
+    }
+    let mut model = model.clone();
+    graph::remove_batch_axis(&mut model);
+    model.write(path)
 }

@@ -10,7 +10,9 @@
 mod augment;
 mod cifar;
 mod classes;
+mod configs;
 mod idx;
+mod input;
 mod jpeg;
 mod labelled;
 mod loader;
@@ -27,9 +29,10 @@ mod webdataset;
 
 pub use augment::{Augmentation, Crop, EraseMode, RandAugment};
 pub use classes::{CLASSES, ClassesBy, Matched, class_names};
+pub use input::{InputReport, declare, fix_size, takes_size};
 pub use labelled::{Dataset, DatasetOptions, Split};
 pub use loader::{Batch, Batches, InputShape, Loader};
 pub use parquet::codecs as parquet_codecs;
-pub use preprocess::{Interpolation, Layout, Preprocess, PreprocessFlags, Resize};
+pub use preprocess::{ChannelOrder, Interpolation, Layout, Preprocess, PreprocessFlags, Resize};
 pub use source::{ImageSource, Skipped};
 pub use training::{TrainingBatch, TrainingBatches, TrainingLoader, TrainingOptions};

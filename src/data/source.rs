@@ -290,7 +290,7 @@ impl ImageSource {
                 ),
             )
             .at(&self.path)
-            .hint("the axes are [images, channels, height, width]"));
+            .hint("the axes are [images, channels, height, width]; --input-size HxW is the size of a model that takes any"));
         }
         Ok(None)
     }

@@ -17,7 +17,7 @@ use super::search::{Trial, search};
 use crate::anatomy::{Anatomy, Roles, activation, class_factor, class_factors};
 use crate::axes::Typing;
 use crate::data::{
-    Dataset, DatasetOptions, InputShape, Loader, PreprocessFlags, TrainingLoader, TrainingOptions, class_names,
+    Dataset, DatasetOptions, InputShape, Loader, PreprocessFlags, TrainingLoader, TrainingOptions, class_names, declare,
 };
 use crate::density::{attention_matrices, measure};
 use crate::descendant::{Descendant, Heads, Init, Projection, Shape, grow, resize_image};
@@ -63,6 +63,14 @@ struct Made {
     inherited: u64,
     learngene: Option<u64>,
     search: Vec<Trial>,
+}
+
+/// Opens a model, with the transform that a configuration beside it names.
+fn open(path: &Path) -> Result<Model> {
+    let mut model = Model::open(path)?;
+    graph::prepare(&mut model)?;
+    declare(&mut model, &PreprocessFlags::default(), false).map_err(|e| e.at(path))?;
+    Ok(model)
 }
 
 /// How a method makes its descendants.
@@ -169,8 +177,7 @@ impl Workshop {
         if self.ancestors.contains_key(name) {
             return Ok(());
         }
-        let mut model = Model::open(&entry.model)?;
-        graph::prepare(&mut model)?;
+        let mut model = open(&entry.model)?;
         if let Some(side) = entry.image_size {
             model = resize_image(&model, [side; 2]).map_err(|e| e.at(&entry.model))?;
         }
@@ -294,9 +301,7 @@ impl Workshop {
     /// The model that another tool made.
     fn other(&self, method: &Method) -> Result<Model> {
         let Some(path) = &method.model else { bail!(Usage, "`model` is missing: the file that another tool wrote") };
-        let mut model = Model::open(path)?;
-        graph::prepare(&mut model)?;
-        Ok(model)
+        open(path)
     }
 
     /// Computes a cell. `picture` is where its attention is drawn, if that was asked for.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use offshoot::runtime::{Kind, Options, Runtime};
 
-use crate::common::reports::{batches, classes, classifiers, models, pictures, tars};
+use crate::common::reports::{batches, classes, classifiers, configs, models, pictures, sizes, tars, values};
 
 fn tract() -> Arc<Runtime> {
     Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap()
@@ -90,4 +90,54 @@ fn open_batches_of_all_exports_are_believed() {
 fn models_are_told_what_helps() {
     models::dequantised_weights_get_the_hint("tract");
     models::tensors_of_other_ranks_are_named("tract");
+}
+
+#[test]
+fn transforms_beside_the_model_are_read() {
+    configs::transforms_beside_the_model_are_read("tract");
+}
+
+#[test]
+fn the_strongest_source_of_a_transform_wins() {
+    configs::the_strongest_source_wins("tract");
+}
+
+#[test]
+fn configurations_that_cannot_be_used_are_named() {
+    configs::what_cannot_be_used_is_named("tract");
+}
+
+#[test]
+fn tokens_that_no_patch_makes_are_no_grid() {
+    sizes::tokens_that_no_patch_makes_are_no_grid();
+}
+
+#[test]
+fn the_strongest_source_of_an_image_size_decides() {
+    sizes::the_strongest_source_decides();
+}
+
+#[test]
+fn an_image_size_that_is_said_is_used() {
+    sizes::a_size_that_is_said_is_used("tract");
+}
+
+#[test]
+fn inputs_are_fed_what_they_declare() {
+    values::inputs_are_fed_what_they_declare("tract");
+}
+
+#[test]
+fn children_take_what_their_ancestor_takes() {
+    values::children_take_what_their_ancestor_takes("tract");
+}
+
+#[test]
+fn colours_come_in_the_order_of_the_flag() {
+    values::colours_come_in_the_order_of_the_flag("tract");
+}
+
+#[test]
+fn normalising_twice_is_said() {
+    values::normalising_twice_is_said("tract");
 }

@@ -5,10 +5,11 @@ use std::path::Path;
 use ndarray::{Array4, ArrayD, Axis};
 use serde_json::json;
 
-use super::{images, named, open_to_run, warn_skipped};
+use super::{images, named, open_pair, warn_skipped};
 use crate::axes::Typing;
 use crate::cli::flags::Compare;
 use crate::cli::output::{self, count, table};
+use crate::data::{InputReport, Loader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::learngene::parameters;
 use crate::report::Agreement;
@@ -16,7 +17,7 @@ use crate::runtime::{Runtime, Session};
 
 /// Runs the command.
 pub fn run(c: &Compare) -> Result<()> {
-    let [a, b] = [open_to_run(&c.a, c.open, &c.runtime)?, open_to_run(&c.b, c.open, &c.runtime)?];
+    let [a, b] = open_pair([&c.a, &c.b], c.open, &c.runtime, [&c.transform; 2])?;
     let (ta, tb) = (named(&c.a, Typing::new(&a))?, named(&c.b, Typing::new(&b))?);
     let (la, lb) = (images(&c.images, &c.transform, &a, &ta)?, images(&c.images, &c.transform, &b, &tb)?);
     let runtime = Runtime::start(&c.runtime.options())?;
@@ -52,6 +53,7 @@ pub fn run(c: &Compare) -> Result<()> {
     let alone = |path: &Path, model, typing: &Typing| named(path, runtime.load(model, 1, typing.image_size()));
     let [ms_a, ms_b] = latencies([(alone(&c.a, &a, &ta)?, &xa), (alone(&c.b, &b, &tb)?, &xb)], c.runs.into())?;
     let measures = agreement.finish();
+    let input = |m, t: &Typing, l: &Loader| InputReport::new(m, t, l.preprocess());
     let size = |m: &crate::onnx::Model, t: &Typing| [parameters(m.graph()), t.macs(), m.bytes];
     let ([pa, fa, ba], [pb, fb, bb]) = (size(&a, &ta), size(&b, &tb));
     if c.json {
@@ -68,6 +70,7 @@ pub fn run(c: &Compare) -> Result<()> {
             "parameters": {"a": pa, "b": pb},
             "macs": {"a": fa, "b": fb},
             "bytes": {"a": ba, "b": bb},
+            "input": {"a": input(&a, &ta, &la), "b": input(&b, &tb, &lb)},
             "runtime": runtime.kind,
         }))?;
     } else {

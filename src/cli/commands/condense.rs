@@ -12,7 +12,7 @@ use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::{ClusterFlags, Condense};
 use crate::cli::output::{self, count, table};
-use crate::data::Loader;
+use crate::data::{InputReport, Loader};
 use crate::density::{Densities, attention_distances};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::Limits;
@@ -26,7 +26,7 @@ use crate::runtime::Runtime;
 
 /// Runs the command.
 pub fn run(c: &Condense) -> Result<()> {
-    let model = open_to_run(&c.model, c.open, &c.runtime)?;
+    let model = open_to_run(&c.model, c.open, &c.runtime, &c.transform)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     output::check_output(&c.output, &[&c.model], c.force)?;
@@ -77,6 +77,7 @@ pub fn run(c: &Condense) -> Result<()> {
         let mut value = serde_json::to_value(&gene).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
         value["parameters"] = json!(inherited);
         value["bytes"] = json!(bytes);
+        value["input"] = json!(InputReport::new(&model, &typing, loader.preprocess()));
         return output::print_json(&value);
     }
     Ok(())
@@ -98,7 +99,11 @@ fn fitted(c: &Condense, model: &Model) -> Result<()> {
     let bytes = output::write_model(&c.output, &gene)?;
     output::note(&format!("wrote {} ({bytes} bytes)", c.output.display()));
     match (c.json, Learngene::read(&gene)?) {
-        (true, Some(gene)) => output::print_json(&gene),
+        (true, Some(gene)) => {
+            let mut value = serde_json::to_value(&gene).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+            value["input"] = json!(fitter.input);
+            output::print_json(&value)
+        }
         _ => Ok(()),
     }
 }

@@ -7,13 +7,14 @@ use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::Density;
 use crate::cli::output::{self, table};
+use crate::data::InputReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report;
 use crate::runtime::Runtime;
 
 /// Runs the command.
 pub fn run(c: &Density) -> Result<()> {
-    let model = open_to_run(&c.model, c.open, &c.runtime)?;
+    let model = open_to_run(&c.model, c.open, &c.runtime, &c.transform)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     if let Some(plot) = &c.plot {
@@ -37,6 +38,7 @@ pub fn run(c: &Density) -> Result<()> {
             "unit": "px",
             "images": measured.images,
             "preprocess": loader.preprocess(),
+            "input": InputReport::new(&model, &typing, loader.preprocess()),
             "densities": measured.layers,
             "without": without_density(&typing, &anatomy)
                 .into_iter()

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{opened, warn_skipped};
+use super::{named, opened, tell_input, warn_skipped};
 use crate::anatomy::{Activation, activation};
 use crate::axes::Typing;
 use crate::cli::flags::{DataFlags, Eval, Part, TransformFlags};
 use crate::cli::output::{self, table};
-use crate::data::{ClassesBy, Dataset, DatasetOptions, InputShape, Skipped, class_names};
+use crate::data::{ClassesBy, Dataset, DatasetOptions, InputReport, InputShape, Skipped, class_names};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
 use crate::report::{Evaluation, PREPROCESS};
@@ -20,7 +20,7 @@ use crate::training::{Validation, evaluate, is_independent, said_of, with_logits
 
 /// Runs the command.
 pub fn run(c: &Eval) -> Result<()> {
-    let (model, batch_note) = opened(&c.model, c.open, Some(&c.runtime))?;
+    let (model, batch_note) = opened(&c.model, c.open, Some((&c.runtime, &c.transform)))?;
     let dataset = dataset(&c.data, false)?;
     let cut = c.val_split.map(|share| dataset.split(share, c.seed));
     let split = cut.as_ref().or(dataset.given_split());
@@ -36,6 +36,13 @@ pub fn run(c: &Eval) -> Result<()> {
     };
     let runtime = Runtime::start(&c.runtime.options())?;
     let begun = Instant::now();
+    let input = {
+        let typing = named(&c.model, Typing::new(&model))?;
+        let shape = InputShape::of(&typing)?;
+        let transform = dataset.preprocess(&c.transform.preprocess(), model.metadata(PREPROCESS), shape)?;
+        InputReport::new(&model, &typing, transform.as_ref())
+    };
+    tell_input(&input);
     let Measured { result, skipped, classes_by, note, activation, batch } =
         measure(&runtime, &model, &dataset, indices, &c.transform, c.batch_size, c.data.strict)?;
     note.iter().for_each(|note| output::warn(note));
@@ -63,6 +70,7 @@ pub fn run(c: &Eval) -> Result<()> {
             "images_per_second": rate,
             "classes": result.classes,
             "classes_by": classes_by,
+            "input": input,
             "notes": notes,
             "runtime": runtime.kind,
         }))?;

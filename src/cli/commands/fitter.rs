@@ -10,7 +10,7 @@ use super::{agree, images, named, warn_skipped};
 use crate::axes::Typing;
 use crate::cli::flags::{RuntimeFlags, TransformFlags};
 use crate::cli::output;
-use crate::data::Loader;
+use crate::data::{InputReport, Loader};
 use crate::error::Result;
 use crate::fitting::{Calibration, Limits, Shrinker, Timing, stages};
 use crate::learngene::Removals;
@@ -25,6 +25,8 @@ pub struct Fitter {
     pinned: Model,
     /// The images.
     pub loader: Loader,
+    /// What the images become.
+    pub input: InputReport,
     /// Every session has one thread, and images are worked on side by side: results do not depend on the number of threads.
     pub runtime: Arc<Runtime>,
     calibration: Calibration,
@@ -42,9 +44,11 @@ impl Fitter {
         bars: &Bars,
     ) -> Result<Fitter> {
         let start = Instant::now();
-        let loader = {
+        let (loader, input) = {
             let typing = named(&model.path, Typing::new(model))?;
-            images(path, transform, model, &typing)?
+            let loader = images(path, transform, model, &typing)?;
+            let input = InputReport::new(model, &typing, loader.preprocess());
+            (loader, input)
         };
         agree(&model.path, || loader.fingerprint())?;
         let runtime = Runtime::start(&Options { threads: Some(1), ..runtime.options() })?;
@@ -52,7 +56,7 @@ impl Fitter {
         // Every process draws the same views.
         warn_skipped(&loader.skipped());
         let pinned = named(&model.path, stages::pin(model))?;
-        Ok(Fitter { pinned, loader, runtime, calibration, drawn: start.elapsed().as_secs_f64() })
+        Ok(Fitter { pinned, loader, input, runtime, calibration, drawn: start.elapsed().as_secs_f64() })
     }
 
     /// The shrinker of the model.

@@ -8,11 +8,12 @@ use serde_json::json;
 
 use super::condense::condense;
 use super::fitter::{Bars, Fitter, VIEWS};
-use super::{images, named, open, open_to_run};
+use super::{images, keep_transform, named, open, open_to_run};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::{Grow, ShapeFlags, image_size};
 use crate::cli::output::{self, count, table};
+use crate::data::InputReport;
 use crate::descendant::{Descendant, Heads, Init, Plan, Projection, Shape, Transform, grow, verify};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::Limits;
@@ -45,7 +46,7 @@ impl Job {
 pub fn run(c: &Grow) -> Result<()> {
     let mut jobs = jobs(c)?;
     let model = match &c.images {
-        Some(_) => open_to_run(&c.model, c.open, &c.runtime)?,
+        Some(_) => open_to_run(&c.model, c.open, &c.runtime, &c.transform)?,
         None => open(&c.model, c.open)?,
     };
     let given = Learngene::read(&model)?;
@@ -68,7 +69,10 @@ pub fn run(c: &Grow) -> Result<()> {
             .hint("leave one of the two out"));
     }
     let clustered = |j: &Job| j.shape.init == Init::ClusterLearngene;
-    let genes = if jobs.iter().any(clustered) { Some(learngene(c, &model, &jobs)?) } else { None };
+    let (genes, mut input) = match jobs.iter().any(clustered) {
+        true => learngene(c, &model, &jobs).map(|(gene, condensed, input)| (Some((gene, condensed)), input))?,
+        false => (None, None),
+    };
     let ancestor = if jobs.iter().all(clustered) { None } else { Some(ancestor(c, &model, genes.is_none())?) };
     let fits = !c.dry_run && jobs.iter().any(|j| j.shape.projection == Projection::Fitted);
     let runtime = if c.verify || c.fold { Some(Runtime::start(&c.runtime.options())?) } else { None };
@@ -83,6 +87,7 @@ pub fn run(c: &Grow) -> Result<()> {
                 .hint("give --images PATH and the ancestor, or a learngene of condense --fitted"));
         }
     };
+    input = input.or(fitter.as_ref().map(|f| f.input.clone()));
     let shrinker = fitter.as_ref().map(|f| f.shrinker(&model)).transpose()?;
     if let Some(shrinker) = &shrinker {
         shrinker.warnings(&Limits::default())?.iter().for_each(|w| output::warn(w));
@@ -113,6 +118,8 @@ pub fn run(c: &Grow) -> Result<()> {
             if let Some(dtype) = job.dtype {
                 named(&c.model, child.convert(dtype))?;
             }
+            let transform = fitter.as_ref().and_then(|f| f.loader.preprocess());
+            keep_transform(&mut child.model, transform, job.shape.image_size)?;
             write(c, job, child)
         })
         .collect();
@@ -121,17 +128,21 @@ pub fn run(c: &Grow) -> Result<()> {
         report(c, job, plan);
     }
     if c.json {
-        return match (&plans[..], &c.batch) {
-            ([plan], None) => output::print_json(plan),
-            _ => output::print_json(&json!({"schema": "offshoot.plans/1", "plans": plans})),
+        let mut value = match (&plans[..], &c.batch) {
+            ([plan], None) => json!(plan),
+            _ => json!({"schema": "offshoot.plans/1", "plans": plans}),
         };
+        if let Some(input) = input {
+            value["input"] = json!(input);
+        }
+        return output::print_json(&value);
     }
     Ok(())
 }
 
 fn write(c: &Grow, job: &Job, child: Descendant) -> Result<Plan> {
     if let (false, Some(path)) = (c.dry_run, &job.output) {
-        child.model.write(path)?;
+        output::write_model(path, &child.model)?;
     }
     Ok(child.plan)
 }
@@ -187,8 +198,8 @@ fn identity(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Learngene {
     gene
 }
 
-/// The learngene, and the model to grow from: what was given, or an ancestor condensed on the way.
-fn learngene(c: &Grow, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model)> {
+/// The learngene, and the model to grow from: what was given, or an ancestor condensed on the way, with what its images became.
+fn learngene(c: &Grow, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model, Option<InputReport>)> {
     if let Some(gene) = Learngene::read(model)? {
         if c.no_images || c.clusters.any() {
             return Err(Error::new(ErrorKind::Usage, "the model is a learngene: its clusters are made already")
@@ -198,13 +209,14 @@ fn learngene(c: &Grow, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model)
         if c.images.is_some() && gene.removals.is_none() {
             output::warn("--images is not needed: the learngene carries its clusters");
         }
-        return Ok((gene, model.clone()));
+        return Ok((gene, model.clone(), None));
     }
     let typing = named(&c.model, Typing::new(model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     if let Some(path) = &c.images {
         let (loader, runtime) = (images(path, &c.transform, model, &typing)?, Runtime::start(&c.runtime.options())?);
-        return condense(model, &typing, &anatomy, &loader, &c.clusters, &runtime);
+        let (gene, condensed) = condense(model, &typing, &anatomy, &loader, &c.clusters, &runtime)?;
+        return Ok((gene, condensed, Some(InputReport::new(model, &typing, loader.preprocess()))));
     }
     let usage = |what: &str, hint: &str| Err(Error::new(ErrorKind::Usage, what).at(&c.model).hint(hint));
     let zero = |e: Option<Eps>| e.is_none_or(Eps::is_zero);
@@ -240,11 +252,11 @@ fn learngene(c: &Grow, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model)
     let mut gene = identity(model, &typing, &anatomy);
     (gene.centroid, gene.ffn_centroid) = (c.clusters.centroid, c.clusters.ffn_centroid);
     match &c.clusters.ffn_clusters {
-        None => Ok((gene, model.clone())),
+        None => Ok((gene, model.clone(), None)),
         Some(groups) => {
             gene.group_ffns(groups, &typing, &anatomy)?;
             let condensed = gene.condense(model, &typing, &anatomy)?;
-            Ok((gene, condensed))
+            Ok((gene, condensed, None))
         }
     }
 }

@@ -7,11 +7,13 @@ use crate::anatomy::{Anatomy, Attention, Grid, Roles};
 use crate::axes::{Factor, Typing};
 use crate::cli::flags::Inspect;
 use crate::cli::output::{self, count, table};
+use crate::data::{InputReport, InputShape, Preprocess, PreprocessFlags};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{data_inputs, declared_dims};
+use crate::graph::{data_inputs, declared_dims, declared_type, has_added_batch};
 use crate::learngene::parameters;
 use crate::onnx::proto::ValueInfoProto;
-use crate::onnx::{Model, node_label};
+use crate::onnx::{DataType, Model, node_label};
+use crate::report::PREPROCESS;
 
 /// Runs the command.
 pub fn run(c: &Inspect) -> Result<()> {
@@ -22,12 +24,25 @@ pub fn run(c: &Inspect) -> Result<()> {
         let text = explain(&typing, &anatomy, layer).map_err(|e| e.at(&c.model))?;
         return if c.json { output::print_json(&text) } else { output::print(&explained(&text)) };
     }
-    let value = describe(&model, &typing, &anatomy, c.weights);
-    if c.json { output::print_json(&value) } else { output::print(&render(&value)) }
+    // What is a guess as long as no pictures are fed is not said.
+    let transform = model.metadata(PREPROCESS).zip(InputShape::of(&typing).ok()).and_then(|(metadata, input)| {
+        let size = [input.height, input.width];
+        Preprocess::resolve(&PreprocessFlags::default(), Some(metadata), input.channels, size).ok()
+    });
+    let input = typing.image_input().map(|_| InputReport::new(&model, &typing, transform.as_ref()));
+    input.iter().flat_map(InputReport::warnings).for_each(|warning| output::warn(&warning));
+    let value = describe(&model, &typing, &anatomy, input.as_ref(), c.weights);
+    if c.json { output::print_json(&value) } else { output::print(&render(&value, input.as_ref())) }
 }
 
 /// The JSON that `inspect` promises.
-pub fn describe(model: &Model, typing: &Typing, anatomy: &Anatomy, weights: bool) -> Value {
+pub fn describe(
+    model: &Model,
+    typing: &Typing,
+    anatomy: &Anatomy,
+    input: Option<&InputReport>,
+    weights: bool,
+) -> Value {
     let roles = weights.then(|| Roles::new(typing));
     let list = |attentions: &[Attention]| -> Vec<Value> {
         attentions.iter().enumerate().map(|(i, a)| attention(typing, a, i, roles.as_ref())).collect()
@@ -35,8 +50,10 @@ pub fn describe(model: &Model, typing: &Typing, anatomy: &Anatomy, weights: bool
     let values = |list: &[&ValueInfoProto]| -> Vec<Value> {
         list.iter()
             .map(|v| {
-                let shape = declared_dims(v).map(|d| d.into_iter().map(|n| json!(n)).collect::<Vec<_>>());
-                json!({"name": v.name(), "shape": shape})
+                let own = usize::from(has_added_batch(model.graph(), v.name()));
+                let shape = declared_dims(v).map(|d| d.into_iter().skip(own).map(|n| json!(n)).collect::<Vec<_>>());
+                let kind = declared_type(v).and_then(|t| DataType::try_from(t).ok());
+                json!({"name": v.name(), "shape": shape, "type": kind.map(|k| k.as_str_name().to_lowercase())})
             })
             .collect()
     };
@@ -49,6 +66,7 @@ pub fn describe(model: &Model, typing: &Typing, anatomy: &Anatomy, weights: bool
         "ir_version": proto.ir_version(),
         "inputs": values(&data_inputs(model.graph())),
         "outputs": values(&model.graph().output.iter().collect::<Vec<_>>()),
+        "input": input,
         "parameters": parameters(model.graph()),
         "macs": typing.macs(),
         "bytes": model.bytes,
@@ -174,7 +192,7 @@ fn explained(value: &Value) -> String {
     text
 }
 
-fn render(v: &Value) -> String {
+fn render(v: &Value, input: Option<&InputReport>) -> String {
     let number = |key: &str| v[key].as_u64().unwrap_or(0);
     let text = |x: &Value| match x {
         Value::Null => "-".to_string(),
@@ -184,13 +202,17 @@ fn render(v: &Value) -> String {
     let values = |key: &str| {
         let list = v[key].as_array().cloned().unwrap_or_default();
         list.iter()
-            .map(|i| format!("{} {}", text(&i["name"]), i["shape"].to_string().replace("null", "?")))
+            .map(|i| {
+                let shape = i["shape"].to_string().replace("null", "?");
+                format!("{} {} {shape}", text(&i["name"]), text(&i["type"]))
+            })
             .collect::<Vec<_>>()
             .join(", ")
     };
     let mut out = format!("{}\n", text(&v["file"]));
     out += &format!("producer: {}, opset {}, IR version {}\n", text(&v["producer"]), v["opset"], v["ir_version"]);
     out += &format!("inputs: {}\noutputs: {}\n", values("inputs"), values("outputs"));
+    out += &input.map(|input| format!("{}\n", input.line())).unwrap_or_default();
     out += &format!(
         "parameters: {} ({}), MACs: {}, bytes: {}\n",
         number("parameters"),

@@ -20,34 +20,91 @@ use super::flags::{OpenFlags, RuntimeFlags, TransformFlags};
 use super::output;
 use crate::anatomy::Anatomy;
 use crate::axes::{self, BatchFault, Typing, batch_fault};
-use crate::data::{InputShape, Loader, Skipped};
+use crate::data::{InputReport, InputShape, Loader, Preprocess, Skipped, declare, fix_size, takes_size};
 use crate::density::{Densities, measure, obstacle};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, FloatType};
 use crate::onnx::{Model, sha256};
 use crate::parallel;
 use crate::report::PREPROCESS;
 use crate::runtime::Runtime;
 
-/// Opens a model and brings it into the form that everything else works on.
+/// Opens a model and brings it into the form that everything else works on. A configuration beside it that cannot be used is no matter
+/// where no pictures are fed: it is named in a warning.
 pub fn open(path: &Path, flags: OpenFlags) -> Result<Model> {
     opened(path, flags, None).map(|(model, _)| model)
 }
 
-/// Opens a model that is to run on batches: see [`opened`].
-pub fn open_to_run(path: &Path, flags: OpenFlags, runtime: &RuntimeFlags) -> Result<Model> {
-    opened(path, flags, Some(runtime)).map(|(model, _)| model)
+/// Opens a model that is to run on batches of pictures: see [`opened`].
+pub fn open_to_run(path: &Path, flags: OpenFlags, runtime: &RuntimeFlags, transform: &TransformFlags) -> Result<Model> {
+    opened(path, flags, Some((runtime, transform))).map(|(model, _)| model)
 }
 
-/// Opens a model, and says what became of a batch that its file declares open and its graph does not have. Where the graph leaves a doubt
-/// and a runtime is given, one image alone is compared with the same one beside another; if they differ, the model takes one at a time
-/// from here on.
-pub fn opened(path: &Path, flags: OpenFlags, runtime: Option<&RuntimeFlags>) -> Result<(Model, Option<String>)> {
+/// Opens two models that are fed with the same pictures.
+pub fn open_pair(
+    paths: [&Path; 2],
+    flags: OpenFlags,
+    runtime: &RuntimeFlags,
+    transforms: [&TransformFlags; 2],
+) -> Result<[Model; 2]> {
+    let [a, b] = size_for(paths, flags)?;
+    Ok([open_to_run(paths[0], a, runtime, transforms[0])?, open_to_run(paths[1], b, runtime, transforms[1])?])
+}
+
+/// Flags for each of two models that see the same pictures: an image size is for those that leave theirs open, and has to be for one.
+pub fn size_for(paths: [&Path; 2], flags: OpenFlags) -> Result<[OpenFlags; 2]> {
+    let Some(size) = flags.input_size else { return Ok([flags; 2]) };
+    let takes = |path: &Path| -> Result<bool> { Ok(takes_size(&read(path, flags)?, size)) };
+    let takes = [takes(paths[0])?, takes(paths[1])?];
+    let nobody = takes == [false; 2];
+    Ok(takes.map(|takes| OpenFlags { input_size: Some(size).filter(|_| takes || nobody), ..flags }))
+}
+
+/// Lets a model that is to be written say how its pictures are prepared, where it does not yet; `size` is that of a child of another
+/// image size.
+pub fn keep_transform(model: &mut Model, transform: Option<&Preprocess>, size: Option<[usize; 2]>) -> Result<()> {
+    if let (Some(transform), None) = (transform, model.metadata(PREPROCESS)) {
+        let transform = Preprocess { size: size.unwrap_or(transform.size), ..transform.clone() };
+        let text = serde_json::to_string(&transform).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+        model.set_metadata(PREPROCESS, text);
+    }
+    Ok(())
+}
+
+/// Says what a model's images become, and who decided that.
+pub fn tell_input(report: &InputReport) {
+    output::note(&report.line());
+    report.warnings().iter().for_each(|warning| output::warn(warning));
+}
+
+fn read(path: &Path, flags: OpenFlags) -> Result<Model> {
     let mut model = Model::open_with(path, flags.links())?;
     if flags.dequantize {
         named(path, graph::dequantize(&mut model))?;
     }
     named(path, graph::prepare(&mut model))?;
+    Ok(model)
+}
+
+/// Opens a model, settles how its pictures are prepared, and says what became of a batch that its file declares open and its graph does not
+/// have. Where the graph leaves a doubt and a runtime is given, one image alone is compared with the same one beside another; if they
+/// differ, the model takes one at a time from here on.
+pub fn opened(
+    path: &Path,
+    flags: OpenFlags,
+    to_run: Option<(&RuntimeFlags, &TransformFlags)>,
+) -> Result<(Model, Option<String>)> {
+    let mut model = read(path, flags)?;
+    if let Some(size) = flags.input_size {
+        named(path, fix_size(&mut model, size))?;
+    }
+    let transform = to_run.map(|(_, transform)| transform.preprocess());
+    let declared = declare(&mut model, &transform.clone().unwrap_or_default(), flags.input_size.is_some());
+    match (transform, declared) {
+        (None, Err(error)) => output::warn(&error.to_string()),
+        (_, declared) => named(path, declared)?,
+    }
+    let runtime = to_run.map(|(runtime, _)| runtime);
     let (images, why) = match (batch_fault(&model), runtime) {
         (Some(BatchFault::Holds(images)), _) => (images, "its shapes fit no others".into()),
         (Some(BatchFault::Meets(node)), Some(flags)) => {
@@ -73,6 +130,7 @@ pub fn images(path: &Path, transform: &TransformFlags, model: &Model, typing: &T
     let input = InputShape::of(typing)?;
     let mut loader = Loader::open(path, &transform.preprocess(), model.metadata(PREPROCESS), input)?;
     loader.source().notes().iter().for_each(|note| output::warn(note));
+    tell_input(&InputReport::new(model, typing, loader.preprocess()));
     if let Some(limit) = transform.limit {
         loader = loader.limit(limit as usize);
     }

@@ -10,12 +10,12 @@ use super::condense::condense;
 use super::eval::{dataset, measure};
 use super::grow::shape;
 use super::tune::tune;
-use super::{images, named, open_to_run};
+use super::{images, named, open_to_run, tell_input};
 use crate::anatomy::{Anatomy, activation};
 use crate::axes::Typing;
-use crate::cli::flags::{RunAll, Tune};
+use crate::cli::flags::{OpenFlags, RunAll, Tune};
 use crate::cli::output::{self, check_output, count, table, write_text};
-use crate::data::{Dataset, InputShape, Loader};
+use crate::data::{Dataset, InputReport, InputShape, Loader};
 use crate::descendant::{self, Init};
 use crate::error::{Error, Result};
 use crate::learngene::{Learngene, parameters};
@@ -47,7 +47,7 @@ pub fn run(c: &RunAll) -> Result<()> {
     for path in &written {
         check_output(path, &[&c.model], c.force)?;
     }
-    let model = open_to_run(&c.model, c.open, &c.runtime)?;
+    let model = open_to_run(&c.model, c.open, &c.runtime, &c.transform)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     let data = dataset(&c.data, false)?;
@@ -65,7 +65,7 @@ pub fn run(c: &RunAll) -> Result<()> {
             None => some_images(c, &data, &model, &typing)?,
         };
         let (gene, condensed) = condense(&model, &typing, &anatomy, &loader, &c.clusters, &runtime)?;
-        condensed.write(&written[0])?;
+        output::write_model(&written[0], &condensed)?;
         densities = gene.densities.clone();
         let kept: usize = gene.layers.iter().map(Vec::len).sum();
         let heads: usize = gene.layers.iter().flatten().map(|k| k.members.len()).sum();
@@ -80,7 +80,7 @@ pub fn run(c: &RunAll) -> Result<()> {
     for w in &child.plan.warnings {
         output::warn(w);
     }
-    child.model.write(&written[1])?;
+    output::write_model(&written[1], &child.model)?;
 
     output::note("3/4 tuning");
     let tune_flags = Tune {
@@ -101,14 +101,15 @@ pub fn run(c: &RunAll) -> Result<()> {
         checkpoint: None,
         checkpoint_every: None,
         resume: false,
-        open: c.open,
+        // The child is of a size of its own.
+        open: OpenFlags { input_size: None, ..c.open },
         transform: c.transform.clone(),
         runtime: c.runtime.clone(),
     };
     let outcome = tune(&tune_flags)?;
 
     output::note("4/4 evaluation and report");
-    let tuned = open_to_run(&written[2], c.open, &c.runtime)?;
+    let tuned = open_to_run(&written[2], OpenFlags { input_size: None, ..c.open }, &c.runtime, &c.transform)?;
     let judged: Vec<usize> = match (c.training.val_split, data.given_split()) {
         (None, Some(given)) => given.validation.clone(),
         (share, _) => data.split(share.unwrap_or(0.1), c.training.seed).validation,
@@ -124,13 +125,16 @@ pub fn run(c: &RunAll) -> Result<()> {
         Ok(Row { name, parameters: parameters(model.graph()), macs: typing.macs(), bytes, result })
     };
     let rows = [describe("ancestor", &model)?, describe("child", &child.model)?, describe("tuned", &tuned)?];
-    report(c, &rows, densities.as_deref(), outcome.as_ref().map(|o| &o.curve), &runtime, judged.len())
+    let input = data.preprocess(&c.transform.preprocess(), model.metadata(PREPROCESS), InputShape::of(&typing)?)?;
+    let input = InputReport::new(&model, &typing, input.as_ref());
+    report(c, &rows, densities.as_deref(), outcome.as_ref().map(|o| &o.curve), &runtime, (judged.len(), &input))
 }
 
 /// Images of the data set, evenly spread over its training part.
 fn some_images(c: &RunAll, data: &Dataset, model: &Model, typing: &Typing) -> Result<Loader> {
     let input = InputShape::of(typing)?;
     let preprocess = data.preprocess(&c.transform.preprocess(), model.metadata(PREPROCESS), input)?;
+    tell_input(&InputReport::new(model, typing, preprocess.as_ref()));
     let all: Vec<usize> = data.given_split().map_or((0..data.len()).collect(), |s| s.training.clone());
     let step = all.len().div_ceil(IMAGES).max(1);
     data.loader(all.into_iter().step_by(step).collect(), preprocess, input.layout)
@@ -148,7 +152,7 @@ fn report(
     densities: Option<&[Vec<f64>]>,
     curve: Option<&crate::report::Curve>,
     runtime: &Runtime,
-    judged: usize,
+    (judged, input): (usize, &InputReport),
 ) -> Result<()> {
     let percent = |r: &Option<Evaluation>| r.as_ref().map_or("-".into(), |e| format!("{:.2}", 100.0 * e.top1));
     let cells: Vec<Vec<String>> = rows
@@ -176,7 +180,7 @@ fn report(
         .collect();
     let value = json!({
         "schema": "offshoot.run/1", "ancestor": c.model, "data": c.data.data, "images": judged,
-        "models": models, "runtime": runtime.kind,
+        "models": models, "input": input, "runtime": runtime.kind,
     });
     write_text(&c.output.join("run.json"), &format!("{value:#}\n"))?;
     if c.json {

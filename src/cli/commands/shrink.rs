@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::fitter::{Bars, Fitter, analyse};
-use super::{in_type, named, open};
+use super::{in_type, keep_transform, named, open, open_to_run};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::Shrink;
@@ -23,7 +23,7 @@ use crate::graph;
 use crate::learngene::{Learngene, Removals, parameters};
 use crate::onnx::{Model, encoded_len, sha256};
 use crate::parallel;
-use crate::report::{Frontier, KeptLayer, PREPROCESS, Seen, frontier_plot, shrink_page};
+use crate::report::{Frontier, KeptLayer, Seen, frontier_plot, shrink_page};
 use crate::runtime::Runtime;
 
 /// Sizes of the frontier.
@@ -44,7 +44,10 @@ pub fn run(c: &Shrink) -> Result<()> {
 
 fn shrink(c: &Shrink) -> Result<()> {
     let start = Instant::now();
-    let model = open(&c.model, c.open)?;
+    let model = match c.images {
+        Some(_) => open_to_run(&c.model, c.open, &c.runtime, &c.transform)?,
+        None => open(&c.model, c.open)?,
+    };
     let jobs = jobs(c, &model)?;
     let outputs: Vec<PathBuf> =
         (jobs.iter().map(|j| &j.1)).chain(&c.save_learngene).chain(&c.plot).chain(&c.report).cloned().collect();
@@ -132,7 +135,7 @@ fn shrink(c: &Shrink) -> Result<()> {
         named(&c.model, in_type(&mut child.model, c.dtype))?;
         describe(c, &model, &mut child, &allocation, fitter.as_ref().map(|f| &f.loader))?;
         let milliseconds = latency::side_by_side(&timer.runtime, &model, &child.model)?;
-        child.bytes = child.model.write(path)?;
+        child.bytes = output::write_model(path, &child.model)?;
         reports.push(report(path, &allocation, &child, milliseconds));
         if let (Some(file), Some(fitter)) = (&c.report, &fitter) {
             let page = page(c, &timer, fitter, &allocation, &child, milliseconds, frontier_svg.as_deref());
@@ -152,6 +155,7 @@ fn shrink(c: &Shrink) -> Result<()> {
             "views": views,
             "held_out": held_out,
             "seed": c.seed,
+            "input": fitter.as_ref().map(|f| &f.input),
             "descendants": reports,
             "seconds": {"stages": timings, "total": total},
             "runtime": timer.runtime.kind,
@@ -191,17 +195,8 @@ pub fn learngene(model: &Model, removals: Removals, loader: Option<&Loader>) -> 
         gene.source.images_sha256 = loader.fingerprint()?;
     }
     let mut out = named(&model.path, gene.condense(model, &typing, &anatomy))?;
-    preprocess(&mut out, loader)?;
+    keep_transform(&mut out, loader.and_then(Loader::preprocess), None)?;
     Ok(out)
-}
-
-/// A model says how its images are prepared.
-fn preprocess(model: &mut Model, loader: Option<&Loader>) -> Result<()> {
-    if let (Some(preprocess), None) = (loader.and_then(|l| l.preprocess()), model.metadata(PREPROCESS)) {
-        let text = serde_json::to_string(preprocess).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
-        model.set_metadata(PREPROCESS, text);
-    }
-    Ok(())
 }
 
 /// A descendant says where it comes from.
@@ -212,7 +207,7 @@ fn describe(
     allocation: &Allocation,
     loader: Option<&Loader>,
 ) -> Result<()> {
-    preprocess(&mut child.model, loader)?;
+    keep_transform(&mut child.model, loader.and_then(Loader::preprocess), None)?;
     let description = json!({
         "schema": "offshoot.descendant/1",
         "offshoot": env!("CARGO_PKG_VERSION"),

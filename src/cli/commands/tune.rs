@@ -11,13 +11,13 @@ use ndarray::{ArrayD, IxDyn};
 use serde_json::{Value, json};
 
 use super::eval::{dataset, dataset_at, validation};
-use super::{agree, in_type, named, open_to_run, opened, skipped, warn_skipped};
+use super::{agree, in_type, keep_transform, named, open_to_run, opened, size_for, skipped, tell_input, warn_skipped};
 use crate::anatomy::{ActivationKind, Anatomy, WeightKind, activation};
 use crate::axes::Typing;
-use crate::cli::flags::{LossKind, OptimizerKind, Tune};
+use crate::cli::flags::{LossKind, OptimizerKind, TransformFlags, Tune};
 use crate::cli::output::{self, check_distinct, check_output, count, table, write_text};
 use crate::cli::signals;
-use crate::data::{CLASSES, Dataset, InputShape, Split, TrainingLoader, TrainingOptions, class_names};
+use crate::data::{CLASSES, Dataset, InputReport, InputShape, Split, TrainingLoader, TrainingOptions, class_names};
 use crate::descendant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::FloatType;
@@ -53,6 +53,7 @@ pub struct Outcome {
     /// Seconds that it took.
     pub seconds: f64,
     last_model: Option<PathBuf>,
+    input: Option<InputReport>,
     runtime: Kind,
     /// What stands behind the model's logits.
     activation: Option<ActivationKind>,
@@ -72,6 +73,7 @@ impl Outcome {
             "last_loss": self.curve.losses.last().map(|l| l.1),
             "best": self.best,
             "last_validation": self.last,
+            "input": self.input,
             "runtime": self.runtime,
             "activation": self.activation,
             "batch": self.batch,
@@ -82,7 +84,11 @@ impl Outcome {
 /// Trains and writes everything that was asked for; `None` where nothing was to be trained.
 pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     let outputs = Outputs::new(c)?;
-    let (mut model, batch_note) = opened(&c.model, c.open, Some(&c.runtime))?;
+    let [student, of_teacher] = match &c.training.teacher {
+        None => [c.open; 2],
+        Some(teacher) => size_for([&c.model, teacher], c.open)?,
+    };
+    let (mut model, batch_note) = opened(&c.model, student, Some((&c.runtime, &c.transform)))?;
     let mut data = named(&c.data.data, Data::open(c))?;
     agree(&c.model, || data.fingerprint())?;
     let runtime = Runtime::start(&c.runtime.options())?;
@@ -93,7 +99,9 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     if let Some(a) = &behind {
         output::note(&format!("the model {}", said_of(a)));
     }
-    let teacher = c.training.teacher.as_ref().map(|p| open_to_run(p, c.open, &c.runtime)).transpose()?;
+    // The teacher's pictures are prepared as it says itself.
+    let own = TransformFlags::default();
+    let teacher = c.training.teacher.as_ref().map(|p| open_to_run(p, of_teacher, &c.runtime, &own)).transpose()?;
     if let Some(a) = teacher.as_ref().and_then(|t| activation(&Typing::new(t).ok()?)) {
         output::note(&format!("the teacher {}", said_of(&a)));
     }
@@ -117,8 +125,12 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
             .hint("use --precision fp16, or a GPU with --device cuda"));
     }
     let input = InputShape::of(&typing)?;
+    let preprocess = data.dataset.preprocess(&c.transform.preprocess(), model.metadata(PREPROCESS), input)?;
+    let report = InputReport::new(&model, &typing, preprocess.as_ref());
+    tell_input(&report);
     let mut validating = data.validation(c, &model, &typing)?;
     drop(typing);
+    keep_transform(&mut model, preprocess.as_ref(), None)?;
     let mut trainer =
         named(&c.model, Trainer::new(&runtime, &model, image, &recipe, &c.training.train, &c.training.freeze))?;
     let (batch_way, said) = batching(trainer.batching, trainer.batch);
@@ -130,7 +142,6 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
         }
     }
     let classes = trainer.classes.as_ref().map(|(_, n)| *n);
-    let preprocess = data.dataset.preprocess(&c.transform.preprocess(), model.metadata(PREPROCESS), input)?;
     let options = TrainingOptions {
         batch_size: trainer.batch,
         shuffle: !c.training.no_shuffle,
@@ -185,7 +196,7 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     let outcome = watch.finish(&trainer, validating.is_some(), c, &runtime)?;
     let batch =
         json!({"images": trainer.batch, "way": batch_way, "notes": batch_note.iter().chain(&said).collect::<Vec<_>>()});
-    Ok(Some(Outcome { activation: behind.map(|a| a.kind), batch, ..outcome }))
+    Ok(Some(Outcome { activation: behind.map(|a| a.kind), batch, input: Some(report), ..outcome }))
 }
 
 /// How batches come about, in a word and, where the file fixes another size than was asked for, in a line.
@@ -710,6 +721,7 @@ impl<'a> Watch<'a> {
             trained_parameters: trainer.selection.parameters(),
             seconds,
             last_model: self.last.filter(|_| validated),
+            input: None,
             runtime: runtime.kind,
             activation: None,
             batch: Value::Null,

@@ -3,7 +3,11 @@
 pub mod batches;
 pub mod classes;
 pub mod classifiers;
+pub mod configs;
 pub mod fashion;
 pub mod models;
 pub mod pictures;
+pub mod sizes;
 pub mod tars;
+pub mod values;
+pub mod wrapped;

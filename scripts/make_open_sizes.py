@@ -1,0 +1,43 @@
+"""Makes fixtures/reports/sizes: small models of random weights whose graphs leave the image size open.
+
+    python3 scripts/make_open_sizes.py        needs torch, transformers and onnx_ir (made with torch 2.15, transformers 5.23)
+
+dinov3-open.onnx         DINOv3 for 64 pixels, patches of 8, four register tokens, by PyTorch's exporter; no table has a size
+dinov2-hf-exporter.onnx  DINOv2 for 32 pixels, patches of 8, by transformers' own exporter: open input, positions of one size
+"""
+
+import pathlib
+
+import onnx_ir
+import torch
+import transformers
+from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+
+FOLDER = pathlib.Path(__file__).resolve().parent.parent / "fixtures/reports/sizes"
+SMALL = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+
+
+class Hidden(torch.nn.Module):
+    """The last hidden state alone."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels):
+        return self.model(pixel_values=pixels).last_hidden_state
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    config = transformers.DINOv3ViTConfig(**SMALL, intermediate_size=16, image_size=64, patch_size=8, num_register_tokens=4)
+    model = Hidden(transformers.DINOv3ViTModel(config)).eval()
+    auto = torch.export.Dim.AUTO
+    torch.onnx.export(
+        model, (torch.rand(2, 3, 64, 64),), FOLDER / "dinov3-open.onnx", dynamo=True, external_data=False, input_names=["x"],
+        output_names=["y"], dynamic_shapes=({0: torch.export.Dim("b"), 2: auto, 3: auto},),
+    )
+    model = transformers.Dinov2Model(transformers.Dinov2Config(**SMALL, mlp_ratio=1, image_size=32, patch_size=8)).eval()
+    exported = OnnxExporter().export(model, {"pixel_values": torch.rand(2, 3, 32, 32)}, config=OnnxConfig(dynamic=True))
+    onnx_ir.save(exported.program, FOLDER / "dinov2-hf-exporter.onnx")
