@@ -82,7 +82,7 @@ pub fn the_strongest_source_decides() {
     let density = ["density", text(&rigid), "--images", text(&pictures), "--runtime", "tract"];
     refused(&density, &["preprocessor_config.json", "40 x 40, which the graph cannot take", "--input-size"]);
     refused(&[&density[..], &["--input-size", "40"]].concat(), &["cannot take images of 40 x 40 pixels"]);
-    done(&[&density[..], &["--input-size", "32"]].concat());
+    assert_eq!(inspected(text(&rigid), &["--input-size", "32"])["grid"], json!([4, 4]));
 }
 
 /// The flag is for models of any size, is checked, and stays with the child.

@@ -1,6 +1,8 @@
 //! Inputs that normalise themselves: bytes, channels last, 0 to 255, 0 to 1, BGR, and pictures without an axis of images. They were fed with
 //! normalised numbers, or ended in a type error of a library.
 
+use std::slice::from_ref;
+
 use offshoot::onnx::{DataType, Model};
 use serde_json::{Value, json};
 
@@ -40,8 +42,8 @@ fn forms() -> Vec<(&'static str, Model, &'static str)> {
             before(rgb(THIRDS), DataType::Uint8, &LAST, &chain(&[to_planes.clone(), cast.clone()])),
             "picture uint8 [?,28,28,3]",
         ),
-        ("u8chw", before(rgb(THIRDS), DataType::Uint8, &OPEN, &chain(&[cast.clone()])), "picture uint8 [?,3,28,28]"),
-        ("i32", before(rgb(THIRDS), DataType::Int32, &OPEN, &chain(&[cast.clone()])), "picture int32 [?,3,28,28]"),
+        ("u8chw", before(rgb(THIRDS), DataType::Uint8, &OPEN, &chain(from_ref(&cast))), "picture uint8 [?,3,28,28]"),
+        ("i32", before(rgb(THIRDS), DataType::Int32, &OPEN, &chain(from_ref(&cast))), "picture int32 [?,3,28,28]"),
         ("f255", before(rgb(THIRDS), DataType::Float, &LAST, &chain(&[to_planes])), "picture float [?,28,28,3]"),
         ("f255chw", before(rgb(THIRDS), DataType::Float, &OPEN, &scaled), "picture float [?,3,28,28]"),
         ("unit", before(rgb(THIRDS), DataType::Float, &OPEN, &normalising()[1..]), "picture float [?,3,28,28]"),
