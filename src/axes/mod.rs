@@ -222,7 +222,7 @@ impl<'m> Typing<'m> {
         let mut tried = HashSet::new();
         let mut fitting = |sizes: Vec<usize>| {
             let new: Vec<usize> = sizes.into_iter().filter(|&n| tried.insert(n)).collect();
-            new.into_iter().find_map(|n| sound([n, n]).filter(Typing::tables_fit))
+            new.into_iter().find_map(|n| sound([n, n]).filter(|typing| typing.tables_fit(model)))
         };
         if let Some(typing) = fitting(image_sizes(model)) {
             return from(typing, SizeFrom::Tables);
@@ -231,7 +231,7 @@ impl<'m> Typing<'m> {
         let Some(guess) = usual.into_iter().find_map(|n| sound([n, n])) else {
             return from(typed(default)?, SizeFrom::Guess);
         };
-        if guess.tables_fit() {
+        if guess.tables_fit(model) {
             return from(guess, SizeFrom::Tables);
         }
         // Tables that no shape gave away: what is resampled shows its own grid in the typed graph.
@@ -258,11 +258,17 @@ impl<'m> Typing<'m> {
     }
 
     /// True where tables decide the image size: all that the graph resamples have the size that they come to, and where none is
-    /// resampled, one covers the image. Tokens that no patch makes (registers) cover nothing.
-    fn tables_fit(&self) -> bool {
+    /// resampled, one covers the image and has no place at twice its size. Tokens that no patch makes (registers) do not mind the size,
+    /// even where they happen to be as many as the patches.
+    fn tables_fit(&self, model: &Model) -> bool {
         let (resampled, image) = (self.resampled_tables(), self.image_size());
+        let covers = || self.uses.iter().any(|u| u.dims.iter().any(|d| self.covers(image, d)));
+        let contradicts = || {
+            let twice = Assumption { image: image.map(|n| 2 * n), ..self.assumption.clone() };
+            Typing::with(model, twice).map_or(true, |typing| !typing.conflicts.is_empty())
+        };
         match resampled.is_empty() {
-            true => self.uses.iter().any(|u| u.dims.iter().any(|d| self.covers(image, d))),
+            true => covers() && contradicts(),
             false => resampled.iter().all(|(before, after)| before == after),
         }
     }
