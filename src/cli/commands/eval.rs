@@ -20,7 +20,7 @@ use crate::training::{Validation, evaluate, is_independent, said_of, with_logits
 
 /// Runs the command.
 pub fn run(c: &Eval) -> Result<()> {
-    let (model, batch_note) = opened(&c.model, c.open, Some((&c.runtime, &c.transform)))?;
+    let (model, batch_note) = opened(&c.model, c.open, Some(&c.runtime), Some(&c.transform))?;
     let dataset = dataset(&c.data, false)?;
     let cut = c.val_split.map(|share| dataset.split(share, c.seed));
     let split = cut.as_ref().or(dataset.given_split());

@@ -32,12 +32,17 @@ use crate::runtime::Runtime;
 /// Opens a model and brings it into the form that everything else works on. A configuration beside it that cannot be used is no matter
 /// where no pictures are fed: it is named in a warning.
 pub fn open(path: &Path, flags: OpenFlags) -> Result<Model> {
-    opened(path, flags, None).map(|(model, _)| model)
+    opened(path, flags, None, None).map(|(model, _)| model)
 }
 
 /// Opens a model that is to run on batches of pictures: see [`opened`].
 pub fn open_to_run(path: &Path, flags: OpenFlags, runtime: &RuntimeFlags, transform: &TransformFlags) -> Result<Model> {
-    opened(path, flags, Some((runtime, transform))).map(|(model, _)| model)
+    opened(path, flags, Some(runtime), Some(transform)).map(|(model, _)| model)
+}
+
+/// Opens a model that is fed with pictures, one at a time.
+pub fn open_for_images(path: &Path, flags: OpenFlags, transform: &TransformFlags) -> Result<Model> {
+    opened(path, flags, None, Some(transform)).map(|(model, _)| model)
 }
 
 /// Opens two models that are fed with the same pictures.
@@ -92,19 +97,19 @@ fn read(path: &Path, flags: OpenFlags) -> Result<Model> {
 pub fn opened(
     path: &Path,
     flags: OpenFlags,
-    to_run: Option<(&RuntimeFlags, &TransformFlags)>,
+    runtime: Option<&RuntimeFlags>,
+    transform: Option<&TransformFlags>,
 ) -> Result<(Model, Option<String>)> {
     let mut model = read(path, flags)?;
     if let Some(size) = flags.input_size {
         named(path, fix_size(&mut model, size))?;
     }
-    let transform = to_run.map(|(_, transform)| transform.preprocess());
+    let transform = transform.map(TransformFlags::preprocess);
     let declared = declare(&mut model, &transform.clone().unwrap_or_default(), flags.input_size.is_some());
     match (transform, declared) {
         (None, Err(error)) => output::warn(&error.to_string()),
         (_, declared) => named(path, declared)?,
     }
-    let runtime = to_run.map(|(runtime, _)| runtime);
     let (images, why) = match (batch_fault(&model), runtime) {
         (Some(BatchFault::Holds(images)), _) => (images, "its shapes fit no others".into()),
         (Some(BatchFault::Meets(node)), Some(flags)) => {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::fitter::{Bars, Fitter, analyse};
-use super::{in_type, keep_transform, named, open, open_to_run};
+use super::{in_type, keep_transform, named, open, open_for_images};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::Shrink;
@@ -45,7 +45,7 @@ pub fn run(c: &Shrink) -> Result<()> {
 fn shrink(c: &Shrink) -> Result<()> {
     let start = Instant::now();
     let model = match c.images {
-        Some(_) => open_to_run(&c.model, c.open, &c.runtime, &c.transform)?,
+        Some(_) => open_for_images(&c.model, c.open, &c.transform)?,
         None => open(&c.model, c.open)?,
     };
     let jobs = jobs(c, &model)?;

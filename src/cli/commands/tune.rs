@@ -88,7 +88,7 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
         None => [c.open; 2],
         Some(teacher) => size_for([&c.model, teacher], c.open)?,
     };
-    let (mut model, batch_note) = opened(&c.model, student, Some((&c.runtime, &c.transform)))?;
+    let (mut model, batch_note) = opened(&c.model, student, Some(&c.runtime), Some(&c.transform))?;
     let mut data = named(&c.data.data, Data::open(c))?;
     agree(&c.model, || data.fingerprint())?;
     let runtime = Runtime::start(&c.runtime.options())?;
