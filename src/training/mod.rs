@@ -15,6 +15,7 @@ mod recompute;
 mod regularise;
 mod rules;
 mod run;
+mod sharing;
 mod step;
 mod tape;
 mod trained;
@@ -28,6 +29,7 @@ pub use precision::Precision;
 pub use regularise::{KEPT, probability};
 pub use rules::is_trainable;
 pub use run::{Observer, Plan, Record, Run, StepReport, Teacher, Validation, ValidationReport, evaluate};
+pub use sharing::{Separated, separate};
 pub use step::{
     Batching, Description, Memory, Port, Recipe, StateTensor, StepGraph, Steps, evaluation_graph, trainable_form,
 };

@@ -12,6 +12,7 @@ use super::loss::{self, LOSS, Loss};
 use super::optimiser::{CORRECTION1, CORRECTION2, EMA_DECAY, LEARNING_RATE, Optimiser, Parameter, average, ema, next};
 use super::precision::{Precision, in_half, runs_in_bfloat16, widen_where};
 use super::recompute::{inside, recompute};
+use super::sharing::separate;
 use super::trained::Selection;
 use super::{Gradients, Operators, kernels, regularise};
 use crate::anatomy::Anatomy;
@@ -258,7 +259,9 @@ impl Steps {
             logits::check(&Typing::with(model, Assumption { batch: recipe.batch, image })?, &recipe.loss)?;
         }
         let original = model;
-        let (mut model, shape, _) = trainable_form(model, recipe.batch, image)?;
+        let mut separated = model.clone();
+        separate(&mut separated)?;
+        let (mut model, shape, _) = trainable_form(&separated, recipe.batch, image)?;
         let batch = shape[0];
         let batching = Batching::new(original, recipe.batch, batch);
         let recipe = &Recipe { accumulate: recipe.accumulate.max(1) * batching.steps(), ..recipe.clone() };

@@ -120,14 +120,38 @@ fn is_bias_of_one(typing: &Typing, tensor: &TensorProto) -> bool {
     is_float(tensor) && tensor.dims == [1] && uses.peek().is_some() && uses.all(is_bias)
 }
 
+/// Where layers begin, and where the last one ends, as places in the order of nodes.
+pub(super) struct Layers {
+    starts: Vec<usize>,
+    end: usize,
+}
+
+impl Layers {
+    /// Finds the layers; none in a graph without any.
+    pub(super) fn new(typing: &Typing) -> Layers {
+        let Ok(anatomy) = Anatomy::new(typing) else { return Layers { starts: Vec::new(), end: usize::MAX } };
+        let links = Links::new(typing.graph);
+        let position = |v: &Option<String>| v.as_deref().and_then(|v| links.maker.get(v).copied());
+        Layers {
+            starts: anatomy.layers.iter().map(|l| position(&l.enter).unwrap_or(0)).collect(),
+            end: anatomy.layers.last().and_then(|l| position(&l.leave)).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The layer that a node lies in: 0 before the first one, 1 to n in the layers, n + 1 behind the last.
+    pub(super) fn depth(&self, node: usize) -> usize {
+        match node > self.end {
+            true => self.starts.len() + 1,
+            false => self.starts.iter().filter(|&&s| s < node).count(),
+        }
+    }
+}
+
 /// Depth of every weight, by where it first meets the data, and the number of layers.
 fn depths<'m>(typing: &Typing<'m>) -> (HashMap<&'m str, usize>, usize) {
-    let Ok(anatomy) = Anatomy::new(typing) else { return (HashMap::new(), 0) };
+    let layers = Layers::new(typing);
     let links = Links::new(typing.graph);
     let fixed = typing.fixed();
-    let position = |v: &Option<String>| v.as_deref().and_then(|v| links.maker.get(v).copied());
-    let starts: Vec<usize> = anatomy.layers.iter().map(|l| position(&l.enter).unwrap_or(0)).collect();
-    let end = anatomy.layers.last().and_then(|l| position(&l.leave)).unwrap_or(usize::MAX);
     let mut depths = HashMap::new();
     for &name in typing.weights.keys() {
         // Through everything that is computed from weights alone.
@@ -144,8 +168,7 @@ fn depths<'m>(typing: &Typing<'m>) -> (HashMap<&'m str, usize>, usize) {
                 }
             }
         }
-        let depth = if first > end { starts.len() + 1 } else { starts.iter().filter(|&&s| s < first).count() };
-        depths.insert(name, depth);
+        depths.insert(name, layers.depth(first));
     }
-    (depths, starts.len())
+    (depths, layers.starts.len())
 }

@@ -11,6 +11,7 @@ use super::LOSS;
 use super::checkpoint;
 use super::optimiser::{EMA_DECAY, ema};
 use super::regularise::KEPT;
+use super::sharing::separate;
 use super::step::{
     Batching, CARRY, GRADIENT, GRADIENT_NORM, LOSS_SCALE, Recipe, StepGraph, Steps, evaluation_graph, trainable_form,
 };
@@ -83,11 +84,13 @@ impl Trainer {
         train: &[String],
         freeze: &[String],
     ) -> Result<Trainer> {
+        let mut model = model.clone();
+        separate(&mut model)?;
         let Steps { step, update, selection, batch, batching, classes, branches } =
-            Steps::new(model, image, recipe, train, freeze)?;
+            Steps::new(&model, image, recipe, train, freeze)?;
         let program = runtime.load_program(&step.model, step.ports())?;
         let update_program = update.as_ref().map(|u| runtime.load_program(&u.model, u.ports())).transpose()?;
-        let (form, _, _) = trainable_form(model, batch, image)?;
+        let (form, _, _) = trainable_form(&model, batch, image)?;
         let initial: HashMap<&str, _> = form.graph().initializer.iter().map(|t| (t.name(), t)).collect();
         let mut state = State::default();
         let graphs: Vec<&StepGraph> = std::iter::once(&step).chain(&update).collect();
@@ -108,7 +111,7 @@ impl Trainer {
         let gradients = gradients.filter(|n| n.starts_with(GRADIENT)).collect();
         let mut trainer = Trainer {
             runtime: runtime.clone(),
-            model: model.clone(),
+            model,
             image,
             recipe: recipe.clone(),
             state,
