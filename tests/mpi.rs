@@ -160,7 +160,7 @@ fn several_processes_train_as_one() {
     ];
     let whole = run(1, 36, "whole", &all);
     let validated = metrics(&whole[0]).iter().filter(|l| l.get("val_loss").is_some()).count();
-    assert_eq!((metrics(&whole[0]).len() - validated, validated), (14, 2));
+    assert_eq!((metrics(&whole[0]).len() - validated, validated), (14, 3));
     for (ranks, batch) in [(2, 18), (3, 12)] {
         let [log, output] = run(ranks, batch, &format!("by-{ranks}"), &all);
         assert_same_run(&whole[0], &log, &format!("{ranks} processes"));

@@ -116,6 +116,21 @@ fn images_are_fed_as_the_model_takes_them() {
 }
 
 #[test]
+fn training_as_people_start_it_is_right() {
+    if runtime().is_some() {
+        use common::reports::{constants, starts};
+        let checks: [fn(&str); 5] = [
+            starts::the_start_counts,
+            starts::a_resumed_run_knows_its_start,
+            starts::few_images_are_held_out,
+            starts::the_start_decides_the_rate,
+            constants::merged_constants_are_trained_apart,
+        ];
+        checks.iter().for_each(|check| check("onnxruntime"));
+    }
+}
+
+#[test]
 fn every_fixture_in_half_precision_says_what_it_said() {
     if let Some(runtime) = runtime() {
         common::precision::check_all(runtime);

@@ -694,7 +694,8 @@ pub struct TrainingFlags {
     /// Validation images: a data set of its own [default: the one given with the data, else a part of it]
     #[arg(long, value_name = "PATH", help_heading = "Data", conflicts_with = "val_split")]
     pub val: Option<PathBuf>,
-    /// Share of the images that validates; 0 for none [default: 0.1 where none is given with the data]
+    /// Share of the images that validates; 0 for none [default where none is given with the data: 0.1, at least eight images, or a
+    /// fifth where there are fewer than 40]
     #[arg(long, value_name = "SHARE", help_heading = "Data", value_parser = share)]
     pub val_split: Option<f64>,
     /// Random transforms: none, light, standard, deit, and settings such as flip=0.5,crop=0.35..1
@@ -709,6 +710,9 @@ pub struct TrainingFlags {
     /// Keep the order of the data set
     #[arg(long, help_heading = "Data")]
     pub no_shuffle: bool,
+    /// Exit with 1 where no epoch was better on the validation images than the model was before training
+    #[arg(long, help_heading = "Data")]
+    pub require_improvement: bool,
 
     /// Epochs
     #[arg(long, value_name = "N", help_heading = "Training", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
@@ -725,9 +729,12 @@ pub struct TrainingFlags {
     /// Optimiser
     #[arg(long, value_enum, help_heading = "Training", default_value_t)]
     pub optimizer: OptimizerKind,
-    /// Highest learning rate
-    #[arg(long, value_name = "RATE", help_heading = "Training", default_value_t = 5e-4, value_parser = positive)]
-    pub lr: f64,
+    /// Highest learning rate [default: 5e-4, or the part of it at which one update does not raise the loss]
+    ///
+    /// Before the first update one is tried at 5e-4 and taken back; where the loss of its own images rises, the rate is divided by four, and
+    /// tried again. Models that were fitted or trained well want small rates.
+    #[arg(long, value_name = "RATE", help_heading = "Training", value_parser = positive)]
+    pub lr: Option<f64>,
     /// Last learning rate of a schedule that falls
     #[arg(long, value_name = "RATE", help_heading = "Training", default_value_t = 1e-6, value_parser = positive)]
     pub min_lr: f64,

@@ -229,6 +229,15 @@ impl Dataset {
         Split { training: sorted(training), validation: sorted(validation) }
     }
 
+    /// The share that is held out for validation where nobody says how many: a tenth, but at least eight images, or a fifth
+    /// where there are fewer than 40. What fewer than eight images say of a model is chance.
+    pub fn held_out_share(&self) -> f64 {
+        match self.len() {
+            0..40 => 0.2,
+            count => (8.0 / count as f64).max(0.1),
+        }
+    }
+
     /// A hash of the images, as [`ImageSource::fingerprint`], and of the labels; for resuming and for records.
     ///
     /// # Errors

@@ -356,8 +356,10 @@ impl Workshop {
         let loader = TrainingLoader::new(dataset, training, preprocess, input.layout, options)?;
         let plan = Plan {
             epochs: cell.training.epochs.into(),
-            learning_rate: cell.training.lr,
+            learning_rate: Some(cell.training.lr),
             warmup: cell.training.warmup,
+            // Judged above, where its classifier is the ancestor's; a new one knows nothing yet.
+            validate_start: false,
             seed: cell.seed,
             ..Plan::default()
         };

@@ -11,6 +11,7 @@ mod logits;
 mod loss;
 mod optimiser;
 mod precision;
+mod rate;
 mod recompute;
 mod regularise;
 mod rules;
@@ -26,9 +27,10 @@ pub use logits::{is_independent, said_of, with_logits};
 pub use loss::{LOSS, Loss, TARGETS, Term, teacher_input};
 pub use optimiser::{Optimiser, Schedule, Shape, ema, next};
 pub use precision::Precision;
+pub use rate::{Attempt, LearningRate};
 pub use regularise::{KEPT, probability};
 pub use rules::is_trainable;
-pub use run::{Observer, Plan, Record, Run, StepReport, Teacher, Validation, ValidationReport, evaluate};
+pub use run::{Observer, Plan, Record, Run, StepReport, Summary, Teacher, Validation, ValidationReport, evaluate};
 pub use sharing::{Separated, separate};
 pub use step::{
     Batching, Description, Memory, Port, Recipe, StateTensor, StepGraph, Steps, evaluation_graph, trainable_form,

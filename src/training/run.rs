@@ -16,11 +16,12 @@ use super::checkpoint::Position;
 use super::logits::with_logits;
 use super::loss::{Loss, TARGETS, Term, teacher_input};
 use super::optimiser::{Schedule, Shape};
+use super::rate::LearningRate;
 use super::regularise::{KEPT, probability};
 use super::step::Recipe;
 use super::trainer::{Feeds, Trainer};
 use crate::axes::Typing;
-use crate::data::{Batch, Loader, TrainingLoader};
+use crate::data::{Batch, Loader, TrainingBatch, TrainingLoader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
 use crate::onnx::proto::ValueInfoProto;
@@ -38,8 +39,8 @@ pub struct Plan {
     pub steps: Option<u64>,
     /// What follows the warm-up.
     pub schedule: Shape,
-    /// The highest learning rate.
-    pub learning_rate: f64,
+    /// The highest learning rate; where there is none, one is found by [trial](LearningRate).
+    pub learning_rate: Option<f64>,
     /// The last learning rate.
     pub minimum_rate: f64,
     /// Epochs in which the learning rate rises.
@@ -48,6 +49,8 @@ pub struct Plan {
     pub ema_decay: f64,
     /// Probability that the last residual branch is dropped.
     pub drop_path: f32,
+    /// The model is validated before the first update too, and is the best until another is better.
+    pub validate_start: bool,
     /// What everything random follows from.
     pub seed: u64,
     /// Where checkpoints are written.
@@ -66,11 +69,12 @@ impl Default for Plan {
             epochs: 10,
             steps: None,
             schedule: Shape::Cosine,
-            learning_rate: 5e-4,
+            learning_rate: None,
             minimum_rate: 1e-6,
             warmup: 0.5,
             ema_decay: 0.999,
             drop_path: 0.0,
+            validate_start: true,
             seed: 0,
             checkpoint: None,
             checkpoint_every: None,
@@ -164,7 +168,7 @@ pub struct StepReport {
 pub struct ValidationReport {
     /// Updates before it.
     pub step: u64,
-    /// The epoch, from 1.
+    /// The epoch, from 1; 0 for the model as it was before the first update.
     pub epoch: u64,
     /// Mean loss over the images, without label smoothing.
     pub val_loss: f64,
@@ -177,8 +181,30 @@ pub struct ValidationReport {
     pub best: bool,
 }
 
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The validation before the first update, where there was one.
+    pub start: Option<ValidationReport>,
+    /// The best validation, where there was one; of several alike the first.
+    pub best: Option<ValidationReport>,
+    /// The highest learning rate.
+    pub learning_rate: LearningRate,
+}
+
+impl Summary {
+    /// Whether a later model was better than the start; `None` where that is not known, for lack of images to validate on.
+    pub fn improved(&self) -> Option<bool> {
+        self.best.as_ref().map(|best| best.epoch > 0)
+    }
+}
+
 /// Who watches a run.
 pub trait Observer {
+    /// The run begins, with this highest learning rate.
+    fn begun(&mut self, _: &LearningRate) -> Result<()> {
+        Ok(())
+    }
     /// An update was made; `total` is the number of updates of the whole run.
     fn step(&mut self, report: &StepReport, total: u64) -> Result<()>;
     /// A validation ended.
@@ -226,7 +252,11 @@ impl Observer for Record {
 struct Standing {
     schema: String,
     position: Position,
+    #[serde(default)]
+    start: Option<ValidationReport>,
     best: Option<ValidationReport>,
+    #[serde(default)]
+    learning_rate: Option<LearningRate>,
     seed: u64,
     batch: usize,
     images: usize,
@@ -265,24 +295,24 @@ impl Run<'_> {
         self.trainer.batch * self.recipe.ranks.max(1)
     }
 
-    fn schedule(&self) -> Schedule {
+    fn schedule(&self, rate: f64) -> Schedule {
         Schedule {
             shape: self.plan.schedule,
-            rate: self.plan.learning_rate,
-            minimum: self.plan.minimum_rate.min(self.plan.learning_rate),
+            rate,
+            minimum: self.plan.minimum_rate.min(rate),
             warmup: (self.plan.warmup * self.updates_per_epoch() as f64).round() as u64,
             total: self.total(),
         }
     }
 
-    /// Runs to the end. The trainer holds the last weights then.
+    /// Runs to the end, and says what it came to. The trainer holds the last weights then.
     ///
     /// # Errors
     /// [`ErrorKind::Check`] for a loss that is not finite (the last checkpoint is whole), those of the data, of the runtime, of
     /// checkpoints, and of the observer.
-    pub fn go(&mut self, observer: &mut dyn Observer) -> Result<()> {
+    pub fn go(&mut self, observer: &mut dyn Observer) -> Result<Summary> {
         let per_update = self.trainer.batches_per_update();
-        let (schedule, total, per_epoch) = (self.schedule(), self.total(), self.updates_per_epoch());
+        let (total, per_epoch) = (self.total(), self.updates_per_epoch());
         if per_epoch == 0 {
             return Err(Error::new(
                 ErrorKind::Usage,
@@ -294,7 +324,9 @@ impl Run<'_> {
         let mut standing = Standing {
             schema: "offshoot.checkpoint/1".into(),
             position: Position::default(),
+            start: None,
             best: None,
+            learning_rate: None,
             seed: self.plan.seed,
             batch: self.images_per_batch(),
             images: self.training.len(),
@@ -303,6 +335,19 @@ impl Run<'_> {
         if self.plan.resume {
             standing = self.resume(&standing)?;
             observer.resumed(standing.position.step)?;
+        }
+        let learning_rate = match (self.plan.learning_rate, standing.learning_rate.take()) {
+            (Some(rate), _) => LearningRate::given(rate),
+            (None, Some(found)) => found,
+            (None, None) if self.plan.resume => LearningRate::given(LearningRate::DEFAULT),
+            (None, None) => self.find_rate()?,
+        };
+        observer.begun(&learning_rate)?;
+        let schedule = self.schedule(learning_rate.rate);
+        standing.learning_rate = Some(learning_rate.clone());
+        if self.plan.validate_start && !self.plan.resume {
+            self.validate(&mut standing, 0, observer)?;
+            standing.start = standing.best.clone();
         }
         while standing.position.step < total {
             let at = standing.position.clone();
@@ -339,7 +384,17 @@ impl Run<'_> {
             self.validate(&mut standing, at.epoch + 1, observer)?;
             self.save(&standing)?;
         }
-        Ok(())
+        Ok(Summary { start: standing.start, best: standing.best, learning_rate })
+    }
+
+    /// Finds a learning rate by trial, on the batches of the first update. The state is as it was afterwards.
+    fn find_rate(&mut self) -> Result<LearningRate> {
+        let mut batches = self.training.batches(0, 0);
+        let prepared = self.prepare(&mut batches, 0, self.trainer.batches_per_update())?;
+        drop(batches);
+        let input = self.trainer.input.clone();
+        let feeds = prepared.feeds(&input, &self.recipe.loss)?;
+        LearningRate::find(|rate| self.trainer.attempt(&feeds, rate))
     }
 
     fn resume(&mut self, expected: &Standing) -> Result<Standing> {
@@ -386,23 +441,17 @@ impl Run<'_> {
         }
     }
 
-    /// One update from the next batches.
-    fn update(
+    /// The next batches, with all that they are fed with.
+    fn prepare(
         &mut self,
-        batches: &mut impl Iterator<Item = Result<crate::data::TrainingBatch>>,
+        batches: &mut impl Iterator<Item = Result<TrainingBatch>>,
         step: u64,
-        rate: f64,
         count: usize,
-    ) -> Result<StepReport> {
-        let mut taken = Vec::with_capacity(count);
-        for _ in 0..count {
-            match batches.next() {
-                Some(batch) => taken.push(batch?),
-                None => bail!(Internal, "the epoch has fewer batches than it said"),
-            }
-        }
-        let mut extra: Vec<Vec<(String, ArrayD<f32>)>> = Vec::new();
-        for (i, batch) in taken.iter().enumerate() {
+    ) -> Result<Prepared> {
+        let mut prepared = Prepared::default();
+        for i in 0..count {
+            let Some(batch) = batches.next() else { bail!(Internal, "the epoch has fewer batches than it said") };
+            let batch = batch?;
             let mut values = match &mut self.teacher {
                 Some(teacher) => teacher.values(&batch.images)?,
                 None => Vec::new(),
@@ -410,29 +459,30 @@ impl Run<'_> {
             if self.trainer.branches > 0 {
                 values.push((KEPT.to_string(), self.kept(step, i).into_dyn()));
             }
-            extra.push(values);
+            prepared.batches.push(batch);
+            prepared.values.push(values);
         }
+        Ok(prepared)
+    }
+
+    /// One update from the next batches.
+    fn update(
+        &mut self,
+        batches: &mut impl Iterator<Item = Result<TrainingBatch>>,
+        step: u64,
+        rate: f64,
+        count: usize,
+    ) -> Result<StepReport> {
+        let prepared = self.prepare(batches, step, count)?;
         let input = self.trainer.input.clone();
-        let needs_targets = self.recipe.loss.needs_targets();
-        let mut feeds: Vec<Feeds> = Vec::new();
-        for (batch, values) in taken.iter().zip(&extra) {
-            let mut feed: Feeds = vec![(input.as_str(), batch.images.view().into_dyn())];
-            if needs_targets {
-                let Some(targets) = &batch.targets else {
-                    bail!(Usage, "the loss needs labels and the data set has none")
-                };
-                feed.push((TARGETS, targets.view().into_dyn()));
-            }
-            feed.extend(values.iter().map(|(n, v)| (n.as_str(), v.view())));
-            feeds.push(feed);
-        }
+        let feeds = prepared.feeds(&input, &self.recipe.loss)?;
         // The average follows closely at first: otherwise it would stay near the start for 1 / (1 - decay) updates.
         let decay = self.plan.ema_decay.min((1.0 + step as f64) / (10.0 + step as f64));
         let result = self.trainer.step(&feeds, rate, decay)?;
         let mut accuracy = None;
-        if result.logits.len() == taken.len() {
+        if result.logits.len() == prepared.batches.len() {
             let (mut right, mut all) = (0, 0);
-            for (logits, batch) in result.logits.iter().zip(&taken) {
+            for (logits, batch) in result.logits.iter().zip(&prepared.batches) {
                 let Some(labels) = &batch.labels else { continue };
                 let mut scores = Scores::default();
                 scores.add(rows(logits)?, labels);
@@ -504,6 +554,32 @@ impl Run<'_> {
             standing.best = Some(report.clone());
         }
         observer.validated(&report)
+    }
+}
+
+/// Batches of one update, and for each what is fed beside its images and targets.
+#[derive(Default)]
+struct Prepared {
+    batches: Vec<TrainingBatch>,
+    values: Vec<Vec<(String, ArrayD<f32>)>>,
+}
+
+impl Prepared {
+    /// What every batch is fed with, by the names of the step graph's inputs; `input` is that of the images.
+    fn feeds<'a>(&'a self, input: &'a str, loss: &Loss) -> Result<Vec<Feeds<'a>>> {
+        let mut all: Vec<Feeds> = Vec::with_capacity(self.batches.len());
+        for (batch, values) in self.batches.iter().zip(&self.values) {
+            let mut feed: Feeds = vec![(input, batch.images.view().into_dyn())];
+            if loss.needs_targets() {
+                let Some(targets) = &batch.targets else {
+                    bail!(Usage, "the loss needs labels and the data set has none")
+                };
+                feed.push((TARGETS, targets.view().into_dyn()));
+            }
+            feed.extend(values.iter().map(|(n, v)| (n.as_str(), v.view())));
+            all.push(feed);
+        }
+        Ok(all)
     }
 }
 

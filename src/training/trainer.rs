@@ -11,6 +11,7 @@ use super::LOSS;
 use super::checkpoint;
 use super::optimiser::{EMA_DECAY, ema};
 use super::regularise::KEPT;
+use super::rate::Attempt;
 use super::sharing::separate;
 use super::step::{
     Batching, CARRY, GRADIENT, GRADIENT_NORM, LOSS_SCALE, Recipe, StepGraph, Steps, evaluation_graph, trainable_form,
@@ -263,6 +264,41 @@ impl Trainer {
             feeds.iter().map(of).collect()
         };
         if steps == 1 { vec![feeds.clone()] } else { (0..steps).map(part).collect() }
+    }
+
+    /// Tries the first update of a run: the loss of its batches before and after it. The state is as it was afterwards.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::step`] for the loss before it; [`ErrorKind::Internal`] behind the first update.
+    pub fn attempt(&mut self, batches: &[Feeds], learning_rate: f64) -> Result<Attempt> {
+        if self.updates > 0 {
+            bail!(Internal, "an update is tried before the first one, not after {}", self.updates);
+        }
+        // What the optimiser keeps is zero yet, and averages are the weights.
+        let weights: Vec<(String, ArrayD<f32>)> = (self.selection.trained.iter())
+            .filter(|w| self.state.shape(&w.name).is_some())
+            .map(|w| Ok((w.name.clone(), self.state.get(&w.name)?)))
+            .collect::<Result<_>>()?;
+        let scale = self.scale;
+        let before = self.step(batches, learning_rate, 0.0).map(|result| result.loss);
+        // A rate of 0 moves nothing and tells the loss.
+        let after = before.is_ok().then(|| self.step(batches, 0.0, 0.0));
+        for (name, value) in weights {
+            for moment in self.recipe.optimiser.moments(&name) {
+                self.state.insert(&self.step, &moment, ArrayD::zeros(value.raw_dim()))?;
+            }
+            if self.recipe.ema {
+                self.state.insert(&self.step, &ema(&name), value.clone())?;
+            }
+            self.state.insert(&self.step, &name, value)?;
+        }
+        (self.updates, self.scale) = (0, scale);
+        let after = match after.transpose() {
+            Ok(result) => result.map(|r| r.loss),
+            Err(e) if e.kind() == ErrorKind::Check => None,
+            Err(e) => return Err(e),
+        };
+        Ok(Attempt { rate: learning_rate, before: before?, after })
     }
 
     fn not_finite(&self, result: &StepResult, step: u64) -> Error {

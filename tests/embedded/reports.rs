@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use offshoot::runtime::{Kind, Options, Runtime};
 
-use crate::common::reports::{batches, classes, classifiers, configs, models, pictures, sizes, tars, values};
+use crate::common::reports::{
+    batches, classes, classifiers, configs, constants, models, pictures, sizes, starts, tars, values,
+};
 
 fn tract() -> Arc<Runtime> {
     Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap()
@@ -140,4 +142,29 @@ fn colours_come_in_the_order_of_the_flag() {
 #[test]
 fn normalising_twice_is_said() {
     values::normalising_twice_is_said("tract");
+}
+
+#[test]
+fn the_start_of_a_run_counts() {
+    starts::the_start_counts("tract");
+}
+
+#[test]
+fn a_resumed_run_knows_its_start() {
+    starts::a_resumed_run_knows_its_start("tract");
+}
+
+#[test]
+fn few_images_are_held_out() {
+    starts::few_images_are_held_out("tract");
+}
+
+#[test]
+fn the_start_decides_the_rate() {
+    starts::the_start_decides_the_rate("tract");
+}
+
+#[test]
+fn constants_that_were_merged_are_trained_apart() {
+    constants::merged_constants_are_trained_apart("tract");
 }

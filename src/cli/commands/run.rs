@@ -112,7 +112,7 @@ pub fn run(c: &RunAll) -> Result<()> {
     let tuned = open_to_run(&written[2], OpenFlags { input_size: None, ..c.open }, &c.runtime, &c.transform)?;
     let judged: Vec<usize> = match (c.training.val_split, data.given_split()) {
         (None, Some(given)) => given.validation.clone(),
-        (share, _) => data.split(share.unwrap_or(0.1), c.training.seed).validation,
+        (share, _) => data.split(share.unwrap_or(data.held_out_share()), c.training.seed).validation,
     };
     let describe = |name: &'static str, model: &Model| -> Result<Row> {
         let typing = Typing::new(model)?;
@@ -127,7 +127,8 @@ pub fn run(c: &RunAll) -> Result<()> {
     let rows = [describe("ancestor", &model)?, describe("child", &child.model)?, describe("tuned", &tuned)?];
     let input = data.preprocess(&c.transform.preprocess(), model.metadata(PREPROCESS), InputShape::of(&typing)?)?;
     let input = InputReport::new(&model, &typing, input.as_ref());
-    report(c, &rows, densities.as_deref(), outcome.as_ref().map(|o| &o.curve), &runtime, (judged.len(), &input))
+    report(c, &rows, densities.as_deref(), outcome.as_ref().map(|o| &o.curve), &runtime, (judged.len(), &input))?;
+    outcome.map_or(Ok(()), |o| o.check(&c.training))
 }
 
 /// Images of the data set, evenly spread over its training part.

@@ -14,7 +14,7 @@ use super::eval::{dataset, dataset_at, validation};
 use super::{agree, in_type, keep_transform, named, open_to_run, opened, size_for, skipped, tell_input, warn_skipped};
 use crate::anatomy::{ActivationKind, Anatomy, WeightKind, activation};
 use crate::axes::Typing;
-use crate::cli::flags::{LossKind, OptimizerKind, TransformFlags, Tune};
+use crate::cli::flags::{LossKind, OptimizerKind, TrainingFlags, TransformFlags, Tune};
 use crate::cli::output::{self, check_distinct, check_output, count, table, write_text};
 use crate::cli::signals;
 use crate::data::{CLASSES, Dataset, InputReport, InputShape, Split, TrainingLoader, TrainingOptions, class_names};
@@ -27,23 +27,30 @@ use crate::parallel;
 use crate::report::{Curve, PREPROCESS, training_page, training_plot};
 use crate::runtime::{self, Device, Kind, Runtime};
 use crate::training::{
-    Batching, CLASSIFIER_IMAGES, Loss, Memory, Observer, Operators, Optimiser, Plan, Precision, Recipe, Run, Selection,
-    StepReport, Steps, Teacher, Term, Trainer, Validation, ValidationReport, add_classifier, checkpoint,
-    fit_classifier, has_classifier, is_independent, said_of, trainable_form,
+    Batching, CLASSIFIER_IMAGES, LearningRate, Loss, Memory, Observer, Operators, Optimiser, Plan, Precision, Recipe,
+    Run, Selection, Separated, StepReport, Steps, Summary, Teacher, Term, Trainer, Validation, ValidationReport,
+    add_classifier, checkpoint, fit_classifier, has_classifier, is_independent, said_of, separate, trainable_form,
 };
 
 /// Runs the command.
 pub fn run(c: &Tune) -> Result<()> {
     let Some(outcome) = tune(c)? else { return Ok(()) };
-    if c.json { output::print_json(&outcome.describe(c)) } else { Ok(()) }
+    if c.json {
+        output::print_json(&outcome.describe(c))?;
+    }
+    outcome.check(&c.training)
 }
 
 /// What a run of training left behind.
 pub struct Outcome {
     /// Loss and accuracy over the run.
     pub curve: Curve,
-    /// The best validation.
-    pub best: Option<ValidationReport>,
+    /// Where it began, what was best, and the learning rate.
+    pub summary: Summary,
+    /// Images to train on and to validate on.
+    pub images: [usize; 2],
+    /// Weights that the file holds once and that are several parameters.
+    pub separated: Vec<Separated>,
     /// The last validation.
     pub last: Option<ValidationReport>,
     /// Updates.
@@ -62,6 +69,21 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Checks that training was worth it, where that was asked for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Check`] where the start is the best model.
+    pub fn check(&self, flags: &TrainingFlags) -> Result<()> {
+        match &self.summary.best {
+            Some(best) if flags.require_improvement && best.epoch == 0 => Err(Error::new(
+                ErrorKind::Check,
+                format!("no epoch was better than the model was before training ({})", quality(best)),
+            )
+            .hint("lower --lr, or give more images; the output is the model as it was before training")),
+            _ => Ok(()),
+        }
+    }
+
     fn describe(&self, c: &Tune) -> Value {
         json!({
             "schema": "offshoot.tune/1",
@@ -71,7 +93,12 @@ impl Outcome {
             "trained_parameters": self.trained_parameters,
             "seconds": self.seconds,
             "last_loss": self.curve.losses.last().map(|l| l.1),
-            "best": self.best,
+            "images": {"training": self.images[0], "validation": self.images[1]},
+            "learning_rate": self.summary.learning_rate,
+            "start": self.summary.start,
+            "best": self.summary.best,
+            "improved": self.summary.improved(),
+            "separated": self.separated,
             "last_validation": self.last,
             "input": self.input,
             "runtime": self.runtime,
@@ -79,6 +106,15 @@ impl Outcome {
             "batch": self.batch,
         })
     }
+}
+
+/// Loss and accuracy of a validation, in words.
+fn quality(report: &ValidationReport) -> String {
+    let mut text = format!("validation loss {:.4}", report.val_loss);
+    if let Some(top1) = report.val_top1 {
+        text += &format!(", accuracy {:.2} %", 100.0 * top1);
+    }
+    text
 }
 
 /// Trains and writes everything that was asked for; `None` where nothing was to be trained.
@@ -93,6 +129,8 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     agree(&c.model, || data.fingerprint())?;
     let runtime = Runtime::start(&c.runtime.options())?;
     prepare_classifier(c, &mut model, &data, &runtime)?;
+    let separated = named(&c.model, separate(&mut model))?;
+    say_separated(&separated);
     let typing = named(&c.model, Typing::new(&model))?;
     let image = typing.image_size();
     let behind = activation(&typing);
@@ -111,7 +149,7 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
         drop(typing);
         match &c.emit_step {
             Some(path) => emit_step(c, path, &model, image, &recipe)?,
-            None => dry_run(c, &model, image, &recipe)?,
+            None => dry_run(c, &model, image, &recipe, &separated)?,
         }
         return Ok(None);
     }
@@ -129,6 +167,10 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     let report = InputReport::new(&model, &typing, preprocess.as_ref());
     tell_input(&report);
     let mut validating = data.validation(c, &model, &typing)?;
+    if validating.is_none() && c.training.require_improvement {
+        return Err(Error::new(ErrorKind::Usage, "without images to validate on no improvement can be told")
+            .hint("give --val DATA, or a --val-split above 0"));
+    }
     drop(typing);
     keep_transform(&mut model, preprocess.as_ref(), None)?;
     let mut trainer =
@@ -160,13 +202,14 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
         teacher.as_ref().map(|t| Teacher::new(&runtime, t, &recipe.loss, trainer.batch, image)).transpose()?;
     let plan = plan(c, &outputs);
     let mut watch = Watch::new(c, &outputs, output, trainer.classes.is_some(), &data)?;
+    let images = [training.len(), validating.as_ref().map_or(0, |v| v.loader.len())];
     output::note(&format!(
         "{} of {} parameters in {} weights, {} images to train on, {} to validate on, {}{}",
         count(trainer.selection.parameters() as u64),
         count(crate::learngene::parameters(model.graph())),
         trainer.selection.trained.len(),
-        training.len(),
-        validating.as_ref().map_or(0, |v| v.loader.len()),
+        images[0],
+        images[1],
         runtime.describe(),
         processes(&runtime, trainer.batch)?,
     ));
@@ -192,11 +235,10 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     {
         output::warn(&format!("the checkpoint `{}` holds the last good state", path.display()));
     }
-    result?;
-    let outcome = watch.finish(&trainer, validating.is_some(), c, &runtime)?;
+    let outcome = watch.finish(&trainer, result?, images, c, &runtime)?;
     let batch =
         json!({"images": trainer.batch, "way": batch_way, "notes": batch_note.iter().chain(&said).collect::<Vec<_>>()});
-    Ok(Some(Outcome { activation: behind.map(|a| a.kind), batch, input: Some(report), ..outcome }))
+    Ok(Some(Outcome { activation: behind.map(|a| a.kind), batch, input: Some(report), separated, ..outcome }))
 }
 
 /// How batches come about, in a word and, where the file fixes another size than was asked for, in a line.
@@ -216,6 +258,20 @@ fn batching(way: Batching, images: usize) -> (&'static str, Option<String>) {
             ("gathered", Some(text))
         }
     }
+}
+
+/// Says which weights are several parameters.
+fn say_separated(separated: &[Separated]) {
+    let Some(first) = separated.first() else { return };
+    let count: usize = separated.iter().map(|s| 1 + s.copies.len()).sum();
+    let rest = match separated.len() {
+        1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    };
+    output::note(&format!(
+        "`{}`{rest}, constants that the file holds once, are {count} parameters, one for each use",
+        first.name
+    ));
 }
 
 /// How several processes work together, in words.
@@ -316,8 +372,19 @@ impl Data {
             (None, Some(0.0), _) => all(),
             (None, Some(share), _) => set.split(share, c.training.seed),
             (None, None, Some(given)) => given.clone(),
-            (None, None, None) => set.split(0.1, c.training.seed),
+            (None, None, None) => set.split(set.held_out_share(), c.training.seed),
         };
+        if set.len() < 80
+            && !split.validation.is_empty()
+            && c.training.val_split.is_none()
+            && set.given_split().is_none()
+        {
+            let (held_out, share) = (split.validation.len(), set.held_out_share());
+            output::note(&format!(
+                "{held_out} of {} images are held out to validate on, as by --val-split {share}: of so few a tenth would say little",
+                set.len()
+            ));
+        }
         if let Some(limit) = c.transform.limit {
             split.training.truncate(limit as usize);
         }
@@ -508,6 +575,7 @@ fn plan(c: &Tune, outputs: &Outputs) -> Plan {
         warmup: c.training.warmup.unwrap_or(f64::from(c.training.epochs) / 20.0),
         ema_decay: c.training.ema.unwrap_or(0.0),
         drop_path: c.training.drop_path as f32,
+        validate_start: true,
         seed: c.training.seed,
         checkpoint: outputs.checkpoint.clone(),
         checkpoint_every: c.checkpoint_every,
@@ -517,7 +585,7 @@ fn plan(c: &Tune, outputs: &Outputs) -> Plan {
 }
 
 /// What is trained and what is not.
-fn dry_run(c: &Tune, model: &Model, image: [usize; 2], recipe: &Recipe) -> Result<()> {
+fn dry_run(c: &Tune, model: &Model, image: [usize; 2], recipe: &Recipe, separated: &[Separated]) -> Result<()> {
     let selection = {
         let (form, _, _) = trainable_form(model, recipe.batch, image)?;
         let typing = Typing::new(&form)?;
@@ -529,6 +597,7 @@ fn dry_run(c: &Tune, model: &Model, image: [usize; 2], recipe: &Recipe) -> Resul
             "parameters": selection.parameters(),
             "trained": selection.trained,
             "frozen": selection.frozen,
+            "separated": separated,
         }));
     }
     let kind =
@@ -667,7 +736,15 @@ impl<'a> Watch<'a> {
     }
 
     /// Writes what is written at the end, and says how it went.
-    fn finish(mut self, trainer: &Trainer, validated: bool, c: &Tune, runtime: &Runtime) -> Result<Outcome> {
+    fn finish(
+        mut self,
+        trainer: &Trainer,
+        summary: Summary,
+        images: [usize; 2],
+        c: &Tune,
+        runtime: &Runtime,
+    ) -> Result<Outcome> {
+        let validated = images[1] > 0;
         if let Some((path, file)) = &mut self.metrics {
             file.flush().map_err(|e| Error::io(path.as_path(), e))?;
         }
@@ -692,12 +769,14 @@ impl<'a> Watch<'a> {
                 ("Updates", trainer.updates.to_string()),
                 ("Trained parameters", trainer.selection.parameters().to_string()),
                 ("Batch", trainer.batch.to_string()),
+                ("Images to train on", images[0].to_string()),
+                ("Images to validate on", images[1].to_string()),
+                ("Learning rate", summary.learning_rate.to_string()),
                 ("Seconds", format!("{seconds:.0}")),
                 ("Runtime", runtime.describe()),
             ];
             write_text(path, &training_page("Tuning", &facts, &curve)?)?;
         }
-        let best = self.validations.iter().rev().find(|v| v.best);
         let mut text = format!("{} updates in {seconds:.0} s", trainer.updates);
         if parallel::size() > 1 {
             let share = 100.0 * parallel::seconds() / seconds.max(f64::MIN_POSITIVE);
@@ -706,15 +785,21 @@ impl<'a> Watch<'a> {
         if let Some(s) = self.steps.last() {
             text += &format!(", last loss {:.4}", s.loss);
         }
-        if let Some(v) = best {
-            text += &format!(", best epoch {}: validation loss {:.4}", v.epoch, v.val_loss);
-            if let Some(top1) = v.val_top1 {
-                text += &format!(", accuracy {:.2} %", 100.0 * top1);
-            }
+        match &summary.best {
+            Some(v) if v.epoch > 0 => text += &format!(", best epoch {}: {}", v.epoch, quality(v)),
+            _ => {}
         }
         output::note(&text);
+        if summary.improved() == Some(false) {
+            output::warn(&format!(
+                "no epoch was better than the start: `{}` is the model as it was before training",
+                self.output.display()
+            ));
+        }
         Ok(Outcome {
-            best: best.cloned(),
+            summary,
+            images,
+            separated: Vec::new(),
             last: self.validations.last().cloned(),
             curve,
             steps: trainer.updates,
@@ -730,6 +815,11 @@ impl<'a> Watch<'a> {
 }
 
 impl Observer for Watch<'_> {
+    fn begun(&mut self, rate: &LearningRate) -> Result<()> {
+        self.bar.suspend(|| output::note(&format!("learning rate {rate}")));
+        Ok(())
+    }
+
     fn step(&mut self, report: &StepReport, total: u64) -> Result<()> {
         // What a person reads is smoothed over some twenty updates.
         let smooth = |old: f64, new: f64| if old.is_nan() { new } else { 0.95 * old + 0.05 * new };
@@ -748,11 +838,11 @@ impl Observer for Watch<'_> {
     }
 
     fn validated(&mut self, report: &ValidationReport) -> Result<()> {
-        let mut text = format!("epoch {}: validation loss {:.4}", report.epoch, report.val_loss);
-        if let Some(top1) = report.val_top1 {
-            text += &format!(", accuracy {:.2} %", 100.0 * top1);
-        }
-        if report.best {
+        let mut text = match report.epoch {
+            0 => format!("before training: {}", quality(report)),
+            epoch => format!("epoch {epoch}: {}", quality(report)),
+        };
+        if report.best && report.epoch > 0 {
             text += ", the best so far";
         }
         self.bar.suspend(|| output::note(&text));
