@@ -193,26 +193,21 @@ impl Augmentation {
         layout: Layout,
         random: &mut Generator,
     ) -> Result<Array3<f32>> {
-        let mut pixels = self.cropped(&pixels(picture, preprocess.channels), preprocess, random)?;
-        if random.random_bool(self.flip) {
-            pixels = flip(pixels);
-        }
-        if let Some(rand_augment) = &self.rand_augment {
-            // As timm, which fills with the mean colour.
-            let mut fill: Vec<u8> = preprocess.mean.iter().map(|mean| (255.0 * mean).round_ties_even() as u8).collect();
-            if preprocess.channel_order == ChannelOrder::Bgr {
-                fill.reverse();
-            }
-            for operation in rand_augment.draw(random) {
-                pixels = operation.apply(pixels, preprocess.interpolation, &fill);
-            }
-        }
-        for operation in self.draw_jitter(random) {
-            pixels = operation.apply(pixels, preprocess.interpolation, &[]);
-        }
-        let mut values = preprocess.normalise(pixels.view(), layout);
-        self.erase(&mut values, layout, random);
-        Ok(values)
+        let draw = self.draw([picture.height() as usize, picture.width() as usize], preprocess, random)?;
+        draw.apply(&pixels(picture, preprocess.channels), preprocess, layout)
+    }
+
+    /// Draws what happens to a picture of `rows` and `columns` on its way into a model with this transform.
+    ///
+    /// # Errors
+    ///
+    /// `Images` if the picture is empty.
+    pub(super) fn draw(&self, sides: [usize; 2], preprocess: &Preprocess, random: &mut Generator) -> Result<Draw> {
+        let cut = self.draw_cut(sides, preprocess, random)?;
+        let flip = random.random_bool(self.flip);
+        let mut operations = self.rand_augment.as_ref().map_or(Vec::new(), |r| r.draw(random));
+        operations.extend(self.draw_jitter(random));
+        Ok(Draw { cut, flip, operations, erased: self.draw_erased(preprocess, random), of: preprocess.clone() })
     }
 
     /// Transforms the values `[channels, height, width]` of a tensor, and puts them into the order of the model.
@@ -228,7 +223,11 @@ impl Augmentation {
         if random.random_bool(self.flip) {
             values.invert_axis(Axis(2));
         }
-        self.erase(&mut values, Layout::Nchw, random);
+        if let Some(Erased { rectangle: [top, left, rows, columns], values: filling }) =
+            self.draw_rectangle([channels, height, width], random)
+        {
+            values.slice_mut(s![.., top..top + rows, left..left + columns]).assign(&filling);
+        }
         match layout {
             Layout::Nchw => values,
             Layout::Nhwc => values.permuted_axes([1, 2, 0]),
@@ -244,25 +243,19 @@ impl Augmentation {
         }
     }
 
-    fn cropped(&self, pixels: &Pixels, preprocess: &Preprocess, random: &mut Generator) -> Result<Pixels> {
-        let [height, width] = preprocess.size;
+    fn draw_cut(&self, sides: [usize; 2], preprocess: &Preprocess, random: &mut Generator) -> Result<Cut> {
         if let Some(border) = self.border(preprocess.size, false) {
-            let padded = pad(&preprocess.centre_crop(pixels)?, border);
-            let [top, left] = [0, 1].map(|_| random.random_range(0..=2 * border));
-            return Ok(padded.slice_move(s![top..top + height, left..left + width, ..]));
+            return Ok(Cut::Padded { border, corner: [0, 1].map(|_| random.random_range(0..=2 * border)) });
         }
         let (scale, ratio) = match self.crop {
             Crop::Resized { scale, ratio } => (scale, ratio),
             Crop::Mild => ([0.5, 1.0], RATIO),
-            _ => return preprocess.centre_crop(pixels),
+            _ => return Ok(Cut::Evaluation),
         };
-        let (rows, columns, _) = pixels.dim();
-        if rows == 0 || columns == 0 {
+        if sides.contains(&0) {
             bail!(Images, "the picture has no pixels");
         }
-        let [top, left, rows, columns] = draw_crop([rows, columns], scale, ratio, random);
-        let part = pixels.slice(s![top..top + rows, left..left + columns, ..]).to_owned();
-        resample(&part, preprocess.size, preprocess.interpolation)
+        Ok(Cut::Part(draw_crop(sides, scale, ratio, random)))
     }
 
     /// Brightness, contrast and saturation in random order, as torchvision's `ColorJitter`.
@@ -278,30 +271,147 @@ impl Augmentation {
         operations
     }
 
-    /// Erases a random rectangle of 2 % to a third of the image, as timm.
-    fn erase(&self, values: &mut Array3<f32>, layout: Layout, random: &mut Generator) {
+    fn draw_erased(&self, preprocess: &Preprocess, random: &mut Generator) -> Option<Erased> {
+        let [height, width] = preprocess.size;
+        self.draw_rectangle([preprocess.channels, height, width], random)
+    }
+
+    /// A random rectangle of 2 % to a third of the image, and what it is filled with, as timm.
+    fn draw_rectangle(&self, [channels, height, width]: [usize; 3], random: &mut Generator) -> Option<Erased> {
         if !random.random_bool(self.erase) {
-            return;
+            return None;
         }
-        let mut planes = match layout {
-            Layout::Nchw => values.view_mut(),
-            Layout::Nhwc => values.view_mut().permuted_axes([2, 0, 1]),
-        };
-        let (_, height, width) = planes.dim();
         let rectangle = (0..10).find_map(|_| {
             let [rows, columns] = draw_sides((height * width) as f64, [0.02, 1.0 / 3.0], [0.3, 1.0 / 0.3], random);
             // The ratio of timm's rectangles is height over width, which is as likely.
             (rows < height && columns < width).then(|| {
                 [random.random_range(0..=height - rows), random.random_range(0..=width - columns), rows, columns]
             })
-        });
-        let Some([top, left, rows, columns]) = rectangle else { return };
-        for mut plane in planes.slice_mut(s![.., top..top + rows, left..left + columns]).outer_iter_mut() {
+        })?;
+        let [_, _, rows, columns] = rectangle;
+        let mut values = Array3::zeros((channels, rows, columns));
+        for mut plane in values.outer_iter_mut() {
             match self.erase_mode {
-                EraseMode::Const => plane.fill(0.0),
+                EraseMode::Const => {}
                 EraseMode::Rand => plane.fill(StandardNormal.sample(random)),
-                EraseMode::Pixel => plane.mapv_inplace(|_| StandardNormal.sample(random)),
+                EraseMode::Pixel => plane.mapv_inplace(|_: f32| StandardNormal.sample(random)),
             }
+        }
+        Some(Erased { rectangle, values })
+    }
+}
+
+/// What was drawn for a picture. It can be applied for a model of another size and normalisation than the one that it was drawn for, which
+/// then sees the same.
+#[derive(Debug)]
+pub(super) struct Draw {
+    cut: Cut,
+    flip: bool,
+    operations: Vec<Operation>,
+    erased: Option<Erased>,
+    /// The transform that it was drawn for.
+    of: Preprocess,
+}
+
+/// Where the crop lies.
+#[derive(Debug)]
+enum Cut {
+    /// Where that of the evaluation transform does.
+    Evaluation,
+    /// There, moved to a corner in a border of so many black pixels.
+    Padded { border: usize, corner: [usize; 2] },
+    /// Top, left, rows and columns in the picture.
+    Part([usize; 4]),
+}
+
+/// A rectangle in the input of a model, top, left, rows and columns, and normalised values `[channels, rows, columns]` to fill it with.
+#[derive(Debug)]
+struct Erased {
+    rectangle: [usize; 4],
+    values: Array3<f32>,
+}
+
+impl Draw {
+    /// Transforms the pixels of the picture, in as many channels as `preprocess` says, into values `[channels, height, width]`, or
+    /// `[height, width, channels]` for [`Layout::Nhwc`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Preprocess::apply`].
+    pub(super) fn apply(&self, pixels: &Pixels, preprocess: &Preprocess, layout: Layout) -> Result<Array3<f32>> {
+        let mut pixels = self.cropped(pixels, preprocess)?;
+        if self.flip {
+            pixels = flip(pixels);
+        }
+        // As timm, which fills with the mean colour.
+        let mut fill: Vec<u8> = self.of.mean.iter().map(|mean| (255.0 * mean).round_ties_even() as u8).collect();
+        if self.of.channel_order == ChannelOrder::Bgr {
+            fill.reverse();
+        }
+        let fill: Vec<u8> = fill.into_iter().cycle().take(preprocess.channels).collect();
+        for operation in &self.operations {
+            pixels = operation.apply(pixels, preprocess.interpolation, &fill);
+        }
+        let mut values = preprocess.normalise(pixels.view(), layout);
+        if let Some(erased) = &self.erased {
+            self.erase(erased, &mut values, preprocess, layout);
+        }
+        Ok(values)
+    }
+
+    fn cropped(&self, pixels: &Pixels, preprocess: &Preprocess) -> Result<Pixels> {
+        let [height, width] = preprocess.size;
+        match self.cut {
+            Cut::Evaluation => preprocess.centre_crop(pixels),
+            Cut::Padded { border, corner } => {
+                let [down, right] = [0, 1].map(|axis| {
+                    let moved = corner[axis] as f64 - border as f64;
+                    (moved * self.scale(preprocess)[axis]).round() as isize
+                });
+                let around = down.unsigned_abs().max(right.unsigned_abs());
+                let [top, left] = [down, right].map(|moved| around.saturating_add_signed(moved));
+                let padded = pad(&preprocess.centre_crop(pixels)?, around);
+                Ok(padded.slice_move(s![top..top + height, left..left + width, ..]))
+            }
+            Cut::Part([top, left, rows, columns]) => {
+                let part = pixels.slice(s![top..top + rows, left..left + columns, ..]).to_owned();
+                resample(&part, preprocess.size, preprocess.interpolation)
+            }
+        }
+    }
+
+    /// How many times larger an input is, in height and in width, than the one that this was drawn for.
+    fn scale(&self, preprocess: &Preprocess) -> [f64; 2] {
+        [0, 1].map(|axis| preprocess.size[axis] as f64 / self.of.size[axis] as f64)
+    }
+
+    /// Fills the rectangle with the colours that the values stand for in the model that they were drawn for.
+    fn erase(&self, erased: &Erased, values: &mut Array3<f32>, preprocess: &Preprocess, layout: Layout) {
+        let planes = match layout {
+            Layout::Nchw => values.view_mut(),
+            Layout::Nhwc => values.view_mut().permuted_axes([2, 0, 1]),
+        };
+        let (scale, [top, left, rows, columns]) = (self.scale(preprocess), erased.rectangle);
+        let place = |at: usize, axis: usize| (at as f64 * scale[axis]).round() as usize;
+        let range = |from: usize, count: usize, axis: usize| place(from, axis)..place(from + count, axis);
+        let [down, right] = [range(top, rows, 0), range(left, columns, 1)];
+        // The element that lies where one of the other size does.
+        let from = |at: usize, axis: usize, first: usize, count: usize| {
+            (((at as f64 + 0.5) / scale[axis]) as usize).saturating_sub(first).min(count - 1)
+        };
+        let reversed = preprocess.channel_order != self.of.channel_order;
+        let is_own = !reversed && preprocess.mean == self.of.mean && preprocess.std == self.of.std;
+        let (corner, mut part) =
+            ([down.start, right.start], planes.slice_move(s![.., down.start..down.end, right.start..right.end]));
+        for ((c, y, x), value) in part.indexed_iter_mut() {
+            let colour = c % self.of.channels;
+            let own = if reversed { self.of.channels - 1 - colour } else { colour };
+            let [y, x] = [from(corner[0] + y, 0, top, rows), from(corner[1] + x, 1, left, columns)];
+            let filling = erased.values[[own, y, x]];
+            *value = match is_own {
+                true => filling,
+                false => (filling * self.of.std[own] + self.of.mean[own] - preprocess.mean[c]) / preprocess.std[c],
+            };
         }
     }
 }
@@ -677,7 +787,8 @@ mod tests {
         let augmentation: Augmentation = "pad=1".parse().unwrap();
         let mut places = std::collections::BTreeSet::new();
         for position in 0..200 {
-            let actual = augmentation.cropped(&pixels, &preprocess, &mut random(position)).unwrap();
+            let draw = augmentation.draw([24, 32], &preprocess, &mut random(position)).unwrap();
+            let actual = draw.cropped(&pixels, &preprocess).unwrap();
             let place = (0..9)
                 .find(|place| padded.slice(s![place / 3..place / 3 + 24, place % 3..place % 3 + 32, ..]) == actual);
             places.insert(place.unwrap());
@@ -744,7 +855,11 @@ mod tests {
                     Layout::Nchw => Array3::from_elem((3, height, width), 9.0f32),
                     Layout::Nhwc => Array3::from_elem((height, width, 3), 9.0),
                 };
-                augmentation.erase(&mut image, layout, &mut random(position));
+                let preprocess = Preprocess::imagenet([height, width]);
+                let draw = augmentation.draw([height, width], &preprocess, &mut random(position)).unwrap();
+                if let Some(erased) = &draw.erased {
+                    draw.erase(erased, &mut image, &preprocess, layout);
+                }
                 if layout == Layout::Nhwc {
                     image = image.permuted_axes([2, 0, 1]);
                 }
@@ -776,6 +891,54 @@ mod tests {
                 let mean = values.iter().sum::<f64>() / values.len() as f64;
                 let square = values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64;
                 assert!(mean.abs() < 0.02 && (square - 1.0).abs() < 0.02, "{mean} {square}");
+            }
+        }
+    }
+
+    /// What is drawn once is seen by each model as its own transform has it.
+    #[test]
+    fn models_of_other_transforms_see_the_same() {
+        let (rows, columns) = (picture().height() as usize, picture().width() as usize);
+        let student = Preprocess::imagenet([20, 28]);
+        let other = |size, channels| {
+            let (mean, std) = (vec![0.9; channels], vec![0.1; channels]);
+            Preprocess { channels, mean, std, ..Preprocess::imagenet(size) }
+        };
+        for text in
+            ["none", "light", "pad=6", "standard", "deit,erase=1", "deit,pad=4,erase=1,erase-mode=rand,jitter=0.4"]
+        {
+            let augmentation: Augmentation = text.parse().unwrap();
+            for position in 0..20 {
+                let draw = augmentation.draw([rows, columns], &student, &mut random(position)).unwrap();
+                let apply = |preprocess: &Preprocess, layout| {
+                    draw.apply(&pixels(picture(), preprocess.channels), preprocess, layout).unwrap()
+                };
+                let own = apply(&student, Layout::Nchw);
+                // In shares of white.
+                let shares = |values: &Array3<f32>, p: &Preprocess| {
+                    Array3::from_shape_fn(values.dim(), |(c, y, x)| values[[c, y, x]] * p.std[c] + p.mean[c])
+                };
+                let expected = shares(&own, &student);
+                let same = other([20, 28], 3);
+                let found = shares(&apply(&same, Layout::Nhwc).permuted_axes([2, 0, 1]), &same);
+                let largest = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(largest < 1e-5, "{text}, {position}: {largest}");
+
+                let bgr = Preprocess { channel_order: ChannelOrder::Bgr, ..same };
+                let mut found = shares(&apply(&bgr, Layout::Nchw), &bgr);
+                found.invert_axis(Axis(0));
+                let largest = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(largest < 1e-5, "{text}, {position}, blue first: {largest}");
+
+                // Twice the size: the means of its blocks of four pixels.
+                let large = other([40, 56], 3);
+                let found = shares(&apply(&large, Layout::Nchw), &large);
+                let blocks = Array3::from_shape_fn(own.dim(), |(c, y, x)| {
+                    found.slice(s![c, 2 * y..2 * y + 2, 2 * x..2 * x + 2]).sum() / 4.0
+                });
+                let error = (&blocks - &expected).mapv(f32::abs).mean().unwrap();
+                assert!(error < 0.06, "{text}, {position}: {error}");
+                assert_eq!(apply(&other([20, 28], 1), Layout::Nchw).dim(), (1, 20, 28));
             }
         }
     }

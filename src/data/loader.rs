@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use ndarray::{Array3, Array4, Axis, stack};
+use ndarray::{Array3, Array4, ArrayView3, Axis, stack};
 use rayon::prelude::*;
 
 use super::augment::Augmentation;
-use super::preprocess::{Layout, Preprocess, PreprocessFlags};
+use super::preprocess::{Layout, Preprocess, PreprocessFlags, View};
 use super::random::{Purpose, generator};
 use super::source::{ImageSource, Item, Skipped};
 use crate::axes::Typing;
@@ -77,8 +77,17 @@ pub struct Batch {
     /// The values, in standard memory order: `[images, channels, height, width]`, or `[images, height, width,
     /// channels]` for [`Layout::Nhwc`].
     pub images: Array4<f32>,
+    /// The same images as a [teacher](Loader::with_teacher) takes them, where it takes them otherwise.
+    pub teacher: Option<Array4<f32>>,
     /// Which images of the source they are.
     pub indices: Vec<usize>,
+}
+
+impl Batch {
+    /// The images for the teacher.
+    pub fn for_teacher(&self) -> &Array4<f32> {
+        self.teacher.as_ref().unwrap_or(&self.images)
+    }
 }
 
 /// Images of a source, made ready for a model. Clones share the source, and with it the record of skipped images.
@@ -87,6 +96,7 @@ pub struct Loader {
     source: Arc<ImageSource>,
     preprocess: Option<Preprocess>,
     layout: Layout,
+    teacher: Option<View>,
     strict: bool,
     /// The selected images of the source.
     selected: Vec<usize>,
@@ -107,7 +117,7 @@ impl Loader {
     pub(super) fn shared(source: Arc<ImageSource>, preprocess: Option<Preprocess>) -> Result<Self> {
         source.check_preprocess(preprocess.as_ref())?;
         let selected = (0..source.len()).collect();
-        Ok(Loader { selected, source, preprocess, layout: Layout::Nchw, strict: false, is_part: false })
+        Ok(Loader { selected, source, preprocess, layout: Layout::Nchw, teacher: None, strict: false, is_part: false })
     }
 
     /// Opens the images at `path` for a model with the given input, with the [transform](ImageSource::preprocess) that they
@@ -131,6 +141,19 @@ impl Loader {
     pub fn with_layout(mut self, layout: Layout) -> Self {
         self.layout = layout;
         self
+    }
+
+    /// Makes every image ready for a second model too, which learns nothing from it but says what it sees.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` if its transform does not fit the images, as in [`Loader::new`].
+    pub fn with_teacher(mut self, view: Option<View>) -> Result<Self> {
+        if let Some(view) = &view {
+            self.source.check_preprocess(view.preprocess.as_ref())?;
+        }
+        self.teacher = view;
+        Ok(self)
     }
 
     /// Makes an image that cannot be read an error, rather than skipping it.
@@ -331,7 +354,7 @@ impl Loader {
             while images.len() < batch_size && !rest.is_empty() {
                 let (next, later) = rest.split_at(rest.len().min(batch_size - images.len()));
                 rest = later;
-                let loaded: Vec<_> = next.par_iter().map(|&index| self.load(index)).collect();
+                let loaded: Vec<_> = next.par_iter().map(|&index| self.load_all(index)).collect();
                 for (&index, image) in next.iter().zip(loaded) {
                     match image {
                         Ok(image) => {
@@ -352,11 +375,9 @@ impl Loader {
             if images.is_empty() {
                 break;
             }
-            let views: Vec<_> = images.iter().map(|image| image.view()).collect();
-            let batch = stack(Axis(0), &views)
-                .map(|images| Batch { first, images, indices })
-                .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()));
-            first += views.len();
+            let count = images.len();
+            let batch = stacked(images).map(|(images, teacher)| Batch { first, images, teacher, indices });
+            first += count;
             // The receiver is gone when nobody wants the rest.
             if sender.send(batch).is_err() {
                 return;
@@ -371,19 +392,44 @@ impl Loader {
     }
 
     fn load(&self, index: usize) -> Result<Array3<f32>> {
+        self.load_all(index).map(|(image, _)| image)
+    }
+
+    /// An image, and the same for the teacher.
+    fn load_all(&self, index: usize) -> Result<Pair> {
+        let standard = |values: ArrayView3<f32>| values.as_standard_layout().into_owned();
         match (self.source.read(index)?, &self.preprocess) {
             (Item::Picture(picture), Some(preprocess)) => {
-                preprocess.apply(picture, self.layout).map_err(|error| error.at(self.source.file(index)))
+                let apply = |picture, preprocess: &Preprocess, layout| {
+                    preprocess.apply(picture, layout).map_err(|error| error.at(self.source.file(index)))
+                };
+                let teacher = match &self.teacher {
+                    Some(View { preprocess: Some(other), layout }) => Some(apply(picture.clone(), other, *layout)?),
+                    _ => None,
+                };
+                Ok((apply(picture, preprocess, self.layout)?, teacher))
             }
-            (Item::Tensor(tensor), _) => Ok(match self.layout {
-                Layout::Nchw => tensor,
-                Layout::Nhwc => tensor.permuted_axes([1, 2, 0]),
+            (Item::Tensor(tensor), _) => {
+                let teacher = self.teacher.as_ref().map(|view| standard(view.layout.arrange(tensor)));
+                Ok((standard(self.layout.arrange(tensor)), teacher))
             }
-            .as_standard_layout()
-            .into_owned()),
             (Item::Picture(_), None) => bail!(Internal, "a picture without a transform"),
         }
     }
+}
+
+/// An image, and the same as the teacher takes it, where it takes it otherwise.
+type Pair = (Array3<f32>, Option<Array3<f32>>);
+
+/// Puts images into a batch, and those of the teacher into another.
+fn stacked(images: Vec<Pair>) -> Result<(Array4<f32>, Option<Array4<f32>>)> {
+    let (own, teacher): (Vec<_>, Vec<_>) = images.into_iter().unzip();
+    let whole = |images: &[Array3<f32>]| {
+        let views: Vec<_> = images.iter().map(|image| image.view()).collect();
+        stack(Axis(0), &views).map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))
+    };
+    let teacher: Option<Vec<_>> = teacher.into_iter().collect();
+    Ok((whole(&own)?, teacher.map(|t| whole(&t)).transpose()?))
 }
 
 /// The batches of a [`Loader`]. Dropping it stops the work on the rest.

@@ -42,6 +42,15 @@ pub(super) fn draw(mixup: f64, cutmix: f64, [height, width]: [usize; 2], random:
 }
 
 impl Mix {
+    /// The same for images of another height and width.
+    pub fn scaled(&self, from: [usize; 2], to: [usize; 2]) -> Mix {
+        let scale = |at: usize, axis: usize| (at * to[axis] + from[axis] / 2) / from[axis].max(1);
+        let region = self
+            .region
+            .map(|[top, left, bottom, right]| [scale(top, 0), scale(left, 1), scale(bottom, 0), scale(right, 1)]);
+        Mix { share: self.share, region }
+    }
+
     /// Mixes images in the layout of the model.
     pub fn images(&self, images: &mut Array4<f32>, layout: Layout) {
         let count = images.len_of(Axis(0));
@@ -139,6 +148,11 @@ mod tests {
             let mut interleaved = images.clone().permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned();
             mix.images(&mut interleaved, Layout::Nhwc);
             assert_eq!(interleaved.permuted_axes([0, 3, 1, 2]), planar);
+
+            // In twice the size every pixel is four.
+            let mut large = Array4::from_shape_fn((5, 2, 8, 6), |(n, c, y, x)| images[[n, c, y / 2, x / 2]]);
+            mix.scaled([4, 3], [8, 6]).images(&mut large, Layout::Nchw);
+            assert!(large.indexed_iter().all(|((n, c, y, x), value)| *value == planar[[n, c, y / 2, x / 2]]));
 
             let mut mixed = targets.clone();
             mix.targets(&mut mixed);

@@ -33,6 +33,6 @@ pub use input::{InputReport, declare, fix_size, takes_size};
 pub use labelled::{Dataset, DatasetOptions, Split};
 pub use loader::{Batch, Batches, InputShape, Loader};
 pub use parquet::codecs as parquet_codecs;
-pub use preprocess::{ChannelOrder, Interpolation, Layout, Preprocess, PreprocessFlags, Resize};
+pub use preprocess::{ChannelOrder, Interpolation, Layout, Preprocess, PreprocessFlags, Resize, View};
 pub use source::{ImageSource, Skipped};
 pub use training::{TrainingBatch, TrainingBatches, TrainingLoader, TrainingOptions};

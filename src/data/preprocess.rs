@@ -6,7 +6,7 @@ use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{U8, U8x3};
 use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use image::DynamicImage;
-use ndarray::{Array3, ArrayView3, Axis, s};
+use ndarray::{Array3, Array4, ArrayBase, ArrayView3, Axis, Ix3, RawData, s};
 use serde::{Deserialize, Serialize};
 
 use super::source::MAXIMAL_BYTES;
@@ -85,6 +85,32 @@ pub enum Layout {
     Nchw,
     /// `[images, height, width, channels]`.
     Nhwc,
+}
+
+/// How images are made ready for a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    /// The transform of pictures; `None` for tensors.
+    pub preprocess: Option<Preprocess>,
+    /// The order of the axes.
+    pub layout: Layout,
+}
+
+impl Layout {
+    /// Values `[channels, height, width]` in this order.
+    pub(super) fn arrange<S: RawData>(self, values: ArrayBase<S, Ix3>) -> ArrayBase<S, Ix3> {
+        match self {
+            Layout::Nchw => values,
+            Layout::Nhwc => values.permuted_axes([1, 2, 0]),
+        }
+    }
+
+    /// Height and width of images in this order.
+    pub(super) fn size(self, images: &Array4<f32>) -> [usize; 2] {
+        match (self, images.dim()) {
+            (Layout::Nchw, (_, _, height, width)) | (Layout::Nhwc, (_, height, width, _)) => [height, width],
+        }
+    }
 }
 
 /// What the command line says about preprocessing; what it does not say is taken from elsewhere.

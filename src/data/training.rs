@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use image::DynamicImage;
 use ndarray::{Array2, Array3, Array4, Axis};
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
@@ -17,8 +18,8 @@ use super::augment::Augmentation;
 use super::labelled::Dataset;
 use super::loader::STRICT_HINT;
 use super::mix;
-use super::preprocess::{Layout, Preprocess};
-use super::random::{Purpose, generator};
+use super::preprocess::{Layout, Preprocess, View, pixels};
+use super::random::{Generator, Purpose, generator};
 use super::source::{Item, Skipped};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -79,6 +80,8 @@ pub struct TrainingBatch {
     /// The values, in standard memory order: `[images, channels, height, width]`, or `[images, height, width,
     /// channels]` for [`Layout::Nhwc`].
     pub images: Array4<f32>,
+    /// The same images as a [teacher](TrainingLoader::with_teacher) takes them, where it takes them otherwise.
+    pub teacher: Option<Array4<f32>>,
     /// What the model should answer, `[images, classes]`: 1 at the class of the image and 0 elsewhere, or what mixing made
     /// of that. `None` where labels are left aside.
     pub targets: Option<Array2<f32>>,
@@ -88,6 +91,13 @@ pub struct TrainingBatch {
     pub indices: Vec<usize>,
 }
 
+impl TrainingBatch {
+    /// The images for the teacher.
+    pub fn for_teacher(&self) -> &Array4<f32> {
+        self.teacher.as_ref().unwrap_or(&self.images)
+    }
+}
+
 /// Makes batches for training. Clones share the data set.
 #[derive(Clone, Debug)]
 pub struct TrainingLoader {
@@ -95,6 +105,7 @@ pub struct TrainingLoader {
     selected: Arc<Vec<usize>>,
     preprocess: Option<Preprocess>,
     layout: Layout,
+    teacher: Option<View>,
     options: TrainingOptions,
     pool: Option<Arc<ThreadPool>>,
 }
@@ -168,9 +179,24 @@ impl TrainingLoader {
             dataset: Arc::new(dataset),
             preprocess,
             layout,
+            teacher: None,
             options,
             pool,
         })
+    }
+
+    /// Makes every image ready for a teacher too: what is drawn at random is drawn once, so that both models see the same part of a
+    /// picture, each in its own size and normalisation.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` if pictures come without a transform for it or tensors with one, or the transform makes no sense.
+    pub fn with_teacher(mut self, view: Option<View>) -> Result<Self> {
+        if let Some(view) = &view {
+            self.dataset.source().check_preprocess(view.preprocess.as_ref())?;
+        }
+        self.teacher = view;
+        Ok(self)
     }
 
     /// The number of batches in an epoch. What is left over at its end is dropped.
@@ -267,17 +293,15 @@ impl TrainingLoader {
     fn batch(&self, epoch: usize, number: usize, order: &[usize]) -> Result<TrainingBatch> {
         let TrainingOptions { batch_size, seed, share: (_, processes), .. } = self.options;
         let start = number * processes * batch_size;
-        let loaded: Vec<(usize, Array3<f32>)> = self
+        let loaded: Vec<(usize, Loaded)> = self
             .positions()
             .into_par_iter()
             .map(|position| self.image(epoch, start + position, order))
             .collect::<Result<_>>()?;
-        let mut images = Array4::zeros(match loaded.first() {
-            Some((_, image)) => (batch_size, image.dim().0, image.dim().1, image.dim().2),
-            None => (0, 0, 0, 0),
-        });
-        let indices = loaded.iter().map(|(index, _)| *index).collect::<Vec<_>>();
-        images.outer_iter_mut().into_par_iter().zip(loaded).for_each(|(mut to, (_, image))| to.assign(&image));
+        let (indices, loaded): (Vec<usize>, Vec<Loaded>) = loaded.into_iter().unzip();
+        let (own, of_teacher): (Vec<_>, Vec<_>) = loaded.into_iter().map(|l| (l.own, l.teacher)).unzip();
+        let mut images = whole(own);
+        let mut teacher = of_teacher.into_iter().collect::<Option<Vec<_>>>().map(whole);
         let labels = self.options.classes.and_then(|_| self.dataset.labels());
         let labels: Option<Vec<u32>> = labels.map(|all| indices.iter().map(|&index| all[index]).collect());
         let mut targets = labels.as_ref().zip(self.options.classes).map(|(labels, classes)| {
@@ -287,21 +311,23 @@ impl TrainingLoader {
             }
             targets
         });
-        let size = match (self.layout, images.dim()) {
-            (Layout::Nchw, (_, _, height, width)) | (Layout::Nhwc, (_, height, width, _)) => [height, width],
-        };
+        let size = self.layout.size(&images);
         let mut random = generator(seed, Purpose::Mix, epoch as u64, number as u64);
         if let Some(mix) = mix::draw(self.options.mixup, self.options.cutmix, size, &mut random) {
             mix.images(&mut images, self.layout);
+            if let (Some(teacher), Some(view)) = (&mut teacher, &self.teacher) {
+                let scaled = mix.scaled(size, view.layout.size(teacher));
+                scaled.images(teacher, view.layout);
+            }
             if let Some(targets) = &mut targets {
                 mix.targets(targets);
             }
         }
-        Ok(TrainingBatch { epoch, batch: number, images, targets, labels, indices })
+        Ok(TrainingBatch { epoch, batch: number, images, teacher, targets, labels, indices })
     }
 
     /// The image at a position of the epoch, or the next that can be read, with its index in the data set.
-    fn image(&self, epoch: usize, position: usize, order: &[usize]) -> Result<(usize, Array3<f32>)> {
+    fn image(&self, epoch: usize, position: usize, order: &[usize]) -> Result<(usize, Loaded)> {
         let source = self.dataset.source();
         for &index in order[position..].iter().chain(&order[..position]) {
             match self.load(index, epoch, position) {
@@ -320,18 +346,48 @@ impl TrainingLoader {
             .hint("give pictures that other programs open; a download that broke off leaves such files"))
     }
 
-    fn load(&self, index: usize, epoch: usize, position: usize) -> Result<Array3<f32>> {
+    fn load(&self, index: usize, epoch: usize, position: usize) -> Result<Loaded> {
         let source = self.dataset.source();
         let mut random = generator(self.options.seed, Purpose::Augment, epoch as u64, position as u64);
         let augmentation = &self.options.augmentation;
         match (source.read(index)?, &self.preprocess) {
-            (Item::Picture(picture), Some(preprocess)) => augmentation
-                .picture(picture, preprocess, self.layout, &mut random)
-                .map_err(|error| error.at(source.file(index))),
-            (Item::Tensor(tensor), _) => Ok(augmentation.tensor(tensor, self.layout, &mut random)),
+            (Item::Picture(picture), Some(preprocess)) => {
+                self.picture(picture, preprocess, &mut random).map_err(|error| error.at(source.file(index)))
+            }
+            (Item::Tensor(tensor), _) => {
+                let values = augmentation.tensor(tensor, Layout::Nchw, &mut random);
+                let teacher = self.teacher.as_ref().map(|view| view.layout.arrange(values.clone()));
+                Ok(Loaded { own: self.layout.arrange(values), teacher })
+            }
             (Item::Picture(_), None) => bail!(Internal, "a picture without a transform"),
         }
     }
+
+    fn picture(&self, picture: DynamicImage, preprocess: &Preprocess, random: &mut Generator) -> Result<Loaded> {
+        let sides = [picture.height() as usize, picture.width() as usize];
+        let draw = self.options.augmentation.draw(sides, preprocess, random)?;
+        let teacher = match &self.teacher {
+            Some(View { preprocess: Some(other), layout }) => {
+                Some(draw.apply(&pixels(picture.clone(), other.channels), other, *layout)?)
+            }
+            _ => None,
+        };
+        Ok(Loaded { own: draw.apply(&pixels(picture, preprocess.channels), preprocess, self.layout)?, teacher })
+    }
+}
+
+/// An image, and the same as the teacher takes it, where it takes it otherwise.
+struct Loaded {
+    own: Array3<f32>,
+    teacher: Option<Array3<f32>>,
+}
+
+/// Images, all of one shape, in a batch.
+fn whole(images: Vec<Array3<f32>>) -> Array4<f32> {
+    let (a, b, c) = images.first().map_or((0, 0, 0), |image| image.dim());
+    let mut batch = Array4::zeros((images.len(), a, b, c));
+    batch.outer_iter_mut().into_par_iter().zip(images).for_each(|(mut to, image)| to.assign(&image));
+    batch
 }
 
 /// The batches of an epoch. Dropping it stops the work on the rest.

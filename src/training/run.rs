@@ -453,7 +453,7 @@ impl Run<'_> {
             let Some(batch) = batches.next() else { bail!(Internal, "the epoch has fewer batches than it said") };
             let batch = batch?;
             let mut values = match &mut self.teacher {
-                Some(teacher) => teacher.values(&batch.images)?,
+                Some(teacher) => teacher.values(batch.for_teacher())?,
                 None => Vec::new(),
             };
             if self.trainer.branches > 0 {
@@ -526,7 +526,7 @@ impl Run<'_> {
         for batch in validation.loader.clone().share().batches(self.trainer.batch) {
             let batch = batch?;
             let teacher = match &mut self.teacher {
-                Some(teacher) => teacher.values(&batch.images)?,
+                Some(teacher) => teacher.values(batch.for_teacher())?,
                 None => Vec::new(),
             };
             let outputs = self.trainer.outputs(&batch.images, averaged)?;

@@ -10,8 +10,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::LOSS;
 use super::checkpoint;
 use super::optimiser::{EMA_DECAY, ema};
-use super::regularise::KEPT;
 use super::rate::Attempt;
+use super::regularise::KEPT;
 use super::sharing::separate;
 use super::step::{
     Batching, CARRY, GRADIENT, GRADIENT_NORM, LOSS_SCALE, Recipe, StepGraph, Steps, evaluation_graph, trainable_form,

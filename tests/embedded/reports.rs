@@ -5,7 +5,7 @@ use std::sync::Arc;
 use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
-    batches, classes, classifiers, configs, constants, models, pictures, sizes, starts, tars, values,
+    batches, classes, classifiers, configs, constants, models, pictures, sizes, starts, tars, teachers, values,
 };
 
 fn tract() -> Arc<Runtime> {
@@ -167,4 +167,19 @@ fn the_start_decides_the_rate() {
 #[test]
 fn constants_that_were_merged_are_trained_apart() {
     constants::merged_constants_are_trained_apart("tract");
+}
+
+#[test]
+fn teachers_have_their_own_normalisation() {
+    teachers::teachers_have_their_own_normalisation("tract");
+}
+
+#[test]
+fn teachers_have_their_own_size() {
+    teachers::teachers_have_their_own_size("tract");
+}
+
+#[test]
+fn teachers_of_other_classes_are_refused() {
+    teachers::teachers_of_other_classes_are_refused("tract");
 }

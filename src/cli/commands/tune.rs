@@ -17,7 +17,10 @@ use crate::axes::Typing;
 use crate::cli::flags::{LossKind, OptimizerKind, TrainingFlags, TransformFlags, Tune};
 use crate::cli::output::{self, check_distinct, check_output, count, table, write_text};
 use crate::cli::signals;
-use crate::data::{CLASSES, Dataset, InputReport, InputShape, Split, TrainingLoader, TrainingOptions, class_names};
+use crate::data::{
+    CLASSES, Dataset, InputReport, InputShape, Preprocess, PreprocessFlags, Split, TrainingLoader, TrainingOptions,
+    View, class_names,
+};
 use crate::descendant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::FloatType;
@@ -51,6 +54,8 @@ pub struct Outcome {
     pub images: [usize; 2],
     /// Weights that the file holds once and that are several parameters.
     pub separated: Vec<Separated>,
+    /// How the teacher saw the images, where there was one.
+    pub teacher: Option<View>,
     /// The last validation.
     pub last: Option<ValidationReport>,
     /// Updates.
@@ -99,6 +104,9 @@ impl Outcome {
             "best": self.summary.best,
             "improved": self.summary.improved(),
             "separated": self.separated,
+            "teacher": self.teacher.as_ref().map(|view| json!({
+                "model": c.training.teacher, "preprocess": view.preprocess,
+            })),
             "last_validation": self.last,
             "input": self.input,
             "runtime": self.runtime,
@@ -144,6 +152,12 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
         output::note(&format!("the teacher {}", said_of(&a)));
     }
     let loss = named(&c.model, loss(c, &model, teacher.as_ref(), data.dataset.labels().is_some()))?;
+    if let (Some(path), Some(teacher)) = (&c.training.teacher, &teacher) {
+        // One that cannot be typed has its say when it runs.
+        if let Ok(other) = Typing::new(teacher) {
+            check_teacher([&c.model, path], &typing, &other, &loss)?;
+        }
+    }
     let recipe = recipe(c, &runtime, loss);
     if c.dry_run || c.emit_step.is_some() {
         drop(typing);
@@ -196,10 +210,25 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
         threads: 0,
         share: (parallel::rank(), parallel::size()),
     };
+    let own = View { preprocess: preprocess.clone(), layout: input.layout };
+    let seen = match (&c.training.teacher, &teacher) {
+        (Some(path), Some(teacher)) => Some(named(path, seen_by_teacher(c, &data, teacher, &own, image))?),
+        _ => None,
+    };
+    let other = seen.as_ref().map(|(view, _)| view.clone()).filter(|view| *view != own);
+    if let (Some(path), Some(view)) = (&c.training.teacher, &other) {
+        say_seen(path, view);
+    }
     let training =
-        TrainingLoader::new(data.dataset.clone(), data.split.training.clone(), preprocess, input.layout, options)?;
-    let mut teacher =
-        teacher.as_ref().map(|t| Teacher::new(&runtime, t, &recipe.loss, trainer.batch, image)).transpose()?;
+        TrainingLoader::new(data.dataset.clone(), data.split.training.clone(), preprocess, input.layout, options)?
+            .with_teacher(other.clone())?;
+    if let Some(validating) = &mut validating {
+        validating.loader = validating.loader.clone().with_teacher(other.clone())?;
+    }
+    let mut teacher = match (&teacher, &seen) {
+        (Some(t), Some((_, image))) => Some(Teacher::new(&runtime, t, &recipe.loss, trainer.batch, *image)?),
+        _ => None,
+    };
     let plan = plan(c, &outputs);
     let mut watch = Watch::new(c, &outputs, output, trainer.classes.is_some(), &data)?;
     let images = [training.len(), validating.as_ref().map_or(0, |v| v.loader.len())];
@@ -238,7 +267,14 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
     let outcome = watch.finish(&trainer, result?, images, c, &runtime)?;
     let batch =
         json!({"images": trainer.batch, "way": batch_way, "notes": batch_note.iter().chain(&said).collect::<Vec<_>>()});
-    Ok(Some(Outcome { activation: behind.map(|a| a.kind), batch, input: Some(report), separated, ..outcome }))
+    Ok(Some(Outcome {
+        activation: behind.map(|a| a.kind),
+        batch,
+        input: Some(report),
+        separated,
+        teacher: seen.map(|(view, _)| view),
+        ..outcome
+    }))
 }
 
 /// How batches come about, in a word and, where the file fixes another size than was asked for, in a line.
@@ -258,6 +294,80 @@ fn batching(way: Batching, images: usize) -> (&'static str, Option<String>) {
             ("gathered", Some(text))
         }
     }
+}
+
+/// Checks that student and teacher say things that can be compared, before anything is trained.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] where their classes or compared values differ in number; it names both files.
+fn check_teacher([student, teacher]: [&Path; 2], own: &Typing, other: &Typing, loss: &Loss) -> Result<()> {
+    for (_, term) in &loss.terms {
+        let (Term::Distillation { student: a, teacher: b, .. } | Term::Imitation { student: a, teacher: b }) = term
+        else {
+            continue;
+        };
+        // What is not there, each model says for itself.
+        let (Some(x), Some(y)) = (own.shape(a), other.shape(b)) else { continue };
+        let (x, y) = (x.get(1..).unwrap_or_default(), y.get(1..).unwrap_or_default());
+        if x == y {
+            continue;
+        }
+        let (student, teacher) = (student.display(), teacher.display());
+        return Err(match (term, x, y) {
+            (Term::Distillation { .. }, [x], [y]) => Error::new(
+                ErrorKind::Usage,
+                format!("the student `{student}` tells {x} classes apart and the teacher `{teacher}` {y}"),
+            )
+            .hint(format!(
+                "give a teacher of the same classes, or --classes {y} and its data; --feature compares values behind other classifiers"
+            )),
+            _ => Error::new(
+                ErrorKind::Usage,
+                format!("for an image `{a}` of the student `{student}` is {x:?} and `{b}` of the teacher `{teacher}` is {y:?}"),
+            )
+            .hint("a loss compares values of one shape: give another teacher, or --feature STUDENT=TEACHER with values that are alike"),
+        });
+    }
+    Ok(())
+}
+
+/// How the teacher sees the images, and in which size: with a transform of its own, but of every picture what the student sees of it. A
+/// teacher that says nothing of its transform is taken to have the student's.
+fn seen_by_teacher(
+    c: &Tune,
+    data: &Data,
+    teacher: &Model,
+    student: &View,
+    image: [usize; 2],
+) -> Result<(View, [usize; 2])> {
+    let Ok(typing) = Typing::new(teacher) else { return Ok((student.clone(), image)) };
+    let input = InputShape::of(&typing)?;
+    let size = [input.height, input.width];
+    let known = teacher.metadata(PREPROCESS);
+    let preprocess = match (known, &student.preprocess) {
+        (None, Some(student)) if student.channels == input.channels => Some(Preprocess { size, ..student.clone() }),
+        // Flags speak of the student.
+        (Some(_), _) => data.dataset.preprocess(&PreprocessFlags::default(), known, input)?,
+        (None, _) => data.dataset.preprocess(&c.transform.preprocess(), None, input)?,
+    };
+    let preprocess = preprocess.map(|own| match &student.preprocess {
+        Some(student) => Preprocess { crop_ratio: student.crop_ratio, resize: student.resize, ..own },
+        None => own,
+    });
+    Ok((View { preprocess, layout: input.layout }, size))
+}
+
+/// Says that the teacher sees the images otherwise than the student.
+fn say_seen(teacher: &Path, view: &View) {
+    let Some(p) = &view.preprocess else { return };
+    output::note(&format!(
+        "the teacher `{}` sees what the student sees at {} x {} pixels, with mean {:?} and deviation {:?}",
+        teacher.display(),
+        p.size[0],
+        p.size[1],
+        p.mean,
+        p.std
+    ));
 }
 
 /// Says which weights are several parameters.
@@ -800,6 +910,7 @@ impl<'a> Watch<'a> {
             summary,
             images,
             separated: Vec::new(),
+            teacher: None,
             last: self.validations.last().cloned(),
             curve,
             steps: trainer.updates,

@@ -11,5 +11,6 @@ pub mod pictures;
 pub mod sizes;
 pub mod starts;
 pub mod tars;
+pub mod teachers;
 pub mod values;
 pub mod wrapped;

@@ -1,0 +1,200 @@
+//! A teacher in the student's transform: the ancestor taught by itself had nothing to learn, whatever its metadata said.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use ndarray::{Array4, Axis};
+use offshoot::axes::Typing;
+use offshoot::graph::{data_inputs, node};
+use offshoot::onnx::{DataType, Model, tensor_from_f32};
+use offshoot::runtime::{Kind, Options, Runtime};
+use serde_json::{Value, json};
+
+use super::fashion::{self, ANCESTOR};
+use crate::common::binary::{done, json, refused, text};
+use crate::common::root;
+
+const PREPROCESS: &str = "offshoot.preprocess";
+
+fn transform(size: usize, channels: usize, [mean, std]: [f64; 2]) -> String {
+    json!({
+        "size": [size, size], "channels": channels, "mean": vec![mean; channels], "std": vec![std; channels],
+        "crop_ratio": 1.0, "interpolation": "nearest", "resize": "square",
+    })
+    .to_string()
+}
+
+fn start(runtime: &str) -> Arc<Runtime> {
+    let kind = if runtime == "tract" { Kind::Tract } else { Kind::Onnxruntime };
+    Runtime::start(&Options { kind, ..Options::default() }).unwrap()
+}
+
+/// What a model says of prepared images.
+fn logits(runtime: &Arc<Runtime>, model: &Path, images: &Array4<f32>) -> Vec<Vec<f64>> {
+    let mut model = Model::open(model).unwrap();
+    offshoot::graph::prepare(&mut model).unwrap();
+    let size = Typing::new(&model).unwrap().image_size();
+    let output = &runtime.load(&model, images.len_of(Axis(0)), size).unwrap().run(images.view()).unwrap()[0];
+    output.outer_iter().map(|row| row.iter().map(|&v| f64::from(v)).collect()).collect()
+}
+
+/// The divergence of softened distributions, times the temperature (2) squared: the loss of distillation.
+fn divergence(teacher: &[Vec<f64>], student: &[Vec<f64>]) -> f64 {
+    let log_softmax = |row: &[f64]| -> Vec<f64> {
+        let sum: f64 = row.iter().map(|v| (v / 2.0).exp()).sum();
+        row.iter().map(|v| v / 2.0 - sum.ln()).collect()
+    };
+    let each = teacher.iter().zip(student).map(|(t, s)| {
+        let (p, q) = (log_softmax(t), log_softmax(s));
+        p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
+    });
+    4.0 * each.sum::<f64>() / teacher.len() as f64
+}
+
+fn losses(path: &Path) -> Vec<f64> {
+    let lines = fs::read_to_string(path).unwrap();
+    let losses = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    losses.filter_map(|line| line["loss"].as_f64()).collect()
+}
+
+/// The first losses of a student under a teacher, and what `tune` prints. Nothing is learned.
+fn taught(runtime: &str, [student, teacher, data]: [&str; 3], flags: &str) -> (Vec<f64>, Value) {
+    let folder = tempfile::tempdir().unwrap();
+    let [log, output] = ["log.jsonl", "tuned.onnx"].map(|name| folder.path().join(name));
+    let common = ["tune", student, "--teacher", teacher, "--data", data, "--runtime", runtime, "--lr", "0", "--json"];
+    let files = ["--metrics", text(&log), "-o", text(&output)];
+    let flags: Vec<&str> = flags.split_whitespace().collect();
+    let report = json(&[&common[..], &files, &flags].concat());
+    (losses(&log), report)
+}
+
+/// A copy of the ancestor for images of another normalisation, which its graph undoes: of the same picture it says what the ancestor says.
+fn renormalised([mean, std]: [f32; 2], copy: &Path) {
+    let mut model = Model::open(root().join(ANCESTOR)).unwrap();
+    let own: Value = serde_json::from_str(model.metadata(PREPROCESS).unwrap()).unwrap();
+    let number = |key: &str| own[key][0].as_f64().unwrap() as f32;
+    let changed = [("mean", mean), ("std", std)].iter().fold(own.clone(), |mut all, (key, value)| {
+        all[*key] = json!([value]);
+        all
+    });
+    let (factor, shift) = (std / number("std"), (mean - number("mean")) / number("std"));
+    let graph = model.graph_mut();
+    let input = data_inputs(graph)[0].name().to_string();
+    for x in graph.node.iter_mut().flat_map(|n| &mut n.input).filter(|x| **x == input) {
+        *x = "renormalised".into();
+    }
+    for (name, value) in [("factor", factor), ("shift", shift)] {
+        graph.initializer.push(tensor_from_f32(name, DataType::Float, &[], &[value]));
+    }
+    graph.node.insert(0, node("Mul", &[&input, "factor"], &["scaled"], vec![]));
+    graph.node.insert(1, node("Add", &["scaled", "shift"], &["renormalised"], vec![]));
+    model.set_metadata(PREPROCESS, changed.to_string());
+    model.write(copy).unwrap();
+}
+
+/// Whatever is drawn at random, student and teacher see the same part of a picture, each in its own normalisation.
+pub fn teachers_have_their_own_normalisation(runtime: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let [same, other, data] = ["same.onnx", "other.onnx", "data"].map(|name| folder.path().join(name));
+    renormalised([0.9, 0.1], &same);
+    let images = "fixtures/fashion-images.idx3-ubyte";
+    for augment in ["none", "light", "deit,erase=1,jitter=0.4", "standard,erase=1,erase-mode=rand"] {
+        let flags = format!("--distill 1 --augment {augment} --batch-size 50 --epochs 1 --val-split 0.2");
+        let (losses, report) = taught(runtime, [ANCESTOR, text(&same), images], &flags);
+        assert!(losses.iter().all(|loss| loss.abs() < 1e-5), "{augment}: {losses:?}");
+        assert!(report["start"]["val_loss"].as_f64().unwrap().abs() < 1e-5, "{report}");
+        assert!((report["teacher"]["preprocess"]["mean"][0].as_f64().unwrap() - 0.9).abs() < 1e-6, "{report}");
+    }
+    // Mixed images are mixed alike. What is left is a millionth of the loss on labels.
+    let mixed = "--distill 0.999999 --mixup 0.8 --cutmix 1 --augment standard --batch-size 50 --epochs 1 --val-split 0";
+    let (losses, _) = taught(runtime, [ANCESTOR, text(&same), images], mixed);
+    assert!(losses.iter().all(|loss| loss.abs() < 2e-5), "{losses:?}");
+
+    // The same graph under other metadata sees other numbers: the loss is that of two different inputs.
+    fashion::with_metadata(root().join(ANCESTOR), PREPROCESS, Some(&transform(28, 1, [0.9, 0.1])), &other);
+    fashion::folder(&data, 8, 6);
+    let pictures: Vec<_> = fashion::pictures(8, 6);
+    let prepared = |[mean, std]: [f32; 2]| {
+        Array4::from_shape_fn((6, 1, 28, 28), |(n, _, y, x)| {
+            (f32::from(pictures[n].get_pixel(x as u32, y as u32).0[0]) / 255.0 - mean) / std
+        })
+    };
+    let started = start(runtime);
+    let ancestor = root().join(ANCESTOR);
+    let expected = divergence(
+        &logits(&started, &ancestor, &prepared([0.9, 0.1])),
+        &logits(&started, &ancestor, &prepared([0.286, 0.353])),
+    );
+    let flags = "--augment none --no-shuffle --batch-size 6 --epochs 1 --val-split 0";
+    let (losses, _) = taught(runtime, [ANCESTOR, text(&other), text(&data)], flags);
+    assert!(expected > 0.1 && (losses[0] - expected).abs() < 1e-4 * expected, "{losses:?} and {expected}");
+}
+
+/// A teacher of twice the student's size gets pictures of that size, from the same part of them.
+pub fn teachers_have_their_own_size(runtime: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let [large, student, teacher, data] =
+        ["large.onnx", "student.onnx", "teacher.onnx", "data"].map(|name| folder.path().join(name));
+    let small = "fixtures/graphs/timm-vit-fused-ts17.onnx";
+    done(&["grow", small, "--no-images", "--image-size", "32", "-o", text(&large)]);
+    let (own, other) = ([0.45, 0.25], [0.5, 0.5]);
+    fashion::with_metadata(root().join(small), PREPROCESS, Some(&transform(16, 3, own)), &student);
+    fashion::with_metadata(&large, PREPROCESS, Some(&transform(32, 3, other)), &teacher);
+    // Pictures of 32 x 32 pixels, of which the nearest to those of half the size are known.
+    fs::create_dir(&data).unwrap();
+    let shade = |n: usize, c: usize, y: usize, x: usize| ((n * 37 + c * 71 + y * y * 3 + x * (5 + n)) % 256) as u8;
+    for n in 0..6 {
+        let at = |y: u32, x: u32| [0, 1, 2].map(|c| shade(n, c, y as usize, x as usize));
+        let picture = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb(at(y, x)));
+        picture.save(data.join(format!("{n}.png"))).unwrap();
+    }
+    let flipped = |size: usize, [mean, std]: [f64; 2]| {
+        let step = 32 / size;
+        Array4::from_shape_fn((6, 3, size, size), |(n, c, y, x)| {
+            // The middle of two pixels is the second one's.
+            let [y, x] = [y, size - 1 - x].map(|at| at * step + step / 2);
+            (f32::from(shade(n, c, y, x)) / 255.0 - mean as f32) / std as f32
+        })
+    };
+    let started = start(runtime);
+    let expected =
+        divergence(&logits(&started, &teacher, &flipped(32, other)), &logits(&started, &student, &flipped(16, own)));
+    let flags = "--augment flip=1 --no-shuffle --batch-size 6 --epochs 1 --val-split 0";
+    let (losses, report) = taught(runtime, [text(&student), text(&teacher), text(&data)], flags);
+    assert!((losses[0] - expected).abs() < 1e-4 * expected, "{losses:?} and {expected}");
+    assert_eq!(report["teacher"]["preprocess"]["size"], json!([32, 32]));
+    // The validation shows what the training does, without the flip.
+    let straight = |size, of| {
+        let mut images: Array4<f32> = flipped(size, of);
+        images.invert_axis(Axis(3));
+        images
+    };
+    let expected =
+        divergence(&logits(&started, &teacher, &straight(32, other)), &logits(&started, &student, &straight(16, own)));
+    let flags = format!("--augment none --batch-size 6 --epochs 1 --val {}", text(&data));
+    let (_, report) = taught(runtime, [text(&student), text(&teacher), text(&data)], &flags);
+    let found = report["start"]["val_loss"].as_f64().unwrap();
+    assert!((found - expected).abs() < 1e-4 * expected, "{found} and {expected}");
+}
+
+/// What cannot be compared is refused before anything is trained, with both files named.
+pub fn teachers_of_other_classes_are_refused(runtime: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let [twelve, output] = ["twelve.onnx", "tuned.onnx"].map(|name| folder.path().join(name));
+    done(&["grow", ANCESTOR, "--no-images", "--classes", "12", "-o", text(&twelve)]);
+    let images = "fixtures/fashion-images.idx3-ubyte";
+    let common = ["tune", ANCESTOR, "--data", images, "--runtime", runtime, "-o", text(&output), "--teacher"];
+    let refuse = |more: &[&str], says: &[&str]| {
+        refused(&[&common[..], more].concat(), says);
+        refused(&[&common[..], more, &["--dry-run"]].concat(), says);
+        assert!(!output.exists());
+    };
+    refuse(&[text(&twelve)], &[ANCESTOR, "twelve.onnx", "10 classes", "12", "--classes 12"]);
+    // Values inside of the graphs, too.
+    let model = Model::open(root().join(ANCESTOR)).unwrap();
+    let logits = model.graph().output[0].name().to_string();
+    let inside = model.graph().node[0].output[0].clone();
+    let feature = format!("{logits}={inside}");
+    refuse(&[ANCESTOR, "--feature", &feature], &[logits.as_str(), inside.as_str(), ANCESTOR, "the teacher"]);
+}
