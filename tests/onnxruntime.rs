@@ -119,13 +119,14 @@ fn images_are_fed_as_the_model_takes_them() {
 fn training_as_people_start_it_is_right() {
     if runtime().is_some() {
         use common::reports::{constants, starts, teachers};
-        let checks: [fn(&str); 8] = [
+        let checks: [fn(&str); 9] = [
             starts::the_start_counts,
             starts::a_resumed_run_knows_its_start,
             starts::few_images_are_held_out,
             starts::the_start_decides_the_rate,
             constants::merged_constants_are_trained_apart,
             teachers::teachers_have_their_own_normalisation,
+            teachers::teachers_are_known_by_their_folder,
             teachers::teachers_have_their_own_size,
             teachers::teachers_of_other_classes_are_refused,
         ];

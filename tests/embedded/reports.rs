@@ -175,6 +175,11 @@ fn teachers_have_their_own_normalisation() {
 }
 
 #[test]
+fn teachers_are_known_by_their_folder() {
+    teachers::teachers_are_known_by_their_folder("tract");
+}
+
+#[test]
 fn teachers_have_their_own_size() {
     teachers::teachers_have_their_own_size("tract");
 }

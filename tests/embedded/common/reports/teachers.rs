@@ -131,6 +131,31 @@ pub fn teachers_have_their_own_normalisation(runtime: &str) {
     assert!(expected > 0.1 && (losses[0] - expected).abs() < 1e-4 * expected, "{losses:?} and {expected}");
 }
 
+/// A configuration beside a teacher says what its metadata would; one of which nothing is known sees what the student sees, flags included.
+pub fn teachers_are_known_by_their_folder(runtime: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let [same, teacher, config] =
+        ["same.onnx", "teacher.onnx", "preprocessor_config.json"].map(|name| folder.path().join(name));
+    let images = "fixtures/fashion-images.idx3-ubyte";
+    let common = "--distill 1 --augment light --batch-size 50 --epochs 1 --val-split 0";
+    renormalised([0.9, 0.1], &same);
+    fashion::with_metadata(&same, PREPROCESS, None, &teacher);
+    let processor = json!({
+        "image_processor_type": "ViTImageProcessor", "size": {"height": 28, "width": 28}, "image_mean": [0.9], "image_std": [0.1],
+    });
+    fs::write(&config, processor.to_string()).unwrap();
+    let (losses, report) = taught(runtime, [ANCESTOR, text(&teacher), images], common);
+    assert!(losses.iter().all(|loss| loss.abs() < 1e-5), "{losses:?}");
+    assert!((report["teacher"]["preprocess"]["mean"][0].as_f64().unwrap() - 0.9).abs() < 1e-6, "{report}");
+
+    fs::remove_file(&config).unwrap();
+    fashion::with_metadata(root().join(ANCESTOR), PREPROCESS, None, &teacher);
+    let flags = format!("{common} --mean 0.5 --std 0.25");
+    let (losses, report) = taught(runtime, [ANCESTOR, text(&teacher), images], &flags);
+    assert!(losses.iter().all(|loss| loss.abs() < 1e-5), "{losses:?}");
+    assert_eq!(report["teacher"]["preprocess"]["mean"], json!([0.5]), "{report}");
+}
+
 /// A teacher of twice the student's size gets pictures of that size, from the same part of them.
 pub fn teachers_have_their_own_size(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
