@@ -31,6 +31,9 @@ pub struct Separated {
 /// A place where a weight meets the data: a node, and which of its inputs.
 type Place = (usize, usize);
 
+/// A use of a weight by a module: the block of the module, and the number of the use there.
+type Use = (usize, usize);
+
 /// Gives weights that an exporter stored once although they are several an initializer each, and says which they were. A prepared model
 /// stays as it is where there are none.
 ///
@@ -110,7 +113,7 @@ fn plan(typing: &Typing) -> Vec<(String, Vec<Vec<Place>>)> {
         all.sort_unstable();
         all.dedup_by_key(|(place, _)| *place);
         // Where nothing is trained all may stay one.
-        let mut parameters: Vec<(Option<(usize, usize)>, Vec<Place>)> = Vec::new();
+        let mut parameters: Vec<(Option<Use>, Vec<Place>)> = Vec::new();
         let mut counts: HashMap<usize, usize> = HashMap::new();
         for (place, kind) in all {
             let key = (kind != WeightKind::Constant).then(|| {

@@ -109,8 +109,8 @@ pub fn merged_constants_are_trained_apart(runtime: &str) {
             graph.node.insert(0, node("Constant", &[], &[&name], vec![value]));
         }
     };
-    let rewrite: [(&str, &dyn Fn(&mut Model)); 2] =
-        [("identities.onnx", &behind_identities), ("constants.onnx", &as_constants)];
+    type Change<'a> = &'a dyn Fn(&mut Model);
+    let rewrite: [(&str, Change); 2] = [("identities.onnx", &behind_identities), ("constants.onnx", &as_constants)];
     for (name, change) in rewrite {
         let (path, mut model) = (folder.path().join(name), whole.clone());
         change(&mut model);
