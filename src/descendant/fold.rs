@@ -49,7 +49,13 @@ pub fn fold(model: &Model) -> Result<Model> {
     wanted.sort_unstable();
     let mut evaluator = Evaluator { typing: &typing, links: &links, done: HashMap::new() };
     let mut made: Vec<(String, TensorProto)> = Vec::new();
+    let mut renamed = HashMap::new();
     for value in wanted {
+        // Another name of a weight, as exporters give each use of a shared one, is no weight of its own.
+        if let Some(weight) = named_by(&typing, &links, value) {
+            renamed.insert(value.to_string(), weight.to_string());
+            continue;
+        }
         let Some(Value::Floats(data, kind)) = evaluator.value(value)? else { continue };
         let dims = data.shape().to_vec();
         let elements: Vec<f32> = data.iter().copied().collect();
@@ -58,7 +64,6 @@ pub fn fold(model: &Model) -> Result<Model> {
     let mut out = model.clone();
     let graph = out.graph_mut();
     let mut names = Names::new(graph);
-    let mut renamed = HashMap::new();
     let old: HashSet<String> = graph.initializer.iter().map(|t| t.name().to_string()).collect();
     for (value, tensor) in made {
         // A looked-up weight has its plain name back where that is free.
@@ -70,6 +75,19 @@ pub fn fold(model: &Model) -> Result<Model> {
     replace_inputs(graph, &renamed);
     graph::prune(graph);
     Ok(out)
+}
+
+/// The weight that a value is another name of: nothing but Identity nodes stand between them.
+fn named_by<'m>(typing: &Typing<'m>, links: &Links<'m>, value: &str) -> Option<&'m str> {
+    let mut node = &typing.graph.node[*links.maker.get(value)?];
+    while node.op_type() == "Identity" {
+        let input = node.input.first()?.as_str();
+        if typing.weights.contains_key(input) {
+            return Some(input);
+        }
+        node = &typing.graph.node[*links.maker.get(input)?];
+    }
+    None
 }
 
 fn replace_inputs(graph: &mut GraphProto, renamed: &HashMap<String, String>) {
