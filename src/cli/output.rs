@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anstream::eprintln;
+use anstream::{AutoStream, eprintln};
 use clap::builder::styling::{AnsiColor, Style};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -23,20 +23,20 @@ const CYAN: Style = AnsiColor::Cyan.on_default().bold();
 /// How long other processes than the first wait before they tell an error: where it is the first one's too, that has ended them by then.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Prints an error and its hint.
+/// Prints an error and its hint, in one write: pieces would be mixed with those of other processes that fail at the same moment.
 pub fn error(e: &Error) {
-    match (parallel::rank(), parallel::size()) {
-        (_, 1) => eprintln!("{RED}error{RED:#}: {e}"),
-        (rank, size) => {
-            if rank > 0 {
-                std::thread::sleep(PATIENCE);
-            }
-            eprintln!("{RED}error{RED:#}: rank {rank} of {size}: {e}");
-        }
-    }
+    let (rank, size) = (parallel::rank(), parallel::size());
+    let who = if size == 1 { String::new() } else { format!("rank {rank} of {size}: ") };
+    let mut text = format!("{RED}error{RED:#}: {who}{e}\n");
     if let Some(hint) = e.hint_text() {
-        eprintln!("\n{CYAN}hint{CYAN:#}: {hint}");
+        text += &format!("\n{CYAN}hint{CYAN:#}: {hint}\n");
     }
+    if rank > 0 {
+        std::thread::sleep(PATIENCE);
+    }
+    let mut styled = AutoStream::new(Vec::new(), AutoStream::choice(&io::stderr()));
+    let _ = styled.write_all(text.as_bytes());
+    let _ = io::stderr().write_all(&styled.into_inner());
 }
 
 /// Prints a warning.
