@@ -1,7 +1,7 @@
 //! Offshoot grows small Vision Transformers out of big ones: ONNX in, ONNX out.
 //!
 //! The modules are the pipeline, in order: [`onnx`] (the file), [`graph`], [`axes`] (what every dimension is made of),
-//! [`runtime`], [`data`] (images), [`anatomy`] (heads, FFNs, layers), [`density`] (mean attention distances), [`learngene`]
+//! [`runtime`], [`data`] (images), [`opening`] (the door of models), [`anatomy`] (heads, FFNs, layers), [`density`] (mean attention distances), [`learngene`]
 //! (clusters), [`descendant`], [`fitting`] (closed-form refits), [`training`] (gradients as graphs), [`report`], [`study`] (grids of all that).
 //! Data flows one way; no module reaches back. [`parallel`] stands below all of them: processes that share the work.
 //!
@@ -47,6 +47,7 @@ pub mod fitting;
 pub mod graph;
 pub mod learngene;
 pub mod onnx;
+pub mod opening;
 pub mod parallel;
 pub mod report;
 pub mod runtime;

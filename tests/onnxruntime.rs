@@ -80,13 +80,15 @@ fn data_as_people_hold_them_are_read_rightly() {
 #[test]
 fn models_as_people_hold_them_are_run_rightly() {
     if let Some(runtime) = runtime() {
-        use common::reports::{batches, classifiers, models};
-        let checks: [fn(&str); 7] = [
+        use common::reports::{batches, classifiers, models, studies};
+        let checks: [fn(&str); 9] = [
             classifiers::losses_take_the_logits,
             classifiers::cross_entropy_behind_a_sigmoid_is_refused,
             classifiers::activations_are_found_in_any_form,
             batches::batches_are_of_the_size_asked_for,
             batches::batches_that_are_not_open_are_found,
+            studies::batches_that_are_not_open_are_found,
+            studies::transforms_beside_the_model_are_read,
             models::dequantised_weights_get_the_hint,
             models::tensors_of_other_ranks_are_named,
         ];

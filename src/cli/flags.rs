@@ -12,6 +12,7 @@ use crate::learngene::{
     Algorithm, Centroid, Eps, FfnCentroid, FfnRule, NeuronRules, Order, Rules, Similarities, Similarity,
 };
 use crate::onnx::ExternalLinks;
+use crate::opening::Opening;
 use crate::runtime::{Device, Kind, Options};
 use crate::training::{Operators, Pooling, Precision, Shape as Schedule};
 
@@ -199,9 +200,10 @@ pub struct OpenFlags {
 }
 
 impl OpenFlags {
-    /// As an option of the library.
-    pub fn links(self) -> ExternalLinks {
-        if self.allow_external_links { ExternalLinks::Accept } else { ExternalLinks::Refuse }
+    /// As the library has it, for a model that is fed with no pictures.
+    pub fn opening(self) -> Opening {
+        let links = if self.allow_external_links { ExternalLinks::Accept } else { ExternalLinks::Refuse };
+        Opening { links, dequantize: self.dequantize, input_size: self.input_size, pictures: None }
     }
 }
 

@@ -87,6 +87,8 @@ pub struct Ancestor {
     pub images: PathBuf,
     /// How many of them at most.
     pub limit: Option<usize>,
+    /// Side of its images in pixels, where its graph leaves that open: as `--input-size`.
+    pub input_size: Option<usize>,
     /// Side of its images in pixels, where it is to be another.
     pub image_size: Option<usize>,
 }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::data::InputReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::replace_file;
 use crate::parallel::claims::{Claim, claim};
@@ -37,6 +38,10 @@ pub struct Study {
     pub reference: Option<String>,
     /// Its cells, the first seeds first, each once.
     pub cells: Vec<Cell>,
+    /// What the images of every model become, by the ancestor's name or the file.
+    pub inputs: BTreeMap<String, InputReport>,
+    /// What the user should know of the models.
+    pub warnings: Vec<String>,
     workshop: Workshop,
 }
 
@@ -87,6 +92,8 @@ impl Study {
             note: file.note.unwrap_or_default(),
             reference: file.reference,
             cells,
+            inputs: std::mem::take(&mut workshop.inputs),
+            warnings: std::mem::take(&mut workshop.warnings),
             workshop,
         })
     }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::cell::{Cell, Record};
 use super::file::Follows;
+use crate::data::InputReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Series, series_plot};
 
@@ -90,6 +91,8 @@ pub struct Tables {
     pub minutes: f64,
     /// Rows, in the order of the study.
     pub rows: Vec<Row>,
+    /// What the images of every model become, by the ancestor's name or the file.
+    pub inputs: BTreeMap<String, InputReport>,
 }
 
 impl Tables {
@@ -121,6 +124,7 @@ impl Tables {
             cells: [there.len(), records.len()],
             minutes: there.iter().map(|r| r.seconds[0] + r.seconds[1]).sum::<f64>() / 60.0,
             rows,
+            inputs: BTreeMap::new(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Where cells are made: ancestors, data sets and learngenes are opened and measured once, and every cell grows its descendant and trains it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,17 +15,18 @@ use super::cell::{Cell, Epoch, Record, SCHEMA};
 use super::file::{self, Classifier, Method};
 use super::search::{Trial, search};
 use crate::anatomy::{Anatomy, Roles, activation, class_factor, class_factors};
-use crate::axes::Typing;
+use crate::axes::{IMAGE_SIZE, Typing};
 use crate::data::{
-    Dataset, DatasetOptions, InputShape, Loader, PreprocessFlags, TrainingLoader, TrainingOptions, class_names, declare,
+    Dataset, DatasetOptions, InputReport, InputShape, Loader, PreprocessFlags, TrainingLoader, TrainingOptions,
+    class_names,
 };
 use crate::density::{attention_matrices, measure};
 use crate::descendant::{Descendant, Heads, Init, Projection, Shape, grow, resize_image};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{Budget, Calibration, Limits, Shrinker, plan, stages};
-use crate::graph;
 use crate::learngene::{Cluster, Eps, Learngene, Removals, Rules, parameters};
 use crate::onnx::{Model, element_count, is_float, sha256, to_f32};
+use crate::opening::Opening;
 use crate::report::PREPROCESS;
 use crate::runtime::{Device, Kind, Runtime};
 use crate::training::{
@@ -50,9 +51,15 @@ struct Set {
 /// What cells are made of.
 pub struct Workshop {
     runtime: Arc<Runtime>,
-    ancestors: BTreeMap<String, (Model, file::Ancestor, [String; 2])>,
+    /// Each with what identifies it.
+    ancestors: BTreeMap<String, (Model, file::Ancestor, Vec<String>)>,
     sets: BTreeMap<String, Set>,
-    others: HashMap<std::path::PathBuf, String>,
+    /// Models that other tools made, and what identifies them.
+    others: HashMap<PathBuf, (Model, Vec<String>)>,
+    /// What the images of every model become, by the ancestor's name or the file.
+    pub inputs: BTreeMap<String, InputReport>,
+    /// What the user should know of the models.
+    pub warnings: Vec<String>,
     genes: HashMap<String, (Learngene, Model)>,
     removals: HashMap<String, Removals>,
 }
@@ -63,14 +70,6 @@ struct Made {
     inherited: u64,
     learngene: Option<u64>,
     search: Vec<Trial>,
-}
-
-/// Opens a model, with the transform that a configuration beside it names.
-fn open(path: &Path) -> Result<Model> {
-    let mut model = Model::open(path)?;
-    graph::prepare(&mut model)?;
-    declare(&mut model, &PreprocessFlags::default(), false).map_err(|e| e.at(path))?;
-    Ok(model)
 }
 
 /// How a method makes its descendants.
@@ -164,9 +163,32 @@ impl Workshop {
             ancestors: BTreeMap::new(),
             sets: BTreeMap::new(),
             others: HashMap::new(),
+            inputs: BTreeMap::new(),
+            warnings: Vec::new(),
             genes: HashMap::new(),
             removals: HashMap::new(),
         }
+    }
+
+    /// Opens a model through the door that the commands have. Its bytes identify it, and what it was supplied with from elsewhere.
+    fn open(&mut self, path: &Path, side: Option<usize>) -> Result<(Model, Vec<String>)> {
+        let pictures = Some(PreprocessFlags::default());
+        let opening = Opening { input_size: side.map(|n| [n; 2]), pictures, ..Opening::default() };
+        let opened = opening.open(path, Some(&|| Ok(self.runtime.clone())))?;
+        self.warnings.extend(opened.warnings);
+        let mut sources = vec![sha256(path)?];
+        for key in [PREPROCESS, IMAGE_SIZE] {
+            if let (Some(value), [_, ..]) = (opened.model.metadata(key), opened.model.suppliers(key)) {
+                sources.push(format!("{key} {value}"));
+            }
+        }
+        Ok((opened.model, sources))
+    }
+
+    /// Notes what the images of a model become.
+    fn report(&mut self, name: &str, report: InputReport) {
+        self.warnings.extend(report.warnings().iter().map(|warning| format!("`{name}`: {warning}")));
+        self.inputs.insert(name.to_string(), report);
     }
 
     /// Opens an ancestor.
@@ -177,14 +199,15 @@ impl Workshop {
         if self.ancestors.contains_key(name) {
             return Ok(());
         }
-        let mut model = open(&entry.model)?;
+        let (mut model, mut sources) = self.open(&entry.model, entry.input_size)?;
         if let Some(side) = entry.image_size {
             model = resize_image(&model, [side; 2]).map_err(|e| e.at(&entry.model))?;
         }
         let typing = Typing::new(&model).map_err(|e| e.at(&entry.model))?;
         Anatomy::new(&typing).map_err(|e| e.at(&entry.model))?;
         let images = loader(&entry.images, &model, &typing)?;
-        let sources = [sha256(&entry.model)?, images.fingerprint()?];
+        sources.insert(1, images.fingerprint()?);
+        self.report(name, InputReport::new(&model, &typing, images.preprocess()));
         drop(typing);
         self.ancestors.insert(name.to_string(), (model, entry.clone(), sources));
         Ok(())
@@ -213,18 +236,27 @@ impl Workshop {
         Ok(())
     }
 
-    /// What identifies everything that enters a cell: the ancestor, its images, the data, and a model that another tool made.
+    /// What identifies everything that enters a cell: the ancestor, its images, the data, and a model that another tool made, which is
+    /// opened here.
     ///
     /// # Errors
-    /// Those of reading that model.
+    /// Those of opening that model.
     pub fn sources(&mut self, ancestor: &str, data: &str, method: &Method) -> Result<Vec<String>> {
-        let mut all: Vec<String> = self.ancestors.get(ancestor).map(|a| a.2.to_vec()).unwrap_or_default();
+        let mut all: Vec<String> = self.ancestors.get(ancestor).map(|a| a.2.clone()).unwrap_or_default();
         all.extend(self.sets.get(data).map(|s| s.fingerprint.clone()));
         if let Some(path) = &method.model {
             if !self.others.contains_key(path) {
-                self.others.insert(path.clone(), sha256(path)?);
+                let (model, sources) = self.open(path, None)?;
+                let typing = Typing::new(&model).map_err(|e| e.at(path))?;
+                if let Some(set) = self.sets.get(data) {
+                    let (flags, input) = (PreprocessFlags::default(), InputShape::of(&typing)?);
+                    let transform = set.dataset.preprocess(&flags, model.metadata(PREPROCESS), input)?;
+                    self.report(&path.display().to_string(), InputReport::new(&model, &typing, transform.as_ref()));
+                }
+                drop(typing);
+                self.others.insert(path.clone(), (model, sources));
             }
-            all.push(self.others[path].clone());
+            all.extend(self.others[path].1.iter().cloned());
         }
         Ok(all)
     }
@@ -299,9 +331,10 @@ impl Workshop {
     }
 
     /// The model that another tool made.
-    fn other(&self, method: &Method) -> Result<Model> {
-        let Some(path) = &method.model else { bail!(Usage, "`model` is missing: the file that another tool wrote") };
-        open(path)
+    fn other(&self, method: &Method) -> Result<&Model> {
+        let opened = method.model.as_ref().and_then(|path| self.others.get(path));
+        let missing = || Error::new(ErrorKind::Usage, "`model` is missing: the file that another tool wrote");
+        opened.map(|(model, _)| model).ok_or_else(missing)
     }
 
     /// Computes a cell. `picture` is where its attention is drawn, if that was asked for.
@@ -447,10 +480,10 @@ impl Workshop {
             Maker::File => {
                 let other = self.other(method)?;
                 // Every weight is the ancestor's; only the classifier is new.
-                let typing = Typing::new(&other)?;
+                let typing = Typing::new(other)?;
                 let gene = Learngene::identity(&typing, &Anatomy::new(&typing)?);
                 let shape = Shape { classes: wanted, seed: cell.seed, ..Shape::default() };
-                plain(grow(&other, &gene, &shape)?.model)
+                plain(grow(other, &gene, &shape)?.model)
             }
             Maker::Shrink => {
                 let pinned = stages::pin(&source)?;
@@ -692,6 +725,7 @@ impl Observer for Watch<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph;
 
     #[test]
     fn images_are_drawn_from_every_class_alike() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
-    batches, classes, classifiers, configs, constants, models, pictures, sizes, starts, tars, teachers, values,
+    batches, classes, classifiers, configs, constants, models, pictures, sizes, starts, studies, tars, teachers, values,
 };
 
 fn tract() -> Arc<Runtime> {
@@ -187,4 +187,10 @@ fn teachers_have_their_own_size() {
 #[test]
 fn teachers_of_other_classes_are_refused() {
     teachers::teachers_of_other_classes_are_refused("tract");
+}
+
+#[test]
+fn studies_open_models_as_commands_do() {
+    studies::batches_that_are_not_open_are_found("tract");
+    studies::transforms_beside_the_model_are_read("tract");
 }

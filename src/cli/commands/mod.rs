@@ -19,12 +19,13 @@ use std::sync::Arc;
 use super::flags::{OpenFlags, RuntimeFlags, TransformFlags};
 use super::output;
 use crate::anatomy::Anatomy;
-use crate::axes::{self, BatchFault, Typing, batch_fault};
-use crate::data::{InputReport, InputShape, Loader, Preprocess, Skipped, declare, fix_size, takes_size};
+use crate::axes::Typing;
+use crate::data::{InputReport, InputShape, Loader, Preprocess, Skipped, takes_size};
 use crate::density::{Densities, measure, obstacle};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, FloatType};
 use crate::onnx::{Model, sha256};
+use crate::opening::{Opened, Opening};
 use crate::parallel;
 use crate::report::PREPROCESS;
 use crate::runtime::Runtime;
@@ -59,7 +60,7 @@ pub fn open_pair(
 /// Flags for each of two models that see the same pictures: an image size is for those that leave theirs open, and has to be for one.
 pub fn size_for(paths: [&Path; 2], flags: OpenFlags) -> Result<[OpenFlags; 2]> {
     let Some(size) = flags.input_size else { return Ok([flags; 2]) };
-    let takes = |path: &Path| -> Result<bool> { Ok(takes_size(&read(path, flags)?, size)) };
+    let takes = |path: &Path| -> Result<bool> { Ok(takes_size(&flags.opening().read(path)?, size)) };
     let takes = [takes(paths[0])?, takes(paths[1])?];
     let nobody = takes == [false; 2];
     Ok(takes.map(|takes| OpenFlags { input_size: Some(size).filter(|_| takes || nobody), ..flags }))
@@ -82,52 +83,18 @@ pub fn tell_input(report: &InputReport) {
     report.warnings().iter().for_each(|warning| output::warn(warning));
 }
 
-fn read(path: &Path, flags: OpenFlags) -> Result<Model> {
-    let mut model = Model::open_with(path, flags.links())?;
-    if flags.dequantize {
-        named(path, graph::dequantize(&mut model))?;
-    }
-    named(path, graph::prepare(&mut model))?;
-    Ok(model)
-}
-
-/// Opens a model, settles how its pictures are prepared, and says what became of a batch that its file declares open and its graph does not
-/// have. Where the graph leaves a doubt and a runtime is given, one image alone is compared with the same one beside another; if they
-/// differ, the model takes one at a time from here on.
+/// Opens a model through the [door](crate::opening) that studies use as well, and passes on what it tells: see [`Opening::open`].
 pub fn opened(
     path: &Path,
     flags: OpenFlags,
     runtime: Option<&RuntimeFlags>,
     transform: Option<&TransformFlags>,
 ) -> Result<(Model, Option<String>)> {
-    let mut model = read(path, flags)?;
-    if let Some(size) = flags.input_size {
-        named(path, fix_size(&mut model, size))?;
-    }
-    let transform = transform.map(TransformFlags::preprocess);
-    let declared = declare(&mut model, &transform.clone().unwrap_or_default(), flags.input_size.is_some());
-    match (transform, declared) {
-        (None, Err(error)) => output::warn(&error.to_string()),
-        (_, declared) => named(path, declared)?,
-    }
-    let (images, why) = match (batch_fault(&model), runtime) {
-        (Some(BatchFault::Holds(images)), _) => (images, "its shapes fit no others".into()),
-        (Some(BatchFault::Meets(node)), Some(flags)) => {
-            let image = named(path, Typing::new(&model))?.image_size();
-            if named(path, Runtime::start(&flags.options())?.keeps_images_apart(&model, image))? {
-                return Ok((model, None));
-            }
-            (1, format!("images of a batch meet in node `{node}`"))
-        }
-        _ => return Ok((model, None)),
-    };
-    axes::fix_batch(&mut model, images);
-    let note = format!(
-        "`{}` declares an open batch and has none, since {why}: it is run on batches of {images}; `grow --batch-axis open` opens it",
-        path.display()
-    );
-    output::warn(&note);
-    Ok((model, Some(note)))
+    let opening = Opening { pictures: transform.map(TransformFlags::preprocess), ..flags.opening() };
+    let start = runtime.map(|flags| || Runtime::start(&flags.options()));
+    let Opened { model, warnings, batch } = opening.open(path, start.as_ref().map(|start| start as _))?;
+    warnings.iter().for_each(|warning| output::warn(warning));
+    Ok((model, batch))
 }
 
 /// Opens images for a model.

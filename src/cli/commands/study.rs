@@ -15,6 +15,10 @@ use crate::study::{Cell, Record, Study, Tables, cells_folder};
 /// Runs the command.
 pub fn run(c: &Flags) -> Result<()> {
     let mut study = Study::open(&c.study, c.quick, Runtime::start(&c.runtime.options())?)?;
+    for (name, input) in &study.inputs {
+        output::note(&format!("`{name}`: {}", input.line()));
+    }
+    study.warnings.iter().for_each(|warning| output::warn(warning));
     let beside = || c.study.parent().unwrap_or(Path::new("")).join("results");
     let mut folder = c.folder.clone().unwrap_or_else(beside);
     if c.quick {
@@ -53,7 +57,8 @@ pub fn run(c: &Flags) -> Result<()> {
     }
     bar.finish_and_clear();
     let records = study.records(&cells)?;
-    let tables = Tables::new(&study.title, study.reference.as_deref(), &records);
+    let tables =
+        Tables { inputs: study.inputs.clone(), ..Tables::new(&study.title, study.reference.as_deref(), &records) };
     let written = write(c, &study, &folder, &cells, &tables, &records)?;
     output::note(&format!("{} wrote {}", tables.summary(), written.display()));
     if c.json {

@@ -15,12 +15,12 @@ use crate::common::binary::{done, json, text};
 use crate::common::{all_fixtures, root};
 
 /// A fixture of scripts/make_classifier_fixtures.py.
-fn fixture(name: &str) -> PathBuf {
+pub fn fixture(name: &str) -> PathBuf {
     root().join("fixtures/reports/batches").join(name)
 }
 
 /// What PyTorch says of every image alone, by the same script.
-fn golden() -> (Value, Vec<Value>) {
+pub fn golden() -> (Value, Vec<Value>) {
     let golden: Value = serde_json::from_slice(&fs::read(fixture("golden.json")).unwrap()).unwrap();
     let models = golden["models"].as_array().unwrap().clone();
     (golden, models)

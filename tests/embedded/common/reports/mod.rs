@@ -10,6 +10,7 @@ pub mod models;
 pub mod pictures;
 pub mod sizes;
 pub mod starts;
+pub mod studies;
 pub mod tars;
 pub mod teachers;
 pub mod values;

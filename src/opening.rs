@@ -1,0 +1,102 @@
+//! Opening models: the one door of commands and studies.
+//!
+//! A model that comes through it has the form that everything else works on, says how its pictures are prepared, and declares the batch
+//! that its graph really has. What was assumed on the way is told, for the caller to pass on.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::axes::{self, BatchFault, Typing, batch_fault};
+use crate::data::{PreprocessFlags, declare, fix_size};
+use crate::error::Result;
+use crate::graph;
+use crate::onnx::{ExternalLinks, Model};
+use crate::runtime::Runtime;
+
+/// How a model is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Opening {
+    /// Where links of external data may lead.
+    pub links: ExternalLinks,
+    /// Whether the weights of a quantised model become float numbers.
+    pub dequantize: bool,
+    /// Height and width of the images, for a model that leaves them open.
+    pub input_size: Option<[usize; 2]>,
+    /// What is said about the transform of pictures; `None` where none are fed.
+    pub pictures: Option<PreprocessFlags>,
+}
+
+/// A model that was opened.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The model.
+    pub model: Model,
+    /// What its user should know.
+    pub warnings: Vec<String>,
+    /// The warning about a batch that its file declares open and its graph does not have, where there is one.
+    pub batch: Option<String>,
+}
+
+impl Opening {
+    /// Reads a model and brings it into the form that everything else works on.
+    ///
+    /// # Errors
+    /// Those of reading, of the graph's form, and of weights that cannot be made float; they name the file.
+    pub fn read(&self, path: &Path) -> Result<Model> {
+        let mut model = Model::open_with(path, self.links)?;
+        let prepared = match self.dequantize {
+            true => graph::dequantize(&mut model).and_then(|_| graph::prepare(&mut model)),
+            false => graph::prepare(&mut model),
+        };
+        prepared.map_err(|e| e.at(path))?;
+        Ok(model)
+    }
+
+    /// Opens a model and settles how its pictures are prepared; a configuration beside it that cannot be used is a warning where none are
+    /// fed. Shapes that fit one batch alone are found without running the graph. Where the graph leaves a doubt and `runtime` gives a
+    /// runtime, one image alone is compared with the same one beside another; if they differ, the model takes one at a time from here on.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`], of [`fix_size`], of [`declare`], and of running the model.
+    pub fn open(&self, path: &Path, runtime: Option<&dyn Fn() -> Result<Arc<Runtime>>>) -> Result<Opened> {
+        let mut opened = Opened { model: self.read(path)?, warnings: Vec::new(), batch: None };
+        let settled = self.settle(path, &mut opened, runtime);
+        settled.map_err(|e| e.at(path)).map(|()| opened)
+    }
+
+    fn settle(
+        &self,
+        path: &Path,
+        opened: &mut Opened,
+        runtime: Option<&dyn Fn() -> Result<Arc<Runtime>>>,
+    ) -> Result<()> {
+        let Opened { model, warnings, batch } = opened;
+        if let Some(size) = self.input_size {
+            fix_size(model, size)?;
+        }
+        let flags = self.pictures.clone().unwrap_or_default();
+        match (&self.pictures, declare(model, &flags, self.input_size.is_some())) {
+            (None, Err(error)) => warnings.push(error.to_string()),
+            (_, declared) => declared?,
+        }
+        let (images, why) = match (batch_fault(model), runtime) {
+            (Some(BatchFault::Holds(images)), _) => (images, "its shapes fit no others".into()),
+            (Some(BatchFault::Meets(node)), Some(runtime)) => {
+                let image = Typing::new(model)?.image_size();
+                if runtime()?.keeps_images_apart(model, image)? {
+                    return Ok(());
+                }
+                (1, format!("images of a batch meet in node `{node}`"))
+            }
+            _ => return Ok(()),
+        };
+        axes::fix_batch(model, images);
+        let note = format!(
+            "`{}` declares an open batch and has none, since {why}: it is run on batches of {images}; `grow --batch-axis open` opens it",
+            path.display()
+        );
+        warnings.push(note.clone());
+        *batch = Some(note);
+        Ok(())
+    }
+}
