@@ -238,7 +238,7 @@ def batches(x, y):
         ("traced-one", vit(2), 1, False, False, "opened"),
         ("tokens-first-one", drawn(Encoder("holds-one")), 1, False, False, "opened"),
         ("swin-one", drawn(timm.create_model("swin_tiny_patch4_window7_224", **swin)), 1, False, False, "opened"),
-        ("traced-two", vit(2), 2, False, False, "gathered"),
+        ("traced-two", vit(2), 2, False, False, "opened"),
         ("single", Single(vit(2)), 1, False, False, "gathered"),
         ("holds-one", drawn(Encoder("holds-one")), 1, True, False, "opened"),
         ("mixes-tokens", drawn(Encoder("mixes")), 1, True, False, "opened"),

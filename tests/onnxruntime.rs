@@ -95,6 +95,7 @@ fn models_as_people_hold_them_are_run_rightly() {
         checks.iter().for_each(|check| check("onnxruntime"));
         classifiers::new_classifiers_keep_what_is_behind_them(runtime);
         batches::children_get_an_open_batch(runtime);
+        batches::tokens_that_are_repeated_are_opened(runtime);
         batches::open_batches_of_all_exports_are_believed(runtime);
     }
 }

@@ -41,8 +41,9 @@ enum Correction {
     Shape { node: usize, shape: Vec<i64>, axis: usize },
     /// The sizes of a Resize, along whose axis images lie.
     Sizes { node: usize, sizes: Vec<i64>, axis: usize },
-    /// An operand of a Concat that is the same for all images, along an axis where another operand has them.
-    Repeat { node: usize, input: usize, like: usize, axis: usize },
+    /// An operand of a Concat that is the same for all images, along an axis where another operand has them. Where it has more than one
+    /// row there, all are the same.
+    Repeat { node: usize, input: usize, like: usize, axis: usize, one_row: bool },
 }
 
 /// The images in a batch of the image input, where the file fixes them.
@@ -150,12 +151,19 @@ pub fn open_batch(model: &Model) -> Result<Model> {
                 let x = typing.graph.node[*node].input[0].clone();
                 (*node, 3, change.with_images(graph, *node, sizes, *axis, &x))
             }
-            Correction::Repeat { node, input, like, axis } => {
+            Correction::Repeat { node, input, like, axis, one_row } => {
                 let inputs = &typing.graph.node[*node].input;
+                let mut row = inputs[*input].clone();
+                if !one_row {
+                    let (first, index) = (change.names.fresh("offshoot_row"), change.constant(graph, &[0]));
+                    let along = vec![int_attribute("axis", *axis as i64)];
+                    change.put(*node, new_node("Gather", &[&row, &index], &[&first], along));
+                    row = first;
+                }
                 let ones = vec![1; typing.dims[inputs[*like].as_str()].len()];
                 let shape = change.with_images(graph, *node, &ones, *axis, &inputs[*like]);
                 let repeated = change.names.fresh("offshoot_repeated");
-                change.put(*node, new_node("Expand", &[&inputs[*input], &shape], &[&repeated], vec![]));
+                change.put(*node, new_node("Expand", &[&row, &shape], &[&repeated], vec![]));
                 (*node, *input, repeated)
             }
         };
@@ -318,20 +326,40 @@ impl<'m> Typing<'m> {
         }
     }
 
-    /// Operands of a Concat that are one for all images where another one holds a batch which is being opened.
-    pub(super) fn opened_operands(&mut self, k: usize, operands: &[Option<Vec<Dim>>], along: usize) {
+    /// Operands of a Concat that are the same for all images where another one holds a batch which is being opened: one row, or one that
+    /// an Expand repeats for each image of the file's batch. From here on they have one row.
+    pub(super) fn opened_operands(&mut self, k: usize, operands: &mut [Option<Vec<Dim>>], along: usize) {
         let Some(groups) = self.opening.as_ref().map(|o| self.factors.root(o.groups)) else { return };
         let rank = operands.iter().flatten().map(Vec::len).max().unwrap_or(0);
         for axis in (0..rank).filter(|&a| a != along) {
             let dim = |operand: &Option<Vec<Dim>>| operand.as_ref().and_then(|d| d.get(axis)).cloned();
-            let is_batch = |d: Dim| self.factors.leaves(&d)[..] == [groups];
+            let is_batch = |d: Dim| self.factors.leaves(&d).first() == Some(&groups);
             let Some(like) = operands.iter().position(|o| dim(o).is_some_and(is_batch)) else { continue };
-            let alone = |o: &Option<Vec<Dim>>| dim(o).is_some_and(|d| self.factors.leaves(&d).is_empty());
-            let found: Vec<usize> = (0..operands.len()).filter(|&i| alone(&operands[i])).collect();
-            for input in found {
-                self.correct(Correction::Repeat { node: k, input, like, axis });
+            let fixed = dim(&operands[like]).map_or(1, |d| self.factors.size(&d) / GROUPS);
+            let rows = |o: &Option<Vec<Dim>>| dim(o).filter(|d| !self.has_groups(d)).map(|d| self.factors.size(&d));
+            let repeated = |i: usize| self.is_repeated(&self.graph.node[k].input[i], rank, axis);
+            let same = |i: usize| match rows(&operands[i])? {
+                1 => Some((i, true)),
+                n => (n == fixed && repeated(i)).then_some((i, false)),
+            };
+            let found: Vec<(usize, bool)> = (0..operands.len()).filter_map(same).collect();
+            for (input, one_row) in found {
+                self.correct(Correction::Repeat { node: k, input, like, axis, one_row });
+                if let Some(d) = operands[input].as_mut().and_then(|d| d.get_mut(axis)) {
+                    d.clear();
+                }
             }
         }
+    }
+
+    /// True for what an Expand repeats along an axis on which its input has one row.
+    fn is_repeated(&self, value: &str, rank: usize, axis: usize) -> bool {
+        let Some(node) = self.graph.node.iter().find(|n| n.output.iter().any(|o| o == value)) else { return false };
+        let sizes = node.input.first().and_then(|x| self.shape(x));
+        // The axes of what is expanded are the last ones.
+        let row =
+            |sizes: Vec<usize>| (axis + sizes.len()).checked_sub(rank).is_none_or(|own| sizes.get(own) == Some(&1));
+        node.op_type() == "Expand" && sizes.is_some_and(row)
     }
 }
 

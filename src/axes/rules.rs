@@ -955,10 +955,10 @@ impl Rule<'_, '_> {
     }
 
     fn concat(&mut self) -> Result<Vec<Dim>> {
-        let given = self.given();
         let x = self.input(0)?;
         let a = self.axis(self.node.int("axis").ok_or_else(|| self.fail("it has no axis"))?, x.len())?;
-        self.typing.opened_operands(self.k, &self.inputs, a);
+        self.typing.opened_operands(self.k, &mut self.inputs, a);
+        let given = self.given();
         if given.iter().any(|d| d.len() != x.len()) {
             return Err(self.fail("its inputs differ in rank"));
         }

@@ -76,6 +76,7 @@ fn fixed_batches_are_trained_in_the_size_asked_for() {
 #[test]
 fn children_get_an_open_batch() {
     batches::children_get_an_open_batch(&tract());
+    batches::tokens_that_are_repeated_are_opened(&tract());
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use ndarray::{Array4, Axis, Slice};
 use offshoot::axes::{BatchFault, batch_fault, declared_batch, fix_batch, open_batch};
-use offshoot::onnx::Model;
+use offshoot::graph::{int_attribute, node};
+use offshoot::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
+use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_info};
 use offshoot::runtime::Runtime;
 use serde_json::{Value, json};
 
@@ -79,6 +81,42 @@ pub fn children_get_an_open_batch(runtime: &Arc<Runtime>) {
             }
         }
     }
+}
+
+/// A token that an Expand repeats for each image of a fixed batch is repeated for any number of them; a table that has a row for each is
+/// the batch's own, and stays so.
+pub fn tokens_that_are_repeated_are_opened(runtime: &Arc<Runtime>) {
+    let model = |made: Vec<NodeProto>, token: TensorProto| {
+        let mut nodes = vec![node("Reshape", &["x", "three"], &["patches"], vec![])];
+        nodes.extend(made);
+        nodes.push(node("Concat", &["token", "patches"], &["y"], vec![int_attribute("axis", 1)]));
+        let [three, each] = [("three", [2, 4, 4]), ("each", [2, 1, 4])].map(|(n, d)| tensor_from_i64(n, &[3], &d));
+        Model::from_proto(ModelProto {
+            graph: Some(GraphProto {
+                input: vec![tensor_info("x", DataType::Float, &[Some(2), Some(1), Some(4), Some(4)])],
+                output: vec![tensor_info("y", DataType::Float, &[Some(2), Some(5), Some(4)])],
+                node: nodes,
+                initializer: vec![three, each, token],
+                ..Default::default()
+            }),
+            opset_import: vec![OperatorSetIdProto { version: Some(17), ..Default::default() }],
+            ..Default::default()
+        })
+    };
+    let own = |name: &str, rows: usize, values: &[f32]| tensor_from_f32(name, DataType::Float, &[rows, 1, 4], values);
+    let row = [1.0, -2.0, 3.0, 0.5];
+    let expanded = model(vec![node("Expand", &["one", "each"], &["token"], vec![])], own("one", 1, &row));
+    let open = open_batch(&expanded).unwrap();
+    assert_eq!((declared_batch(&open), batch_fault(&open)), (None, None));
+    let images = Array4::from_shape_fn((3, 1, 4, 4), |(n, _, i, j)| (16 * n + 4 * i + j) as f32);
+    let found = runtime.load(&open, 3, [4, 4]).unwrap().run(images.view()).unwrap().remove(0);
+    assert_eq!(found.shape(), [3, 5, 4]);
+    for (n, tokens) in found.outer_iter().enumerate() {
+        let patches: Vec<f32> = (0..16).map(|i| (16 * n + i) as f32).collect();
+        assert_eq!(tokens.iter().copied().collect::<Vec<f32>>(), [&row[..], &patches].concat());
+    }
+    let table = model(Vec::new(), own("token", 2, &[row, row].concat()));
+    assert!(open_batch(&table).unwrap_err().to_string().contains("the batch axis cannot be opened"));
 }
 
 /// The first three images of images.npz, as scripts/make_classifier_fixtures.py normalises them.
