@@ -122,7 +122,7 @@ fn images_are_fed_as_the_model_takes_them() {
 fn training_as_people_start_it_is_right() {
     if runtime().is_some() {
         use common::reports::{constants, starts, teachers};
-        let checks: [fn(&str); 9] = [
+        let checks: [fn(&str); 11] = [
             starts::the_start_counts,
             starts::a_resumed_run_knows_its_start,
             starts::few_images_are_held_out,
@@ -132,6 +132,8 @@ fn training_as_people_start_it_is_right() {
             teachers::teachers_are_known_by_their_folder,
             teachers::teachers_have_their_own_size,
             teachers::teachers_of_other_classes_are_refused,
+            teachers::teachers_of_another_order_are_matched_by_name,
+            teachers::teachers_of_a_whole_run_get_its_image_size,
         ];
         checks.iter().for_each(|check| check("onnxruntime"));
     }

@@ -99,6 +99,15 @@ pub fn class_factors(typing: &Typing) -> Vec<Factor> {
     found
 }
 
+/// Outputs [batch, n] beside the first that a classifier of their own makes, each with its n: they are none of the first one's classes.
+/// Features are among them where a weight makes them, since a graph does not tell the two apart.
+pub fn other_outputs(typing: &Typing) -> Vec<(String, usize)> {
+    let factors = class_factors(typing);
+    let outputs = typing.graph.output.iter().skip(1).filter_map(|o| Some((o.name(), classes_of(typing, o.name())?)));
+    let others = outputs.filter(|(_, f)| !factors.contains(f));
+    others.map(|(name, f)| (name.to_string(), typing.factors.factor_size(f))).collect()
+}
+
 /// The activations behind outputs [batch, classes], in the order of the outputs.
 pub fn activations(typing: &Typing) -> Vec<Activation> {
     let factors = class_factors(typing);

@@ -18,7 +18,9 @@ use crate::axes::{Dim, Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, Links};
 use crate::onnx::proto::NodeProto;
-pub use classes::{Activation, ActivationKind, activation, activations, class_factor, class_factors, unit_norms};
+pub use classes::{
+    Activation, ActivationKind, activation, activations, class_factor, class_factors, other_outputs, unit_norms,
+};
 pub use roles::Roles;
 pub use tokens::{Grid, Tokens};
 pub use weights::{WeightKind, WeightUse, weight_kinds, weight_uses};

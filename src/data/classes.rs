@@ -22,6 +22,34 @@ pub fn class_names(model: &Model) -> Option<Vec<String>> {
     serde_json::from_str(model.metadata(CLASSES)?).ok()
 }
 
+/// How the classes of one model lie among those of another that tells as many apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Correspondence {
+    /// In the same order, as far as names say.
+    Same,
+    /// In another order: where each of the first model's classes lies in the second.
+    Moved(Vec<usize>),
+    /// Some have the same name and others have not, or not one of them has: a class of each that stand in the same place.
+    Unlike(String, String),
+}
+
+impl Correspondence {
+    /// Compares the names of one model's classes with those of another's.
+    pub fn of(own: &[String], other: &[String]) -> Correspondence {
+        let found = find(own, other);
+        match found.iter().copied().collect::<Option<Vec<usize>>>() {
+            Some(places) if places.iter().copied().eq(0..own.len()) => Correspondence::Same,
+            Some(places) if places.iter().collect::<HashSet<_>>().len() == other.len() => Correspondence::Moved(places),
+            _ => {
+                let differs = |&i: &usize| found[i] != Some(i);
+                let at = (0..own.len().min(other.len())).find(differs).unwrap_or(0);
+                let name = |names: &[String]| names.get(at).cloned().unwrap_or_default();
+                Correspondence::Unlike(name(own), name(other))
+            }
+        }
+    }
+}
+
 /// What decided which output stands for which class of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -267,5 +295,20 @@ mod tests {
         // Names that contradict the labels.
         other.swap(0, 1);
         assert!(by_names(&other, 10).unwrap_err().to_string().contains("`dress`"));
+    }
+
+    #[test]
+    fn classes_of_two_models_are_compared_by_name() {
+        let names = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let of = |a: &str, b: &str| Correspondence::of(&names(a), &names(b));
+        assert_eq!(of("zebra apple mango", "zebra apple mango"), Correspondence::Same);
+        assert_eq!(of("zebra apple mango", "Zebra apple man-go"), Correspondence::Same);
+        assert_eq!(of("zebra apple mango", "apple mango zebra"), Correspondence::Moved(vec![2, 0, 1]));
+        let unlike = |a: &str, b: &str| Correspondence::Unlike(a.into(), b.into());
+        assert_eq!(of("zebra apple mango", "zebra pomme mangue"), unlike("apple", "pomme"));
+        assert_eq!(of("zebra apple", "apple kiwi"), unlike("zebra", "apple"));
+        // A name that one of them has twice says nothing.
+        assert_eq!(of("apple apple", "apple pear"), unlike("apple", "pear"));
+        assert_eq!(of("zebra apple", "apple apple"), unlike("zebra", "apple"));
     }
 }

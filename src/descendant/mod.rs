@@ -25,7 +25,7 @@ use ndarray::{Array4, ArrayD};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Serialize;
 
-use crate::anatomy::{Anatomy, Attention, FeedForward, Roles, class_factors, unit_norms};
+use crate::anatomy::{Anatomy, Attention, FeedForward, Roles, class_factors, other_outputs, unit_norms};
 use crate::axes::resize::{Mixture, Plan as Resizing, resize};
 use crate::axes::{Factor, Typing, declared_batch, fix_batch, open_batch};
 use crate::data::CLASSES;
@@ -594,6 +594,12 @@ impl<'a, 'm> Grower<'a, 'm> {
                 match drawn.iter_mut().find(|d| d.0 == u) {
                     Some(shared) => shared.1 = shared.1 / old.max(1) * classes,
                     None => drawn.push((u, count(&u) / old.max(1) * classes, bound)),
+        let first = self.typing.factors.factor_size(factors[0]);
+        for (output, n) in other_outputs(self.typing) {
+            self.warnings.push(format!(
+                "the output `{output}` stays as it is: it holds {n} values an image, and the classes that are replaced are {first}"
+            ));
+        }
                 }
             }
             self.resizing.gather(&self.typing.factors, factor, (0..classes).map(|c| c % old).collect())?;

@@ -96,6 +96,8 @@ pub struct Validation {
 pub struct Teacher {
     session: Session,
     values: Vec<String>,
+    /// The value whose classes are put into another order, and the place of each.
+    moved: Option<(String, Vec<usize>)>,
 }
 
 impl Teacher {
@@ -112,12 +114,21 @@ impl Teacher {
         let mut model = logits.unwrap_or(model);
         give(&mut model, &values).map_err(|e| e.at(&path))?;
         let session = runtime.load(&model, batch, image)?;
-        Ok(Teacher { session, values })
+        Ok(Teacher { session, values, moved: None })
+    }
+
+    /// Puts the classes of a value [batch, classes] into the student's order: `places` says where each of them lies in the teacher's.
+    pub fn with_classes(self, value: &str, places: Vec<usize>) -> Teacher {
+        Teacher { moved: Some((value.to_string(), places)), ..self }
     }
 
     fn values(&mut self, images: &Array4<f32>) -> Result<Vec<(String, ArrayD<f32>)>> {
         let outputs = self.session.run(images.view())?;
-        Ok(self.values.iter().map(|v| teacher_input(v)).zip(outputs).collect())
+        let ordered = |(value, output): (&String, ArrayD<f32>)| match &self.moved {
+            Some((moved, places)) if moved == value => (teacher_input(value), output.select(Axis(1), places)),
+            _ => (teacher_input(value), output),
+        };
+        Ok(self.values.iter().zip(outputs).map(ordered).collect())
     }
 }
 

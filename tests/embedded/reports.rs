@@ -195,3 +195,13 @@ fn studies_open_models_as_commands_do() {
     studies::batches_that_are_not_open_are_found("tract");
     studies::transforms_beside_the_model_are_read("tract");
 }
+
+#[test]
+fn teachers_of_another_order_are_matched_by_name() {
+    teachers::teachers_of_another_order_are_matched_by_name("tract");
+}
+
+#[test]
+fn teachers_of_a_whole_run_get_its_image_size() {
+    teachers::teachers_of_a_whole_run_get_its_image_size("tract");
+}

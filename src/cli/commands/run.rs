@@ -9,8 +9,8 @@ use serde_json::json;
 use super::condense::condense;
 use super::eval::{dataset, measure};
 use super::grow::shape;
-use super::tune::tune;
-use super::{images, named, open_to_run, tell_input};
+use super::tune::tune_opened;
+use super::{images, named, open_to_run, size_for, tell_input};
 use crate::anatomy::{Anatomy, activation};
 use crate::axes::Typing;
 use crate::cli::flags::{OpenFlags, RunAll, Tune};
@@ -47,7 +47,13 @@ pub fn run(c: &RunAll) -> Result<()> {
     for path in &written {
         check_output(path, &[&c.model], c.force)?;
     }
-    let model = open_to_run(&c.model, c.open, &c.runtime, &c.transform)?;
+    let [of_ancestor, of_teacher] = match &c.training.teacher {
+        None => [c.open; 2],
+        Some(teacher) => size_for([&c.model, teacher], c.open)?,
+    };
+    // The child is of a size of its own.
+    let of_child = OpenFlags { input_size: None, ..c.open };
+    let model = open_to_run(&c.model, of_ancestor, &c.runtime, &c.transform)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     let data = dataset(&c.data, false)?;
@@ -101,15 +107,14 @@ pub fn run(c: &RunAll) -> Result<()> {
         checkpoint: None,
         checkpoint_every: None,
         resume: false,
-        // The child is of a size of its own.
-        open: OpenFlags { input_size: None, ..c.open },
+        open: of_child,
         transform: c.transform.clone(),
         runtime: c.runtime.clone(),
     };
-    let outcome = tune(&tune_flags)?;
+    let outcome = tune_opened(&tune_flags, [of_child, of_teacher])?;
 
     output::note("4/4 evaluation and report");
-    let tuned = open_to_run(&written[2], OpenFlags { input_size: None, ..c.open }, &c.runtime, &c.transform)?;
+    let tuned = open_to_run(&written[2], of_child, &c.runtime, &c.transform)?;
     let judged: Vec<usize> = match (c.training.val_split, data.given_split()) {
         (None, Some(given)) => given.validation.clone(),
         (share, _) => data.split(share.unwrap_or(data.held_out_share()), c.training.seed).validation,

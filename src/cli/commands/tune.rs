@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 
 use super::eval::{dataset, dataset_at, validation};
 use super::{agree, in_type, keep_transform, named, open_to_run, opened, size_for, skipped, tell_input, warn_skipped};
-use crate::anatomy::{ActivationKind, Anatomy, WeightKind, activation};
+use crate::anatomy::{ActivationKind, Anatomy, WeightKind, activation, class_factor};
 use crate::axes::Typing;
-use crate::cli::flags::{LossKind, OptimizerKind, TrainingFlags, TransformFlags, Tune};
+use crate::cli::flags::{LossKind, OpenFlags, OptimizerKind, TrainingFlags, TransformFlags, Tune};
 use crate::cli::output::{self, check_distinct, check_output, count, table, write_text};
 use crate::cli::signals;
 use crate::data::{
-    CLASSES, Dataset, InputReport, InputShape, Preprocess, PreprocessFlags, Split, TrainingLoader, TrainingOptions,
-    View, class_names,
+    CLASSES, Correspondence, Dataset, InputReport, InputShape, Preprocess, PreprocessFlags, Split, TrainingLoader,
+    TrainingOptions, View, class_names,
 };
 use crate::descendant;
 use crate::error::{Error, ErrorKind, Result};
@@ -56,6 +56,8 @@ pub struct Outcome {
     pub separated: Vec<Separated>,
     /// How the teacher saw the images, where there was one.
     pub teacher: Option<View>,
+    /// Where each of the student's classes lies among the teacher's, where their order is another.
+    pub class_order: Option<Vec<usize>>,
     /// The last validation.
     pub last: Option<ValidationReport>,
     /// Updates.
@@ -105,7 +107,7 @@ impl Outcome {
             "improved": self.summary.improved(),
             "separated": self.separated,
             "teacher": self.teacher.as_ref().map(|view| json!({
-                "model": c.training.teacher, "preprocess": view.preprocess,
+                "model": c.training.teacher, "preprocess": view.preprocess, "class_order": self.class_order,
             })),
             "last_validation": self.last,
             "input": self.input,
@@ -127,11 +129,16 @@ fn quality(report: &ValidationReport) -> String {
 
 /// Trains and writes everything that was asked for; `None` where nothing was to be trained.
 pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
-    let outputs = Outputs::new(c)?;
-    let [student, of_teacher] = match &c.training.teacher {
+    let opens = match &c.training.teacher {
         None => [c.open; 2],
         Some(teacher) => size_for([&c.model, teacher], c.open)?,
     };
+    tune_opened(c, opens)
+}
+
+/// [`tune`] with flags of their own for opening student and teacher.
+pub fn tune_opened(c: &Tune, [student, of_teacher]: [OpenFlags; 2]) -> Result<Option<Outcome>> {
+    let outputs = Outputs::new(c)?;
     let (mut model, batch_note) = opened(&c.model, student, Some(&c.runtime), Some(&c.transform))?;
     let mut data = named(&c.data.data, Data::open(c))?;
     agree(&c.model, || data.fingerprint())?;
@@ -158,6 +165,10 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
             check_teacher([&c.model, path], &typing, &other, &loss)?;
         }
     }
+    let places = match (&c.training.teacher, &teacher) {
+        (Some(path), Some(teacher)) => classes_of_teacher([&c.model, path], [&model, teacher], &data, &loss),
+        _ => None,
+    };
     let recipe = recipe(c, &runtime, loss);
     if c.dry_run || c.emit_step.is_some() {
         drop(typing);
@@ -226,7 +237,13 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
         validating.loader = validating.loader.clone().with_teacher(other.clone())?;
     }
     let mut teacher = match (&teacher, &seen) {
-        (Some(t), Some((_, image))) => Some(Teacher::new(&runtime, t, &recipe.loss, trainer.batch, *image)?),
+        (Some(t), Some((_, image))) => {
+            let teacher = Teacher::new(&runtime, t, &recipe.loss, trainer.batch, *image)?;
+            Some(match &places {
+                Some((value, places)) => teacher.with_classes(value, places.clone()),
+                None => teacher,
+            })
+        }
         _ => None,
     };
     let plan = plan(c, &outputs);
@@ -273,6 +290,7 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
         input: Some(report),
         separated,
         teacher: seen.map(|(view, _)| view),
+        class_order: places.map(|(_, places)| places),
         ..outcome
     }))
 }
@@ -329,6 +347,48 @@ fn check_teacher([student, teacher]: [&Path; 2], own: &Typing, other: &Typing, l
         });
     }
     Ok(())
+}
+
+/// The value of the teacher that holds its classes, and where each of the student's lies there, where names say that the order is another.
+/// A student without names has the order of the data's labels. What names do not settle is said.
+fn classes_of_teacher(
+    [student, teacher]: [&Path; 2],
+    [own, other]: [&Model; 2],
+    data: &Data,
+    loss: &Loss,
+) -> Option<(String, Vec<usize>)> {
+    let first = |m: &Model| m.graph().output.first().map(|o| o.name().to_string());
+    let outputs = (first(own)?, first(other)?);
+    let compares = |term: &Term| match term {
+        Term::Distillation { student, teacher, .. } | Term::Imitation { student, teacher } => {
+            (student, teacher) == (&outputs.0, &outputs.1)
+        }
+        _ => false,
+    };
+    if !loss.terms.iter().any(|(_, term)| compares(term)) {
+        return None;
+    }
+    let typing = Typing::new(other).ok()?;
+    let count = class_factor(&typing).map(|f| typing.factors.factor_size(f))?;
+    let fits = |names: &Vec<String>| names.len() == count;
+    let of_data = || data.dataset.labels().and(data.dataset.classes()).map(<[String]>::to_vec);
+    let names = class_names(own).filter(fits).or_else(|| of_data().filter(fits))?;
+    let (student, teacher) = (student.display(), teacher.display());
+    match Correspondence::of(&names, &class_names(other).filter(fits)?) {
+        Correspondence::Same => None,
+        Correspondence::Moved(places) => {
+            output::warn(&format!(
+                "the teacher `{teacher}` has the classes of the student `{student}` in another order: they are matched by name"
+            ));
+            Some((outputs.1, places))
+        }
+        Correspondence::Unlike(a, b) => {
+            output::warn(&format!(
+                "the classes of the student `{student}` and of the teacher `{teacher}` are taken in their order, and their names differ: `{a}` is taught what `{b}` is"
+            ));
+            None
+        }
+    }
 }
 
 /// How the teacher sees the images, and in which size: with a transform of its own, but of every picture what the student sees of it. A
@@ -911,6 +971,7 @@ impl<'a> Watch<'a> {
             images,
             separated: Vec::new(),
             teacher: None,
+            class_order: None,
             last: self.validations.last().cloned(),
             curve,
             steps: trainer.updates,

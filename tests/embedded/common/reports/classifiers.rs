@@ -305,7 +305,9 @@ pub fn new_classifiers_keep_what_is_behind_them(runtime: &Arc<Runtime>) {
         graph.output.push(tensor_info(name, DataType::Float, &[None, Some(size)]));
     }
     assert_eq!(class_factors(&Typing::new(&model).unwrap()).len(), 2);
-    let (grown, _) = grow(model);
+    let (grown, said) = grow(model);
+    assert!(said.contains("warning: the output `features` stays as it is: it holds 4 values an image"), "{said}");
+    assert!(!said.contains("`second`") && !said.contains("`p`"), "{said}");
     let shapes: Vec<Vec<usize>> = outputs(&grown).iter().map(|o| o.shape().to_vec()).collect();
     assert_eq!(shapes, [[2, 3], [2, 3], [2, 3], [2, 4]]);
 }

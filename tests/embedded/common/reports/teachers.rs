@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use ndarray::{Array4, Axis};
 use offshoot::axes::Typing;
-use offshoot::graph::{data_inputs, node};
+use offshoot::data::CLASSES;
+use offshoot::graph::{data_inputs, int_attribute, node};
 use offshoot::onnx::{DataType, Model, tensor_from_f32};
 use offshoot::runtime::{Kind, Options, Runtime};
 use serde_json::{Value, json};
@@ -222,4 +223,123 @@ pub fn teachers_of_other_classes_are_refused(runtime: &str) {
     let inside = model.graph().node[0].output[0].clone();
     let feature = format!("{logits}={inside}");
     refuse(&[ANCESTOR, "--feature", &feature], &[logits.as_str(), inside.as_str(), ANCESTOR, "the teacher"]);
+}
+
+/// The ancestor with its classes in another order, as a product with a permutation says it, and with their names in the same.
+fn turned(order: &[usize; 10], behind: Option<&str>, names: &[String], copy: &Path) {
+    let mut model = Model::open(root().join(ANCESTOR)).unwrap();
+    let graph = model.graph_mut();
+    let output = graph.output[0].name().to_owned();
+    for n in &mut graph.node {
+        n.input.iter_mut().chain(&mut n.output).filter(|x| **x == output).for_each(|x| *x = "ancestor".into());
+    }
+    let mut turn = vec![0.0; 100];
+    order.iter().enumerate().for_each(|(to, from)| turn[10 * from + to] = 1.0);
+    graph.initializer.push(tensor_from_f32("turn", DataType::Float, &[10, 10], &turn));
+    match behind {
+        None => graph.node.push(node("MatMul", &["ancestor", "turn"], &[&output], vec![])),
+        Some(activation) => {
+            graph.node.push(node("MatMul", &["ancestor", "turn"], &["turned"], vec![]));
+            graph.node.push(node(activation, &["turned"], &[&output], vec![int_attribute("axis", -1)]));
+        }
+    }
+    model.set_metadata(CLASSES, json!(names).to_string());
+    model.write(copy).unwrap();
+}
+
+/// A teacher whose classes are the student's in another order is matched by name, and that is said; what names do not settle is said, too.
+pub fn teachers_of_another_order_are_matched_by_name(runtime: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let [student, teacher, output] = ["student.onnx", "teacher.onnx", "tuned.onnx"].map(|n| folder.path().join(n));
+    let names = |order: [usize; 10]| order.map(|i| fashion::NAMES[i].to_string()).to_vec();
+    let own = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+    let other = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7];
+    fashion::with_metadata(root().join(ANCESTOR), CLASSES, Some(&json!(names(own)).to_string()), &student);
+    let images = "fixtures/fashion-images.idx3-ubyte";
+    let said = |flags: &[&str]| {
+        let common = ["tune", text(&student), "--teacher", text(&teacher), "--data", images, "--lr", "0", "--force"];
+        let more = [
+            "--limit",
+            "20",
+            "--batch-size",
+            "20",
+            "--steps",
+            "1",
+            "--augment",
+            "none",
+            "--runtime",
+            runtime,
+            "-o",
+            text(&output),
+        ];
+        let run = done(&[&common[..], &more, &["--json"], flags].concat());
+        let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+        let loss = report["start"]["val_loss"].as_f64().unwrap();
+        (loss, String::from_utf8(run.stderr).unwrap(), report["teacher"]["class_order"].clone())
+    };
+    let both = |said: &str| said.contains(text(&student)) && said.contains(text(&teacher));
+    for behind in [None, Some("Softmax")] {
+        turned(&other, behind, &names(other), &teacher);
+        let (loss, told, order) = said(&["--distill", "1"]);
+        assert!(loss.abs() < 1e-5, "{loss}");
+        // Class 0 of the student is output 3 of the teacher, and so on.
+        assert_eq!(order, json!([3, 1, 6, 0, 2, 4, 7, 9, 8, 5]));
+        let line = told.lines().find(|line| line.contains("matched by name")).unwrap();
+        assert!(line.starts_with("warning") && both(line), "{told}");
+    }
+    // The same order is nothing to speak of; without a name in common the order is all there is, and a class of each is named.
+    turned(&own, None, &names(own), &teacher);
+    let (loss, told, order) = said(&["--distill", "1"]);
+    assert!(
+        order.is_null() && loss.abs() < 1e-5 && !told.contains("by name") && !told.contains("in their order"),
+        "{loss} {told}"
+    );
+    turned(&other, None, &(0..10).map(|i| format!("kind {i}")).collect::<Vec<_>>(), &teacher);
+    let (loss, told, _) = said(&["--distill", "1"]);
+    let line = told.lines().find(|line| line.contains("are taken in their order")).unwrap();
+    assert!(loss > 0.1 && both(line) && line.contains("`T-shirt/top` is taught what `kind 0` is"), "{loss} {told}");
+    // A student without names has the order of the labels, whose names are those of folders.
+    fashion::with_metadata(root().join(ANCESTOR), CLASSES, None, &student);
+    let data = folder.path().join("data");
+    for (index, name) in fashion::NAMES.iter().enumerate() {
+        fashion::folder(&data.join(format!("{index} {}", name.replace('/', ""))), index as u8, 2);
+    }
+    let numbered = |order: [usize; 10]| order.map(|i| format!("{i} {}", fashion::NAMES[i].replace('/', ""))).to_vec();
+    turned(&other, None, &numbered(other), &teacher);
+    let common = ["tune", text(&student), "--teacher", text(&teacher), "--data", text(&data), "--lr", "0", "--force"];
+    let more = [
+        "--distill",
+        "0.5",
+        "--batch-size",
+        "8",
+        "--steps",
+        "1",
+        "--augment",
+        "none",
+        "--runtime",
+        runtime,
+        "-o",
+        text(&output),
+    ];
+    let report = json(&[&common[..], &more, &["--json"]].concat());
+    assert_eq!(report["teacher"]["class_order"], json!([3, 1, 6, 0, 2, 4, 7, 9, 8, 5]));
+}
+
+/// `run --input-size` is for the teacher as well, whatever size the child has.
+pub fn teachers_of_a_whole_run_get_its_image_size(runtime: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, model, output] = ["data", "model.onnx", "run"].map(|name| folder.path().join(name));
+    for class in [0, 1] {
+        fashion::folder(&data.join(class.to_string()), class, 8);
+    }
+    let vit = "fixtures/graphs/hf-vit-dynamic-size-ts17.onnx";
+    let common = ["--data", text(&data), "--batch-size", "4", "--steps", "1", "--runtime", runtime];
+    done(&[&["tune", vit, "--classes", "2", "-o", text(&model)], &common[..]].concat());
+    let sizes = ["--input-size", "32", "--image-size", "16", "--teacher", text(&model), "-o", text(&output)];
+    let run = done(&[&["run", text(&model)], &common[..], &sizes].concat());
+    let said = String::from_utf8(run.stderr).unwrap();
+    let line = said.lines().find(|line| line.contains("the teacher")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains(text(&model)) && line.contains("at 32 x 32 pixels"), "{said}");
+    let child = json(&["inspect", text(&output.join("tuned.onnx")), "--json"]);
+    assert_eq!(child["input"]["size"], json!([16, 16]));
 }
