@@ -285,7 +285,8 @@ impl ClusterFlags {
     }
 }
 
-fn batch_axis(text: &str) -> Result<BatchAxis, String> {
+/// `open`, or a number of images.
+pub fn batch_axis(text: &str) -> Result<BatchAxis, String> {
     match (text, text.parse()) {
         ("open", _) => Ok(BatchAxis::Open),
         (_, Ok(images @ 1..=65536)) => Ok(BatchAxis::Fixed(images)),

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use ndarray::{Array4, ArrayD};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::anatomy::{Anatomy, Attention, FeedForward, Roles, class_factors, other_outputs, unit_norms};
 use crate::axes::resize::{Mixture, Plan as Resizing, resize};
@@ -67,6 +67,16 @@ pub enum BatchAxis {
     Open,
     /// So many.
     Fixed(usize),
+}
+
+impl Serialize for BatchAxis {
+    /// `open`, or the number.
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            BatchAxis::Open => serializer.serialize_str("open"),
+            BatchAxis::Fixed(images) => images.serialize(serializer),
+        }
+    }
 }
 
 /// What a descendant is to be.
@@ -133,6 +143,8 @@ pub struct Plan {
     pub embedding_dim: Option<usize>,
     /// Height and width of the images, where they were asked for.
     pub image_size: Option<[usize; 2]>,
+    /// Images in a batch, `open` for any number, where that was asked for.
+    pub batch_axis: Option<BatchAxis>,
     /// How layers transform the weights that they share.
     pub transform: Transform,
     /// Classes of the new classifier, where there is one.
@@ -179,6 +191,7 @@ impl Descendant {
     /// # Errors
     /// Those of [`open_batch`].
     pub fn batch(&mut self, axis: BatchAxis) -> Result<()> {
+        self.plan.batch_axis = Some(axis);
         if let BatchAxis::Fixed(images) = axis
             && declared_batch(&self.model) == Some(images)
         {
@@ -581,6 +594,12 @@ impl<'a, 'm> Grower<'a, 'm> {
             )
             .hint("leave --classes out: the descendant keeps the ancestor's outputs"));
         }
+        let first = self.typing.factors.factor_size(factors[0]);
+        for (output, n) in other_outputs(self.typing) {
+            self.warnings.push(format!(
+                "the output `{output}` stays as it is: it holds {n} values an image, and the classes that are replaced are {first}"
+            ));
+        }
         // Elements and bound of every use; one that two classifiers share has the classes of both.
         let mut drawn: Vec<(usize, usize, f32)> = Vec::new();
         for factor in factors {
@@ -594,12 +613,6 @@ impl<'a, 'm> Grower<'a, 'm> {
                 match drawn.iter_mut().find(|d| d.0 == u) {
                     Some(shared) => shared.1 = shared.1 / old.max(1) * classes,
                     None => drawn.push((u, count(&u) / old.max(1) * classes, bound)),
-        let first = self.typing.factors.factor_size(factors[0]);
-        for (output, n) in other_outputs(self.typing) {
-            self.warnings.push(format!(
-                "the output `{output}` stays as it is: it holds {n} values an image, and the classes that are replaced are {first}"
-            ));
-        }
                 }
             }
             self.resizing.gather(&self.typing.factors, factor, (0..classes).map(|c| c % old).collect())?;
@@ -697,6 +710,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             layers,
             embedding_dim: self.shape.embedding_dim,
             image_size: self.shape.image_size,
+            batch_axis: None,
             transform,
             classes: self.shape.classes,
             projection: self.shape.projection,

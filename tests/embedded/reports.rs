@@ -77,6 +77,7 @@ fn fixed_batches_are_trained_in_the_size_asked_for() {
 fn children_get_an_open_batch() {
     batches::children_get_an_open_batch(&tract());
     batches::tokens_that_are_repeated_are_opened(&tract());
+    batches::lists_say_the_batch_of_each_child();
 }
 
 #[test]

@@ -11,10 +11,10 @@ use super::fitter::{Bars, Fitter, VIEWS};
 use super::{images, keep_transform, named, open, open_to_run};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::cli::flags::{Grow, ShapeFlags, image_size};
+use crate::cli::flags::{Grow, ShapeFlags, batch_axis, image_size};
 use crate::cli::output::{self, count, table};
 use crate::data::InputReport;
-use crate::descendant::{Descendant, Heads, Init, Plan, Projection, Shape, Transform, grow, verify};
+use crate::descendant::{BatchAxis, Descendant, Heads, Init, Plan, Projection, Shape, Transform, grow, verify};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::Limits;
 use crate::graph::FloatType;
@@ -29,6 +29,7 @@ struct Job {
     /// True where the user chose how the output projection follows.
     chosen: bool,
     dtype: Option<FloatType>,
+    batch_axis: Option<BatchAxis>,
 }
 
 impl Job {
@@ -106,7 +107,7 @@ pub fn run(c: &Grow) -> Result<()> {
                 child.model = fitted;
                 output::note(&format!("fitted; squared error on held-out images {error:.4}, relative to the values"));
             }
-            if let Some(batch) = c.batch_axis {
+            if let Some(batch) = job.batch_axis {
                 named(&c.model, child.batch(batch))?;
             }
             if let Some(runtime) = runtime.as_ref().filter(|_| c.fold) {
@@ -283,6 +284,7 @@ struct Entry {
     transform: Option<String>,
     transform_rank: Option<usize>,
     dtype: Option<String>,
+    batch_axis: Option<toml::Value>,
 }
 
 #[derive(Deserialize)]
@@ -299,14 +301,14 @@ fn jobs(c: &Grow) -> Result<Vec<Job>> {
         }
         let chosen = c.shape.projection.is_some();
         let shape = shape(&c.shape, c.tied, c.seed)?;
-        return Ok(vec![Job { output: c.output.clone(), shape, chosen, dtype: c.dtype }]);
+        return Ok(vec![Job { output: c.output.clone(), shape, chosen, dtype: c.dtype, batch_axis: c.batch_axis }]);
     };
     let text = std::fs::read_to_string(list)
         .map_err(|e| Error::io(list, e).hint("give a TOML list of [[descendant]] tables"))?;
     let parsed: List = toml::from_str(&text).map_err(|e| {
         Error::new(ErrorKind::Format, e.to_string().trim().to_string())
             .at(list)
-            .hint("a table is [[descendant]] with `output` and any of layers, heads, width, ffn-width, classes, order, projection, tied, init, inherit, share, embedding-dim, image-size, transform, transform-rank, dtype")
+            .hint("a table is [[descendant]] with `output` and any of layers, heads, width, ffn-width, classes, order, projection, tied, init, inherit, share, embedding-dim, image-size, transform, transform-rank, dtype, batch-axis")
     })?;
     if parsed.descendant.is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the list names no descendant").at(list));
@@ -331,6 +333,7 @@ fn job(e: Entry, c: &Grow) -> Result<Job> {
     if e.heads.is_some() && e.width.is_some() {
         return Err(Error::new(ErrorKind::Usage, "heads and width cannot both be given"));
     }
+    let usage = |why: String| Error::new(ErrorKind::Usage, why).hint("the value is that of the flag of this name");
     let flags = ShapeFlags {
         layers: e.layers.map(|v| text(v).parse()).transpose()?,
         heads: e.heads.map(|v| text(v).parse()).transpose()?,
@@ -343,10 +346,7 @@ fn job(e: Entry, c: &Grow) -> Result<Job> {
         inherit: e.inherit.map(|v| text(v).parse()).transpose()?,
         share: e.share,
         embedding_dim: e.embedding_dim,
-        image_size: e
-            .image_size
-            .map(|v| image_size(&text(v)).map_err(|why| Error::new(ErrorKind::Usage, why)))
-            .transpose()?,
+        image_size: e.image_size.map(|v| image_size(&text(v)).map_err(usage)).transpose()?,
         transform: choice("transform", e.transform)?,
         transform_rank: e.transform_rank,
     };
@@ -356,7 +356,8 @@ fn job(e: Entry, c: &Grow) -> Result<Job> {
     };
     let chosen = flags.projection.is_some();
     let dtype = choice("dtype", e.dtype)?.or(c.dtype);
-    Ok(Job { output: Some(output), shape: shape(&flags, e.tied, c.seed)?, chosen, dtype })
+    let batch_axis = e.batch_axis.map(|v| batch_axis(&text(v)).map_err(usage)).transpose()?.or(c.batch_axis);
+    Ok(Job { output: Some(output), shape: shape(&flags, e.tied, c.seed)?, chosen, dtype, batch_axis })
 }
 
 /// The shape that flags ask for.

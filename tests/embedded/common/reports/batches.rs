@@ -119,6 +119,25 @@ pub fn tokens_that_are_repeated_are_opened(runtime: &Arc<Runtime>) {
     assert!(open_batch(&table).unwrap_err().to_string().contains("the batch axis cannot be opened"));
 }
 
+/// A list of children says the batch of each; the flag is for those that do not.
+pub fn lists_say_the_batch_of_each_child() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("list.toml");
+    let entries = [("open", "\"open\""), ("three", "3"), ("flag", "")];
+    let line = |axis: &str| if axis.is_empty() { String::new() } else { format!("batch-axis = {axis}\n") };
+    let tables = entries.map(|(name, axis)| format!("[[descendant]]\noutput = '{name}.onnx'\n{}", line(axis)));
+    fs::write(&list, tables.concat()).unwrap();
+    let model = fixture("traced-one.onnx");
+    let common = ["grow", text(&model), "--no-images", "--batch", text(&list), "-o", text(folder.path())];
+    let report = json(&[&common[..], &["--batch-axis", "2", "--json"]].concat());
+    let axes: Vec<&Value> = report["plans"].as_array().unwrap().iter().map(|plan| &plan["batch_axis"]).collect();
+    assert_eq!(axes, [&json!("open"), &json!(3), &json!(2)]);
+    let declared = |name: &str| declared_batch(&Model::open(folder.path().join(format!("{name}.onnx"))).unwrap());
+    assert_eq!(["open", "three", "flag"].map(declared), [None, Some(3), Some(2)]);
+    fs::write(&list, tables[0].replace("open\"", "none\"")).unwrap();
+    crate::common::binary::refused(&common, &["list.toml", "a batch axis is `open`, or a number of images"]);
+}
+
 /// The first three images of images.npz, as scripts/make_classifier_fixtures.py normalises them.
 fn prepared() -> Array4<f32> {
     let bytes = fs::read(root().join("fixtures/fashion-images.idx3-ubyte")).unwrap();
