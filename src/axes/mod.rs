@@ -222,7 +222,12 @@ impl<'m> Typing<'m> {
         let mut tried = HashSet::new();
         let mut fitting = |sizes: Vec<usize>| {
             let new: Vec<usize> = sizes.into_iter().filter(|&n| tried.insert(n)).collect();
-            new.into_iter().find_map(|n| sound([n, n]).filter(|typing| typing.tables_fit(model)))
+            let mut fit = new.into_iter().filter_map(|n| sound([n, n]).filter(|typing| typing.tables_fit(model)));
+            let first = fit.next()?;
+            match first.tables_agree(model) {
+                true => Some(first),
+                false => Some(fit.find(|typing| typing.tables_agree(model)).unwrap_or(first)),
+            }
         };
         if let Some(typing) = fitting(image_sizes(model)) {
             return from(typing, SizeFrom::Tables);
@@ -242,19 +247,36 @@ impl<'m> Typing<'m> {
         }
     }
 
-    /// Tables of positions or biases that the graph resamples: the sides of each before and after.
-    fn resampled_tables(&self) -> Vec<(Vec<usize>, Vec<usize>)> {
+    /// Tables of positions or biases that the graph resamples: each before and after.
+    fn resizes_of_tables(&self) -> Vec<(&'m str, &'m str)> {
         let resizes = |n: &&NodeProto| matches!(n.op_type(), "Resize" | "Upsample");
         if !self.graph.node.iter().any(|n| resizes(&n)) {
             return Vec::new();
         }
         let fixed = self.fixed();
-        let sides = |node: &NodeProto| {
+        let ends = |node: &'m NodeProto| {
             let table = node.input.first().filter(|x| fixed.contains(x.as_str()))?;
-            let (before, after) = (self.shape(table)?, self.shape(node.output.first()?)?);
-            Some((before.get(2..)?.to_vec(), after.get(2..)?.to_vec()))
+            Some((table.as_str(), node.output.first()?.as_str()))
         };
-        self.graph.node.iter().filter(resizes).filter_map(sides).collect()
+        self.graph.node.iter().filter(resizes).filter_map(ends).collect()
+    }
+
+    /// The sides of these tables before and after.
+    fn resampled_tables(&self) -> Vec<(Vec<usize>, Vec<usize>)> {
+        let sides = |value: &str| Some(self.shape(value)?.get(2..)?.to_vec());
+        let tables = self.resizes_of_tables();
+        tables.into_iter().filter_map(|(before, after)| Some((sides(before)?, sides(after)?))).collect()
+    }
+
+    /// True where every table that the graph resamples is what it is used as: one of places runs over the image, and one of the offsets
+    /// between n patches has 2 n - 1 of them. An exporter that knows the size writes it down, so that a table stays as it is for any image.
+    fn tables_agree(&self, model: &Model) -> bool {
+        let (image, Some(patch)) = (self.image_size(), patch_stride(model)) else { return true };
+        self.resizes_of_tables().into_iter().all(|(_, after)| {
+            let Some([_, _, rows, columns]) = self.dims.get(after).map(Vec::as_slice) else { return true };
+            let offsets = image.map(|n| 2 * (n / patch).max(1) - 1);
+            self.covers(image, rows) || [rows, columns].map(|d| self.factors.size(d)) == offsets
+        })
     }
 
     /// True where tables decide the image size: all that the graph resamples have the size that they come to, and where none is
@@ -488,10 +510,15 @@ fn named_size(model: &Model) -> Option<[usize; 2]> {
 
 /// Image sizes that would agree with a square grid of a table: one of patches, or one of the offsets between them.
 fn sizes_of_grid(model: &Model, side: usize) -> Vec<usize> {
-    let strides = model.graph().node.iter().filter(|n| n.op_type() == "Conv").filter_map(|n| n.ints("strides"));
-    let Some(patch) = strides.filter_map(|s| s.first().copied()).find(|&s| s > 1) else { return Vec::new() };
+    let Some(patch) = patch_stride(model) else { return Vec::new() };
     let offsets = (side % 2 == 1 && side > 1).then(|| side.div_ceil(2));
-    [Some(side), offsets].into_iter().flatten().map(|n| n.saturating_mul(patch as usize)).collect()
+    [Some(side), offsets].into_iter().flatten().map(|n| n.saturating_mul(patch)).collect()
+}
+
+/// Pixels from one patch to the next, as the first convolution with a stride has them.
+fn patch_stride(model: &Model) -> Option<usize> {
+    let strides = model.graph().node.iter().filter(|n| n.op_type() == "Conv").filter_map(|n| n.ints("strides"));
+    strides.filter_map(|s| usize::try_from(*s.first()?).ok()).find(|&s| s > 1)
 }
 
 /// Image sizes that would agree with a position embedding of the graph: its tokens less a few prefix tokens are a square grid

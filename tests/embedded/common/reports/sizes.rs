@@ -12,6 +12,8 @@ use crate::common::binary::{done, json, offshoot, refused, text};
 const DINOV3: &str = "fixtures/reports/sizes/dinov3-open.onnx";
 /// DINOv2 for 32 pixels (patches of 8) by transformers' own exporter: its input is open, and its positions have one size.
 const DINOV2: &str = "fixtures/reports/sizes/dinov2-hf-exporter.onnx";
+/// BEiT for 112 pixels (patches of 16) by the same: its biases are a table of 13 x 13 offsets, which stays as it is for any image.
+const BEIT: &str = "fixtures/reports/sizes/beit-hf-exporter.onnx";
 /// ViT for 16 pixels (patches of 4), which resamples its positions.
 const VIT: &str = "fixtures/graphs/hf-vit-dynamic-size-ts17.onnx";
 
@@ -37,7 +39,7 @@ pub fn tokens_that_no_patch_makes_are_no_grid() {
     assert_eq!((&found["grid"], &found["prefix_tokens"]), (&json!([8, 6]), &json!(5)));
     assert!(!stderr(&["inspect", DINOV3, "--input-size", "64"]).contains("warning"));
 
-    for (model, size, grid) in [(DINOV2, 32, 4), (VIT, 16, 4)] {
+    for (model, size, grid) in [(DINOV2, 32, 4), (BEIT, 112, 7), (VIT, 16, 4)] {
         let found = inspected(model, &[]);
         assert_eq!(
             (&found["input"]["size"], &found["input"]["size_from"]),
