@@ -339,37 +339,9 @@ fn matched_runs_write_one_line_an_update() {
     let folder = Folder::new();
     let (data, log) = (folder.path("data.npz"), folder.path("log.jsonl"));
     tensors(&data, 10, |n| n as i64 % 10, 1.0);
-    done(&[
-        "tune",
-        ANCESTOR,
-        "--data",
-        &data,
-        "-o",
-        &folder.path("tuned.onnx"),
-        "--no-shuffle",
-        "--augment",
-        "none",
-        "--schedule",
-        "constant",
-        "--warmup",
-        "0",
-        "--label-smoothing",
-        "0",
-        "--val-split",
-        "0",
-        "--optimizer",
-        "adamw",
-        "--lr",
-        "1e-4",
-        "--weight-decay",
-        "0.05",
-        "--batch-size",
-        "5",
-        "--epochs",
-        "3",
-        "--metrics",
-        &log,
-    ]);
+    let run = ["tune", ANCESTOR, "--data", &data, "-o", &folder.path("tuned.onnx"), "--metrics", &log];
+    let optimiser = ["--optimizer", "adamw", "--lr", "1e-4", "--weight-decay", "0.05"];
+    done(&[&run[..], &binary::PLAIN, &optimiser, &["--batch-size", "5", "--epochs", "3"]].concat());
     let (steps, validations) = metrics(Path::new(&log));
     assert_eq!((steps.len(), validations.len()), (6, 0));
     for (i, step) in steps.iter().enumerate() {

@@ -7,6 +7,21 @@ use serde_json::Value;
 
 use super::root;
 
+/// Flags of a `tune` that sees every image as it is and in order, at one rate, with the plain loss: what PyTorch does in a few lines.
+pub const PLAIN: [&str; 11] = [
+    "--no-shuffle",
+    "--augment",
+    "none",
+    "--schedule",
+    "constant",
+    "--warmup",
+    "0",
+    "--label-smoothing",
+    "0",
+    "--val-split",
+    "0",
+];
+
 /// Runs `offshoot`.
 pub fn offshoot(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_offshoot"))

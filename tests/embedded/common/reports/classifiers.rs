@@ -14,7 +14,7 @@ use offshoot::runtime::Runtime;
 use serde_json::Value;
 
 use super::fashion::{self, ANCESTOR};
-use crate::common::binary::{done, json, offshoot, refused, text};
+use crate::common::binary::{PLAIN, done, json, offshoot, refused, text};
 use crate::common::root;
 
 /// A fixture of scripts/make_classifier_fixtures.py.
@@ -33,18 +33,8 @@ pub fn descend(runtime: &str, model: &Path, golden: &Value, more: &[&str], outpu
     let (rate, batch) = (golden["rate"].to_string(), golden["batch"].to_string());
     let data = fixture("images.npz");
     let mut arguments = vec!["tune", text(model), "--data", text(&data), "--lr", &rate, "--batch-size", &batch];
-    arguments.extend([
-        "--no-shuffle",
-        "--augment",
-        "none",
-        "--schedule",
-        "constant",
-        "--warmup",
-        "0",
-        "--val-split",
-        "0",
-    ]);
-    arguments.extend(["--label-smoothing", "0", "--optimizer", "sgd", "--momentum", "0", "--weight-decay", "0"]);
+    arguments.extend(PLAIN);
+    arguments.extend(["--optimizer", "sgd", "--momentum", "0", "--weight-decay", "0"]);
     arguments.extend(["--epochs", "1", "--json", "--force", "--runtime", runtime, "--metrics", text(&log)]);
     arguments.extend(["-o", text(output)]);
     arguments.extend(more);

@@ -11,7 +11,7 @@ use offshoot::onnx::proto::AttributeProto;
 use offshoot::onnx::proto::attribute_proto::AttributeType;
 use serde_json::{Value, json};
 
-use crate::common::binary::{done, json, text};
+use crate::common::binary::{PLAIN, done, json, text};
 use crate::common::hash::values;
 use crate::common::root;
 
@@ -35,11 +35,11 @@ fn losses(path: &Path) -> Vec<f64> {
 fn trained(runtime: &str, model: &str, freeze: &[&str], folder: &Path) -> (Vec<f64>, String) {
     let [data, log, tuned] = ["data.npz", "log.jsonl", "tuned.onnx"].map(|name| folder.join(name));
     images(&data);
-    let matched = "--no-shuffle --augment none --schedule constant --warmup 0 --label-smoothing 0 --val-split 0 \
-                   --optimizer sgd --lr 0.01 --momentum 0.9 --weight-decay 0 --batch-size 8 --epochs 3 --force";
-    let matched: Vec<&str> = matched.split_whitespace().collect();
+    let optimiser = "--optimizer sgd --lr 0.01 --momentum 0.9 --weight-decay 0 --batch-size 8 --epochs 3 --force";
+    let optimiser: Vec<&str> = optimiser.split_whitespace().collect();
     let common = ["tune", model, "--data", text(&data), "--runtime", runtime];
-    let output = done(&[&common[..], freeze, &matched, &["--metrics", text(&log), "-o", text(&tuned)]].concat());
+    let files = ["--metrics", text(&log), "-o", text(&tuned)];
+    let output = done(&[&common[..], freeze, &PLAIN, &optimiser, &files].concat());
     (losses(&log), String::from_utf8(output.stderr).unwrap())
 }
 
