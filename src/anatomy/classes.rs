@@ -9,9 +9,10 @@ use std::fmt;
 use super::Anatomy;
 use crate::axes::arithmetic::Known;
 use crate::axes::{Dim, Factor, Typing};
+use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, Links, is_standard};
-use crate::onnx::DataType;
 use crate::onnx::proto::NodeProto;
+use crate::onnx::{DataType, node_label};
 
 /// What makes probabilities of logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -144,6 +145,42 @@ pub fn unit_norms(typing: &Typing) -> Vec<(String, String)> {
         }
     }
     found
+}
+
+/// The TopK that sorted what a value holds along its last axis, if one did: its places are ranks, and none stands for a class.
+pub fn ranking(typing: &Typing, value: &str) -> Option<usize> {
+    let last = typing.factors.leaves(typing.dims.get(value)?.last()?);
+    let sorts = |node: &&NodeProto| node.op_type() == "TopK" && is_standard(node);
+    let axis = |node: &NodeProto, rank: usize| {
+        let axis = node.int("axis").unwrap_or(-1);
+        usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok()
+    };
+    if last.is_empty() {
+        // One place has no factor of its own.
+        let reader = Reader::new(typing, Dim::new());
+        let k = *reader.links.maker.get(reader.back(value))?;
+        return Some(k).filter(|&k| sorts(&&typing.graph.node[k]));
+    }
+    typing.graph.node.iter().position(|node| {
+        let sorted = node.output.iter().filter_map(|o| typing.dims.get(o.as_str()));
+        sorts(&node)
+            && sorted
+                .into_iter()
+                .any(|d| axis(node, d.len()).and_then(|a| d.get(a)).is_some_and(|d| typing.factors.leaves(d) == last))
+    })
+}
+
+/// Checks that the places along the last axis of an output may stand for classes.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] where they are ranks: see [`ranking`].
+pub fn check_classes(typing: &Typing, output: &str) -> Result<()> {
+    let Some(node) = ranking(typing, output).map(|k| &typing.graph.node[k]) else { return Ok(()) };
+    let of = node.input.first().map_or("", String::as_str);
+    let message = format!("the output `{output}` holds what TopK found, sorted: its places are ranks and no classes");
+    Err(Error::new(ErrorKind::Usage, message)
+        .in_node(node_label(node))
+        .hint(format!("let the model end before that node: make `{of}` its output, from which TopK chooses")))
 }
 
 /// Operators that leave every element of their first input as it is, whatever its shape.

@@ -8,7 +8,9 @@
 //! projections make. No name and no template is looked at.
 
 mod classes;
+mod mixers;
 mod roles;
+mod stacks;
 mod tokens;
 mod weights;
 
@@ -19,9 +21,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, Links};
 use crate::onnx::proto::NodeProto;
 pub use classes::{
-    Activation, ActivationKind, activation, activations, class_factor, class_factors, other_outputs, unit_norms,
+    Activation, ActivationKind, activation, activations, check_classes, class_factor, class_factors, other_outputs,
+    ranking, unit_norms,
 };
 pub use roles::Roles;
+pub use stacks::Stack;
 pub use tokens::{Grid, Tokens};
 pub use weights::{WeightKind, WeightUse, weight_kinds, weight_uses};
 
@@ -32,6 +36,8 @@ pub struct Anatomy {
     pub layers: Vec<Attention>,
     /// Attention pooling, class attention and cross-attention, in order of execution.
     pub others: Vec<Attention>,
+    /// Which layers follow each other on one residual stream. Every layer is in one of them.
+    pub stacks: Vec<Stack>,
     /// The grid of patches that the first layer works on, where it is known.
     pub grid: Option<Grid>,
     /// Tokens of the first layer that are no patches (class token, registers).
@@ -128,6 +134,7 @@ impl Anatomy {
         Ok(Anatomy {
             grid: tokens.as_ref().and_then(|t| t.grid(typing)),
             prefix_tokens: tokens.map(|t| t.prefix()).unwrap_or(0),
+            stacks: stacks::stacks(&finder, &layers),
             layers,
             others,
         })

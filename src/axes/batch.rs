@@ -423,7 +423,7 @@ fn apart(typing: &Typing, batch: Factor) -> std::result::Result<(), usize> {
 }
 
 /// The axes of a node's first input along which its elements depend on each other, beside those that it sums products over.
-fn mixed_axes(typing: &Typing, node: &NodeProto, rank: usize) -> Vec<usize> {
+pub(crate) fn mixed_axes(typing: &Typing, node: &NodeProto, rank: usize) -> Vec<usize> {
     let wrap = |a: i64| usize::try_from(if a < 0 { a + rank as i64 } else { a }).unwrap_or(0);
     let from = |default: i64| -> Vec<usize> { (wrap(node.int("axis").unwrap_or(default))..rank).collect() };
     let known = |j: usize| node.input.get(j).and_then(|x| typing.known.get(x.as_str())).map(Known::ints);

@@ -23,6 +23,7 @@ use crate::graph::{Attributes, data_inputs, declared_dims};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{Model, element_count, is_float, node_label};
 use arithmetic::{Known, LIMIT};
+pub(crate) use batch::mixed_axes;
 pub use batch::{BatchFault, batch_fault, declared_batch, fix_batch, open_batch};
 pub use factors::{Dim, Factor, Factors, ImageAxis, Mismatch, Spatial};
 pub use rules::explicit_einsum;
@@ -163,6 +164,8 @@ pub struct Typing<'m> {
     pub opset: i64,
     /// What was assumed.
     pub assumption: Assumption,
+    /// True where the first axis of the first input is no batch, but holds the patches of one image.
+    takes_patches: bool,
     /// The batch that is being opened, if it is.
     opening: Option<batch::Opening>,
     /// What decided the image size.
@@ -347,6 +350,7 @@ impl<'m> Typing<'m> {
             batch: None,
             opset: model.opset(),
             assumption,
+            takes_patches: false,
             opening: None,
             size_from: SizeFrom::default(),
         };
@@ -357,7 +361,40 @@ impl<'m> Typing<'m> {
         for k in 0..graph.node.len() {
             typing.node(k).map_err(|e| e.in_node(node_label(&graph.node[k])))?;
         }
+        typing.takes_patches = typing.attends_over_batch();
         Ok(typing)
+    }
+
+    /// True where an attention runs over what the first input has in its first axis, or is not computed for each of it: towers that take
+    /// cut patches have those of one image there, all images' or not.
+    fn attends_over_batch(&self) -> bool {
+        let Some(batch) = self.batch else { return false };
+        let is_first = |dims: &&Vec<Dim>| dims.first().is_some_and(|d| d.contains(&batch));
+        let inputs = data_inputs(self.graph);
+        let mut inputs = inputs.iter().filter_map(|v| self.dims.get(v.name())).filter(is_first);
+        if inputs.next().is_none_or(|dims| dims.len() > 3) {
+            return false;
+        }
+        let images = self.factors.factor_size(batch);
+        let holds = |dim: &Dim| self.factors.meet(dim, &[batch]);
+        let mut fixed = None;
+        self.graph.node.iter().enumerate().any(|(k, node)| {
+            let dims = node.output.first().and_then(|o| self.dims.get(o.as_str()));
+            let across = match (self.fused.get(&k), dims) {
+                (Some(f), _) => holds(&f.queries) || !self.factors.size(&f.batch).is_multiple_of(images),
+                (None, Some(dims)) if node.op_type() == "Softmax" && dims.len() > 2 => {
+                    let (front, scores) = dims.split_at(dims.len() - 2);
+                    let apart: usize = front.iter().map(|d| self.factors.size(d)).product();
+                    scores.iter().any(holds) || !apart.is_multiple_of(images)
+                }
+                _ => false,
+            };
+            // What weights alone attend to (a table of positions) has no batch.
+            across && {
+                let fixed = fixed.get_or_insert_with(|| self.fixed());
+                !node.input.iter().all(|x| x.is_empty() || fixed.contains(x.as_str()))
+            }
+        })
     }
 
     fn weight(&mut self, name: &'m str, t: &'m TensorProto) {
@@ -472,9 +509,10 @@ impl<'m> Typing<'m> {
         })
     }
 
-    /// Batch elements of the assumed input, over which sizes are divided to speak of one image.
+    /// Batch elements of the assumed input, over which sizes are divided to speak of one image. One where the input holds the patches of
+    /// one image.
     pub fn batch_size(&self) -> usize {
-        self.batch.map(|f| self.factors.factor_size(f)).unwrap_or(1)
+        self.batch.filter(|_| !self.takes_patches).map(|f| self.factors.factor_size(f)).unwrap_or(1)
     }
 
     /// Multiply-accumulate operations for one image.

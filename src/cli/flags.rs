@@ -458,10 +458,14 @@ pub struct Grow {
 /// The shape of a descendant.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ShapeFlags {
-    /// Layers: N (the first N), last:N, even:N, or a list such as 0,2,5
+    /// Layers: N (the first N), last:N, even:N, or a list such as 0,2,5; of one of several stacks vision:even:N
+    ///
+    /// Where a model has several stacks of layers (towers of pictures and of text, an encoder beside a decoder; `inspect` names them), each
+    /// may be named, as in vision:even:2,text:0,3. Layers of a named stack count from 0 within it, and stacks that are not named keep
+    /// theirs. Without a name layers count over all stacks, and a choice that would leave a stack none is refused.
     #[arg(long, value_name = "LAYERS", help_heading = "Shape")]
     pub layers: Option<Layers>,
-    /// Heads: N, one number a layer, incrementing or decrementing
+    /// Heads: N, a share such as 50% (rounded, at least one), one number a layer, incrementing or decrementing
     #[arg(long, value_name = "HEADS", help_heading = "Shape", conflicts_with = "width")]
     pub heads: Option<Heads>,
     /// Ancestor heads divided by descendant heads (0.5 is twice the heads)

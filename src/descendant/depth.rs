@@ -2,18 +2,28 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::anatomy::Anatomy;
+use super::taps;
+use crate::anatomy::{Anatomy, Attention};
 use crate::axes::{Dim, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Links, node as new_node};
 use crate::onnx::{Model, tensor_from_i64};
 use crate::runtime::separate_skip_norms;
 
+/// A model without some of its layers.
+#[derive(Debug)]
+pub struct Shallow {
+    /// The model.
+    pub model: Model,
+    /// What the user should know of outputs that hold what the layers computed that are gone.
+    pub warnings: Vec<String>,
+}
+
 /// Keeps the layers `kept` and by-passes the others.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] for a layer that has no place of its own in the residual stream, or that changes its shape.
-pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[usize]) -> Result<Model> {
+pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[usize]) -> Result<Shallow> {
     let drops = (0..anatomy.layers.len()).any(|l| !kept.contains(&l));
     if let (true, Some(graph)) = (drops, separate_skip_norms(typing)?) {
         // A sum that is fused with the next layer's norm is no place to cut.
@@ -24,6 +34,7 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
     }
     let mut out = model.clone();
     let ends = ends(typing, anatomy);
+    let warnings = taps::said(typing, anatomy, &ends, kept);
     // From the last to the first, so that the value that enters a dropped layer is still the right one.
     for l in (0..anatomy.layers.len()).rev().filter(|l| !kept.contains(l)) {
         let fail = |why: &str| {
@@ -63,7 +74,7 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
     }
     graph::sort(out.graph_mut())?;
     graph::prune(out.graph_mut());
-    Ok(out)
+    Ok(Shallow { model: out, warnings })
 }
 
 /// How the value that enters a layer becomes one of the shape that leaves it: not at all (`Some(None)`), by a Reshape that keeps
@@ -88,35 +99,98 @@ fn bridge(typing: &Typing, enter: &str, leave: &str) -> Option<Option<Vec<i64>>>
     Some(Some(shape))
 }
 
-/// Where each layer ends. Where the norm comes last, it belongs to the layer: the next layer begins behind it.
+/// Where each layer ends: behind the norm that belongs to it, where one does, and the next layer begins there.
+///
+/// A norm belongs to a layer only where the layer's own sums are followed by one: of two sums, what the second adds to is the norm of the
+/// first. Where a layer has one sum alone, a norm behind it belongs to it if none is in front of its attention. Any other norm is that of a
+/// stack, which stays when its last layer goes.
 pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
     let links = Links::new(typing.graph);
     let fixed = typing.fixed();
-    let mut trailing: Option<Vec<&str>> = None;
-    let mut ends: Vec<Option<String>> = Vec::new();
-    for (l, layer) in anatomy.layers.iter().enumerate() {
-        let Some(leave) = layer.leave.as_deref() else {
-            ends.push(None);
-            continue;
-        };
-        let next = anatomy.layers.get(l + 1).and_then(|n| n.enter.as_deref());
-        let end = match next {
-            Some(next) if next != leave && typing.shape(next) == typing.shape(leave) => {
-                match between(typing, &links, &fixed, leave, next) {
-                    Some(ops) if is_norm(&ops) => {
-                        trailing = Some(ops);
-                        Some(next.to_string())
-                    }
-                    _ => Some(leave.to_string()),
+    let mut ends: Vec<Option<String>> = anatomy.layers.iter().map(|layer| layer.leave.clone()).collect();
+    for stack in &anatomy.stacks {
+        let mut before: Option<Vec<&str>> = None;
+        for (i, &l) in stack.layers.iter().enumerate() {
+            let layer = &anatomy.layers[l];
+            let Some(leave) = layer.leave.as_deref() else { continue };
+            let next = stack.layers.get(i + 1).and_then(|&n| anatomy.layers[n].enter.as_deref());
+            let next = next.filter(|n| *n != leave && typing.shape(n) == typing.shape(leave));
+            let border = next.and_then(|next| norm_between(typing, &links, &fixed, leave, next));
+            let (own, place) = match inner_norm(typing, &links, &fixed, layer) {
+                Inner::Norm(ops) => (Some(ops), border.and(next)),
+                Inner::None => (None, None),
+                Inner::Unknown if is_normed_first(typing, &links, layer) => (None, None),
+                // It ends like the layer before it, and the first as far as one norm: that of the stack may follow.
+                Inner::Unknown => {
+                    let own = before.clone().or(border.as_deref().map(first_norm));
+                    (own.clone(), border.filter(|b| own.as_ref() == Some(b)).and(next))
                 }
+            };
+            if let Some(ops) = &own {
+                let end = follow(typing, &links, leave, ops).or(place.map(str::to_string));
+                ends[l] = end.or(ends[l].take());
             }
-            // The last layer has no next one to look at; it ends like the layers before it.
-            None => trailing.as_ref().and_then(|ops| follow(typing, &links, leave, ops)).or(Some(leave.to_string())),
-            _ => Some(leave.to_string()),
-        };
-        ends.push(end);
+            before = own;
+        }
     }
     ends
+}
+
+/// What stands between the first sum of a layer and the value that its second adds to.
+enum Inner<'m> {
+    /// The operators of a norm.
+    Norm(Vec<&'m str>),
+    /// No norm.
+    None,
+    /// The layer has no two such sums.
+    Unknown,
+}
+
+fn inner_norm<'m>(typing: &Typing<'m>, links: &Links<'m>, fixed: &HashSet<&'m str>, layer: &Attention) -> Inner<'m> {
+    let sums = layer.sums.iter().enumerate();
+    let pairs = sums.clone().flat_map(|(i, (_, sum))| {
+        let others = sums.clone().filter(move |(j, _)| *j != i);
+        others.map(move |(_, (skip, _))| (sum, skip))
+    });
+    for (sum, skip) in pairs {
+        match (sum == skip).then(Vec::new).or_else(|| between(typing, links, fixed, sum, skip)) {
+            Some(ops) if is_norm(&ops) => return Inner::Norm(ops),
+            // In half precision a skip may pass a Cast of its own.
+            Some(ops) if ops.iter().all(|op| matches!(*op, "Cast" | "Identity")) => return Inner::None,
+            _ => {}
+        }
+    }
+    Inner::Unknown
+}
+
+/// True where a norm is the first that is done with what enters a layer, beside the sum that it is added to.
+fn is_normed_first(typing: &Typing, links: &Links, layer: &Attention) -> bool {
+    const MOVES: &[&str] = &["Transpose", "Reshape", "Cast", "Identity", "Flatten", "Squeeze", "Unsqueeze"];
+    let mut todo: Vec<&str> = layer.enter.as_deref().into_iter().collect();
+    let mut seen = HashSet::new();
+    while let Some(x) = todo.pop() {
+        for &k in links.users(x).iter().filter(|k| seen.insert(**k)) {
+            let node = &typing.graph.node[k];
+            if makes_norm(node.op_type()) {
+                return true;
+            }
+            if MOVES.contains(&node.op_type()) {
+                todo.extend(node.output.iter().map(String::as_str));
+            }
+        }
+    }
+    false
+}
+
+/// The operators of the norm that makes one value of another, and nothing else.
+fn norm_between<'m>(
+    typing: &Typing<'m>,
+    links: &Links<'m>,
+    fixed: &HashSet<&'m str>,
+    from: &str,
+    to: &str,
+) -> Option<Vec<&'m str>> {
+    between(typing, links, fixed, from, to).filter(|ops| is_norm(ops))
 }
 
 /// Operators between two values, in order; `None` where the second is not made from the first alone.
@@ -144,11 +218,24 @@ fn between<'m>(
     Some(nodes.into_iter().map(|k| typing.graph.node[k].op_type()).collect())
 }
 
+/// Of the operators of norms, those of the first, where each is one operator.
+fn first_norm<'m>(ops: &[&'m str]) -> Vec<&'m str> {
+    let norms: Vec<usize> = (0..ops.len()).filter(|&i| ops[i].contains("Normalization")).collect();
+    match norms[..] {
+        [first, _, ..] => ops[..=first].to_vec(),
+        _ => ops.to_vec(),
+    }
+}
+
 /// True where the operators are those of a norm.
 fn is_norm(ops: &[&str]) -> bool {
-    let norm = |op: &&str| op.contains("Normalization") || *op == "ReduceMean";
     let plain = ["Sub", "Pow", "Mul", "Add", "Sqrt", "Div", "Cast", "Reciprocal", "Identity"];
-    ops.iter().any(norm) && ops.iter().all(|op| norm(op) || plain.contains(op))
+    ops.iter().any(|op| makes_norm(op)) && ops.iter().all(|op| makes_norm(op) || plain.contains(op))
+}
+
+/// True for an operator that only a norm has in a residual stream.
+fn makes_norm(op: &str) -> bool {
+    op.contains("Normalization") || op == "ReduceMean"
 }
 
 /// Follows a value through the given operators.

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::layers::{LayerWeights, Part};
 use super::numbers::{line, resample, select, truncated_normal, uniform};
 use super::{Grower, Shape};
-use crate::anatomy::{Anatomy, WeightKind, WeightUse, class_factors, weight_uses};
+use crate::anatomy::{Anatomy, Stack, WeightKind, WeightUse, class_factors, weight_uses};
 use crate::axes::{Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{is_float, to_f32};
@@ -156,12 +156,13 @@ pub(super) fn check(shape: &Shape, is_gene: bool) -> Result<()> {
     Ok(())
 }
 
-/// The layers of the ancestor that a descendant is built from, and where the weights of each come from.
-pub(super) fn layers(shape: &Shape, count: usize) -> Result<(Vec<usize>, Vec<LayerSource>)> {
+/// The layers of an ancestor of these stacks that a descendant is built from, and where the weights of each come from.
+pub(super) fn layers(shape: &Shape, stacks: &[Stack]) -> Result<(Vec<usize>, Vec<LayerSource>)> {
     use super::Layers;
+    let count: usize = stacks.iter().map(|s| s.layers.len()).sum();
     let kept = shape
         .layers
-        .resolve(count)
+        .choose(stacks)
         .map_err(|e| e.hint("layers can only be dropped: choose among the ancestor's with --layers"))?;
     let n = kept.len();
     let sources = |range: std::ops::Range<usize>| {
@@ -180,7 +181,7 @@ pub(super) fn layers(shape: &Shape, count: usize) -> Result<(Vec<usize>, Vec<Lay
     // Heuristic-Learngene and Auto-Learngene say which layers are inherited: the descendant stands at that end of the ancestor.
     let published = (count / 2).clamp(1, n);
     let named = |end: Vec<usize>| match shape.layers {
-        Layers::List(_) | Layers::Even(_) => {
+        Layers::List(_) | Layers::Even(_) | Layers::Stacks(_) => {
             Err(Error::new(ErrorKind::Usage, format!("{} says itself which layers are inherited", shape.init.name()))
                 .hint("give --layers a number alone"))
         }
@@ -586,7 +587,8 @@ mod tests {
     fn methods_say_which_layers_inherit() {
         let of = |init, inherit, n| {
             let shape = Shape { init, inherit, layers: Layers::First(n), ..Shape::default() };
-            let (kept, sources) = layers(&shape, 12).unwrap();
+            let stack = Stack { name: "vision".into(), layers: (0..12).collect() };
+            let (kept, sources) = layers(&shape, &[stack]).unwrap();
             let inherited = |i: &usize| sources[*i] == LayerSource::Inherited;
             (kept.clone(), (0..n).filter(inherited).map(|i| kept[i]).collect::<Vec<_>>())
         };

@@ -16,6 +16,7 @@ mod layers;
 mod numbers;
 mod resample;
 mod scales;
+mod taps;
 mod transform;
 
 use std::collections::HashMap;
@@ -34,13 +35,13 @@ use crate::graph::{self, Attributes, FloatType};
 use crate::learngene::{Cluster, Kept, Kind, Learngene, METADATA, Order, SHARE, ordered, parameters};
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{
-    Model, element_count, encoded_len, payload, squares_along, tensor_from_i64, tensor_from_raw, to_i64,
+    Model, element_count, encoded_len, node_label, payload, squares_along, tensor_from_i64, tensor_from_raw, to_i64,
 };
 use crate::report::Agreement;
 use crate::runtime::Runtime;
 pub use choice::{FfnWidth, Heads, LayerHeads, Layers};
 pub use constants::{fold_constants, has_fixed_size};
-pub use depth::keep_layers;
+pub use depth::{Shallow, keep_layers};
 pub use fold::fold;
 pub use image::resize_image;
 pub use init::{Inherit, Init, LayerSource};
@@ -258,7 +259,8 @@ fn grow_layers(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descend
     if anatomy.layers.is_empty() {
         return Err(Error::new(ErrorKind::Anatomy, "the model has no self-attention layer to inherit").at(&model.path));
     }
-    let (kept, sources) = init::layers(shape, anatomy.layers.len())?;
+    let (kept, sources) = init::layers(shape, &anatomy.stacks)?;
+    let mut warnings = choice::check_stacks(&typing, &anatomy, &kept)?;
     let ancestor = match shape.init {
         Init::ClusterLearngene => None,
         _ => Some(init::Ancestor::new(&typing, &anatomy)),
@@ -267,12 +269,20 @@ fn grow_layers(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descend
         return Grower::new(model, &typing, &anatomy, gene, shape, kept, sources).grow(ancestor);
     }
     let shallow = depth::keep_layers(model, &typing, &anatomy, &kept)?;
-    let typing = Typing::new(&shallow)?;
+    let typing = Typing::new(&shallow.model)?;
     let anatomy = Anatomy::new(&typing)?;
     if anatomy.layers.len() != kept.len() {
-        bail!(Unsupported, "dropping layers left {} attentions and not {}", anatomy.layers.len(), kept.len());
+        let message = format!("dropping layers left {} attentions and not {}", anatomy.layers.len(), kept.len());
+        let hint = match shallow.warnings.first() {
+            Some(why) => format!("{why}; cut such outputs from the model first"),
+            None => "choose other layers with --layers".into(),
+        };
+        return Err(Error::new(ErrorKind::Unsupported, message).hint(hint));
     }
-    Grower::new(&shallow, &typing, &anatomy, gene, shape, kept, sources).grow(ancestor)
+    warnings.extend(shallow.warnings);
+    let mut grower = Grower::new(&shallow.model, &typing, &anatomy, gene, shape, kept, sources);
+    grower.warnings = warnings;
+    grower.grow(ancestor)
 }
 
 /// True where a norm takes its statistics over the factor.
@@ -283,6 +293,25 @@ pub fn norm_over(typing: &Typing, factor: Factor) -> bool {
         let dims = n.input.first().and_then(|x| typing.dims.get(x.as_str()));
         dims.and_then(|d| d.last()).is_some_and(|last| typing.factors.leaves(last).contains(&root))
     })
+}
+
+/// What is to be said of a layer whose heads or neurons `mixers` take together beside the projection that sums over them, if any do.
+pub(crate) fn mixed_elsewhere(typing: &Typing, layer: usize, kind: Kind, mixers: &[usize]) -> Option<String> {
+    let node = &typing.graph.node[*mixers.first()?];
+    let more = match mixers.len() {
+        1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    };
+    let (units, projection) = match kind {
+        Kind::Heads => ("heads", "output projection"),
+        Kind::Neurons => ("neurons", "last matrix of the FFN"),
+    };
+    Some(format!(
+        "layer {layer}: its {units} are also taken together in node `{}` ({}){more}, beside the {projection}: what is left misses there \
+         those that were removed",
+        node_label(node),
+        node.op_type()
+    ))
 }
 
 struct Grower<'a, 'm> {
@@ -336,6 +365,8 @@ impl<'a, 'm> Grower<'a, 'm> {
             .collect();
         let (counts, warnings) = self.shape.heads.resolve(&heads)?;
         self.warnings.extend(warnings);
+        let (typing, anatomy) = (self.typing, self.anatomy);
+        let (mut mixers, mut neuron_mixers) = (None, None);
         let mut layers = Vec::new();
         for (i, &count) in counts.iter().enumerate() {
             let slots = self.heads(i, count)?;
@@ -353,7 +384,17 @@ impl<'a, 'm> Grower<'a, 'm> {
                 self.warnings
                     .push(format!("layer {l}: heads are mixed, so what is left misses those that were removed"));
             }
+            let heads = layer.head_count(self.typing);
+            if count != heads || !(slots.is_empty() || slots.iter().copied().eq(0..heads)) {
+                let mixers = mixers.get_or_insert_with(|| anatomy.head_mixers(typing));
+                self.warnings.extend(mixed_elsewhere(typing, self.kept[i], Kind::Heads, &mixers[i]));
+            }
             let ffn_width = self.ffn(i)?;
+            let width = layer.ffn.as_ref().map(|f| typing.factors.size(&f.hidden));
+            if ffn_width != width {
+                let mixers = neuron_mixers.get_or_insert_with(|| anatomy.neuron_mixers(typing));
+                self.warnings.extend(mixed_elsewhere(typing, self.kept[i], Kind::Neurons, &mixers[i]));
+            }
             let source = self.sources[i];
             layers.push(PlannedLayer { ancestor_layer: self.kept[i], source, heads: count, slots, ffn_width });
         }

@@ -11,7 +11,7 @@ use super::sites::sites;
 use crate::anatomy::{Anatomy, Roles};
 use crate::axes::resize::{Plan, resize};
 use crate::axes::{Factor, Typing};
-use crate::descendant::{keep_layers, norm_over};
+use crate::descendant::{keep_layers, mixed_elsewhere, norm_over};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Links};
 use crate::learngene::{Dimensions, Kind, METADATA, Removals, parameters};
@@ -107,6 +107,7 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
     for f in sites.iter().filter_map(|s| root(s.layer, s.kind)) {
         *uses.entry(f).or_default() += 1;
     }
+    let mixers = [(Kind::Heads, anatomy.head_mixers(&typing)), (Kind::Neurons, anatomy.neuron_mixers(&typing))];
     let mut warnings = Vec::new();
     if let Some(layers) = &limits.layers
         && let Some(l) = layers.iter().find(|l| **l >= anatomy.layers.len())
@@ -133,6 +134,10 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
                     Kind::Neurons => "neurons",
                 }
             ));
+        }
+        if free {
+            let of_layer = mixers.iter().filter(|(kind, _)| *kind == site.kind).filter_map(|(_, m)| m.get(site.layer));
+            warnings.extend(of_layer.filter_map(|m| mixed_elsewhere(&typing, site.layer, site.kind, m)));
         }
         let unit = f.map_or([0.0; 3], |f| unit(&typing, &roles, f));
         Block { layer: site.layer, kind: site.kind, units: site.units, free, unit }
@@ -162,7 +167,7 @@ pub(super) fn unit(typing: &Typing, roles: &Roles, f: Factor) -> [f64; 3] {
     unit
 }
 
-/// The layers that can be left out: those that surgery by-passes and leaves all others.
+/// The layers that can be left out: those that surgery by-passes and leaves all others, and what no output needs from inside them.
 pub(super) fn removable(model: &Model, limits: &Limits) -> Result<Vec<bool>> {
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
@@ -170,8 +175,9 @@ pub(super) fn removable(model: &Model, limits: &Limits) -> Result<Vec<bool>> {
     let without = |l: usize| -> bool {
         let kept: Vec<usize> = (0..layers).filter(|&k| k != l).collect();
         let Ok(shallow) = keep_layers(model, &typing, &anatomy, &kept) else { return false };
-        let left = Typing::new(&shallow).and_then(|t| Ok(Anatomy::new(&t)?.layers.len()));
-        left.is_ok_and(|n| n == layers - 1)
+        let left = Typing::new(&shallow.model).and_then(|t| Ok(Anatomy::new(&t)?.layers.len()));
+        // Outputs that hold what a layer computes are the model's word on it: the layer stays.
+        shallow.warnings.is_empty() && left.is_ok_and(|n| n == layers - 1)
     };
     Ok((0..layers).map(|l| limits.depth && layers > 1 && limits.touches(l) && without(l)).collect())
 }
@@ -249,7 +255,8 @@ pub fn plan(
             .at(&model.path)
             .hint("allow more levers and layers; `inspect --explain LAYER` shows what its axes are tied to"));
     }
-    let macs = Typing::new(model)?.macs() as f64;
+    let typing = Typing::new(model)?;
+    let (macs, stacks) = (typing.macs() as f64, Anatomy::new(&typing)?.stacks);
     let wholes = [parameters(model.graph()) as f64, macs, encoded_len(&model.proto) as f64];
     let none = || Error::new(ErrorKind::Internal, "a budget of time needs measured latencies");
     let measured = |b: usize, count: usize| latencies.map(|l| l.cost(b, count));
@@ -336,11 +343,11 @@ pub fn plan(
             })
             .collect::<Result<_>>()?;
         let found = allocate(&groups, (wanted - (whole - of_blocks)).max(0.0))?;
-        if found.iter().any(Option::is_some) {
-            break found;
-        }
-        // One layer has to stay: the one that is missed most.
-        let most = (0..without.len()).max_by(|&a, &b| without[a].partial_cmp(&without[b]).unwrap_or(a.cmp(&b)));
+        let is_gone = |l: &usize| found.get(*l).is_some_and(Option::is_none);
+        let Some(emptied) = stacks.iter().find(|s| s.layers.iter().all(is_gone)) else { break found };
+        // One layer of each stack has to stay: the one that is missed most.
+        let layers = emptied.layers.iter().copied();
+        let most = layers.max_by(|&a, &b| without[a].partial_cmp(&without[b]).unwrap_or(a.cmp(&b)));
         most.into_iter().for_each(|l| without[l] = None);
     };
     let mut planned = vec![PlannedLayer::default(); without.len()];
@@ -424,7 +431,7 @@ pub(super) fn cut(
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
     if kept.len() < anatomy.layers.len() {
-        let shallow = keep_layers(model, &typing, &anatomy, kept)?;
+        let shallow = keep_layers(model, &typing, &anatomy, kept)?.model;
         let place = |l: usize| kept.iter().position(|&k| k == l);
         let units = units.into_iter().filter_map(|(l, kind, list)| Some((place(l)?, kind, list))).collect();
         let dims = dims.into_iter().filter_map(|(l, sizes)| Some((place(l)?, sizes))).collect();

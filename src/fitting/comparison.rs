@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::stages::{Part, Values, pin};
-use crate::anatomy::Anatomy;
+use crate::anatomy::{Anatomy, ranking};
 use crate::axes::Typing;
 use crate::error::Result;
 use crate::graph::data_inputs;
@@ -76,7 +76,8 @@ pub fn compare(
     let (a, b) = (Probe::new(runtime, &ancestor, sources)?, Probe::new(runtime, &child, &own)?);
     let runs: Vec<[Vec<ArrayD<f32>>; 2]> =
         views.par_iter().map(|view| Ok([a.run(view)?, b.run(view)?])).collect::<Result<_>>()?;
-    let mut agreement = Agreement::default();
+    let first = ancestor.graph().output.first().map_or("", |o| o.name());
+    let mut agreement = Agreement::of(ranking(&Typing::new(&ancestor)?, first).is_some());
     for [x, y] in &runs {
         for o in 0..a.outputs.min(b.outputs) {
             agreement.add(&x[o], &y[o], o == 0);

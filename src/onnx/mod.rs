@@ -293,10 +293,22 @@ fn check(model: &ModelProto) -> Result<()> {
             bail!(Format, "two initializers are called `{}`", t.name());
         }
     }
+    let mut makers: HashMap<&str, &NodeProto> = HashMap::new();
     for node in &graph.node {
         for output in node.output.iter().filter(|o| !o.is_empty()) {
+            if let Some(first) = makers.insert(output, node) {
+                let is_output = graph.output.iter().any(|o| o.name() == output.as_str());
+                let message = format!("two nodes make a value called `{output}`, `{}` and this one", node_label(first));
+                return Err(Error::new(ErrorKind::Format, message).in_node(node_label(node)).hint(match is_output {
+                    // torch 2.15 writes that where an output bears the name of a value inside the graph.
+                    true => format!(
+                        "export the model again with another name for the output `{output}` (output_names): a value inside has that name too"
+                    ),
+                    false => "export the model again: `onnx.checker.check_model` refuses it, too".into(),
+                }));
+            }
             if !names.insert(output) {
-                bail!(Format, "two nodes make a value called `{output}`");
+                bail!(Format, "a node makes a value called `{output}`, and so is an initializer");
             }
         }
     }

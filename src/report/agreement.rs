@@ -13,6 +13,7 @@ pub struct Agreement {
     logits: usize,
     same_class: usize,
     not_a_number: bool,
+    ranked: bool,
 }
 
 /// Measures of agreement.
@@ -35,6 +36,11 @@ pub struct Measures {
 }
 
 impl Agreement {
+    /// Nothing added yet. Where the first output is `ranked`, its places are no classes, and the first is always the largest.
+    pub fn of(ranked: bool) -> Self {
+        Agreement { ranked, ..Agreement::default() }
+    }
+
     /// Adds a batch of one output; `first` marks the model's first output, which correlation and classes are read from.
     pub fn add(&mut self, a: &ArrayD<f32>, b: &ArrayD<f32>, first: bool) {
         for (x, y) in a.iter().zip(b) {
@@ -54,7 +60,7 @@ impl Agreement {
         for (x, y) in a.axis_iter(Axis(0)).zip(b.axis_iter(Axis(0))) {
             let (x, y) = (x.flatten(), y.flatten());
             self.correlations.extend(correlation(x.view(), y.view()));
-            if a.ndim() == 2 && x.len() > 1 {
+            if a.ndim() == 2 && x.len() > 1 && !self.ranked {
                 self.logits += 1;
                 self.same_class += (largest(x.view()) == largest(y.view())) as usize;
             }

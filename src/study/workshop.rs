@@ -14,7 +14,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::cell::{Cell, Epoch, Record, SCHEMA};
 use super::file::{self, Classifier, Method};
 use super::search::{Trial, search};
-use crate::anatomy::{Anatomy, Roles, activation, class_factor, class_factors};
+use crate::anatomy::{Anatomy, Roles, activation, check_classes, class_factor, class_factors};
 use crate::axes::{IMAGE_SIZE, Typing};
 use crate::data::{
     Dataset, DatasetOptions, InputReport, InputShape, Loader, PreprocessFlags, TrainingLoader, TrainingOptions,
@@ -369,6 +369,7 @@ impl Workshop {
         let mut epochs = Vec::new();
         if cell.how.classifier == Classifier::Kept {
             let typing = Typing::new(&made.model)?;
+            check_classes(&typing, made.model.graph().output.first().map_or("", |o| o.name()))?;
             let logits = with_logits(&made.model, &typing)?;
             let mut session = self.runtime.load_for(images[1], logits.as_ref().unwrap_or(&made.model), image)?;
             let independent = activation(&typing).is_some_and(|a| is_independent(&a));

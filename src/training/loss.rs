@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::builder::Builder;
+use crate::anatomy::check_classes;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, element_types, int_attribute};
@@ -241,6 +242,7 @@ fn shape(typing: &Typing, value: &str) -> Result<Vec<usize>> {
 }
 
 fn matrix(typing: &Typing, value: &str) -> Result<[usize; 2]> {
+    check_classes(typing, value)?;
     let found = shape(typing, value)?;
     found.as_slice().try_into().map_err(|_| {
         Error::new(ErrorKind::Usage, format!("`{value}` has the shape {found:?}, and classes need [batch, classes]"))

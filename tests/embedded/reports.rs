@@ -5,7 +5,8 @@ use std::sync::Arc;
 use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
-    batches, classes, classifiers, configs, constants, models, pictures, sizes, starts, studies, tars, teachers, values,
+    batches, classes, classifiers, configs, constants, heads, models, pictures, sizes, stacks, starts, studies, tars,
+    teachers, values,
 };
 
 fn tract() -> Arc<Runtime> {
@@ -94,6 +95,46 @@ fn open_batches_of_all_exports_are_believed() {
 fn models_are_told_what_helps() {
     models::dequantised_weights_get_the_hint("tract");
     models::tensors_of_other_ranks_are_named("tract");
+}
+
+#[test]
+fn norms_behind_a_stack_stay() {
+    stacks::norms_behind_a_stack_stay(&tract());
+}
+
+#[test]
+fn layers_are_those_of_a_stack() {
+    stacks::layers_are_those_of_a_stack(&tract());
+}
+
+#[test]
+fn patches_are_no_batch() {
+    stacks::patches_are_no_batch();
+}
+
+#[test]
+fn heads_that_something_else_takes_are_named() {
+    heads::heads_that_something_else_takes_are_named(&tract());
+}
+
+#[test]
+fn heads_of_other_exports_are_taken_once() {
+    heads::heads_of_other_exports_are_taken_once();
+}
+
+#[test]
+fn layers_that_outputs_need_are_named() {
+    heads::layers_that_outputs_need_are_named();
+}
+
+#[test]
+fn a_last_top_k_is_no_classifier() {
+    heads::a_last_top_k_is_no_classifier("tract");
+}
+
+#[test]
+fn values_that_two_nodes_make_are_told_what_helps() {
+    models::values_of_two_nodes_get_the_hint();
 }
 
 #[test]

@@ -6,6 +6,7 @@ use ndarray::{Array4, ArrayD, Axis};
 use serde_json::json;
 
 use super::{images, named, open_pair, warn_skipped};
+use crate::anatomy::ranking;
 use crate::axes::Typing;
 use crate::cli::flags::Compare;
 use crate::cli::output::{self, count, table};
@@ -26,7 +27,8 @@ pub fn run(c: &Compare) -> Result<()> {
         runtime.load_for(la.len(), model, image)
     };
     let (mut sa, mut sb) = (named(&c.a, load(&a, &ta))?, named(&c.b, load(&b, &tb))?);
-    let mut agreement = Agreement::default();
+    let ranked = a.graph().output.first().is_some_and(|o| ranking(&ta, o.name()).is_some());
+    let mut agreement = Agreement::of(ranked);
     let bar = output::progress(la.len(), "compare");
     let step = sa.batch.max(sb.batch);
     let mut sample = None;

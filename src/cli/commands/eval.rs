@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::{named, opened, tell_input, warn_skipped};
-use crate::anatomy::{Activation, activation};
+use crate::anatomy::{Activation, activation, check_classes};
 use crate::axes::Typing;
 use crate::cli::flags::{DataFlags, Eval, Part, TransformFlags};
 use crate::cli::output::{self, table};
@@ -180,6 +180,7 @@ pub fn validation(
 /// The number of classes that the model's first output tells apart.
 fn outputs(model: &Model, typing: &Typing) -> Result<usize> {
     let output = model.graph().output.first().map(|o| o.name()).unwrap_or_default();
+    check_classes(typing, output).map_err(|e| e.at(&model.path))?;
     match typing.shape(output).as_deref() {
         Some(&[_, classes]) => Ok(classes),
         other => Err(Error::new(

@@ -47,6 +47,12 @@ pub fn describe(
     let list = |attentions: &[Attention]| -> Vec<Value> {
         attentions.iter().enumerate().map(|(i, a)| attention(typing, a, i, roles.as_ref())).collect()
     };
+    let mut layers = list(&anatomy.layers);
+    for (l, layer) in layers.iter_mut().enumerate() {
+        let stack = anatomy.stack_of(l);
+        layer["stack"] = json!(stack.map(|(stack, _)| &stack.name));
+        layer["stack_index"] = json!(stack.map(|(_, place)| place));
+    }
     let values = |list: &[&ValueInfoProto]| -> Vec<Value> {
         list.iter()
             .map(|v| {
@@ -74,7 +80,8 @@ pub fn describe(
         "grid": anatomy.grid.map(|g| g.patches),
         "prefix_tokens": anatomy.prefix_tokens,
         "embedding_dim": anatomy.layers.first().map(|l| typing.factors.size(&l.embedding)),
-        "layers": list(&anatomy.layers),
+        "stacks": anatomy.stacks.iter().map(|s| json!({"name": s.name, "layers": s.layers})).collect::<Vec<_>>(),
+        "layers": layers,
         "other_attentions": list(&anatomy.others),
     })
 }
@@ -232,10 +239,13 @@ fn render(v: &Value, input: Option<&InputReport>) -> String {
         if list.is_empty() {
             continue;
         }
+        // Of several stacks a layer says its own, in the words of `--layers`.
+        let stacks = key == "layers" && v["stacks"].as_array().is_some_and(|s| s.len() > 1);
+        let of_stack = |a: &Value| stacks.then(|| format!("{}:{}", text(&a["stack"]), a["stack_index"]));
         let rows = list
             .iter()
             .map(|a| {
-                [
+                let row = [
                     "index",
                     "heads",
                     "head_dim",
@@ -246,16 +256,14 @@ fn render(v: &Value, input: Option<&InputReport>) -> String {
                     "ffn_activation",
                     "ffn_width",
                 ]
-                .iter()
-                .map(|k| text(&a[*k]))
-                .collect()
+                .map(|k| text(&a[k]));
+                row.into_iter().chain(of_stack(a)).collect()
             })
             .collect();
         out += "\n";
-        out += &table(
-            &[title, "heads", "head dim", "embedding", "queries", "keys", "FFN", "activation", "FFN width"],
-            rows,
-        );
+        let header = [title, "heads", "head dim", "embedding", "queries", "keys", "FFN", "activation", "FFN width"];
+        let header: Vec<&str> = header.into_iter().chain(stacks.then_some("stack")).collect();
+        out += &table(&header, rows);
         for a in &list {
             for (role, weights) in a["weights"].as_object().into_iter().flatten() {
                 for w in weights.as_array().into_iter().flatten() {

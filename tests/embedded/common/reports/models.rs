@@ -1,7 +1,7 @@
 //! Models that were told to do what does not help them.
 
 use offshoot::graph::{int_attribute, ints_attribute, node};
-use offshoot::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto};
+use offshoot::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_raw, tensor_info, to_f32};
 
 use super::fashion::{self, ANCESTOR};
@@ -62,4 +62,21 @@ pub fn tensors_of_other_ranks_are_named(runtime: &str) {
     let eval = ["eval", text(&path), "--data", "fixtures/fashion-images.idx3-ubyte", "--runtime", runtime];
     refused(&eval, &["input `spectra` has 3 dimensions and not four", "[batch, channels, height, width]"]);
     assert!(!String::from_utf8_lossy(&offshoot(&eval).stderr).contains("image encoder"));
+}
+
+/// Exporters write an output that bears the name of a value inside as that value again.
+pub fn values_of_two_nodes_get_the_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("two.onnx");
+    let own = Model::open(root().join(ANCESTOR)).unwrap();
+    let output = own.graph().output[0].name().to_string();
+    let inner = own.graph().node[0].output[0].clone();
+    for (name, hint) in [(&output, "another name for the output"), (&inner, "export the model again")] {
+        let mut model = own.clone();
+        let first = model.graph().node.iter().find(|n| n.output.contains(name)).unwrap().clone();
+        let again = NodeProto { name: Some("again".into()), ..first };
+        model.graph_mut().node.push(again);
+        model.write(&path).unwrap();
+        refused(&["inspect", text(&path)], &[&format!("two nodes make a value called `{name}`"), "node `again`", hint]);
+    }
 }

@@ -1,0 +1,140 @@
+//! Stacks: layers that one residual stream passes, one after the other.
+//!
+//! A model may hold several: the towers of a picture and of a text, an encoder and a decoder, branches of two resolutions. Which layers
+//! follow each other is read from the graph, going back from the value that enters each along its residual stream to the sums of the
+//! layers before it.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Anatomy, Attention, Finder, is_skip_norm};
+use crate::axes::{Dim, Typing};
+use crate::graph::{data_inputs, declared_dims, declared_type, is_integer};
+use crate::onnx::DataType;
+use crate::onnx::proto::ValueInfoProto;
+
+/// Layers on one residual stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stack {
+    /// What its stream is made from: `vision`, `text`, another input's name, `queries` where it is learned, or `joint` where several
+    /// stacks meet; with a number from the second of that name on.
+    pub name: String,
+    /// Its layers in order of execution, as indices into [`super::Anatomy::layers`].
+    pub layers: Vec<usize>,
+}
+
+/// Names that say something else in `--layers`.
+const RESERVED: [&str; 3] = ["first", "last", "even"];
+
+/// What is met on the way back along a stream.
+#[derive(Default)]
+struct Origin<'m> {
+    layers: Vec<usize>,
+    inputs: HashSet<&'m str>,
+}
+
+/// The stacks of some layers, in order of their first layers.
+pub(super) fn stacks(finder: &Finder, layers: &[Attention]) -> Vec<Stack> {
+    let mut made_by: HashMap<&str, usize> = HashMap::new();
+    for (l, layer) in layers.iter().enumerate() {
+        let sums = layer.sums.iter().map(|(_, sum)| sum).chain(&layer.leave);
+        made_by.extend(sums.map(|sum| (sum.as_str(), l)));
+    }
+    let mut stacks: Vec<Stack> = Vec::new();
+    for (l, layer) in layers.iter().enumerate() {
+        let origin = origin(finder, layer, &made_by);
+        let mut before: Vec<usize> =
+            (0..stacks.len()).filter(|&s| stacks[s].layers.iter().any(|m| origin.layers.contains(m))).collect();
+        if before.len() > 1 {
+            // Streams that meet in this one: it goes on with that of its own channels.
+            let channels = |l: usize| finder.typing.factors.leaves(&layers[l].embedding);
+            let own = |s: &usize| stacks[*s].layers.iter().any(|&m| channels(m) == channels(l));
+            before.retain(own);
+        }
+        match before[..] {
+            [s] => stacks[s].layers.push(l),
+            _ => stacks.push(Stack { name: name(finder, &origin, &stacks), layers: vec![l] }),
+        }
+    }
+    stacks
+}
+
+/// Goes back from what enters a layer to the layers before it. Of a sum of a value and what was made of it, the value is the stream.
+fn origin<'m>(finder: &Finder<'_, 'm>, layer: &Attention, made_by: &HashMap<&str, usize>) -> Origin<'m> {
+    let graph = finder.typing.graph;
+    let mut found = Origin::default();
+    let mut seen = HashSet::new();
+    let mut todo: Vec<&str> = match layer.enter.as_deref().and_then(|e| finder.links.users.get_key_value(e)) {
+        Some((&enter, _)) => vec![enter],
+        None => graph.node[layer.softmax[0]].input.iter().map(String::as_str).collect(),
+    };
+    while let Some(x) = todo.pop() {
+        if x.is_empty() || finder.fixed.contains(x) || !seen.insert(x) {
+            continue;
+        }
+        if let Some(&l) = made_by.get(x) {
+            found.layers.push(l);
+            continue;
+        }
+        let Some(&k) = finder.links.maker.get(x) else {
+            found.inputs.insert(x);
+            continue;
+        };
+        let node = finder.node(k);
+        let operands: Vec<&str> = node.input.iter().map(String::as_str).filter(|x| !finder.fixed.contains(x)).collect();
+        let sums = matches!(node.op_type(), "Add" | "Sum") || is_skip_norm(node);
+        let skip = operands.iter().filter(|_| sums).find(|skip| {
+            let others = operands.iter().filter(|o| o != skip);
+            others.filter_map(|o| finder.links.maker.get(o)).any(|&m| finder.ancestors(m).contains(*skip))
+        });
+        let skip = skip.copied();
+        match skip {
+            Some(skip) => todo.push(skip),
+            None => todo.extend(operands),
+        }
+    }
+    found
+}
+
+/// What a new stack is called.
+fn name(finder: &Finder, origin: &Origin, stacks: &[Stack]) -> String {
+    let inputs: Vec<&ValueInfoProto> =
+        data_inputs(finder.typing.graph).into_iter().filter(|v| origin.inputs.contains(v.name())).collect();
+    let rank = |v: &ValueInfoProto| declared_dims(v).map_or(0, |d| d.len());
+    let numbers =
+        |v: &ValueInfoProto| declared_type(v).and_then(|t| DataType::try_from(t).ok()).is_some_and(is_integer);
+    let plain = if !origin.layers.is_empty() {
+        "joint".to_string()
+    } else if inputs.iter().any(|v| rank(v) > 3) {
+        "vision".to_string()
+    } else if inputs.iter().any(|v| rank(v) <= 2 && numbers(v)) {
+        "text".to_string()
+    } else {
+        inputs.first().map_or("queries", |v| v.name()).replace([':', ',', ' '], "_")
+    };
+    let is_free = |name: &String| {
+        let reserved = RESERVED.contains(&name.as_str()) || name.parse::<usize>().is_ok();
+        !reserved && stacks.iter().all(|s| s.name != *name)
+    };
+    let numbered = (2..).map(|n| format!("{plain}{n}"));
+    std::iter::once(plain.clone()).chain(numbered).find(is_free).unwrap_or(plain)
+}
+
+impl Anatomy {
+    /// The layers of a stack by their channels: stages of one width, an encoder and its decoder.
+    pub fn by_channels(&self, typing: &Typing, stack: &Stack) -> Vec<Vec<usize>> {
+        let mut parts: Vec<(Dim, Vec<usize>)> = Vec::new();
+        for &l in &stack.layers {
+            let channels = typing.factors.leaves(&self.layers[l].embedding);
+            match parts.iter_mut().find(|p| p.0 == channels) {
+                Some(part) => part.1.push(l),
+                None => parts.push((channels, vec![l])),
+            }
+        }
+        parts.into_iter().map(|p| p.1).collect()
+    }
+
+    /// The stack of a layer, and its place in it.
+    pub fn stack_of(&self, layer: usize) -> Option<(&Stack, usize)> {
+        self.stacks.iter().find_map(|s| Some((s, s.layers.iter().position(|&l| l == layer)?)))
+    }
+}
