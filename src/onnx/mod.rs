@@ -30,6 +30,8 @@ pub use write::{encoded_len, replace_file};
 
 /// The file layer caps a model's own structure (nodes, names, small attributes); weights are slices and do not count.
 const MAX_NODES: usize = 1 << 20;
+/// The first IR version in which an initializer need not be an input as well.
+const OWN_INITIALIZERS: i64 = 4;
 
 /// An ONNX model and where it came from.
 #[derive(Clone, Debug)]
@@ -44,6 +46,8 @@ pub struct Model {
     sources: Arc<Vec<Source>>,
     /// Where metadata come from that are not the file's own, by their key.
     suppliers: HashMap<String, Vec<String>>,
+    /// The IR version of the file.
+    ir_version: i64,
 }
 
 /// A mapped file, and what it was like when it was mapped.
@@ -70,7 +74,8 @@ impl Source {
 }
 
 impl Model {
-    /// Opens the ONNX model at `path` without reading its weights.
+    /// Opens the ONNX model at `path` without reading its weights. Weights that it lists among its inputs are weights alone from then
+    /// on, which takes IR version 4: an older version is raised.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] where the file cannot be mapped, [`ErrorKind::Format`] where it is no ONNX model, is truncated, or
@@ -106,12 +111,14 @@ impl Model {
         }
         let external = external::resolve(&mut proto, path, links, &mut sources)?;
         check(&proto).map_err(|e| e.at(path))?;
+        let ir_version = own_initializers(&mut proto);
         Ok(Model {
             proto,
             path: path.to_path_buf(),
             bytes: size + external,
             sources: Arc::new(sources),
             suppliers: HashMap::new(),
+            ir_version,
         })
     }
 
@@ -124,7 +131,7 @@ impl Model {
         let size = bytes.len() as u64;
         let path = PathBuf::new();
         bounds::check(&bytes)?;
-        let proto = ModelProto::decode(bytes).map_err(|e| not_onnx(&path, &e.to_string()))?;
+        let mut proto = ModelProto::decode(bytes).map_err(|e| not_onnx(&path, &e.to_string()))?;
         if proto.graph.is_none() {
             return Err(not_onnx(&path, "it has no graph"));
         }
@@ -132,13 +139,15 @@ impl Model {
             bail!(Unsupported, "a model in memory cannot have external data");
         }
         check(&proto)?;
-        Ok(Model { proto, path, bytes: size, sources: Arc::default(), suppliers: HashMap::new() })
+        let ir_version = own_initializers(&mut proto);
+        Ok(Model { proto, path, bytes: size, sources: Arc::default(), suppliers: HashMap::new(), ir_version })
     }
 
     /// A model made in memory.
-    pub fn from_proto(proto: ModelProto) -> Model {
+    pub fn from_proto(mut proto: ModelProto) -> Model {
+        let ir_version = own_initializers(&mut proto);
         let bytes = encoded_len(&proto);
-        Model { proto, path: PathBuf::new(), bytes, sources: Arc::default(), suppliers: HashMap::new() }
+        Model { proto, path: PathBuf::new(), bytes, sources: Arc::default(), suppliers: HashMap::new(), ir_version }
     }
 
     /// The main graph.
@@ -151,6 +160,11 @@ impl Model {
     /// The main graph, to be edited.
     pub fn graph_mut(&mut self) -> &mut GraphProto {
         self.proto.graph.get_or_insert_with(GraphProto::default)
+    }
+
+    /// The IR version of the file; what is written has at least 4.
+    pub fn ir_version(&self) -> i64 {
+        self.ir_version
     }
 
     /// The version of the default operator set.
@@ -313,6 +327,18 @@ fn check(model: &ModelProto) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Takes initializers out of the inputs. IR version 3 lists every weight there, and later ones may: such an entry declares a shape that
+/// surgery changes, and a weight that is made on the way has none. Returns the IR version that there was.
+fn own_initializers(model: &mut ModelProto) -> i64 {
+    let ir_version = model.ir_version();
+    model.ir_version = Some(ir_version.max(OWN_INITIALIZERS));
+    if let Some(graph) = &mut model.graph {
+        let weights: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
+        graph.input.retain(|v| !weights.contains(v.name()));
+    }
+    ir_version
 }
 
 /// The nodes of the graph and of the functions, which become nodes of the graph.

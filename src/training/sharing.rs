@@ -16,7 +16,7 @@ use crate::anatomy::{WeightKind, weight_uses};
 use crate::axes::Typing;
 use crate::error::Result;
 use crate::graph::{self, Attributes, Links, Names, lift_constants};
-use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{Model, data_type, element_size, payload};
 
 /// A weight that was stored once and is several parameters.
@@ -203,11 +203,6 @@ fn copy(
 ) {
     let Some(tensor) = graph.initializer.iter().find(|t| t.name() == name) else { return };
     graph.initializer.push(TensorProto { name: Some(new.to_string()), ..tensor.clone() });
-    // Old files list initializers among the inputs.
-    if let Some(info) = graph.input.iter().find(|v| v.name() == name) {
-        let info = ValueInfoProto { name: Some(new.to_string()), ..info.clone() };
-        graph.input.push(info);
-    }
     let mut computed: HashSet<&str> = HashSet::from([name]);
     let mut between = Vec::new();
     for node in &graph.node {

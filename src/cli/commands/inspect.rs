@@ -69,7 +69,7 @@ pub fn describe(
         "file": model.path,
         "producer": format!("{} {}", proto.producer_name(), proto.producer_version()).trim(),
         "opset": model.opset(),
-        "ir_version": proto.ir_version(),
+        "ir_version": model.ir_version(),
         "inputs": values(&data_inputs(model.graph())),
         "outputs": values(&model.graph().output.iter().collect::<Vec<_>>()),
         "input": input,
