@@ -17,11 +17,12 @@ mod rules;
 mod store;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::OnceLock;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Attributes, data_inputs, declared_dims};
+use crate::graph::{Attributes, data_inputs, declared_dims, output_type};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
-use crate::onnx::{Model, element_count, is_float, node_label};
+use crate::onnx::{DataType, Model, data_type, element_count, is_float, node_label};
 use arithmetic::{Known, LIMIT};
 pub(crate) use batch::mixed_axes;
 pub use batch::{BatchFault, batch_fault, declared_batch, fix_batch, open_batch};
@@ -170,6 +171,8 @@ pub struct Typing<'m> {
     opening: Option<batch::Opening>,
     /// What decided the image size.
     pub size_from: SizeFrom,
+    /// The nodes that make values, once somebody asks.
+    makers: OnceLock<HashMap<&'m str, usize>>,
 }
 
 impl<'m> Typing<'m> {
@@ -353,6 +356,7 @@ impl<'m> Typing<'m> {
             takes_patches: false,
             opening: None,
             size_from: SizeFrom::default(),
+            makers: OnceLock::new(),
         };
         for t in &graph.initializer {
             typing.weight(t.name(), t);
@@ -481,6 +485,34 @@ impl<'m> Typing<'m> {
             Some(([_, h, w, _], true)) | Some(([_, _, h, w], false)) => [h, w],
             None => self.assumption.image,
         }
+    }
+
+    /// True where the file leaves open how many images a batch has.
+    pub(crate) fn batch_is_open(&self) -> bool {
+        let declared = data_inputs(self.graph).into_iter().find_map(declared_dims);
+        declared.is_some_and(|dims| dims.first().is_some_and(Option::is_none))
+    }
+
+    /// The node that makes a value.
+    fn maker(&self, value: &str) -> Option<usize> {
+        let links = self.makers.get_or_init(|| {
+            let nodes = self.graph.node.iter().enumerate();
+            nodes.flat_map(|(k, n)| n.output.iter().map(move |o| (o.as_str(), k))).collect()
+        });
+        links.get(value).copied()
+    }
+
+    /// A constant of the file that shape arithmetic may use, and its element type.
+    fn constant_number(&self, value: &str) -> Option<(Known, DataType)> {
+        if let Some(t) = self.weights.get(value) {
+            return Some((Known::read(t)?, data_type(t)?));
+        }
+        let node = &self.graph.node[self.maker(value)?];
+        if node.op_type() != "Constant" {
+            return None;
+        }
+        let kind = output_type(node, 0, |_| None)?;
+        Some((arithmetic::constant(node)?, kind))
     }
 
     /// Values that depend on no input: weights, known values, and what is computed from them alone.

@@ -9,12 +9,13 @@ use super::arithmetic::{Known, slice_range};
 use super::factors::{Dim, Factor, Factors, gcd};
 use super::rules::shape_value;
 use super::store::Store;
-use super::{Typing, Use};
+use super::{Assumption, Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, Names, int_attribute, ints_attribute, node as new_node};
-use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 use crate::onnx::{
-    DataType, data_type, element_count, node_label, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw, to_f32,
+    DataType, Model, data_type, element_count, node_label, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw,
+    to_f32,
 };
 
 /// New rows of a weight axis as sums of old ones: for each new position, the old positions and their coefficients.
@@ -361,6 +362,12 @@ fn put_operands(operands: &BTreeMap<(usize, usize), TensorProto>, names: &mut Na
     }
 }
 
+/// Why a node cannot follow an axis that is resized.
+fn stuck(what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("{what} at constant places of an axis that is resized"))
+        .hint("keep the heads and the FFN of this layer, and the image size; `inspect --explain LAYER` shows what its axes reach")
+}
+
 struct Repair<'t, 'm> {
     typing: &'t Typing<'m>,
     plan: &'t Plan,
@@ -370,6 +377,113 @@ struct Repair<'t, 'm> {
     names: &'t mut Names,
     initializers: Vec<TensorProto>,
     nodes: Vec<NodeProto>,
+    /// Shape operands that were computed anew, with the values that they have.
+    corrected: HashMap<String, Vec<(String, Vec<i64>)>>,
+    /// The first node whose computed shape may not fit every batch.
+    scaled: Option<usize>,
+    /// Known values that a division has a part in: they may be right at one batch and wrong at another.
+    divided: HashSet<String>,
+}
+
+/// Images in another batch than the assumed one: a prime number that no axis of a network is likely to be a multiple of.
+const OTHER_BATCH: usize = 59;
+
+/// Inputs of nodes that get other numbers, with their types.
+type Changes = HashMap<(usize, usize), (Known, DataType)>;
+
+/// The arithmetic that makes a shape operand out of shapes and constants.
+struct Cone {
+    /// Its nodes, in the order of the graph.
+    nodes: Vec<usize>,
+    /// The nodes that make the shapes.
+    shapes: HashMap<String, usize>,
+    /// The constants that are numbers there, from the operand on, with the inputs that they are.
+    constants: Vec<(Known, DataType, Vec<(usize, usize)>)>,
+}
+
+impl Cone {
+    fn new(typing: &Typing, fixed: &HashSet<String>, operand: &str) -> Cone {
+        let graph = typing.graph;
+        let mut cone = Cone { nodes: Vec::new(), shapes: HashMap::new(), constants: Vec::new() };
+        let mut names: Vec<&str> = Vec::new();
+        let mut todo = std::collections::VecDeque::from([operand]);
+        while let Some(x) = todo.pop_front() {
+            let Some(k) = typing.maker(x).filter(|_| typing.known.contains_key(x)) else { continue };
+            let node = &graph.node[k];
+            if matches!(node.op_type(), "Shape" | "Size") {
+                cone.shapes.insert(x.to_string(), k);
+                continue;
+            }
+            if node.op_type() == "Constant" || cone.nodes.contains(&k) {
+                continue;
+            }
+            cone.nodes.push(k);
+            for (j, x) in node.input.iter().enumerate().filter(|(_, x)| !x.is_empty()) {
+                todo.push_back(x);
+                let Some((value, kind)) = typing.constant_number(x).filter(|_| fixed.contains(x)) else { continue };
+                if j > 0 && places(node.op_type()) {
+                    continue;
+                }
+                match names.iter().position(|n| *n == x) {
+                    Some(at) => cone.constants[at].2.push((k, j)),
+                    None => {
+                        names.push(x);
+                        cone.constants.push((value, kind, vec![(k, j)]));
+                    }
+                }
+            }
+        }
+        cone.nodes.sort_unstable();
+        cone
+    }
+
+    /// Other numbers that a constant may have wherever it is used, and then in one place: resized by one of the ratios, or what is wanted.
+    fn candidates<'c>(
+        &'c self,
+        ratios: &'c [(usize, usize)],
+        wanted: &'c [i64],
+    ) -> impl Iterator<Item = (Vec<(usize, usize)>, (Known, DataType))> + 'c {
+        self.constants.iter().flat_map(move |(value, kind, uses)| {
+            let mut places = vec![uses.clone()];
+            if uses.len() > 1 {
+                places.extend(uses.iter().map(|&u| vec![u]));
+            }
+            let numbers = value.data.iter().copied().enumerate().take(MAX_ELEMENTS_OF_SHAPE);
+            numbers.flat_map(move |(e, old)| {
+                let scaled = ratios.iter().filter(move |(n, _)| old != 0.0 && old % *n as f64 == 0.0);
+                let scaled = scaled.map(move |&(n, m)| old / n as f64 * m as f64);
+                let others: Vec<f64> = scaled.chain(wanted.iter().map(|&w| w as f64)).filter(|v| *v != old).collect();
+                let places = places.clone();
+                others.into_iter().flat_map(move |v| {
+                    let mut number = value.clone();
+                    if let Some(x) = number.data.iter_mut().nth(e) {
+                        *x = v;
+                    }
+                    places.clone().into_iter().map(move |p| (p, (number.clone(), *kind)))
+                })
+            })
+        })
+    }
+}
+
+/// Elements of a constant list that are tried.
+const MAX_ELEMENTS_OF_SHAPE: usize = 8;
+
+/// True for operators whose operands behind the first are axes, places or shapes.
+fn places(op: &str) -> bool {
+    matches!(
+        op,
+        "Gather"
+            | "GatherElements"
+            | "GatherND"
+            | "Slice"
+            | "Squeeze"
+            | "Unsqueeze"
+            | "Reshape"
+            | "Expand"
+            | "Tile"
+            | "Split"
+    ) || op.starts_with("Reduce")
 }
 
 /// Walks the graph with the new sizes.
@@ -383,11 +497,26 @@ fn repair(typing: &Typing, plan: &Plan, factors: &mut Factors, names: &mut Names
             known.insert(t.name().to_string(), value);
         }
     }
-    let mut repair = Repair { typing, plan, factors, known, fixed, names, initializers: Vec::new(), nodes: Vec::new() };
+    let mut repair = Repair {
+        typing,
+        plan,
+        factors,
+        known,
+        fixed,
+        names,
+        initializers: Vec::new(),
+        nodes: Vec::new(),
+        corrected: HashMap::new(),
+        scaled: None,
+        divided: HashSet::new(),
+    };
     for (k, node) in std::mem::take(&mut out.node).into_iter().enumerate() {
         let label = node_label(&node);
         repair.node(k, node).map_err(|e| e.in_node(label))?;
     }
+    // Of another image size the input does not know yet.
+    let same_image = !plan.gathers.keys().any(|&f| typing.factors.spatial(f).is_some());
+    let scaled = repair.scaled.filter(|_| same_image);
     out.node = repair.nodes;
     out.initializer.extend(repair.initializers);
     for info in &mut out.output {
@@ -401,7 +530,32 @@ fn repair(typing: &Typing, plan: &Plan, factors: &mut Factors, names: &mut Names
         }
     }
     out.value_info.clear();
-    Ok(())
+    scaled.map_or(Ok(()), |k| any_batch(typing, out).map_err(|e| e.in_node(node_label(&typing.graph.node[k]))))
+}
+
+/// Checks that a resized graph takes other batches than the assumed one, where the graph that it comes from does.
+fn any_batch(typing: &Typing, resized: &GraphProto) -> Result<()> {
+    if !typing.batch_is_open() {
+        return Ok(());
+    }
+    let takes = |graph: &GraphProto, batch: usize| {
+        let opset = OperatorSetIdProto { domain: None, version: Some(typing.opset) };
+        let model = Model::from_proto(ModelProto {
+            graph: Some(graph.clone()),
+            opset_import: vec![opset],
+            ..Default::default()
+        });
+        let assumption = Assumption { batch, image: typing.image_size() };
+        Typing::with(&model, assumption).is_ok_and(|typing| typing.sound().is_ok())
+    };
+    match [1, OTHER_BATCH].into_iter().find(|&batch| !takes(resized, batch) && takes(typing.graph, batch)) {
+        None => Ok(()),
+        Some(batch) => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("a shape that is computed from the batch cannot be resized: it would not fit a batch of {batch}"),
+        )
+        .hint("export the model with a fixed batch, or keep its heads and widths")),
+    }
 }
 
 impl<'m> Repair<'_, 'm> {
@@ -449,6 +603,9 @@ impl<'m> Repair<'_, 'm> {
                 "Tile" => self.repeats(was, &mut node),
                 "Split" => self.split(was, &mut node)?,
                 "Slice" => self.slice(k, was, &mut node)?,
+                "Pad" => self.pad(was, &mut node)?,
+                "ScatterND" => self.scatter(was, &mut node)?,
+                "ScatterElements" => self.scatter_elements(was)?,
                 "AveragePool" | "MaxPool" | "LpPool" => self.pool(was, &mut node),
                 _ => self.counts(k, &mut node),
             }
@@ -484,6 +641,9 @@ impl<'m> Repair<'_, 'm> {
                 }
             }
         };
+        if matches!(was.op_type(), "Div" | "Mod") || was.input.iter().any(|x| self.divided.contains(x)) {
+            self.divided.extend(was.output.iter().cloned());
+        }
         for (o, value) in was.output.iter().zip(results) {
             // A computed list can be as long as a resized axis (the indices of a ScatterND); what is made from it has that length.
             for (d, &n) in self.typing.dims.get(o.as_str()).into_iter().flatten().zip(value.data.shape()) {
@@ -502,35 +662,32 @@ impl<'m> Repair<'_, 'm> {
         Ok(())
     }
 
-    /// Corrects a shape operand: in place where it is constant, by a multiplication and a division behind it where it is
-    /// computed (from the batch, say).
+    /// Corrects a shape operand: in place where it is constant; where it is computed (from the batch, say), at the constants that carry
+    /// what was resized. Behind a division of whole numbers it would be too late: half the heads of one image are no image. Where no
+    /// constant is found a multiplication and a division stand behind it.
     fn shape_operand(&mut self, k: usize, node: &mut NodeProto, j: usize) -> Result<()> {
         let was = &self.typing.graph.node[k];
-        let op = was.op_type();
         let have = self.operand(&node.input[j])?;
-        let shape = self.shape(&was.output[0]);
-        let skip = shape.len().saturating_sub(have.len());
-        let want: Vec<i64> = shape[skip..].iter().map(|&n| n as i64).collect();
-        let source = if op == "Reshape" { self.shape(&was.input[0]) } else { Vec::new() };
-        let allow_zero = was.int("allowzero").unwrap_or(0) != 0;
-        let right: Vec<bool> = have
-            .iter()
-            .zip(&want)
-            .enumerate()
-            .map(|(i, (&h, &w))| match op {
-                _ if h == w => true,
-                "Reshape" => h == -1 || (h == 0 && !allow_zero && source.get(i) == Some(&(w as usize))),
-                "Expand" => h == 1,
-                _ => false,
-            })
-            .collect();
-        if right.iter().all(|&r| r) {
+        let (right, want) = self.agreement(was, &have);
+        let agrees = right.iter().all(|&r| r);
+        if agrees && !self.divided.contains(&node.input[j]) {
             return Ok(());
         }
         if self.fixed.contains(&node.input[j]) {
+            if agrees {
+                return Ok(());
+            }
             let values: Vec<i64> =
                 have.iter().zip(&want).zip(&right).map(|((&h, &w), &r)| if r { h } else { w }).collect();
             node.input[j] = self.constant(&values);
+            return Ok(());
+        }
+        if let Some(corrected) = self.at_its_constants(was, &node.input[j]) {
+            node.input[j] = corrected;
+            return Ok(());
+        }
+        self.scaled.get_or_insert(k);
+        if agrees {
             return Ok(());
         }
         let ratios: Vec<(i64, i64)> = have
@@ -552,6 +709,140 @@ impl<'m> Repair<'_, 'm> {
         self.nodes.push(new_node("Div", &[&product, &by], &[&quotient], vec![]));
         node.input[j] = quotient;
         Ok(())
+    }
+
+    /// Which elements of a shape operand agree with the typing, and what it wants of each.
+    fn agreement(&self, was: &NodeProto, have: &[i64]) -> (Vec<bool>, Vec<i64>) {
+        let op = was.op_type();
+        let shape = self.shape(&was.output[0]);
+        let skip = shape.len().saturating_sub(have.len());
+        let want: Vec<i64> = shape[skip..].iter().map(|&n| n as i64).collect();
+        let source = if op == "Reshape" { self.shape(&was.input[0]) } else { Vec::new() };
+        let allow_zero = was.int("allowzero").unwrap_or(0) != 0;
+        let agrees = |(i, (&h, &w)): (usize, (&i64, &i64))| match op {
+            _ if h == w => true,
+            "Reshape" => h == -1 || (h == 0 && !allow_zero && source.get(i) == Some(&(w as usize))),
+            "Expand" => h == 1,
+            _ => false,
+        };
+        (have.iter().zip(&want).enumerate().map(agrees).collect(), want)
+    }
+
+    /// The shape operand, computed anew with other constants where that takes it to agree with the typing at the assumed batch and at
+    /// another one: its name, or `None` where no such constants are found.
+    fn at_its_constants(&mut self, was: &NodeProto, operand: &str) -> Option<String> {
+        if let Some(made) = self.corrected.get(operand) {
+            let fits = |(_, value): &&(String, Vec<i64>)| self.agreement(was, value).0.iter().all(|&r| r);
+            if let Some((name, _)) = made.iter().find(fits) {
+                return Some(name.clone());
+            }
+        }
+        let cone = Cone::new(self.typing, &self.fixed, operand);
+        let mut changes = Changes::new();
+        let (mut good, want) = self.good(was, operand, &cone, &changes)?;
+        if good.iter().all(|&g| g) {
+            return Some(operand.to_string());
+        }
+        let wanted: Vec<i64> = want.iter().zip(&good).filter(|(_, g)| !**g).map(|(&w, _)| w).collect();
+        let ratios = self.ratios();
+        while !good.iter().all(|&g| g) {
+            let better = cone.candidates(&ratios, &wanted).find_map(|(places, value)| {
+                let mut with = changes.clone();
+                with.extend(places.into_iter().map(|place| (place, value.clone())));
+                let (then, _) = self.good(was, operand, &cone, &with)?;
+                let gains = then.iter().zip(&good).any(|(t, g)| *t && !g);
+                let loses = then.iter().zip(&good).any(|(t, g)| !t && *g);
+                (gains && !loses).then_some((with, then))
+            });
+            (changes, good) = better?;
+        }
+        let value = self.computed(operand, &cone, &changes)?;
+        let mut renamed: HashMap<&str, String> = HashMap::new();
+        for &k in &cone.nodes {
+            let node = &self.typing.graph.node[k];
+            let changed = (0..node.input.len()).any(|j| changes.contains_key(&(k, j)));
+            if !changed && !node.input.iter().any(|x| renamed.contains_key(x.as_str())) {
+                continue;
+            }
+            let mut copy = node.clone();
+            for (j, x) in copy.input.iter_mut().enumerate() {
+                if let Some((number, kind)) = changes.get(&(k, j)) {
+                    let name = self.names.fresh("offshoot_shape");
+                    self.initializers.push(number.tensor(&name, *kind)?);
+                    *x = name;
+                } else if let Some(name) = renamed.get(x.as_str()) {
+                    x.clone_from(name);
+                }
+            }
+            for (o, old) in copy.output.iter_mut().zip(&node.output).filter(|(_, old)| !old.is_empty()) {
+                *o = self.names.fresh(old);
+                renamed.insert(old, o.clone());
+            }
+            copy.name = copy.name.and(copy.output.first().cloned());
+            self.nodes.push(copy);
+        }
+        let name = renamed.get(operand)?.clone();
+        self.corrected.entry(operand.to_string()).or_default().push((name.clone(), value));
+        Some(name)
+    }
+
+    /// Which elements of a shape operand agree with the typing under changes of constants, at the assumed batch and at another one where
+    /// the file leaves it open; and what the typing wants of each at the assumed one.
+    fn good(
+        &mut self,
+        was: &NodeProto,
+        operand: &str,
+        cone: &Cone,
+        changes: &Changes,
+    ) -> Option<(Vec<bool>, Vec<i64>)> {
+        let (mut good, want) = self.agreement(was, &self.computed(operand, cone, changes)?);
+        if let Some(batch) = self.typing.batch.filter(|_| self.typing.batch_is_open()) {
+            let assumed = self.factors.factor_size(batch);
+            self.factors.set_size(batch, OTHER_BATCH);
+            let there = self.computed(operand, cone, changes).map(|value| self.agreement(was, &value).0);
+            self.factors.set_size(batch, assumed);
+            good.iter_mut().zip(there?).for_each(|(g, t)| *g &= t);
+        }
+        Some((good, want))
+    }
+
+    /// The value of a shape operand under changes of constants.
+    fn computed(&self, operand: &str, cone: &Cone, changes: &Changes) -> Option<Vec<i64>> {
+        let mut values: HashMap<&str, Known> = HashMap::new();
+        for &k in &cone.nodes {
+            let node = &self.typing.graph.node[k];
+            let mut inputs = Vec::with_capacity(node.input.len());
+            for (j, x) in node.input.iter().enumerate() {
+                inputs.push(match (changes.get(&(k, j)), values.get(x.as_str()), cone.shapes.get(x)) {
+                    _ if x.is_empty() => None,
+                    (Some((number, _)), ..) => Some(number.clone()),
+                    (None, Some(value), _) => Some(value.clone()),
+                    (None, None, Some(&at)) => {
+                        let shape = &self.typing.graph.node[at];
+                        Some(shape_value(shape, &self.shape(shape.input.first()?)))
+                    }
+                    (None, None, None) => {
+                        let stored = || self.typing.weights.get(x.as_str()).and_then(|t| Known::read(t));
+                        self.known.get(x).cloned().or_else(stored)
+                    }
+                });
+            }
+            let made = super::arithmetic::evaluate(node, &inputs)?;
+            values.extend(node.output.iter().map(String::as_str).zip(made));
+        }
+        values.get(operand).map(Known::ints)
+    }
+
+    /// By how much factors are resized, and pairs of them.
+    fn ratios(&self) -> Vec<(usize, usize)> {
+        let of = |(&f, list): (&Factor, &Vec<usize>)| (self.typing.factors.factor_size(f), list.len());
+        let mut single: Vec<(usize, usize)> = self.plan.gathers.iter().map(of).filter(|(n, m)| n != m).collect();
+        single.sort_unstable();
+        single.dedup();
+        let pairs: Vec<(usize, usize)> =
+            single.iter().flat_map(|a| single.iter().map(move |b| (a.0 * b.0, a.1 * b.1))).collect();
+        single.extend(pairs);
+        single
     }
 
     /// Constant repeats of a Tile make the new sizes.
@@ -642,6 +933,126 @@ impl<'m> Repair<'_, 'm> {
             }
         }
         Ok(())
+    }
+
+    /// The border of a grid of another size: what is added behind it follows.
+    fn pad(&mut self, was: &NodeProto, node: &mut NodeProto) -> Result<()> {
+        let typing = self.typing;
+        let dims = |value: &String| typing.dims.get(value.as_str());
+        let (Some(from), Some(to)) = (dims(&was.input[0]), dims(&was.output[0])) else { return Ok(()) };
+        let given = node.input.get(1).filter(|x| !x.is_empty()).and_then(|x| self.known.get(x)).map(Known::ints);
+        let Some(mut pads) = node.ints("pads").map(<[i64]>::to_vec).or(given) else { return Ok(()) };
+        let axes = was.input.get(3).and_then(|x| typing.ints(x)).unwrap_or_else(|| (0..from.len() as i64).collect());
+        let (half, mut changed) = (pads.len() / 2, false);
+        for (i, &a) in axes.iter().enumerate().take(half) {
+            let a = (if a < 0 { a + from.len() as i64 } else { a }) as usize;
+            let (Some(x), Some(y)) = (from.get(a), to.get(a)) else { continue };
+            if !self.on_image(std::slice::from_ref(x)) && !self.on_image(std::slice::from_ref(y)) {
+                continue;
+            }
+            let behind = self.factors.size(y) as i64 - self.factors.size(x) as i64 - pads[i];
+            if behind != pads[half + i] {
+                if behind < 0 {
+                    bail!(Typing, "a border of {} elements cannot be taken from the new grid", -behind);
+                }
+                (pads[half + i], changed) = (behind, true);
+            }
+        }
+        if !changed {
+            return Ok(());
+        }
+        match node.attribute.iter_mut().find(|a| a.name() == "pads") {
+            Some(attribute) => attribute.ints = pads,
+            None => node.input[1] = self.constant(&pads),
+        }
+        Ok(())
+    }
+
+    /// Constant places along a resized axis follow it, and with them the values that are put there: the place of a row that is gone goes,
+    /// that of a row that stands there several times is as many places.
+    fn scatter(&mut self, was: &NodeProto, node: &mut NodeProto) -> Result<()> {
+        let typing = self.typing;
+        let (Some(dims), Some(shape)) = (typing.dims.get(was.output[0].as_str()), typing.shape(&was.input[1])) else {
+            return Ok(());
+        };
+        let Some((&width, lead)) = shape.split_last().filter(|(width, _)| (1..=dims.len()).contains(*width)) else {
+            return Ok(());
+        };
+        let moved: Vec<Option<Vec<usize>>> =
+            dims[..width].iter().map(|d| self.plan.positions(&typing.factors, d)).collect();
+        // Places that are computed were computed again.
+        if moved.iter().all(Option::is_none) || !self.fixed.contains(&node.input[1]) {
+            return Ok(());
+        }
+        let stored = || typing.weights.get(was.input[1].as_str()).and_then(|t| Known::read(t));
+        let places = typing.known.get(was.input[1].as_str()).cloned().or_else(stored);
+        let places = places.filter(|_| !self.on_image(&dims[..width])).ok_or_else(|| stuck("values are put"))?.ints();
+        let places_of: Vec<HashMap<usize, Vec<i64>>> = (moved.into_iter().zip(dims))
+            .map(|(list, d)| {
+                let list = list.unwrap_or_else(|| (0..typing.factors.size(d)).collect());
+                let mut of: HashMap<usize, Vec<i64>> = HashMap::new();
+                list.into_iter().enumerate().for_each(|(new, old)| of.entry(old).or_default().push(new as i64));
+                of
+            })
+            .collect();
+        let (mut rows, mut sources): (Vec<Vec<i64>>, Vec<i64>) = Default::default();
+        for (i, place) in places.chunks_exact(width).enumerate() {
+            let mut new: Vec<Vec<i64>> = vec![Vec::new()];
+            for ((&v, of), d) in place.iter().zip(&places_of).zip(dims) {
+                let old = if v < 0 { v + typing.factors.size(d) as i64 } else { v } as usize;
+                let along = of.get(&old).map(Vec::as_slice).unwrap_or_default();
+                new = new.iter().flat_map(|p| along.iter().map(move |&v| [&p[..], &[v]].concat())).collect();
+            }
+            sources.extend(vec![i as i64; new.len()]);
+            rows.extend(new);
+        }
+        if rows.is_empty() {
+            *node = new_node("Identity", &[&node.input[0]], &[&node.output[0]], vec![]);
+            return Ok(());
+        }
+        let name = self.names.fresh("offshoot_places");
+        self.initializers.push(tensor_from_i64(name.clone(), &[rows.len(), width], &rows.concat()));
+        node.input[1] = name;
+        let (before, now) = (typing.shape(&was.input[2]).unwrap_or_default(), self.shape(&was.input[2]));
+        // Values that have the resized axis themselves have followed it.
+        if now.first() != before.first() && now.first() == Some(&rows.len()) {
+            return Ok(());
+        }
+        if lead.len() != 1 || now.first() != lead.first() {
+            return Err(stuck("values are put"));
+        }
+        if let Some(t) = typing.weights.get(was.input[2].as_str()).filter(|_| node.input[2] == was.input[2]) {
+            let list: Vec<usize> = sources.iter().map(|&i| i as usize).collect();
+            let (data, elements) = (payload(t), element_count(t)?.max(1));
+            let kept = take(&data, &before, 0, &list, data.len() / elements);
+            let shape = [&[list.len()], &before[1..]].concat();
+            let name = self.names.fresh(&was.input[2]);
+            let kind = data_type(t).unwrap_or(DataType::Float);
+            self.initializers.push(tensor_from_raw(name.clone(), kind, &shape, kept.into()));
+            node.input[2] = name;
+            return Ok(());
+        }
+        let (list, kept) = (self.constant(&sources), self.names.fresh(&format!("{}/kept", was.input[2])));
+        self.nodes.push(new_node("Gather", &[&node.input[2], &list], &[&kept], vec![int_attribute("axis", 0)]));
+        node.input[2] = kept;
+        Ok(())
+    }
+
+    /// Constant places of single elements are for the old sizes.
+    fn scatter_elements(&self, was: &NodeProto) -> Result<()> {
+        let dims = self.typing.dims.get(was.output[0].as_str()).map(Vec::as_slice).unwrap_or_default();
+        let moved = dims.iter().any(|d| self.plan.positions(&self.typing.factors, d).is_some());
+        match moved && was.input.get(1).is_some_and(|x| self.fixed.contains(x)) {
+            true => Err(stuck("elements are put")),
+            false => Ok(()),
+        }
+    }
+
+    /// True where one of the dimensions runs over the image: its new positions are no old ones.
+    fn on_image(&self, dims: &[Dim]) -> bool {
+        let factors = &self.typing.factors;
+        let changed = |f: &Factor| self.plan.gathers.contains_key(f) && factors.spatial(*f).is_some();
+        dims.iter().flat_map(|d| factors.all_leaves(d)).any(|f| changed(&f))
     }
 
     /// New scales for an operator that resizes by scales to a size that is no longer theirs. False where it resizes by sizes.

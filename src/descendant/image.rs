@@ -50,7 +50,7 @@ pub fn resize_image(model: &Model, size: [usize; 2]) -> Result<Model> {
     if axes.map(|a| shape[a]) == size {
         return Ok(out);
     }
-    let sizes = Sizes::carry(&typing, size)?;
+    let sizes = Sizes::carry(&typing, size).map_err(|e| near(&typing, size, e))?;
     let plan = Tables::new(&typing, sizes).plan()?;
     out.proto.graph = Some(resize(&typing, &plan)?);
     let name = data_inputs(model.graph()).into_iter().find(|v| declared_dims(v).is_some_and(|d| d.len() == 4));
@@ -64,6 +64,48 @@ pub fn resize_image(model: &Model, size: [usize; 2]) -> Result<Model> {
     }
     check(&out, size)?;
     Ok(out)
+}
+
+/// Steps of a patch that are tried on either side of a size that does not fit.
+const REACH: usize = 32;
+
+/// Names sizes in pixels that fit, the nearest below and above one that does not.
+fn near(typing: &Typing, size: [usize; 2], error: Error) -> Error {
+    let Some(hint) = error.hint_text().filter(|_| error.kind() == ErrorKind::Usage).map(str::to_string) else {
+        return error;
+    };
+    let own = typing.image_size();
+    let strides = typing.graph.node.iter().filter(|n| n.op_type() == "Conv").filter_map(|n| n.ints("strides"));
+    let patch = strides.filter_map(|s| s.first().copied()).find(|&s| s > 1).unwrap_or(1) as usize;
+    // Heights and widths fit by themselves: each is tried beside the model's own width and height.
+    let fits = |axis: usize, n: usize| {
+        let mut size = own;
+        size[axis] = n;
+        n > 0 && Sizes::carry(typing, size).is_ok()
+    };
+    let sides = |axis: usize| -> [Option<usize>; 2] {
+        let n = size[axis];
+        if fits(axis, n) {
+            return [Some(n); 2];
+        }
+        let below = (0..REACH).map(|i| (n / patch).saturating_sub(i) * patch);
+        let above = (1..=REACH).map(|i| (n / patch + i) * patch);
+        [below.filter(|&m| m < n).find(|&m| fits(axis, m)), above.into_iter().find(|&m| fits(axis, m))]
+    };
+    let (heights, widths) = (sides(0), sides(1));
+    let mut found: Vec<String> = Vec::new();
+    for (height, width) in heights.into_iter().zip(widths) {
+        let (Some(h), Some(w)) = (height, width) else { continue };
+        let whole = Sizes::carry(typing, [h, w]).and_then(|sizes| Tables::new(typing, sizes).plan());
+        let text = if h == w { h.to_string() } else { format!("{h}x{w}") };
+        if whole.is_ok() && !found.contains(&text) {
+            found.push(text);
+        }
+    }
+    match found.is_empty() {
+        true => error,
+        false => error.rehint(format!("{hint}, such as {} pixels", found.join(" or "))),
+    }
 }
 
 /// The child must type without contradictions.
@@ -230,7 +272,8 @@ impl<'t, 'm> Sizes<'t, 'm> {
                 Ok(())
             }
             "Slice" => self.slice(k, node, &x, &y),
-            "Pad" => self.each(&x, &y, |old_x, old_y, new| Some((new + old_y).saturating_sub(old_x))),
+            "Gather" => self.offsets(node, &x),
+            "Pad" => self.padded(node, &x, &y),
             // A table that is resampled in the graph keeps its size; what it becomes follows from where it goes.
             "Resize" | "Upsample" | "DepthToSpace" | "SpaceToDepth" => self.each(&x, &y, |old_x, old_y, new| {
                 (new != old_x).then(|| (new * old_y).checked_div(old_x).unwrap_or(new))
@@ -252,6 +295,43 @@ impl<'t, 'm> Sizes<'t, 'm> {
             {
                 self.assign(b, n)?;
             }
+        }
+        Ok(())
+    }
+
+    /// A table of offsets between the places of one axis, whose places are computed: a row for each offset that there is.
+    fn offsets(&mut self, node: &NodeProto, x: &[Dim]) -> Result<()> {
+        let along = node.int("axis").unwrap_or(0);
+        let along = usize::try_from(if along < 0 { along + x.len() as i64 } else { along }).ok();
+        let known = node.input.get(1).is_some_and(|x| self.typing.known.contains_key(x.as_str()));
+        let places = self.dims(node, 1);
+        let (Some(rows), Some([queries, keys]), true) = (along.and_then(|a| x.get(a)), places.as_deref(), known) else {
+            return Ok(());
+        };
+        let longest = |size: &dyn Fn(&[Factor]) -> usize| 2 * size(queries).max(size(keys)).max(1) - 1;
+        let (old, new) = (longest(&|d| self.typing.factors.size(d)), longest(&|d| self.size(d)));
+        match old != new && self.typing.factors.size(rows) == old {
+            true => self.assign(rows, new),
+            false => Ok(()),
+        }
+    }
+
+    /// A border as wide as it was, or, where it completed the last window, as wide as the new grid needs.
+    fn padded(&mut self, node: &NodeProto, x: &[Dim], y: &[Dim]) -> Result<()> {
+        let slides = |n: &NodeProto| matches!(n.op_type(), "Conv" | "AveragePool" | "MaxPool" | "LpPool");
+        let uses = |n: &&NodeProto| n.input.first() == node.output.first();
+        let for_windows = !self.typing.graph.node.iter().filter(uses).any(slides);
+        for (a, b) in x.iter().zip(y) {
+            let (old_x, old_y, new) = (self.typing.factors.size(a), self.typing.factors.size(b), self.size(a));
+            if new == old_x {
+                continue;
+            }
+            let leaves = self.typing.factors.leaves(b);
+            let inner: usize = leaves.iter().skip(1).map(|&f| self.leaf(f)).product();
+            let window = if leaves.len() > 1 { inner } else { old_y };
+            let completes = for_windows && old_y > old_x && old_y.is_multiple_of(window) && old_y - old_x < window;
+            let n = if completes { new.next_multiple_of(window) } else { (new + old_y).saturating_sub(old_x) };
+            self.assign(b, n)?;
         }
         Ok(())
     }
@@ -341,7 +421,11 @@ impl<'t, 'm> Sizes<'t, 'm> {
                 }
                 continue;
             }
-            let (first, last) = (self.border(&x[a], first), self.border(&x[a], first + count));
+            // What is cut to the length of something else, a border of windows taken off again, is as long as that.
+            let (first, last) = match first == 0 && self.changed(&y[a]) {
+                true => (0, self.size(&y[a])),
+                false => (self.border(&x[a], first), self.border(&x[a], first + count)),
+            };
             self.cuts.push((k, a, first, last));
             self.assign(&y[a], last.saturating_sub(first))?;
         }
@@ -572,10 +656,17 @@ impl<'t, 'm> Tables<'t, 'm> {
         let values = values.or_else(|| Known::read(self.typing.weights.get(index.as_str())?));
         let (true, Some(values)) = (dims.iter().any(|d| self.sizes.changed(d)), values) else { return Ok(()) };
         let of_table = self.typing.uses.iter().position(|u| u.node == k && u.input == 0);
-        let Some(u) = of_table.filter(|_| self.typing.weights.get(table.as_str()).is_some_and(|t| is_float(t))) else {
-            return Ok(());
-        };
         let unknown = || unknown(index, &values.data.shape().iter().map(|&n| n as i64).collect::<Vec<_>>());
+        let Some(u) = of_table.filter(|_| self.typing.weights.get(table.as_str()).is_some_and(|t| is_float(t))) else {
+            // What is resampled before it is looked up has to have as many rows as the new places want.
+            let is_made =
+                !self.typing.known.contains_key(table.as_str()) && self.typing.dims.contains_key(table.as_str());
+            let follows = self.typing.dims.get(table.as_str()).is_some_and(|d| d.iter().any(|d| self.sizes.changed(d)));
+            return match is_made && !follows && self.typing.fixed().contains(table.as_str()) {
+                true => Err(unknown()),
+                false => Ok(()),
+            };
+        };
         let along = node.int("axis").unwrap_or(0);
         let along = if along < 0 { along + self.typing.uses[u].dims.len() as i64 } else { along } as usize;
         let rows = self.typing.factors.size(&self.typing.uses[u].dims[along]);

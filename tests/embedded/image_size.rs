@@ -48,6 +48,10 @@ fn sizes_that_fit_no_grid_are_refused() {
     };
     refused("graphs/timm-vit-unfused-ts17.onnx", [18, 16], "no multiple of the patch of 4", "a multiple of 4");
     refused("graphs/timm-swin-ts17.onnx", [40, 32], "10 elements cannot be made of parts", "windows");
+    // In pixels, the nearest on either side.
+    refused("graphs/timm-vit-unfused-ts17.onnx", [18, 16], "", "such as 16 or 20x16 pixels");
+    refused("graphs/timm-vit-unfused-ts17.onnx", [18, 30], "", "such as 16x28 or 20x32 pixels");
+    refused("graphs/timm-swin-ts17.onnx", [40, 32], "", "such as 32 or 48x32 pixels");
     refused("graphs/timm-vit-unfused-ts17.onnx", [0, 16], "cannot be", "");
 }
 
