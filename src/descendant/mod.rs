@@ -19,7 +19,7 @@ mod scales;
 mod taps;
 mod transform;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ndarray::{Array4, ArrayD};
@@ -206,12 +206,15 @@ impl Descendant {
         Ok(())
     }
 
-    /// Makes it compute in another floating-point type: see [`graph::convert`].
+    /// Makes it compute in another floating-point type, but for the nodes that make or take some values, where images were looked at for
+    /// them: see [`graph::convert_but`].
     ///
     /// # Errors
     /// Those of [`graph::convert`].
-    pub fn convert(&mut self, to: FloatType) -> Result<()> {
-        self.plan.warnings.extend(graph::convert(&mut self.model, to)?);
+    pub fn convert(&mut self, to: FloatType, wide: Option<&HashSet<String>>) -> Result<()> {
+        let none = HashSet::new();
+        self.plan.warnings.extend(graph::convert_but(&mut self.model, to, wide.unwrap_or(&none))?);
+        self.plan.warnings.extend(to.caution(wide.is_some()).map(str::to_string));
         self.plan.parameters = parameters(self.model.graph());
         self.plan.bytes = encoded_len(&self.model.proto);
         Ok(())

@@ -14,6 +14,7 @@ pub mod dims;
 pub mod latency;
 pub mod network;
 pub mod order;
+mod range;
 pub mod refit;
 pub mod scratch;
 pub mod similarity;
@@ -40,6 +41,7 @@ use dims::{Measured, Narrow};
 pub use latency::Latencies;
 use network::Network;
 pub use network::Progress;
+pub use range::beyond_half;
 use refit::{Fitted, refit};
 use sites::Way;
 

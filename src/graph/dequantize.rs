@@ -2,15 +2,18 @@
 //!
 //! Every quantised operator is replaced by the float one that it approximates: integer weights become `(weight - zero point) x scale`, and
 //! activations are left as they are, so that a quantisation and the dequantisation behind it are nothing at all. No pattern is looked for,
-//! each operator is rewritten by itself: DynamicQuantizeLinear, QuantizeLinear, DequantizeLinear, MatMulInteger, ConvInteger,
-//! QLinearMatMul and QLinearConv (ONNX operator sets 10 to 24).
+//! each operator is rewritten by itself: DynamicQuantizeLinear, QuantizeLinear, DequantizeLinear (a scale for all, for an axis or for
+//! blocks), MatMulInteger, ConvInteger, QLinearMatMul and QLinearConv (ONNX operator sets 10 to 24), and what ONNX Runtime's quantiser
+//! writes beside them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::{Attributes, Names, functions, node as new_node, prune, sort};
+use super::{Attributes, Names, functions, is_quantised, node as new_node, prune, sort};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
-use crate::onnx::{DataType, Model, data_type, is_float, node_label, tensor_from_f32, tensor_from_raw, to_f32, to_i64};
+use crate::onnx::{
+    DataType, Model, data_type, is_float, node_label, tensor_from_f32, tensor_from_i64, tensor_from_raw, to_f32, to_i64,
+};
 
 /// Operators that move values about, quantised or not.
 const MOVES: &[&str] = &[
@@ -28,11 +31,32 @@ const MOVES: &[&str] = &[
     "MaxPool",
 ];
 
-/// Rewrites a model that was just opened so that it computes in float numbers. Quantised operators that have no rewriting stay, and
-/// [`prepare`](super::prepare) refuses them.
+/// Quantised operators that have a rewriting.
+const READ: &[&str] = &[
+    "DynamicQuantizeLinear",
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "MatMulInteger",
+    "ConvInteger",
+    "QLinearMatMul",
+    "QLinearConv",
+    "QGemm",
+    "QLinearAdd",
+    "QLinearMul",
+    "QLinearSigmoid",
+    "QLinearLeakyRelu",
+    "QLinearSoftmax",
+    "QLinearAveragePool",
+    "QLinearGlobalAveragePool",
+    "QLinearConcat",
+    "QLinearWhere",
+];
+
+/// Rewrites a model that was just opened so that it computes in float numbers.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] for an operator that is quantised in a form that is not known; it names the node.
+/// [`ErrorKind::Unsupported`] for quantised operators that have no rewriting, all of which it names, and for one that is quantised in a form
+/// that is not known; it names the node.
 pub fn dequantize(model: &mut Model) -> Result<()> {
     functions::inline(&mut model.proto)?;
     let path = model.path.clone();
@@ -41,6 +65,12 @@ pub fn dequantize(model: &mut Model) -> Result<()> {
 }
 
 fn rewrite(graph: &mut GraphProto) -> Result<()> {
+    let unread = |n: &&NodeProto| is_quantised(n.op_type()) && !READ.contains(&n.op_type());
+    if let Some(first) = graph.node.iter().find(unread) {
+        let all: BTreeSet<String> = graph.node.iter().filter(unread).map(|n| format!("`{}`", n.op_type())).collect();
+        let all = all.into_iter().collect::<Vec<_>>().join(", ");
+        return Err(refuse(&format!("no float counterpart is known of {all}")).in_node(node_label(first)));
+    }
     let mut users: HashMap<String, usize> = HashMap::new();
     for x in graph.node.iter().flat_map(|n| &n.input) {
         *users.entry(x.clone()).or_default() += 1;
@@ -115,8 +145,16 @@ impl Work {
                 let axis = node.int("axis").unwrap_or(1);
                 let rank = weight.dims.len() as i64;
                 let axis = (if axis < 0 { axis + rank } else { axis }).clamp(0, (rank - 1).max(0)) as usize;
-                let parameters = (self.parameter(&node, 1)?, self.parameter(&node, 2)?);
-                self.weights.push(float(&weight, parameters.0.as_ref(), parameters.1.as_ref(), axis, output(&node)?)?);
+                let (scale, zero) = (self.parameter(&node, 1)?, self.parameter(&node, 2)?);
+                let block = node.int("block_size").and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+                let (scale, zero) = match block {
+                    0 => (scale, zero),
+                    n => (
+                        scale.map(|t| spread(&t, &weight, axis, n)).transpose()?,
+                        zero.map(|t| spread(&t, &weight, axis, n)).transpose()?,
+                    ),
+                };
+                self.weights.push(float(&weight, scale.as_ref(), zero.as_ref(), axis, output(&node)?)?);
             }
             "MatMulInteger" | "ConvInteger" if quantised => {
                 let matrix = node.op_type() == "MatMulInteger";
@@ -137,6 +175,20 @@ impl Work {
                 self.nodes.push(product);
             }
             "QLinearMatMul" | "QLinearConv" if quantised => self.linear(node, &was)?,
+            "QGemm" if quantised => self.gemm(node, &was)?,
+            // Operands with a scale and a zero point each, in front of those of the result, or behind them.
+            "QLinearAdd" => self.plain(node, &was, "Add", &[0, 3])?,
+            "QLinearMul" => self.plain(node, &was, "Mul", &[0, 3])?,
+            "QLinearSigmoid" => self.plain(node, &was, "Sigmoid", &[0])?,
+            "QLinearLeakyRelu" => self.plain(node, &was, "LeakyRelu", &[0])?,
+            "QLinearSoftmax" => self.plain(node, &was, "Softmax", &[0])?,
+            "QLinearAveragePool" => self.plain(node, &was, "AveragePool", &[0])?,
+            "QLinearGlobalAveragePool" => self.plain(node, &was, "GlobalAveragePool", &[0])?,
+            "QLinearConcat" => {
+                let operands: Vec<usize> = (2..node.input.len()).step_by(3).collect();
+                self.plain(node, &was, "Concat", &operands)?;
+            }
+            "QLinearWhere" => self.plain(node, &was, "Where", &[0, 1, 4])?,
             // The scales of a product of integers go into its weight.
             "Cast"
                 if node.int("to") == Some(DataType::Float as i64)
@@ -215,11 +267,7 @@ impl Work {
             inputs.push(self.weight(&node, &weight, scale.as_ref(), zero.as_ref(), axis)?);
         }
         if let (false, Some(bias)) = (matrix, self.parameter(&node, 8)?) {
-            let of_input = self.constant(&node, 1).and_then(|t| to_f32(&t))?;
-            let of_weight = scale.as_ref().map(to_f32).transpose()?.unwrap_or_default();
-            let both: Vec<f32> = of_weight.iter().map(|s| s * of_input.first().copied().unwrap_or(1.0)).collect();
-            let both = tensor_from_f32("scale", DataType::Float, &[both.len()], &both);
-            inputs.push(self.weight(&node, &bias, Some(&both), None, 0)?);
+            inputs.push(self.bias(&node, &bias, 1.0)?);
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let mut product = new_node(if matrix { "MatMul" } else { "Conv" }, &inputs, &[&y], vec![]);
@@ -228,6 +276,69 @@ impl Work {
         self.real.insert(y);
         self.nodes.push(product);
         Ok(())
+    }
+
+    /// The float value of operand `j`, behind which its scale and its zero point stand.
+    fn operand(&mut self, node: &NodeProto, was: &[bool], j: usize, axis: usize) -> Result<String> {
+        if was.get(j).copied().unwrap_or(false) {
+            return Ok(node.input[j].clone());
+        }
+        let (weight, scale, zero) =
+            (self.constant(node, j)?, self.parameter(node, j + 1)?, self.parameter(node, j + 2)?);
+        self.weight(node, &weight, scale.as_ref(), zero.as_ref(), axis)
+    }
+
+    /// One of ONNX Runtime's operators that compute on quantised values what `op` computes on float ones. The condition of a Where is no
+    /// quantised value.
+    fn plain(&mut self, node: NodeProto, was: &[bool], op: &str, operands: &[usize]) -> Result<()> {
+        if node.int("channels_last").unwrap_or(0) != 0 {
+            return Err(refuse(&format!("`{}` of channels last", node.op_type())));
+        }
+        let y = output(&node)?;
+        let mut inputs = Vec::with_capacity(operands.len());
+        for &j in operands {
+            inputs.push(match (op, j) {
+                ("Where", 0) => node.input[0].clone(),
+                _ => self.operand(&node, was, j, 0)?,
+            });
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let mut float = new_node(op, &inputs, &[&y], vec![]);
+        float.name = node.name;
+        float.attribute = node.attribute;
+        float.attribute.retain(|a| !matches!(a.name(), "channels_last" | "opset"));
+        self.real.insert(y);
+        self.nodes.push(float);
+        Ok(())
+    }
+
+    /// QGemm: operand, scale and zero point of both factors, a bias in units of both scales; without a scale of its own the result is float.
+    fn gemm(&mut self, node: NodeProto, was: &[bool]) -> Result<()> {
+        let y = output(&node)?;
+        let columns = usize::from(node.int("transB").unwrap_or(0) == 0);
+        let mut inputs = vec![node.input[0].clone(), self.operand(&node, was, 3, columns)?];
+        if let Some(bias) = self.parameter(&node, 6)? {
+            inputs.push(self.bias(&node, &bias, node.float("alpha").unwrap_or(1.0))?);
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let mut product = new_node("Gemm", &inputs, &[&y], vec![]);
+        product.name = node.name.clone();
+        product.attribute = node.attribute.clone();
+        if node.input.get(7).is_some_and(|x| !x.is_empty()) {
+            self.real.insert(y);
+        }
+        self.nodes.push(product);
+        Ok(())
+    }
+
+    /// Keeps a bias that counts in units of the scales of both factors, operands 1 and 4, and of what multiplies their product; says its
+    /// name.
+    fn bias(&mut self, node: &NodeProto, bias: &TensorProto, alpha: f32) -> Result<String> {
+        let [of_input, of_weight] = [1, 4].map(|j| self.constant(node, j).and_then(|t| to_f32(&t)));
+        let of_input = of_input?.first().copied().unwrap_or(1.0) * alpha;
+        let both: Vec<f32> = of_weight?.iter().map(|s| s * of_input).collect();
+        let both = tensor_from_f32("scale", DataType::Float, &[both.len()], &both);
+        self.weight(node, bias, Some(&both), None, 0)
     }
 
     /// Multiplies the weight of a product of integers with its scales, where a Mul does nothing else.
@@ -258,7 +369,37 @@ impl Work {
     }
 }
 
-/// `(weight - zero point) x scale`, with one zero point and one scale, or one for each element of an axis.
+/// The scales or zero points of blocks of `block` elements along an axis, one for each element of the weight.
+fn spread(of_blocks: &TensorProto, weight: &TensorProto, axis: usize, block: usize) -> Result<TensorProto> {
+    let (dims, blocks) = (&weight.dims, &of_blocks.dims);
+    let fits = dims.len() == blocks.len()
+        && dims.iter().zip(blocks).enumerate().all(|(a, (&n, &b))| match a == axis {
+            true => (n as u64).div_ceil(block as u64) == b as u64,
+            false => n == b,
+        });
+    if !fits {
+        let name = weight.name();
+        return Err(refuse(&format!("`{name}` {dims:?} has scales or zero points {blocks:?} for blocks of {block}")));
+    }
+    let size = |d: &[i64]| d.iter().map(|&n| n as usize).product::<usize>();
+    let (inner, length, count) = (size(&dims[axis + 1..]), dims[axis] as usize, blocks[axis] as usize);
+    let at = |i: usize| {
+        let (outer, along, rest) = (i / (inner * length), i / inner % length, i % inner);
+        (outer * count + along / block) * inner + rest
+    };
+    let shape: Vec<usize> = dims.iter().map(|&n| n as usize).collect();
+    let kind = data_type(of_blocks).unwrap_or(DataType::Float);
+    if is_float(of_blocks) {
+        let values = to_f32(of_blocks)?;
+        let all: Vec<f32> = (0..size(dims)).map(|i| values[at(i)]).collect();
+        return Ok(tensor_from_f32(of_blocks.name(), kind, &shape, &all));
+    }
+    let values = to_i64(of_blocks)?;
+    let all: Vec<i64> = (0..size(dims)).map(|i| values[at(i)]).collect();
+    Ok(tensor_from_i64(of_blocks.name(), &shape, &all))
+}
+
+/// `(weight - zero point) x scale`, with one zero point and one scale, one for each element of an axis, or one for each element.
 fn float(
     weight: &TensorProto,
     scale: Option<&TensorProto>,
@@ -271,13 +412,24 @@ fn float(
     let inner = dims.iter().skip(axis + 1).product::<usize>().max(1);
     let scales = scale.map_or(Ok(vec![1.0]), to_f32)?;
     let zeros = zero.map_or(Ok(vec![0]), to_i64)?;
-    if [scales.len(), zeros.len()].iter().any(|&l| l == 0 || l != 1 && l != n) {
+    let all = dims.iter().product::<usize>();
+    let is_whole = |t: Option<&TensorProto>| t.is_some_and(|t| t.dims.len() > 1 && t.dims == weight.dims);
+    let whole = [is_whole(scale), is_whole(zero)];
+    let lengths = [scales.len(), zeros.len()];
+    if lengths.iter().zip(whole).any(|(&l, whole)| l == 0 || l != 1 && l != if whole { all } else { n }) {
         return Err(refuse(&format!("`{}` is quantised in blocks", weight.name())));
     }
-    let at = |i: usize, of: usize| if of == 1 { 0 } else { i / inner % of };
+    let at = |i: usize, of: usize, whole: bool| match (of, whole) {
+        (1, _) => 0,
+        (_, true) => i,
+        _ => i / inner % of,
+    };
     let values = to_i64(weight)?.into_iter().enumerate();
     let values: Vec<f32> = values
-        .map(|(i, v)| (v as f64 - zeros[at(i, zeros.len())] as f64) as f32 * scales[at(i, scales.len())])
+        .map(|(i, v)| {
+            let zero = zeros[at(i, zeros.len(), whole[1])];
+            (v as f64 - zero as f64) as f32 * scales[at(i, scales.len(), whole[0])]
+        })
         .collect();
     let kind = scale.and_then(data_type).unwrap_or(DataType::Float);
     Ok(tensor_from_f32(name, kind, &dims, &values))

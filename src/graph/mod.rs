@@ -20,8 +20,8 @@ use crate::onnx::{DataType, Model, node_label};
 pub use batch::{add_batch_axis, has_added_batch, remove_batch_axis};
 pub use dequantize::dequantize;
 pub use input::{ImageInput, Values, is_integer};
-pub use narrow::{FloatType, cast, convert};
-pub(crate) use narrow::{check_known, listed};
+pub(crate) use narrow::{Far, check_known, clamp, clipped, listed};
+pub use narrow::{FloatType, cast, convert, convert_but};
 pub use types::{element_types, lift_constants, output_type, widen};
 
 /// Typed access to the attributes of a node.
@@ -274,14 +274,7 @@ fn refuse(graph: &GraphProto) -> Result<()> {
                 "give the model as it was before ONNX Runtime's layout optimisation, or save it at its extended level",
             ));
         }
-        let quantised = op.contains("Integer")
-            || op.to_ascii_lowercase().contains("quantize")
-            || op.starts_with("QLinear")
-            || op.starts_with("QGemm")
-            || op.starts_with("QAttention")
-            || op.contains("NBits")
-            || op.contains("Bnb4");
-        if quantised {
+        if is_quantised(op) {
             return Err(Error::new(ErrorKind::Unsupported, format!("the model is quantised (`{op}`)"))
                 .in_node(node_label(node))
                 .hint(
@@ -290,6 +283,15 @@ fn refuse(graph: &GraphProto) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// True for operators that compute on quantised values, or make them.
+fn is_quantised(op: &str) -> bool {
+    op.contains("Integer")
+        || op.to_ascii_lowercase().contains("quantize")
+        || ["QLinear", "QGemm", "QAttention", "QEmbedLayer", "QOrdered"].iter().any(|start| op.starts_with(start))
+        || op.contains("NBits")
+        || op.contains("Bnb4")
 }
 
 /// The node and the input of a cache: beside token numbers, a float input of four axes that goes into an attention, or is
@@ -392,12 +394,8 @@ pub fn prune(graph: &mut GraphProto) {
     graph.initializer.retain(|t| live.contains(t.name()));
     let made: HashSet<&str> = graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)).collect();
     graph.value_info.retain(|v| made.contains(v.name()));
-    // Old IR versions list initializers among the inputs: those that are gone go there too.
-    let initializers: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
     let first = graph.input.first().map(|v| v.name().to_string());
-    graph
-        .input
-        .retain(|v| live.contains(v.name()) || initializers.contains(v.name()) || Some(v.name()) == first.as_deref());
+    graph.input.retain(|v| live.contains(v.name()) || Some(v.name()) == first.as_deref());
 }
 
 /// Names for new values that no value of the graph has.

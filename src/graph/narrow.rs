@@ -4,14 +4,18 @@
 //! float32 between casts: operators that ONNX does not define for the type at the model's operator set, operators that square, sum,
 //! exponentiate or take roots (a norm or a Softmax that an exporter took apart would overflow float16, and half-precision exporters
 //! widen there, too), and arithmetic that no image reaches, such as shape arithmetic, position grids and rotary angles.
+//!
+//! Numbers beyond the range of the type become its largest, in tensors and where what is computed of them in float32 is cast. Masks are full
+//! of them: the smallest float32 stands for minus infinity and must not become it, or a row that is masked as a whole is no number.
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Attributes, Names, element_types, int_attribute, is_standard, lift_constants, node as new_node, widen};
-use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::proto::{
-    AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType, type_proto,
+use super::{
+    Attributes, Names, element_types, float_attribute, int_attribute, is_standard, lift_constants, node as new_node,
+    widen,
 };
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};
 use crate::onnx::{DataType, Model, data_type, element_count, tensor_from_f32, to_f32};
 
 /// The floating-point type that a model computes in.
@@ -24,6 +28,22 @@ pub enum FloatType {
     Fp16,
     /// bfloat16: half the bytes, the range of float32, 8 significant bits. Needs operator set 13.
     Bf16,
+}
+
+impl FloatType {
+    /// What whoever writes a file in this type should know, where it was or was not looked at images for what float16 does not hold.
+    pub fn caution(self, looked: bool) -> Option<&'static str> {
+        match self {
+            FloatType::Fp32 => None,
+            FloatType::Fp16 if looked => None,
+            FloatType::Fp16 => Some(
+                "numbers above 65504 are infinite in float16, and no image was looked at for them: `compare` on images shows whether there are some",
+            ),
+            FloatType::Bf16 => Some(
+                "ONNX Runtime's CPU provider does not load a file in bfloat16: it is for GPUs and other runtimes, and --dtype fp16 for both",
+            ),
+        }
+    }
 }
 
 /// Operators of the default domain with the first operator sets at which they take float16 and bfloat16.
@@ -86,11 +106,19 @@ pub(crate) fn listed(list: &str, op: &str) -> bool {
 }
 
 /// Makes a prepared model ([`super::prepare`]) compute in `to`, whatever floating-point type it computed in before; inputs and outputs
-/// become float32. Returns a warning where tensors held finite numbers beyond the range of float16, which were clamped to it.
+/// become float32. Returns a warning where tensors held finite numbers beyond the range of the type, which were clamped to it.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] for bfloat16 below operator set 13, which does not know it.
 pub fn convert(model: &mut Model, to: FloatType) -> Result<Option<String>> {
+    convert_but(model, to, &HashSet::new())
+}
+
+/// [`convert`], but the nodes that make some values, or take them, compute in float32.
+///
+/// # Errors
+/// Those of [`convert`].
+pub fn convert_but(model: &mut Model, to: FloatType, wide: &HashSet<String>) -> Result<Option<String>> {
     widen(model.graph_mut(), &[DataType::Float16, DataType::Bfloat16])?;
     let half = match to {
         FloatType::Fp32 => return Ok(None),
@@ -99,10 +127,14 @@ pub fn convert(model: &mut Model, to: FloatType) -> Result<Option<String>> {
     };
     let opset = model.opset();
     check_known(half, opset, "--dtype")?;
-    let clamped = narrow(model.graph_mut(), half, opset)?;
+    let clamped = narrow(model.graph_mut(), half, opset, wide)?;
     Ok(clamped.first().map(|first| {
         let more = if clamped.len() > 1 { format!(" and {} more", clamped.len() - 1) } else { String::new() };
-        format!("`{first}`{more} had numbers beyond float16, which are now 65504: compare the outputs")
+        let (name, largest) = match half {
+            DataType::Float16 => ("float16", "65504"),
+            _ => ("bfloat16", "3.39e38"),
+        };
+        format!("`{first}`{more} had numbers beyond {name}, which are now {largest}: compare the outputs")
     }))
 }
 
@@ -119,7 +151,7 @@ pub(crate) fn check_known(half: DataType, opset: i64, flag: &str) -> Result<()> 
 }
 
 /// Makes a graph of float32 compute in `half`, and returns the names of the tensors that were clamped; see [`convert`].
-fn narrow(graph: &mut GraphProto, half: DataType, opset: i64) -> Result<Vec<String>> {
+fn narrow(graph: &mut GraphProto, half: DataType, opset: i64, wide: &HashSet<String>) -> Result<Vec<String>> {
     lift_constants(graph);
     let mut names = Names::new(graph);
     let floats: HashSet<String> = element_types(graph)
@@ -127,8 +159,10 @@ fn narrow(graph: &mut GraphProto, half: DataType, opset: i64) -> Result<Vec<Stri
         .filter(|&(_, kind)| kind == DataType::Float)
         .map(|(name, _)| name.to_string())
         .collect();
-    let plan = Plan::new(graph, half, opset, &floats);
-    let mut work = Narrowing { half, plan, floats, casts: HashMap::new(), clamped: Vec::new(), out: Vec::new() };
+    let plan = Plan::new(graph, half, opset, &floats, wide);
+    let far = Far::new(graph, half)?;
+    let mut work =
+        Narrowing { half, opset, plan, far, floats, casts: HashMap::new(), clamped: Vec::new(), out: Vec::new() };
     work.tensors(graph, &mut names)?;
     let outputs: Vec<String> = graph.output.iter().map(|o| o.name().to_string()).collect();
     for (k, mut node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
@@ -143,6 +177,9 @@ fn narrow(graph: &mut GraphProto, half: DataType, opset: i64) -> Result<Vec<Stri
         }
         if node.op_type() == "Cast" && work.plan.halves[k] {
             node.attribute = vec![int_attribute("to", half as i64)];
+            if let Some(x) = node.input.first_mut().filter(|x| !work.plan.narrow.contains(*x)) {
+                *x = work.within(x, &mut names);
+            }
         }
         work.out.push(node);
     }
@@ -156,7 +193,97 @@ fn narrow(graph: &mut GraphProto, half: DataType, opset: i64) -> Result<Vec<Stri
     graph.node = work.out;
     graph.value_info.retain(|v| !work.floats.contains(v.name()));
     work.clamped.sort();
+    work.clamped.dedup();
     Ok(work.clamped)
+}
+
+/// The largest number of a half-precision type.
+fn largest(half: DataType) -> f32 {
+    match half {
+        DataType::Float16 => half::f16::MAX.to_f32(),
+        _ => half::bf16::MAX.to_f32(),
+    }
+}
+
+/// Makes finite numbers beyond the range of a half-precision type its largest. True where there were some.
+pub(crate) fn clamp(numbers: &mut [f32], half: DataType) -> bool {
+    let largest = largest(half);
+    let mut beyond = false;
+    for v in numbers.iter_mut().filter(|v| v.is_finite() && v.abs() > largest) {
+        (*v, beyond) = (v.clamp(-largest, largest), true);
+    }
+    beyond
+}
+
+/// Values of float32 that may hold finite numbers beyond the range of a half-precision type: small constants, what is chosen from them and
+/// what is computed of them number by number. Each comes with the constant that it has them from.
+pub(crate) struct Far(HashMap<String, String>);
+
+impl Far {
+    /// Follows the constants of a sorted graph of float32.
+    pub(crate) fn new(graph: &GraphProto, half: DataType) -> Result<Far> {
+        let mut far: HashMap<String, String> = HashMap::new();
+        for t in graph.initializer.iter().filter(|t| data_type(t) == Some(DataType::Float)) {
+            if element_count(t)? < LARGE && clamp(&mut to_f32(t)?, half) {
+                far.insert(t.name().to_string(), t.name().to_string());
+            }
+        }
+        for node in &graph.node {
+            let from = match node.op_type() {
+                "Constant" | "ConstantOfShape" => {
+                    let mut numbers: Vec<f32> = node.attribute.iter().flat_map(|a| &a.floats).copied().collect();
+                    numbers.extend(node.float("value_float"));
+                    if let Some(t) = node.tensor("value").filter(|t| data_type(t) == Some(DataType::Float)) {
+                        numbers.extend(to_f32(t)?);
+                    }
+                    clamp(&mut numbers, half).then(|| node.output.first().cloned()).flatten()
+                }
+                op if op == "Cast" || listed(MOVES, op) || listed(ELEMENTWISE, op) => {
+                    node.input.iter().find_map(|x| far.get(x)).cloned()
+                }
+                _ => None,
+            };
+            if let Some(from) = from {
+                let made = node.output.iter().filter(|o| !o.is_empty());
+                far.extend(made.map(|o| (o.clone(), from.clone())));
+            }
+        }
+        Ok(Far(far))
+    }
+
+    /// The constant from which a value may have numbers beyond the range.
+    pub(crate) fn origin(&self, value: &str) -> Option<&str> {
+        self.0.get(value).map(String::as_str)
+    }
+}
+
+/// A value of float32 with the numbers beyond the range of a half-precision type made its largest: its name, and the nodes that make it.
+pub(crate) fn clipped(value: &str, half: DataType, opset: i64, names: &mut Names) -> (String, Vec<NodeProto>) {
+    let bounds = [-largest(half), largest(half)];
+    let made = names.fresh(&format!("{value}/clipped"));
+    if opset < 11 {
+        let attributes = ["min", "max"].into_iter().zip(bounds).map(|(name, v)| float_attribute(name, v)).collect();
+        let clip = new_node("Clip", &[value], &[&made], attributes);
+        return (made, vec![clip]);
+    }
+    let [least, most] = ["least", "most"].map(|bound| names.fresh(&format!("{value}/{bound}")));
+    let mut nodes = Vec::with_capacity(3);
+    for (name, v) in [&least, &most].into_iter().zip(bounds) {
+        let bound = value_attribute(tensor_from_f32("", DataType::Float, &[], &[v]));
+        nodes.push(new_node("Constant", &[], &[name], vec![bound]));
+    }
+    nodes.push(new_node("Clip", &[value, &least, &most], &[&made], vec![]));
+    (made, nodes)
+}
+
+/// The attribute that holds the tensor of a Constant.
+fn value_attribute(t: TensorProto) -> AttributeProto {
+    AttributeProto {
+        name: Some("value".into()),
+        r#type: Some(AttributeType::Tensor as i32),
+        t: Some(t),
+        ..Default::default()
+    }
 }
 
 /// True where an input has the element type that the node computes in: the scales of a Resize are float32 always, and a Cast takes
@@ -193,7 +320,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(graph: &GraphProto, half: DataType, opset: i64, floats: &HashSet<String>) -> Plan {
+    fn new(graph: &GraphProto, half: DataType, opset: i64, floats: &HashSet<String>, wide: &HashSet<String>) -> Plan {
         let mut reached: HashSet<&str> = super::data_inputs(graph).iter().map(|v| v.name()).collect();
         let mut narrow: HashSet<String> = HashSet::new();
         let mut small: HashSet<String> = HashSet::new();
@@ -215,7 +342,9 @@ impl Plan {
             }
             let touches = node.input.iter().chain(&node.output).any(|x| floats.contains(x));
             let halved = |x: &String| narrow.contains(x);
+            let stays = node.input.iter().chain(&node.output).any(|x| wide.contains(x));
             let is_half = touches
+                && !stays
                 && can_be_half(node, half, opset)
                 && match node.op_type() {
                     "Cast" => node.int("to") == Some(DataType::Float as i64) && of_data,
@@ -254,7 +383,9 @@ fn can_be_half(node: &NodeProto, half: DataType, opset: i64) -> bool {
 
 struct Narrowing {
     half: DataType,
+    opset: i64,
     plan: Plan,
+    far: Far,
     /// Values that are float32 in the graph as it was.
     floats: HashSet<String>,
     /// Casts that were made, by value and by whether they are to half.
@@ -283,12 +414,6 @@ impl Narrowing {
             } else {
                 continue;
             }
-            if let Some(info) = graph.input.iter_mut().find(|v| v.name() == name)
-                && let Some(type_proto::Value::TensorType(declared)) =
-                    info.r#type.as_mut().and_then(|t| t.value.as_mut())
-            {
-                declared.elem_type = Some(self.half as i32);
-            }
         }
         graph.initializer.extend(copies);
         Ok(())
@@ -309,12 +434,7 @@ impl Narrowing {
         if let Some(value) = value {
             let t = self.tensor(&TensorProto { name: Some(name.clone()), ..value })?;
             let mut narrowed = node.clone();
-            narrowed.attribute = vec![AttributeProto {
-                name: Some("value".into()),
-                r#type: Some(AttributeType::Tensor as i32),
-                t: Some(TensorProto { name: None, ..t }),
-                ..Default::default()
-            }];
+            narrowed.attribute = vec![value_attribute(TensorProto { name: None, ..t })];
             if single {
                 let copy = names.fresh(&format!("{name}/half"));
                 narrowed.output = vec![copy.clone()];
@@ -341,8 +461,18 @@ impl Narrowing {
         }
         let (suffix, kind) = if half { ("half", self.half) } else { ("single", DataType::Float) };
         let made = names.fresh(&format!("{value}/{suffix}"));
-        self.out.push(cast(value, &made, kind));
+        let from = if half { self.within(value, names) } else { value.to_string() };
+        self.out.push(cast(&from, &made, kind));
         self.casts.insert((value.to_string(), half), made.clone());
+        made
+    }
+
+    /// A value of float32 that is about to be cast, within the range of the type.
+    fn within(&mut self, value: &str, names: &mut Names) -> String {
+        let Some(origin) = self.far.origin(value) else { return value.to_string() };
+        self.clamped.push(origin.to_string());
+        let (made, nodes) = clipped(value, self.half, self.opset, names);
+        self.out.extend(nodes);
         made
     }
 
@@ -351,19 +481,16 @@ impl Narrowing {
     fn tensor(&mut self, t: &TensorProto) -> Result<TensorProto> {
         let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
         let mut numbers = to_f32(t)?;
-        if self.half == DataType::Float16 {
-            let (largest, smallest) = (half::f16::MAX.to_f32(), half::f16::MIN_POSITIVE_SUBNORMAL.to_f32());
-            let beyond = |v: f32| v.is_finite() && v.abs() > largest;
-            if numbers.iter().any(|&v| beyond(v)) {
-                numbers.iter_mut().filter(|v| beyond(**v)).for_each(|v| *v = v.clamp(-largest, largest));
-                self.clamped.push(t.name().to_string());
-            }
-            if let [v] = &mut numbers[..]
-                && *v != 0.0
-                && v.abs() < smallest
-            {
-                *v = smallest.copysign(*v);
-            }
+        if clamp(&mut numbers, self.half) {
+            self.clamped.push(t.name().to_string());
+        }
+        let smallest = half::f16::MIN_POSITIVE_SUBNORMAL.to_f32();
+        if let [v] = &mut numbers[..]
+            && self.half == DataType::Float16
+            && *v != 0.0
+            && v.abs() < smallest
+        {
+            *v = smallest.copysign(*v);
         }
         Ok(tensor_from_f32(t.name(), self.half, &dims, &numbers))
     }
@@ -372,7 +499,7 @@ impl Narrowing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Links, float_attribute};
+    use crate::graph::Links;
     use crate::onnx::proto::{ModelProto, OperatorSetIdProto};
     use crate::onnx::tensor_info;
 

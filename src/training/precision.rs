@@ -160,12 +160,13 @@ pub(super) fn in_half(typing: &Typing, half: DataType) -> crate::error::Result<G
     }
     graph.node.splice(0..0, first);
     graph.value_info.clear();
-    meet_in_half(&mut graph, half, &mut names);
+    let far = graph::Far::new(typing.graph, half)?;
+    meet_in_half(&mut graph, half, &far, typing.opset, &mut names);
     Ok(graph)
 }
 
 /// Casts what shape arithmetic made in float32 where it meets data in `half`, in a sorted graph.
-fn meet_in_half(graph: &mut GraphProto, half: DataType, names: &mut Names) {
+fn meet_in_half(graph: &mut GraphProto, half: DataType, far: &graph::Far, opset: i64, names: &mut Names) {
     let unchanged = std::mem::take(&mut graph.node);
     let mut types: HashMap<String, DataType> =
         element_types(graph).into_iter().map(|(name, kind)| (name.to_string(), kind)).collect();
@@ -181,7 +182,10 @@ fn meet_in_half(graph: &mut GraphProto, half: DataType, names: &mut Names) {
                 let to = made.entry(from).or_insert_with_key(|from| {
                     let to = names.fresh(&format!("{from}/half"));
                     types.insert(to.clone(), half);
-                    graph.node.push(cast(from, &to, half));
+                    let within = far.origin(from).map(|_| graph::clipped(from, half, opset, names));
+                    let (from, nodes) = within.unwrap_or_else(|| (from.clone(), Vec::new()));
+                    graph.node.extend(nodes);
+                    graph.node.push(cast(&from, &to, half));
                     to
                 });
                 node.input[j] = to.clone();
@@ -210,7 +214,9 @@ fn used_as_float(nodes: &[NodeProto], value: &str) -> bool {
 
 fn as_half(t: &TensorProto, half: DataType) -> crate::error::Result<TensorProto> {
     let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
-    Ok(tensor_from_f32(t.name(), half, &dims, &to_f32(t)?))
+    let mut numbers = to_f32(t)?;
+    graph::clamp(&mut numbers, half);
+    Ok(tensor_from_f32(t.name(), half, &dims, &numbers))
 }
 
 fn value_attribute(t: TensorProto) -> AttributeProto {
@@ -225,8 +231,13 @@ fn value_attribute(t: TensorProto) -> AttributeProto {
 fn half_attribute(a: &mut AttributeProto, half: DataType) -> crate::error::Result<()> {
     match (a.name(), &a.t) {
         ("value", Some(t)) if data_type(t) == Some(DataType::Float) => a.t = Some(as_half(t, half)?),
-        ("value_float", _) => *a = value_attribute(tensor_from_f32("", half, &[], &[a.f()])),
-        ("value_floats", _) => *a = value_attribute(tensor_from_f32("", half, &[a.floats.len()], &a.floats)),
+        ("value_float", _) => {
+            *a = value_attribute(as_half(&tensor_from_f32("", DataType::Float, &[], &[a.f()]), half)?)
+        }
+        ("value_floats", _) => {
+            let t = tensor_from_f32("", DataType::Float, &[a.floats.len()], &a.floats);
+            *a = value_attribute(as_half(&t, half)?);
+        }
         _ => {}
     }
     Ok(())

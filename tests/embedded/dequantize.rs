@@ -5,7 +5,7 @@ use ndarray::Array4;
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
 use offshoot::error::ErrorKind;
-use offshoot::graph::{dequantize, node, prepare};
+use offshoot::graph::{dequantize, int_attribute, node, prepare};
 use offshoot::onnx::proto::GraphProto;
 use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_raw, tensor_info, to_f32};
 use offshoot::runtime::{Kind, Options, Runtime};
@@ -32,7 +32,7 @@ fn quantised_models_become_the_float_model_that_they_stand_for() {
     let want = run(&runtime, &original, &x).unwrap();
     let truth: Value =
         serde_json::from_slice(&std::fs::read(root().join("fixtures/quantized/weights.json")).unwrap()).unwrap();
-    for name in ["dynamic", "qdq", "operators"] {
+    for name in ["dynamic", "qdq", "operators", "all-operators", "blocks"] {
         let model = opened(&format!("{name}.onnx"));
         let typing = Typing::new(&model).unwrap();
         let anatomy = Anatomy::new(&typing).unwrap();
@@ -85,7 +85,35 @@ fn quantised_arithmetic_that_has_no_float_counterpart_is_refused() {
         vec![tensor_from_raw("w", DataType::Int8, &[2, 6], vec![1; 12].into()), scale("s", 3)],
     );
     let unknown = graph(vec![node("DequantizeLinear", &["x", "s"], &["y"], vec![])], vec![scale("s", 1)]);
-    for (graph, says) in [(computed, "BitShift"), (blocks, "in blocks"), (unknown, "`x` is no constant")] {
+    // What has no rewriting is named as a whole.
+    let several = graph(
+        vec![
+            node("QLinearReduceMean", &["x", "s", "z", "s", "z"], &["q"], vec![]),
+            node("QAttention", &["q", "w", "b"], &["r"], vec![]),
+            node("QLinearReduceMean", &["r", "s", "z", "s", "z"], &["y"], vec![]),
+        ],
+        vec![scale("s", 1), byte("z"), scale("w", 6), scale("b", 6)],
+    );
+    let unfit = graph(
+        vec![
+            node(
+                "DequantizeLinear",
+                &["w", "s"],
+                &["d"],
+                vec![int_attribute("axis", 1), int_attribute("block_size", 2)],
+            ),
+            node("Mul", &["x", "d"], &["y"], vec![]),
+        ],
+        vec![tensor_from_raw("w", DataType::Int8, &[2, 6], vec![1; 12].into()), scale("s", 3)],
+    );
+    let cases = [
+        (computed, "BitShift"),
+        (blocks, "in blocks"),
+        (unknown, "`x` is no constant"),
+        (several, "`QAttention`, `QLinearReduceMean`"),
+        (unfit, "for blocks of 2"),
+    ];
+    for (graph, says) in cases {
         let proto = offshoot::onnx::proto::ModelProto { graph: Some(graph), ..Default::default() };
         let error = dequantize(&mut Model::from_proto(proto)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);

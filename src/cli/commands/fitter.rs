@@ -1,5 +1,6 @@
 //! What the commands that fit have in common: the pinned model, views of images, and a runtime of one thread.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -12,7 +13,8 @@ use crate::cli::flags::{RuntimeFlags, TransformFlags};
 use crate::cli::output;
 use crate::data::{InputReport, Loader};
 use crate::error::Result;
-use crate::fitting::{Calibration, Limits, Shrinker, Timing, stages};
+use crate::fitting::{Calibration, Limits, Shrinker, Timing, beyond_half, stages};
+use crate::graph::FloatType;
 use crate::learngene::Removals;
 use crate::onnx::Model;
 use crate::runtime::{Options, Runtime};
@@ -70,6 +72,22 @@ impl Fitter {
     /// Views that are fitted on, and those that are held out.
     pub fn views(&self) -> [usize; 2] {
         [self.calibration.fit.len(), self.calibration.held_out.len()]
+    }
+
+    /// The values of a descendant that stay in float32 in a file of `dtype`, since float16 might not hold them; says how many.
+    pub fn wide(&self, child: &Model, dtype: Option<FloatType>) -> Result<Option<HashSet<String>>> {
+        if dtype != Some(FloatType::Fp16) {
+            return Ok(None);
+        }
+        let views: Vec<_> = self.calibration.fit.iter().chain(&self.calibration.held_out).collect();
+        let wide = beyond_half(&self.runtime, child, &views)?;
+        if !wide.is_empty() {
+            let count = wide.len();
+            output::warn(&format!(
+                "{count} value(s) come near the largest number of float16 on the images: they stay float32"
+            ));
+        }
+        Ok(Some(wide))
     }
 
     /// Views that no fit sees.

@@ -117,7 +117,9 @@ pub fn run(c: &Grow) -> Result<()> {
                 verify(runtime, &child.model)?;
             }
             if let Some(dtype) = job.dtype {
-                named(&c.model, child.convert(dtype))?;
+                let fitter = fitter.as_ref().filter(|_| job.shape.image_size.is_none());
+                let wide = fitter.map(|f| named(&c.model, f.wide(&child.model, Some(dtype)))).transpose()?.flatten();
+                named(&c.model, child.convert(dtype, wide.as_ref()))?;
             }
             let transform = fitter.as_ref().and_then(|f| f.loader.preprocess());
             keep_transform(&mut child.model, transform, job.shape.image_size)?;

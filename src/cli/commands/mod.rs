@@ -13,6 +13,7 @@ pub mod shrink;
 pub mod study;
 pub mod tune;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -163,12 +164,14 @@ pub fn warn_skipped(skipped: &Skipped) {
     }
 }
 
-/// Gives a model that is about to be written the type that was asked for.
-pub fn in_type(model: &mut Model, dtype: Option<FloatType>) -> Result<()> {
-    if let Some(dtype) = dtype
-        && let Some(warning) = graph::convert(model, dtype)?
-    {
-        output::warn(&warning);
+/// Gives a model that is about to be written the type that was asked for; `wide` are the values that stay float32, where images were looked
+/// at for them.
+pub fn in_type(model: &mut Model, dtype: Option<FloatType>, wide: Option<&HashSet<String>>) -> Result<()> {
+    if let Some(dtype) = dtype {
+        let none = HashSet::new();
+        let warning = graph::convert_but(model, dtype, wide.unwrap_or(&none))?;
+        warning.iter().for_each(|warning| output::warn(warning));
+        dtype.caution(wide.is_some()).iter().for_each(|caution| output::warn(caution));
     }
     Ok(())
 }

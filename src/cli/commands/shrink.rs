@@ -132,7 +132,8 @@ fn shrink(c: &Shrink) -> Result<()> {
             child.model = named(&c.model, fold_constants(&timer.runtime, &child.model, None))?;
             child.parameters = parameters(child.model.graph());
         }
-        named(&c.model, in_type(&mut child.model, c.dtype))?;
+        let wide = fitter.as_ref().map(|f| named(&c.model, f.wide(&child.model, c.dtype))).transpose()?.flatten();
+        named(&c.model, in_type(&mut child.model, c.dtype, wide.as_ref()))?;
         describe(c, &model, &mut child, &allocation, fitter.as_ref().map(|f| &f.loader))?;
         let milliseconds = latency::side_by_side(&timer.runtime, &model, &child.model)?;
         child.bytes = output::write_model(path, &child.model)?;

@@ -900,7 +900,7 @@ impl<'a> Watch<'a> {
         if let Some(names) = &self.names {
             model.set_metadata(CLASSES, names.clone());
         }
-        in_type(&mut model, self.dtype)?;
+        in_type(&mut model, self.dtype, None)?;
         output::write_model(path, &model)?;
         Ok(())
     }

@@ -1,0 +1,73 @@
+//! Numbers that float16 does not hold: which values of a model come near the end of its range on images.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use ndarray::{ArrayD, Ix4};
+use rayon::prelude::*;
+
+use crate::axes::Typing;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{Names, data_inputs, element_types, node};
+use crate::onnx::proto::type_proto::Value;
+use crate::onnx::{DataType, Model, tensor_info};
+use crate::runtime::Runtime;
+
+/// Values of other images may be larger than those that were seen: up to half the largest number of float16 they are left to it.
+const NEAR: f32 = 32_752.0;
+/// Views that are run as one task.
+const CHUNK: usize = 32;
+
+/// The values of a model of float32 that are beyond 32752 on some view, half of what float16 holds; views are batches of one image.
+///
+/// # Errors
+/// [`ErrorKind::Runtime`] where the runtime cannot run the model.
+pub fn beyond_half(runtime: &Arc<Runtime>, model: &Model, views: &[&ArrayD<f32>]) -> Result<HashSet<String>> {
+    let image = Typing::new(model)?.image_size();
+    let mut probe = model.clone();
+    let graph = probe.graph_mut();
+    let mut names = Names::new(graph);
+    let mut reached: HashSet<&str> = data_inputs(graph).iter().map(|v| v.name()).collect();
+    let types = element_types(graph);
+    let mut values: Vec<String> = Vec::new();
+    for node in &graph.node {
+        if matches!(node.op_type(), "Shape" | "Size") || !node.input.iter().any(|x| reached.contains(x.as_str())) {
+            continue;
+        }
+        let made = node.output.iter().filter(|o| !o.is_empty());
+        reached.extend(made.clone().map(String::as_str));
+        values.extend(made.filter(|o| types.get(o.as_str()) == Some(&DataType::Float)).cloned());
+    }
+    let mut probes = Vec::with_capacity(values.len());
+    for value in &values {
+        let [size, most] = ["size", "largest"].map(|what| names.fresh(&format!("{value}/{what}")));
+        probes.push((
+            [node("Abs", &[value], &[&size], vec![]), node("ReduceMax", &[&size], &[&most], vec![])],
+            tensor_info(&most, DataType::Float, &[]),
+        ));
+    }
+    graph.output.clear();
+    for (nodes, mut output) in probes {
+        graph.node.extend(nodes);
+        // As many dimensions as the value has, of one element each.
+        if let Some(Value::TensorType(t)) = output.r#type.as_mut().and_then(|t| t.value.as_mut()) {
+            t.shape = None;
+        }
+        graph.output.push(output);
+    }
+    let of_chunk = |chunk: &[&ArrayD<f32>]| -> Result<Vec<f32>> {
+        let mut session = runtime.load_for(chunk.len(), &probe, image)?;
+        let mut largest = vec![0f32; values.len()];
+        for view in chunk {
+            let x = view.view().into_dimensionality::<Ix4>();
+            let x = x.map_err(|e| Error::new(ErrorKind::Internal, format!("a view is no batch of images: {e}")))?;
+            for (most, found) in largest.iter_mut().zip(session.run(x)?) {
+                *most = found.iter().fold(*most, |m, &v| if v.is_nan() { f32::INFINITY } else { m.max(v) });
+            }
+        }
+        Ok(largest)
+    };
+    let chunks: Vec<Vec<f32>> = views.par_chunks(CHUNK).map(of_chunk).collect::<Result<_>>()?;
+    let far = |i: &usize| chunks.iter().any(|largest| largest[*i] > NEAR);
+    Ok((0..values.len()).filter(far).map(|i| values[i].clone()).collect())
+}
