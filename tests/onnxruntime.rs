@@ -80,8 +80,8 @@ fn data_as_people_hold_them_are_read_rightly() {
 #[test]
 fn models_as_people_hold_them_are_run_rightly() {
     if let Some(runtime) = runtime() {
-        use common::reports::{batches, classifiers, models, studies};
-        let checks: [fn(&str); 9] = [
+        use common::reports::{batches, classifiers, joined, listed, masks, models, ranges, studies, windows};
+        let checks: [fn(&str); 11] = [
             classifiers::losses_take_the_logits,
             classifiers::cross_entropy_behind_a_sigmoid_is_refused,
             classifiers::activations_are_found_in_any_form,
@@ -91,12 +91,17 @@ fn models_as_people_hold_them_are_run_rightly() {
             studies::transforms_beside_the_model_are_read,
             models::dequantised_weights_get_the_hint,
             models::tensors_of_other_ranks_are_named,
+            listed::listed_weights_are_weights,
+            ranges::large_neurons_stay_float32,
         ];
         checks.iter().for_each(|check| check("onnxruntime"));
         classifiers::new_classifiers_keep_what_is_behind_them(runtime);
         batches::children_get_an_open_batch(runtime);
         batches::tokens_that_are_repeated_are_opened(runtime);
         batches::open_batches_of_all_exports_are_believed(runtime);
+        masks::masks_stay_finite(runtime);
+        joined::every_batch_is_right(runtime);
+        windows::children_of_other_sizes_are_right(runtime);
     }
 }
 
@@ -133,7 +138,7 @@ fn images_are_fed_as_the_model_takes_them() {
 fn training_as_people_start_it_is_right() {
     if runtime().is_some() {
         use common::reports::{constants, starts, teachers};
-        let checks: [fn(&str); 11] = [
+        let checks: [fn(&str); 9] = [
             starts::the_start_counts,
             starts::a_resumed_run_knows_its_start,
             starts::few_images_are_held_out,

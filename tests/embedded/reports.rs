@@ -5,8 +5,8 @@ use std::sync::Arc;
 use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
-    batches, classes, classifiers, configs, constants, heads, models, pictures, sizes, stacks, starts, studies, tars,
-    teachers, values,
+    batches, classes, classifiers, configs, constants, heads, joined, listed, masks, models, pictures, ranges, sizes, stacks,
+    starts, studies, tars, teachers, values, windows,
 };
 
 fn tract() -> Arc<Runtime> {
@@ -246,4 +246,30 @@ fn teachers_of_another_order_are_matched_by_name() {
 #[test]
 fn teachers_of_a_whole_run_get_its_image_size() {
     teachers::teachers_of_a_whole_run_get_its_image_size("tract");
+}
+
+#[test]
+fn listed_weights_are_weights() {
+    listed::listed_weights_are_weights("tract");
+    listed::entries_of_weights_go();
+}
+
+#[test]
+fn masks_stay_finite_in_half_precision() {
+    masks::masks_stay_finite(&tract());
+}
+
+#[test]
+fn heads_that_are_joined_with_the_batch_fit_every_batch() {
+    joined::every_batch_is_right(&tract());
+}
+
+#[test]
+fn large_neurons_stay_float32() {
+    ranges::large_neurons_stay_float32("tract");
+}
+
+#[test]
+fn windows_at_other_sizes_are_right() {
+    windows::children_of_other_sizes_are_right(&tract());
 }
