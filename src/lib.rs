@@ -1,9 +1,10 @@
 //! Offshoot grows small Vision Transformers out of big ones: ONNX in, ONNX out.
 //!
-//! The modules are the pipeline, in order: [`onnx`] (the file), [`graph`], [`axes`] (what every dimension is made of),
-//! [`runtime`], [`data`] (images), [`opening`] (the door of models), [`anatomy`] (heads, FFNs, layers), [`density`] (mean attention distances), [`learngene`]
-//! (clusters), [`descendant`], [`fitting`] (closed-form refits), [`training`] (gradients as graphs), [`report`], [`study`] (grids of all that).
-//! Data flows one way; no module reaches back. [`parallel`] stands below all of them: processes that share the work.
+//! The modules are the pipeline, in order: [`onnx`] (the file), [`graph`], [`axes`] (what every dimension is made of), [`runtime`],
+//! [`anatomy`] (heads, FFNs, layers), [`data`] (images), [`opening`] (a model with what lies beside it), [`density`] (mean attention distances), [`report`] (metrics and pages), [`learngene`]
+//! (clusters), [`descendant`], [`fitting`] (closed-form refits), [`training`] (gradients as graphs), [`study`] (grids of all that), [`cli`].
+//! Data flows one way; no module reaches back. [`error`] and [`parallel`], processes that share the work, stand below all of them.
+//! ARCHITECTURE.md in the repository is the map.
 //!
 //! The main job, from an ancestor to a running child:
 //!

@@ -138,7 +138,7 @@ fn images_are_fed_as_the_model_takes_them() {
 fn training_as_people_start_it_is_right() {
     if runtime().is_some() {
         use common::reports::{constants, starts, teachers};
-        let checks: [fn(&str); 9] = [
+        let checks: [fn(&str); 11] = [
             starts::the_start_counts,
             starts::a_resumed_run_knows_its_start,
             starts::few_images_are_held_out,

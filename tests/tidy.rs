@@ -1,0 +1,208 @@
+//! What ARCHITECTURE.md and CONTRIBUTING.md promise of the source, checked against the source.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The most lines of a file, and of a function.
+const FILE: usize = 800;
+const FUNCTION: usize = 80;
+
+/// Files that are longer: how long they are at most, and why. An entry that is no longer needed is an error.
+const LONG_FILES: [(&str, usize, &str); 0] = [];
+
+/// Functions that are longer, in the same way.
+const LONG_FUNCTIONS: [(&str, &str, usize, &str); 0] = [];
+
+/// A file of the source.
+struct Source {
+    /// Relative to the repository.
+    path: String,
+    /// The folder of `src`, or the name of a file right in it.
+    folder: String,
+    lines: Vec<String>,
+    /// Where its tests begin.
+    tests: usize,
+}
+
+impl Source {
+    /// The lines that are compiled into the product, with their numbers, without comments.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines = self.lines[..self.tests].iter().enumerate();
+        lines.map(|(i, line)| (i + 1, line.split("//").next().unwrap_or_default()))
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let mut found = Vec::new();
+    files(&root().join("src"), &mut found);
+    assert!(found.len() > 100, "the source was not found");
+    let source = |path: PathBuf| {
+        let path = path.strip_prefix(root()).unwrap();
+        let folder = path.iter().nth(1).unwrap().to_string_lossy().trim_end_matches(".rs").to_owned();
+        let lines: Vec<String> = fs::read_to_string(root().join(path)).unwrap().lines().map(str::to_owned).collect();
+        let tests = lines.iter().position(|line| line == "#[cfg(test)]").unwrap_or(lines.len());
+        Source { path: path.to_string_lossy().into_owned(), folder, lines, tests }
+    };
+    found.into_iter().map(source).collect()
+}
+
+/// Rows of the tables of ARCHITECTURE.md whose first cell is a name in backticks, below a heading.
+fn table(heading: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let section = text.split(&format!("\n## {heading}\n")).nth(1).unwrap_or_else(|| panic!("no section {heading}"));
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let name = |line: &str| Some(line.strip_prefix("| `")?.split('`').next()?.to_owned());
+    section.lines().filter_map(name).collect()
+}
+
+/// The words that follow `word` in a line of code.
+fn after<'l>(line: &'l str, word: &'l str) -> impl Iterator<Item = String> + 'l {
+    line.match_indices(word)
+        .map(move |(at, _)| line[at + word.len()..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
+}
+
+#[test]
+fn folders_import_from_those_above_them_in_the_table_of_the_architecture() {
+    let order = table("Folders");
+    let place: BTreeMap<&str, usize> = order.iter().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
+    let sources = sources();
+    let folders: BTreeSet<&str> =
+        sources.iter().map(|s| s.folder.as_str()).filter(|f| !["lib", "main"].contains(f)).collect();
+    assert_eq!(folders, place.keys().copied().collect(), "the table of folders and src");
+    let mut wrong = Vec::new();
+    let mut imports = 0;
+    for source in sources.iter().filter(|source| place.contains_key(source.folder.as_str())) {
+        for (number, line) in source.code() {
+            assert!(
+                !line.contains("use crate::{"),
+                "{}:{number}: one `use` a folder, which this test can read",
+                source.path
+            );
+            for name in after(line, "crate::") {
+                // Macros stand at the root of the crate.
+                let Some(&at) = place.get(name.as_str()) else { continue };
+                imports += 1;
+                if at > place[source.folder.as_str()] {
+                    wrong.push(format!("{}:{number} imports {name}, which stands below", source.path));
+                }
+            }
+        }
+    }
+    assert!(imports > 300, "only {imports} imports were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn nothing_is_unwrapped_outside_tests() {
+    let found: Vec<String> = sources()
+        .iter()
+        .flat_map(|source| {
+            let unwraps = source
+                .code()
+                .filter(|(_, line)| [".unwrap()", ".expect(", "panic!("].iter().any(|word| line.contains(word)));
+            unwraps.map(|(number, line)| format!("{}:{number}: {}", source.path, line.trim())).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// Functions of a file: name, first line and number of lines. rustfmt closes each with a brace of its own indentation.
+fn functions(source: &Source) -> Vec<(String, usize, usize)> {
+    let mut found = Vec::new();
+    for (number, line) in source.code() {
+        let Some(name) = line.trim_start().split("fn ").nth(1).filter(|_| starts_a_function(line)) else { continue };
+        let name: String = name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        let closing = format!("{}}}", &line[..line.len() - line.trim_start().len()]);
+        let rest = &source.lines[number - 1..];
+        if let Some(length) =
+            rest.iter().position(|line| *line == closing || line.ends_with(';')).filter(|&l| rest[l] == closing)
+        {
+            found.push((name, number, length + 1));
+        } else if let Some(length) = rest.iter().position(|line| *line == closing) {
+            found.push((name, number, length + 1));
+        }
+    }
+    found
+}
+
+fn starts_a_function(line: &str) -> bool {
+    let words = line.trim_start();
+    ["fn ", "pub fn ", "pub(super) fn ", "pub(crate) fn ", "const fn ", "pub const fn ", "unsafe fn ", "pub unsafe fn "]
+        .iter()
+        .any(|start| words.starts_with(start))
+}
+
+#[test]
+fn files_and_functions_are_short_or_listed_with_a_reason() {
+    let sources = sources();
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for source in &sources {
+        let listed = LONG_FILES.iter().find(|entry| entry.0 == source.path);
+        let most = listed.map_or(FILE, |entry| entry.1);
+        let lines = source.lines.len();
+        if lines > most {
+            wrong.push(format!("{} has {lines} lines, {most} at most", source.path));
+        } else if listed.is_some() && lines <= FILE {
+            wrong.push(format!("{} has {lines} lines and needs no entry", source.path));
+        }
+        for (name, number, lines) in functions(source) {
+            seen += 1;
+            let listed =
+                LONG_FUNCTIONS.iter().find(|entry| entry.0 == source.path && entry.1 == name && lines > FUNCTION);
+            let most = listed.map_or(FUNCTION, |entry| entry.2);
+            if lines > most {
+                wrong.push(format!("{}:{number}: `{name}` has {lines} lines, {most} at most", source.path));
+            }
+        }
+    }
+    for (path, name, ..) in LONG_FUNCTIONS {
+        let source = sources.iter().find(|source| source.path == path);
+        let long = source.is_some_and(|s| functions(s).iter().any(|(n, _, lines)| n == name && *lines > FUNCTION));
+        if !long {
+            wrong.push(format!("{path}: `{name}` needs no entry"));
+        }
+    }
+    assert!(seen > 2000, "only {seen} functions were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_architecture_lists_every_metadata_key() {
+    let listed: BTreeSet<String> = table("Metadata").into_iter().collect();
+    let mut found = BTreeSet::new();
+    for source in sources() {
+        for (_, line) in source.code() {
+            for rest in after_key(line) {
+                found.insert(rest);
+            }
+        }
+    }
+    assert_eq!(found, listed);
+}
+
+/// Literals like "offshoot.preprocess"; those with a slash are versions of schemas and prefixes of names.
+fn after_key(line: &str) -> Vec<String> {
+    let literals = line.split('"').skip(1).step_by(2);
+    literals
+        .filter(|l| l.starts_with("offshoot.") && l.len() > 9 && !l.contains(['/', ' ', '`']))
+        .map(str::to_owned)
+        .collect()
+}
