@@ -1,10 +1,11 @@
 //! The evaluation transform: resize, centre crop, normalise, as timm and torchvision do it.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::{U8, U8x3};
-use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::DynamicImage;
 use ndarray::{Array3, Array4, ArrayBase, ArrayView3, Axis, Ix3, RawData, s};
 use serde::{Deserialize, Serialize};
@@ -359,7 +360,7 @@ pub(super) fn luma(colour: [u8; 3]) -> u8 {
 /// Resizes pixels to the given rows and columns.
 pub(super) fn resample(source: &Pixels, resized: [usize; 2], interpolation: Interpolation) -> Result<Pixels> {
     let (rows, columns, channels) = source.dim();
-    let bytes = resized.iter().try_fold(channels as u64, |product, &side| product.checked_mul(side as u64));
+    let bytes = resized.iter().try_fold(3_u64, |product, &side| product.checked_mul(side as u64));
     if bytes.is_none_or(|bytes| bytes > MAXIMAL_BYTES) {
         bail!(
             Images,
@@ -382,12 +383,19 @@ pub(super) fn resample(source: &Pixels, resized: [usize; 2], interpolation: Inte
     };
     let source = source.as_standard_layout();
     let bytes = source.as_slice().unwrap_or_default();
+    // Grey pictures are resized as coloured ones, so that the library's code is compiled for one pixel type.
+    let bytes: Cow<[u8]> = match channels {
+        1 => bytes.iter().flat_map(|&grey| [grey; 3]).collect(),
+        _ => bytes.into(),
+    };
     // One axis after the other, since Pillow starts with the columns, and this library, left alone, with the rows:
     // around hard edges, what the first pass cuts off at black and white makes a visible difference.
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
-    let pass = if channels == 1 { resample_pass::<U8> } else { resample_pass::<U8x3> };
-    let narrow = pass(bytes, [rows, columns], [rows, resized[1]], &options)?;
-    let bytes = pass(&narrow, [rows, resized[1]], resized, &options)?;
+    let narrow = resample_pass(&bytes, [rows, columns], [rows, resized[1]], &options)?;
+    let mut bytes = resample_pass(&narrow, [rows, resized[1]], resized, &options)?;
+    if channels == 1 {
+        bytes = bytes.into_iter().step_by(3).collect();
+    }
     Array3::from_shape_vec((resized[0], resized[1], channels), bytes)
         .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))
 }
@@ -402,19 +410,14 @@ fn nearest(from: usize, to: usize) -> Vec<usize> {
         .collect()
 }
 
-/// Pixel types are named, so that the library's code is compiled for these two alone.
-fn resample_pass<P: PixelTrait>(
-    source: &[u8],
-    from: [usize; 2],
-    to: [usize; 2],
-    options: &ResizeOptions,
-) -> Result<Vec<u8>> {
+/// Resizes three channels. The pixel type is named, so that the library's code is compiled for it alone.
+fn resample_pass(source: &[u8], from: [usize; 2], to: [usize; 2], options: &ResizeOptions) -> Result<Vec<u8>> {
     let failed = |error: &dyn std::error::Error| Error::new(ErrorKind::Internal, error.to_string());
     let view =
-        TypedImageRef::<P>::from_buffer(from[1] as u32, from[0] as u32, source).map_err(|error| failed(&error))?;
-    let mut bytes = vec![0; to[0] * to[1] * P::size()];
+        TypedImageRef::<U8x3>::from_buffer(from[1] as u32, from[0] as u32, source).map_err(|error| failed(&error))?;
+    let mut bytes = vec![0; to[0] * to[1] * 3];
     let mut result =
-        TypedImage::<P>::from_buffer(to[1] as u32, to[0] as u32, &mut bytes).map_err(|error| failed(&error))?;
+        TypedImage::<U8x3>::from_buffer(to[1] as u32, to[0] as u32, &mut bytes).map_err(|error| failed(&error))?;
     Resizer::new().resize_typed(&view, &mut result, options).map_err(|error| failed(&error))?;
     Ok(bytes)
 }

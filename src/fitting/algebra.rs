@@ -30,6 +30,17 @@ pub fn product(a: ArrayView2<f32>, b: ArrayView2<f32>) -> Array2<f32> {
     out
 }
 
+/// `a` · `b` + `bias` in every row.
+pub fn affine(a: ArrayView2<f32>, b: ArrayView2<f32>, bias: &[f32]) -> Array2<f32> {
+    let mut out = product(a, b);
+    for mut row in out.outer_iter_mut() {
+        for (v, b) in row.iter_mut().zip(bias) {
+            *v += b;
+        }
+    }
+    out
+}
+
 /// Sums of products over some rows.
 pub struct Partial {
     rows: usize,

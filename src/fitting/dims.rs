@@ -444,11 +444,19 @@ fn head_sums(n: &Narrow, h: usize, matrices: &[Array2<f32>], output: &Mat<f64>) 
         for i in (0..tq).step_by(tq.div_ceil(QUERIES)) {
             let p = p.row(i);
             let mut weighted = u.clone();
-            weighted.rows_mut().into_iter().zip(p).for_each(|(mut row, &p)| row *= p);
+            let mut mean_u = vec![0.0; e];
+            for (token, &p) in p.iter().enumerate() {
+                for (column, mean) in mean_u.iter_mut().enumerate() {
+                    let value = &mut weighted[[token, column]];
+                    *value *= p;
+                    *mean += *value;
+                }
+            }
             let mut m = product(k.t(), weighted.view());
-            let (mean_k, mean_u) = (p.dot(&k), weighted.sum_axis(ndarray::Axis(0)));
-            for (mut row, a) in m.rows_mut().into_iter().zip(&mean_k) {
-                row.scaled_add(-a, &mean_u);
+            for (row, a) in p.dot(&k).iter().enumerate() {
+                for (column, mean) in mean_u.iter().enumerate() {
+                    m[[row, column]] -= a * mean;
+                }
             }
             add(&mut sums[2], product(m.view(), m.t()).view());
         }

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use faer::Mat;
-use ndarray::{Array2, ArrayD, Axis, concatenate};
+use ndarray::{Array2, ArrayD, Axis};
 use rayon::prelude::*;
 
-use super::algebra::{Covariance, Moments, Partial, product, scale, times};
+use super::algebra::{Covariance, Moments, Partial, affine, product, scale, times};
 use super::dims::{self, Measured, Narrow};
 use super::order::{self, Thinning, features, predict};
 use super::sites::{Site, Way, sites};
@@ -246,7 +246,7 @@ impl<'m> Network<'m> {
                     let errors: Vec<f64> = rows
                         .par_iter()
                         .enumerate()
-                        .map(|(image, rows)| error(image, &(product(rows.view(), matrix.view()) + &bias)))
+                        .map(|(image, rows)| error(image, &affine(rows.view(), matrix.view(), bias.as_slice().unwrap_or_default())))
                         .collect::<Result<_>>()?;
                     found[at][1].push((r, errors.iter().sum::<f64>() / size));
                 }
@@ -369,7 +369,7 @@ impl<'m> Network<'m> {
     /// What leaves the unchanged site.
     pub(super) fn apply(&self, i: usize, rows: &Array2<f32>) -> Array2<f32> {
         let (matrix, bias) = &self.matrices[i];
-        product(rows.view(), matrix.view()) + ndarray::ArrayView1::from(bias)
+        affine(rows.view(), matrix.view(), bias)
     }
 
     /// A fit on some features in f32, with the bias that keeps the mean.
@@ -503,6 +503,13 @@ fn levels(site: &Site) -> Vec<usize> {
 
 /// Rows of several images as one matrix.
 pub(super) fn stack<'a>(parts: impl Iterator<Item = &'a Array2<f32>>) -> Result<Array2<f32>> {
-    let views: Vec<_> = parts.map(|p| p.view()).collect();
-    concatenate(Axis(0), &views).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))
+    let (mut values, mut shape) = (Vec::new(), [0, 0]);
+    for part in parts {
+        match part.as_slice() {
+            Some(slice) => values.extend_from_slice(slice),
+            None => values.extend(part),
+        }
+        shape = [shape[0] + part.nrows(), part.ncols()];
+    }
+    Array2::from_shape_vec(shape, values).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))
 }

@@ -6,10 +6,10 @@
 //! matrix is kept where it is better.
 
 use faer::Mat;
-use ndarray::{Array1, Array2, ArrayD, ArrayView1, Axis, IxDyn, concatenate};
+use ndarray::{Array1, Array2, ArrayD, IxDyn};
 use rayon::prelude::*;
 
-use super::algebra::{Covariance, Moments, Partial, product, ridge_solve, scale};
+use super::algebra::{Covariance, Moments, Partial, affine, product, ridge_solve, scale};
 use super::network::{Network, Progress, stack};
 use super::scratch::{Arrays, Scratch, Slot};
 use super::sites::Way;
@@ -190,9 +190,9 @@ pub fn refit(
             let both = skips.and_then(|(s, t)| Some((image.ancestor.get(s)?, image.child.get(t)?)));
             image.missing = match (&ways[i], both) {
                 (Some(way), Some((y, x))) if follows && image.left.shape() == y.shape() => {
-                    way.back(&(y - x + &image.left))
+                    way.back(&(minus(y, x) + &image.left))
                 }
-                (Some(way), Some((y, x))) => way.back(&(y - x)),
+                (Some(way), Some((y, x))) => way.back(&minus(y, x)),
                 _ => Array2::zeros(image.added.dim()),
             };
             Ok(())
@@ -212,9 +212,8 @@ pub fn refit(
             let rest = rest.iter().map(|slot| slot.look(&scratch, |i| Ok(i.at_hand()))).collect::<Result<Vec<_>>>()?;
             choose(&mut fit, &covariance, gain, &rest)?;
         }
-        let bias = ArrayView1::from(&fit.bias);
         each(&mut all, &|image| {
-            let out = product(image.rows.view(), fit.matrix.view()) + bias;
+            let out = affine(image.rows.view(), fit.matrix.view(), &fit.bias);
             image.child.insert(own.output.clone(), own.leaving(&child.typing, &out)?);
             let stream = site.skip.as_ref().and_then(|s| image.ancestor.get(s));
             image.left = match (&ways[i], stream) {
@@ -270,10 +269,7 @@ fn covariance(child: &Network, i: usize, images: &[Slot<Image>], scratch: &Scrat
                 let rows = stack(parts.iter().map(|p| &p.rows))?;
                 let added = stack(parts.iter().map(|p| &p.added))?;
                 let missing = stack(parts.iter().map(|p| &p.missing))?;
-                let targets = concatenate(Axis(1), &[added.view(), missing.view()]);
-                let targets =
-                    targets.map_err(|e| crate::error::Error::new(crate::error::ErrorKind::Internal, e.to_string()))?;
-                Ok(Partial::of(rows.view(), targets.view()))
+                Ok(Partial::of(rows.view(), beside(&added, &missing).view()))
             })
             .collect::<Result<_>>()?;
         for part in &parts {
@@ -334,6 +330,29 @@ fn choose(fit: &mut Fitted, covariance: &Covariance, gain: Option<&[f32]>, held_
     Ok(())
 }
 
+// Loops of their own, because ndarray's operators call a function for each element in a build whose codegen units are not optimised across
+// each other.
+
+/// `a` − `b`, element by element.
+fn minus(a: &ArrayD<f32>, b: &ArrayD<f32>) -> ArrayD<f32> {
+    let mut difference = a.clone();
+    for (a, b) in difference.iter_mut().zip(b) {
+        *a -= b;
+    }
+    difference
+}
+
+/// Columns of two matrices of as many rows.
+fn beside(left: &Array2<f32>, right: &Array2<f32>) -> Array2<f32> {
+    let mut both = Array2::zeros((left.nrows(), left.ncols() + right.ncols()));
+    for ((mut row, left), right) in both.outer_iter_mut().zip(left.outer_iter()).zip(right.outer_iter()) {
+        for (to, from) in row.iter_mut().zip(left.iter().chain(right)) {
+            *to = *from;
+        }
+    }
+    both
+}
+
 /// A matrix and a bias.
 type Affine = (Array2<f32>, Array1<f32>);
 
@@ -341,15 +360,16 @@ type Affine = (Array2<f32>, Array1<f32>);
 fn judge(images: &[AtHand], weights: &[f64], own: &Affine, correction: &Affine) -> [f64; 3] {
     let mut sums = [0.0; 3];
     for image in images {
-        let left = &image.added + &image.missing - product(image.rows.view(), own.0.view()) - &own.1;
-        let more = match correction.0.is_empty() {
-            true => Array2::zeros(left.dim()),
-            false => product(image.rows.view(), correction.0.view()) + &correction.1,
-        };
-        for (left, more) in left.rows().into_iter().zip(more.rows()) {
-            for ((l, m), w) in left.iter().zip(more).zip(weights) {
+        let given = product(image.rows.view(), own.0.view());
+        let more = (!correction.0.is_empty()).then(|| product(image.rows.view(), correction.0.view()));
+        // One pass over the numbers, without an array for each difference: this is most of a refit.
+        for row in 0..given.nrows() {
+            for (column, w) in weights.iter().enumerate() {
+                let at = [row, column];
+                let left = image.added[at] + image.missing[at] - given[at] - own.1[column];
+                let more = more.as_ref().map_or(0.0, |more| more[at] + correction.1[column]);
                 for (sum, c) in sums.iter_mut().zip(CORRECTIONS) {
-                    *sum += w * (f64::from(*l) - c * f64::from(*m)).powi(2);
+                    *sum += w * (f64::from(left) - c * f64::from(more)).powi(2);
                 }
             }
         }
