@@ -1,6 +1,6 @@
 //! Reads every model below a folder and writes it, untouched, below another: `rewrite FROM TO`.
 //!
-//! `scripts/check_corpus.py` compares the two.
+//! `scripts/check/corpus.py` compares the two.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! The ONNX Runtime group: what other tests check on tract, checked on ONNX Runtime as well.
 //!
-//! The group runs where the shared library is found (`scripts/fetch_onnxruntime.sh`) and says so where it is left out. With
+//! The group runs where the shared library is found (`scripts/fetch/onnxruntime.sh`) and says so where it is left out. With
 //! `OFFSHOOT_REQUIRE_ONNXRUNTIME=1` a missing library is a failure.
 
 #[path = "embedded/common/mod.rs"]
@@ -244,15 +244,15 @@ fn densities_of_the_bundled_ancestor_equal_an_independent_computation() {
     assert!(difference < 1e-5, "{difference}");
 }
 
-/// The real pretrained model and photographs that `scripts/fetch_models.sh` fetches; `OFFSHOOT_REQUIRE_MODELS=1` makes it a
+/// The real pretrained model and photographs that `scripts/fetch/models.sh` fetches; `OFFSHOOT_REQUIRE_MODELS=1` makes it a
 /// failure that they are missing.
 #[test]
 fn the_real_model_goes_the_whole_path() {
     let (model, photographs) = (".cache/dinov2-small-saliency.onnx", ".cache/photographs");
     let missing = [model, photographs].iter().any(|p| !common::root().join(p).exists());
     if runtime().is_none() || missing {
-        assert!(!missing || std::env::var_os("OFFSHOOT_REQUIRE_MODELS").is_none(), "run scripts/fetch_models.sh");
-        say("real model LEFT OUT: it needs ONNX Runtime and scripts/fetch_models.sh");
+        assert!(!missing || std::env::var_os("OFFSHOOT_REQUIRE_MODELS").is_none(), "run scripts/fetch/models.sh");
+        say("real model LEFT OUT: it needs ONNX Runtime and scripts/fetch/models.sh");
         return;
     }
     let found = json(&["density", model, "--images", photographs]);
@@ -306,8 +306,8 @@ fn hybrid_and_quantised_files_of_other_people() {
     let (hybrid, photographs) = (".cache/ppocr-v4-rec.onnx", ".cache/photographs");
     let missing = [hybrid, photographs].iter().any(|p| !common::root().join(p).exists());
     if runtime().is_none() || missing {
-        assert!(!missing || std::env::var_os("OFFSHOOT_REQUIRE_MODELS").is_none(), "run scripts/fetch_models.sh");
-        say("text recogniser LEFT OUT: it needs ONNX Runtime and scripts/fetch_models.sh");
+        assert!(!missing || std::env::var_os("OFFSHOOT_REQUIRE_MODELS").is_none(), "run scripts/fetch/models.sh");
+        say("text recogniser LEFT OUT: it needs ONNX Runtime and scripts/fetch/models.sh");
         return;
     }
     let run = |arguments: &[&str]| {

@@ -20,7 +20,7 @@ fn left_out(what: &str) {
     let _ = writeln!(std::io::stderr(), "LEFT OUT: {what}");
 }
 
-/// The folder of ONNX Runtime's library and its licences, as `scripts/fetch_onnxruntime.sh` fills it.
+/// The folder of ONNX Runtime's library and its licences, as `scripts/fetch/onnxruntime.sh` fills it.
 fn library() -> Option<PathBuf> {
     let named = std::env::var_os("ORT_DYLIB_PATH").and_then(|p| Some(PathBuf::from(p).parent()?.to_path_buf()));
     let whole = |f: &PathBuf| ["libonnxruntime.so", "LICENSE"].iter().all(|n| f.join(n).exists());
@@ -46,11 +46,11 @@ fn alone(program: &Path, folder: &Path) -> Command {
 #[test]
 fn a_release_archive_works_where_nothing_else_is() {
     let Some(library) = library() else {
-        return left_out("the release archive needs ONNX Runtime: run scripts/fetch_onnxruntime.sh");
+        return left_out("the release archive needs ONNX Runtime: run scripts/fetch/onnxruntime.sh");
     };
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("dist");
-    let mut script = Command::new("scripts/make_release.sh");
+    let mut script = Command::new("scripts/release/release.sh");
     script.args(["--binary", env!("CARGO_BIN_EXE_offshoot"), "--onnxruntime"]).arg(&library);
     printed(script.arg("--output").arg(&out).env("CARGO_NET_OFFLINE", "true").current_dir(root()));
     let mut archives = std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().path());
@@ -113,7 +113,7 @@ fn a_wheel_works_in_a_fresh_environment() {
     };
     let folder = tempfile::tempdir().unwrap();
     let mut script = Command::new(&python);
-    script.arg("scripts/make_wheel.py").args(["--binary", env!("CARGO_BIN_EXE_offshoot"), "--output"]);
+    script.arg("scripts/release/build_wheel.py").args(["--binary", env!("CARGO_BIN_EXE_offshoot"), "--output"]);
     script.arg(folder.path()).env("CARGO_NET_OFFLINE", "true").current_dir(root());
     let wheel = printed(&mut script).trim().to_string();
     let venv = folder.path().join("venv");

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = []
+# ///
 """Times the same commands of two binaries in turn: what a change of profiles or dependencies costs at run time.
 
     python scripts/bench/guard.py OLD NEW [--rounds 3] [--model .cache/dinov2-small-saliency.onnx --images .cache/photographs]

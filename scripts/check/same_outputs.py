@@ -164,7 +164,7 @@ def main():
     environment = {**os.environ, "NO_COLOR": "1", "ORT_DISABLE_TELEMETRY": "1"}
     environment.setdefault("ORT_DYLIB_PATH", str(ROOT / ".onnxruntime/libonnxruntime.so"))
     if not Path(environment["ORT_DYLIB_PATH"]).exists():
-        sys.exit("ONNX Runtime's library is missing: scripts/fetch_onnxruntime.sh .onnxruntime")
+        sys.exit("ONNX Runtime's library is missing: scripts/fetch/onnxruntime.sh .onnxruntime")
     options.hashes.mkdir(parents=True, exist_ok=True)
     # Both run under one name, since messages of usage repeat it.
     with tempfile.TemporaryDirectory() as folder:

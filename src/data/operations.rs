@@ -262,7 +262,7 @@ pub(super) mod tests {
         (differences.into_iter().max().unwrap(), mean)
     }
 
-    /// The tiles of `scripts/make_augment_golden.py`, in its order: what makes them, and whether bit by bit.
+    /// The tiles of `scripts/golden/augment.py`, in its order: what makes them, and whether bit by bit.
     fn tiles(source: &Pixels) -> Vec<(String, Pixels, bool)> {
         use Operation::*;
         let values = [

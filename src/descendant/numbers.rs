@@ -94,7 +94,7 @@ mod tests {
 
     use super::*;
 
-    /// Numbers that NumPy and SciPy computed (`scripts/make_init_golden.py`).
+    /// Numbers that NumPy and SciPy computed (`scripts/golden/init.py`).
     fn golden() -> Value {
         serde_json::from_str(include_str!("../../fixtures/init/golden.json")).unwrap()
     }

@@ -246,7 +246,9 @@ impl<'m> Network<'m> {
                     let errors: Vec<f64> = rows
                         .par_iter()
                         .enumerate()
-                        .map(|(image, rows)| error(image, &affine(rows.view(), matrix.view(), bias.as_slice().unwrap_or_default())))
+                        .map(|(image, rows)| {
+                            error(image, &affine(rows.view(), matrix.view(), bias.as_slice().unwrap_or_default()))
+                        })
                         .collect::<Result<_>>()?;
                     found[at][1].push((r, errors.iter().sum::<f64>() / size));
                 }

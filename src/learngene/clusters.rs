@@ -798,7 +798,7 @@ mod tests {
         (0..heads).map(|h| by_lowest.iter().position(|m| m.contains(&h)).unwrap()).collect()
     }
 
-    /// SciPy's average and single linkage, and silhouettes: `scripts/cluster_golden.py`.
+    /// SciPy's average and single linkage, and silhouettes: `scripts/golden/cluster.py`.
     #[test]
     fn clusters_are_those_of_scipy() {
         #[derive(Deserialize)]

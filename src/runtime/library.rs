@@ -138,7 +138,7 @@ fn open(path: &Path) -> Result<Library> {
     let fail = |what: String| {
         Error::new(ErrorKind::Runtime, what)
             .at(path)
-            .hint("run `scripts/fetch_onnxruntime.sh`, or name the library with --onnxruntime PATH")
+            .hint("run `scripts/fetch/onnxruntime.sh`, or name the library with --onnxruntime PATH")
     };
     // SAFETY: loading runs the library's initialisers, which is what the user asks for by naming it or by having it there.
     let library = unsafe { libloading::Library::new(path) }.map_err(|e| fail(format!("cannot be loaded: {e}")))?;

@@ -242,7 +242,7 @@ fn load_error(kind: Kind, message: &str) -> Error {
     let error = Error::new(ErrorKind::Runtime, format!("{} cannot run this graph: {message}", name(kind)));
     match kind {
         Kind::Tract => error.hint(
-            "ONNX Runtime knows more operators: run `scripts/fetch_onnxruntime.sh` and pass --runtime onnxruntime",
+            "ONNX Runtime knows more operators: run `scripts/fetch/onnxruntime.sh` and pass --runtime onnxruntime",
         ),
         _ => error.hint("check the model with `onnx.checker.check_model`"),
     }

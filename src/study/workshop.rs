@@ -224,7 +224,7 @@ impl Workshop {
         if !entry.path.exists() {
             return Err(Error::new(ErrorKind::Images, "no such file or folder")
                 .at(&entry.path)
-                .hint("scripts/fetch_studies.sh fetches the data sets of docs/studies"));
+                .hint("scripts/fetch/studies.sh fetches the data sets of docs/studies"));
         }
         let dataset = Dataset::open(&entry.path, &DatasetOptions::default())?;
         dataset.require_labels().map_err(|e| e.at(&entry.path))?;
@@ -748,7 +748,7 @@ mod tests {
         let typing = Typing::new(&model).unwrap();
         let gene = by_magnitude(&typing, &Anatomy::new(&typing).unwrap()).unwrap();
         let order = |l: usize| gene.layers[l].iter().map(|c| c.centroid).collect::<Vec<_>>();
-        // NumPy: the sum of squares over `Weights.heads` of scripts/bench_shrink.py, descending.
+        // NumPy: the sum of squares over `Weights.heads` of scripts/bench/shrink.py, descending.
         assert_eq!(order(0), [0, 7, 1, 2, 3, 6, 5, 4]);
         assert_eq!(order(3), [5, 0, 2, 6, 7, 4, 1, 3]);
         assert_eq!(order(7), [5, 7, 6, 4, 0, 1, 3, 2]);

@@ -1,4 +1,4 @@
-//! Quantised models that are made float again: their weights against what the integers stand for (`scripts/make_quantized_fixtures.py`), and
+//! Quantised models that are made float again: their weights against what the integers stand for (`scripts/fixtures/quantized.py`), and
 //! their outputs against the model that was quantised.
 
 use ndarray::Array4;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
-    batches, classes, classifiers, configs, constants, heads, joined, listed, masks, models, pictures, ranges, sizes, stacks,
-    starts, studies, tars, teachers, values, windows,
+    batches, classes, classifiers, configs, constants, heads, joined, listed, masks, models, pictures, ranges, sizes,
+    stacks, starts, studies, tars, teachers, values, windows,
 };
 
 fn tract() -> Arc<Runtime> {

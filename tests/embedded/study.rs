@@ -305,7 +305,7 @@ fn a_study_that_cannot_be_is_refused_before_its_first_cell() {
         (good.replace("init = \"from-scratch\"", "init = \"from-scratch\"\neps = 1"), vec!["clusters no heads"]),
         (good.replace("init = \"from-scratch\"", "init = \"model\""), vec!["method `from-scratch`", "`model`"]),
         (good.replace("init = \"from-scratch\"", "init = \"shrink\""), vec!["`parameters` is missing"]),
-        (good.replace("path = \"tiny.npz\"", "path = \"gone.npz\""), vec!["gone.npz", "scripts/fetch_studies.sh"]),
+        (good.replace("path = \"tiny.npz\"", "path = \"gone.npz\""), vec!["gone.npz", "scripts/fetch/studies.sh"]),
         (good.replace("fashion-vit.onnx", "gone.onnx"), vec!["gone.onnx"]),
         (good.replace("[\"small\"]", "[\"smal\"]"), vec!["grid 1", "[shape.smal]", "small"]),
         (good.replace("[0, 1]", "[]"), vec!["grid 1", "`seeds` is empty"]),

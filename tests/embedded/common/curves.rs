@@ -1,4 +1,4 @@
-//! Loss curves of 50 steps against PyTorch's (fixtures/training/curves.json, made by scripts/make_curve_golden.py).
+//! Loss curves of 50 steps against PyTorch's (fixtures/training/curves.json, made by scripts/golden/curve.py).
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Gradients of fixture models against PyTorch's, which `scripts/make_gradient_golden.py` computed.
+//! Gradients of fixture models against PyTorch's, which `scripts/golden/gradient.py` computed.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

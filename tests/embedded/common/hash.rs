@@ -1,4 +1,4 @@
-//! Pseudo-random numbers that Python makes too (scripts/make_gradient_golden.py).
+//! Pseudo-random numbers that Python makes too (scripts/golden/gradient.py).
 
 /// A hash of position `i`.
 pub fn hash(i: usize, seed: u32) -> u32 {

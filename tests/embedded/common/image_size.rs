@@ -1,5 +1,5 @@
 //! `grow --image-size` against timm: the child equals the model of the other size with weights that timm resampled.
-//! `scripts/make_image_size_golden.py` made the outputs.
+//! `scripts/golden/image_size.py` made the outputs.
 
 use std::sync::Arc;
 

@@ -16,7 +16,7 @@ use super::classifiers::{descend, same};
 use crate::common::binary::{done, json, text};
 use crate::common::{all_fixtures, root};
 
-/// A fixture of scripts/make_classifier_fixtures.py.
+/// A fixture of scripts/fixtures/classifiers.py.
 pub fn fixture(name: &str) -> PathBuf {
     root().join("fixtures/reports/batches").join(name)
 }
@@ -138,7 +138,7 @@ pub fn lists_say_the_batch_of_each_child() {
     crate::common::binary::refused(&common, &["list.toml", "a batch axis is `open`, or a number of images"]);
 }
 
-/// The first three images of images.npz, as scripts/make_classifier_fixtures.py normalises them.
+/// The first three images of images.npz, as scripts/fixtures/classifiers.py normalises them.
 fn prepared() -> Array4<f32> {
     let bytes = fs::read(root().join("fixtures/fashion-images.idx3-ubyte")).unwrap();
     let labels = fs::read(root().join("fixtures/fashion-labels.idx1-ubyte")).unwrap();

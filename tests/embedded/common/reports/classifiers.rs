@@ -17,7 +17,7 @@ use super::fashion::{self, ANCESTOR};
 use crate::common::binary::{PLAIN, done, json, offshoot, refused, text};
 use crate::common::root;
 
-/// A fixture of scripts/make_classifier_fixtures.py.
+/// A fixture of scripts/fixtures/classifiers.py.
 fn fixture(name: &str) -> PathBuf {
     root().join("fixtures/reports/classifiers").join(name)
 }
@@ -27,7 +27,7 @@ fn golden() -> Value {
     serde_json::from_slice(&fs::read(fixture("golden.json")).unwrap()).unwrap()
 }
 
-/// The losses of the three updates of scripts/make_classifier_fixtures.py, and what `tune` prints.
+/// The losses of the three updates of scripts/fixtures/classifiers.py, and what `tune` prints.
 pub fn descend(runtime: &str, model: &Path, golden: &Value, more: &[&str], output: &Path) -> (Vec<f64>, Value, String) {
     let log = output.with_extension("jsonl");
     let (rate, batch) = (golden["rate"].to_string(), golden["batch"].to_string());

@@ -17,7 +17,7 @@ use crate::common::root;
 
 const FOLDER: &str = "fixtures/reports/constants";
 
-/// The images of scripts/make_constants_golden.py.
+/// The images of scripts/golden/constants.py.
 fn images(path: &Path) {
     let mut writer = NpzWriter::new(fs::File::create(path).unwrap());
     let x = Array4::from_shape_vec((24, 3, 16, 16), values(24 * 3 * 256, 77)).unwrap();

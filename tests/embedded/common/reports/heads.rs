@@ -1,4 +1,4 @@
-//! Heads and layers that something else needs, against PyTorch (scripts/make_stack_fixtures.py): what surgery cannot leave exact is said.
+//! Heads and layers that something else needs, against PyTorch (scripts/fixtures/stacks.py): what surgery cannot leave exact is said.
 
 use std::sync::Arc;
 

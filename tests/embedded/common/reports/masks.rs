@@ -19,7 +19,7 @@ use crate::common::root;
 const FOLDER: &str = "fixtures/reports/masks";
 const SHAPE: [usize; 3] = [2, 12, 16];
 
-/// What a model says of the texts of scripts/make_mask_fixtures.py.
+/// What a model says of the texts of scripts/fixtures/masks.py.
 fn said(runtime: &Arc<Runtime>, model: &Model, mask: &[f32]) -> Vec<ArrayD<f32>> {
     let x = ArrayD::from_shape_vec(SHAPE.to_vec(), values(SHAPE.iter().product(), 5)).unwrap();
     let mask = ArrayD::from_shape_vec(SHAPE[..2].to_vec(), mask.to_vec()).unwrap();

@@ -1,4 +1,4 @@
-//! Models of several stacks of layers: what belongs to which, against PyTorch's children (scripts/make_stack_fixtures.py).
+//! Models of several stacks of layers: what belongs to which, against PyTorch's children (scripts/fixtures/stacks.py).
 
 use std::fs;
 use std::path::PathBuf;

@@ -15,7 +15,7 @@ use crate::common::root;
 
 const FOLDER: &str = "fixtures/reports/windows";
 
-/// Children of every size say what a model of that size says (scripts/make_window_fixtures.py), for one image and for two. Where the
+/// Children of every size say what a model of that size says (scripts/fixtures/windows.py), for one image and for two. Where the
 /// exporter looked the offsets up itself, another size is refused.
 pub fn children_of_other_sizes_are_right(runtime: &Arc<Runtime>) {
     let golden: Value = serde_json::from_slice(&fs::read(root().join(FOLDER).join("golden.json")).unwrap()).unwrap();
