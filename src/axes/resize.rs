@@ -397,13 +397,22 @@ struct Cone {
     nodes: Vec<usize>,
     /// The nodes that make the shapes.
     shapes: HashMap<String, usize>,
-    /// The constants that are numbers there, from the operand on, with the inputs that they are.
-    constants: Vec<(Known, DataType, Vec<(usize, usize)>)>,
+    /// The constants that are numbers there, from the operand on, with the inputs that they are; then the parts of lists that are taken
+    /// from shapes, which may become constants.
+    constants: Vec<Number>,
+}
+
+/// A number of the arithmetic, or a list of them, and the inputs of nodes that it is.
+struct Number {
+    value: Known,
+    kind: DataType,
+    uses: Vec<(usize, usize)>,
 }
 
 impl Cone {
-    fn new(typing: &Typing, fixed: &HashSet<String>, operand: &str) -> Cone {
+    fn new(typing: &Typing, known: &HashMap<String, Known>, fixed: &HashSet<String>, operand: &str) -> Cone {
         let graph = typing.graph;
+        let mut parts = Vec::new();
         let mut cone = Cone { nodes: Vec::new(), shapes: HashMap::new(), constants: Vec::new() };
         let mut names: Vec<&str> = Vec::new();
         let mut todo = std::collections::VecDeque::from([operand]);
@@ -420,20 +429,26 @@ impl Cone {
             cone.nodes.push(k);
             for (j, x) in node.input.iter().enumerate().filter(|(_, x)| !x.is_empty()) {
                 todo.push_back(x);
-                let Some((value, kind)) = typing.constant_number(x).filter(|_| fixed.contains(x)) else { continue };
+                let Some((value, kind)) = typing.constant_number(x).filter(|_| fixed.contains(x)) else {
+                    if let Some(value) = known.get(x).filter(|_| node.op_type() == "Concat") {
+                        parts.push(Number { value: value.clone(), kind: DataType::Int64, uses: vec![(k, j)] });
+                    }
+                    continue;
+                };
                 if j > 0 && places(node.op_type()) {
                     continue;
                 }
                 match names.iter().position(|n| *n == x) {
-                    Some(at) => cone.constants[at].2.push((k, j)),
+                    Some(at) => cone.constants[at].uses.push((k, j)),
                     None => {
                         names.push(x);
-                        cone.constants.push((value, kind, vec![(k, j)]));
+                        cone.constants.push(Number { value, kind, uses: vec![(k, j)] });
                     }
                 }
             }
         }
         cone.nodes.sort_unstable();
+        cone.constants.extend(parts);
         cone
     }
 
@@ -443,7 +458,7 @@ impl Cone {
         ratios: &'c [(usize, usize)],
         wanted: &'c [i64],
     ) -> impl Iterator<Item = (Vec<(usize, usize)>, (Known, DataType))> + 'c {
-        self.constants.iter().flat_map(move |(value, kind, uses)| {
+        self.constants.iter().flat_map(move |Number { value, kind, uses }| {
             let mut places = vec![uses.clone()];
             if uses.len() > 1 {
                 places.extend(uses.iter().map(|&u| vec![u]));
@@ -737,7 +752,7 @@ impl<'m> Repair<'_, 'm> {
                 return Some(name.clone());
             }
         }
-        let cone = Cone::new(self.typing, &self.fixed, operand);
+        let cone = Cone::new(self.typing, &self.known, &self.fixed, operand);
         let mut changes = Changes::new();
         let (mut good, want) = self.good(was, operand, &cone, &changes)?;
         if good.iter().all(|&g| g) {
