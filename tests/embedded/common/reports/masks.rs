@@ -86,7 +86,10 @@ pub fn masks_stay_finite(runtime: &Arc<Runtime>) {
             let found = &said(runtime, &grow(dtype), &mask)[0];
             assert_eq!(found.len(), expected.len());
             for (i, (f, e)) in found.iter().zip(&expected).enumerate() {
-                assert!((f - e).abs() < tolerance, "{file} in {dtype}, token {}: {f}, not {e}", i / SHAPE[2]);
+                // A query that sees nothing is padding: a runtime that computes half precision in float32 tells its scores apart.
+                let sees = dtype == "fp32" || mask[i / SHAPE[2]] > 0.0;
+                let right = if sees { (f - e).abs() < tolerance } else { f.is_finite() };
+                assert!(right, "{file} in {dtype}, token {}: {f}, not {e}", i / SHAPE[2]);
             }
         }
         let narrow = grow("bf16");
