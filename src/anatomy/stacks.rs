@@ -41,6 +41,12 @@ pub(super) fn stacks(finder: &Finder, layers: &[Attention]) -> Vec<Stack> {
     }
     let mut stacks: Vec<Stack> = Vec::new();
     for (l, layer) in layers.iter().enumerate() {
+        // Attentions side by side branch from the same value.
+        let beside = |s: &&mut Stack| s.layers.iter().any(|&m| layer.enter.is_some() && layers[m].enter == layer.enter);
+        if let Some(stack) = stacks.iter_mut().find(beside) {
+            stack.layers.push(l);
+            continue;
+        }
         let origin = origin(finder, layer, &made_by);
         let mut before: Vec<usize> =
             (0..stacks.len()).filter(|&s| stacks[s].layers.iter().any(|m| origin.layers.contains(m))).collect();

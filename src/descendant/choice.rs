@@ -147,14 +147,18 @@ impl Layers {
     }
 }
 
-/// Checks that every stack keeps a layer. Returns what is to be said of parts of a stack that have channels of their own and lose all.
+/// Checks that every stack keeps a layer. Returns what is to be said of stacks that lose all because `layers` lists those that stay
+/// one by one, and of parts of a stack that have channels of their own and lose all.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] for a stack that would be empty.
-pub(super) fn check_stacks(typing: &Typing, anatomy: &Anatomy, kept: &[usize]) -> Result<Vec<String>> {
+/// [`ErrorKind::Usage`] for a stack that would be empty because layers are counted over all of them.
+pub(super) fn check_stacks(typing: &Typing, anatomy: &Anatomy, layers: &Layers, kept: &[usize]) -> Result<Vec<String>> {
     let is_gone = |layers: &[usize]| !layers.iter().any(|l| kept.contains(l));
-    if let Some(stack) = anatomy.stacks.iter().find(|s| is_gone(&s.layers)) {
-        let message = format!("no layer of the stack `{}` is left: layers are counted over all stacks", stack.name);
+    let empty = |s: &Stack| format!("no layer of the stack `{}` is left", s.name);
+    let gone: Vec<&Stack> = anatomy.stacks.iter().filter(|s| is_gone(&s.layers)).collect();
+    let is_list = matches!(layers, Layers::List(_));
+    if let Some(stack) = gone.first().filter(|_| !is_list) {
+        let message = format!("{}: layers are counted over all stacks", empty(stack));
         let example: Vec<String> = anatomy.stacks.iter().map(|s| format!("{}:1", s.name)).collect();
         return Err(Error::new(ErrorKind::Usage, message).hint(format!(
             "name the stack, as in --layers {}; the ancestor has {}",
@@ -167,7 +171,7 @@ pub(super) fn check_stacks(typing: &Typing, anatomy: &Anatomy, kept: &[usize]) -
         let channels = typing.factors.size(&anatomy.layers[layers[0]].embedding);
         format!("no layer is left of those that work on {channels} channels of their own: {}", ranges(&layers))
     });
-    Ok(lost.collect())
+    Ok(gone.into_iter().map(empty).chain(lost).collect())
 }
 
 /// The stacks of a model, for a message.

@@ -263,7 +263,7 @@ fn grow_layers(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descend
         return Err(Error::new(ErrorKind::Anatomy, "the model has no self-attention layer to inherit").at(&model.path));
     }
     let (kept, sources) = init::layers(shape, &anatomy.stacks)?;
-    let mut warnings = choice::check_stacks(&typing, &anatomy, &kept)?;
+    let mut warnings = choice::check_stacks(&typing, &anatomy, &shape.layers, &kept)?;
     let ancestor = match shape.init {
         Init::ClusterLearngene => None,
         _ => Some(init::Ancestor::new(&typing, &anatomy)),
