@@ -9,7 +9,8 @@
 
 The bundled ancestor from scratch and a child of its learngene learn labels, a child that `shrink` fitted learns from the ancestor, all three
 on the 300 images of fixtures/; a child of DINOv2-small at 50 %, fitted by `shrink` too, learns from it on 69 photographs. `--without-dinov2`
-leaves the last one out. `--trainer` may be another build that makes the runs with a rate that is given. Needs matplotlib.
+leaves the last one out. Every curve is kept in .cache/rates.json as it is made: a run that is broken off goes on from there, and a new one
+begins with that file away. Needs matplotlib.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import matplotlib.pyplot as plt
 ANCESTOR, IMAGES = "models/fashion-vit.onnx", "fixtures/fashion-images.idx3-ubyte"
 DINOV2, PHOTOGRAPHS = ".cache/dinov2-small-saliency.onnx", ".cache/calibration"
 RATES = [5e-4, 1e-4, 2e-5]
+CACHE = Path(".cache")
 
 
 def run(*command):
@@ -35,59 +37,91 @@ def run(*command):
     return result.stdout
 
 
-def starts(offshoot, folder, with_dinov2):
-    """Name, model, and the flags of its training."""
-    at = lambda name: folder / f"{name}.onnx"
-    labels = ["--data", IMAGES, "--epochs", 20, "--batch-size", 32]
-    run(offshoot, "grow", ANCESTOR, "--init", "from-scratch", "-o", at("scratch"))
-    yield "the bundled ancestor from scratch", at("scratch"), labels
-    run(offshoot, "condense", ANCESTOR, "--images", IMAGES, "-o", at("gene"))
-    run(offshoot, "grow", at("gene"), "--layers", "even:4", "-o", at("child"))
-    yield "a learngene child of half its layers", at("child"), labels
-    run(offshoot, "shrink", ANCESTOR, "--images", IMAGES, "--to", "50%", "-o", at("fitted"))
-    yield "a fitted child at 50 %", at("fitted"), [*labels, "--teacher", ANCESTOR, "--distill", 1]
-    if with_dinov2:
-        kept = folder.parent / "rates-dinov2-50.onnx"
-        if not kept.exists():
-            run(offshoot, "shrink", DINOV2, "--images", PHOTOGRAPHS, "--to", "50%", "-o", kept)
-        flags = ["--data", PHOTOGRAPHS, "--limit", 61, "--val-split", 0.11, "--teacher", DINOV2, "--distill", 1, "--epochs", 3, "--batch-size", 8]
-        yield "DINOv2-small at 50 %, fitted", kept, flags
+def scratch(offshoot, folder):
+    run(offshoot, "grow", ANCESTOR, "--init", "from-scratch", "-o", folder / "scratch.onnx")
+    return folder / "scratch.onnx"
+
+
+def child(offshoot, folder):
+    run(offshoot, "condense", ANCESTOR, "--images", IMAGES, "-o", folder / "gene.onnx")
+    run(offshoot, "grow", folder / "gene.onnx", "--layers", "even:4", "-o", folder / "child.onnx")
+    return folder / "child.onnx"
+
+
+def fitted(offshoot, folder):
+    run(offshoot, "shrink", ANCESTOR, "--images", IMAGES, "--to", "50%", "-o", folder / "fitted.onnx")
+    return folder / "fitted.onnx"
+
+
+def dinov2(offshoot, _):
+    kept = CACHE / "rates-dinov2-50.onnx"
+    if not kept.exists():
+        run(offshoot, "shrink", DINOV2, "--images", PHOTOGRAPHS, "--to", "50%", "-o", kept)
+    return kept
+
+
+LABELS = ["--data", IMAGES, "--epochs", 20, "--batch-size", 32]
+PHOTOS = ["--data", PHOTOGRAPHS, "--limit", 61, "--val-split", 0.11, "--epochs", 2, "--batch-size", 8]
+# Name, what makes the model, and the flags of its training.
+STARTS = [
+    ("the bundled ancestor from scratch", scratch, LABELS),
+    ("a learngene child of half its layers", child, LABELS),
+    ("a fitted child at 50 %", fitted, [*LABELS, "--teacher", ANCESTOR, "--distill", 1]),
+    ("DINOv2-small at 50 %, fitted", dinov2, [*PHOTOS, "--teacher", DINOV2, "--distill", 1]),
+]
+
+
+def curves(offshoot, folder, name, make, flags, panel, keep):
+    """Computes what a panel lacks: the rate that is found, the loss before training, and a curve for each rate."""
+    files = ["--force", "--metrics", folder / "log.jsonl", "-o", folder / "out.onnx"]
+    model = None
+    if "found" not in panel:
+        model = make(offshoot, folder)
+        report = json.loads(run(offshoot, "tune", model, *flags, *files, "--steps", 1, "--json"))
+        panel |= {"found": report["learning_rate"]["rate"], "start": report["start"]["val_loss"], "curves": {}}
+        keep()
+    # The rate that is found comes first: it is what the plot is about.
+    for rate in [panel["found"], *(r for r in RATES if r != panel["found"])]:
+        if repr(rate) in panel["curves"]:
+            continue
+        model = model or make(offshoot, folder)
+        run(offshoot, "tune", model, *flags, *files, "--lr", rate)
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        later = [line["val_loss"] for line in lines if line.get("val_loss") is not None and line["epoch"] > 0]
+        panel["curves"][repr(rate)] = [panel["start"], *later]
+        keep()
+        print(f"{name}: {rate:g}: {[round(loss, 5) for loss in panel['curves'][repr(rate)]]}", flush=True)
+
+
+def draw(panels, output):
+    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.6), squeeze=False)
+    for axis, (name, panel) in zip(axes[0], panels.items()):
+        for rate in sorted(map(float, panel["curves"]), reverse=True):
+            losses, found = panel["curves"][repr(rate)], rate == panel["found"]
+            label = f"{rate:.3g}" + (", found" if found else "")
+            axis.plot(range(len(losses)), losses, label=label, linewidth=2.4 if found else 1.2)
+        axis.set(title=name, xlabel="epoch", ylabel="validation loss", yscale="log")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend(title="learning rate", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(output, metadata={"Date": None})
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--offshoot", default="target/release/offshoot")
-    parser.add_argument("--trainer")
     parser.add_argument("--output", default="docs/rates.svg")
     parser.add_argument("--without-dinov2", action="store_true")
     options = parser.parse_args()
-    Path(".cache").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=".cache") as folder:
-        folder = Path(folder)
-        panels = []
-        for name, model, flags in starts(options.offshoot, folder, not options.without_dinov2):
-            log, out = folder / "log.jsonl", folder / "out.onnx"
-            files = ["--force", "--metrics", log, "-o", out]
-            report = json.loads(run(options.offshoot, "tune", model, *flags, *files, "--steps", 1, "--json"))
-            found, start = report["learning_rate"]["rate"], report["start"]["val_loss"]
-            curves = {}
-            for rate in sorted({*RATES, found}, reverse=True):
-                run(options.trainer or options.offshoot, "tune", model, *flags, *files, "--lr", rate)
-                lines = [json.loads(line) for line in log.read_text().splitlines()]
-                later = [line["val_loss"] for line in lines if line.get("val_loss") is not None and line["epoch"] > 0]
-                curves[rate] = [start, *later]
-                print(f"{name}: {rate:g}{' (found)' if rate == found else ''}: {[round(loss, 5) for loss in curves[rate]]}", flush=True)
-            panels.append((name, found, curves))
-    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.6))
-    for axis, (name, found, curves) in zip(axes, panels):
-        for rate, losses in curves.items():
-            label = f"{rate:.2g}" + (", found" if rate == found else "")
-            axis.plot(range(len(losses)), losses, label=label, linewidth=2.4 if rate == found else 1.2)
-        axis.set(title=name, xlabel="epoch", ylabel="validation loss", yscale="log")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend(title="learning rate", fontsize=8)
-    figure.tight_layout()
-    figure.savefig(options.output, metadata={"Date": None})
+    CACHE.mkdir(exist_ok=True)
+    kept = CACHE / "rates.json"
+    panels = json.loads(kept.read_text()) if kept.exists() else {}
+    keep = lambda: kept.write_text(json.dumps(panels, indent=1) + "\n")
+    starts = STARTS[:3] if options.without_dinov2 else STARTS
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        for name, make, flags in starts:
+            curves(options.offshoot, Path(folder), name, make, flags, panels.setdefault(name, {}), keep)
+    draw({name: panels[name] for name, *_ in starts}, options.output)
 
 
 if __name__ == "__main__":
