@@ -117,6 +117,24 @@ fn surgery_is_right_or_says_what_is_not() {
 }
 
 #[test]
+fn children_are_verified() {
+    if let Some(runtime) = runtime() {
+        use common::reports::verified;
+        verified::faults_are_found(runtime);
+        verified::one_run_finds_what_does_not_run(runtime);
+        verified::half_precision_is_run_where_it_is_computed(runtime);
+        verified::children_of_every_fixture_pass(runtime);
+        let checks: [fn(&str); 4] = [
+            verified::children_are_verified,
+            verified::what_is_wrong_is_not_written,
+            verified::what_is_not_run_is_said,
+            verified::children_of_another_size_are_run,
+        ];
+        checks.iter().for_each(|check| check("onnxruntime"));
+    }
+}
+
+#[test]
 fn images_are_fed_as_the_model_takes_them() {
     if runtime().is_some() {
         use common::reports::{configs, sizes, values};

@@ -394,6 +394,21 @@ pub struct Condense {
     pub runtime: RuntimeFlags,
 }
 
+/// Whether a model is run to see that it is right.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct VerifyFlags {
+    /// Verify also where that is predicted to take two seconds or more
+    ///
+    /// What is checked, by name: `runs` on an image; `batches` of two and three; `samples`, an image alone and among others; `permuted`,
+    /// heads and neurons in another order. Of a descendant also `full-size`, its ancestor grown whole, and `removed`, its ancestor with
+    /// the rows of what was removed at zero. In float16 also `half-precision`, on tract, which computes in it. Exit code 1 where one fails.
+    #[arg(long, help_heading = "Verification", conflicts_with = "no_verify")]
+    pub verify: bool,
+    /// Verify nothing
+    #[arg(long, help_heading = "Verification")]
+    pub no_verify: bool,
+}
+
 /// `offshoot grow`.
 #[derive(Args, Debug)]
 pub struct Grow {
@@ -427,9 +442,6 @@ pub struct Grow {
     /// Print the plan and write nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Check that the descendant does not depend on the order of its heads before it is written
-    #[arg(long)]
-    pub verify: bool,
     /// Images to condense an ancestor on the way: a folder, an IDX file, or an .npz or .npy of prepared tensors
     #[arg(long, value_name = "PATH")]
     pub images: Option<PathBuf>,
@@ -445,6 +457,8 @@ pub struct Grow {
     /// Print the plan as JSON
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub verification: VerifyFlags,
     #[command(flatten)]
     pub clusters: ClusterFlags,
     #[command(flatten)]
@@ -663,6 +677,8 @@ pub struct Compare {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub verification: VerifyFlags,
     #[command(flatten)]
     pub open: OpenFlags,
     #[command(flatten)]

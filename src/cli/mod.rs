@@ -20,10 +20,13 @@ pub use flags::{Cli, Command};
 /// 3 internal fault.
 pub fn main() -> ExitCode {
     // Panics are reported once, below; those inside a runtime are turned into errors where they happen.
-    static PLACE: Mutex<String> = Mutex::new(String::new());
     std::panic::set_hook(Box::new(|info| {
-        if let (Some(at), Ok(mut place)) = (info.location(), PLACE.lock()) {
-            *place = at.to_string();
+        let what = text(info.payload());
+        if what.starts_with(FINAL) {
+            end_in_runtime();
+        }
+        if let (Some(at), Ok(mut last)) = (info.location(), LAST.lock()) {
+            *last = (at.to_string(), what);
         }
     }));
     refuse_telemetry();
@@ -38,12 +41,8 @@ pub fn main() -> ExitCode {
     };
     let work = || join(&cli.command).and_then(|()| dispatch(&cli));
     let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let what = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()))
-            .unwrap_or_default();
-        let place = PLACE.lock().map(|p| p.clone()).unwrap_or_default();
+        let place = LAST.lock().map(|p| p.0.clone()).unwrap_or_default();
+        let what = text(&*panic);
         Err(Error::new(ErrorKind::Internal, format!("internal fault at {place}: {what}"))
             .hint("this is a defect of Offshoot: please report it with the command and the model"))
     });
@@ -58,6 +57,27 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
     }
+}
+
+/// Where the last panic was, and what it said.
+static LAST: Mutex<(String, String)> = Mutex::new((String::new(), String::new()));
+
+/// What the panic says that follows one which would pass a border to C (tract stands behind one): the process is aborted after it.
+const FINAL: &str = "panic in a function that cannot unwind";
+
+/// Ends the process in order, with a message, where a panic inside a runtime would abort it.
+fn end_in_runtime() -> ! {
+    let (place, what) = LAST.lock().map(|last| last.clone()).unwrap_or_default();
+    let error = Error::new(ErrorKind::Internal, format!("the runtime panicked at {place}: {what}"))
+        .hint("another runtime may run the graph (--runtime); please report it with the command and the model");
+    output::error(&error);
+    parallel::abort(error.exit_code())
+}
+
+/// What a panic says.
+fn text(payload: &(dyn std::any::Any + Send)) -> String {
+    let owned = payload.downcast_ref::<String>().cloned();
+    owned.or_else(|| payload.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default()
 }
 
 /// Joins the processes that a launcher started, for the commands that share their work out.

@@ -293,11 +293,12 @@ impl Grower<'_, '_> {
         Ok(if whole && self.sources[i] == LayerSource::Inherited { slots } else { Vec::new() })
     }
 
-    /// Neurons of an FFN by the rule of any method but Cluster-Learngene.
-    pub(super) fn plain_neurons(&mut self, factor: Factor, wanted: usize) -> Result<()> {
+    /// Neurons of an FFN by the rule of any method but Cluster-Learngene. Returns the ancestor's neuron in each place.
+    pub(super) fn plain_neurons(&mut self, factor: Factor, wanted: usize) -> Result<Vec<usize>> {
         let width = self.typing.factors.factor_size(factor);
         let neurons = self.indices(width, wanted, "FFN neurons")?;
-        self.resizing.gather(&self.typing.factors, factor, neurons)
+        self.resizing.gather(&self.typing.factors, factor, neurons.clone())?;
+        Ok(neurons)
     }
 
     fn indices(&self, have: usize, wanted: usize, what: &str) -> Result<Vec<usize>> {

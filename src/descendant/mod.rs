@@ -18,11 +18,11 @@ mod resample;
 mod scales;
 mod taps;
 mod transform;
+mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use ndarray::{Array4, ArrayD};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Serialize, Serializer};
 
@@ -37,7 +37,6 @@ use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{
     Model, element_count, encoded_len, node_label, payload, squares_along, tensor_from_i64, tensor_from_raw, to_i64,
 };
-use crate::report::Agreement;
 use crate::runtime::Runtime;
 pub use choice::{FfnWidth, Heads, LayerHeads, Layers};
 pub use constants::{fold_constants, has_fixed_size};
@@ -46,6 +45,9 @@ pub use fold::fold;
 pub use image::resize_image;
 pub use init::{Inherit, Init, LayerSource};
 pub use transform::{DEFAULT_RANK, Transform};
+pub use verify::{
+    Case, Check, Checked, Grown, MACS_PER_SECOND, Outcome, Verification, Verifier, cost, predicted_seconds,
+};
 
 /// How the output projection follows the heads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -129,6 +131,9 @@ pub struct PlannedLayer {
     pub slots: Vec<usize>,
     /// Neurons of the FFN, where there is one.
     pub ffn_width: Option<usize>,
+    /// The ancestor's neuron in each place of the FFN; empty where all stay, and where weights are not inherited as they are.
+    #[serde(skip)]
+    pub neurons: Vec<usize>,
 }
 
 /// What growing does, and how large the result is.
@@ -160,6 +165,12 @@ pub struct Plan {
     pub bytes: u64,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// Those warnings that say why what is left is not what it was in the ancestor.
+    #[serde(skip)]
+    pub inexact: Vec<String>,
+    /// What came of its verification, where there was to be one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
 }
 
 /// A descendant that was grown in memory.
@@ -328,6 +339,7 @@ struct Grower<'a, 'm> {
     sources: Vec<LayerSource>,
     resizing: Resizing,
     warnings: Vec<String>,
+    inexact: Vec<String>,
 }
 
 impl<'a, 'm> Grower<'a, 'm> {
@@ -351,7 +363,14 @@ impl<'a, 'm> Grower<'a, 'm> {
             sources,
             resizing: Resizing::default(),
             warnings: Vec::new(),
+            inexact: Vec::new(),
         }
+    }
+
+    /// Warns of what keeps the rest of a layer from being what it was.
+    fn warn_inexact(&mut self, warning: String) {
+        self.inexact.push(warning.clone());
+        self.warnings.push(warning);
     }
 
     fn grow(mut self, ancestor: Option<init::Ancestor>) -> Result<Descendant> {
@@ -378,7 +397,7 @@ impl<'a, 'm> Grower<'a, 'm> {
                 && layer.head_factor(self.typing).is_some_and(|f| norm_over(self.typing, f))
             {
                 let l = self.kept[i];
-                self.warnings.push(format!(
+                self.warn_inexact(format!(
                     "layer {l}: a norm runs over all heads together, so its statistics change with their number"
                 ));
             }
@@ -390,16 +409,20 @@ impl<'a, 'm> Grower<'a, 'm> {
             let heads = layer.head_count(self.typing);
             if count != heads || !(slots.is_empty() || slots.iter().copied().eq(0..heads)) {
                 let mixers = mixers.get_or_insert_with(|| anatomy.head_mixers(typing));
-                self.warnings.extend(mixed_elsewhere(typing, self.kept[i], Kind::Heads, &mixers[i]));
+                mixed_elsewhere(typing, self.kept[i], Kind::Heads, &mixers[i])
+                    .into_iter()
+                    .for_each(|warning| self.warn_inexact(warning));
             }
-            let ffn_width = self.ffn(i)?;
+            let (ffn_width, neurons) = self.ffn(i)?;
             let width = layer.ffn.as_ref().map(|f| typing.factors.size(&f.hidden));
             if ffn_width != width {
                 let mixers = neuron_mixers.get_or_insert_with(|| anatomy.neuron_mixers(typing));
-                self.warnings.extend(mixed_elsewhere(typing, self.kept[i], Kind::Neurons, &mixers[i]));
+                mixed_elsewhere(typing, self.kept[i], Kind::Neurons, &mixers[i])
+                    .into_iter()
+                    .for_each(|warning| self.warn_inexact(warning));
             }
             let source = self.sources[i];
-            layers.push(PlannedLayer { ancestor_layer: self.kept[i], source, heads: count, slots, ffn_width });
+            layers.push(PlannedLayer { ancestor_layer: self.kept[i], source, heads: count, slots, ffn_width, neurons });
         }
         if let Some(channels) = self.shape.embedding_dim {
             self.embedding(channels)?;
@@ -543,30 +566,30 @@ impl<'a, 'm> Grower<'a, 'm> {
         Ok((axis, mixture))
     }
 
-    /// Plans the FFN of one layer. Returns its width.
-    fn ffn(&mut self, i: usize) -> Result<Option<usize>> {
-        let Some(ffn) = &self.anatomy.layers[i].ffn else { return Ok(None) };
+    /// Plans the FFN of one layer. Returns its width, and the ancestor's neuron in each place where that is another.
+    fn ffn(&mut self, i: usize) -> Result<(Option<usize>, Vec<usize>)> {
+        let Some(ffn) = &self.anatomy.layers[i].ffn else { return Ok((None, Vec::new())) };
         let width = self.typing.factors.size(&ffn.hidden);
         let wanted = self.shape.ffn_width.resolve(width);
         if wanted == width {
-            return Ok(Some(width));
+            return Ok((Some(width), Vec::new()));
         }
         if wanted < 2 {
             bail!(Usage, "layer {} was given {wanted} FFN neuron(s); an FFN needs at least two", self.kept[i]);
         }
         let Some(factor) = ffn.hidden_factor(self.typing) else {
             self.warnings.push(format!("layer {} keeps its FFN: its neurons have no axis of their own", self.kept[i]));
-            return Ok(Some(width));
+            return Ok((Some(width), Vec::new()));
         };
         if norm_over(self.typing, factor) {
-            self.warnings.push(format!(
+            self.warn_inexact(format!(
                 "layer {}: a norm runs over the FFN's neurons, so its statistics change with their number",
                 self.kept[i]
             ));
         }
         if self.shape.init != Init::ClusterLearngene {
-            self.plain_neurons(factor, wanted)?;
-            return Ok(Some(wanted));
+            let neurons = self.plain_neurons(factor, wanted)?;
+            return Ok((Some(wanted), neurons));
         }
         let clusters = self.gene.neurons(self.kept[i]);
         let removal = self.removal(self.kept[i], Kind::Neurons).filter(|_| wanted < width);
@@ -593,8 +616,8 @@ impl<'a, 'm> Grower<'a, 'm> {
                 self.resizing.spread(&self.typing.factors, u, factor, rows.clone());
             }
         }
-        self.resizing.gather(&self.typing.factors, factor, neurons)?;
-        Ok(Some(wanted))
+        self.resizing.gather(&self.typing.factors, factor, neurons.clone())?;
+        Ok((Some(wanted), neurons))
     }
 
     /// Which units of a layer stay, where the learngene knows it.
@@ -762,75 +785,11 @@ impl<'a, 'm> Grower<'a, 'm> {
             macs: typing.macs(),
             bytes: encoded_len(&out.proto),
             warnings: self.warnings,
+            inexact: self.inexact,
+            verification: None,
         })
     }
 }
-
-/// Checks a model without any ground truth: its outputs must not depend on the order of its heads.
-///
-/// # Errors
-/// [`ErrorKind::Check`] where they do, and errors of the runtime.
-pub fn verify(runtime: &Arc<Runtime>, model: &Model) -> Result<()> {
-    let typing = Typing::new(model)?;
-    let anatomy = Anatomy::new(&typing)?;
-    let mut plan = Resizing::default();
-    for layer in &anatomy.layers {
-        for factor in layer.head_factors(&typing) {
-            if plan.indices(&typing.factors, factor).is_none() {
-                plan.gather(&typing.factors, factor, (0..layer.head_count(&typing)).rev().collect())?;
-            }
-        }
-    }
-    let mut permuted = model.clone();
-    permuted.proto.graph = Some(resize(&typing, &plan)?);
-    let image = typing.image_size();
-    let run = |model: &Model, x: &Array4<f32>| runtime.load(model, 1, image)?.run(x.view());
-    let shape = runtime.load(model, 1, image)?.shape;
-    let mut found = (0.0, 0.0);
-    for amplitude in VERIFY_AMPLITUDES {
-        let mut random = StdRng::seed_from_u64(1);
-        let mut noise = |a: f32| Array4::from_shape_simple_fn(shape, || random.random_range(-a..a));
-        let x = noise(amplitude);
-        let base = run(model, &x)?;
-        let change = |others: &[ArrayD<f32>]| {
-            let mut agreement = Agreement::default();
-            base.iter().zip(others).for_each(|(a, b)| agreement.add(a, b, false));
-            agreement.finish().relative_error
-        };
-        let error = change(&run(&permuted, &x)?);
-        if error <= VERIFY_TOLERANCE {
-            return Ok(());
-        }
-        // A model that magnifies rounding itself says nothing about its heads on this image: a fainter one may.
-        let own = change(&run(model, &(&x + noise(amplitude * 1e-6)))?);
-        found = (error, own);
-        if own.is_nan() || own <= VERIFY_TOLERANCE {
-            break;
-        }
-    }
-    let (error, own) = found;
-    let (message, hint) = if own > VERIFY_TOLERANCE {
-        (
-            format!(
-                "the outputs change by {error:.1e} when heads are permuted, and by {own:.1e} when images change by a millionth: \
-                 nothing can be said of this model on noise"
-            ),
-            "compare it with its descendant on real images: `offshoot compare`",
-        )
-    } else {
-        (
-            format!("the outputs change by {error:.1e} when heads are permuted: the graph is not understood fully"),
-            "`offshoot inspect --explain LAYER` shows what each head axis reaches; please report the model",
-        )
-    };
-    Err(Error::new(ErrorKind::Check, message).at(&model.path).hint(hint))
-}
-
-/// Images of noise between minus and plus these, tried until the model is stable on one.
-const VERIFY_AMPLITUDES: [f32; 3] = [2.0, 0.5, 0.1];
-
-/// Rounding alone stays well below this in f32; models in half precision are given more room by their own outputs' size.
-const VERIFY_TOLERANCE: f64 = 1e-4;
 
 /// Output rows of each slot as sums of the ancestor's: those of all heads that the centroid stands for, over its slots.
 fn matched(filled: &[&Cluster]) -> Vec<Vec<(usize, f32)>> {

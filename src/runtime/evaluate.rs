@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ort::session::SessionInputValue;
 use ort::value::DynValue;
 
-use super::session::{Purpose, guarded, name};
+use super::session::{Purpose, guarded};
 use super::{Runtime, kernels};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{declared_type, int_attribute, node, widen};
@@ -63,7 +63,7 @@ impl Runtime {
         debug_assert!(model.proto.opset_import.iter().all(|o| o.domain() != kernels::DOMAIN));
         let mut session = guarded(self.kind, || self.build(model, Purpose::Once))?;
         guarded(self.kind, || {
-            let fail = |e: String| Error::new(ErrorKind::Runtime, format!("{} failed: {e}", name(self.kind)));
+            let fail = |e: String| Error::new(ErrorKind::Runtime, format!("{} failed: {e}", self.kind.name()));
             let nothing: Vec<(String, SessionInputValue)> = Vec::new();
             let results = session.run(nothing).map_err(|e| fail(e.to_string()))?;
             wanted

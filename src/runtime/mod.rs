@@ -5,6 +5,7 @@
 
 mod batch;
 mod decompose;
+mod embedded;
 mod evaluate;
 pub(crate) mod kernels;
 mod library;
@@ -20,6 +21,7 @@ use serde::Serialize;
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel;
 pub use decompose::{decompose_attention, differentiable, separate_skip_norms};
+pub use embedded::Embedded;
 pub use evaluate::can_evaluate;
 pub use library::{Library, candidates, find};
 pub use program::{Ports, Program, State};
@@ -37,6 +39,17 @@ pub enum Kind {
     Onnxruntime,
     /// tract, which is built in (feature `tract`).
     Tract,
+}
+
+impl Kind {
+    /// Its name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Auto => "a runtime",
+            Kind::Onnxruntime => "ONNX Runtime",
+            Kind::Tract => "tract",
+        }
+    }
 }
 
 /// Where graphs run.

@@ -15,7 +15,7 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::{IoBinding, Session as OrtSession, SessionInputValue};
 use ort::value::{DynValue, Tensor, TensorRef, TensorValueType};
 
-use super::session::{Purpose, float_borders, for_tract, guarded, name, to_float};
+use super::session::{Purpose, float_borders, for_tract, guarded, to_float};
 use super::{Device, Kind, Runtime};
 use crate::axes::Assumption;
 use crate::error::{Error, ErrorKind, Result};
@@ -66,7 +66,7 @@ pub struct Program {
 }
 
 fn failed(kind: Kind, e: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Runtime, format!("{} failed: {e}", name(kind)))
+    Error::new(ErrorKind::Runtime, format!("{} failed: {e}", kind.name()))
 }
 
 fn unreadable(tensor: &str, e: ort::Error) -> Error {

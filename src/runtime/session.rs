@@ -237,19 +237,15 @@ fn split_half_gemms(graph: &mut GraphProto) {
     }
 }
 
-fn load_error(kind: Kind, message: &str) -> Error {
+pub(super) fn load_error(kind: Kind, message: &str) -> Error {
     let message = message.trim().lines().take(6).collect::<Vec<_>>().join(" ");
-    let error = Error::new(ErrorKind::Runtime, format!("{} cannot run this graph: {message}", name(kind)));
+    let error = Error::new(ErrorKind::Runtime, format!("{} cannot run this graph: {message}", kind.name()));
     match kind {
         Kind::Tract => error.hint(
             "ONNX Runtime knows more operators: run `scripts/fetch/onnxruntime.sh` and pass --runtime onnxruntime",
         ),
         _ => error.hint("check the model with `onnx.checker.check_model`"),
     }
-}
-
-pub(super) fn name(kind: Kind) -> &'static str {
-    if kind == Kind::Tract { "tract" } else { "ONNX Runtime" }
 }
 
 /// A panic inside the runtime is the model's fault as far as a user can tell, never an internal fault of ours.
@@ -431,7 +427,7 @@ impl Session {
         let kind = self.runtime.kind;
         let (input, outputs, inner) = (&self.input, &self.outputs, &mut self.inner);
         guarded(kind, || {
-            let fail = |e: String| Error::new(ErrorKind::Runtime, format!("{} failed: {e}", name(kind)));
+            let fail = |e: String| Error::new(ErrorKind::Runtime, format!("{} failed: {e}", kind.name()));
             let tensor = TensorRef::from_array_view(&filled).map_err(|e| fail(e.to_string()))?;
             let feed: Vec<(String, SessionInputValue)> = vec![(input.clone(), tensor.into())];
             let results = inner.run(feed).map_err(|e| fail(e.to_string()))?;

@@ -6,7 +6,7 @@ use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
     batches, classes, classifiers, configs, constants, heads, joined, listed, masks, models, pictures, ranges, sizes,
-    stacks, starts, studies, tars, teachers, values, windows,
+    stacks, starts, studies, tars, teachers, values, verified, windows,
 };
 
 fn tract() -> Arc<Runtime> {
@@ -272,4 +272,37 @@ fn large_neurons_stay_float32() {
 #[test]
 fn windows_at_other_sizes_are_right() {
     windows::children_of_other_sizes_are_right(&tract());
+}
+
+#[test]
+fn faults_of_children_are_found() {
+    verified::faults_are_found(&tract());
+    verified::one_run_finds_what_does_not_run(&tract());
+}
+
+#[test]
+fn children_of_every_fixture_pass_their_verification() {
+    verified::children_of_every_fixture_pass(&tract());
+}
+
+#[test]
+fn half_precision_is_run_where_it_is_computed() {
+    verified::half_precision_is_run_where_it_is_computed(&tract());
+}
+
+#[test]
+fn children_are_verified_before_they_are_written() {
+    verified::children_are_verified("tract");
+    verified::what_is_wrong_is_not_written("tract");
+}
+
+#[test]
+fn what_is_not_verified_is_said() {
+    verified::what_is_not_run_is_said("tract");
+    verified::children_of_another_size_are_run("tract");
+}
+
+#[test]
+fn panics_of_a_runtime_do_not_abort() {
+    verified::panics_do_not_abort();
 }

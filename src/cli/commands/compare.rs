@@ -5,12 +5,14 @@ use std::path::Path;
 use ndarray::{Array4, ArrayD, Axis};
 use serde_json::json;
 
+use super::verification::{Verifying, tell};
 use super::{images, named, open_pair, warn_skipped};
 use crate::anatomy::ranking;
 use crate::axes::Typing;
 use crate::cli::flags::Compare;
 use crate::cli::output::{self, count, table};
 use crate::data::{InputReport, Loader};
+use crate::descendant::{Case, Verifier, cost};
 use crate::error::{Error, ErrorKind, Result};
 use crate::learngene::parameters;
 use crate::report::Agreement;
@@ -54,6 +56,10 @@ pub fn run(c: &Compare) -> Result<()> {
     };
     let alone = |path: &Path, model, typing: &Typing| named(path, runtime.load(model, 1, typing.image_size()));
     let [ms_a, ms_b] = latencies([(alone(&c.a, &a, &ta)?, &xa), (alone(&c.b, &b, &tb)?, &xb)], c.runs.into())?;
+    let verifying = Verifying { flags: c.verification, runtime: &c.runtime };
+    let case = Case { ancestor: &a, child: &b, written: &b, grown: None };
+    let on_images = |runtime| Verifier::new(runtime).on(xb.clone());
+    let verification = named(&c.b, verifying.verify(&case, cost(tb.macs(), ta.macs()), false, on_images))?;
     let measures = agreement.finish();
     let input = |m, t: &Typing, l: &Loader| InputReport::new(m, t, l.preprocess());
     let size = |m: &crate::onnx::Model, t: &Typing| [parameters(m.graph()), t.macs(), m.bytes];
@@ -73,6 +79,7 @@ pub fn run(c: &Compare) -> Result<()> {
             "macs": {"a": fa, "b": fb},
             "bytes": {"a": ba, "b": bb},
             "input": {"a": input(&a, &ta, &la), "b": input(&b, &tb, &lb)},
+            "verification": verification,
             "runtime": runtime.kind,
         }))?;
     } else {
@@ -94,6 +101,7 @@ pub fn run(c: &Compare) -> Result<()> {
         }
         output::print(&text)?;
     }
+    tell(&verification);
     match c.tolerance {
         // A comparison with something that is no number is never within a tolerance.
         Some(limit) if measures.relative_error.is_nan() || measures.relative_error > limit => Err(Error::new(
@@ -101,7 +109,7 @@ pub fn run(c: &Compare) -> Result<()> {
             format!("the relative error {:.3e} is above the tolerance {limit:e}", measures.relative_error),
         )
         .at(&c.b)),
-        _ => Ok(()),
+        _ => named(&c.b, verifying.check(&verification)),
     }
 }
 

@@ -8,13 +8,17 @@ use serde_json::json;
 
 use super::condense::condense;
 use super::fitter::{Bars, Fitter, VIEWS};
+use super::verification::{NO_VERIFY, Verifying, tell};
 use super::{images, keep_transform, named, open, open_to_run};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::flags::{Grow, ShapeFlags, batch_axis, image_size};
 use crate::cli::output::{self, count, table};
 use crate::data::InputReport;
-use crate::descendant::{BatchAxis, Descendant, Heads, Init, Plan, Projection, Shape, Transform, grow, verify};
+use crate::descendant::{
+    BatchAxis, Case, Descendant, Grown, Heads, Init, Plan, Projection, Shape, Transform, Verification, Verifier, cost,
+    grow,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::Limits;
 use crate::graph::FloatType;
@@ -76,7 +80,9 @@ pub fn run(c: &Grow) -> Result<()> {
     };
     let ancestor = if jobs.iter().all(clustered) { None } else { Some(ancestor(c, &model, genes.is_none())?) };
     let fits = !c.dry_run && jobs.iter().any(|j| j.shape.projection == Projection::Fitted);
-    let runtime = if c.verify || c.fold { Some(Runtime::start(&c.runtime.options())?) } else { None };
+    let runtime = if c.fold { Some(Runtime::start(&c.runtime.options())?) } else { None };
+    // A plan alone is verified where that is asked for.
+    let verifies = !c.verification.no_verify && (c.verification.verify || !c.dry_run);
     let fitter = match (fits, &c.images) {
         (false, _) => None,
         (true, Some(path)) if given.is_none() || calibrated => {
@@ -101,6 +107,7 @@ pub fn run(c: &Grow) -> Result<()> {
                 return Err(Error::new(ErrorKind::Internal, "a descendant has nothing to grow from"));
             };
             let mut child = named(&c.model, grow(model, gene, &job.shape))?;
+            let grown = verifies.then(|| child.model.clone());
             if let Some(shrinker) = shrinker.as_ref().filter(|_| job.shape.projection == Projection::Fitted) {
                 let sources: Vec<usize> = child.plan.layers.iter().map(|l| l.ancestor_layer).collect();
                 let (fitted, error) = named(&c.model, shrinker.refit(&child.model, &sources, &|_, _| {}))?;
@@ -113,9 +120,7 @@ pub fn run(c: &Grow) -> Result<()> {
             if let Some(runtime) = runtime.as_ref().filter(|_| c.fold) {
                 named(&c.model, child.fold(runtime, job.shape.image_size))?;
             }
-            if let Some(runtime) = runtime.as_ref().filter(|_| c.verify) {
-                verify(runtime, &child.model)?;
-            }
+            let single = verifies.then(|| child.model.clone());
             if let Some(dtype) = job.dtype {
                 let fitter = fitter.as_ref().filter(|_| job.shape.image_size.is_none());
                 let wide = fitter.map(|f| named(&c.model, f.wide(&child.model, Some(dtype)))).transpose()?.flatten();
@@ -123,6 +128,13 @@ pub fn run(c: &Grow) -> Result<()> {
             }
             let transform = fitter.as_ref().and_then(|f| f.loader.preprocess());
             keep_transform(&mut child.model, transform, job.shape.image_size)?;
+            if let (Some(grown), Some(single)) = (&grown, &single) {
+                let how = Grown { gene, shape: &job.shape, plan: &child.plan, model: grown };
+                let case = Case { ancestor: model, child: single, written: &child.model, grown: Some(how) };
+                child.plan.verification = Some(verified(c, job, &case)?);
+            } else if c.verification.no_verify {
+                child.plan.verification = Some(Verification::not_run(NO_VERIFY));
+            }
             write(c, job, child)
         })
         .collect();
@@ -141,6 +153,30 @@ pub fn run(c: &Grow) -> Result<()> {
         return output::print_json(&value);
     }
     Ok(())
+}
+
+/// Verifies a descendant, which is not written where it is wrong. One of another image size is run once in any case.
+fn verified(c: &Grow, job: &Job, case: &Case) -> Result<Verification> {
+    let verifying = Verifying { flags: c.verification, runtime: &c.runtime };
+    let child = case.grown.as_ref().map_or(0, |g| g.plan.macs);
+    let ancestor = || Typing::new(case.ancestor).map_or(0, |t| grown_macs(&t, job.shape.image_size));
+    // An ancestor is typed where the descendant alone does not decide.
+    let macs = if verifying.takes_long(cost(child, 0)) { cost(child, 0) } else { cost(child, ancestor()) };
+    let resized = job.shape.image_size.is_some();
+    let verification = named(&c.model, verifying.verify(case, macs, resized, Verifier::new))?;
+    let refused = |e: Error| {
+        e.at(job.output.as_ref().unwrap_or(&c.model))
+            .hint("nothing was written: please report the model; --no-verify writes the descendant as it is")
+    };
+    verifying.check(&verification).map_err(refused)?;
+    Ok(verification)
+}
+
+/// Operations of a model for an image of another size, roughly: by its pixels.
+fn grown_macs(typing: &Typing, size: Option<[usize; 2]>) -> u64 {
+    let pixels = |[h, w]: [usize; 2]| h.saturating_mul(w).max(1) as f64;
+    let own = pixels(typing.image_size());
+    (typing.macs() as f64 * size.map_or(own, pixels) / own) as u64
 }
 
 fn write(c: &Grow, job: &Job, child: Descendant) -> Result<Plan> {
@@ -176,6 +212,7 @@ fn report(c: &Grow, job: &Job, plan: &Plan) {
         }
         _ => output::note(&format!("would write {} layers, {size}", plan.layers.len())),
     }
+    plan.verification.iter().for_each(tell);
 }
 
 /// The model as it is, for methods that cluster nothing.

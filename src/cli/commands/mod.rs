@@ -12,6 +12,7 @@ pub mod run;
 pub mod shrink;
 pub mod study;
 pub mod tune;
+pub mod verification;
 
 use std::collections::HashSet;
 use std::path::Path;

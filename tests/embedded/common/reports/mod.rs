@@ -20,5 +20,6 @@ pub mod studies;
 pub mod tars;
 pub mod teachers;
 pub mod values;
+pub mod verified;
 pub mod windows;
 pub mod wrapped;
