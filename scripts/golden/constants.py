@@ -15,8 +15,12 @@ the hash in scripts/golden/gradient.py with seed 77, labels 0 and 1 in turn; thr
 
 import json
 import warnings
+import sys
 from pathlib import Path
 
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("lib",)]
+
+from hashed import values
 import numpy as np
 import onnx
 import timm
@@ -27,16 +31,6 @@ from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 FOLDER = Path(__file__).resolve().parents[2] / "fixtures/reports/constants"
 RATE, MOMENTUM, BATCH, UPDATES = 0.01, 0.9, 8, 9
 SIZES = dict(num_classes=2, img_size=16, patch_size=4, embed_dim=24, num_heads=4)
-
-
-def values(shape, seed):
-    """Numbers from -1 to 1 that float32 holds exactly: the hash of scripts/golden/gradient.py."""
-    with np.errstate(over="ignore"):
-        h = np.arange(np.prod(shape), dtype=np.uint32) + np.uint32(seed) * np.uint32(0x9E3779B9)
-        h = (h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-        h = (h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-        h = h ^ (h >> np.uint32(16))
-    return ((h >> 8).astype(np.float64) / 2**23 - 1).reshape(shape)
 
 
 def fresh(model):

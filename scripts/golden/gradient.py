@@ -39,6 +39,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("lib", "fixtures")]
 
 import graphs
+from hashed import hashes, values
 import numpy as np
 import onnx
 import onnxruntime
@@ -47,19 +48,6 @@ import transformers
 from onnx import numpy_helper
 
 INPUT, OUTPUT, SIGNS = 1, 100, 200  # seeds; outputs and vectors of signs count on from there
-
-
-def hashes(count, seed):
-    with np.errstate(over="ignore"):
-        h = np.arange(count, dtype=np.uint32) + np.uint32(seed) * np.uint32(0x9E3779B9)
-        h = (h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-        h = (h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-        return h ^ (h >> np.uint32(16))
-
-
-def values(shape, seed):
-    """Numbers from -1 to 1 that float32 holds exactly."""
-    return ((hashes(int(np.prod(shape)), seed) >> 8).astype(np.float64) / 2**23 - 1).reshape(shape)
 
 
 def signs(count, seed):
