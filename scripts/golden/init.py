@@ -3,7 +3,7 @@
 # requires-python = ">=3.10"
 # dependencies = ["numpy==2.5.5", "scipy==1.18.1"]
 # ///
-# /// script
+"""Numbers that the initialisations of `offshoot grow --init` are checked against, computed by NumPy and SciPy.
 
     python scripts/golden/init.py        writes fixtures/init/golden.json
 
