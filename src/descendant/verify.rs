@@ -46,6 +46,12 @@ struct Tolerance {
 const SINGLE: Tolerance = Tolerance { error: 1e-4, nudge: 1e-6 };
 const HALF: Tolerance = Tolerance { error: 5e-2, nudge: 1e-3 };
 
+/// How far a model may be from its ancestor: sums of rows are rounded to what the ancestor's weights are stored in.
+fn of_stored(ancestor: &Model) -> Tolerance {
+    let half = |t| matches!(data_type(t), Some(DataType::Float16 | DataType::Bfloat16));
+    if ancestor.graph().initializer.iter().any(half) { HALF } else { SINGLE }
+}
+
 /// What is checked, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -389,7 +395,7 @@ impl Verifier {
         let shape = Shape { tied: grown.shape.tied, order: grown.shape.order, ..Shape::default() };
         let whole = grow(&ancestor.model, grown.gene, &shape)?;
         let mut whole = self.subject(&permute(&whole.model)?)?;
-        let found = self.compare(ancestor, &mut whole, SINGLE)?;
+        let found = self.compare(ancestor, &mut whole, of_stored(&ancestor.model))?;
         Ok(verdict(Check::FullSize, found, |error| {
             format!("grown at its full size and permuted, its ancestor changes{}", by(error))
         }))
@@ -408,15 +414,16 @@ impl Verifier {
             return Ok(not_run(Check::Removed, "the published projection does not follow the heads"));
         }
         let mut oracle = self.subject(&without(&ancestor.model, gene, plan)?)?;
+        let tolerance = of_stored(&ancestor.model);
         let found = if shape.classes.is_some() {
             // A new classifier has nothing to be compared with: the old one stands in.
             let shape = Shape { classes: None, image_size: None, ..(*shape).clone() };
             let twin = grow(&ancestor.model, gene, &shape)?.model;
-            self.compare(&mut oracle, &mut self.subject(&twin)?, SINGLE)?
+            self.compare(&mut oracle, &mut self.subject(&twin)?, tolerance)?
         } else if plan.projection == Projection::Fitted {
-            self.compare(&mut oracle, &mut self.subject(model)?, SINGLE)?
+            self.compare(&mut oracle, &mut self.subject(model)?, tolerance)?
         } else {
-            self.compare(&mut oracle, child, SINGLE)?
+            self.compare(&mut oracle, child, tolerance)?
         };
         let apart = |error| format!("it differs{} from its ancestor with what was removed put to zero", by(error));
         Ok(match (found, plan.inexact.first()) {
