@@ -46,10 +46,10 @@ struct Tolerance {
 const SINGLE: Tolerance = Tolerance { error: 1e-4, nudge: 1e-6 };
 const HALF: Tolerance = Tolerance { error: 5e-2, nudge: 1e-3 };
 
-/// How far a model may be from its ancestor: sums of rows are rounded to what the ancestor's weights are stored in.
-fn of_stored(ancestor: &Model) -> Tolerance {
+/// How far a descendant may be from its ancestor: sums of rows are rounded to the type in which both are stored.
+fn of_stored(grown: &Model) -> Tolerance {
     let half = |t| matches!(data_type(t), Some(DataType::Float16 | DataType::Bfloat16));
-    if ancestor.graph().initializer.iter().any(half) { HALF } else { SINGLE }
+    if grown.graph().initializer.iter().any(half) { HALF } else { SINGLE }
 }
 
 /// What is checked, in this order.
@@ -395,7 +395,7 @@ impl Verifier {
         let shape = Shape { tied: grown.shape.tied, order: grown.shape.order, ..Shape::default() };
         let whole = grow(&ancestor.model, grown.gene, &shape)?;
         let mut whole = self.subject(&permute(&whole.model)?)?;
-        let found = self.compare(ancestor, &mut whole, of_stored(&ancestor.model))?;
+        let found = self.compare(ancestor, &mut whole, of_stored(grown.model))?;
         Ok(verdict(Check::FullSize, found, |error| {
             format!("grown at its full size and permuted, its ancestor changes{}", by(error))
         }))
@@ -414,7 +414,7 @@ impl Verifier {
             return Ok(not_run(Check::Removed, "the published projection does not follow the heads"));
         }
         let mut oracle = self.subject(&without(&ancestor.model, gene, plan)?)?;
-        let tolerance = of_stored(&ancestor.model);
+        let tolerance = of_stored(grown.model);
         let found = if shape.classes.is_some() {
             // A new classifier has nothing to be compared with: the old one stands in.
             let shape = Shape { classes: None, image_size: None, ..(*shape).clone() };
