@@ -58,6 +58,7 @@ const READ: &[&str] = &[
 /// [`ErrorKind::Unsupported`] for quantised operators that have no rewriting, all of which it names, and for one that is quantised in a form
 /// that is not known; it names the node.
 pub fn dequantize(model: &mut Model) -> Result<()> {
+    model.own_initializers();
     functions::inline(&mut model.proto)?;
     let path = model.path.clone();
     let graph = model.graph_mut();

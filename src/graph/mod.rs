@@ -198,6 +198,7 @@ impl<'g> Links<'g> {
 /// [`ErrorKind::Format`] for a graph with a cycle or an undefined value, [`ErrorKind::Unsupported`] for control flow,
 /// quantised operators, sparse initializers and text decoders with a cache of keys and values.
 pub fn prepare(model: &mut Model) -> Result<()> {
+    model.own_initializers();
     functions::inline(&mut model.proto)?;
     add_batch_axis(model);
     let path = model.path.clone();

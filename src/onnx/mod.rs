@@ -111,7 +111,7 @@ impl Model {
         }
         let external = external::resolve(&mut proto, path, links, &mut sources)?;
         check(&proto).map_err(|e| e.at(path))?;
-        let ir_version = own_initializers(&mut proto);
+        let ir_version = proto.ir_version();
         Ok(Model {
             proto,
             path: path.to_path_buf(),
@@ -139,13 +139,13 @@ impl Model {
             bail!(Unsupported, "a model in memory cannot have external data");
         }
         check(&proto)?;
-        let ir_version = own_initializers(&mut proto);
+        let ir_version = proto.ir_version();
         Ok(Model { proto, path, bytes: size, sources: Arc::default(), suppliers: HashMap::new(), ir_version })
     }
 
     /// A model made in memory.
-    pub fn from_proto(mut proto: ModelProto) -> Model {
-        let ir_version = own_initializers(&mut proto);
+    pub fn from_proto(proto: ModelProto) -> Model {
+        let ir_version = proto.ir_version();
         let bytes = encoded_len(&proto);
         Model { proto, path: PathBuf::new(), bytes, sources: Arc::default(), suppliers: HashMap::new(), ir_version }
     }
@@ -162,9 +162,19 @@ impl Model {
         self.proto.graph.get_or_insert_with(GraphProto::default)
     }
 
-    /// The IR version of the file; what is written has at least 4.
+    /// The IR version of the file; what is written of a model that was prepared has at least 4.
     pub fn ir_version(&self) -> i64 {
         self.ir_version
+    }
+
+    /// Takes initializers out of the inputs. IR version 3 lists every weight there, and later ones may: such an entry declares a shape
+    /// that surgery changes, and a weight that is made on the way has none.
+    pub(crate) fn own_initializers(&mut self) {
+        self.proto.ir_version = Some(self.ir_version.max(OWN_INITIALIZERS));
+        if let Some(graph) = &mut self.proto.graph {
+            let weights: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
+            graph.input.retain(|v| !weights.contains(v.name()));
+        }
     }
 
     /// The version of the default operator set.
@@ -327,18 +337,6 @@ fn check(model: &ModelProto) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Takes initializers out of the inputs. IR version 3 lists every weight there, and later ones may: such an entry declares a shape that
-/// surgery changes, and a weight that is made on the way has none. Returns the IR version that there was.
-fn own_initializers(model: &mut ModelProto) -> i64 {
-    let ir_version = model.ir_version();
-    model.ir_version = Some(ir_version.max(OWN_INITIALIZERS));
-    if let Some(graph) = &mut model.graph {
-        let weights: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
-        graph.input.retain(|v| !weights.contains(v.name()));
-    }
-    ir_version
 }
 
 /// The nodes of the graph and of the functions, which become nodes of the graph.

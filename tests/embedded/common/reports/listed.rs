@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use offshoot::graph::prepare;
 use offshoot::onnx::proto::ModelProto;
 use offshoot::onnx::{Model, data_type, tensor_info};
 use prost::Message;
@@ -90,8 +91,10 @@ pub fn listed_weights_are_weights(runtime: &str) {
 /// The entries go for every export that is known, and nothing else does.
 pub fn entries_of_weights_go() {
     for fixture in all_fixtures() {
-        let plain = Model::open(&fixture.path).unwrap();
-        let opened = Model::from_bytes(listed(&plain).to_bytes()).unwrap();
+        let mut plain = Model::open(&fixture.path).unwrap();
+        let mut opened = Model::from_bytes(listed(&plain).to_bytes()).unwrap();
+        prepare(&mut plain).unwrap();
+        prepare(&mut opened).unwrap();
         assert!(opened.graph() == plain.graph(), "{}", fixture.name());
         assert_eq!((opened.ir_version(), opened.proto.ir_version()), (3, 4));
     }
