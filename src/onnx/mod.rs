@@ -131,7 +131,7 @@ impl Model {
         let size = bytes.len() as u64;
         let path = PathBuf::new();
         bounds::check(&bytes)?;
-        let mut proto = ModelProto::decode(bytes).map_err(|e| not_onnx(&path, &e.to_string()))?;
+        let proto = ModelProto::decode(bytes).map_err(|e| not_onnx(&path, &e.to_string()))?;
         if proto.graph.is_none() {
             return Err(not_onnx(&path, "it has no graph"));
         }
