@@ -165,7 +165,6 @@ fn inner_norm<'m>(typing: &Typing<'m>, links: &Links<'m>, fixed: &HashSet<&'m st
 
 /// True where a norm is the first that is done with what enters a layer, beside the sum that it is added to.
 fn is_normed_first(typing: &Typing, links: &Links, layer: &Attention) -> bool {
-    const MOVES: &[&str] = &["Transpose", "Reshape", "Cast", "Identity", "Flatten", "Squeeze", "Unsqueeze"];
     let mut todo: Vec<&str> = layer.enter.as_deref().into_iter().collect();
     let mut seen = HashSet::new();
     while let Some(x) = todo.pop() {
@@ -174,7 +173,7 @@ fn is_normed_first(typing: &Typing, links: &Links, layer: &Attention) -> bool {
             if makes_norm(node.op_type()) {
                 return true;
             }
-            if MOVES.contains(&node.op_type()) {
+            if graph::moves_elements(node.op_type()) {
                 todo.extend(node.output.iter().map(String::as_str));
             }
         }

@@ -757,9 +757,6 @@ fn sums(units: usize, kept: &[usize], clusters: &[Cluster]) -> Vec<Vec<usize>> {
     (0..units).map(|n| if kept.contains(&n) { cluster(n) } else { Vec::new() }).collect()
 }
 
-/// Operators that give the elements of their first input another place or type.
-const MOVES: [&str; 7] = ["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
-
 struct Oracle<'t, 'm> {
     typing: &'t Typing<'m>,
     anatomy: &'t Anatomy,
@@ -860,7 +857,7 @@ impl Oracle<'_, '_> {
                 return true;
             }
             let maker = self.links.maker.get(value).map(|&k| &self.typing.graph.node[k]);
-            match maker.filter(|n| MOVES.contains(&n.op_type())).and_then(|n| n.input.first()) {
+            match maker.filter(|n| graph::moves_elements(n.op_type())).and_then(|n| n.input.first()) {
                 Some(input) => value = input,
                 None => return false,
             }

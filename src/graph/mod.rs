@@ -57,6 +57,11 @@ impl Attributes for NodeProto {
     }
 }
 
+/// True for operators that give the elements of their first input another place, shape or type, and do nothing else to them.
+pub fn moves_elements(op: &str) -> bool {
+    matches!(op, "Cast" | "Flatten" | "Identity" | "Reshape" | "Squeeze" | "Transpose" | "Unsqueeze")
+}
+
 /// True where the node is of the default operator set.
 pub fn is_standard(node: &NodeProto) -> bool {
     matches!(node.domain(), "" | "ai.onnx")
