@@ -85,7 +85,7 @@ impl Layers {
     /// Indices of the chosen layers of a model with these stacks.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] where there are not that many, where there is no such stack, and where a stack would lose all of its layers.
+    /// [`ErrorKind::Usage`] where there are not that many, where there is no such stack, and where one is named twice.
     pub fn choose(&self, stacks: &[Stack]) -> Result<Vec<usize>> {
         let all: usize = stacks.iter().map(|s| s.layers.len()).sum();
         let Layers::Stacks(named) = self else { return self.resolve(all) };
