@@ -256,23 +256,13 @@ pub fn teachers_of_another_order_are_matched_by_name(runtime: &str) {
     let other = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7];
     fashion::with_metadata(root().join(ANCESTOR), CLASSES, Some(&json!(names(own)).to_string()), &student);
     let images = "fixtures/fashion-images.idx3-ubyte";
+    let tune = |more: &[&str]| {
+        let common = ["tune", text(&student), "--teacher", text(&teacher), "--lr", "0", "--force", "--json"];
+        let short = ["--steps", "1", "--augment", "none", "--runtime", runtime, "-o", text(&output)];
+        done(&[&common[..], &short, more].concat())
+    };
     let said = |flags: &[&str]| {
-        let common = ["tune", text(&student), "--teacher", text(&teacher), "--data", images, "--lr", "0", "--force"];
-        let more = [
-            "--limit",
-            "20",
-            "--batch-size",
-            "20",
-            "--steps",
-            "1",
-            "--augment",
-            "none",
-            "--runtime",
-            runtime,
-            "-o",
-            text(&output),
-        ];
-        let run = done(&[&common[..], &more, &["--json"], flags].concat());
+        let run = tune(&[&["--data", images, "--limit", "20", "--batch-size", "20"][..], flags].concat());
         let report: Value = serde_json::from_slice(&run.stdout).unwrap();
         let loss = report["start"]["val_loss"].as_f64().unwrap();
         (loss, String::from_utf8(run.stderr).unwrap(), report["teacher"]["class_order"].clone())
@@ -306,22 +296,8 @@ pub fn teachers_of_another_order_are_matched_by_name(runtime: &str) {
     }
     let numbered = |order: [usize; 10]| order.map(|i| format!("{i} {}", fashion::NAMES[i].replace('/', ""))).to_vec();
     turned(&other, None, &numbered(other), &teacher);
-    let common = ["tune", text(&student), "--teacher", text(&teacher), "--data", text(&data), "--lr", "0", "--force"];
-    let more = [
-        "--distill",
-        "0.5",
-        "--batch-size",
-        "8",
-        "--steps",
-        "1",
-        "--augment",
-        "none",
-        "--runtime",
-        runtime,
-        "-o",
-        text(&output),
-    ];
-    let report = json(&[&common[..], &more, &["--json"]].concat());
+    let run = tune(&["--data", text(&data), "--distill", "0.5", "--batch-size", "8"]);
+    let report: Value = serde_json::from_slice(&run.stdout).unwrap();
     assert_eq!(report["teacher"]["class_order"], json!([3, 1, 6, 0, 2, 4, 7, 9, 8, 5]));
 }
 
