@@ -354,7 +354,7 @@ impl<'m> Typing<'m> {
 
     /// True for what an Expand repeats along an axis on which its input has one row.
     fn is_repeated(&self, value: &str, rank: usize, axis: usize) -> bool {
-        let Some(node) = self.graph.node.iter().find(|n| n.output.iter().any(|o| o == value)) else { return false };
+        let Some(node) = self.maker(value).map(|k| &self.graph.node[k]) else { return false };
         let sizes = node.input.first().and_then(|x| self.shape(x));
         // The axes of what is expanded are the last ones.
         let row =

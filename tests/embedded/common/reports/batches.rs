@@ -99,6 +99,7 @@ pub fn tokens_that_are_repeated_are_opened(runtime: &Arc<Runtime>) {
                 initializer: vec![three, each, token],
                 ..Default::default()
             }),
+            ir_version: Some(8),
             opset_import: vec![OperatorSetIdProto { version: Some(17), ..Default::default() }],
             ..Default::default()
         })
