@@ -33,7 +33,7 @@ pub fn product(a: ArrayView2<f32>, b: ArrayView2<f32>) -> Array2<f32> {
 /// `a` · `b` + `bias` in every row.
 pub fn affine(a: ArrayView2<f32>, b: ArrayView2<f32>, bias: &[f32]) -> Array2<f32> {
     let mut out = product(a, b);
-    for mut row in out.outer_iter_mut() {
+    for row in out.as_slice_mut().unwrap_or_default().chunks_mut(bias.len().max(1)) {
         for (v, b) in row.iter_mut().zip(bias) {
             *v += b;
         }
@@ -98,6 +98,11 @@ pub struct Moments {
     cross: Mat<f64>,
 }
 
+/// Adds `from` to `to`, element by element.
+fn add_to(to: &mut [f64], from: &[f32]) {
+    to.iter_mut().zip(from).for_each(|(t, f)| *t += f64::from(*f));
+}
+
 impl Moments {
     /// No rows yet.
     pub fn new(features: usize, targets: usize) -> Moments {
@@ -119,14 +124,10 @@ impl Moments {
         vector(&mut self.features, &part.features);
         vector(&mut self.targets, &part.targets);
         for j in 0..self.gram.ncols() {
-            let (to, from) = (self.gram.col_mut(j), part.gram.col(j));
-            to.subrows_mut(j, part.gram.nrows() - j)
-                .iter_mut()
-                .zip(from.subrows(j, part.gram.nrows() - j).iter())
-                .for_each(|(t, f)| *t += f64::from(*f));
+            add_to(&mut self.gram.col_as_slice_mut(j)[j..], &part.gram.col_as_slice(j)[j..]);
         }
         for j in 0..self.cross.ncols() {
-            self.cross.col_mut(j).iter_mut().zip(part.cross.col(j).iter()).for_each(|(t, f)| *t += f64::from(*f));
+            add_to(self.cross.col_as_slice_mut(j), part.cross.col_as_slice(j));
         }
     }
 

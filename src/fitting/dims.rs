@@ -445,18 +445,15 @@ fn head_sums(n: &Narrow, h: usize, matrices: &[Array2<f32>], output: &Mat<f64>) 
             let p = p.row(i);
             let mut weighted = u.clone();
             let mut mean_u = vec![0.0; e];
-            for (token, &p) in p.iter().enumerate() {
-                for (column, mean) in mean_u.iter_mut().enumerate() {
-                    let value = &mut weighted[[token, column]];
+            for (mut values, p) in weighted.outer_iter_mut().zip(&p) {
+                for (value, mean) in values.iter_mut().zip(&mut mean_u) {
                     *value *= p;
                     *mean += *value;
                 }
             }
             let mut m = product(k.t(), weighted.view());
-            for (row, a) in p.dot(&k).iter().enumerate() {
-                for (column, mean) in mean_u.iter().enumerate() {
-                    m[[row, column]] -= a * mean;
-                }
+            for (mut row, a) in m.outer_iter_mut().zip(&p.dot(&k)) {
+                row.iter_mut().zip(&mean_u).for_each(|(m, mean)| *m -= a * mean);
             }
             add(&mut sums[2], product(m.view(), m.t()).view());
         }
@@ -465,8 +462,8 @@ fn head_sums(n: &Narrow, h: usize, matrices: &[Array2<f32>], output: &Mat<f64>) 
 }
 
 fn add(sum: &mut Mat<f64>, part: ArrayView2<f32>) {
-    for ((i, j), v) in part.indexed_iter() {
-        sum[(i, j)] += f64::from(*v);
+    for (i, row) in part.outer_iter().enumerate() {
+        row.iter().enumerate().for_each(|(j, v)| sum[(i, j)] += f64::from(*v));
     }
 }
 

@@ -1,7 +1,7 @@
 //! A network that is fitted: the pinned model, its sites, and the statistics of what enters them.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use faer::Mat;
 use ndarray::{Array2, ArrayD, Axis};
@@ -50,6 +50,8 @@ pub struct Network<'m> {
     /// The matrix and the bias of every site.
     pub matrices: Vec<(Array2<f32>, Vec<f32>)>,
     runtime: Arc<Runtime>,
+    /// Made when they are first asked for: their sessions serve every pass over the network.
+    stages: OnceLock<Stages>,
 }
 
 impl<'m> Network<'m> {
@@ -74,15 +76,20 @@ impl<'m> Network<'m> {
             .map(|s| s.matrix(runtime, &typing, model))
             .collect::<Result<_>>()
             .map_err(|e| e.at(&model.path))?;
-        Ok(Network { model, typing, sites, warnings, end, matrices, runtime: runtime.clone() })
+        let stages = OnceLock::new();
+        Ok(Network { model, typing, sites, warnings, end, matrices, runtime: runtime.clone(), stages })
     }
 
     /// The network in stages.
     ///
     /// # Errors
     /// Those of [`Stages::new`].
-    pub fn stages(&self) -> Result<Stages> {
-        Stages::new(&self.runtime, &self.typing, self.model, &self.sites, &self.end)
+    pub fn stages(&self) -> Result<&Stages> {
+        if let Some(stages) = self.stages.get() {
+            return Ok(stages);
+        }
+        let stages = Stages::new(&self.runtime, &self.typing, self.model, &self.sites, &self.end)?;
+        Ok(self.stages.get_or_init(|| stages))
     }
 
     /// The ways of all sites to the residual stream.

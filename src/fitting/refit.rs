@@ -6,7 +6,7 @@
 //! matrix is kept where it is better.
 
 use faer::Mat;
-use ndarray::{Array1, Array2, ArrayD, IxDyn};
+use ndarray::{Array, Array1, Array2, ArrayD, Dimension, IxDyn};
 use rayon::prelude::*;
 
 use super::algebra::{Covariance, Moments, Partial, affine, product, ridge_solve, scale};
@@ -190,7 +190,7 @@ pub fn refit(
             let both = skips.and_then(|(s, t)| Some((image.ancestor.get(s)?, image.child.get(t)?)));
             image.missing = match (&ways[i], both) {
                 (Some(way), Some((y, x))) if follows && image.left.shape() == y.shape() => {
-                    way.back(&(minus(y, x) + &image.left))
+                    way.back(&plus(minus(y, x), &image.left))
                 }
                 (Some(way), Some((y, x))) => way.back(&minus(y, x)),
                 _ => Array2::zeros(image.added.dim()),
@@ -218,8 +218,8 @@ pub fn refit(
             let stream = site.skip.as_ref().and_then(|s| image.ancestor.get(s));
             image.left = match (&ways[i], stream) {
                 (Some(way), Some(stream)) if leads => {
-                    let left = way.forth(&(&image.added - &out), stream);
-                    if follows && image.left.shape() == left.shape() { left + &image.left } else { left }
+                    let left = way.forth(&minus(&image.added, &out), stream);
+                    if follows && image.left.shape() == left.shape() { plus(left, &image.left) } else { left }
                 }
                 _ => ArrayD::default(IxDyn(&[0])),
             };
@@ -334,12 +334,18 @@ fn choose(fit: &mut Fitted, covariance: &Covariance, gain: Option<&[f32]>, held_
 // each other.
 
 /// `a` − `b`, element by element.
-fn minus(a: &ArrayD<f32>, b: &ArrayD<f32>) -> ArrayD<f32> {
+fn minus<D: Dimension>(a: &Array<f32, D>, b: &Array<f32, D>) -> Array<f32, D> {
     let mut difference = a.clone();
     for (a, b) in difference.iter_mut().zip(b) {
         *a -= b;
     }
     difference
+}
+
+/// `a` + `b`, element by element.
+fn plus(mut a: ArrayD<f32>, b: &ArrayD<f32>) -> ArrayD<f32> {
+    a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+    a
 }
 
 /// Columns of two matrices of as many rows.
@@ -363,11 +369,12 @@ fn judge(images: &[AtHand], weights: &[f64], own: &Affine, correction: &Affine) 
         let given = product(image.rows.view(), own.0.view());
         let more = (!correction.0.is_empty()).then(|| product(image.rows.view(), correction.0.view()));
         // One pass over the numbers, without an array for each difference: this is most of a refit.
-        for row in 0..given.nrows() {
-            for (column, w) in weights.iter().enumerate() {
-                let at = [row, column];
-                let left = image.added[at] + image.missing[at] - given[at] - own.1[column];
-                let more = more.as_ref().map_or(0.0, |more| more[at] + correction.1[column]);
+        let mut more = more.as_ref().map(|m| m.iter());
+        for ((added, missing), given) in image.added.outer_iter().zip(image.missing.outer_iter()).zip(given.outer_iter()) {
+            let left = added.iter().zip(&missing).zip(&given).map(|((a, m), g)| a + m - g);
+            for (column, ((left, w), bias)) in left.zip(weights).zip(&own.1).enumerate() {
+                let left = left - bias;
+                let more = more.as_mut().and_then(Iterator::next).map_or(0.0, |more| more + correction.1[column]);
                 for (sum, c) in sums.iter_mut().zip(CORRECTIONS) {
                     *sum += w * (f64::from(left) - c * f64::from(more)).powi(2);
                 }
