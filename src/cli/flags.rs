@@ -941,6 +941,9 @@ pub struct Study {
     /// Check the study, list its cells and compute none
     #[arg(long)]
     pub dry_run: bool,
+    /// Compute nothing: move the study's cells from cells/ into one file, STUDY.cells.jsonl, which is read as they are
+    #[arg(long, conflicts_with_all = ["minutes", "dry_run", "json"])]
+    pub pack: bool,
     /// Print the tables as JSON
     #[arg(long)]
     pub json: bool,

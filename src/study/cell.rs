@@ -61,25 +61,17 @@ impl Cell {
         })
     }
 
-    /// The name of its file: readable parts, and a hash of what the result depends on.
+    /// The name of its file.
     pub fn file(&self) -> String {
-        let slug = |text: &str| -> String {
-            let plain: String =
-                text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
-            plain.split('-').filter(|p| !p.is_empty()).collect::<Vec<_>>().join("-")
-        };
-        let hash = Sha256::digest(self.settings().to_string());
-        let hash: String = hash[..5].iter().map(|b| format!("{b:02x}")).collect();
-        let part = if self.fraction < 1.0 { format!("{}pc-", 100.0 * self.fraction) } else { String::new() };
-        format!(
-            "{}.{}.{}.{}.{part}{}e-seed{}.{hash}.json",
-            slug(&self.ancestor),
-            slug(&self.data),
-            slug(&self.method),
-            slug(&self.shape),
-            self.training.epochs,
-            self.seed
-        )
+        file([&self.ancestor, &self.data, &self.method, &self.shape], &self.settings())
+    }
+
+    /// True where a record is of this cell, whatever the bytes were that the ancestor and the data had.
+    pub fn is_of(&self, record: &Record) -> bool {
+        let names = [&self.ancestor, &self.data, &self.method, &self.shape];
+        let mut settings = self.settings();
+        settings["sources"] = record.settings["sources"].clone();
+        names == [&record.ancestor, &record.data, &record.method, &record.shape] && settings == record.settings
     }
 
     /// What its rows have in common: cells that differ in the seed alone.
@@ -100,6 +92,24 @@ impl Cell {
         };
         self.how.follows.unwrap_or(usual)
     }
+}
+
+/// The name of a cell's file: readable parts, and a hash of what the result depends on.
+fn file(names: [&str; 4], settings: &Value) -> String {
+    let slug = |text: &str| -> String {
+        let plain: String =
+            text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+        plain.split('-').filter(|p| !p.is_empty()).collect::<Vec<_>>().join("-")
+    };
+    let hash = Sha256::digest(settings.to_string());
+    let hash: String = hash[..5].iter().map(|b| format!("{b:02x}")).collect();
+    let part = match settings["fraction"].as_f64() {
+        Some(fraction) if fraction < 1.0 => format!("{}pc-", 100.0 * fraction),
+        _ => String::new(),
+    };
+    let [ancestor, data, method, shape] = names.map(slug);
+    let (epochs, seed) = (&settings["training"]["epochs"], &settings["seed"]);
+    format!("{ancestor}.{data}.{method}.{shape}.{part}{epochs}e-seed{seed}.{hash}.json")
 }
 
 /// An epoch.
@@ -174,14 +184,25 @@ impl Record {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|e| Error::io(path, e))?,
         };
-        let damaged =
-            |why: String| Error::new(ErrorKind::Format, why).at(path).hint("remove it: the cell is then made anew");
-        let record: Record = serde_json::from_slice(&bytes).map_err(|e| damaged(format!("this is no cell: {e}")))?;
-        if record.epochs.is_empty() || record.epochs.iter().any(|e| !e.top1.is_finite()) {
-            return Err(damaged("this cell has no accuracy".into()));
-        }
+        let record = Record::parse(&bytes).map_err(|why| {
+            Error::new(ErrorKind::Format, why).at(path).hint("remove it: the cell is then made anew")
+        })?;
         let drawn = record.attention.is_none() || picture(path).exists();
         Ok(drawn.then_some(record))
+    }
+
+    /// Reads the text of a cell; what is wrong with it, where something is.
+    pub(super) fn parse(text: &[u8]) -> std::result::Result<Record, String> {
+        let record: Record = serde_json::from_slice(text).map_err(|e| format!("this is no cell: {e}"))?;
+        match record.epochs.is_empty() || record.epochs.iter().any(|e| !e.top1.is_finite()) {
+            true => Err("this cell has no accuracy".into()),
+            false => Ok(record),
+        }
+    }
+
+    /// The name that its cell's file has, or had before it was packed.
+    pub fn file(&self) -> String {
+        file([&self.ancestor, &self.data, &self.method, &self.shape], &self.settings)
     }
 
     /// Accuracy after the last epoch.

@@ -3,10 +3,12 @@
 //! A study is a TOML file ([`File`]) that names ancestors, methods, shapes and data sets and says which of them are combined. Every
 //! combination with a seed is a [`Cell`]: it is computed once, by what `grow`, `shrink` and `tune` call, and written as one small JSON file
 //! ([`Record`]) whose name holds a hash of everything that the result depends on. So a study that was broken off goes on, studies share the
-//! cells that they have in common, and processes may share a folder. Tables are made of the files that are there.
+//! cells that they have in common, and processes may share a folder. Tables are made of the cells that are there, also of those that were
+//! packed into one file ([`Results`]).
 
 mod cell;
 mod file;
+mod results;
 mod search;
 mod tables;
 mod workshop;
@@ -14,7 +16,6 @@ mod workshop;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::data::InputReport;
 use crate::error::{Error, ErrorKind, Result};
@@ -24,6 +25,8 @@ use crate::runtime::Runtime;
 use cell::picture;
 pub use cell::{Cell, Epoch, Record, SCHEMA};
 pub use file::{Ancestor, Classifier, Data, File, Follows, Grid, Method, Shape, Text, Training};
+pub use results::Results;
+use results::STALE;
 pub use search::{Search, Trial, search};
 pub use tables::{Row, Statistic, Tables};
 pub use workshop::Workshop;
@@ -45,8 +48,6 @@ pub struct Study {
     workshop: Workshop,
 }
 
-/// A claim on a cell that nobody has touched for so long is of a process that is gone.
-const STALE: Duration = Duration::from_secs(120);
 /// Images that `--quick` trains on, validates on, and clusters on.
 const QUICK: [usize; 3] = [128, 64, 32];
 
@@ -60,23 +61,7 @@ impl Study {
     pub fn open(path: &Path, quick: bool, runtime: Arc<Runtime>) -> Result<Study> {
         let file = File::read(path)?;
         let mut workshop = Workshop::new(runtime);
-        let mut cells: Vec<Cell> = Vec::new();
-        if file.grid.is_empty() {
-            return Err(Error::new(ErrorKind::Usage, "the study has no [[grid]], so there is nothing to compute")
-                .at(path)
-                .hint("a grid lists ancestors, methods, shapes and data"));
-        }
-        for (g, grid) in file.grid.iter().enumerate() {
-            let here = |e: Error| in_key(e, path, &format!("grid {}", g + 1));
-            grid_is_sound(grid).map_err(here)?;
-            for cell in combinations(&file, grid, quick, &mut workshop).map_err(here)? {
-                let name = cell.file();
-                if cells.iter().all(|c| c.file() != name) {
-                    cells.push(cell);
-                }
-            }
-        }
-        cells.sort_by_key(|c| c.seed);
+        let cells = cells(&file, path, quick, Some(&mut workshop))?;
         let mut checked: Vec<(&str, &str, &str, &str)> = Vec::new();
         for cell in &cells {
             let what = (cell.ancestor.as_str(), cell.data.as_str(), cell.method.as_str(), cell.shape.as_str());
@@ -86,9 +71,8 @@ impl Study {
                 checked.push(what);
             }
         }
-        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(Study {
-            title: file.title.unwrap_or(stem),
+            title: file.title.unwrap_or_else(|| stem(path)),
             note: file.note.unwrap_or_default(),
             reference: file.reference,
             cells,
@@ -103,17 +87,17 @@ impl Study {
     /// claim is held.
     ///
     /// # Errors
-    /// Those of [`claim`].
-    pub fn next(&self, folder: &Path, failed: &[String]) -> Result<Option<(&Cell, Claim)>> {
+    /// Those of [`claim`], and of [`Results::open`].
+    pub fn next(&self, results: &mut Results, failed: &[String]) -> Result<Option<(&Cell, Claim)>> {
         for cell in &self.cells {
             let file = cell.file();
-            let path = folder.join(&file);
-            let done = || path.exists() && (!cell.attention || picture(&path).exists());
-            if done() || failed.contains(&file) {
+            if results.is_whole(cell) || failed.contains(&file) {
                 continue;
             }
-            // Another process may have finished it before the claim was made.
-            if let Some(claim) = claim(folder, &file, STALE)?.filter(|_| !done()) {
+            let Some(claim) = claim(&results.cells(), &file, STALE)? else { continue };
+            // Another process may have finished or packed it before the claim was made.
+            results.reread()?;
+            if !results.is_whole(cell) {
                 return Ok(Some((cell, claim)));
             }
         }
@@ -124,8 +108,8 @@ impl Study {
     ///
     /// # Errors
     /// Those of [`Workshop::compute`], and of writing.
-    pub fn compute(&mut self, cell: &Cell, folder: &Path, told: &dyn Fn(&str)) -> Result<Record> {
-        let path = folder.join(cell.file());
+    pub fn compute(&mut self, cell: &Cell, results: &Results, told: &dyn Fn(&str)) -> Result<Record> {
+        let path = results.loose(cell);
         let record = self.workshop.compute(cell, &picture(&path), told).map_err(|e| e.at(&path))?;
         let text = serde_json::to_string_pretty(&record).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
         replace_file(&path, |out| std::io::Write::write_all(out, format!("{text}\n").as_bytes()))?;
@@ -136,8 +120,8 @@ impl Study {
     ///
     /// # Errors
     /// Those of [`Record::read`].
-    pub fn records(&self, folder: &Path) -> Result<Vec<(&Cell, Option<Record>)>> {
-        self.cells.iter().map(|c| Ok((c, Record::read(&folder.join(c.file()))?))).collect()
+    pub fn records(&self, results: &Results) -> Result<Vec<(&Cell, Option<Record>)>> {
+        self.cells.iter().map(|c| Ok((c, results.record(c)?))).collect()
     }
 
     /// The densities of the heads of every ancestor, as in figure 1c of the paper.
@@ -154,6 +138,43 @@ impl Study {
         }
         Ok(found)
     }
+}
+
+/// Moves the cells of a study that lie loose in a folder of results into one file there, without opening what the study names. Returns how
+/// many there were, and the file.
+///
+/// # Errors
+/// Those of [`Study::open`] that reading the file has; [`ErrorKind::Usage`] while another process packs; those of reading and writing.
+pub fn pack(path: &Path, quick: bool, folder: &Path) -> Result<(usize, PathBuf)> {
+    let cells = cells(&File::read(path)?, path, quick, None)?;
+    Results::open(folder)?.pack(&stem(path), |record| cells.iter().any(|cell| cell.is_of(record)))
+}
+
+/// The name of a study's file, without its end.
+fn stem(path: &Path) -> String {
+    path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The cells of a study, the first seeds first, each once. Without a workshop nothing is opened, and they know no sources.
+fn cells(file: &File, path: &Path, quick: bool, mut workshop: Option<&mut Workshop>) -> Result<Vec<Cell>> {
+    if file.grid.is_empty() {
+        return Err(Error::new(ErrorKind::Usage, "the study has no [[grid]], so there is nothing to compute")
+            .at(path)
+            .hint("a grid lists ancestors, methods, shapes and data"));
+    }
+    let mut cells: Vec<Cell> = Vec::new();
+    for (g, grid) in file.grid.iter().enumerate() {
+        let here = |e: Error| in_key(e, path, &format!("grid {}", g + 1));
+        grid_is_sound(grid).map_err(here)?;
+        for cell in combinations(file, grid, quick, workshop.as_deref_mut()).map_err(here)? {
+            let name = cell.file();
+            if cells.iter().all(|c| c.file() != name) {
+                cells.push(cell);
+            }
+        }
+    }
+    cells.sort_by_key(|c| c.seed);
+    Ok(cells)
 }
 
 /// An error that says which part of the study it is about.
@@ -188,7 +209,7 @@ fn named<'a, T>(table: &'a BTreeMap<String, T>, kind: &str, name: &str) -> Resul
 }
 
 /// The cells of one grid.
-fn combinations(file: &File, grid: &Grid, quick: bool, workshop: &mut Workshop) -> Result<Vec<Cell>> {
+fn combinations(file: &File, grid: &Grid, quick: bool, mut workshop: Option<&mut Workshop>) -> Result<Vec<Cell>> {
     let mut training = file.training.clone().unwrap_or_default();
     training.epochs = grid.epochs.unwrap_or(training.epochs);
     training.lr = grid.lr.unwrap_or(training.lr);
@@ -203,19 +224,26 @@ fn combinations(file: &File, grid: &Grid, quick: bool, workshop: &mut Workshop) 
     let mut cells = Vec::new();
     for ancestor in &grid.ancestors {
         let entry = named(&file.ancestor, "ancestor", ancestor)?;
-        workshop.ancestor(ancestor, entry)?;
+        if let Some(workshop) = &mut workshop {
+            workshop.ancestor(ancestor, entry)?;
+        }
         let calibration = entry.limit.unwrap_or(workshop::IMAGES);
         let calibration = if quick { calibration.min(QUICK[2]) } else { calibration };
         for data in &grid.data {
             let set = named(&file.data, "data", data)?;
-            workshop.data(data, set)?;
+            if let Some(workshop) = &mut workshop {
+                workshop.data(data, set)?;
+            }
             let most = |n: Option<usize>, q: usize| if quick { Some(n.unwrap_or(q).min(q)) } else { n };
             let images = [most(set.train, QUICK[0]), most(set.validate, QUICK[1])];
             for shape in &grid.shapes {
                 let of_shape = named(&file.shape, "shape", shape)?;
                 for method in &grid.methods {
                     let how = named(&file.method, "method", method)?;
-                    let sources = workshop.sources(ancestor, data, how)?;
+                    let sources = match &mut workshop {
+                        Some(workshop) => workshop.sources(ancestor, data, how)?,
+                        None => Vec::new(),
+                    };
                     for &fraction in &grid.fractions[..grid.fractions.len().min(keep(usize::MAX))] {
                         for &seed in &grid.seeds[..grid.seeds.len().min(keep(usize::MAX))] {
                             cells.push(Cell {
@@ -240,9 +268,4 @@ fn combinations(file: &File, grid: &Grid, quick: bool, workshop: &mut Workshop) 
         }
     }
     Ok(cells)
-}
-
-/// The folder of cells within a folder of results.
-pub fn cells_folder(results: &Path) -> PathBuf {
-    results.join("cells")
 }

@@ -163,6 +163,57 @@ fn a_study_computes_every_cell_once_and_its_tables_are_right() {
 }
 
 #[test]
+fn packed_cells_are_read_like_loose_ones() {
+    let folder = Folder::new(&fashion(GRID));
+    let (study, results) = (folder.path("study.toml"), folder.path("results"));
+    let packed = results.join("study.cells.jsonl");
+    let pack = |study: &Path| done(&["study", text(study), "--folder", text(&results), "--pack"]);
+    let lines = |file: &Path| -> Vec<Value> {
+        fs::read_to_string(file).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let tables = || ["study.md", "study.csv", "study.json"].map(|name| fs::read_to_string(results.join(name)).unwrap());
+    done(&folder.study(&study, &results));
+    let (loose, before) = (folder.cells("results"), tables());
+
+    // Neither the data nor the model has to be there.
+    fs::rename(folder.path("tiny.npz"), folder.path("away.npz")).unwrap();
+    pack(&study);
+    fs::rename(folder.path("away.npz"), folder.path("tiny.npz")).unwrap();
+    assert_eq!(fs::read_dir(results.join("cells")).unwrap().count(), 0);
+    assert_eq!(lines(&packed), loose.iter().map(|(_, cell)| cell.clone()).collect::<Vec<_>>());
+
+    // Nothing is computed again, and the tables are the same.
+    let again = folder.study(&study, &results);
+    let listed = String::from_utf8(done(&[&again[..], &["--dry-run"]].concat()).stdout).unwrap();
+    assert_eq!((listed.matches("there").count(), listed.matches("to do").count()), (4, 0), "{listed}");
+    done(&again);
+    assert_eq!((fs::read_dir(results.join("cells")).unwrap().count(), tables()), (0, before));
+
+    // Another study takes the cells that it has in common from there, and packs its own.
+    folder.write("other.toml", &fashion(&GRID.replace("[0, 1]", "[1, 2]")));
+    let other = folder.path("other.toml");
+    done(&folder.study(&other, &results));
+    assert_eq!(folder.cells("results").len(), 2);
+    pack(&other);
+    assert_eq!((lines(&packed).len(), lines(&results.join("other.cells.jsonl")).len()), (4, 2));
+
+    // A loose cell counts before a packed one, and takes its line's place.
+    let (name, cell) = &loose[1];
+    let mut marked = cell.clone();
+    marked["offshoot"] = "marked".into();
+    fs::write(results.join("cells").join(name), format!("{marked:#}\n")).unwrap();
+    done(&again);
+    pack(&study);
+    assert_eq!((lines(&packed).len(), &lines(&packed)[1]), (4, &marked));
+    assert_eq!(fs::read_dir(results.join("cells")).unwrap().count(), 0);
+
+    // A damaged line is named.
+    let text = fs::read_to_string(&packed).unwrap();
+    fs::write(&packed, text.replacen("\"epochs\": [{", "\"epochs\": {[", 2)).unwrap();
+    refused(&again, &["study.cells.jsonl", "line 1", "no cell", "remove the line"]);
+}
+
+#[test]
 fn processes_that_share_a_folder_compute_every_cell_once() {
     let folder = Folder::new(&fashion(GRID));
     let (study, results) = (folder.path("study.toml"), folder.path("results"));

@@ -10,23 +10,29 @@ use crate::cli::output::{self, table, write_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Picture, Section, density_plot, study_page};
 use crate::runtime::Runtime;
-use crate::study::{Cell, Record, Study, Tables, cells_folder};
+use crate::study::{Cell, Record, Results, Study, Tables, pack};
 
 /// Runs the command.
 pub fn run(c: &Flags) -> Result<()> {
-    let mut study = Study::open(&c.study, c.quick, Runtime::start(&c.runtime.options())?)?;
-    for (name, input) in &study.inputs {
-        output::note(&format!("`{name}`: {}", input.line()));
-    }
-    study.warnings.iter().for_each(|warning| output::warn(warning));
     let beside = || c.study.parent().unwrap_or(Path::new("")).join("results");
     let mut folder = c.folder.clone().unwrap_or_else(beside);
     if c.quick {
         folder = folder.join("quick");
     }
-    let cells = cells_folder(&folder);
+    if c.pack {
+        let (count, file) = pack(&c.study, c.quick, &folder)?;
+        output::note(&format!("packed {count} cells into {}", file.display()));
+        return Ok(());
+    }
+    let mut study = Study::open(&c.study, c.quick, Runtime::start(&c.runtime.options())?)?;
+    for (name, input) in &study.inputs {
+        output::note(&format!("`{name}`: {}", input.line()));
+    }
+    study.warnings.iter().for_each(|warning| output::warn(warning));
+    let mut results = Results::open(&folder)?;
+    let cells = results.cells();
     if c.dry_run {
-        let there = |c: &Cell| if cells.join(c.file()).exists() { "there" } else { "to do" }.to_string();
+        let there = |c: &Cell| if results.has(c) { "there" } else { "to do" }.to_string();
         let rows = study.cells.iter().map(|c| vec![c.file(), there(c)]).collect();
         return output::print(&table(&["cell", ""], rows));
     }
@@ -36,12 +42,12 @@ pub fn run(c: &Flags) -> Result<()> {
     let bar = output::progress(study.cells.len(), "study");
     let mut failed: Vec<String> = Vec::new();
     while in_time() {
-        let Some((cell, _claim)) = study.next(&cells, &failed)?.map(|(cell, claim)| (cell.clone(), claim)) else {
+        let Some((cell, _claim)) = study.next(&mut results, &failed)?.map(|(cell, claim)| (cell.clone(), claim)) else {
             break;
         };
         let name = cell.file();
-        bar.set_position(study.cells.iter().filter(|c| cells.join(c.file()).exists()).count() as u64);
-        let result = study.compute(&cell, &cells, &|text| bar.set_message(format!("{name} {text}")));
+        bar.set_position(study.cells.iter().filter(|c| results.has(c)).count() as u64);
+        let result = study.compute(&cell, &results, &|text| bar.set_message(format!("{name} {text}")));
         let record = match result {
             Ok(record) => record,
             // A training that diverges is a result of its own, and no reason to leave the other cells undone.
@@ -56,7 +62,7 @@ pub fn run(c: &Flags) -> Result<()> {
         bar.suspend(|| output::note(&format!("{name}: {:.2} % in {seconds:.0} s", 100.0 * record.last())));
     }
     bar.finish_and_clear();
-    let records = study.records(&cells)?;
+    let records = study.records(&results)?;
     let tables =
         Tables { inputs: study.inputs.clone(), ..Tables::new(&study.title, study.reference.as_deref(), &records) };
     let written = write(c, &study, &folder, &cells, &tables, &records)?;
