@@ -9,12 +9,11 @@ const FILE: usize = 800;
 const FUNCTION: usize = 80;
 
 /// Files that are longer: how long they are at most, and why. An entry that is no longer needed is an error.
-const LONG_FILES: [(&str, usize, &str); 13] = [
+const LONG_FILES: [(&str, usize, &str); 12] = [
     ("src/anatomy/mod.rs", 825, "to be split"),
     ("src/axes/resize.rs", 1200, "one repair an operator; to be split with the rules"),
     ("src/axes/rules.rs", 1325, "one rule an operator; to be split like training/rules"),
-    ("src/cli/commands/tune.rs", 1075, "to be split"),
-    ("src/cli/flags.rs", 1050, "every flag; each command gets its own"),
+    ("src/cli/commands/tune.rs", 1125, "to be split"),
     ("src/data/augment.rs", 1025, "to be split"),
     ("src/data/labelled.rs", 850, "to be split"),
     ("src/data/source.rs", 900, "to be split"),

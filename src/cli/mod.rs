@@ -1,7 +1,8 @@
 //! The command line: flags, exit codes, and what goes to stdout (data only) and stderr (everything else).
 
+mod arguments;
 mod commands;
-mod flags;
+mod common;
 mod output;
 mod signals;
 
@@ -14,7 +15,7 @@ use clap::{CommandFactory, Parser};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel;
 use crate::runtime::refuse_telemetry;
-pub use flags::{Cli, Command};
+pub use arguments::{Cli, Command};
 
 /// Runs the command line of this process. Exit codes: 0 done, 1 a check or target was not met, 2 bad usage or bad input,
 /// 3 internal fault.

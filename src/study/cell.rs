@@ -184,9 +184,8 @@ impl Record {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|e| Error::io(path, e))?,
         };
-        let record = Record::parse(&bytes).map_err(|why| {
-            Error::new(ErrorKind::Format, why).at(path).hint("remove it: the cell is then made anew")
-        })?;
+        let record = Record::parse(&bytes)
+            .map_err(|why| Error::new(ErrorKind::Format, why).at(path).hint("remove it: the cell is then made anew"))?;
         let drawn = record.attention.is_none() || picture(path).exists();
         Ok(drawn.then_some(record))
     }

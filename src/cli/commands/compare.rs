@@ -1,7 +1,8 @@
 //! `offshoot compare`: two models on the same images.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use ndarray::{Array4, ArrayD, Axis};
 use serde_json::json;
 
@@ -9,7 +10,8 @@ use super::verification::{Verifying, tell};
 use super::{images, named, open_pair, warn_skipped};
 use crate::anatomy::ranking;
 use crate::axes::Typing;
-use crate::cli::flags::Compare;
+use crate::cli::common::values::tolerance;
+use crate::cli::common::{OpenFlags, RuntimeFlags, TransformFlags, VerifyFlags};
 use crate::cli::output::{self, count, table};
 use crate::data::{InputReport, Loader};
 use crate::descendant::{Case, Verifier, cost};
@@ -18,8 +20,37 @@ use crate::learngene::parameters;
 use crate::report::Agreement;
 use crate::runtime::{Runtime, Session};
 
+/// `offshoot compare`.
+#[derive(Args, Debug)]
+pub struct CompareArgs {
+    /// The model to compare with
+    pub a: PathBuf,
+    /// The model to judge
+    pub b: PathBuf,
+    /// Images: a folder, an IDX file, or an .npz or .npy of prepared tensors
+    #[arg(long, value_name = "PATH")]
+    pub images: PathBuf,
+    /// Exit with 1 where the relative error is above this
+    #[arg(long, value_name = "E", value_parser = tolerance)]
+    pub tolerance: Option<f64>,
+    /// Runs that the latency is the median of
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    pub runs: u16,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub verification: VerifyFlags,
+    #[command(flatten)]
+    pub open: OpenFlags,
+    #[command(flatten)]
+    pub transform: TransformFlags,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
 /// Runs the command.
-pub fn run(c: &Compare) -> Result<()> {
+pub fn run(c: &CompareArgs) -> Result<()> {
     let [a, b] = open_pair([&c.a, &c.b], c.open, &c.runtime, [&c.transform; 2])?;
     let (ta, tb) = (named(&c.a, Typing::new(&a))?, named(&c.b, Typing::new(&b))?);
     let (la, lb) = (images(&c.images, &c.transform, &a, &ta)?, images(&c.images, &c.transform, &b, &tb)?);

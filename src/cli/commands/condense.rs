@@ -1,7 +1,9 @@
 //! `offshoot condense`: an ancestor into a learngene.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::Args;
 use ndarray::Array2;
 use serde_json::json;
 
@@ -10,7 +12,7 @@ use super::shrink::learngene;
 use super::{agree, densities, images, named, open_to_run};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::cli::flags::{ClusterFlags, Condense};
+use crate::cli::common::{ClusterFlags, OpenFlags, RuntimeFlags, TransformFlags};
 use crate::cli::output::{self, count, table};
 use crate::data::{InputReport, Loader};
 use crate::density::{Densities, attention_distances};
@@ -24,8 +26,46 @@ use crate::onnx::{Model, sha256};
 use crate::report::PREPROCESS;
 use crate::runtime::Runtime;
 
+/// `offshoot condense`.
+#[derive(Args, Debug)]
+pub struct CondenseArgs {
+    /// The ancestor
+    pub model: PathBuf,
+    /// Images that densities are measured on: a folder, an IDX file, or an .npz or .npy of prepared tensors
+    #[arg(long, value_name = "PATH")]
+    pub images: PathBuf,
+    /// The learngene to write
+    #[arg(short, long, value_name = "GENE.onnx")]
+    pub output: PathBuf,
+    /// Cluster nothing: keep the ancestor whole and measure in which order heads and neurons go, and what that costs
+    ///
+    /// `grow` and `shrink` then make descendants of any size from it, fitted where images are given.
+    #[arg(long)]
+    pub fitted: bool,
+    /// Random views of the images that the order is measured on (with --fitted)
+    #[arg(long, value_name = "N", default_value_t = 192, requires = "fitted", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub crops: u32,
+    /// Seed of the views (with --fitted)
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "fitted")]
+    pub seed: u64,
+    /// Overwrite an existing output
+    #[arg(long)]
+    pub force: bool,
+    /// Print the learngene's description as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub clusters: ClusterFlags,
+    #[command(flatten)]
+    pub open: OpenFlags,
+    #[command(flatten)]
+    pub transform: TransformFlags,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
 /// Runs the command.
-pub fn run(c: &Condense) -> Result<()> {
+pub fn run(c: &CondenseArgs) -> Result<()> {
     let model = open_to_run(&c.model, c.open, &c.runtime, &c.transform)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
@@ -84,7 +124,7 @@ pub fn run(c: &Condense) -> Result<()> {
 }
 
 /// The ancestor whole, with the order in which its heads and neurons go.
-fn fitted(c: &Condense, model: &Model) -> Result<()> {
+fn fitted(c: &CondenseArgs, model: &Model) -> Result<()> {
     if c.clusters.any() || model.metadata(METADATA).is_some() {
         return Err(Error::new(ErrorKind::Usage, "--fitted clusters nothing, and takes the ancestor")
             .at(&c.model)

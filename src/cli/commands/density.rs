@@ -1,19 +1,47 @@
 //! `offshoot density`: the mean attention distance of every head.
 
+use std::path::PathBuf;
+
+use clap::Args;
 use serde_json::json;
 
 use super::{agree, densities, images, named, open_to_run, without_density};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::cli::flags::Density;
+use crate::cli::common::{OpenFlags, RuntimeFlags, TransformFlags};
 use crate::cli::output::{self, table};
 use crate::data::InputReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report;
 use crate::runtime::Runtime;
 
+/// `offshoot density`.
+#[derive(Args, Debug)]
+pub struct DensityArgs {
+    /// The model
+    pub model: PathBuf,
+    /// Images: a folder, an IDX file, or an .npz or .npy of prepared tensors
+    #[arg(long, value_name = "PATH")]
+    pub images: PathBuf,
+    /// Write a plot of density against depth (SVG)
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
+    /// Overwrite an existing output
+    #[arg(long)]
+    pub force: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub open: OpenFlags,
+    #[command(flatten)]
+    pub transform: TransformFlags,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
 /// Runs the command.
-pub fn run(c: &Density) -> Result<()> {
+pub fn run(c: &DensityArgs) -> Result<()> {
     let model = open_to_run(&c.model, c.open, &c.runtime, &c.transform)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;

@@ -1,15 +1,26 @@
 //! `offshoot doctor`: what is there to run graphs on.
 
+use clap::Args;
 use serde_json::json;
 
-use crate::cli::flags::Doctor;
+use crate::cli::common::RuntimeFlags;
 use crate::cli::output;
 use crate::data::parquet_codecs;
 use crate::error::Result;
 use crate::runtime::{self, Runtime};
 
+/// `offshoot doctor`.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Runs the command.
-pub fn run(c: &Doctor) -> Result<()> {
+pub fn run(c: &DoctorArgs) -> Result<()> {
     let found: Vec<_> = runtime::candidates()
         .into_iter()
         .map(|path| match runtime::find(Some(&path)) {

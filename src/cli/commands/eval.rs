@@ -1,15 +1,17 @@
 //! `offshoot eval`: the accuracy of a classifier.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use clap::Args;
 use serde_json::json;
 
 use super::{named, opened, tell_input, warn_skipped};
 use crate::anatomy::{Activation, activation, check_classes};
 use crate::axes::Typing;
-use crate::cli::flags::{DataFlags, Eval, Part, TransformFlags};
+use crate::cli::common::values::share;
+use crate::cli::common::{DataFlags, OpenFlags, RuntimeFlags, TransformFlags};
 use crate::cli::output::{self, table};
 use crate::data::{ClassesBy, Dataset, DatasetOptions, InputReport, InputShape, Skipped, class_names};
 use crate::error::{Error, ErrorKind, Result};
@@ -18,8 +20,55 @@ use crate::report::{Evaluation, PREPROCESS};
 use crate::runtime::Runtime;
 use crate::training::{Validation, evaluate, is_independent, said_of, with_logits};
 
+/// `offshoot eval`.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// The model
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub data: DataFlags,
+    /// Which images: all, or the part for validation that the data come with or that --val-split cuts off
+    #[arg(long, value_enum, default_value_t, help_heading = "Data")]
+    pub part: Part,
+    /// Share of the images that validates, as `tune` cuts it off with the same seed
+    #[arg(long, value_name = "SHARE", help_heading = "Data", value_parser = share)]
+    pub val_split: Option<f64>,
+    /// Seed of the split
+    #[arg(long, value_name = "N", help_heading = "Data", default_value_t = 0)]
+    pub seed: u64,
+    /// Images in a batch [default: by their size]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_size: Option<u32>,
+    /// Exit with 1 where the top-1 accuracy is below this share
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub at_least: Option<f64>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub open: OpenFlags,
+    #[command(flatten)]
+    pub transform: TransformFlags,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
+/// A part of a data set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// The images that the data come with for validation, else all.
+    #[default]
+    Auto,
+    /// All images.
+    All,
+    /// The images for validation.
+    Validation,
+    /// The images for training.
+    Training,
+}
+
 /// Runs the command.
-pub fn run(c: &Eval) -> Result<()> {
+pub fn run(c: &EvalArgs) -> Result<()> {
     let (model, batch_note) = opened(&c.model, c.open, Some(&c.runtime), Some(&c.transform))?;
     let dataset = dataset(&c.data, false)?;
     let cut = c.val_split.map(|share| dataset.split(share, c.seed));

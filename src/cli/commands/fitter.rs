@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 
 use super::{agree, images, named, warn_skipped};
 use crate::axes::Typing;
-use crate::cli::flags::{RuntimeFlags, TransformFlags};
+use crate::cli::common::{RuntimeFlags, TransformFlags};
 use crate::cli::output;
 use crate::data::{InputReport, Loader};
 use crate::error::Result;

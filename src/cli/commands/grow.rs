@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
 use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
@@ -12,7 +13,8 @@ use super::verification::{NO_VERIFY, Verifying, tell};
 use super::{images, keep_transform, named, open, open_to_run};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::cli::flags::{Grow, ShapeFlags, batch_axis, image_size};
+use crate::cli::common::values::{batch_axis, image_size};
+use crate::cli::common::{ClusterFlags, OpenFlags, RuntimeFlags, ShapeFlags, TransformFlags, VerifyFlags};
 use crate::cli::output::{self, count, table};
 use crate::data::InputReport;
 use crate::descendant::{
@@ -47,8 +49,68 @@ impl Job {
     }
 }
 
+/// `offshoot grow`.
+#[derive(Args, Debug)]
+pub struct GrowArgs {
+    /// A learngene, or an ancestor (with --images or --no-images)
+    pub model: PathBuf,
+    /// The descendant to write; with --batch the folder for relative outputs
+    #[arg(short, long, value_name = "CHILD.onnx")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub shape: ShapeFlags,
+    /// Keep shared weights shared in the file (centroids with an index list, one FFN a group)
+    #[arg(long)]
+    pub tied: bool,
+    /// Grow several descendants from a TOML list of [[descendant]] tables
+    #[arg(long, value_name = "LIST.toml", conflicts_with_all = ["layers", "heads", "width", "ffn_width", "classes", "order", "projection", "tied", "init", "inherit", "share", "embedding_dim", "image_size", "transform", "transform_rank"])]
+    pub batch: Option<PathBuf>,
+    /// Compute what is constant at a fixed image size once and write it down
+    ///
+    /// Resized position tables, shape operands, masks and rotary tables become plain weights. An image size that the model
+    /// leaves open is fixed with --image-size.
+    #[arg(long, conflicts_with_all = ["tied", "transform"])]
+    pub fold: bool,
+    /// Images in a batch of the descendant: open for any number, or N [default: as the model has it]
+    ///
+    /// A batch that the file fixes, as PyTorch's dynamo exporter does by default, is opened wherever shapes hold it.
+    #[arg(long, value_name = "open|N", value_parser = batch_axis)]
+    pub batch_axis: Option<BatchAxis>,
+    /// Floating-point type that the descendant computes in; its inputs and outputs are float32 [default: as the model has it]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub dtype: Option<FloatType>,
+    /// Print the plan and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Images to condense an ancestor on the way: a folder, an IDX file, or an .npz or .npy of prepared tensors
+    #[arg(long, value_name = "PATH")]
+    pub images: Option<PathBuf>,
+    /// Grow from an ancestor without densities: every head is its own cluster
+    #[arg(long, conflicts_with = "images")]
+    pub no_images: bool,
+    /// Seed of what is drawn at random
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Overwrite an existing output
+    #[arg(long)]
+    pub force: bool,
+    /// Print the plan as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub verification: VerifyFlags,
+    #[command(flatten)]
+    pub clusters: ClusterFlags,
+    #[command(flatten)]
+    pub open: OpenFlags,
+    #[command(flatten)]
+    pub transform: TransformFlags,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
 /// Runs the command.
-pub fn run(c: &Grow) -> Result<()> {
+pub fn run(c: &GrowArgs) -> Result<()> {
     let mut jobs = jobs(c)?;
     let model = match &c.images {
         Some(_) => open_to_run(&c.model, c.open, &c.runtime, &c.transform)?,
@@ -156,7 +218,7 @@ pub fn run(c: &Grow) -> Result<()> {
 }
 
 /// Verifies a descendant, which is not written where it is wrong. One of another image size is run once in any case.
-fn verified(c: &Grow, job: &Job, case: &Case) -> Result<Verification> {
+fn verified(c: &GrowArgs, job: &Job, case: &Case) -> Result<Verification> {
     let verifying = Verifying { flags: c.verification, runtime: &c.runtime };
     let child = case.grown.as_ref().map_or(0, |g| g.plan.macs);
     let ancestor = || Typing::new(case.ancestor).map_or(0, |t| grown_macs(&t, job.shape.image_size));
@@ -179,14 +241,14 @@ fn grown_macs(typing: &Typing, size: Option<[usize; 2]>) -> u64 {
     (typing.macs() as f64 * size.map_or(own, pixels) / own) as u64
 }
 
-fn write(c: &Grow, job: &Job, child: Descendant) -> Result<Plan> {
+fn write(c: &GrowArgs, job: &Job, child: Descendant) -> Result<Plan> {
     if let (false, Some(path)) = (c.dry_run, &job.output) {
         output::write_model(path, &child.model)?;
     }
     Ok(child.plan)
 }
 
-fn report(c: &Grow, job: &Job, plan: &Plan) {
+fn report(c: &GrowArgs, job: &Job, plan: &Plan) {
     for w in &plan.warnings {
         output::warn(w);
     }
@@ -216,7 +278,7 @@ fn report(c: &Grow, job: &Job, plan: &Plan) {
 }
 
 /// The model as it is, for methods that cluster nothing.
-fn ancestor(c: &Grow, model: &Model, alone: bool) -> Result<(Learngene, Model)> {
+fn ancestor(c: &GrowArgs, model: &Model, alone: bool) -> Result<(Learngene, Model)> {
     if alone && (c.images.is_some() || c.clusters.any()) {
         return Err(Error::new(ErrorKind::Usage, "only --init cluster-learngene clusters heads")
             .at(&c.model)
@@ -239,7 +301,7 @@ fn identity(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Learngene {
 }
 
 /// The learngene, and the model to grow from: what was given, or an ancestor condensed on the way, with what its images became.
-fn learngene(c: &Grow, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model, Option<InputReport>)> {
+fn learngene(c: &GrowArgs, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model, Option<InputReport>)> {
     if let Some(gene) = Learngene::read(model)? {
         if c.no_images || c.clusters.any() {
             return Err(Error::new(ErrorKind::Usage, "the model is a learngene: its clusters are made already")
@@ -332,7 +394,7 @@ struct List {
     descendant: Vec<Entry>,
 }
 
-fn jobs(c: &Grow) -> Result<Vec<Job>> {
+fn jobs(c: &GrowArgs) -> Result<Vec<Job>> {
     let Some(list) = &c.batch else {
         if c.output.is_none() && !c.dry_run {
             return Err(Error::new(ErrorKind::Usage, "no output was named")
@@ -355,7 +417,7 @@ fn jobs(c: &Grow) -> Result<Vec<Job>> {
     parsed.descendant.into_iter().map(|e| job(e, c).map_err(|e| e.at(list))).collect()
 }
 
-fn job(e: Entry, c: &Grow) -> Result<Job> {
+fn job(e: Entry, c: &GrowArgs) -> Result<Job> {
     // Lists may stand as TOML arrays or as text in the form of the flags.
     let text = |v: toml::Value| match v {
         toml::Value::String(s) => s,

@@ -1,11 +1,14 @@
 //! `offshoot inspect`: the anatomy of a model.
 
+use std::path::PathBuf;
+
+use clap::Args;
 use serde_json::{Value, json};
 
 use super::{named, open};
 use crate::anatomy::{Anatomy, Attention, Grid, Roles};
 use crate::axes::{Factor, Typing};
-use crate::cli::flags::Inspect;
+use crate::cli::common::OpenFlags;
 use crate::cli::output::{self, count, table};
 use crate::data::{InputReport, InputShape, Preprocess, PreprocessFlags};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,8 +18,26 @@ use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model, node_label};
 use crate::report::PREPROCESS;
 
+/// `offshoot inspect`.
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// The model
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub open: OpenFlags,
+    /// List the initializers of every head and FFN
+    #[arg(long)]
+    pub weights: bool,
+    /// Explain a layer: the weights, axes and shape operands that each of its factors reaches
+    #[arg(long, value_name = "LAYER")]
+    pub explain: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Runs the command.
-pub fn run(c: &Inspect) -> Result<()> {
+pub fn run(c: &InspectArgs) -> Result<()> {
     let model = open(&c.model, c.open)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;

@@ -18,7 +18,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::flags::{OpenFlags, RuntimeFlags, TransformFlags};
+use super::common::{OpenFlags, RuntimeFlags, TransformFlags};
 use super::output;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;

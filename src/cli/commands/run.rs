@@ -4,16 +4,17 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::Args;
 use serde_json::json;
 
 use super::condense::condense;
 use super::eval::{dataset, measure};
 use super::grow::shape;
-use super::tune::tune_opened;
+use super::tune::{TuneArgs, tune_opened};
 use super::{images, named, open_to_run, size_for, tell_input};
 use crate::anatomy::{Anatomy, activation};
 use crate::axes::Typing;
-use crate::cli::flags::{OpenFlags, RunAll, Tune};
+use crate::cli::common::{ClusterFlags, DataFlags, OpenFlags, RuntimeFlags, ShapeFlags, TrainingFlags, TransformFlags};
 use crate::cli::output::{self, check_output, count, table, write_text};
 use crate::data::{Dataset, InputReport, InputShape, Loader};
 use crate::descendant::{self, Init};
@@ -36,8 +37,41 @@ struct Row {
     result: Option<Evaluation>,
 }
 
+/// `offshoot run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The ancestor
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub data: DataFlags,
+    /// The folder for everything that is written
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Images that densities are measured on [default: 256 of the training images]
+    #[arg(long, value_name = "PATH")]
+    pub images: Option<PathBuf>,
+    /// Overwrite what an earlier run wrote into the folder
+    #[arg(long)]
+    pub force: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub shape: ShapeFlags,
+    #[command(flatten)]
+    pub clusters: ClusterFlags,
+    #[command(flatten)]
+    pub training: TrainingFlags,
+    #[command(flatten)]
+    pub open: OpenFlags,
+    #[command(flatten)]
+    pub transform: TransformFlags,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
 /// Runs the command.
-pub fn run(c: &RunAll) -> Result<()> {
+pub fn run(c: &RunArgs) -> Result<()> {
     fs::create_dir_all(&c.output).map_err(|e| Error::io(&c.output, e))?;
     let file = |name: &str| c.output.join(name);
     let written: Vec<PathBuf> =
@@ -89,7 +123,7 @@ pub fn run(c: &RunAll) -> Result<()> {
     output::write_model(&written[1], &child.model)?;
 
     output::note("3/4 tuning");
-    let tune_flags = Tune {
+    let tune_flags = TuneArgs {
         model: written[1].clone(),
         data: c.data.clone(),
         classes: added,
@@ -137,7 +171,7 @@ pub fn run(c: &RunAll) -> Result<()> {
 }
 
 /// Images of the data set, evenly spread over its training part.
-fn some_images(c: &RunAll, data: &Dataset, model: &Model, typing: &Typing) -> Result<Loader> {
+fn some_images(c: &RunArgs, data: &Dataset, model: &Model, typing: &Typing) -> Result<Loader> {
     let input = InputShape::of(typing)?;
     let preprocess = data.preprocess(&c.transform.preprocess(), model.metadata(PREPROCESS), input)?;
     tell_input(&InputReport::new(model, typing, preprocess.as_ref()));
@@ -146,14 +180,14 @@ fn some_images(c: &RunAll, data: &Dataset, model: &Model, typing: &Typing) -> Re
     data.loader(all.into_iter().step_by(step).collect(), preprocess, input.layout)
 }
 
-fn score(runtime: &Arc<Runtime>, model: &Model, data: &Dataset, judged: &[usize], c: &RunAll) -> Result<Evaluation> {
+fn score(runtime: &Arc<Runtime>, model: &Model, data: &Dataset, judged: &[usize], c: &RunArgs) -> Result<Evaluation> {
     let mut transform = c.transform.clone();
     transform.limit = None;
     measure(runtime, model, data, judged.to_vec(), &transform, None, c.data.strict).map(|m| m.result)
 }
 
 fn report(
-    c: &RunAll,
+    c: &RunArgs,
     rows: &[Row],
     densities: Option<&[Vec<f64>]>,
     curve: Option<&crate::report::Curve>,

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use clap::Args;
 use serde_json::json;
 
 use super::fitter::{Bars, Fitter, analyse};
 use super::{in_type, keep_transform, named, open, open_for_images};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::cli::flags::Shrink;
+use crate::cli::common::values::tolerance;
+use crate::cli::common::{OpenFlags, RuntimeFlags, TransformFlags};
 use crate::cli::output::{self, count, table};
 use crate::data::Loader;
 use crate::density::attention_maps;
@@ -19,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{
     Allocation, Budget, Latencies, Limits, PlannedLayer, Shrinker, Shrunk, comparison, latency, plan, thin,
 };
-use crate::graph;
+use crate::graph::{self, FloatType};
 use crate::learngene::{Learngene, Removals, parameters};
 use crate::onnx::{Model, encoded_len, sha256};
 use crate::parallel;
@@ -33,8 +35,132 @@ const SLACK: f64 = 0.01;
 /// How often an allocation is made anew because it takes longer than predicted.
 const TRIES: usize = 4;
 
+/// `offshoot shrink`.
+#[derive(Args, Debug)]
+pub struct ShrinkArgs {
+    /// The ancestor, or a learngene that carries the order of removal (condense --fitted, shrink --save-learngene)
+    pub model: PathBuf,
+    /// Images that it is calibrated on, a few dozen or more: a folder, an IDX file, or an .npz or .npy of prepared tensors
+    ///
+    /// A learngene that carries the order of removal gives descendants without images too, which are then not fitted.
+    #[arg(long, value_name = "PATH")]
+    pub images: Option<PathBuf>,
+    /// The descendant to write; with several sizes, the folder for them
+    #[arg(short, long, value_name = "CHILD.onnx", required_unless_present_any = ["dry_run", "save_learngene"])]
+    pub output: Option<PathBuf>,
+    /// Share of the parameters of all heads and FFNs to keep; several, such as 85%,75%,50%, give several descendants
+    #[arg(long, value_name = "P%", value_delimiter = ',', value_parser = kept_share, required_unless_present_any = ["budget", "dry_run", "save_learngene"], conflicts_with = "budget")]
+    pub to: Vec<f64>,
+    /// What the whole model may cost instead: params=12M, macs=2G, bytes=20MB or latency=8ms (on this machine, one image)
+    #[arg(long, value_name = "WHAT=N", value_parser = budget)]
+    pub budget: Option<Budget>,
+    /// Also write the ancestor as a learngene with the order in which its heads and neurons go, and what that costs
+    #[arg(long, value_name = "GENE.onnx")]
+    pub save_learngene: Option<PathBuf>,
+    /// Write a report (HTML, one file); with several sizes, of the last
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// Write the frontier of error against size, operations and time as a plot (SVG)
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
+    /// Memory for the streams of tokens that the fit keeps; what is above it goes to a scratch file [default: 4GB]
+    #[arg(long, value_name = "BYTES", value_parser = amount)]
+    pub memory_limit: Option<f64>,
+    /// Random views of the images that matrices are fitted on
+    #[arg(long, value_name = "N", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub crops: u32,
+    /// Seed of the views and of which images are held out
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Exit with 1 and write nothing where the squared error on held-out images, relative to the values, is above this
+    #[arg(long, value_name = "E", value_parser = tolerance)]
+    pub max_error: Option<f64>,
+    /// Print what each size would cost and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Layers that may be thinned, such as 0,1,5 [default: all]
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',', help_heading = "Levers")]
+    pub only_layers: Option<Vec<usize>>,
+    /// Keep all heads
+    #[arg(long, help_heading = "Levers")]
+    pub no_heads: bool,
+    /// Keep all FFN neurons
+    #[arg(long, help_heading = "Levers")]
+    pub no_ffn: bool,
+    /// Keep all layers
+    #[arg(long, help_heading = "Levers")]
+    pub no_layers: bool,
+    /// Cut the dimensions of heads at every size [default: at 60 % and below]
+    #[arg(long, help_heading = "Levers", conflicts_with = "no_head_dim")]
+    pub head_dim: bool,
+    /// Keep the dimensions of all heads
+    #[arg(long, help_heading = "Levers")]
+    pub no_head_dim: bool,
+    /// Heads that every layer keeps at least
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Levers", value_parser = clap::value_parser!(u32).range(1..))]
+    pub min_heads: u32,
+    /// Neurons that every FFN keeps at least
+    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Levers", value_parser = clap::value_parser!(u32).range(2..))]
+    pub min_ffn: u32,
+    /// Floating-point type that the descendant computes in; its inputs and outputs are float32 [default: as the model has it]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub dtype: Option<FloatType>,
+    /// Leave what is constant at the model's image size to be computed at every run
+    #[arg(long)]
+    pub no_fold: bool,
+    /// FFNs keep a multiple of this many neurons
+    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Levers", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub multiple_of: u32,
+    /// Overwrite an existing output
+    #[arg(long)]
+    pub force: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub open: OpenFlags,
+    #[command(flatten)]
+    pub transform: TransformFlags,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
+fn kept_share(text: &str) -> Result<f64, String> {
+    let number = |t: &str| t.trim().parse::<f64>().ok();
+    let share = match text.strip_suffix('%') {
+        Some(percent) => number(percent).map(|p| p / 100.0),
+        None => number(text),
+    };
+    share.filter(|s| *s > 0.0 && *s <= 1.0).ok_or_else(|| "a share is above 0 and up to 100%, such as 75%".into())
+}
+
+/// A number with a unit: 12M, 20MB, 2G.
+fn amount(text: &str) -> Result<f64, String> {
+    let amount = text.trim().trim_end_matches('B');
+    let (digits, scale) = match amount.chars().last() {
+        Some('k' | 'K') => (&amount[..amount.len() - 1], 1e3),
+        Some('M') => (&amount[..amount.len() - 1], 1e6),
+        Some('G') => (&amount[..amount.len() - 1], 1e9),
+        _ => (amount, 1.0),
+    };
+    let number = digits.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
+    number.map(|n| n * scale).ok_or_else(|| format!("`{text}` is no number such as 12M, 20MB or 2G"))
+}
+
+fn budget(text: &str) -> Result<Budget, String> {
+    let wrong = || "a budget is params=12M, macs=2G, bytes=20MB or latency=8ms".to_string();
+    let (what, value) = text.split_once('=').ok_or_else(wrong)?;
+    match what.trim() {
+        "params" => Ok(Budget::Parameters(amount(value)?)),
+        "macs" => Ok(Budget::Macs(amount(value)?)),
+        "bytes" => Ok(Budget::Bytes(amount(value)?)),
+        "latency" => Ok(Budget::Latency(amount(value.trim().strip_suffix("ms").ok_or_else(wrong)?)?)),
+        _ => Err(wrong()),
+    }
+}
+
 /// Runs the command.
-pub fn run(c: &Shrink) -> Result<()> {
+pub fn run(c: &ShrinkArgs) -> Result<()> {
     let cores = std::thread::available_parallelism().map(|n| n.get()).unwrap_or(1);
     let threads = c.runtime.threads.map(usize::from).or_else(parallel::threads).unwrap_or(cores);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
@@ -42,7 +168,7 @@ pub fn run(c: &Shrink) -> Result<()> {
     pool.install(|| shrink(c))
 }
 
-fn shrink(c: &Shrink) -> Result<()> {
+fn shrink(c: &ShrinkArgs) -> Result<()> {
     let start = Instant::now();
     let model = match c.images {
         Some(_) => open_for_images(&c.model, c.open, &c.transform)?,
@@ -169,7 +295,7 @@ fn shrink(c: &Shrink) -> Result<()> {
 const CUT_DIMS: f64 = 0.6;
 
 /// Levers; whether dimensions of heads are cut is decided for each size, and here whether that has to be measured.
-fn limits(c: &Shrink, jobs: &[(Budget, PathBuf)]) -> Limits {
+fn limits(c: &ShrinkArgs, jobs: &[(Budget, PathBuf)]) -> Limits {
     let small = |b: &Budget| !matches!(b, Budget::Share(s) if *s > CUT_DIMS);
     Limits {
         dims: !c.no_head_dim && (c.head_dim || c.save_learngene.is_some() || jobs.iter().any(|j| small(&j.0))),
@@ -202,7 +328,7 @@ pub fn learngene(model: &Model, removals: Removals, loader: Option<&Loader>) -> 
 
 /// A descendant says where it comes from.
 fn describe(
-    c: &Shrink,
+    c: &ShrinkArgs,
     model: &Model,
     child: &mut Shrunk,
     allocation: &Allocation,
@@ -226,7 +352,7 @@ fn describe(
 
 /// What is measured in time, on a runtime that has the threads that a descendant will have.
 struct Timer<'c> {
-    c: &'c Shrink,
+    c: &'c ShrinkArgs,
     model: &'c Model,
     /// True where descendants are fitted: without that the dimensions of heads cannot be cut.
     fits: bool,
@@ -274,7 +400,7 @@ impl Timer<'_> {
 }
 
 /// What is to be made: budgets and outputs.
-fn jobs(c: &Shrink, model: &Model) -> Result<Vec<(Budget, PathBuf)>> {
+fn jobs(c: &ShrinkArgs, model: &Model) -> Result<Vec<(Budget, PathBuf)>> {
     let Some(output) = c.output.as_ref().filter(|_| !c.dry_run) else { return Ok(Vec::new()) };
     if let Some(mut budget) = c.budget {
         if let (Budget::Bytes(bytes), Some(dtype)) = (&mut budget, c.dtype) {
@@ -350,7 +476,7 @@ fn report(path: &PathBuf, allocation: &Allocation, child: &Shrunk, (whole, own):
 const MAPS: usize = 4;
 
 fn page(
-    c: &Shrink,
+    c: &ShrinkArgs,
     timer: &Timer,
     fitter: &Fitter,
     allocation: &Allocation,
@@ -427,7 +553,7 @@ fn points(frontier: &[Allocation]) -> Vec<Frontier> {
 /// Characters of the longest bar of the frontier.
 const BAR: f64 = 24.0;
 
-fn show(c: &Shrink, frontier: &[Allocation]) -> Result<()> {
+fn show(c: &ShrinkArgs, frontier: &[Allocation]) -> Result<()> {
     if c.json {
         return output::print_json(&json!({"schema": "offshoot.frontier/1", "frontier": frontier}));
     }

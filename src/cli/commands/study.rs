@@ -5,15 +5,45 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::cli::flags::Study as Flags;
+use clap::Args;
+
+use crate::cli::common::RuntimeFlags;
+use crate::cli::common::values::positive;
 use crate::cli::output::{self, table, write_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Picture, Section, density_plot, study_page};
 use crate::runtime::Runtime;
 use crate::study::{Cell, Record, Results, Study, Tables, pack};
 
+/// `offshoot study`.
+#[derive(Args, Debug)]
+pub struct StudyArgs {
+    /// The study, a TOML file
+    pub study: PathBuf,
+    /// Folder of results: cells in cells/, tables and plots beside it [default: results/ beside the study]
+    #[arg(long, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+    /// A smoke run: one seed, one epoch, few images
+    #[arg(long)]
+    pub quick: bool,
+    /// Begin no cell after so many minutes; 0 makes the tables of what is there
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub minutes: Option<f64>,
+    /// Check the study, list its cells and compute none
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Compute nothing: move the study's cells from cells/ into one file, STUDY.cells.jsonl, which is read as they are
+    #[arg(long, conflicts_with_all = ["minutes", "dry_run", "json"])]
+    pub pack: bool,
+    /// Print the tables as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
 /// Runs the command.
-pub fn run(c: &Flags) -> Result<()> {
+pub fn run(c: &StudyArgs) -> Result<()> {
     let beside = || c.study.parent().unwrap_or(Path::new("")).join("results");
     let mut folder = c.folder.clone().unwrap_or_else(beside);
     if c.quick {
@@ -83,7 +113,7 @@ pub fn run(c: &Flags) -> Result<()> {
 
 /// Writes the tables, the plots and the report. Returns the report's path.
 fn write(
-    c: &Flags,
+    c: &StudyArgs,
     study: &Study,
     folder: &Path,
     cells: &Path,

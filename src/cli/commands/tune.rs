@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use clap::Args;
 use indicatif::ProgressBar;
 use ndarray::{ArrayD, IxDyn};
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use super::eval::{dataset, dataset_at, validation};
 use super::{agree, in_type, keep_transform, named, open_to_run, opened, size_for, skipped, tell_input, warn_skipped};
 use crate::anatomy::{ActivationKind, Anatomy, WeightKind, activation, class_factor};
 use crate::axes::Typing;
-use crate::cli::flags::{LossKind, OpenFlags, OptimizerKind, TrainingFlags, TransformFlags, Tune};
+use crate::cli::common::{DataFlags, LossKind, OpenFlags, OptimizerKind, RuntimeFlags, TrainingFlags, TransformFlags};
 use crate::cli::output::{self, check_distinct, check_output, count, table, write_text};
 use crate::cli::signals;
 use crate::data::{
@@ -30,13 +31,75 @@ use crate::parallel;
 use crate::report::{Curve, PREPROCESS, training_page, training_plot};
 use crate::runtime::{self, Device, Kind, Runtime};
 use crate::training::{
-    Batching, CLASSIFIER_IMAGES, LearningRate, Loss, Memory, Observer, Operators, Optimiser, Plan, Precision, Recipe,
-    Run, Selection, Separated, StepReport, Steps, Summary, Teacher, Term, Trainer, Validation, ValidationReport,
-    add_classifier, checkpoint, fit_classifier, has_classifier, is_independent, said_of, separate, trainable_form,
+    Batching, CLASSIFIER_IMAGES, LearningRate, Loss, Memory, Observer, Operators, Optimiser, Plan, Pooling, Precision,
+    Recipe, Run, Selection, Separated, StepReport, Steps, Summary, Teacher, Term, Trainer, Validation,
+    ValidationReport, add_classifier, checkpoint, fit_classifier, has_classifier, is_independent, said_of, separate,
+    trainable_form,
 };
 
+/// `offshoot tune`.
+#[derive(Args, Debug)]
+pub struct TuneArgs {
+    /// The model
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub data: DataFlags,
+    /// Replace the classifier by one of this many classes; a model without one is cut after its encoder and gets one
+    #[arg(long, value_name = "N")]
+    pub classes: Option<usize>,
+    /// What a new classifier behind an encoder looks at
+    #[arg(long, value_enum)]
+    pub pooling: Option<Pooling>,
+    #[command(flatten)]
+    pub training: TrainingFlags,
+    /// The tuned model to write: the best by validation; the last stands beside it as NAME.last.onnx
+    #[arg(short, long, value_name = "TUNED.onnx")]
+    pub output: Option<PathBuf>,
+    /// Floating-point type that the tuned model computes in; its inputs and outputs are float32 [default: as the model has it]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub dtype: Option<FloatType>,
+    /// Overwrite existing outputs
+    #[arg(long)]
+    pub force: bool,
+    /// List what is trained and what is not, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Write the step graph and STEP.json, which describes it, and train nothing
+    #[arg(long, value_name = "STEP.onnx", conflicts_with_all = ["dry_run", "resume"])]
+    pub emit_step: Option<PathBuf>,
+
+    /// Write a JSON line for every update and every validation
+    #[arg(long, value_name = "FILE.jsonl", help_heading = "Output")]
+    pub metrics: Option<PathBuf>,
+    /// Write a plot of loss and accuracy (SVG)
+    #[arg(long, value_name = "FILE.svg", help_heading = "Output")]
+    pub plot: Option<PathBuf>,
+    /// Write a report (HTML, one file)
+    #[arg(long, value_name = "FILE.html", help_heading = "Output")]
+    pub report: Option<PathBuf>,
+    /// Checkpoint [default: beside the output]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub checkpoint: Option<PathBuf>,
+    /// Updates between checkpoints; there is one at the end of every epoch
+    #[arg(long, value_name = "N", help_heading = "Output", value_parser = clap::value_parser!(u64).range(1..))]
+    pub checkpoint_every: Option<u64>,
+    /// Go on from the checkpoint
+    #[arg(long, help_heading = "Output")]
+    pub resume: bool,
+
+    #[command(flatten)]
+    pub open: OpenFlags,
+    #[command(flatten)]
+    pub transform: TransformFlags,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
 /// Runs the command.
-pub fn run(c: &Tune) -> Result<()> {
+pub fn run(c: &TuneArgs) -> Result<()> {
     let Some(outcome) = tune(c)? else { return Ok(()) };
     if c.json {
         output::print_json(&outcome.describe(c))?;
@@ -91,7 +154,7 @@ impl Outcome {
         }
     }
 
-    fn describe(&self, c: &Tune) -> Value {
+    fn describe(&self, c: &TuneArgs) -> Value {
         json!({
             "schema": "offshoot.tune/1",
             "output": c.output,
@@ -128,7 +191,7 @@ fn quality(report: &ValidationReport) -> String {
 }
 
 /// Trains and writes everything that was asked for; `None` where nothing was to be trained.
-pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
+pub fn tune(c: &TuneArgs) -> Result<Option<Outcome>> {
     let opens = match &c.training.teacher {
         None => [c.open; 2],
         Some(teacher) => size_for([&c.model, teacher], c.open)?,
@@ -137,7 +200,7 @@ pub fn tune(c: &Tune) -> Result<Option<Outcome>> {
 }
 
 /// [`tune`] with flags of their own for opening student and teacher.
-pub fn tune_opened(c: &Tune, [student, of_teacher]: [OpenFlags; 2]) -> Result<Option<Outcome>> {
+pub fn tune_opened(c: &TuneArgs, [student, of_teacher]: [OpenFlags; 2]) -> Result<Option<Outcome>> {
     let outputs = Outputs::new(c)?;
     let (mut model, batch_note) = opened(&c.model, student, Some(&c.runtime), Some(&c.transform))?;
     let mut data = named(&c.data.data, Data::open(c))?;
@@ -394,7 +457,7 @@ fn classes_of_teacher(
 /// How the teacher sees the images, and in which size: with a transform of its own, but of every picture what the student sees of it. A
 /// teacher that says nothing of its transform is taken to have the student's.
 fn seen_by_teacher(
-    c: &Tune,
+    c: &TuneArgs,
     data: &Data,
     teacher: &Model,
     student: &View,
@@ -487,7 +550,7 @@ struct Outputs {
 
 impl Outputs {
     /// Derives and checks them before any work is done.
-    fn new(c: &Tune) -> Result<Self> {
+    fn new(c: &TuneArgs) -> Result<Self> {
         let beside = |suffix: &str| -> Option<PathBuf> {
             let output = c.output.as_ref()?;
             let stem = output.file_stem()?.to_string_lossy().into_owned();
@@ -531,7 +594,7 @@ struct Data {
 }
 
 impl Data {
-    fn open(c: &Tune) -> Result<Data> {
+    fn open(c: &TuneArgs) -> Result<Data> {
         let ignore_labels = c.training.teacher.is_some() && c.training.distill.unwrap_or(0.0) >= 1.0;
         let set = dataset(&c.data, ignore_labels)?;
         let other = c.training.val.as_ref().map(|p| dataset_at(p, &c.data, ignore_labels)).transpose()?;
@@ -583,7 +646,7 @@ impl Data {
         Ok(())
     }
 
-    fn validation(&mut self, c: &Tune, model: &Model, typing: &Typing) -> Result<Option<Validation>> {
+    fn validation(&mut self, c: &TuneArgs, model: &Model, typing: &Typing) -> Result<Option<Validation>> {
         let strict = c.data.strict;
         match &self.other {
             Some(other) => {
@@ -602,7 +665,7 @@ impl Data {
 }
 
 /// Gives the model the classifier that was asked for.
-fn prepare_classifier(c: &Tune, model: &mut Model, data: &Data, runtime: &Arc<Runtime>) -> Result<()> {
+fn prepare_classifier(c: &TuneArgs, model: &mut Model, data: &Data, runtime: &Arc<Runtime>) -> Result<()> {
     let Some(classes) = c.classes else {
         if c.pooling.is_some() {
             return Err(Error::new(ErrorKind::Usage, "--pooling is for a new classifier").hint("give --classes too"));
@@ -641,7 +704,7 @@ fn prepare_classifier(c: &Tune, model: &mut Model, data: &Data, runtime: &Arc<Ru
 }
 
 /// Starts a new classifier from a regression on the encoder's features.
-fn fit(c: &Tune, model: &mut Model, data: &Data, runtime: &Arc<Runtime>) -> Result<()> {
+fn fit(c: &TuneArgs, model: &mut Model, data: &Data, runtime: &Arc<Runtime>) -> Result<()> {
     let (images, image) = {
         let typing = Typing::new(model)?;
         // Spread over the whole training part, whatever its order.
@@ -656,7 +719,7 @@ fn fit(c: &Tune, model: &mut Model, data: &Data, runtime: &Arc<Runtime>) -> Resu
     result
 }
 
-fn loss(c: &Tune, model: &Model, teacher: Option<&Model>, labelled: bool) -> Result<Loss> {
+fn loss(c: &TuneArgs, model: &Model, teacher: Option<&Model>, labelled: bool) -> Result<Loss> {
     let mut terms = Vec::new();
     let share = match (teacher.is_some(), c.training.distill) {
         (false, _) => 0.0,
@@ -707,7 +770,7 @@ fn loss(c: &Tune, model: &Model, teacher: Option<&Model>, labelled: bool) -> Res
     Ok(Loss { terms, output: None })
 }
 
-fn recipe(c: &Tune, runtime: &Runtime, loss: Loss) -> Recipe {
+fn recipe(c: &TuneArgs, runtime: &Runtime, loss: Loss) -> Recipe {
     let betas = c.training.betas.clone().unwrap_or_else(|| vec![0.9, 0.999]);
     let beta = |i: usize, default: f64| betas.get(i).copied().unwrap_or(default);
     let operators = c.training.operators.unwrap_or(match (runtime.kind, runtime.device) {
@@ -735,7 +798,7 @@ fn recipe(c: &Tune, runtime: &Runtime, loss: Loss) -> Recipe {
     }
 }
 
-fn plan(c: &Tune, outputs: &Outputs) -> Plan {
+fn plan(c: &TuneArgs, outputs: &Outputs) -> Plan {
     Plan {
         epochs: c.training.epochs.into(),
         steps: c.training.steps,
@@ -755,7 +818,7 @@ fn plan(c: &Tune, outputs: &Outputs) -> Plan {
 }
 
 /// What is trained and what is not.
-fn dry_run(c: &Tune, model: &Model, image: [usize; 2], recipe: &Recipe, separated: &[Separated]) -> Result<()> {
+fn dry_run(c: &TuneArgs, model: &Model, image: [usize; 2], recipe: &Recipe, separated: &[Separated]) -> Result<()> {
     let selection = {
         let (form, _, _) = trainable_form(model, recipe.batch, image)?;
         let typing = Typing::new(&form)?;
@@ -791,7 +854,7 @@ fn dry_run(c: &Tune, model: &Model, image: [usize; 2], recipe: &Recipe, separate
 }
 
 /// Writes the step graph and what its inputs and outputs mean.
-fn emit_step(c: &Tune, path: &Path, model: &Model, image: [usize; 2], recipe: &Recipe) -> Result<()> {
+fn emit_step(c: &TuneArgs, path: &Path, model: &Model, image: [usize; 2], recipe: &Recipe) -> Result<()> {
     let mut recipe = recipe.clone();
     // Others run it: only what every ONNX Runtime has.
     recipe.operators = c.training.operators.unwrap_or(Operators::Standard);
@@ -853,7 +916,7 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(c: &Tune, outputs: &Outputs, output: &'a Path, classified: bool, data: &Data) -> Result<Self> {
+    fn new(c: &TuneArgs, outputs: &Outputs, output: &'a Path, classified: bool, data: &Data) -> Result<Self> {
         // Labels that were matched to the model's classes have one name an output.
         let names = data.dataset.classes().filter(|_| classified);
         let metrics = match c.metrics.as_ref().filter(|_| parallel::is_first()) {
@@ -911,7 +974,7 @@ impl<'a> Watch<'a> {
         trainer: &Trainer,
         summary: Summary,
         images: [usize; 2],
-        c: &Tune,
+        c: &TuneArgs,
         runtime: &Runtime,
     ) -> Result<Outcome> {
         let validated = images[1] > 0;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::cli::flags::{RuntimeFlags, VerifyFlags};
+use crate::cli::common::{RuntimeFlags, VerifyFlags};
 use crate::cli::output;
 use crate::descendant::{Case, Outcome, Verification, Verifier, predicted_seconds};
 use crate::error::{Error, Result};

@@ -1,0 +1,16 @@
+//! Groups of flags that commands share.
+
+mod clusters;
+mod data;
+mod model;
+mod runtime;
+mod shape;
+mod training;
+pub mod values;
+
+pub use clusters::ClusterFlags;
+pub use data::{DataFlags, TransformFlags};
+pub use model::{OpenFlags, VerifyFlags};
+pub use runtime::RuntimeFlags;
+pub use shape::ShapeFlags;
+pub use training::{LossKind, OptimizerKind, TrainingFlags};

@@ -1,0 +1,45 @@
+//! How a model is opened, and how one that was made is checked.
+
+use clap::Args;
+
+use super::values::image_size;
+use crate::onnx::ExternalLinks;
+use crate::opening::Opening;
+
+/// How a model file is opened.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct OpenFlags {
+    /// Follow links that lead external data outside the model's folder
+    #[arg(long)]
+    pub allow_external_links: bool,
+    /// Make the weights of a quantised model float numbers, and leave the quantisation of its activations out
+    #[arg(long)]
+    pub dequantize: bool,
+    /// Image size of a model that takes images of any size: N or HEIGHTxWIDTH [default: what its metadata, a configuration beside it, or
+    /// its position tables say]
+    #[arg(long, value_name = "N|HxW", value_parser = image_size)]
+    pub input_size: Option<[usize; 2]>,
+}
+
+impl OpenFlags {
+    /// As the library has it, for a model that is fed with no pictures.
+    pub fn opening(self) -> Opening {
+        let links = if self.allow_external_links { ExternalLinks::Accept } else { ExternalLinks::Refuse };
+        Opening { links, dequantize: self.dequantize, input_size: self.input_size, pictures: None }
+    }
+}
+
+/// Whether a model is run to see that it is right.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct VerifyFlags {
+    /// Verify also where that is predicted to take two seconds or more
+    ///
+    /// What is checked, by name: `runs` on an image; `batches` of two and three; `samples`, an image alone and among others; `permuted`,
+    /// heads and neurons in another order. Of a descendant also `full-size`, its ancestor grown whole, and `removed`, its ancestor with
+    /// the rows of what was removed at zero. In float16 also `half-precision`, on tract, which computes in it. Exit code 1 where one fails.
+    #[arg(long, help_heading = "Verification", conflicts_with = "no_verify")]
+    pub verify: bool,
+    /// Verify nothing
+    #[arg(long, help_heading = "Verification")]
+    pub no_verify: bool,
+}

@@ -1,0 +1,40 @@
+//! What graphs run on.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::runtime::{Device, Kind, Options};
+
+/// Which runtime runs graphs, and where.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RuntimeFlags {
+    /// Runtime that runs graphs
+    #[arg(long, value_enum, default_value_t, help_heading = "Runtime")]
+    pub runtime: Kind,
+    /// Shared library of ONNX Runtime, or the folder that holds it
+    #[arg(long, value_name = "PATH", help_heading = "Runtime")]
+    pub onnxruntime: Option<PathBuf>,
+    /// Device that graphs run on
+    #[arg(long, value_enum, default_value_t, help_heading = "Runtime")]
+    pub device: Device,
+    /// On a GPU, multiply matrices of float32 in TF32: faster, with 10 bits of mantissa
+    #[arg(long, help_heading = "Runtime")]
+    pub tf32: bool,
+    /// Threads of the runtime [default: one a core]
+    #[arg(long, value_name = "N", help_heading = "Runtime", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+impl RuntimeFlags {
+    /// As options of the library.
+    pub fn options(&self) -> Options {
+        Options {
+            kind: self.runtime,
+            library: self.onnxruntime.clone(),
+            device: self.device,
+            tf32: self.tf32,
+            threads: self.threads.map(usize::from),
+        }
+    }
+}
