@@ -154,3 +154,20 @@ fn files(folder: &Path, end: &str) -> Result<Vec<PathBuf>> {
     found.sort();
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cells_of_the_repository_are_read() {
+        let results = Results::open(Path::new("docs/studies/results")).unwrap();
+        let lines: usize = files(&results.folder, PACKED)
+            .unwrap()
+            .iter()
+            .map(|file| fs::read_to_string(file).unwrap().lines().count())
+            .sum();
+        // No cell stands in two files.
+        assert_eq!((results.packed.len(), lines), (731, 731));
+    }
+}
