@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, FloatType, Links, Names, data_inputs, declared_type, element_types, is_integer};
 use crate::learngene::{Cluster, Kind as Block, Learngene};
 use crate::onnx::{DataType, Model, data_type, tensor_from_f32, to_f32};
-use crate::runtime::{Device, Embedded, Kind, Runtime, Session};
+use crate::runtime::{Device, Embedded, Kind, Runtime, Session, separate_skip_norms};
 
 /// Multiply-accumulate operations in a second that predictions count on: what a core or two do of a small network, with what it takes to
 /// load it.
@@ -712,6 +712,13 @@ fn permute(model: &Model) -> Result<Model> {
 fn without(model: &Model, gene: &Learngene, plan: &Plan) -> Result<Model> {
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
+    let is_dropped = |l: usize| plan.layers.iter().all(|p| p.ancestor_layer != l);
+    if let (true, Some(graph)) = ((0..anatomy.layers.len()).any(is_dropped), separate_skip_norms(&typing)?) {
+        // A sum that is fused with the norm behind it may have no name, and what is added there would stay.
+        let mut apart = model.clone();
+        *apart.graph_mut() = graph;
+        return without(&apart, gene, plan);
+    }
     let mut oracle = Oracle {
         typing: &typing,
         anatomy: &anatomy,

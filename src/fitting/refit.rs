@@ -370,7 +370,9 @@ fn judge(images: &[AtHand], weights: &[f64], own: &Affine, correction: &Affine) 
         let more = (!correction.0.is_empty()).then(|| product(image.rows.view(), correction.0.view()));
         // One pass over the numbers, without an array for each difference: this is most of a refit.
         let mut more = more.as_ref().map(|m| m.iter());
-        for ((added, missing), given) in image.added.outer_iter().zip(image.missing.outer_iter()).zip(given.outer_iter()) {
+        for ((added, missing), given) in
+            image.added.outer_iter().zip(image.missing.outer_iter()).zip(given.outer_iter())
+        {
             let left = added.iter().zip(&missing).zip(&given).map(|((a, m), g)| a + m - g);
             for (column, ((left, w), bias)) in left.zip(weights).zip(&own.1).enumerate() {
                 let left = left - bias;

@@ -185,8 +185,7 @@ pub fn children_of_every_fixture_pass(runtime: &Arc<Runtime>) {
     use rayon::prelude::*;
     let all = all_fixtures();
     let chosen: Vec<&Fixture> = all.iter().filter(|f| f.runs_on(runtime)).collect();
-    let found: Vec<(String, Verification)> =
-        chosen.par_iter().map(|f| (f.name().to_owned(), pruned(runtime, f))).collect();
+    let found: Vec<(String, Verification)> = chosen.par_iter().flat_map_iter(|f| pruned(runtime, f)).collect();
     let (mut wrong, mut removed) = (Vec::new(), 0);
     for (name, verification) in &found {
         println!("{name}\n    {}", verification.lines().join("\n    "));
@@ -197,16 +196,24 @@ pub fn children_of_every_fixture_pass(runtime: &Arc<Runtime>) {
     assert!(10 * removed > 8 * found.len(), "only {removed} of {} were compared with their ancestor", found.len());
 }
 
-/// A child with one head in each layer, half the neurons, and its first layer dropped where that can be.
-fn pruned(runtime: &Arc<Runtime>, fixture: &Fixture) -> Verification {
+/// Children with one head in each layer and half the neurons: without the first layer where that can be, and without the last where sums
+/// are fused with norms, which hides what the last layer adds.
+fn pruned(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<(String, Verification)> {
     let ancestor = fixture.open();
     let typing = Typing::new(&ancestor).unwrap();
     let anatomy = Anatomy::new(&typing).unwrap();
     let gene = Learngene::identity(&typing, &anatomy);
     let shape = Shape { heads: Heads::Count(1), ffn_width: FfnWidth::Percent(50.0), ..Shape::default() };
-    let shallow = Shape { layers: Layers::List((1..anatomy.layers.len()).collect()), ..shape.clone() };
-    let drops = anatomy.layers.len() > 1 && grow(&ancestor, &gene, &shallow).is_ok();
-    verify(runtime, &ancestor, if drops { &shallow } else { &shape }, |_| {})
+    let layers = anatomy.layers.len();
+    let fused = ancestor.graph().node.iter().any(|n| n.op_type().starts_with("Skip"));
+    let kept = [1..layers, 0..if fused { layers - 1 } else { 0 }].into_iter().filter(|kept| !kept.is_empty());
+    let shallow = kept.map(|kept| Shape { layers: Layers::List(kept.collect()), ..shape.clone() });
+    let mut shapes: Vec<Shape> = shallow.filter(|shape| grow(&ancestor, &gene, shape).is_ok()).collect();
+    if shapes.is_empty() {
+        shapes.push(shape);
+    }
+    let verified = |s: Shape| (format!("{}, {:?}", fixture.name(), s.layers), verify(runtime, &ancestor, &s, |_| {}));
+    shapes.into_iter().map(verified).collect()
 }
 
 fn checks(plan: &Value) -> Vec<(&str, &str)> {
