@@ -272,6 +272,9 @@ impl Verifier {
                     }
                     Err(e) => checks.extend([Check::FullSize, Check::Removed].map(|c| not_run(c, &e))),
                 }
+            } else {
+                let why = "only `grow`, which makes a child, knows what was kept of its ancestor";
+                checks.extend([Check::FullSize, Check::Removed].map(|c| not_run(c, why)));
             }
             if let Some(half) = half_type(case.written) {
                 checks.push(attempt(Check::HalfPrecision, || self.half_precision(case, half)));

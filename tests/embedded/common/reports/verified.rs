@@ -283,6 +283,7 @@ pub fn what_is_wrong_is_not_written(runtime: &str) {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("check `permuted`"), "{said}");
+    assert!(said.contains("not verified: removed (only `grow`, which makes a child, knows"), "{said}");
     let v = json(&[&compared[..], &["--no-verify", "--json"]].concat());
     assert_eq!(v["verification"]["not_run"], "--no-verify");
 }
