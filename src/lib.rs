@@ -1,10 +1,11 @@
 //! Offshoot grows small Vision Transformers out of big ones: ONNX in, ONNX out.
 //!
-//! The modules are the pipeline, in order: [`onnx`] (the file), [`graph`], [`axes`] (what every dimension is made of), [`runtime`],
-//! [`anatomy`] (heads, FFNs, layers), [`data`] (images), [`opening`] (a model with what lies beside it), [`density`] (mean attention distances), [`report`] (metrics and pages), [`learngene`]
-//! (clusters), [`descendant`], [`fitting`] (closed-form refits), [`training`] (gradients as graphs), [`study`] (grids of all that), [`cli`].
-//! Data flows one way; no module reaches back. [`error`] and [`parallel`], processes that share the work, stand below all of them.
-//! ARCHITECTURE.md in the repository is the map.
+//! The modules are the pipeline, in order: [`onnx`] (the file), [`graph`], [`axes`] (what every dimension is made of),
+//! [`runtime`], [`anatomy`] (heads, FFNs, layers), [`data`] (images), [`opening`] (a model with what lies beside it),
+//! [`density`] (mean attention distances), [`metrics`] (agreement and scores), [`learngene`] (clusters), [`descendant`],
+//! [`fitting`] (closed-form refits), [`training`] (gradients as graphs), [`report`] (pages and plots), [`study`] (grids of
+//! all that), [`cli`]. Data flows one way; no module reaches back. [`error`] and [`parallel`], processes that share the
+//! work, stand below all of them. ARCHITECTURE.md in the repository is the map.
 //!
 //! The main job, from an ancestor to a running child:
 //!
@@ -47,6 +48,7 @@ pub mod descendant;
 pub mod fitting;
 pub mod graph;
 pub mod learngene;
+pub mod metrics;
 pub mod onnx;
 pub mod opening;
 pub mod parallel;

@@ -11,8 +11,8 @@ use crate::anatomy::{Anatomy, ranking};
 use crate::axes::Typing;
 use crate::error::Result;
 use crate::graph::data_inputs;
+use crate::metrics::{Agreement, Measures};
 use crate::onnx::Model;
-use crate::report::{Agreement, Measures};
 use crate::runtime::Runtime;
 
 /// How a descendant agrees with its ancestor.

@@ -24,10 +24,10 @@ use crate::axes::Typing;
 use crate::data::{Batch, Loader, TrainingBatch, TrainingLoader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
+use crate::metrics::{Evaluation, Scores, binary_cross_entropy};
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model, tensor_info};
 use crate::parallel;
-use crate::report::{Evaluation, Scores, binary_cross_entropy};
 use crate::runtime::{Runtime, Session};
 
 /// How long a run is and how it goes.

@@ -17,7 +17,7 @@ use crate::data::{InputReport, Loader};
 use crate::descendant::{Case, Verifier, cost};
 use crate::error::{Error, ErrorKind, Result};
 use crate::learngene::parameters;
-use crate::report::Agreement;
+use crate::metrics::Agreement;
 use crate::runtime::{Runtime, Session};
 
 /// `offshoot compare`.

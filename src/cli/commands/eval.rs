@@ -15,8 +15,9 @@ use crate::cli::common::{DataFlags, OpenFlags, RuntimeFlags, TransformFlags};
 use crate::cli::output::{self, table};
 use crate::data::{ClassesBy, Dataset, DatasetOptions, InputReport, InputShape, Skipped, class_names};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::Evaluation;
 use crate::onnx::Model;
-use crate::report::{Evaluation, PREPROCESS};
+use crate::report::PREPROCESS;
 use crate::runtime::Runtime;
 use crate::training::{Validation, evaluate, is_independent, said_of, with_logits};
 

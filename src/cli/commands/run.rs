@@ -20,8 +20,9 @@ use crate::data::{Dataset, InputReport, InputShape, Loader};
 use crate::descendant::{self, Init};
 use crate::error::{Error, Result};
 use crate::learngene::{Learngene, parameters};
+use crate::metrics::Evaluation;
 use crate::onnx::Model;
-use crate::report::{Evaluation, PREPROCESS, density_plot, run_page};
+use crate::report::{PREPROCESS, density_plot, run_page};
 use crate::runtime::Runtime;
 use crate::training::has_classifier;
 
