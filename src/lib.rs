@@ -4,8 +4,9 @@
 //! [`runtime`], [`anatomy`] (heads, FFNs, layers), [`data`] (images), [`opening`] (a model with what lies beside it),
 //! [`density`] (mean attention distances), [`metrics`] (agreement and scores), [`learngene`] (clusters), [`descendant`],
 //! [`fitting`] (closed-form refits), [`training`] (gradients as graphs), [`report`] (pages and plots), [`study`] (grids of
-//! all that), [`cli`]. Data flows one way; no module reaches back. [`error`] and [`parallel`], processes that share the
-//! work, stand below all of them. ARCHITECTURE.md in the repository is the map.
+//! all that), [`cli`]. Data flows one way; no module reaches back. [`error`], [`metadata`]
+//! (the names that files are read by) and [`parallel`], processes that share the work, stand below all of them.
+//! ARCHITECTURE.md in the repository is the map.
 //!
 //! The main job, from an ancestor to a running child:
 //!
@@ -48,6 +49,7 @@ pub mod descendant;
 pub mod fitting;
 pub mod graph;
 pub mod learngene;
+pub mod metadata;
 pub mod metrics;
 pub mod onnx;
 pub mod opening;

@@ -21,6 +21,7 @@ use std::sync::OnceLock;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, data_inputs, declared_dims, output_type};
+use crate::metadata::{IMAGE_SIZE, PREPROCESS};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, element_count, is_float, node_label};
 use arithmetic::{Known, LIMIT};
@@ -29,12 +30,6 @@ pub use batch::{BatchFault, batch_fault, declared_batch, fix_batch, open_batch};
 pub use factors::{Dim, Factor, Factors, ImageAxis, Mismatch, Spatial};
 pub use rules::explicit_einsum;
 pub(crate) use rules::window_length;
-
-/// The metadata key under which a model that takes images of any size says which one it is meant for, as `HEIGHTxWIDTH`.
-pub const IMAGE_SIZE: &str = "offshoot.image_size";
-
-/// The metadata key under which a model says how its images are prepared, in JSON.
-pub const PREPROCESS: &str = "offshoot.preprocess";
 
 /// Elements of a value, an empty dimension counted as one: far more than any model has. Beyond it sizes are not computed with.
 const MAX_ELEMENTS: usize = 1 << 40;

@@ -9,10 +9,8 @@ use serde::Serialize;
 
 use super::labelled::Dataset;
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::CLASSES;
 use crate::onnx::Model;
-
-/// The key of the names of a model's classes in its metadata: a JSON list, in the order of the outputs.
-pub const CLASSES: &str = "offshoot.classes";
 
 /// How many names a message lists.
 const LISTED: usize = 5;

@@ -8,9 +8,10 @@ use serde::Serialize;
 
 use super::configs::{self, Config};
 use super::preprocess::{BYTES, ChannelOrder, Preprocess, PreprocessFlags};
-use crate::axes::{Assumption, IMAGE_SIZE, PREPROCESS, SizeFrom, Typing, channels_last};
+use crate::axes::{Assumption, SizeFrom, Typing, channels_last};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{ImageInput, Values, data_inputs, declared_dims};
+use crate::metadata::{IMAGE_SIZE, PREPROCESS};
 use crate::onnx::{DataType, Model};
 
 /// The supplier of what the command line says.

@@ -28,7 +28,7 @@ mod training;
 mod webdataset;
 
 pub use augment::{Augmentation, Crop, EraseMode, RandAugment};
-pub use classes::{CLASSES, ClassesBy, Correspondence, Matched, class_names};
+pub use classes::{ClassesBy, Correspondence, Matched, class_names};
 pub use input::{InputReport, declare, fix_size, takes_size};
 pub use labelled::{Dataset, DatasetOptions, Split};
 pub use loader::{Batch, Batches, InputShape, Loader};

@@ -12,7 +12,7 @@ use crate::axes::Typing;
 use crate::axes::arithmetic::{Number, resolve_shape};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, Links, Names};
-use crate::learngene::SHARE;
+use crate::metadata::SHARE_PREFIX;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, is_float, tensor_from_f32, to_f32, to_i64};
 
@@ -67,7 +67,7 @@ pub fn fold(model: &Model) -> Result<Model> {
     let old: HashSet<String> = graph.initializer.iter().map(|t| t.name().to_string()).collect();
     for (value, tensor) in made {
         // A looked-up weight has its plain name back where that is free.
-        let plain = value.strip_prefix(SHARE).filter(|p| !old.contains(*p)).unwrap_or(&value);
+        let plain = value.strip_prefix(SHARE_PREFIX).filter(|p| !old.contains(*p)).unwrap_or(&value);
         let name = names.fresh(plain);
         graph.initializer.push(TensorProto { name: Some(name.clone()), ..tensor });
         renamed.insert(value, name);

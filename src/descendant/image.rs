@@ -15,9 +15,10 @@ use super::resample::{bicubic, relative};
 use crate::anatomy::{WeightKind, WeightUse, weight_uses};
 use crate::axes::arithmetic::{Known, slice_range};
 use crate::axes::resize::{Mixture, Plan, resize};
-use crate::axes::{Assumption, Dim, Factor, IMAGE_SIZE, ImageAxis, PREPROCESS, Typing, channels_last, window_length};
+use crate::axes::{Assumption, Dim, Factor, ImageAxis, Typing, channels_last, window_length};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, data_inputs, declare_dim, declared_dims};
+use crate::metadata::{IMAGE_SIZE, PREPROCESS};
 use crate::onnx::proto::{NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, is_float, node_label, tensor_from_i64, tensor_from_raw, to_f32};
 

@@ -29,10 +29,10 @@ use serde::{Serialize, Serializer};
 use crate::anatomy::{Anatomy, Attention, FeedForward, Roles, class_factors, other_outputs, unit_norms};
 use crate::axes::resize::{Mixture, Plan as Resizing, resize};
 use crate::axes::{Factor, Typing, declared_batch, fix_batch, open_batch};
-use crate::data::CLASSES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, FloatType};
-use crate::learngene::{Cluster, Kept, Kind, Learngene, METADATA, Order, SHARE, ordered, parameters};
+use crate::learngene::{Cluster, Kept, Kind, Learngene, Order, ordered, parameters};
+use crate::metadata::{CLASSES, DESCENDANT, LEARNGENE, SHARE_PREFIX, schema};
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{
     Model, element_count, encoded_len, node_label, payload, squares_along, tensor_from_i64, tensor_from_raw, to_i64,
@@ -139,7 +139,7 @@ pub struct PlannedLayer {
 /// What growing does, and how large the result is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
-    /// `offshoot.plan/1`.
+    /// [`schema::PLAN`].
     pub schema: &'static str,
     /// How the weights come about.
     pub init: Init,
@@ -237,7 +237,7 @@ impl Descendant {
 /// # Errors
 /// [`ErrorKind::Usage`] for a shape that cannot be, [`ErrorKind::Unsupported`] where the graph does not allow it.
 pub fn grow(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descendant> {
-    init::check(shape, model.metadata(METADATA).is_some())?;
+    init::check(shape, model.metadata(LEARNGENE).is_some())?;
     let resized = shape.image_size.map(|size| resize_image(model, size)).transpose()?;
     let model = resized.as_ref().unwrap_or(model);
     let bare = shape.classes.map_or(Ok(None), |_| without_unit_norm(model))?;
@@ -448,7 +448,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         graph::prune(graph);
         // Names of classes belong to the classifier.
         let renewed = self.shape.classes.is_some();
-        out.proto.metadata_props.retain(|p| p.key() != METADATA && !(renewed && p.key() == CLASSES));
+        out.proto.metadata_props.retain(|p| p.key() != LEARNGENE && !(renewed && p.key() == CLASSES));
         self.share(&mut out, transform)?;
         let plan = self.describe(&mut out, layers)?;
         Ok(Descendant { model: out, plan })
@@ -756,7 +756,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         }
         let transform = self.transform();
         let description = serde_json::json!({
-            "schema": "offshoot.descendant/1",
+            "schema": schema::DESCENDANT,
             "offshoot": env!("CARGO_PKG_VERSION"),
             "source": self.gene.source,
             "init": self.shape.init,
@@ -770,9 +770,9 @@ impl<'a, 'm> Grower<'a, 'm> {
             "tied": self.shape.tied,
             "seed": self.shape.seed,
         });
-        out.set_metadata("offshoot.descendant", description.to_string());
+        out.set_metadata(DESCENDANT, description.to_string());
         Ok(Plan {
-            schema: "offshoot.plan/1",
+            schema: schema::PLAN,
             init: self.shape.init,
             layers,
             embedding_dim: self.shape.embedding_dim,
@@ -816,7 +816,7 @@ fn lookups(graph: &GraphProto) -> Vec<Lookup> {
         .node
         .iter()
         .enumerate()
-        .filter(|(_, n)| n.op_type() == "Gather" && n.name().starts_with(SHARE))
+        .filter(|(_, n)| n.op_type() == "Gather" && n.name().starts_with(SHARE_PREFIX))
         .filter_map(|(gather, n)| {
             let data = *position.get(n.input.first()?.as_str())?;
             let slots = *position.get(n.input.get(1)?.as_str())?;
@@ -882,7 +882,7 @@ fn bake(graph: &mut GraphProto) -> Result<()> {
     let old: std::collections::HashSet<String> = graph.initializer.iter().map(|t| t.name().to_string()).collect();
     for mut t in list {
         let shared = t.name().to_string();
-        let plain = shared.strip_prefix(SHARE).unwrap_or(&shared).to_string();
+        let plain = shared.strip_prefix(SHARE_PREFIX).unwrap_or(&shared).to_string();
         let name = if old.contains(&plain) { shared.clone() } else { names.fresh(&plain) };
         for node in &mut graph.node {
             node.input.iter_mut().filter(|x| **x == shared).for_each(|x| *x = name.clone());

@@ -14,6 +14,7 @@ use crate::anatomy::{Anatomy, Roles, WeightKind, WeightUse, weight_uses};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Names, int_attribute, node as new_node};
+use crate::metadata::TRANSFORM_PREFIX;
 use crate::onnx::proto::{NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, tensor_from_f32, tensor_from_i64};
 
@@ -32,9 +33,6 @@ pub enum Transform {
 
 /// The rank of U V^T where none is given.
 pub const DEFAULT_RANK: usize = 4;
-
-/// The prefix of what transforms are made of.
-const PREFIX: &str = "offshoot.transform/";
 
 /// A place where a layer uses a shared weight.
 struct Site {
@@ -115,12 +113,12 @@ pub(super) fn insert(
             for (t, site) in part.iter().enumerate() {
                 let base = model.graph().node[site.node].input[site.input].clone();
                 let (dims, kind) = &shapes[&base];
-                let stem = format!("{PREFIX}layer{}/{base}", site.layer);
+                let stem = format!("{TRANSFORM_PREFIX}layer{}/{base}", site.layer);
                 let made = match &net {
                     None => maker.affine(&base, &stem, dims, *kind, site.summed, rank),
                     Some(net) => {
                         let all = outputs.get_or_insert_with(|| {
-                            maker.apply(net, &base, &format!("{PREFIX}group{g}/{base}"), dims, *kind)
+                            maker.apply(net, &base, &format!("{TRANSFORM_PREFIX}group{g}/{base}"), dims, *kind)
                         });
                         maker.component(all, t, &stem, dims.len())
                     }
@@ -281,7 +279,7 @@ impl Maker {
     /// A perceptron from one number to one for each of n layers, g(x) = D relu(u x + c) + d, that starts as g(x) = (x, ..., x):
     /// x is relu(x) - relu(-x). Its other hidden units are drawn as torch draws them and pass nothing on yet.
     fn perceptron(&mut self, group: usize, n: usize) -> Perceptron {
-        let stem = format!("{PREFIX}group{group}");
+        let stem = format!("{TRANSFORM_PREFIX}group{group}");
         let mut up: Vec<f32> = (0..n).map(|_| self.random.random_range(-1.0..=1.0f32)).collect();
         (up[0], up[1]) = (1.0, -1.0);
         let mut down = vec![0.0; n * n];

@@ -14,7 +14,8 @@ use crate::axes::{Factor, Typing};
 use crate::descendant::{keep_layers, mixed_elsewhere, norm_over};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Links};
-use crate::learngene::{Dimensions, Kind, METADATA, Removals, parameters};
+use crate::learngene::{Dimensions, Kind, Removals, parameters};
+use crate::metadata::LEARNGENE;
 use crate::onnx::{Model, element_count, encoded_len, is_float, payload};
 
 /// What may be thinned, and how far.
@@ -460,7 +461,7 @@ pub(super) fn cut(
         }
     }
     let mut out = model.clone();
-    out.proto.metadata_props.retain(|p| p.key() != METADATA);
+    out.proto.metadata_props.retain(|p| p.key() != LEARNGENE);
     if !plan.is_empty() {
         out.proto.graph = Some(resize(&typing, &plan)?);
         graph::prune(out.graph_mut());

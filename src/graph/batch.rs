@@ -2,11 +2,10 @@
 //! loses it again before a model is written.
 
 use super::{Names, data_inputs, declared_dims, ints_attribute, node};
+use crate::metadata::BATCH_PREFIX;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto, type_proto};
 use crate::onnx::{Model, tensor_from_i64};
 
-/// Names of the nodes that take the axis away and put it back begin with this.
-const MARK: &str = "offshoot.batch/";
 /// A height or width that is fixed is at least so many pixels.
 const LEAST: usize = 8;
 
@@ -26,12 +25,12 @@ pub fn add_batch_axis(model: &mut Model) {
     let mut moved = |op: &str, from: &str, to: &str, names: &mut Names| {
         let mut made = match opset >= 13 {
             true => {
-                axes.push(tensor_from_i64(names.fresh(&format!("{MARK}axes")), &[1], &[0]));
+                axes.push(tensor_from_i64(names.fresh(&format!("{BATCH_PREFIX}axes")), &[1], &[0]));
                 node(op, &[from, axes[axes.len() - 1].name()], &[to], vec![])
             }
             false => node(op, &[from], &[to], vec![ints_attribute("axes", &[0])]),
         };
-        made.name = Some(names.fresh(&format!("{MARK}{op}")));
+        made.name = Some(names.fresh(&format!("{BATCH_PREFIX}{op}")));
         made
     };
     let picture = names.fresh(&format!("{name}/picture"));
@@ -60,12 +59,12 @@ pub fn add_batch_axis(model: &mut Model) {
 
 /// Takes the axis away that [`add_batch_axis`] gave a model.
 pub fn remove_batch_axis(model: &mut Model) {
-    if !model.graph().node.iter().any(|n| n.name().starts_with(MARK)) {
+    if !model.graph().node.iter().any(|n| n.name().starts_with(BATCH_PREFIX)) {
         return;
     }
     let graph = model.graph_mut();
     let (added, kept): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut graph.node).into_iter().partition(|n| n.name().starts_with(MARK));
+        std::mem::take(&mut graph.node).into_iter().partition(|n| n.name().starts_with(BATCH_PREFIX));
     graph.node = kept;
     for node in added {
         let (outside, inside) = match node.op_type() {
@@ -82,14 +81,14 @@ pub fn remove_batch_axis(model: &mut Model) {
             }
         }
     }
-    graph.initializer.retain(|t| !t.name().starts_with(MARK));
+    graph.initializer.retain(|t| !t.name().starts_with(BATCH_PREFIX));
 }
 
 /// True for an input or output whose axis of images is that of [`add_batch_axis`].
 pub fn has_added_batch(graph: &GraphProto, value: &str) -> bool {
     let end =
         |n: &NodeProto| if n.op_type() == "Squeeze" { n.input.first().cloned() } else { n.output.first().cloned() };
-    graph.node.iter().any(|n| n.name().starts_with(MARK) && end(n).is_some_and(|end| end == value))
+    graph.node.iter().any(|n| n.name().starts_with(BATCH_PREFIX) && end(n).is_some_and(|end| end == value))
 }
 
 /// Three channels before or behind a height and a width.

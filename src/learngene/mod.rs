@@ -20,6 +20,7 @@ use crate::axes::resize::{Mixture, Plan};
 use crate::density::Densities;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Names, int_attribute, node as new_node};
+use crate::metadata::{LEARNGENE, SHARE_PREFIX, schema};
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{
     DataType, Model, data_type, element_count, is_float, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw,
@@ -31,13 +32,6 @@ pub use clusters::{
     ordered, parse_groups, partition, silhouette,
 };
 pub use removal::{Dimensions, Kept, Kind, Removal, Removals};
-
-/// The key of the learngene's description in a model's `metadata_props`.
-pub const METADATA: &str = "offshoot.learngene";
-/// The version of that description.
-pub const SCHEMA: &str = "offshoot.learngene/1";
-/// The prefix of nodes that look centroids up.
-pub const SHARE: &str = "offshoot.share/";
 
 /// How clusters are made.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -94,7 +88,7 @@ pub struct Source {
 /// The description of a learngene.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Learngene {
-    /// [`SCHEMA`].
+    /// [`schema::LEARNGENE`].
     pub schema: String,
     /// Version of Offshoot that made it.
     pub offshoot: String,
@@ -147,7 +141,7 @@ impl Learngene {
         let alone = |n: usize| (0..n).map(|h| Cluster { members: vec![h], centroid: h }).collect();
         let layers: Vec<Vec<Cluster>> = anatomy.layers.iter().map(|l| alone(l.head_count(typing))).collect();
         Learngene {
-            schema: SCHEMA.into(),
+            schema: schema::LEARNGENE.into(),
             offshoot: env!("CARGO_PKG_VERSION").into(),
             source: Source::default(),
             densities: None,
@@ -300,7 +294,7 @@ impl Learngene {
     /// # Errors
     /// [`ErrorKind::Format`] where the description is damaged or of a version that this one does not know.
     pub fn read(model: &Model) -> Result<Option<Learngene>> {
-        let Some(text) = model.metadata(METADATA) else { return Ok(None) };
+        let Some(text) = model.metadata(LEARNGENE) else { return Ok(None) };
         let damaged = |why: String| {
             Error::new(ErrorKind::Format, format!("its learngene description cannot be read: {why}"))
                 .at(&model.path)
@@ -308,9 +302,9 @@ impl Learngene {
         };
         let value: serde_json::Value = serde_json::from_str(text).map_err(|e| damaged(e.to_string()))?;
         match value["schema"].as_str() {
-            Some(SCHEMA) => {}
+            Some(schema::LEARNGENE) => {}
             other => {
-                return Err(damaged(format!("schema {other:?} is not {SCHEMA:?}")));
+                return Err(damaged(format!("schema {other:?} is not {:?}", schema::LEARNGENE)));
             }
         }
         let gene: Learngene = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
@@ -397,7 +391,7 @@ impl Learngene {
             *out.graph_mut() = condenser.finish();
         }
         out.set_metadata(
-            METADATA,
+            LEARNGENE,
             serde_json::to_string(self).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?,
         );
         Ok(out)
@@ -503,7 +497,7 @@ impl<'a, 'm> Condenser<'a, 'm> {
                 continue;
             }
             let uses = self.roles.head_uses(layer);
-            self.look_up(&uses, clusters, &format!("{SHARE}layer{l}/slots"))?;
+            self.look_up(&uses, clusters, &format!("{SHARE_PREFIX}layer{l}/slots"))?;
         }
         Ok(())
     }
@@ -520,7 +514,7 @@ impl<'a, 'm> Condenser<'a, 'm> {
             // As with heads, what they pass on stays each one's own.
             let down = self.roles.operand(ffn.down);
             let uses = self.roles.carriers(factor).into_iter().filter(|u| !down.contains(u)).map(|u| (u, factor));
-            self.look_up(&uses.collect::<Vec<_>>(), clusters, &format!("{SHARE}layer{l}/neurons"))?;
+            self.look_up(&uses.collect::<Vec<_>>(), clusters, &format!("{SHARE_PREFIX}layer{l}/neurons"))?;
         }
         Ok(())
     }
@@ -566,15 +560,15 @@ impl<'a, 'm> Condenser<'a, 'm> {
         shape.push(clusters.len());
         shape.extend((inner > 1).then_some(inner));
         shape.extend(&dims[axis + 1..]);
-        let name = self.names.fresh(&format!("{SHARE}{}/centroids", of_use.name));
+        let name = self.names.fresh(&format!("{SHARE_PREFIX}{}/centroids", of_use.name));
         let centroids = centroids(tensor, clusters, self.gene.centroid, [before, heads, after], &shape, &name)?;
         self.graph.initializer.push(centroids);
         let (gathered, whole) = (
-            self.names.fresh(&format!("{SHARE}{}/gathered", of_use.name)),
-            self.names.fresh(&format!("{SHARE}{}", of_use.name)),
+            self.names.fresh(&format!("{SHARE_PREFIX}{}/gathered", of_use.name)),
+            self.names.fresh(&format!("{SHARE_PREFIX}{}", of_use.name)),
         );
         self.lookups.push(new_node("Gather", &[&name, slots], &[&gathered], vec![int_attribute("axis", at as i64)]));
-        let target = self.names.fresh(&format!("{SHARE}{}/shape", of_use.name));
+        let target = self.names.fresh(&format!("{SHARE_PREFIX}{}/shape", of_use.name));
         self.graph.initializer.push(tensor_from_i64(target.clone(), &[dims.len()], &tensor.dims));
         self.lookups.push(new_node("Reshape", &[&gathered, &target], &[&whole], vec![]));
         made.insert((of_use.name.clone(), axis, outer), whole.clone());
@@ -618,7 +612,7 @@ impl<'a, 'm> Condenser<'a, 'm> {
                 .collect();
             data = crate::axes::resize::mix(&data, &dims, axis, &mixture);
         }
-        let name = self.names.fresh(&format!("{SHARE}{}", of_use.name));
+        let name = self.names.fresh(&format!("{SHARE_PREFIX}{}", of_use.name));
         let kind = data_type(tensor).unwrap_or(DataType::Float);
         self.graph.initializer.push(tensor_from_f32(name.clone(), kind, &dims, &data));
         self.graph.node[of_use.node].input[of_use.input] = name;
@@ -663,7 +657,7 @@ impl<'a, 'm> Condenser<'a, 'm> {
         }
         let mean: Vec<f32> = sum.iter().map(|s| (s / tensors.len() as f64) as f32).collect();
         let dims: Vec<usize> = tensors[0].dims.iter().map(|&d| d as usize).collect();
-        let name = self.names.fresh(&format!("{SHARE}{}", tensors[0].name()));
+        let name = self.names.fresh(&format!("{SHARE_PREFIX}{}", tensors[0].name()));
         self.graph.initializer.push(tensor_from_f32(
             name.clone(),
             data_type(tensors[0]).unwrap_or(DataType::Float),

@@ -7,5 +7,3 @@ pub use page::{Picture, Section, Seen, run_page, shrink_page, study_page, traini
 pub use plot::{
     Curve, Frontier, KeptLayer, Series, density_plot, frontier_plot, kept_plot, map_picture, series_plot, training_plot,
 };
-
-pub use crate::axes::PREPROCESS;

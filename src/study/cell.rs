@@ -9,9 +9,7 @@ use sha2::{Digest, Sha256};
 use super::file::{Follows, Method, Shape, Training};
 use super::search::Trial;
 use crate::error::{Error, ErrorKind, Result};
-
-/// The version of a cell's file. It enters the names of the files: a change makes every cell anew.
-pub const SCHEMA: &str = "offshoot.cell/1";
+use crate::metadata::schema;
 
 /// One descendant, trained once.
 #[derive(Clone, Debug)]
@@ -48,7 +46,7 @@ impl Cell {
     /// Everything that the result depends on.
     pub fn settings(&self) -> Value {
         json!({
-            "schema": SCHEMA,
+            "schema": schema::CELL,
             "sources": self.sources,
             "images": self.images,
             "calibration": self.calibration,
@@ -126,7 +124,7 @@ pub struct Epoch {
 /// What was measured.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Record {
-    /// [`SCHEMA`].
+    /// [`schema::CELL`].
     pub schema: String,
     /// Name of the ancestor.
     pub ancestor: String,

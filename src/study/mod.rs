@@ -23,7 +23,7 @@ use crate::onnx::replace_file;
 use crate::parallel::claims::{Claim, claim};
 use crate::runtime::Runtime;
 use cell::picture;
-pub use cell::{Cell, Epoch, Record, SCHEMA};
+pub use cell::{Cell, Epoch, Record};
 pub use file::{Ancestor, Classifier, Data, File, Follows, Grid, Method, Shape, Text, Training};
 pub use results::Results;
 use results::STALE;

@@ -8,6 +8,7 @@ use super::cell::{Cell, Record};
 use super::file::Follows;
 use crate::data::InputReport;
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::schema;
 use crate::report::{Series, series_plot};
 
 /// A mean over seeds, and how much they deviate.
@@ -81,7 +82,7 @@ pub struct Row {
 /// The tables of a study.
 #[derive(Clone, Debug, Serialize)]
 pub struct Tables {
-    /// `offshoot.study/1`.
+    /// [`schema::STUDY`].
     pub schema: &'static str,
     /// What it is called.
     pub title: String,
@@ -119,7 +120,7 @@ impl Tables {
         }
         let there: Vec<&Record> = records.iter().filter_map(|r| r.1.as_ref()).collect();
         Tables {
-            schema: "offshoot.study/1",
+            schema: schema::STUDY,
             title: title.into(),
             cells: [there.len(), records.len()],
             minutes: there.iter().map(|r| r.seconds[0] + r.seconds[1]).sum::<f64>() / 60.0,

@@ -11,11 +11,11 @@ use ndarray::{Array3, Axis};
 use rand::seq::SliceRandom;
 use rand::{SeedableRng, rngs::StdRng};
 
-use super::cell::{Cell, Epoch, Record, SCHEMA};
+use super::cell::{Cell, Epoch, Record};
 use super::file::{self, Classifier, Method};
 use super::search::{Trial, search};
 use crate::anatomy::{Anatomy, Roles, activation, check_classes, class_factor, class_factors};
-use crate::axes::{IMAGE_SIZE, Typing};
+use crate::axes::Typing;
 use crate::data::{
     Dataset, DatasetOptions, InputReport, InputShape, Loader, PreprocessFlags, TrainingLoader, TrainingOptions,
     class_names,
@@ -25,9 +25,9 @@ use crate::descendant::{Descendant, Heads, Init, Projection, Shape, grow, resize
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{Budget, Calibration, Limits, Shrinker, plan, stages};
 use crate::learngene::{Cluster, Eps, Learngene, Removals, Rules, parameters};
+use crate::metadata::{IMAGE_SIZE, PREPROCESS, schema};
 use crate::onnx::{Model, element_count, is_float, sha256, to_f32};
 use crate::opening::Opening;
-use crate::report::PREPROCESS;
 use crate::runtime::{Device, Kind, Runtime};
 use crate::training::{
     Loss, Observer, Operators, Optimiser, Plan, Precision, Recipe, Run, StepReport, Trainer, Validation,
@@ -418,7 +418,7 @@ impl Workshop {
         }
         let name = picture.file_name().map(Into::into);
         Ok(Record {
-            schema: SCHEMA.into(),
+            schema: schema::CELL.into(),
             ancestor: cell.ancestor.clone(),
             data: cell.data.clone(),
             method: cell.method.clone(),

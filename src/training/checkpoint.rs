@@ -14,10 +14,8 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::CHECKPOINT;
 use crate::onnx::replace_file;
-
-/// The key of the JSON text in the metadata.
-const KEY: &str = "offshoot.checkpoint";
 
 /// Where a run stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -42,7 +40,7 @@ pub fn save(path: &Path, tensors: &[(String, ArrayD<f32>)], description: &impl S
         let view = TensorView::new(Dtype::F32, tensor.shape().to_vec(), bytes(data));
         views.push((name.as_str(), view.map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?));
     }
-    let metadata = HashMap::from([(KEY.to_string(), text)]);
+    let metadata = HashMap::from([(CHECKPOINT.to_string(), text)]);
     let data =
         safetensors::serialize(views, Some(metadata)).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
     replace_file(path, |out| out.write_all(&data))?;
@@ -68,7 +66,7 @@ pub fn load<D: DeserializeOwned>(path: &Path) -> Result<(HashMap<String, ArrayD<
     // SAFETY: the map is only read, as bytes; checkpoints are replaced, never written over.
     let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
     let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| wrong(format!("not a safetensors file: {e}")))?;
-    let text = header.metadata().as_ref().and_then(|m| m.get(KEY).cloned());
+    let text = header.metadata().as_ref().and_then(|m| m.get(CHECKPOINT).cloned());
     let text = text.ok_or_else(|| wrong("the file holds no training run".into()))?;
     let description =
         serde_json::from_str(&text).map_err(|e| wrong(format!("its description is not understood: {e}")))?;

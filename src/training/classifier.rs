@@ -10,9 +10,9 @@ use super::builder::Builder;
 use super::run::Validation;
 use crate::anatomy::{ActivationKind, Anatomy, activation, class_factor};
 use crate::axes::Typing;
-use crate::data::CLASSES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, int_attribute};
+use crate::metadata::CLASSES;
 use crate::onnx::{DataType, Model, tensor_from_f32, tensor_info};
 use crate::runtime::Runtime;
 

@@ -24,6 +24,7 @@ use crate::axes::Typing;
 use crate::data::{Batch, Loader, TrainingBatch, TrainingLoader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
+use crate::metadata::schema;
 use crate::metrics::{Evaluation, Scores, binary_cross_entropy};
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model, tensor_info};
@@ -333,7 +334,7 @@ impl Run<'_> {
         }
         let data = self.training.dataset().fingerprint()?;
         let mut standing = Standing {
-            schema: "offshoot.checkpoint/1".into(),
+            schema: schema::CHECKPOINT.into(),
             position: Position::default(),
             start: None,
             best: None,

@@ -19,6 +19,7 @@ use crate::anatomy::Anatomy;
 use crate::axes::{Assumption, Typing, declared_batch, open_batch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, data_inputs};
+use crate::metadata::schema;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::onnx::{DataType, Model, tensor_from_i64, tensor_info};
 use crate::runtime::{Ports, fix_input};
@@ -116,7 +117,7 @@ pub struct Port {
 /// What the inputs and outputs of a step graph mean.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Description {
-    /// `offshoot.step/1`.
+    /// [`schema::STEP`].
     pub schema: String,
     /// Inputs that are fed at every step, all of float32.
     pub inputs: Vec<Port>,
@@ -421,7 +422,7 @@ impl Work<'_, '_> {
     /// The update from gradients that were added up.
     fn update_alone(&self) -> StepGraph {
         let mut graph = GraphProto { name: Some("update".into()), ..Default::default() };
-        let mut d = Description { schema: SCHEMA.into(), ..Description::default() };
+        let mut d = Description { schema: schema::STEP.into(), ..Description::default() };
         let mut b = Builder::new(&graph, self.typing.opset, "update");
         let mut found = Vec::new();
         for (i, w) in self.selection.trained.iter().enumerate() {
@@ -442,7 +443,7 @@ impl Work<'_, '_> {
     }
 
     fn describe_forward(&self) -> Description {
-        let mut d = Description { schema: SCHEMA.into(), ..Description::default() };
+        let mut d = Description { schema: schema::STEP.into(), ..Description::default() };
         for info in data_inputs(self.typing.graph) {
             let shape = self.typing.shape(info.name()).unwrap_or_default();
             let meaning = match info.name() {
@@ -618,7 +619,6 @@ fn update_together(
     b.nodes.push(kernels::AdamW { scalars, gradient_scale, guard, betas, epsilon }.node(&tensors, next));
 }
 
-const SCHEMA: &str = "offshoot.step/1";
 const SCALE_MEANING: &str =
     "factor of the loss before it is differentiated; lower it where the norm of the gradients is not finite";
 

@@ -10,8 +10,9 @@ use offshoot::density::attention_distances;
 use offshoot::descendant::{FfnWidth, Shape, grow};
 use offshoot::fitting::similarity::{head_distances, neuron_clusters, neuron_distances};
 use offshoot::learngene::{
-    Algorithm, Cluster, Count, Eps, Learngene, METADATA, NeuronRules, Similarities, Similarity, partition,
+    Algorithm, Cluster, Count, Eps, Learngene, NeuronRules, Similarities, Similarity, partition,
 };
+use offshoot::metadata::LEARNGENE;
 use offshoot::onnx::Model;
 use offshoot::runtime::{Kind, Options, Runtime};
 use serde_json::Value;
@@ -273,7 +274,7 @@ fn learngenes_say_what_they_were_clustered_by() {
     assert_eq!((&gene["similarity"], &gene["algorithm"]), (&"output".into(), &"agglomerative:3".into()));
     assert_eq!(sizes(&gene), [3; 8]);
     let stored = Model::open(at("output")).unwrap();
-    let stored: Value = serde_json::from_str(stored.metadata(METADATA).unwrap()).unwrap();
+    let stored: Value = serde_json::from_str(stored.metadata(LEARNGENE).unwrap()).unwrap();
     assert_eq!((&stored["similarity"], &stored["layers"]), (&gene["similarity"], &gene["layers"]));
     // A learngene is a learngene, whatever it was clustered by.
     let plan = json(&["grow", text(&at("output")), "--heads", "3", "-o", text(&at("child")), "--json"]);

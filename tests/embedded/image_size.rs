@@ -1,8 +1,9 @@
 //! Other image sizes, on the embedded runtime.
 
-use offshoot::axes::{IMAGE_SIZE, Typing};
+use offshoot::axes::Typing;
 use offshoot::error::ErrorKind;
 use offshoot::graph::{data_inputs, declared_dims};
+use offshoot::metadata::IMAGE_SIZE;
 use offshoot::onnx::{data_type, tensor_from_f32, to_f32};
 use offshoot::runtime::{Kind, Options, Runtime};
 

@@ -17,6 +17,7 @@ use crate::data::{InputReport, Loader};
 use crate::descendant::{Case, Verifier, cost};
 use crate::error::{Error, ErrorKind, Result};
 use crate::learngene::parameters;
+use crate::metadata::schema;
 use crate::metrics::Agreement;
 use crate::runtime::{Runtime, Session};
 
@@ -97,7 +98,7 @@ pub fn run(c: &CompareArgs) -> Result<()> {
     let ([pa, fa, ba], [pb, fb, bb]) = (size(&a, &ta), size(&b, &tb));
     if c.json {
         output::print_json(&json!({
-            "schema": "offshoot.compare/1",
+            "schema": schema::COMPARE,
             "images": measures.images,
             "max_abs_error": measures.max_abs_error,
             "relative_error": measures.relative_error,

@@ -19,11 +19,9 @@ use crate::density::{Densities, attention_distances};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::Limits;
 use crate::fitting::similarity::{head_distances, neuron_clusters};
-use crate::learngene::{
-    Algorithm, Cluster, Learngene, METADATA, Rules, Similarity, combined, density_distances, parameters,
-};
+use crate::learngene::{Algorithm, Cluster, Learngene, Rules, Similarity, combined, density_distances, parameters};
+use crate::metadata::{LEARNGENE, PREPROCESS};
 use crate::onnx::{Model, sha256};
-use crate::report::PREPROCESS;
 use crate::runtime::Runtime;
 
 /// `offshoot condense`.
@@ -125,7 +123,7 @@ pub fn run(c: &CondenseArgs) -> Result<()> {
 
 /// The ancestor whole, with the order in which its heads and neurons go.
 fn fitted(c: &CondenseArgs, model: &Model) -> Result<()> {
-    if c.clusters.any() || model.metadata(METADATA).is_some() {
+    if c.clusters.any() || model.metadata(LEARNGENE).is_some() {
         return Err(Error::new(ErrorKind::Usage, "--fitted clusters nothing, and takes the ancestor")
             .at(&c.model)
             .hint("leave out the clustering flags"));
@@ -203,7 +201,7 @@ pub fn condense(
     clusters: &ClusterFlags,
     runtime: &Arc<Runtime>,
 ) -> Result<(Learngene, Model)> {
-    if model.metadata(METADATA).is_some() {
+    if model.metadata(LEARNGENE).is_some() {
         return Err(Error::new(ErrorKind::Usage, "the model is a learngene already")
             .at(&model.path)
             .hint("give the ancestor"));

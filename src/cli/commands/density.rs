@@ -12,6 +12,7 @@ use crate::cli::common::{OpenFlags, RuntimeFlags, TransformFlags};
 use crate::cli::output::{self, table};
 use crate::data::InputReport;
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::schema;
 use crate::report;
 use crate::runtime::Runtime;
 
@@ -62,7 +63,7 @@ pub fn run(c: &DensityArgs) -> Result<()> {
     }
     if c.json {
         return output::print_json(&json!({
-            "schema": "offshoot.density/1",
+            "schema": schema::DENSITY,
             "unit": "px",
             "images": measured.images,
             "preprocess": loader.preprocess(),

@@ -7,6 +7,7 @@ use crate::cli::common::RuntimeFlags;
 use crate::cli::output;
 use crate::data::parquet_codecs;
 use crate::error::Result;
+use crate::metadata::schema;
 use crate::runtime::{self, Runtime};
 
 /// `offshoot doctor`.
@@ -33,7 +34,7 @@ pub fn run(c: &DoctorArgs) -> Result<()> {
     let cores = std::thread::available_parallelism().map(|n| n.get()).unwrap_or(1);
     if c.json {
         return output::print_json(&json!({
-            "schema": "offshoot.doctor/1",
+            "schema": schema::DOCTOR,
             "offshoot": env!("CARGO_PKG_VERSION"),
             "runtime": runtime.kind,
             "library": runtime.library,

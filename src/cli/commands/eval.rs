@@ -15,9 +15,9 @@ use crate::cli::common::{DataFlags, OpenFlags, RuntimeFlags, TransformFlags};
 use crate::cli::output::{self, table};
 use crate::data::{ClassesBy, Dataset, DatasetOptions, InputReport, InputShape, Skipped, class_names};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::{PREPROCESS, schema};
 use crate::metrics::Evaluation;
 use crate::onnx::Model;
-use crate::report::PREPROCESS;
 use crate::runtime::Runtime;
 use crate::training::{Validation, evaluate, is_independent, said_of, with_logits};
 
@@ -105,7 +105,7 @@ pub fn run(c: &EvalArgs) -> Result<()> {
     let rate = result.images as f64 / begun.elapsed().as_secs_f64();
     if c.json {
         output::print_json(&json!({
-            "schema": "offshoot.eval/1",
+            "schema": schema::EVAL,
             "model": c.model,
             "data": c.data.data,
             "images": result.images,

@@ -25,6 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::Limits;
 use crate::graph::FloatType;
 use crate::learngene::{Eps, Learngene, Order};
+use crate::metadata::schema;
 use crate::onnx::Model;
 use crate::runtime::Runtime;
 
@@ -207,7 +208,7 @@ pub fn run(c: &GrowArgs) -> Result<()> {
     if c.json {
         let mut value = match (&plans[..], &c.batch) {
             ([plan], None) => json!(plan),
-            _ => json!({"schema": "offshoot.plans/1", "plans": plans}),
+            _ => json!({"schema": schema::PLANS, "plans": plans}),
         };
         if let Some(input) = input {
             value["input"] = json!(input);

@@ -14,9 +14,9 @@ use crate::data::{InputReport, InputShape, Preprocess, PreprocessFlags};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{data_inputs, declared_dims, declared_type, has_added_batch};
 use crate::learngene::parameters;
+use crate::metadata::{PREPROCESS, schema};
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model, node_label};
-use crate::report::PREPROCESS;
 
 /// `offshoot inspect`.
 #[derive(Args, Debug)]
@@ -86,7 +86,7 @@ pub fn describe(
     };
     let proto = &model.proto;
     json!({
-        "schema": "offshoot.inspect/1",
+        "schema": schema::INSPECT,
         "file": model.path,
         "producer": format!("{} {}", proto.producer_name(), proto.producer_version()).trim(),
         "opset": model.opset(),
@@ -177,7 +177,7 @@ fn explain(typing: &Typing, anatomy: &Anatomy, layer: usize) -> Result<Value> {
             }));
         }
     }
-    Ok(json!({"schema": "offshoot.explain/1", "layer": layer, "enter": a.enter, "leave": a.leave, "factors": list}))
+    Ok(json!({"schema": schema::EXPLAIN, "layer": layer, "enter": a.enter, "leave": a.leave, "factors": list}))
 }
 
 /// Nodes with a shape operand that depends on the factor.

@@ -26,10 +26,10 @@ use crate::data::{InputReport, InputShape, Loader, Preprocess, Skipped, takes_si
 use crate::density::{Densities, measure, obstacle};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, FloatType};
+use crate::metadata::PREPROCESS;
 use crate::onnx::{Model, sha256};
 use crate::opening::{Opened, Opening};
 use crate::parallel;
-use crate::report::PREPROCESS;
 use crate::runtime::Runtime;
 
 /// Opens a model and brings it into the form that everything else works on. A configuration beside it that cannot be used is no matter

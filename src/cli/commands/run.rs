@@ -20,9 +20,10 @@ use crate::data::{Dataset, InputReport, InputShape, Loader};
 use crate::descendant::{self, Init};
 use crate::error::{Error, Result};
 use crate::learngene::{Learngene, parameters};
+use crate::metadata::{PREPROCESS, schema};
 use crate::metrics::Evaluation;
 use crate::onnx::Model;
-use crate::report::{PREPROCESS, density_plot, run_page};
+use crate::report::{density_plot, run_page};
 use crate::runtime::Runtime;
 use crate::training::has_classifier;
 
@@ -220,7 +221,7 @@ fn report(
         })
         .collect();
     let value = json!({
-        "schema": "offshoot.run/1", "ancestor": c.model, "data": c.data.data, "images": judged,
+        "schema": schema::RUN, "ancestor": c.model, "data": c.data.data, "images": judged,
         "models": models, "input": input, "runtime": runtime.kind,
     });
     write_text(&c.output.join("run.json"), &format!("{value:#}\n"))?;

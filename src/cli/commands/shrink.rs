@@ -23,6 +23,7 @@ use crate::fitting::{
 };
 use crate::graph::{self, FloatType};
 use crate::learngene::{Learngene, Removals, parameters};
+use crate::metadata::{DESCENDANT, schema};
 use crate::onnx::{Model, encoded_len, sha256};
 use crate::parallel;
 use crate::report::{Frontier, KeptLayer, Seen, frontier_plot, shrink_page};
@@ -278,7 +279,7 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
     if c.json {
         let [views, held_out] = fitter.as_ref().map_or([0; 2], |f| f.views());
         return output::print_json(&json!({
-            "schema": "offshoot.shrink/1",
+            "schema": schema::SHRINK,
             "views": views,
             "held_out": held_out,
             "seed": c.seed,
@@ -336,7 +337,7 @@ fn describe(
 ) -> Result<()> {
     keep_transform(&mut child.model, loader.and_then(Loader::preprocess), None)?;
     let description = json!({
-        "schema": "offshoot.descendant/1",
+        "schema": schema::DESCENDANT,
         "offshoot": env!("CARGO_PKG_VERSION"),
         "source": {"file": model.path.file_name().map(|n| n.to_string_lossy())},
         "init": "shrink",
@@ -346,7 +347,7 @@ fn describe(
         "error": child.error,
         "seed": c.seed,
     });
-    child.model.set_metadata("offshoot.descendant", description.to_string());
+    child.model.set_metadata(DESCENDANT, description.to_string());
     Ok(())
 }
 
@@ -555,7 +556,7 @@ const BAR: f64 = 24.0;
 
 fn show(c: &ShrinkArgs, frontier: &[Allocation]) -> Result<()> {
     if c.json {
-        return output::print_json(&json!({"schema": "offshoot.frontier/1", "frontier": frontier}));
+        return output::print_json(&json!({"schema": schema::FRONTIER, "frontier": frontier}));
     }
     let most = frontier.iter().map(|a| a.predicted_error).fold(f64::MIN_POSITIVE, f64::max);
     let rows = frontier

@@ -19,16 +19,17 @@ use crate::cli::common::{DataFlags, LossKind, OpenFlags, OptimizerKind, RuntimeF
 use crate::cli::output::{self, check_distinct, check_output, count, table, write_text};
 use crate::cli::signals;
 use crate::data::{
-    CLASSES, Correspondence, Dataset, InputReport, InputShape, Preprocess, PreprocessFlags, Split, TrainingLoader,
+    Correspondence, Dataset, InputReport, InputShape, Preprocess, PreprocessFlags, Split, TrainingLoader,
     TrainingOptions, View, class_names,
 };
 use crate::descendant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::FloatType;
 use crate::learngene::Learngene;
+use crate::metadata::{CLASSES, PREPROCESS, schema};
 use crate::onnx::{Model, to_f32};
 use crate::parallel;
-use crate::report::{Curve, PREPROCESS, training_page, training_plot};
+use crate::report::{Curve, training_page, training_plot};
 use crate::runtime::{self, Device, Kind, Runtime};
 use crate::training::{
     Batching, CLASSIFIER_IMAGES, LearningRate, Loss, Memory, Observer, Operators, Optimiser, Plan, Pooling, Precision,
@@ -156,7 +157,7 @@ impl Outcome {
 
     fn describe(&self, c: &TuneArgs) -> Value {
         json!({
-            "schema": "offshoot.tune/1",
+            "schema": schema::TUNE,
             "output": c.output,
             "last": self.last_model,
             "steps": self.steps,
@@ -826,7 +827,7 @@ fn dry_run(c: &TuneArgs, model: &Model, image: [usize; 2], recipe: &Recipe, sepa
     };
     if c.json {
         return output::print_json(&json!({
-            "schema": "offshoot.tune-plan/1",
+            "schema": schema::TUNE_PLAN,
             "parameters": selection.parameters(),
             "trained": selection.trained,
             "frozen": selection.frozen,

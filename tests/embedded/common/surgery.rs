@@ -7,7 +7,8 @@ use offshoot::anatomy::{Anatomy, Attention, Roles};
 use offshoot::axes::resize::{Plan, resize};
 use offshoot::axes::{Factor, Typing};
 use offshoot::descendant::{FfnWidth, Heads, Layers, Projection, Shape, grow};
-use offshoot::learngene::{Centroid, Cluster, FfnCentroid, Learngene, SHARE};
+use offshoot::learngene::{Centroid, Cluster, FfnCentroid, Learngene};
+use offshoot::metadata::SHARE_PREFIX;
 use offshoot::onnx::proto::TensorProto;
 use offshoot::onnx::{Model, data_type, tensor_from_f32, to_f32};
 use offshoot::runtime::Runtime;
@@ -283,7 +284,7 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
     expect("one slot a cluster, matched", baked.model.clone(), truth.clone());
     let tied = grow(&condensed, &gene, &Shape { tied: true, ..shape.clone() }).unwrap();
     expect("one slot a cluster, tied", tied.model.clone(), truth.clone());
-    assert!(!baked.model.graph().node.iter().any(|n| n.name().starts_with(SHARE)), "baked means plain weights");
+    assert!(!baked.model.graph().node.iter().any(|n| n.name().starts_with(SHARE_PREFIX)), "baked means plain weights");
     assert!(last == 0 || !shares_ffn || tied.plan.parameters < baked.plan.parameters, "{}", fixture.name());
     let again = grow(&condensed, &gene, &Shape::default()).unwrap();
     expect("all slots of a learngene", again.model, truth);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use ndarray::{Array4, Axis};
 use offshoot::axes::Typing;
-use offshoot::data::CLASSES;
 use offshoot::graph::{data_inputs, int_attribute, node};
+use offshoot::metadata::CLASSES;
 use offshoot::onnx::{DataType, Model, tensor_from_f32};
 use offshoot::runtime::{Kind, Options, Runtime};
 use serde_json::{Value, json};
