@@ -38,7 +38,7 @@ const LONG_FUNCTIONS: [(&str, &str, usize, &str); 26] = [
     ("src/data/configs.rs", "processor", 110, "to be split"),
     ("src/data/parquet.rs", "open", 110, "to be split"),
     ("src/density/attention.rs", "attention_distances", 90, "to be split"),
-    ("src/descendant/fold.rs", "evaluate", 100, "one arm an operator; to become a table"),
+    ("src/descendant/simplify.rs", "evaluate", 100, "one arm an operator; to become a table"),
     ("src/fitting/budget.rs", "plan", 160, "to be split"),
     ("src/fitting/refit.rs", "refit", 130, "to be split"),
     ("src/fitting/stages.rs", "new", 100, "to be split"),

@@ -4,18 +4,18 @@
 //! i mod m, big clusters first (priority weight-sharing); its output rows follow by the chosen rule. FFN neurons follow their
 //! clusters in the same way, or are kept by the size of what they pass on. Everything else is inherited as it is. The methods that Cluster-Learngene is compared with are
 //! other ways to fill the same shapes ([`Init`]). Weights that layers share may get a small learnable transform in each
-//! ([`Transform`]), which [`fold`] computes away once it is trained.
+//! ([`Transform`]), which [`simplify`] computes away once it is trained.
 
 mod choice;
-mod constants;
+mod constant_folding;
 mod depth;
-mod fold;
 mod image;
 mod init;
 mod layers;
 mod numbers;
 mod resample;
 mod scales;
+mod simplify;
 mod taps;
 mod transform;
 mod verify;
@@ -39,11 +39,11 @@ use crate::onnx::{
 };
 use crate::runtime::Runtime;
 pub use choice::{FfnWidth, Heads, LayerHeads, Layers};
-pub use constants::{fold_constants, has_fixed_size};
+pub use constant_folding::{fold_constants, has_fixed_size};
 pub use depth::{Shallow, keep_layers};
-pub use fold::fold;
 pub use image::resize_image;
 pub use init::{Inherit, Init, LayerSource};
+pub use simplify::simplify;
 pub use transform::{DEFAULT_RANK, Transform};
 pub use verify::{
     Case, Check, Checked, Grown, MACS_PER_SECOND, Outcome, Verification, Verifier, cost, predicted_seconds,
@@ -187,7 +187,7 @@ impl Descendant {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] where layers transform shared weights, which is still to be trained; those of [`fold_constants`].
-    pub fn fold(&mut self, runtime: &Arc<Runtime>, image: Option<[usize; 2]>) -> Result<()> {
+    pub fn fold_constants(&mut self, runtime: &Arc<Runtime>, image: Option<[usize; 2]>) -> Result<()> {
         if self.plan.transform != Transform::None {
             return Err(Error::new(ErrorKind::Usage, "folding would compute the transforms of shared weights away")
                 .hint("tune the descendant first, or give --transform none"));

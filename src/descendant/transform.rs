@@ -1,7 +1,7 @@
 //! Learnable transforms between a weight that layers share and the weight that each of them uses.
 //!
 //! A transform is a few standard operators that depend on initializers alone, so runtimes fold it when they load the model, training
-//! differentiates it like anything else, and [`fold`](super::fold) writes its result out. At the start it changes nothing.
+//! differentiates it like anything else, and [`simplify`](super::simplify) writes its result out. At the start it changes nothing.
 
 use std::collections::HashMap;
 

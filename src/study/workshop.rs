@@ -410,7 +410,7 @@ impl Workshop {
         .go(&mut watch)?;
         let seconds = [grown, begun.elapsed().as_secs_f64()];
         if cell.attention {
-            let trained = crate::descendant::fold(&trainer.export(false)?)?;
+            let trained = crate::descendant::simplify(&trainer.export(false)?)?;
             let view = validation.loader.image(0)?.insert_axis(Axis(0)).into_dyn();
             let seen = self.attention(cell, &trained, &view)?;
             let failed = |e: image::ImageError| Error::new(ErrorKind::Io, e.to_string()).at(picture);

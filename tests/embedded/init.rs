@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::{Array4, ArrayD};
 use offshoot::anatomy::{Anatomy, WeightKind, weight_kinds};
 use offshoot::axes::Typing;
-use offshoot::descendant::{FfnWidth, Heads, Inherit, Init, LayerSource, Layers, Shape, Transform, fold, grow};
+use offshoot::descendant::{FfnWidth, Heads, Inherit, Init, LayerSource, Layers, Shape, Transform, grow, simplify};
 use offshoot::learngene::{Cluster, Learngene};
 use offshoot::onnx::proto::TensorProto;
 use offshoot::onnx::{Model, data_type, payload, tensor_from_f32, to_f32};
@@ -336,21 +336,21 @@ fn check_transforms(runtime: &Arc<Runtime>, what: &str, plain: &Model, transform
     assert!(parameters > 0, "{what}");
     let unfolded: Vec<ArrayD<f32>> = run(runtime, &tuned, x).unwrap();
     assert!(error(&unfolded, &truth) > 1e-3, "{what}: the transforms reach no output");
-    let folded = fold(&tuned).unwrap();
+    let simple = simplify(&tuned).unwrap();
     let left = |n: &str| n.starts_with("offshoot.transform/") && n.ends_with("/one");
-    assert!(!folded.graph().initializer.iter().any(|t| left(t.name())), "{what}");
-    assert!(!folded.graph().node.iter().any(|n| n.name().starts_with("offshoot.")), "{what}");
-    let difference = error(&run(runtime, &folded, x).unwrap(), &unfolded);
-    assert!(difference < 1e-5, "{what}: folding changes the outputs by {difference}");
+    assert!(!simple.graph().initializer.iter().any(|t| left(t.name())), "{what}");
+    assert!(!simple.graph().node.iter().any(|n| n.name().starts_with("offshoot.")), "{what}");
+    let difference = error(&run(runtime, &simple, x).unwrap(), &unfolded);
+    assert!(difference < 1e-5, "{what}: simplifying changes the outputs by {difference}");
 }
 
 /// Of a plain model, too, with operands that are left out: the upper limit alone that Swin v2 clips its logits to.
 #[test]
-fn every_fixture_folds() {
+fn every_fixture_is_simplified() {
     let wrong: Vec<String> = all_fixtures()
         .iter()
         .filter_map(|f| {
-            fold(&f.open()).and_then(|m| Typing::new(&m)?.sound()).err().map(|e| format!("{}: {e}", f.name()))
+            simplify(&f.open()).and_then(|m| Typing::new(&m)?.sound()).err().map(|e| format!("{}: {e}", f.name()))
         })
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -181,7 +181,7 @@ pub fn run(c: &GrowArgs) -> Result<()> {
                 named(&c.model, child.batch(batch))?;
             }
             if let Some(runtime) = runtime.as_ref().filter(|_| c.fold) {
-                named(&c.model, child.fold(runtime, job.shape.image_size))?;
+                named(&c.model, child.fold_constants(runtime, job.shape.image_size))?;
             }
             let single = verifies.then(|| child.model.clone());
             if let Some(dtype) = job.dtype {

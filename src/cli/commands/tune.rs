@@ -960,7 +960,7 @@ impl<'a> Watch<'a> {
     }
 
     fn write(&self, model: &Model, path: &Path) -> Result<()> {
-        let mut model = descendant::fold(model)?;
+        let mut model = descendant::simplify(model)?;
         if let Some(names) = &self.names {
             model.set_metadata(CLASSES, names.clone());
         }

@@ -1,4 +1,4 @@
-//! Folding: what a graph computes from weights alone becomes a plain weight.
+//! Simplification: what a graph computes from weights alone becomes a plain weight.
 //!
 //! Transforms of shared weights and lookups of centroids are computed here, once, so that a tuned descendant is written with plain
 //! weights and nothing that a deployer has to know of.
@@ -22,7 +22,7 @@ use crate::onnx::{DataType, Model, data_type, is_float, tensor_from_f32, to_f32,
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Format`] where the graph is damaged, and those of [`Typing::new`].
-pub fn fold(model: &Model) -> Result<Model> {
+pub fn simplify(model: &Model) -> Result<Model> {
     let typing = Typing::new(model)?;
     let uses = weight_uses(&typing);
     let links = Links::new(model.graph());
