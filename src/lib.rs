@@ -54,6 +54,7 @@ pub mod metrics;
 pub mod onnx;
 pub mod opening;
 pub mod parallel;
+pub mod progress;
 pub mod report;
 pub mod runtime;
 pub mod study;

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::axes::{self, BatchFault, Typing, batch_fault};
-use crate::data::{PreprocessFlags, declare, fix_size};
-use crate::error::Result;
+use crate::data::{Preprocess, PreprocessFlags, declare, fix_size};
+use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
+use crate::metadata::PREPROCESS;
 use crate::onnx::{ExternalLinks, Model};
 use crate::runtime::Runtime;
 
@@ -99,4 +100,18 @@ impl Opening {
         *batch = Some(note);
         Ok(())
     }
+}
+
+/// Lets a model that is to be written say how its pictures are prepared, where it does not yet; `size` is that of a child of another
+/// image size.
+///
+/// # Errors
+/// [`ErrorKind::Internal`] where the transform cannot be written down.
+pub fn keep_transform(model: &mut Model, transform: Option<&Preprocess>, size: Option<[usize; 2]>) -> Result<()> {
+    if let (Some(transform), None) = (transform, model.metadata(PREPROCESS)) {
+        let transform = Preprocess { size: size.unwrap_or(transform.size), ..transform.clone() };
+        let text = serde_json::to_string(&transform).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+        model.set_metadata(PREPROCESS, text);
+    }
+    Ok(())
 }

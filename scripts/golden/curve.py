@@ -27,7 +27,6 @@ import argparse
 import json
 import math
 import sys
-import zlib
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("lib", "fixtures", "golden", "studies")]

@@ -4,6 +4,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anstream::{AutoStream, eprintln};
@@ -15,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
 use crate::onnx::Model;
 use crate::parallel;
+use crate::progress::Listener;
 
 const RED: Style = AnsiColor::Red.on_default().bold();
 const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
@@ -97,6 +99,53 @@ pub fn progress(total: usize, what: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {per_sec} {eta}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(total as u64), target).with_style(style).with_message(what.to_string())
+}
+
+/// One progress bar after the other.
+#[derive(Default)]
+pub struct Bars(Mutex<Option<(&'static str, ProgressBar)>>);
+
+impl Bars {
+    /// Shows that `done` of `of` parts of a stage are done.
+    pub fn tell(&self, stage: &'static str, done: usize, of: usize) {
+        let Ok(mut bar) = self.0.lock() else { return };
+        if bar.as_ref().is_none_or(|b| b.0 != stage) {
+            if let Some((_, old)) = bar.take() {
+                old.finish_and_clear();
+            }
+            *bar = Some((stage, progress(of, stage)));
+        }
+        if let Some((_, bar)) = bar.as_ref() {
+            bar.set_position(bar.position().max(done as u64));
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn clear(&self) {
+        if let Ok(mut bar) = self.0.lock()
+            && let Some((_, old)) = bar.take()
+        {
+            old.finish_and_clear();
+        }
+    }
+}
+
+impl Listener for Bars {
+    fn note(&self, text: &str) {
+        note(text);
+    }
+
+    fn warn(&self, text: &str) {
+        warn(text);
+    }
+
+    fn progress(&self, stage: &'static str, done: usize, of: usize) {
+        self.tell(stage, done, of);
+    }
+
+    fn over(&self) {
+        self.clear();
+    }
 }
 
 /// 21.6 M, 4.61 G: three digits and a unit.

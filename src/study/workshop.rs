@@ -17,20 +17,19 @@ use super::search::{Trial, search};
 use crate::anatomy::{Anatomy, Roles, activation, check_classes, class_factor, class_factors};
 use crate::axes::Typing;
 use crate::data::{
-    Dataset, DatasetOptions, InputReport, InputShape, Loader, PreprocessFlags, TrainingLoader, TrainingOptions,
-    class_names,
+    Dataset, DatasetOptions, InputReport, InputShape, Loader, PreprocessFlags, TrainingOptions, View, class_names,
 };
 use crate::density::{attention_matrices, measure};
 use crate::descendant::{Descendant, Heads, Init, Projection, Shape, grow, resize_image};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fitting::{Budget, Calibration, Limits, Shrinker, plan, stages};
+use crate::fitting::{Budget, Fitter, Job, JobOptions, Limits};
 use crate::learngene::{Cluster, Eps, Learngene, Removals, Rules, parameters};
 use crate::metadata::{IMAGE_SIZE, PREPROCESS, schema};
 use crate::onnx::{Model, element_count, is_float, sha256, to_f32};
 use crate::opening::Opening;
-use crate::runtime::{Device, Kind, Runtime};
+use crate::runtime::{Kind, Runtime};
 use crate::training::{
-    Loss, Observer, Operators, Optimiser, Plan, Precision, Recipe, Run, StepReport, Trainer, Validation,
+    Images, Loss, Observer, Operators, Optimiser, Plan, Precision, Recipe, Session, Trainer, Validation,
     ValidationReport, add_classifier, evaluate, has_classifier, is_independent, with_logits,
 };
 
@@ -345,76 +344,30 @@ impl Workshop {
         let begun = Instant::now();
         let made = self.make(cell)?;
         let grown = begun.elapsed().as_secs_f64();
-        let set = self.set(cell)?;
-        let dataset = match cell.how.classifier {
-            Classifier::New => set.dataset.clone(),
-            // The ancestor's classes are in its own order.
-            Classifier::Kept => {
-                set.dataset.matched(class_names(&made.model).as_deref(), class_count(&made.model)?)?.dataset
-            }
-        };
-        let (typing, labels) = (Typing::new(&made.model)?, dataset.labels().unwrap_or_default().to_vec());
+        let typing = Typing::new(&made.model)?;
         let (image, macs) = (typing.image_size(), typing.macs());
-        let input = InputShape::of(&typing)?;
-        let flags = PreprocessFlags::default();
-        let preprocess = dataset.preprocess(&flags, made.model.metadata(PREPROCESS), input)?;
         drop(typing);
-        let wanted = cell.images[0].map_or(set.training.len(), |n| n.min(set.training.len()));
-        let count = (wanted as f64 * cell.fraction).round() as usize;
-        let training = draw(&labels, &set.training, count, cell.seed);
-        let judged = draw(&labels, &set.validation, cell.images[1].unwrap_or(usize::MAX), 0);
-        let images = [training.len(), judged.len()];
-        let validation =
-            Validation { loader: dataset.loader(judged, preprocess.clone(), input.layout)?, labels: Some(labels) };
-        let mut epochs = Vec::new();
-        if cell.how.classifier == Classifier::Kept {
-            let typing = Typing::new(&made.model)?;
-            check_classes(&typing, made.model.graph().output.first().map_or("", |o| o.name()))?;
-            let logits = with_logits(&made.model, &typing)?;
-            let mut session = self.runtime.load_for(images[1], logits.as_ref().unwrap_or(&made.model), image)?;
-            let independent = activation(&typing).is_some_and(|a| is_independent(&a));
-            let found = evaluate(&mut session, &validation, None, independent, |_| {})?;
-            epochs.push(Epoch { epoch: 0, top1: found.top1, loss: found.loss });
-        }
+        let drawn = self.drawn(cell, &made.model)?;
+        let epochs = self.before(cell, &made.model, &drawn)?.into_iter().collect();
         let begun = Instant::now();
         let recipe = self.recipe(cell);
-        let mut trainer = Trainer::new(&self.runtime, &made.model, image, &recipe, &[], &[])?;
-        let options = TrainingOptions {
-            batch_size: trainer.batch,
-            seed: cell.seed,
-            augmentation: cell.training.augment.parse()?,
-            classes: trainer.classes.as_ref().map(|(_, n)| *n),
-            threads: self.runtime.threads,
-            ..TrainingOptions::default()
-        };
-        let loader = TrainingLoader::new(dataset, training, preprocess, input.layout, options)?;
+        let trainer = Trainer::new(&self.runtime, &made.model, image, &recipe, &[], &[])?;
         let plan = Plan {
             epochs: cell.training.epochs.into(),
             learning_rate: Some(cell.training.lr),
             warmup: cell.training.warmup,
-            // Judged above, where its classifier is the ancestor's; a new one knows nothing yet.
+            // Judged already, where its classifier is the ancestor's; a new one knows nothing yet.
             validate_start: false,
             seed: cell.seed,
             ..Plan::default()
         };
+        let mut session = Session::new(trainer, recipe, drawn, plan)?;
         let mut watch = Watch { epochs, told };
-        let (trainer_ref, validating) = (&mut trainer, Some(&validation));
-        Run {
-            trainer: trainer_ref,
-            recipe: &recipe,
-            training: &loader,
-            validation: validating,
-            teacher: None,
-            plan: &plan,
-        }
-        .go(&mut watch)?;
+        session.fit(&mut watch)?;
         let seconds = [grown, begun.elapsed().as_secs_f64()];
         if cell.attention {
-            let trained = crate::descendant::simplify(&trainer.export(false)?)?;
-            let view = validation.loader.image(0)?.insert_axis(Axis(0)).into_dyn();
-            let seen = self.attention(cell, &trained, &view)?;
-            let failed = |e: image::ImageError| Error::new(ErrorKind::Io, e.to_string()).at(picture);
-            seen.save_with_format(picture, image::ImageFormat::Png).map_err(failed)?;
+            let trained = crate::descendant::simplify(&session.trainer.export(false)?)?;
+            self.draw_attention(cell, &trained, session.validation.as_ref(), picture)?;
         }
         let name = picture.file_name().map(Into::into);
         Ok(Record {
@@ -431,7 +384,7 @@ impl Workshop {
             inherited: made.inherited,
             learngene: made.learngene,
             macs,
-            images,
+            images: session.images(),
             seconds,
             search: made.search,
             attention: name.filter(|_| cell.attention),
@@ -443,6 +396,60 @@ impl Workshop {
         })
     }
 
+    /// The images of a cell as its descendant sees them: to train on those that its seed draws, to validate on the same for all cells.
+    fn drawn(&self, cell: &Cell, model: &Model) -> Result<Images> {
+        let set = self.set(cell)?;
+        let dataset = match cell.how.classifier {
+            Classifier::New => set.dataset.clone(),
+            // The ancestor's classes are in its own order.
+            Classifier::Kept => set.dataset.matched(class_names(model).as_deref(), class_count(model)?)?.dataset,
+        };
+        let labels = dataset.labels().unwrap_or_default().to_vec();
+        let input = InputShape::of(&Typing::new(model)?)?;
+        let preprocess = dataset.preprocess(&PreprocessFlags::default(), model.metadata(PREPROCESS), input)?;
+        let wanted = cell.images[0].map_or(set.training.len(), |n| n.min(set.training.len()));
+        let count = (wanted as f64 * cell.fraction).round() as usize;
+        let training = draw(&labels, &set.training, count, cell.seed);
+        let judged = draw(&labels, &set.validation, cell.images[1].unwrap_or(usize::MAX), 0);
+        let loader = dataset.loader(judged, preprocess.clone(), input.layout)?;
+        let batches = TrainingOptions {
+            seed: cell.seed,
+            augmentation: cell.training.augment.parse()?,
+            threads: self.runtime.threads,
+            ..TrainingOptions::default()
+        };
+        let validation = Some(Validation { loader, labels: Some(labels) });
+        Ok(Images { dataset, training, validation, view: View { preprocess, layout: input.layout }, batches })
+    }
+
+    /// How good a descendant is before it is trained, where its classifier is the ancestor's.
+    fn before(&self, cell: &Cell, model: &Model, drawn: &Images) -> Result<Option<Epoch>> {
+        let (Classifier::Kept, Some(validation)) = (cell.how.classifier, &drawn.validation) else { return Ok(None) };
+        let typing = Typing::new(model)?;
+        check_classes(&typing, model.graph().output.first().map_or("", |o| o.name()))?;
+        let logits = with_logits(model, &typing)?;
+        let judged = logits.as_ref().unwrap_or(model);
+        let mut session = self.runtime.load_for(validation.loader.len(), judged, typing.image_size())?;
+        let independent = activation(&typing).is_some_and(|a| is_independent(&a));
+        let found = evaluate(&mut session, validation, None, independent, |_| {})?;
+        Ok(Some(Epoch { epoch: 0, top1: found.top1, loss: found.loss }))
+    }
+
+    /// Draws the attention of ancestor and trained descendant on the first image that validates.
+    fn draw_attention(
+        &self,
+        cell: &Cell,
+        trained: &Model,
+        validation: Option<&Validation>,
+        picture: &Path,
+    ) -> Result<()> {
+        let Some(validation) = validation else { return Ok(()) };
+        let view = validation.loader.image(0)?.insert_axis(Axis(0)).into_dyn();
+        let seen = self.attention(cell, trained, &view)?;
+        let failed = |e: image::ImageError| Error::new(ErrorKind::Io, e.to_string()).at(picture);
+        seen.save_with_format(picture, image::ImageFormat::Png).map_err(failed)
+    }
+
     fn recipe(&self, cell: &Cell) -> Recipe {
         let t = &cell.training;
         Recipe {
@@ -450,19 +457,9 @@ impl Workshop {
             loss: Loss::cross_entropy(t.label_smoothing as f32),
             optimiser: Optimiser::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
             weight_decay: t.weight_decay as f32,
-            layer_decay: 1.0,
             clip: t.clip.map(|v| v as f32),
-            accumulate: 1,
-            ranks: 1,
-            ema: false,
-            drop_path: 0.0,
-            recompute: false,
-            operators: match (self.runtime.kind, self.runtime.device) {
-                (Kind::Tract, _) => Operators::Standard,
-                (_, Device::Cpu) => Operators::Fused,
-                _ => Operators::Contrib,
-            },
-            precision: Precision::F32,
+            operators: Operators::of(&self.runtime, Precision::F32),
+            ..Recipe::default()
         }
     }
 
@@ -487,9 +484,8 @@ impl Workshop {
                 plain(grow(other, &gene, &shape)?.model)
             }
             Maker::Shrink => {
-                let pinned = stages::pin(&source)?;
-                let calibration = Calibration::draw(&images, VIEWS, cell.seed, &|_, _| {})?;
-                let mut shrinker = Shrinker::new(&source, &pinned, &self.runtime.single_threaded(), calibration)?;
+                let fitter = self.fitter(&source, &images, cell.seed)?;
+                let mut shrinker = fitter.shrinker(&source)?;
                 let (limits, key) =
                     (Limits::default(), format!("{} {} {}", cell.ancestor, cell.seed, cell.calibration.0));
                 let removals = match self.removals.get(&key) {
@@ -498,8 +494,10 @@ impl Workshop {
                 };
                 self.removals.insert(key, removals.clone());
                 let budget = Budget::Parameters(cell.size.parameters.unwrap_or_default() as f64);
-                let allocation = plan(&source, &removals, &limits, budget, None)?;
-                let shrunk = shrinker.shrink(&removals, &allocation, &|_, _| {})?.model;
+                let runtime = self.runtime.clone();
+                let mut job = Job::new(&source, Some(shrinker), removals, limits, runtime, JobOptions::default());
+                let allocation = job.allocate(budget)?;
+                let shrunk = job.make(&allocation, &|_, _| {})?.model;
                 let typing = Typing::new(&shrunk)?;
                 let gene = Learngene::identity(&typing, &Anatomy::new(&typing)?);
                 let shape = Shape { classes: wanted, seed: cell.seed, ..Shape::default() };
@@ -552,11 +550,15 @@ impl Workshop {
         }
     }
 
+    /// What fits descendants of an ancestor on views of its images.
+    fn fitter(&self, source: &Model, images: &Loader, seed: u64) -> Result<Fitter> {
+        Fitter::new(source, images, self.runtime.single_threaded(), (VIEWS, seed), Instant::now(), &())
+    }
+
     /// A descendant whose output projections are fitted to its ancestor.
     fn fitted(&self, source: &Model, child: Descendant, images: &Loader, seed: u64) -> Result<Model> {
-        let pinned = stages::pin(source)?;
-        let calibration = Calibration::draw(images, VIEWS, seed, &|_, _| {})?;
-        let shrinker = Shrinker::new(source, &pinned, &self.runtime.single_threaded(), calibration)?;
+        let fitter = self.fitter(source, images, seed)?;
+        let shrinker = fitter.shrinker(source)?;
         let sources: Vec<usize> = child.plan.layers.iter().map(|l| l.ancestor_layer).collect();
         Ok(shrinker.refit(&child.model, &sources, &|_, _| {})?.0)
     }
@@ -703,22 +705,10 @@ struct Watch<'a> {
 }
 
 impl Observer for Watch<'_> {
-    fn step(&mut self, _: &StepReport, _: u64) -> Result<()> {
-        Ok(())
-    }
-
     fn validated(&mut self, report: &ValidationReport) -> Result<()> {
         let top1 = report.val_top1.unwrap_or(f64::NAN);
         (self.told)(&format!("epoch {} {:.2} %", report.epoch, 100.0 * top1));
         self.epochs.push(Epoch { epoch: report.epoch, top1, loss: report.val_loss });
-        Ok(())
-    }
-
-    fn resumed(&mut self, _: u64) -> Result<()> {
-        Ok(())
-    }
-
-    fn best(&mut self, _: &Model) -> Result<()> {
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ mod recompute;
 mod regularise;
 mod rules;
 mod run;
+mod session;
 mod sharing;
 mod step;
 mod tape;
@@ -31,6 +32,7 @@ pub use rate::{Attempt, LearningRate};
 pub use regularise::{KEPT, probability};
 pub use rules::is_trainable;
 pub use run::{Observer, Plan, Record, Run, StepReport, Summary, Teacher, Validation, ValidationReport, evaluate};
+pub use session::{Cut, Data, Goal, Guide, Images, LabelLoss, Open, Options, Prepared, Session, Setup, open_dataset};
 pub use sharing::{Separated, separate};
 pub use step::{
     Batching, Description, Memory, Port, Recipe, StateTensor, StepGraph, Steps, evaluation_graph, trainable_form,

@@ -218,13 +218,21 @@ pub trait Observer {
         Ok(())
     }
     /// An update was made; `total` is the number of updates of the whole run.
-    fn step(&mut self, report: &StepReport, total: u64) -> Result<()>;
+    fn step(&mut self, _report: &StepReport, _total: u64) -> Result<()> {
+        Ok(())
+    }
     /// A validation ended.
-    fn validated(&mut self, report: &ValidationReport) -> Result<()>;
+    fn validated(&mut self, _report: &ValidationReport) -> Result<()> {
+        Ok(())
+    }
     /// The run goes on after this update of an earlier one.
-    fn resumed(&mut self, step: u64) -> Result<()>;
+    fn resumed(&mut self, _step: u64) -> Result<()> {
+        Ok(())
+    }
     /// A better model than all before it: to be kept.
-    fn best(&mut self, model: &Model) -> Result<()>;
+    fn best(&mut self, _model: &Model) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// An observer that keeps the best model and the reports.
@@ -246,10 +254,6 @@ impl Observer for Record {
 
     fn validated(&mut self, report: &ValidationReport) -> Result<()> {
         self.validations.push(report.clone());
-        Ok(())
-    }
-
-    fn resumed(&mut self, _: u64) -> Result<()> {
         Ok(())
     }
 

@@ -35,6 +35,33 @@ fn parts_of_a_step_are_what_they_are_by_hand() {
     steps::not_finite(&runtime, Operators::Standard);
 }
 
+#[test]
+fn a_session_trains_without_a_command_line() {
+    use offshoot::data::DatasetOptions;
+    use offshoot::opening::Opening;
+    use offshoot::training::{Cut, Data, Options, Plan, Recipe, Record, Setup};
+
+    let root = crate::common::root();
+    let opening = Opening { pictures: Some(Default::default()), ..Opening::default() };
+    let model = opening.open(&root.join("models/fashion-vit.onnx"), None).unwrap().model;
+    let images = root.join("fixtures/fashion-images.idx3-ubyte");
+    let cut = Cut { share: Some(0.2), ..Cut::default() };
+    let data = Data::open(&images, None, &DatasetOptions::default(), cut, &()).unwrap();
+    let options = Options {
+        recipe: Recipe { batch: 16, ..Recipe::default() },
+        plan: Plan { steps: Some(2), learning_rate: Some(1e-4), ..Plan::default() },
+        ..Options::default()
+    };
+    let mut setup = Setup::new(tract(), model, data, None, options, &()).unwrap();
+    let (mut session, prepared) = setup.session(&()).unwrap();
+    assert_eq!((session.images(), prepared.batch), ([240, 60], None));
+    let mut record = Record::default();
+    let summary = session.fit(&mut record).unwrap();
+    assert_eq!((record.steps.len(), session.trainer.updates), (2, 2));
+    // The bundled ancestor was trained on such images.
+    assert!(summary.start.unwrap().val_top1.unwrap() > 0.8);
+}
+
 /// Where a layer is computed again, nothing inside of it is read by the backward pass: it need not be kept.
 #[test]
 fn values_inside_of_layers_are_computed_again() {

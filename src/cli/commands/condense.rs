@@ -7,18 +7,17 @@ use clap::Args;
 use ndarray::Array2;
 use serde_json::json;
 
-use super::fitter::{Bars, Fitter, analyse};
-use super::shrink::learngene;
+use super::fitter::calibrated;
 use super::{agree, densities, images, named, open_to_run};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::common::{ClusterFlags, OpenFlags, RuntimeFlags, TransformFlags};
-use crate::cli::output::{self, count, table};
+use crate::cli::output::{self, Bars, count, table};
 use crate::data::{InputReport, Loader};
 use crate::density::{Densities, attention_distances};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fitting::Limits;
 use crate::fitting::similarity::{head_distances, neuron_clusters};
+use crate::fitting::{Limits, analyse, carrying};
 use crate::learngene::{Algorithm, Cluster, Learngene, Rules, Similarity, combined, density_distances, parameters};
 use crate::metadata::{LEARNGENE, PREPROCESS};
 use crate::onnx::{Model, sha256};
@@ -129,17 +128,19 @@ fn fitted(c: &CondenseArgs, model: &Model) -> Result<()> {
             .hint("leave out the clustering flags"));
     }
     let bars = Bars::default();
-    let fitter = Fitter::new(model, &c.images, &c.transform, &c.runtime, (c.crops as usize, c.seed), &bars)?;
-    let removals =
-        named(&c.model, analyse(&mut fitter.shrinker(model)?, &Limits { dims: true, ..Limits::default() }, &bars))?;
+    let views = (c.crops as usize, c.seed);
+    let calibrated = calibrated(model, &c.images, &c.transform, &c.runtime, views, &bars)?;
+    let mut shrinker = named(&model.path, calibrated.fitter.shrinker(model))?;
+    let limits = Limits { dims: true, ..Limits::default() };
+    let removals = named(&c.model, analyse(&mut shrinker, &limits, &bars))?;
     bars.clear();
-    let gene = learngene(model, removals, Some(&fitter.loader))?;
+    let gene = carrying(model, removals, Some(&calibrated.loader))?;
     let bytes = output::write_model(&c.output, &gene)?;
     output::note(&format!("wrote {} ({bytes} bytes)", c.output.display()));
     match (c.json, Learngene::read(&gene)?) {
         (true, Some(gene)) => {
             let mut value = serde_json::to_value(&gene).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
-            value["input"] = json!(fitter.input);
+            value["input"] = json!(calibrated.input);
             output::print_json(&value)
         }
         _ => Ok(()),

@@ -1,6 +1,6 @@
 //! `offshoot eval`: the accuracy of a classifier.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,14 +12,14 @@ use crate::anatomy::{Activation, activation, check_classes};
 use crate::axes::Typing;
 use crate::cli::common::values::share;
 use crate::cli::common::{DataFlags, OpenFlags, RuntimeFlags, TransformFlags};
-use crate::cli::output::{self, table};
-use crate::data::{ClassesBy, Dataset, DatasetOptions, InputReport, InputShape, Skipped, class_names};
+use crate::cli::output::{self, Bars, table};
+use crate::data::{ClassesBy, Dataset, InputReport, InputShape, Skipped, class_names};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{PREPROCESS, schema};
 use crate::metrics::Evaluation;
 use crate::onnx::Model;
 use crate::runtime::Runtime;
-use crate::training::{Validation, evaluate, is_independent, said_of, with_logits};
+use crate::training::{Validation, evaluate, is_independent, open_dataset, said_of, with_logits};
 
 /// `offshoot eval`.
 #[derive(Args, Debug)]
@@ -71,7 +71,7 @@ pub enum Part {
 /// Runs the command.
 pub fn run(c: &EvalArgs) -> Result<()> {
     let (model, batch_note) = opened(&c.model, c.open, Some(&c.runtime), Some(&c.transform))?;
-    let dataset = dataset(&c.data, false)?;
+    let dataset = dataset(&c.data)?;
     let cut = c.val_split.map(|share| dataset.split(share, c.seed));
     let split = cut.as_ref().or(dataset.given_split());
     let indices: Vec<usize> = match (c.part, split) {
@@ -171,7 +171,9 @@ pub fn measure(
     let judged = logits.as_ref().unwrap_or(model);
     let matched = dataset.matched(class_names(model).as_deref(), outputs)?;
     let names = matched.dataset.classes().map(<[String]>::to_vec).or(class_names(model));
-    let validation = validation(&matched.dataset, indices, transform, model, &typing, strict)?;
+    let flags = transform.preprocess();
+    let validation =
+        Validation::new(&matched.dataset, indices, &flags, model, &typing, strict)?.limit(transform.limit());
     let image = typing.image_size();
     let mut session = match batch_size {
         Some(batch) => runtime.load(judged, batch as usize, image)?,
@@ -193,38 +195,8 @@ pub fn measure(
 }
 
 /// Opens the data set of the flags, and says what was assumed of it.
-pub fn dataset(flags: &DataFlags, ignore_labels: bool) -> Result<Dataset> {
-    dataset_at(&flags.data, flags, ignore_labels)
-}
-
-/// Opens another data set with the same flags.
-pub fn dataset_at(path: &Path, flags: &DataFlags, ignore_labels: bool) -> Result<Dataset> {
-    let options = DatasetOptions {
-        ignore_labels,
-        image_column: flags.image_column.clone(),
-        label_column: flags.label_column.clone(),
-    };
-    let dataset = Dataset::open(path, &options)?;
-    dataset.source().notes().iter().for_each(|note| output::warn(note));
-    Ok(dataset)
-}
-
-/// Some images of a data set through the evaluation transform, with their labels.
-pub fn validation(
-    dataset: &Dataset,
-    indices: Vec<usize>,
-    transform: &TransformFlags,
-    model: &Model,
-    typing: &Typing,
-    strict: bool,
-) -> Result<Validation> {
-    let input = InputShape::of(typing)?;
-    let preprocess = dataset.preprocess(&transform.preprocess(), model.metadata(PREPROCESS), input)?;
-    let mut loader = dataset.loader(indices, preprocess, input.layout)?.strict(strict);
-    if let Some(limit) = transform.limit {
-        loader = loader.limit(limit as usize);
-    }
-    Ok(Validation { loader, labels: dataset.labels().map(<[u32]>::to_vec) })
+pub fn dataset(flags: &DataFlags) -> Result<Dataset> {
+    open_dataset(&flags.data, &flags.options(false), &Bars::default())
 }
 
 /// The number of classes that the model's first output tells apart.

@@ -8,14 +8,14 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::condense::condense;
-use super::fitter::{Bars, Fitter, VIEWS};
+use super::fitter::{VIEWS, calibrated};
 use super::verification::{NO_VERIFY, Verifying, tell};
-use super::{images, keep_transform, named, open, open_to_run};
+use super::{images, named, open, open_to_run};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::common::values::{batch_axis, image_size};
 use crate::cli::common::{ClusterFlags, OpenFlags, RuntimeFlags, ShapeFlags, TransformFlags, VerifyFlags};
-use crate::cli::output::{self, count, table};
+use crate::cli::output::{self, Bars, count, table};
 use crate::data::InputReport;
 use crate::descendant::{
     BatchAxis, Case, Descendant, Grown, Heads, Init, Plan, Projection, Shape, Transform, Verification, Verifier, cost,
@@ -27,6 +27,7 @@ use crate::graph::FloatType;
 use crate::learngene::{Eps, Learngene, Order};
 use crate::metadata::schema;
 use crate::onnx::Model;
+use crate::opening::keep_transform;
 use crate::runtime::Runtime;
 
 /// One descendant to grow.
@@ -149,7 +150,7 @@ pub fn run(c: &GrowArgs) -> Result<()> {
     let fitter = match (fits, &c.images) {
         (false, _) => None,
         (true, Some(path)) if given.is_none() || calibrated => {
-            Some(Fitter::new(&model, path, &c.transform, &c.runtime, (VIEWS, c.seed), &Bars::default())?)
+            Some(self::calibrated(&model, path, &c.transform, &c.runtime, (VIEWS, c.seed), &Bars::default())?)
         }
         (true, _) => {
             return Err(Error::new(ErrorKind::Usage, "--projection fitted fits to the ancestor, on images")
@@ -158,7 +159,7 @@ pub fn run(c: &GrowArgs) -> Result<()> {
         }
     };
     input = input.or(fitter.as_ref().map(|f| f.input.clone()));
-    let shrinker = fitter.as_ref().map(|f| f.shrinker(&model)).transpose()?;
+    let shrinker = fitter.as_ref().map(|f| named(&model.path, f.fitter.shrinker(&model))).transpose()?;
     if let Some(shrinker) = &shrinker {
         shrinker.warnings(&Limits::default())?.iter().for_each(|w| output::warn(w));
     }
@@ -186,7 +187,10 @@ pub fn run(c: &GrowArgs) -> Result<()> {
             let single = verifies.then(|| child.model.clone());
             if let Some(dtype) = job.dtype {
                 let fitter = fitter.as_ref().filter(|_| job.shape.image_size.is_none());
-                let wide = fitter.map(|f| named(&c.model, f.wide(&child.model, Some(dtype)))).transpose()?.flatten();
+                let wide = fitter
+                    .map(|f| named(&c.model, f.fitter.wide(&child.model, Some(dtype), &Bars::default())))
+                    .transpose()?
+                    .flatten();
                 named(&c.model, child.convert(dtype, wide.as_ref()))?;
             }
             let transform = fitter.as_ref().and_then(|f| f.loader.preprocess());

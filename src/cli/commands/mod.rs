@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod run;
 pub mod shrink;
 pub mod study;
+pub mod training;
 pub mod tune;
 pub mod verification;
 
@@ -22,9 +23,9 @@ use super::common::{OpenFlags, RuntimeFlags, TransformFlags};
 use super::output;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::data::{InputReport, InputShape, Loader, Preprocess, Skipped, takes_size};
+use crate::data::{InputReport, InputShape, Loader, Skipped, takes_size};
 use crate::density::{Densities, measure, obstacle};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::graph::{self, FloatType};
 use crate::metadata::PREPROCESS;
 use crate::onnx::{Model, sha256};
@@ -66,17 +67,6 @@ pub fn size_for(paths: [&Path; 2], flags: OpenFlags) -> Result<[OpenFlags; 2]> {
     let takes = [takes(paths[0])?, takes(paths[1])?];
     let nobody = takes == [false; 2];
     Ok(takes.map(|takes| OpenFlags { input_size: Some(size).filter(|_| takes || nobody), ..flags }))
-}
-
-/// Lets a model that is to be written say how its pictures are prepared, where it does not yet; `size` is that of a child of another
-/// image size.
-pub fn keep_transform(model: &mut Model, transform: Option<&Preprocess>, size: Option<[usize; 2]>) -> Result<()> {
-    if let (Some(transform), None) = (transform, model.metadata(PREPROCESS)) {
-        let transform = Preprocess { size: size.unwrap_or(transform.size), ..transform.clone() };
-        let text = serde_json::to_string(&transform).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
-        model.set_metadata(PREPROCESS, text);
-    }
-    Ok(())
 }
 
 /// Says what a model's images become, and who decided that.

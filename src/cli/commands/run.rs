@@ -10,7 +10,7 @@ use serde_json::json;
 use super::condense::condense;
 use super::eval::{dataset, measure};
 use super::grow::shape;
-use super::tune::{TuneArgs, tune_opened};
+use super::training::{Asked, Training, Wanted};
 use super::{images, named, open_to_run, size_for, tell_input};
 use crate::anatomy::{Anatomy, activation};
 use crate::axes::Typing;
@@ -23,7 +23,7 @@ use crate::learngene::{Learngene, parameters};
 use crate::metadata::{PREPROCESS, schema};
 use crate::metrics::Evaluation;
 use crate::onnx::Model;
-use crate::report::{density_plot, run_page};
+use crate::report::{Curve, density_plot, run_page};
 use crate::runtime::Runtime;
 use crate::training::has_classifier;
 
@@ -92,7 +92,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let model = open_to_run(&c.model, of_ancestor, &c.runtime, &c.transform)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
-    let data = dataset(&c.data, false)?;
+    let data = dataset(&c.data)?;
     let runtime = Runtime::start(&c.runtime.options())?;
     let classified = has_classifier(&typing);
     let mut wanted = shape(&c.shape, false, c.training.seed)?;
@@ -125,29 +125,19 @@ pub fn run(c: &RunArgs) -> Result<()> {
     output::write_model(&written[1], &child.model)?;
 
     output::note("3/4 tuning");
-    let tune_flags = TuneArgs {
-        model: written[1].clone(),
-        data: c.data.clone(),
+    let asked = Asked {
+        model: &written[1],
+        open: [of_child, of_teacher],
+        data: &c.data,
+        training: &c.training,
+        transform: &c.transform,
+        runtime: &c.runtime,
         classes: added,
         pooling: None,
-        training: c.training.clone(),
-        output: Some(written[2].clone()),
-        force: true,
-        dtype: None,
         dry_run: false,
-        json: false,
-        emit_step: None,
-        metrics: Some(written[4].clone()),
-        plot: None,
-        report: None,
-        checkpoint: None,
-        checkpoint_every: None,
-        resume: false,
-        open: of_child,
-        transform: c.transform.clone(),
-        runtime: c.runtime.clone(),
     };
-    let outcome = tune_opened(&tune_flags, [of_child, of_teacher])?;
+    let files = Wanted { output: Some(&written[2]), metrics: Some(&written[4]), force: true, ..Wanted::default() };
+    let outcome = Training::new(&asked, &files)?.run()?;
 
     output::note("4/4 evaluation and report");
     let tuned = open_to_run(&written[2], of_child, &c.runtime, &c.transform)?;
@@ -168,8 +158,8 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let rows = [describe("ancestor", &model)?, describe("child", &child.model)?, describe("tuned", &tuned)?];
     let input = data.preprocess(&c.transform.preprocess(), model.metadata(PREPROCESS), InputShape::of(&typing)?)?;
     let input = InputReport::new(&model, &typing, input.as_ref());
-    report(c, &rows, densities.as_deref(), outcome.as_ref().map(|o| &o.curve), &runtime, (judged.len(), &input))?;
-    outcome.map_or(Ok(()), |o| o.check(&c.training))
+    report(c, &rows, densities.as_deref(), &outcome.curve, &runtime, (judged.len(), &input))?;
+    outcome.check(&c.training)
 }
 
 /// Images of the data set, evenly spread over its training part.
@@ -192,7 +182,7 @@ fn report(
     c: &RunArgs,
     rows: &[Row],
     densities: Option<&[Vec<f64>]>,
-    curve: Option<&crate::report::Curve>,
+    curve: &Curve,
     runtime: &Runtime,
     (judged, input): (usize, &InputReport),
 ) -> Result<()> {
@@ -209,7 +199,7 @@ fn report(
         ("Runtime", runtime.describe()),
     ];
     let plot = densities.map(density_plot).transpose()?;
-    let page = run_page("From ancestor to descendant", &facts, &header, &cells, plot.as_deref(), curve)?;
+    let page = run_page("From ancestor to descendant", &facts, &header, &cells, plot.as_deref(), Some(curve))?;
     write_text(&c.output.join("report.html"), &page)?;
     let models: Vec<_> = rows
         .iter()

@@ -1,40 +1,30 @@
 //! `offshoot shrink`: smaller models on unlabelled images, without training.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
 
-use super::fitter::{Bars, Fitter, analyse};
-use super::{in_type, keep_transform, named, open, open_for_images};
-use crate::anatomy::Anatomy;
+use super::fitter::{Calibrated, calibrated};
+use super::{in_type, named, open, open_for_images};
 use crate::axes::Typing;
 use crate::cli::common::values::tolerance;
 use crate::cli::common::{OpenFlags, RuntimeFlags, TransformFlags};
-use crate::cli::output::{self, count, table};
-use crate::data::Loader;
+use crate::cli::output::{self, Bars, count, table};
 use crate::density::attention_maps;
-use crate::descendant::{fold_constants, has_fixed_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{
-    Allocation, Budget, Latencies, Limits, PlannedLayer, Shrinker, Shrunk, comparison, latency, plan, thin,
+    Allocation, Budget, Fitter, Job, JobOptions, Limits, PlannedLayer, Shrunk, analyse, carrying, comparison, latency,
+    may_cut_dims,
 };
 use crate::graph::{self, FloatType};
 use crate::learngene::{Learngene, Removals, parameters};
-use crate::metadata::{DESCENDANT, schema};
-use crate::onnx::{Model, encoded_len, sha256};
+use crate::metadata::schema;
+use crate::onnx::{Model, encoded_len};
 use crate::parallel;
 use crate::report::{Frontier, KeptLayer, Seen, frontier_plot, shrink_page};
 use crate::runtime::Runtime;
-
-/// Sizes of the frontier.
-const FRONTIER: [f64; 11] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5];
-/// A budget of time is met where the measured time is within this share of it.
-const SLACK: f64 = 0.01;
-/// How often an allocation is made anew because it takes longer than predicted.
-const TRIES: usize = 4;
 
 /// `offshoot shrink`.
 #[derive(Args, Debug)]
@@ -175,52 +165,28 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
         Some(_) => open_for_images(&c.model, c.open, &c.transform)?,
         None => open(&c.model, c.open)?,
     };
-    let jobs = jobs(c, &model)?;
+    let sizes = sizes(c, &model)?;
     let outputs: Vec<PathBuf> =
-        (jobs.iter().map(|j| &j.1)).chain(&c.save_learngene).chain(&c.plot).chain(&c.report).cloned().collect();
+        (sizes.iter().map(|s| &s.1)).chain(&c.save_learngene).chain(&c.plot).chain(&c.report).cloned().collect();
     output::check_distinct(&outputs)?;
     for path in &outputs {
         output::check_output(path, &[&c.model], c.force)?;
     }
     let recorded = Learngene::read(&model)?.and_then(|gene| gene.removals);
     let bars = Bars::default();
-    let fitter = match &c.images {
-        Some(path) => Some(Fitter::new(&model, path, &c.transform, &c.runtime, (c.crops as usize, c.seed), &bars)?),
+    let views = (c.crops as usize, c.seed);
+    let calibrated = match &c.images {
+        Some(path) => Some(calibrated(&model, path, &c.transform, &c.runtime, views, &bars)?),
         None => None,
     };
-    let mut shrinker = fitter.as_ref().map(|f| f.shrinker(&model)).transpose()?;
-    if let (Some(shrinker), Some(limit)) = (&mut shrinker, c.memory_limit) {
-        shrinker.memory_limit = limit as u64;
-    }
-    let limits = limits(c, &jobs);
-    let removals = match (recorded, &mut shrinker) {
-        (Some(removals), _) => removals,
-        (None, Some(shrinker)) => named(&c.model, analyse(shrinker, &limits, &bars))?,
-        (None, None) => {
-            return Err(Error::new(ErrorKind::Usage, "shrink calibrates the ancestor on images")
-                .at(&c.model)
-                .hint("give --images PATH: a few dozen photographs, no labels"));
-        }
-    };
-    if shrinker.is_none() {
-        output::warn("no images: descendants are thinned in the learngene's order, and not fitted");
-    }
-    if let Some(path) = &c.save_learngene {
-        let loader = fitter.as_ref().map(|f| &f.loader);
-        let gene = learngene(&model, removals.clone(), loader)?;
-        let bytes = output::write_model(path, &gene)?;
-        output::note(&format!("wrote {} ({bytes} bytes)", path.display()));
-    }
-    let fits = shrinker.is_some();
-    let timer = Timer { c, model: &model, fits, runtime: Runtime::start(&c.runtime.options())? };
+    let mut job = job(c, &model, recorded, &sizes, calibrated.as_ref(), &bars)?;
     let wants_time = |b: &Budget| matches!(b, Budget::Latency(_));
-    let latencies = match c.dry_run || c.plot.is_some() || jobs.iter().any(|j| wants_time(&j.0)) {
-        true => Some(parallel::first(|| timer.blocks(&limits, &bars))?),
-        false => None,
-    };
+    if c.dry_run || c.plot.is_some() || sizes.iter().any(|s| wants_time(&s.0)) {
+        named(&c.model, job.measure(&bars))?;
+    }
     let mut frontier_svg = None;
     if c.dry_run || c.plot.is_some() || c.report.is_some() {
-        let frontier = frontier(&model, &removals, &limits, latencies.as_ref());
+        let frontier = job.frontier();
         bars.clear();
         let svg = frontier_plot(&points(&frontier))?;
         if let Some(path) = &c.plot {
@@ -232,74 +198,74 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
         frontier_svg = Some(svg);
     }
     let mut reports = Vec::new();
-    for (budget, path) in &jobs {
-        let allocation = parallel::first(|| timer.allocate(&removals, &limits, *budget, latencies.as_ref()))?;
-        let mut child = match &mut shrinker {
-            Some(shrinker) => shrinker.shrink(&removals, &allocation, &|n, of| bars.tell("refit", n, of))?,
-            None => Shrunk::of(thin(&model, &removals, &allocation)?)?,
-        };
-        bars.clear();
-        if let Some(limit) = c.max_error
-            && (child.error.is_nan() || child.error > limit)
-        {
-            return Err(Error::new(
-                ErrorKind::Check,
-                format!(
-                    "the error on held-out images is {:.4}, above --max-error {limit}: nothing was written",
-                    child.error
-                ),
-            )
-            .at(&c.model)
-            .hint("keep more, or give more different images"));
-        }
-        if !parallel::is_first() {
-            continue;
-        }
-        if !c.no_fold && has_fixed_size(&child.model) {
-            child.model = named(&c.model, fold_constants(&timer.runtime, &child.model, None))?;
-            child.parameters = parameters(child.model.graph());
-        }
-        let wide = fitter.as_ref().map(|f| named(&c.model, f.wide(&child.model, c.dtype))).transpose()?.flatten();
-        named(&c.model, in_type(&mut child.model, c.dtype, wide.as_ref()))?;
-        describe(c, &model, &mut child, &allocation, fitter.as_ref().map(|f| &f.loader))?;
-        let milliseconds = latency::side_by_side(&timer.runtime, &model, &child.model)?;
-        child.bytes = output::write_model(path, &child.model)?;
-        reports.push(report(path, &allocation, &child, milliseconds));
-        if let (Some(file), Some(fitter)) = (&c.report, &fitter) {
-            let page = page(c, &timer, fitter, &allocation, &child, milliseconds, frontier_svg.as_deref());
-            output::write_text(file, &named(&c.model, page)?)?;
-        }
+    for (budget, path) in &sizes {
+        let made = Made { c, path, calibrated: calibrated.as_ref(), frontier: frontier_svg.as_deref() };
+        reports.extend(made.make(&mut job, *budget, &bars)?);
     }
     // The first process measures times for its report; the others are quiet until it has.
     parallel::first(|| Ok(()))?;
     let total = start.elapsed().as_secs_f64();
-    let timings = shrinker.as_ref().map(|s: &Shrinker| s.timings.clone()).unwrap_or_default();
+    let timings = job.shrinker.as_ref().map(|s| s.timings.clone()).unwrap_or_default();
     let times: Vec<String> = timings.iter().map(|t| format!("{} {:.1} s", t.stage, t.seconds)).collect();
-    output::note(&format!("{}; in all {total:.1} s on {}", times.join(", "), timer.runtime.describe()));
+    output::note(&format!("{}; in all {total:.1} s on {}", times.join(", "), job.runtime.describe()));
     if c.json {
-        let [views, held_out] = fitter.as_ref().map_or([0; 2], |f| f.views());
+        let [views, held_out] = calibrated.as_ref().map_or([0; 2], |f| f.fitter.views());
         return output::print_json(&json!({
             "schema": schema::SHRINK,
             "views": views,
             "held_out": held_out,
             "seed": c.seed,
-            "input": fitter.as_ref().map(|f| &f.input),
+            "input": calibrated.as_ref().map(|f| &f.input),
             "descendants": reports,
             "seconds": {"stages": timings, "total": total},
-            "runtime": timer.runtime.kind,
+            "runtime": job.runtime.kind,
         }));
     }
     Ok(())
 }
 
-/// Up to this share of heads and FFNs the dimensions of heads are cut.
-const CUT_DIMS: f64 = 0.6;
+/// The job, with the order of removal that the model carries (`recorded`) or that is measured here; the learngene is written where that is asked for.
+fn job<'m>(
+    c: &ShrinkArgs,
+    model: &'m Model,
+    recorded: Option<Removals>,
+    sizes: &[(Budget, PathBuf)],
+    calibrated: Option<&'m Calibrated>,
+    bars: &Bars,
+) -> Result<Job<'m>> {
+    let shrinker = |f: &'m Calibrated| named(&model.path, f.fitter.shrinker(model));
+    let mut shrinker = calibrated.map(shrinker).transpose()?;
+    if let (Some(shrinker), Some(limit)) = (&mut shrinker, c.memory_limit) {
+        shrinker.memory_limit = limit as u64;
+    }
+    let limits = limits(c, sizes);
+    let removals = match (recorded, &mut shrinker) {
+        (Some(removals), _) => removals,
+        (None, Some(shrinker)) => named(&c.model, analyse(shrinker, &limits, bars))?,
+        (None, None) => {
+            return Err(Error::new(ErrorKind::Usage, "shrink calibrates the ancestor on images")
+                .at(&c.model)
+                .hint("give --images PATH: a few dozen photographs, no labels"));
+        }
+    };
+    if shrinker.is_none() {
+        output::warn("no images: descendants are thinned in the learngene's order, and not fitted");
+    }
+    if let Some(path) = &c.save_learngene {
+        let gene = carrying(model, removals.clone(), calibrated.map(|f| &f.loader))?;
+        let bytes = output::write_model(path, &gene)?;
+        output::note(&format!("wrote {} ({bytes} bytes)", path.display()));
+    }
+    let runtime = Runtime::start(&c.runtime.options())?;
+    let options = JobOptions { always_cut_dims: c.head_dim, fold: !c.no_fold, max_error: c.max_error, seed: c.seed };
+    Ok(Job::new(model, shrinker, removals, limits, runtime, options))
+}
 
 /// Levers; whether dimensions of heads are cut is decided for each size, and here whether that has to be measured.
-fn limits(c: &ShrinkArgs, jobs: &[(Budget, PathBuf)]) -> Limits {
-    let small = |b: &Budget| !matches!(b, Budget::Share(s) if *s > CUT_DIMS);
+fn limits(c: &ShrinkArgs, sizes: &[(Budget, PathBuf)]) -> Limits {
+    let small = sizes.iter().any(|(budget, _)| may_cut_dims(budget));
     Limits {
-        dims: !c.no_head_dim && (c.head_dim || c.save_learngene.is_some() || jobs.iter().any(|j| small(&j.0))),
+        dims: !c.no_head_dim && (c.head_dim || c.save_learngene.is_some() || small),
         heads: !c.no_heads,
         neurons: !c.no_ffn,
         depth: !c.no_layers,
@@ -310,98 +276,43 @@ fn limits(c: &ShrinkArgs, jobs: &[(Budget, PathBuf)]) -> Limits {
     }
 }
 
-/// The ancestor as a learngene that carries the order of removal.
-pub fn learngene(model: &Model, removals: Removals, loader: Option<&Loader>) -> Result<Model> {
-    let typing = named(&model.path, Typing::new(model))?;
-    let anatomy = named(&model.path, Anatomy::new(&typing))?;
-    let mut gene = Learngene::calibrated(&typing, &anatomy, removals);
-    gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    gene.source.sha256 = sha256(&model.path)?;
-    gene.source.parameters = parameters(model.graph());
-    if let Some(loader) = loader {
-        gene.source.images = loader.len();
-        gene.source.images_sha256 = loader.fingerprint()?;
-    }
-    let mut out = named(&model.path, gene.condense(model, &typing, &anatomy))?;
-    keep_transform(&mut out, loader.and_then(Loader::preprocess), None)?;
-    Ok(out)
-}
-
-/// A descendant says where it comes from.
-fn describe(
-    c: &ShrinkArgs,
-    model: &Model,
-    child: &mut Shrunk,
-    allocation: &Allocation,
-    loader: Option<&Loader>,
-) -> Result<()> {
-    keep_transform(&mut child.model, loader.and_then(Loader::preprocess), None)?;
-    let description = json!({
-        "schema": schema::DESCENDANT,
-        "offshoot": env!("CARGO_PKG_VERSION"),
-        "source": {"file": model.path.file_name().map(|n| n.to_string_lossy())},
-        "init": "shrink",
-        "budget": allocation.budget,
-        "share": allocation.share,
-        "layers": allocation.layers,
-        "error": child.error,
-        "seed": c.seed,
-    });
-    child.model.set_metadata(DESCENDANT, description.to_string());
-    Ok(())
-}
-
-/// What is measured in time, on a runtime that has the threads that a descendant will have.
-struct Timer<'c> {
+/// A descendant that is to be made and written.
+struct Made<'c> {
     c: &'c ShrinkArgs,
-    model: &'c Model,
-    /// True where descendants are fitted: without that the dimensions of heads cannot be cut.
-    fits: bool,
-    runtime: Arc<Runtime>,
+    path: &'c Path,
+    calibrated: Option<&'c Calibrated>,
+    /// The plot of the frontier, for the report.
+    frontier: Option<&'c str>,
 }
 
-impl Timer<'_> {
-    fn blocks(&self, limits: &Limits, bars: &Bars) -> Result<Latencies> {
-        let tell = |n, of| bars.tell("latency", n, of);
-        named(&self.c.model, Latencies::measure(&self.runtime, self.model, limits, !self.c.no_fold, &tell))
-    }
-
-    /// An allocation. One under a budget of time is made anew until the thinned model keeps to it.
-    fn allocate(
-        &self,
-        removals: &Removals,
-        limits: &Limits,
-        budget: Budget,
-        latencies: Option<&Latencies>,
-    ) -> Result<Allocation> {
-        let whole = Limits { dims: false, ..limits.clone() };
-        let mut first = plan(self.model, removals, &whole, budget, latencies);
-        let cut = limits.dims && self.fits && (self.c.head_dim || first.as_ref().map_or(true, |a| a.share <= CUT_DIMS));
-        let limits = if cut { limits } else { &whole };
-        if cut {
-            first = plan(self.model, removals, limits, budget, latencies);
+impl Made<'_> {
+    /// Makes and writes it, and says what it is: in JSON, by the first of several processes.
+    fn make(&self, job: &mut Job, budget: Budget, bars: &Bars) -> Result<Option<serde_json::Value>> {
+        let (c, images) = (self.c, self.calibrated);
+        let allocation = named(&c.model, job.allocate(budget))?;
+        let made = job.make(&allocation, &|n, of| bars.tell("refit", n, of));
+        bars.clear();
+        let mut child = made?;
+        if !parallel::is_first() {
+            return Ok(None);
         }
-        let first = named(&self.c.model, first)?;
-        let (Budget::Latency(wanted), Some(latencies)) = (budget, latencies) else { return Ok(first) };
-        let mut allocation = first;
-        let mut asked = wanted;
-        for _ in 0..TRIES {
-            let thinned = thin(self.model, removals, &allocation)?;
-            let found = latencies.of(&self.runtime, self.model, &thinned, !self.c.no_fold)?;
-            allocation.latency = Some(found);
-            if found <= wanted * (1.0 + SLACK) {
-                return Ok(allocation);
-            }
-            asked *= wanted / found;
-            let next = plan(self.model, removals, limits, Budget::Latency(asked), Some(latencies));
-            allocation = Allocation { budget, ..named(&self.c.model, next)? };
+        named(&c.model, job.fold(&mut child))?;
+        let wide = images.map(|f| named(&c.model, f.fitter.wide(&child.model, c.dtype, bars))).transpose()?.flatten();
+        named(&c.model, in_type(&mut child.model, c.dtype, wide.as_ref()))?;
+        job.describe(&mut child, &allocation, images.and_then(|f| f.loader.preprocess()))?;
+        let milliseconds = latency::side_by_side(&job.runtime, job.ancestor, &child.model)?;
+        child.bytes = output::write_model(self.path, &child.model)?;
+        let report = report(self.path, &allocation, &child, milliseconds);
+        if let (Some(file), Some(images)) = (&c.report, images) {
+            let page = page(c, job, &images.fitter, &allocation, &child, milliseconds, self.frontier);
+            output::write_text(file, &named(&c.model, page)?)?;
         }
-        Ok(allocation)
+        Ok(Some(report))
     }
 }
 
 /// What is to be made: budgets and outputs.
-fn jobs(c: &ShrinkArgs, model: &Model) -> Result<Vec<(Budget, PathBuf)>> {
+fn sizes(c: &ShrinkArgs, model: &Model) -> Result<Vec<(Budget, PathBuf)>> {
     let Some(output) = c.output.as_ref().filter(|_| !c.dry_run) else { return Ok(Vec::new()) };
     if let Some(mut budget) = c.budget {
         if let (Budget::Bytes(bytes), Some(dtype)) = (&mut budget, c.dtype) {
@@ -432,7 +343,7 @@ impl std::fmt::Display for Percent {
     }
 }
 
-fn report(path: &PathBuf, allocation: &Allocation, child: &Shrunk, (whole, own): (f64, f64)) -> serde_json::Value {
+fn report(path: &Path, allocation: &Allocation, child: &Shrunk, (whole, own): (f64, f64)) -> serde_json::Value {
     let part = |n: Option<usize>, of: Option<usize>| match (n, of) {
         (Some(n), Some(of)) => format!("{n} of {of}"),
         _ => "-".into(),
@@ -478,14 +389,14 @@ const MAPS: usize = 4;
 
 fn page(
     c: &ShrinkArgs,
-    timer: &Timer,
+    job: &Job,
     fitter: &Fitter,
     allocation: &Allocation,
     child: &Shrunk,
     (whole, own): (f64, f64),
     frontier: Option<&str>,
 ) -> Result<String> {
-    let (model, sources) = (timer.model, allocation.kept_layers());
+    let (model, sources) = (job.ancestor, allocation.kept_layers());
     let found = comparison::compare(&fitter.runtime, model, &child.model, &sources, fitter.held_out())?;
     let [views, held_out] = fitter.views();
     let mut facts = vec![
@@ -499,7 +410,7 @@ fn page(
     if let Some(top1) = found.outputs.top1_agreement {
         facts.push(("Same class", format!("{:.1} % of the views", 100.0 * top1)));
     }
-    facts.push(("Runtime", timer.runtime.describe()));
+    facts.push(("Runtime", job.runtime.describe()));
     let ratio = |name: &str, a: f64, b: f64, text: fn(f64) -> String| {
         vec![name.to_string(), text(a), text(b), format!("{:.3}", b / a)]
     };
@@ -534,11 +445,6 @@ fn page(
     }
     let name = c.model.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     shrink_page(&format!("{name}, shrunk"), &facts, &models, &layers, &features, &maps, frontier)
-}
-
-/// Allocations from the whole model down to half of its heads and FFNs, as far as they go.
-fn frontier(model: &Model, removals: &Removals, limits: &Limits, latencies: Option<&Latencies>) -> Vec<Allocation> {
-    FRONTIER.iter().map_while(|&s| plan(model, removals, limits, Budget::Share(s), latencies).ok()).collect()
 }
 
 fn points(frontier: &[Allocation]) -> Vec<Frontier> {

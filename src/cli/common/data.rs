@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::data::{ChannelOrder, Interpolation, PreprocessFlags, Resize};
+use crate::data::{ChannelOrder, DatasetOptions, Interpolation, PreprocessFlags, Resize};
 
 /// How images are prepared.
 #[derive(Args, Clone, Debug, Default)]
@@ -56,6 +56,11 @@ impl TransformFlags {
             channel_order: self.channel_order,
         }
     }
+
+    /// The most images that are used.
+    pub fn limit(&self) -> Option<usize> {
+        self.limit.map(|n| n as usize)
+    }
 }
 
 /// Labelled images.
@@ -73,4 +78,12 @@ pub struct DataFlags {
     /// Stop at an image that cannot be read, instead of leaving it out
     #[arg(long, help_heading = "Data")]
     pub strict: bool,
+}
+
+impl DataFlags {
+    /// As options of the library.
+    pub fn options(&self, ignore_labels: bool) -> DatasetOptions {
+        let (image_column, label_column) = (self.image_column.clone(), self.label_column.clone());
+        DatasetOptions { ignore_labels, image_column, label_column }
+    }
 }

@@ -13,4 +13,4 @@ pub use data::{DataFlags, TransformFlags};
 pub use model::{OpenFlags, VerifyFlags};
 pub use runtime::RuntimeFlags;
 pub use shape::ShapeFlags;
-pub use training::{LossKind, OptimizerKind, TrainingFlags};
+pub use training::{OptimizerKind, TrainingFlags};

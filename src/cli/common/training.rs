@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::values::{above_zero, positive, share};
 use crate::data::Augmentation;
-use crate::training::{Operators, Precision, Shape as Schedule};
+use crate::training::{LabelLoss, Operators, Precision, Shape as Schedule};
 
 /// How a model is trained.
 #[derive(Args, Clone, Debug)]
@@ -100,7 +100,7 @@ pub struct TrainingFlags {
 
     /// Loss on the labels; it takes logits, also where the model ends in Softmax, LogSoftmax or Sigmoid
     #[arg(long, value_enum, help_heading = "Loss", default_value_t)]
-    pub loss: LossKind,
+    pub loss: LabelLoss,
     /// Share of every label that is spread over all classes
     #[arg(long, value_name = "S", help_heading = "Loss", default_value_t = 0.1, value_parser = share)]
     pub label_smoothing: f64,
@@ -135,16 +135,4 @@ pub enum OptimizerKind {
     Adamw,
     /// SGD with momentum, as torch computes it.
     Sgd,
-}
-
-/// The loss on labels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum LossKind {
-    /// Cross-entropy.
-    #[default]
-    CrossEntropy,
-    /// Binary cross-entropy of every class by itself.
-    Bce,
-    /// Mean squared difference between logits and one-hot labels.
-    Mse,
 }

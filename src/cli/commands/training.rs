@@ -1,0 +1,574 @@
+//! What `tune` and `run` have in common: a session made of flags, and what is written while it goes.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
+
+use super::{agree, in_type, named, open_to_run, opened, skipped, warn_skipped};
+use crate::anatomy::ActivationKind;
+use crate::cli::common::{DataFlags, OpenFlags, OptimizerKind, RuntimeFlags, TrainingFlags, TransformFlags};
+use crate::cli::output::{self, Bars, check_distinct, check_output, count, write_text};
+use crate::cli::signals;
+use crate::data::{InputReport, TrainingOptions, View};
+use crate::descendant;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::FloatType;
+use crate::metadata::CLASSES;
+use crate::onnx::Model;
+use crate::parallel;
+use crate::report::{Curve, training_page, training_plot};
+use crate::runtime::{Device, Kind, Runtime};
+use crate::training::{
+    Cut, Data, Goal, LearningRate, Observer, Open, Operators, Optimiser, Options, Plan, Pooling, Recipe, Separated,
+    Setup, StepReport, Summary, Trainer, ValidationReport,
+};
+
+/// What is trained, on what and how.
+pub struct Asked<'c> {
+    /// The model.
+    pub model: &'c Path,
+    /// How student and teacher are opened.
+    pub open: [OpenFlags; 2],
+    /// The data.
+    pub data: &'c DataFlags,
+    /// The training.
+    pub training: &'c TrainingFlags,
+    /// How images are prepared.
+    pub transform: &'c TransformFlags,
+    /// What graphs run on.
+    pub runtime: &'c RuntimeFlags,
+    /// Classes of a new classifier.
+    pub classes: Option<usize>,
+    /// What a new classifier behind an encoder looks at.
+    pub pooling: Option<Pooling>,
+    /// Nothing will be trained.
+    pub dry_run: bool,
+}
+
+/// What is to be written, and whether an earlier run goes on.
+#[derive(Default)]
+pub struct Wanted<'c> {
+    /// The tuned model.
+    pub output: Option<&'c Path>,
+    /// The step graph, instead of a tuned model.
+    pub step: Option<&'c Path>,
+    /// The type of the tuned model.
+    pub dtype: Option<FloatType>,
+    /// A line for every update and validation.
+    pub metrics: Option<&'c Path>,
+    /// A plot of loss and accuracy.
+    pub plot: Option<&'c Path>,
+    /// A report.
+    pub report: Option<&'c Path>,
+    /// The checkpoint, where it is not to stand beside the output.
+    pub checkpoint: Option<&'c Path>,
+    /// Updates between checkpoints.
+    pub checkpoint_every: Option<u64>,
+    /// Go on from the checkpoint.
+    pub resume: bool,
+    /// Overwrite what is there.
+    pub force: bool,
+}
+
+/// A run of training that the command line asked for.
+pub struct Training<'c> {
+    /// Model, data and teacher.
+    pub setup: Setup,
+    asked: &'c Asked<'c>,
+    wanted: &'c Wanted<'c>,
+    outputs: Outputs,
+    bars: Bars,
+    /// The warning about the batch that the model declares.
+    batch: Option<String>,
+}
+
+impl<'c> Training<'c> {
+    /// Checks the outputs, opens what is asked for, and says what was found.
+    pub fn new(asked: &'c Asked<'c>, wanted: &'c Wanted<'c>) -> Result<Training<'c>> {
+        let outputs = Outputs::new(asked, wanted)?;
+        let bars = Bars::default();
+        let [student, of_teacher] = asked.open;
+        let (model, batch) = opened(asked.model, student, Some(asked.runtime), Some(asked.transform))?;
+        let data = named(&asked.data.data, open_data(asked, &bars))?;
+        agree(asked.model, || data.fingerprint())?;
+        let runtime = Runtime::start(&asked.runtime.options())?;
+        let options = options(asked, wanted, &outputs, &runtime);
+        // The teacher's pictures are prepared as it says itself.
+        let own = TransformFlags::default();
+        let open = |path: &Path| open_to_run(path, of_teacher, asked.runtime, &own);
+        let teacher = asked.training.teacher.as_deref();
+        let teacher = teacher.map(|path| (path, &open as Open));
+        let setup = Setup::new(runtime, model, data, teacher, options, &bars)?;
+        Ok(Training { setup, asked, wanted, outputs, bars, batch })
+    }
+
+    /// Trains, and writes everything that was asked for.
+    pub fn run(mut self) -> Result<Outcome> {
+        let Some(output) = self.wanted.output else {
+            return Err(Error::new(ErrorKind::Usage, "no output was named").hint("give -o TUNED.onnx, or --dry-run"));
+        };
+        let (mut session, prepared) = self.setup.session(&self.bars)?;
+        let runtime = &self.setup.runtime;
+        session.plan.stop = Some(signals::stop_on_request());
+        // Labels that were matched to the model's classes have one name an output.
+        let names = self.setup.data.dataset.classes().filter(|_| session.trainer.classes.is_some());
+        let mut watch = Watch::new(self.wanted, &self.outputs, output, names)?;
+        let images = session.images();
+        output::note(&format!(
+            "{} of {} parameters in {} weights, {} images to train on, {} to validate on, {}{}",
+            count(session.trainer.selection.parameters() as u64),
+            count(crate::learngene::parameters(self.setup.model.graph())),
+            session.trainer.selection.trained.len(),
+            images[0],
+            images[1],
+            runtime.describe(),
+            processes(runtime, session.trainer.batch)?,
+        ));
+        let result = session.fit(&mut watch);
+        watch.bar.finish_and_clear();
+        if result.is_ok() {
+            // One that several processes came upon, in different epochs, counts for each.
+            skipped(session.training.skipped())?;
+        } else {
+            warn_skipped(&session.training.skipped());
+        }
+        if let (Err(e), Some(path)) = (&result, &session.plan.checkpoint)
+            && e.kind() == ErrorKind::Check
+            && path.exists()
+        {
+            output::warn(&format!("the checkpoint `{}` holds the last good state", path.display()));
+        }
+        let trainer = &session.trainer;
+        let notes: Vec<&String> = self.batch.iter().chain(&prepared.batch).collect();
+        let batch = json!({"images": trainer.batch, "way": trainer.batching.name(), "notes": notes});
+        let outcome = watch.finish(trainer, result?, images, self.asked, runtime)?;
+        Ok(Outcome {
+            activation: self.setup.activation.map(|a| a.kind),
+            batch,
+            input: Some(prepared.input),
+            separated: self.setup.separated,
+            teacher: prepared.teacher,
+            class_order: self.setup.teacher.and_then(|t| t.classes).map(|(_, places)| places),
+            ..outcome
+        })
+    }
+}
+
+/// Opens the data.
+fn open_data(asked: &Asked, bars: &Bars) -> Result<Data> {
+    let (flags, training) = (asked.data, asked.training);
+    let ignore_labels = training.teacher.is_some() && training.distill.unwrap_or(0.0) >= 1.0;
+    let cut = Cut { share: training.val_split, seed: training.seed, limit: asked.transform.limit() };
+    Data::open(&flags.data, training.val.as_deref(), &flags.options(ignore_labels), cut, bars)
+}
+
+/// What is asked of the session.
+fn options(asked: &Asked, wanted: &Wanted, outputs: &Outputs, runtime: &Runtime) -> Options {
+    let flags = asked.training;
+    Options {
+        classes: asked.classes,
+        pooling: asked.pooling,
+        goal: Goal {
+            labels: flags.loss,
+            smoothing: flags.label_smoothing as f32,
+            distill: flags.distill,
+            temperature: flags.temperature as f32,
+            features: flags.feature.clone(),
+            feature_weight: flags.feature_weight as f32,
+        },
+        recipe: recipe(flags, runtime),
+        plan: Plan {
+            epochs: flags.epochs.into(),
+            steps: flags.steps,
+            schedule: flags.schedule,
+            learning_rate: flags.lr,
+            minimum_rate: flags.min_lr,
+            warmup: flags.warmup.unwrap_or(f64::from(flags.epochs) / 20.0),
+            ema_decay: flags.ema.unwrap_or(0.0),
+            drop_path: flags.drop_path as f32,
+            validate_start: true,
+            seed: flags.seed,
+            checkpoint: outputs.checkpoint.clone(),
+            checkpoint_every: wanted.checkpoint_every,
+            resume: wanted.resume,
+            stop: None,
+        },
+        batches: TrainingOptions {
+            shuffle: !flags.no_shuffle,
+            seed: flags.seed,
+            augmentation: flags.augment.clone(),
+            mixup: flags.mixup,
+            cutmix: flags.cutmix,
+            strict: asked.data.strict,
+            threads: 0,
+            share: (parallel::rank(), parallel::size()),
+            ..TrainingOptions::default()
+        },
+        transform: asked.transform.preprocess(),
+        limit: asked.transform.limit(),
+        train: flags.train.clone(),
+        freeze: flags.freeze.clone(),
+        require_improvement: flags.require_improvement,
+        dry_run: asked.dry_run,
+    }
+}
+
+/// How it is learned; the loss follows from the models.
+fn recipe(flags: &TrainingFlags, runtime: &Runtime) -> Recipe {
+    let betas = flags.betas.clone().unwrap_or_else(|| vec![0.9, 0.999]);
+    let beta = |i: usize, default: f64| betas.get(i).copied().unwrap_or(default);
+    let operators = flags.operators.unwrap_or(Operators::of(runtime, flags.precision));
+    Recipe {
+        batch: flags.batch_size as usize,
+        optimiser: match flags.optimizer {
+            OptimizerKind::Adamw => Optimiser::AdamW { beta1: beta(0, 0.9), beta2: beta(1, 0.999), epsilon: 1e-8 },
+            OptimizerKind::Sgd => Optimiser::Sgd { momentum: flags.momentum },
+        },
+        weight_decay: flags.weight_decay as f32,
+        layer_decay: flags.layer_decay as f32,
+        clip: flags.clip.map(|v| v as f32),
+        accumulate: flags.accumulate as usize,
+        ranks: parallel::size(),
+        ema: flags.ema.is_some(),
+        drop_path: flags.drop_path as f32,
+        recompute: flags.recompute,
+        operators,
+        precision: flags.precision,
+        ..Recipe::default()
+    }
+}
+
+/// What a run of training left behind.
+pub struct Outcome {
+    /// Loss and accuracy over the run.
+    pub curve: Curve,
+    /// Where it began, what was best, and the learning rate.
+    pub summary: Summary,
+    /// Images to train on and to validate on.
+    pub images: [usize; 2],
+    /// Weights that the file holds once and that are several parameters.
+    pub separated: Vec<Separated>,
+    /// How the teacher saw the images, where there was one.
+    pub teacher: Option<View>,
+    /// Where each of the student's classes lies among the teacher's, where their order is another.
+    pub class_order: Option<Vec<usize>>,
+    /// The last validation.
+    pub last: Option<ValidationReport>,
+    /// Updates.
+    pub steps: u64,
+    /// Elements that were trained.
+    pub trained_parameters: usize,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// The last model, where it is another file than the best.
+    pub last_model: Option<PathBuf>,
+    /// What the images become.
+    pub input: Option<InputReport>,
+    /// What it ran on.
+    pub runtime: Kind,
+    /// What stands behind the model's logits.
+    pub activation: Option<ActivationKind>,
+    /// How a batch came about.
+    pub batch: Value,
+}
+
+impl Outcome {
+    /// Checks that training was worth it, where that was asked for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Check`] where the start is the best model.
+    pub fn check(&self, flags: &TrainingFlags) -> Result<()> {
+        match &self.summary.best {
+            Some(best) if flags.require_improvement && best.epoch == 0 => Err(Error::new(
+                ErrorKind::Check,
+                format!("no epoch was better than the model was before training ({})", quality(best)),
+            )
+            .hint("lower --lr, or give more images; the output is the model as it was before training")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Loss and accuracy of a validation, in words.
+fn quality(report: &ValidationReport) -> String {
+    let mut text = format!("validation loss {:.4}", report.val_loss);
+    if let Some(top1) = report.val_top1 {
+        text += &format!(", accuracy {:.2} %", 100.0 * top1);
+    }
+    text
+}
+
+/// How several processes work together, in words.
+fn processes(runtime: &Runtime, batch: usize) -> Result<String> {
+    let way = match (parallel::size(), runtime.device) {
+        (1, _) => return Ok(String::new()),
+        (_, Device::Cpu) => "",
+        _ if parallel::between_gpus()? => ", gradients summed through NCCL",
+        _ => ", gradients summed over the host: no NCCL was found",
+    };
+    Ok(format!(", {} processes with batches of {batch} each{way}", parallel::size()))
+}
+
+/// Files that the command writes.
+struct Outputs {
+    last: Option<PathBuf>,
+    checkpoint: Option<PathBuf>,
+}
+
+impl Outputs {
+    /// Derives and checks them before any work is done.
+    fn new(asked: &Asked, wanted: &Wanted) -> Result<Self> {
+        let beside = |suffix: &str| -> Option<PathBuf> {
+            let output = wanted.output?;
+            let stem = output.file_stem()?.to_string_lossy().into_owned();
+            Some(output.with_file_name(format!("{stem}.{suffix}")))
+        };
+        let last = beside("last.onnx");
+        let checkpoint = wanted.checkpoint.map(Path::to_path_buf).or(beside("checkpoint.safetensors"));
+        let trains = !asked.dry_run && wanted.step.is_none();
+        let mut paths: Vec<PathBuf> = Vec::new();
+        if trains {
+            paths.extend(wanted.output.map(Path::to_path_buf).into_iter().chain(last.clone()));
+        }
+        let others = [wanted.plot, wanted.report, wanted.metrics, wanted.step];
+        paths.extend(others.into_iter().flatten().map(Path::to_path_buf));
+        paths.extend(wanted.step.iter().flat_map(|p| ["json", "safetensors"].map(|e| p.with_extension(e))));
+        check_distinct(&paths)?;
+        let inputs: Vec<&Path> = std::iter::once(asked.model).chain(asked.training.teacher.as_deref()).collect();
+        for path in &paths {
+            // A run that goes on writes where it has written before.
+            check_output(path, &inputs, wanted.force || wanted.resume)?;
+        }
+        if let Some(path) = &checkpoint
+            && trains
+            && wanted.output.is_some()
+        {
+            if wanted.resume && !path.is_file() && parallel::is_first() {
+                return Err(Error::new(ErrorKind::Usage, "there is no checkpoint to go on from")
+                    .at(path)
+                    .hint("leave --resume out, or name the checkpoint with --checkpoint"));
+            }
+            check_output(path, &inputs, true)?;
+        }
+        Ok(Outputs { last, checkpoint })
+    }
+}
+
+/// Watches a run: the bar, the metrics file, and the best model.
+struct Watch<'a> {
+    bar: ProgressBar,
+    output: &'a Path,
+    last: Option<PathBuf>,
+    metrics: Option<(PathBuf, BufWriter<File>)>,
+    steps: Vec<StepReport>,
+    validations: Vec<ValidationReport>,
+    names: Option<String>,
+    dtype: Option<FloatType>,
+    plot: Option<PathBuf>,
+    report: Option<PathBuf>,
+    begun: Instant,
+    loss: f64,
+    accuracy: Option<f64>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(wanted: &Wanted, outputs: &Outputs, output: &'a Path, names: Option<&[String]>) -> Result<Self> {
+        let metrics = match wanted.metrics.filter(|_| parallel::is_first()) {
+            None => None,
+            Some(path) => {
+                let file = File::options()
+                    .create(true)
+                    .write(true)
+                    .truncate(!wanted.resume)
+                    .read(true)
+                    .open(path)
+                    .map_err(|e| Error::io(path, e))?;
+                Some((path.to_path_buf(), BufWriter::new(file)))
+            }
+        };
+        Ok(Watch {
+            bar: output::training_bar(),
+            output,
+            last: outputs.last.clone(),
+            metrics,
+            steps: Vec::new(),
+            validations: Vec::new(),
+            names: names.map(|n| serde_json::to_string(n).unwrap_or_default()),
+            dtype: wanted.dtype,
+            plot: wanted.plot.map(Path::to_path_buf),
+            report: wanted.report.map(Path::to_path_buf),
+            begun: Instant::now(),
+            loss: f64::NAN,
+            accuracy: None,
+        })
+    }
+
+    /// Writes a line; whoever follows the file sees it at once. Where the file was moved away (log rotation), a new one is begun.
+    fn line(&mut self, value: &impl serde::Serialize) -> Result<()> {
+        let Some((path, file)) = &mut self.metrics else { return Ok(()) };
+        let failed = |e: std::io::Error| Error::io(path.as_path(), e);
+        if !path.exists() {
+            *file = BufWriter::new(File::options().create(true).append(true).open(&*path).map_err(failed)?);
+        }
+        let text = serde_json::to_string(value).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+        writeln!(file, "{text}").and_then(|()| file.flush()).map_err(failed)
+    }
+
+    fn write(&self, model: &Model, path: &Path) -> Result<()> {
+        let mut model = descendant::simplify(model)?;
+        if let Some(names) = &self.names {
+            model.set_metadata(CLASSES, names.clone());
+        }
+        in_type(&mut model, self.dtype, None)?;
+        output::write_model(path, &model)?;
+        Ok(())
+    }
+
+    /// Writes what is written at the end, and says how it went.
+    fn finish(
+        mut self,
+        trainer: &Trainer,
+        summary: Summary,
+        images: [usize; 2],
+        asked: &Asked,
+        runtime: &Runtime,
+    ) -> Result<Outcome> {
+        let validated = images[1] > 0;
+        if let Some((path, file)) = &mut self.metrics {
+            file.flush().map_err(|e| Error::io(path.as_path(), e))?;
+        }
+        let last = trainer.export(asked.training.ema.is_some())?;
+        match (validated, &self.last) {
+            (true, Some(path)) => self.write(&last, path)?,
+            _ => self.write(&last, self.output)?,
+        }
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let curve = Curve {
+            losses: self.steps.iter().map(|s| (s.step, s.loss)).collect(),
+            rates: self.steps.iter().map(|s| (s.step, s.lr)).collect(),
+            validations: self.validations.iter().map(|v| (v.step, v.val_loss, v.val_top1)).collect(),
+        };
+        if let Some(path) = &self.plot {
+            write_text(path, &training_plot(&curve)?)?;
+        }
+        if let Some(path) = &self.report {
+            let facts = [
+                ("Model", asked.model.display().to_string()),
+                ("Data", asked.data.data.display().to_string()),
+                ("Updates", trainer.updates.to_string()),
+                ("Trained parameters", trainer.selection.parameters().to_string()),
+                ("Batch", trainer.batch.to_string()),
+                ("Images to train on", images[0].to_string()),
+                ("Images to validate on", images[1].to_string()),
+                ("Learning rate", summary.learning_rate.to_string()),
+                ("Seconds", format!("{seconds:.0}")),
+                ("Runtime", runtime.describe()),
+            ];
+            write_text(path, &training_page("Tuning", &facts, &curve)?)?;
+        }
+        let mut text = format!("{} updates in {seconds:.0} s", trainer.updates);
+        if parallel::size() > 1 {
+            let share = 100.0 * parallel::seconds() / seconds.max(f64::MIN_POSITIVE);
+            text += &format!(" with {} processes, {share:.1} % of it for sums over them", parallel::size());
+        }
+        if let Some(s) = self.steps.last() {
+            text += &format!(", last loss {:.4}", s.loss);
+        }
+        match &summary.best {
+            Some(v) if v.epoch > 0 => text += &format!(", best epoch {}: {}", v.epoch, quality(v)),
+            _ => {}
+        }
+        output::note(&text);
+        if summary.improved() == Some(false) {
+            output::warn(&format!(
+                "no epoch was better than the start: `{}` is the model as it was before training",
+                self.output.display()
+            ));
+        }
+        Ok(Outcome {
+            summary,
+            images,
+            separated: Vec::new(),
+            teacher: None,
+            class_order: None,
+            last: self.validations.last().cloned(),
+            curve,
+            steps: trainer.updates,
+            trained_parameters: trainer.selection.parameters(),
+            seconds,
+            last_model: self.last.filter(|_| validated),
+            input: None,
+            runtime: runtime.kind,
+            activation: None,
+            batch: Value::Null,
+        })
+    }
+}
+
+impl Observer for Watch<'_> {
+    fn begun(&mut self, rate: &LearningRate) -> Result<()> {
+        self.bar.suspend(|| output::note(&format!("learning rate {rate}")));
+        Ok(())
+    }
+
+    fn step(&mut self, report: &StepReport, total: u64) -> Result<()> {
+        // What a person reads is smoothed over some twenty updates.
+        let smooth = |old: f64, new: f64| if old.is_nan() { new } else { 0.95 * old + 0.05 * new };
+        self.loss = smooth(self.loss, report.loss);
+        self.accuracy = report.accuracy.map(|a| smooth(self.accuracy.unwrap_or(f64::NAN), a)).or(self.accuracy);
+        self.bar.set_length(total);
+        self.bar.set_position(report.step);
+        let mut text = format!("epoch {} loss {:.4}", report.epoch, self.loss);
+        if let Some(a) = self.accuracy {
+            text += &format!(" accuracy {:.1} %", 100.0 * a);
+        }
+        self.bar.set_message(format!("{text} {:.0} images/s", report.images_per_second));
+        self.line(report)?;
+        self.steps.push(report.clone());
+        Ok(())
+    }
+
+    fn validated(&mut self, report: &ValidationReport) -> Result<()> {
+        let mut text = match report.epoch {
+            0 => format!("before training: {}", quality(report)),
+            epoch => format!("epoch {epoch}: {}", quality(report)),
+        };
+        if report.best && report.epoch > 0 {
+            text += ", the best so far";
+        }
+        self.bar.suspend(|| output::note(&text));
+        self.line(report)?;
+        self.validations.push(report.clone());
+        Ok(())
+    }
+
+    /// Lines of updates behind the checkpoint are made again: they go.
+    fn resumed(&mut self, step: u64) -> Result<()> {
+        let Some((path, _)) = &self.metrics else { return Ok(()) };
+        let failed = |e: std::io::Error| Error::io(path.as_path(), e);
+        let mut kept = String::new();
+        for line in BufReader::new(File::open(path).map_err(failed)?).lines() {
+            let line = line.map_err(failed)?;
+            let Ok(value) = serde_json::from_str::<Value>(&line) else { continue };
+            if value["step"].as_u64().is_some_and(|s| s <= step) {
+                match value.get("loss") {
+                    Some(_) => self.steps.extend(serde_json::from_value(value)),
+                    None => self.validations.extend(serde_json::from_value(value)),
+                }
+                kept += &format!("{line}\n");
+            }
+        }
+        write_text(path, &kept)?;
+        let file = File::options().append(true).open(path).map_err(failed)?;
+        self.metrics = Some((path.clone(), BufWriter::new(file)));
+        Ok(())
+    }
+
+    fn best(&mut self, model: &Model) -> Result<()> {
+        self.write(model, self.output)
+    }
+}

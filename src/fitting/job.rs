@@ -1,0 +1,299 @@
+//! Everything that makes descendants of one ancestor on a few images: for `shrink`, `grow` and `condense` as for studies.
+//!
+//! A [`Fitter`] holds what fits need: the pinned ancestor, views of images, and a runtime of one thread. A [`Job`] makes descendants, each
+//! under a budget of its own.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ndarray::ArrayD;
+use serde_json::json;
+
+use super::{
+    Allocation, Budget, Calibration, Latencies, Limits, Progress, Shrinker, Shrunk, Timing, beyond_half, plan, stages,
+    thin,
+};
+use crate::anatomy::Anatomy;
+use crate::axes::Typing;
+use crate::data::{Loader, Preprocess};
+use crate::descendant::{fold_constants, has_fixed_size};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::FloatType;
+use crate::learngene::{Learngene, Removals, parameters};
+use crate::metadata::{DESCENDANT, schema};
+use crate::onnx::{Model, sha256};
+use crate::opening::keep_transform;
+use crate::parallel;
+use crate::progress::Listener;
+use crate::runtime::Runtime;
+
+/// Up to this share of heads and FFNs the dimensions of heads are cut.
+const CUT_DIMS: f64 = 0.6;
+/// Sizes of the frontier.
+const FRONTIER: [f64; 11] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5];
+/// A budget of time is met where the measured time is within this share of it.
+const SLACK: f64 = 0.01;
+/// How often an allocation is made anew because it takes longer than predicted.
+const TRIES: usize = 4;
+
+/// What fits descendants to their ancestor.
+pub struct Fitter {
+    pinned: Model,
+    /// Every session has one thread, and images are worked on side by side: results do not depend on the number of threads.
+    pub runtime: Arc<Runtime>,
+    calibration: Calibration,
+    drawn: f64,
+}
+
+impl Fitter {
+    /// Draws `views` views of images for a model; `runtime` should have one thread. The time counts from `begun`.
+    ///
+    /// # Errors
+    /// Those of [`Calibration::draw`] and of [`stages::pin`].
+    pub fn new(
+        model: &Model,
+        images: &Loader,
+        runtime: Arc<Runtime>,
+        (views, seed): (usize, u64),
+        begun: Instant,
+        listener: &dyn Listener,
+    ) -> Result<Fitter> {
+        let calibration = Calibration::draw(images, views, seed, &|n, of| listener.progress("views", n, of))?;
+        let pinned = stages::pin(model).map_err(|e| e.at(&model.path))?;
+        Ok(Fitter { pinned, runtime, calibration, drawn: begun.elapsed().as_secs_f64() })
+    }
+
+    /// The shrinker of the model.
+    ///
+    /// # Errors
+    /// Those of [`Shrinker::new`].
+    pub fn shrinker<'f>(&'f self, model: &'f Model) -> Result<Shrinker<'f>> {
+        let mut shrinker = Shrinker::new(model, &self.pinned, &self.runtime, self.calibration.clone())?;
+        shrinker.timings.insert(0, Timing { stage: "views", seconds: self.drawn });
+        Ok(shrinker)
+    }
+
+    /// Views that are fitted on, and those that are held out.
+    pub fn views(&self) -> [usize; 2] {
+        [self.calibration.fit.len(), self.calibration.held_out.len()]
+    }
+
+    /// Views that no fit sees.
+    pub fn held_out(&self) -> &[ArrayD<f32>] {
+        &self.calibration.held_out
+    }
+
+    /// The values of a descendant that stay in float32 in a file of `dtype`, since float16 might not hold them; says how many.
+    ///
+    /// # Errors
+    /// Those of running the descendant.
+    pub fn wide(
+        &self,
+        child: &Model,
+        dtype: Option<FloatType>,
+        listener: &dyn Listener,
+    ) -> Result<Option<HashSet<String>>> {
+        if dtype != Some(FloatType::Fp16) {
+            return Ok(None);
+        }
+        let views: Vec<_> = self.calibration.fit.iter().chain(&self.calibration.held_out).collect();
+        let wide = beyond_half(&self.runtime, child, &views)?;
+        if !wide.is_empty() {
+            let count = wide.len();
+            listener.warn(&format!(
+                "{count} value(s) come near the largest number of float16 on the images: they stay float32"
+            ));
+        }
+        Ok(Some(wide))
+    }
+}
+
+/// Measures the order of removal, and says what the user should know.
+///
+/// # Errors
+/// Those of [`Shrinker::analyse`].
+pub fn analyse(shrinker: &mut Shrinker, limits: &Limits, listener: &dyn Listener) -> Result<Removals> {
+    let warnings = shrinker.warnings(limits)?;
+    let removals = shrinker.analyse(limits, &|stage, n, of| listener.progress(stage, n, of))?;
+    warnings.iter().for_each(|w| listener.warn(w));
+    Ok(removals)
+}
+
+/// The ancestor as a learngene that carries the order of removal.
+///
+/// # Errors
+/// Those of typing, and of reading the files whose hashes it notes.
+pub fn carrying(model: &Model, removals: Removals, loader: Option<&Loader>) -> Result<Model> {
+    let on = |e: Error| e.at(&model.path);
+    let typing = Typing::new(model).map_err(on)?;
+    let anatomy = Anatomy::new(&typing).map_err(on)?;
+    let mut gene = Learngene::calibrated(&typing, &anatomy, removals);
+    gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    gene.source.sha256 = sha256(&model.path)?;
+    gene.source.parameters = parameters(model.graph());
+    if let Some(loader) = loader {
+        gene.source.images = loader.len();
+        gene.source.images_sha256 = loader.fingerprint()?;
+    }
+    let mut out = gene.condense(model, &typing, &anatomy).map_err(on)?;
+    keep_transform(&mut out, loader.and_then(Loader::preprocess), None)?;
+    Ok(out)
+}
+
+/// True where a descendant under this budget may be so small that dimensions of heads are cut.
+pub fn may_cut_dims(budget: &Budget) -> bool {
+    !matches!(budget, Budget::Share(share) if *share > CUT_DIMS)
+}
+
+/// How descendants are made.
+#[derive(Clone, Debug, Default)]
+pub struct JobOptions {
+    /// Dimensions of heads are cut at every size.
+    pub always_cut_dims: bool,
+    /// What is constant at a fixed image size is computed once and written down.
+    pub fold: bool,
+    /// The largest error on held-out images.
+    pub max_error: Option<f64>,
+    /// What everything random follows from.
+    pub seed: u64,
+}
+
+/// Descendants of an ancestor.
+pub struct Job<'m> {
+    /// The ancestor.
+    pub ancestor: &'m Model,
+    /// In which order its heads and neurons go.
+    pub removals: Removals,
+    /// What fits them; descendants are only thinned where there is none.
+    pub shrinker: Option<Shrinker<'m>>,
+    /// A runtime of the threads that a descendant will have.
+    pub runtime: Arc<Runtime>,
+    limits: Limits,
+    options: JobOptions,
+    latencies: Option<Latencies>,
+}
+
+impl<'m> Job<'m> {
+    /// A job whose removals are known.
+    pub fn new(
+        ancestor: &'m Model,
+        shrinker: Option<Shrinker<'m>>,
+        removals: Removals,
+        limits: Limits,
+        runtime: Arc<Runtime>,
+        options: JobOptions,
+    ) -> Job<'m> {
+        Job { ancestor, removals, shrinker, runtime, limits, options, latencies: None }
+    }
+
+    /// Measures what blocks of the ancestor take in time, which budgets of time and the frontier go by. The first process measures.
+    ///
+    /// # Errors
+    /// Those of [`Latencies::measure`].
+    pub fn measure(&mut self, listener: &dyn Listener) -> Result<()> {
+        let tell = |n, of| listener.progress("latency", n, of);
+        let measure = || Latencies::measure(&self.runtime, self.ancestor, &self.limits, self.options.fold, &tell);
+        self.latencies = Some(parallel::first(measure)?);
+        Ok(())
+    }
+
+    /// Allocations from the whole model down to half of its heads and FFNs, as far as they go.
+    pub fn frontier(&self) -> Vec<Allocation> {
+        FRONTIER.iter().map_while(|&share| self.plan(&self.limits, Budget::Share(share)).ok()).collect()
+    }
+
+    fn plan(&self, limits: &Limits, budget: Budget) -> Result<Allocation> {
+        plan(self.ancestor, &self.removals, limits, budget, self.latencies.as_ref())
+    }
+
+    /// An allocation, which the first process decides on. One under a budget of time is made anew until the thinned model keeps to it.
+    ///
+    /// # Errors
+    /// Those of [`plan`]; under a budget of time, those of running the thinned model.
+    pub fn allocate(&self, budget: Budget) -> Result<Allocation> {
+        parallel::first(|| self.allocation(budget))
+    }
+
+    fn allocation(&self, budget: Budget) -> Result<Allocation> {
+        let whole = Limits { dims: false, ..self.limits.clone() };
+        let mut first = self.plan(&whole, budget);
+        // Without a fit the dimensions of heads cannot be cut.
+        let small = || first.as_ref().map_or(true, |a| a.share <= CUT_DIMS);
+        let cut = self.limits.dims && self.shrinker.is_some() && (self.options.always_cut_dims || small());
+        let limits = if cut { &self.limits } else { &whole };
+        if cut {
+            first = self.plan(limits, budget);
+        }
+        let mut allocation = first?;
+        let (Budget::Latency(wanted), Some(latencies)) = (budget, &self.latencies) else { return Ok(allocation) };
+        let mut asked = wanted;
+        for _ in 0..TRIES {
+            let thinned = thin(self.ancestor, &self.removals, &allocation)?;
+            let found = latencies.of(&self.runtime, self.ancestor, &thinned, self.options.fold)?;
+            allocation.latency = Some(found);
+            if found <= wanted * (1.0 + SLACK) {
+                return Ok(allocation);
+            }
+            asked *= wanted / found;
+            allocation = Allocation { budget, ..self.plan(limits, Budget::Latency(asked))? };
+        }
+        Ok(allocation)
+    }
+
+    /// Thins the ancestor to an allocation, and fits what remains.
+    ///
+    /// # Errors
+    /// Those of [`Shrinker::shrink`] and of [`thin`]; [`ErrorKind::Check`] where the error on held-out images is too large.
+    pub fn make(&mut self, allocation: &Allocation, progress: Progress) -> Result<Shrunk> {
+        let child = match &mut self.shrinker {
+            Some(shrinker) => shrinker.shrink(&self.removals, allocation, progress)?,
+            None => Shrunk::of(thin(self.ancestor, &self.removals, allocation)?)?,
+        };
+        match self.options.max_error {
+            Some(limit) if child.error.is_nan() || child.error > limit => Err(Error::new(
+                ErrorKind::Check,
+                format!(
+                    "the error on held-out images is {:.4}, above --max-error {limit}: nothing was written",
+                    child.error
+                ),
+            )
+            .at(&self.ancestor.path)
+            .hint("keep more, or give more different images")),
+            _ => Ok(child),
+        }
+    }
+
+    /// Computes what is constant in a descendant, where that is asked for and its image size is fixed.
+    ///
+    /// # Errors
+    /// Those of [`fold_constants`].
+    pub fn fold(&self, child: &mut Shrunk) -> Result<()> {
+        if self.options.fold && has_fixed_size(&child.model) {
+            child.model = fold_constants(&self.runtime, &child.model, None)?;
+            child.parameters = parameters(child.model.graph());
+        }
+        Ok(())
+    }
+
+    /// Lets a descendant say where it comes from and how its images are prepared.
+    ///
+    /// # Errors
+    /// Those of [`keep_transform`].
+    pub fn describe(&self, child: &mut Shrunk, allocation: &Allocation, transform: Option<&Preprocess>) -> Result<()> {
+        keep_transform(&mut child.model, transform, None)?;
+        let description = json!({
+            "schema": schema::DESCENDANT,
+            "offshoot": env!("CARGO_PKG_VERSION"),
+            "source": {"file": self.ancestor.path.file_name().map(|n| n.to_string_lossy())},
+            "init": "shrink",
+            "budget": allocation.budget,
+            "share": allocation.share,
+            "layers": allocation.layers,
+            "error": child.error,
+            "seed": self.options.seed,
+        });
+        child.model.set_metadata(DESCENDANT, description.to_string());
+        Ok(())
+    }
+}
