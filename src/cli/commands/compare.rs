@@ -11,7 +11,7 @@ use super::{images, named, open_pair, warn_skipped};
 use crate::anatomy::ranking;
 use crate::axes::Typing;
 use crate::cli::common::values::tolerance;
-use crate::cli::common::{OpenFlags, RuntimeFlags, TransformFlags, VerifyFlags};
+use crate::cli::common::{RunFlags, VerifyFlags};
 use crate::cli::output::{self, count, table};
 use crate::data::{InputReport, Loader};
 use crate::descendant::{Case, Verifier, cost};
@@ -43,19 +43,15 @@ pub struct CompareArgs {
     #[command(flatten)]
     pub verification: VerifyFlags,
     #[command(flatten)]
-    pub open: OpenFlags,
-    #[command(flatten)]
-    pub transform: TransformFlags,
-    #[command(flatten)]
-    pub runtime: RuntimeFlags,
+    pub run: RunFlags,
 }
 
 /// Runs the command.
 pub fn run(c: &CompareArgs) -> Result<()> {
-    let [a, b] = open_pair([&c.a, &c.b], c.open, &c.runtime, [&c.transform; 2])?;
+    let [a, b] = open_pair([&c.a, &c.b], c.run.open, &c.run.runtime, [&c.run.transform; 2])?;
     let (ta, tb) = (named(&c.a, Typing::new(&a))?, named(&c.b, Typing::new(&b))?);
-    let (la, lb) = (images(&c.images, &c.transform, &a, &ta)?, images(&c.images, &c.transform, &b, &tb)?);
-    let runtime = Runtime::start(&c.runtime.options())?;
+    let (la, lb) = (images(&c.images, &c.run.transform, &a, &ta)?, images(&c.images, &c.run.transform, &b, &tb)?);
+    let runtime = Runtime::start(&c.run.runtime.options())?;
     let load = |model, typing: &Typing| -> Result<Session> {
         let image = typing.image_size();
         runtime.load_for(la.len(), model, image)
@@ -88,7 +84,7 @@ pub fn run(c: &CompareArgs) -> Result<()> {
     };
     let alone = |path: &Path, model, typing: &Typing| named(path, runtime.load(model, 1, typing.image_size()));
     let [ms_a, ms_b] = latencies([(alone(&c.a, &a, &ta)?, &xa), (alone(&c.b, &b, &tb)?, &xb)], c.runs.into())?;
-    let verifying = Verifying { flags: c.verification, runtime: &c.runtime };
+    let verifying = Verifying { flags: c.verification, runtime: &c.run.runtime };
     let case = Case { ancestor: &a, child: &b, written: &b, grown: None };
     let on_images = |runtime| Verifier::new(runtime).on(xb.clone());
     let verification = named(&c.b, verifying.verify(&case, cost(tb.macs(), ta.macs()), false, on_images))?;

@@ -11,7 +11,7 @@ use super::fitter::calibrated;
 use super::{agree, densities, images, named, open_to_run};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::cli::common::{ClusterFlags, OpenFlags, RuntimeFlags, TransformFlags};
+use crate::cli::common::{ClusterFlags, RunFlags};
 use crate::cli::output::{self, Bars, count, table};
 use crate::data::{InputReport, Loader};
 use crate::density::{Densities, attention_distances};
@@ -54,23 +54,20 @@ pub struct CondenseArgs {
     #[command(flatten)]
     pub clusters: ClusterFlags,
     #[command(flatten)]
-    pub open: OpenFlags,
-    #[command(flatten)]
-    pub transform: TransformFlags,
-    #[command(flatten)]
-    pub runtime: RuntimeFlags,
+    pub run: RunFlags,
 }
 
 /// Runs the command.
 pub fn run(c: &CondenseArgs) -> Result<()> {
-    let model = open_to_run(&c.model, c.open, &c.runtime, &c.transform)?;
+    let model = open_to_run(&c.model, c.run.open, &c.run.runtime, &c.run.transform)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     output::check_output(&c.output, &[&c.model], c.force)?;
     if c.fitted {
         return fitted(c, &model);
     }
-    let (loader, runtime) = (images(&c.images, &c.transform, &model, &typing)?, Runtime::start(&c.runtime.options())?);
+    let (loader, runtime) =
+        (images(&c.images, &c.run.transform, &model, &typing)?, Runtime::start(&c.run.runtime.options())?);
     agree(&c.model, || loader.fingerprint())?;
     let (gene, condensed) = condense(&model, &typing, &anatomy, &loader, &c.clusters, &runtime)?;
     let written = Typing::new(&condensed)?;
@@ -129,7 +126,7 @@ fn fitted(c: &CondenseArgs, model: &Model) -> Result<()> {
     }
     let bars = Bars::default();
     let views = (c.crops as usize, c.seed);
-    let calibrated = calibrated(model, &c.images, &c.transform, &c.runtime, views, &bars)?;
+    let calibrated = calibrated(model, &c.images, &c.run.transform, &c.run.runtime, views, &bars)?;
     let mut shrinker = named(&model.path, calibrated.fitter.shrinker(model))?;
     let limits = Limits { dims: true, ..Limits::default() };
     let removals = named(&c.model, analyse(&mut shrinker, &limits, &bars))?;

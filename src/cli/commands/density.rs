@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{agree, densities, images, named, open_to_run, without_density};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::cli::common::{OpenFlags, RuntimeFlags, TransformFlags};
+use crate::cli::common::RunFlags;
 use crate::cli::output::{self, table};
 use crate::data::InputReport;
 use crate::error::{Error, ErrorKind, Result};
@@ -34,16 +34,12 @@ pub struct DensityArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub open: OpenFlags,
-    #[command(flatten)]
-    pub transform: TransformFlags,
-    #[command(flatten)]
-    pub runtime: RuntimeFlags,
+    pub run: RunFlags,
 }
 
 /// Runs the command.
 pub fn run(c: &DensityArgs) -> Result<()> {
-    let model = open_to_run(&c.model, c.open, &c.runtime, &c.transform)?;
+    let model = open_to_run(&c.model, c.run.open, &c.run.runtime, &c.run.transform)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     if let Some(plot) = &c.plot {
@@ -52,9 +48,9 @@ pub fn run(c: &DensityArgs) -> Result<()> {
         }
         output::check_output(plot, &[&c.model], c.force)?;
     }
-    let loader = images(&c.images, &c.transform, &model, &typing)?;
+    let loader = images(&c.images, &c.run.transform, &model, &typing)?;
     agree(&c.model, || loader.fingerprint())?;
-    let runtime = Runtime::start(&c.runtime.options())?;
+    let runtime = Runtime::start(&c.run.runtime.options())?;
     let measured = named(&c.model, densities(&runtime, &model, &typing, &anatomy, &loader))?;
     if let Some(plot) = &c.plot {
         let svg = report::density_plot(&measured.layers)?;

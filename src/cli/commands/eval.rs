@@ -11,7 +11,7 @@ use super::{named, opened, tell_input, warn_skipped};
 use crate::anatomy::{Activation, activation, check_classes};
 use crate::axes::Typing;
 use crate::cli::common::values::share;
-use crate::cli::common::{DataFlags, OpenFlags, RuntimeFlags, TransformFlags};
+use crate::cli::common::{DataFlags, RunFlags, TransformFlags};
 use crate::cli::output::{self, Bars, table};
 use crate::data::{ClassesBy, Dataset, InputReport, InputShape, Skipped, class_names};
 use crate::error::{Error, ErrorKind, Result};
@@ -47,11 +47,7 @@ pub struct EvalArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub open: OpenFlags,
-    #[command(flatten)]
-    pub transform: TransformFlags,
-    #[command(flatten)]
-    pub runtime: RuntimeFlags,
+    pub run: RunFlags,
 }
 
 /// A part of a data set.
@@ -70,7 +66,7 @@ pub enum Part {
 
 /// Runs the command.
 pub fn run(c: &EvalArgs) -> Result<()> {
-    let (model, batch_note) = opened(&c.model, c.open, Some(&c.runtime), Some(&c.transform))?;
+    let (model, batch_note) = opened(&c.model, c.run.open, Some(&c.run.runtime), Some(&c.run.transform))?;
     let dataset = dataset(&c.data)?;
     let cut = c.val_split.map(|share| dataset.split(share, c.seed));
     let split = cut.as_ref().or(dataset.given_split());
@@ -84,17 +80,17 @@ pub fn run(c: &EvalArgs) -> Result<()> {
                 .hint("cut one off with --val-split SHARE, as `tune` does"));
         }
     };
-    let runtime = Runtime::start(&c.runtime.options())?;
+    let runtime = Runtime::start(&c.run.runtime.options())?;
     let begun = Instant::now();
     let input = {
         let typing = named(&c.model, Typing::new(&model))?;
         let shape = InputShape::of(&typing)?;
-        let transform = dataset.preprocess(&c.transform.preprocess(), model.metadata(PREPROCESS), shape)?;
+        let transform = dataset.preprocess(&c.run.transform.preprocess(), model.metadata(PREPROCESS), shape)?;
         InputReport::new(&model, &typing, transform.as_ref())
     };
     tell_input(&input);
     let Measured { result, skipped, classes_by, note, activation, batch } =
-        measure(&runtime, &model, &dataset, indices, &c.transform, c.batch_size, c.data.strict)?;
+        measure(&runtime, &model, &dataset, indices, &c.run.transform, c.batch_size, c.data.strict)?;
     note.iter().for_each(|note| output::warn(note));
     if let Some(a) = &activation {
         output::note(&format!("the model {}", said_of(a)));

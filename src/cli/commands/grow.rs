@@ -14,7 +14,7 @@ use super::{images, named, open, open_to_run};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::common::values::{batch_axis, image_size};
-use crate::cli::common::{ClusterFlags, OpenFlags, RuntimeFlags, ShapeFlags, TransformFlags, VerifyFlags};
+use crate::cli::common::{ClusterFlags, RunFlags, ShapeFlags, VerifyFlags};
 use crate::cli::output::{self, Bars, count, table};
 use crate::data::InputReport;
 use crate::descendant::{
@@ -104,19 +104,15 @@ pub struct GrowArgs {
     #[command(flatten)]
     pub clusters: ClusterFlags,
     #[command(flatten)]
-    pub open: OpenFlags,
-    #[command(flatten)]
-    pub transform: TransformFlags,
-    #[command(flatten)]
-    pub runtime: RuntimeFlags,
+    pub run: RunFlags,
 }
 
 /// Runs the command.
 pub fn run(c: &GrowArgs) -> Result<()> {
     let mut jobs = jobs(c)?;
     let model = match &c.images {
-        Some(_) => open_to_run(&c.model, c.open, &c.runtime, &c.transform)?,
-        None => open(&c.model, c.open)?,
+        Some(_) => open_to_run(&c.model, c.run.open, &c.run.runtime, &c.run.transform)?,
+        None => open(&c.model, c.run.open)?,
     };
     let given = Learngene::read(&model)?;
     let calibrated = given.as_ref().is_some_and(|gene| gene.removals.is_some());
@@ -144,13 +140,13 @@ pub fn run(c: &GrowArgs) -> Result<()> {
     };
     let ancestor = if jobs.iter().all(clustered) { None } else { Some(ancestor(c, &model, genes.is_none())?) };
     let fits = !c.dry_run && jobs.iter().any(|j| j.shape.projection == Projection::Fitted);
-    let runtime = if c.fold { Some(Runtime::start(&c.runtime.options())?) } else { None };
+    let runtime = if c.fold { Some(Runtime::start(&c.run.runtime.options())?) } else { None };
     // A plan alone is verified where that is asked for.
     let verifies = !c.verification.no_verify && (c.verification.verify || !c.dry_run);
     let fitter = match (fits, &c.images) {
         (false, _) => None,
         (true, Some(path)) if given.is_none() || calibrated => {
-            Some(self::calibrated(&model, path, &c.transform, &c.runtime, (VIEWS, c.seed), &Bars::default())?)
+            Some(self::calibrated(&model, path, &c.run.transform, &c.run.runtime, (VIEWS, c.seed), &Bars::default())?)
         }
         (true, _) => {
             return Err(Error::new(ErrorKind::Usage, "--projection fitted fits to the ancestor, on images")
@@ -224,7 +220,7 @@ pub fn run(c: &GrowArgs) -> Result<()> {
 
 /// Verifies a descendant, which is not written where it is wrong. One of another image size is run once in any case.
 fn verified(c: &GrowArgs, job: &Job, case: &Case) -> Result<Verification> {
-    let verifying = Verifying { flags: c.verification, runtime: &c.runtime };
+    let verifying = Verifying { flags: c.verification, runtime: &c.run.runtime };
     let child = case.grown.as_ref().map_or(0, |g| g.plan.macs);
     let ancestor = || Typing::new(case.ancestor).map_or(0, |t| grown_macs(&t, job.shape.image_size));
     // An ancestor is typed where the descendant alone does not decide.
@@ -321,7 +317,8 @@ fn learngene(c: &GrowArgs, model: &Model, jobs: &[Job]) -> Result<(Learngene, Mo
     let typing = named(&c.model, Typing::new(model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     if let Some(path) = &c.images {
-        let (loader, runtime) = (images(path, &c.transform, model, &typing)?, Runtime::start(&c.runtime.options())?);
+        let (loader, runtime) =
+            (images(path, &c.run.transform, model, &typing)?, Runtime::start(&c.run.runtime.options())?);
         let (gene, condensed) = condense(model, &typing, &anatomy, &loader, &c.clusters, &runtime)?;
         return Ok((gene, condensed, Some(InputReport::new(model, &typing, loader.preprocess()))));
     }

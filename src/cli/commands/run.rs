@@ -14,7 +14,7 @@ use super::training::{Asked, Training, Wanted};
 use super::{images, named, open_to_run, size_for, tell_input};
 use crate::anatomy::{Anatomy, activation};
 use crate::axes::Typing;
-use crate::cli::common::{ClusterFlags, DataFlags, OpenFlags, RuntimeFlags, ShapeFlags, TrainingFlags, TransformFlags};
+use crate::cli::common::{ClusterFlags, DataFlags, OpenFlags, RunFlags, ShapeFlags, TrainingFlags};
 use crate::cli::output::{self, check_output, count, table, write_text};
 use crate::data::{Dataset, InputReport, InputShape, Loader};
 use crate::descendant::{self, Init};
@@ -65,11 +65,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub training: TrainingFlags,
     #[command(flatten)]
-    pub open: OpenFlags,
-    #[command(flatten)]
-    pub transform: TransformFlags,
-    #[command(flatten)]
-    pub runtime: RuntimeFlags,
+    pub run: RunFlags,
 }
 
 /// Runs the command.
@@ -84,16 +80,16 @@ pub fn run(c: &RunArgs) -> Result<()> {
         check_output(path, &[&c.model], c.force)?;
     }
     let [of_ancestor, of_teacher] = match &c.training.teacher {
-        None => [c.open; 2],
-        Some(teacher) => size_for([&c.model, teacher], c.open)?,
+        None => [c.run.open; 2],
+        Some(teacher) => size_for([&c.model, teacher], c.run.open)?,
     };
     // The child is of a size of its own.
-    let of_child = OpenFlags { input_size: None, ..c.open };
-    let model = open_to_run(&c.model, of_ancestor, &c.runtime, &c.transform)?;
+    let of_child = OpenFlags { input_size: None, ..c.run.open };
+    let model = open_to_run(&c.model, of_ancestor, &c.run.runtime, &c.run.transform)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     let data = dataset(&c.data)?;
-    let runtime = Runtime::start(&c.runtime.options())?;
+    let runtime = Runtime::start(&c.run.runtime.options())?;
     let classified = has_classifier(&typing);
     let mut wanted = shape(&c.shape, false, c.training.seed)?;
     // Behind an encoder without a classifier `tune` adds one.
@@ -103,7 +99,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let mut densities = None;
     let (gene, source) = if wanted.init == Init::ClusterLearngene {
         let loader = match &c.images {
-            Some(path) => images(path, &c.transform, &model, &typing)?,
+            Some(path) => images(path, &c.run.transform, &model, &typing)?,
             None => some_images(c, &data, &model, &typing)?,
         };
         let (gene, condensed) = condense(&model, &typing, &anatomy, &loader, &c.clusters, &runtime)?;
@@ -130,8 +126,8 @@ pub fn run(c: &RunArgs) -> Result<()> {
         open: [of_child, of_teacher],
         data: &c.data,
         training: &c.training,
-        transform: &c.transform,
-        runtime: &c.runtime,
+        transform: &c.run.transform,
+        runtime: &c.run.runtime,
         classes: added,
         pooling: None,
         dry_run: false,
@@ -140,7 +136,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let outcome = Training::new(&asked, &files)?.run()?;
 
     output::note("4/4 evaluation and report");
-    let tuned = open_to_run(&written[2], of_child, &c.runtime, &c.transform)?;
+    let tuned = open_to_run(&written[2], of_child, &c.run.runtime, &c.run.transform)?;
     let judged: Vec<usize> = match (c.training.val_split, data.given_split()) {
         (None, Some(given)) => given.validation.clone(),
         (share, _) => data.split(share.unwrap_or(data.held_out_share()), c.training.seed).validation,
@@ -156,7 +152,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
         Ok(Row { name, parameters: parameters(model.graph()), macs: typing.macs(), bytes, result })
     };
     let rows = [describe("ancestor", &model)?, describe("child", &child.model)?, describe("tuned", &tuned)?];
-    let input = data.preprocess(&c.transform.preprocess(), model.metadata(PREPROCESS), InputShape::of(&typing)?)?;
+    let input = data.preprocess(&c.run.transform.preprocess(), model.metadata(PREPROCESS), InputShape::of(&typing)?)?;
     let input = InputReport::new(&model, &typing, input.as_ref());
     report(c, &rows, densities.as_deref(), &outcome.curve, &runtime, (judged.len(), &input))?;
     outcome.check(&c.training)
@@ -165,7 +161,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
 /// Images of the data set, evenly spread over its training part.
 fn some_images(c: &RunArgs, data: &Dataset, model: &Model, typing: &Typing) -> Result<Loader> {
     let input = InputShape::of(typing)?;
-    let preprocess = data.preprocess(&c.transform.preprocess(), model.metadata(PREPROCESS), input)?;
+    let preprocess = data.preprocess(&c.run.transform.preprocess(), model.metadata(PREPROCESS), input)?;
     tell_input(&InputReport::new(model, typing, preprocess.as_ref()));
     let all: Vec<usize> = data.given_split().map_or((0..data.len()).collect(), |s| s.training.clone());
     let step = all.len().div_ceil(IMAGES).max(1);
@@ -173,7 +169,7 @@ fn some_images(c: &RunArgs, data: &Dataset, model: &Model, typing: &Typing) -> R
 }
 
 fn score(runtime: &Arc<Runtime>, model: &Model, data: &Dataset, judged: &[usize], c: &RunArgs) -> Result<Evaluation> {
-    let mut transform = c.transform.clone();
+    let mut transform = c.run.transform.clone();
     transform.limit = None;
     measure(runtime, model, data, judged.to_vec(), &transform, None, c.data.strict).map(|m| m.result)
 }

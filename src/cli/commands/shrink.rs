@@ -9,8 +9,8 @@ use serde_json::json;
 use super::fitter::{Calibrated, calibrated};
 use super::{in_type, named, open, open_for_images};
 use crate::axes::Typing;
+use crate::cli::common::RunFlags;
 use crate::cli::common::values::tolerance;
-use crate::cli::common::{OpenFlags, RuntimeFlags, TransformFlags};
 use crate::cli::output::{self, Bars, count, table};
 use crate::density::attention_maps;
 use crate::error::{Error, ErrorKind, Result};
@@ -109,11 +109,7 @@ pub struct ShrinkArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub open: OpenFlags,
-    #[command(flatten)]
-    pub transform: TransformFlags,
-    #[command(flatten)]
-    pub runtime: RuntimeFlags,
+    pub run: RunFlags,
 }
 
 fn kept_share(text: &str) -> Result<f64, String> {
@@ -153,7 +149,7 @@ fn budget(text: &str) -> Result<Budget, String> {
 /// Runs the command.
 pub fn run(c: &ShrinkArgs) -> Result<()> {
     let cores = std::thread::available_parallelism().map(|n| n.get()).unwrap_or(1);
-    let threads = c.runtime.threads.map(usize::from).or_else(parallel::threads).unwrap_or(cores);
+    let threads = c.run.runtime.threads.map(usize::from).or_else(parallel::threads).unwrap_or(cores);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| Error::new(ErrorKind::Usage, format!("{threads} threads cannot be started: {e}")))?;
     pool.install(|| shrink(c))
@@ -162,8 +158,8 @@ pub fn run(c: &ShrinkArgs) -> Result<()> {
 fn shrink(c: &ShrinkArgs) -> Result<()> {
     let start = Instant::now();
     let model = match c.images {
-        Some(_) => open_for_images(&c.model, c.open, &c.transform)?,
-        None => open(&c.model, c.open)?,
+        Some(_) => open_for_images(&c.model, c.run.open, &c.run.transform)?,
+        None => open(&c.model, c.run.open)?,
     };
     let sizes = sizes(c, &model)?;
     let outputs: Vec<PathBuf> =
@@ -176,7 +172,7 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
     let bars = Bars::default();
     let views = (c.crops as usize, c.seed);
     let calibrated = match &c.images {
-        Some(path) => Some(calibrated(&model, path, &c.transform, &c.runtime, views, &bars)?),
+        Some(path) => Some(calibrated(&model, path, &c.run.transform, &c.run.runtime, views, &bars)?),
         None => None,
     };
     let mut job = job(c, &model, recorded, &sizes, calibrated.as_ref(), &bars)?;
@@ -256,7 +252,7 @@ fn job<'m>(
         let bytes = output::write_model(path, &gene)?;
         output::note(&format!("wrote {} ({bytes} bytes)", path.display()));
     }
-    let runtime = Runtime::start(&c.runtime.options())?;
+    let runtime = Runtime::start(&c.run.runtime.options())?;
     let options = JobOptions { always_cut_dims: c.head_dim, fold: !c.no_fold, max_error: c.max_error, seed: c.seed };
     Ok(Job::new(model, shrinker, removals, limits, runtime, options))
 }

@@ -10,7 +10,7 @@ use super::size_for;
 use super::training::{Asked, Outcome, Training, Wanted};
 use crate::anatomy::WeightKind;
 use crate::axes::Typing;
-use crate::cli::common::{DataFlags, OpenFlags, RuntimeFlags, TrainingFlags, TransformFlags};
+use crate::cli::common::{DataFlags, RunFlags, TrainingFlags};
 use crate::cli::output::{self, table, write_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::FloatType;
@@ -73,26 +73,22 @@ pub struct TuneArgs {
     pub resume: bool,
 
     #[command(flatten)]
-    pub open: OpenFlags,
-    #[command(flatten)]
-    pub transform: TransformFlags,
-    #[command(flatten)]
-    pub runtime: RuntimeFlags,
+    pub run: RunFlags,
 }
 
 /// Runs the command.
 pub fn run(c: &TuneArgs) -> Result<()> {
     let open = match &c.training.teacher {
-        None => [c.open; 2],
-        Some(teacher) => size_for([&c.model, teacher], c.open)?,
+        None => [c.run.open; 2],
+        Some(teacher) => size_for([&c.model, teacher], c.run.open)?,
     };
     let asked = Asked {
         model: &c.model,
         open,
         data: &c.data,
         training: &c.training,
-        transform: &c.transform,
-        runtime: &c.runtime,
+        transform: &c.run.transform,
+        runtime: &c.run.runtime,
         classes: c.classes,
         pooling: c.pooling,
         dry_run: c.dry_run,

@@ -11,6 +11,6 @@ pub mod values;
 pub use clusters::ClusterFlags;
 pub use data::{DataFlags, TransformFlags};
 pub use model::{OpenFlags, VerifyFlags};
-pub use runtime::RuntimeFlags;
+pub use runtime::{RunFlags, RuntimeFlags};
 pub use shape::ShapeFlags;
 pub use training::{OptimizerKind, TrainingFlags};

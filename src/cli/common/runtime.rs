@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::{OpenFlags, TransformFlags};
 use crate::runtime::{Device, Kind, Options};
 
 /// Which runtime runs graphs, and where.
@@ -37,4 +38,15 @@ impl RuntimeFlags {
             threads: self.threads.map(usize::from),
         }
     }
+}
+
+/// How a model is opened, fed with images, and run.
+#[derive(Args, Clone, Debug)]
+pub struct RunFlags {
+    #[command(flatten)]
+    pub open: OpenFlags,
+    #[command(flatten)]
+    pub transform: TransformFlags,
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
 }
