@@ -7,7 +7,7 @@ use offshoot::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto};
 use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_info};
 use serde_json::Value;
 
-use crate::common::binary::{done, json, offshoot, refused, text};
+use crate::common::binary::{args, done, json, offshoot, refused, text};
 use crate::common::root;
 
 fn ancestor() -> PathBuf {
@@ -64,35 +64,21 @@ fn the_whole_path_gives_a_smaller_child() {
     let (gene, child) = (folder.path().join("gene.onnx"), folder.path().join("child.onnx"));
     let plot = folder.path().join("density.svg");
     let (model, images) = (ancestor(), pictures());
-    let v = json(&[
-        "density",
+    let v = json(args!(
+        "density {} --images {} --limit 40 --plot {} --runtime tract --json",
         text(&model),
-        "--images",
         text(&images),
-        "--limit",
-        "40",
-        "--plot",
-        text(&plot),
-        "--runtime",
-        "tract",
-        "--json",
-    ]);
+        text(&plot)
+    ));
     assert_eq!(v["densities"].as_array().unwrap().len(), 8);
     assert_eq!(v["densities"][0].as_array().unwrap().len(), 8);
     assert_eq!(fs::read_to_string(&plot).unwrap().matches("<circle").count(), 64);
-    let v = json(&[
-        "condense",
+    let v = json(args!(
+        "condense {} --images {} --limit 40 -o {} --runtime tract --json",
         text(&model),
-        "--images",
         text(&images),
-        "--limit",
-        "40",
-        "-o",
-        text(&gene),
-        "--runtime",
-        "tract",
-        "--json",
-    ]);
+        text(&gene)
+    ));
     assert_eq!(v["schema"], "offshoot.learngene/1");
     let parameters = &v["parameters"];
     assert!(parameters["i_params"].as_u64() <= parameters["whole"].as_u64());
@@ -101,19 +87,7 @@ fn the_whole_path_gives_a_smaller_child() {
     let plan = json(&["grow", text(&gene), "--layers", "even:4", "--heads", "4", "--dry-run", "--json"]);
     assert_eq!(plan["schema"], "offshoot.plan/1");
     assert!(!child.exists());
-    done(&[
-        "grow",
-        text(&gene),
-        "--layers",
-        "even:4",
-        "--heads",
-        "4",
-        "-o",
-        text(&child),
-        "--verify",
-        "--runtime",
-        "tract",
-    ]);
+    done(args!("grow {} --layers even:4 --heads 4 -o {} --verify --runtime tract", text(&gene), text(&child)));
     let (a, b) = (json(&["inspect", text(&model), "--json"]), json(&["inspect", text(&child), "--json"]));
     assert_eq!(b["layers"].as_array().unwrap().len(), 4);
     assert!(b["layers"].as_array().unwrap().iter().all(|l| l["heads"] == 4));
@@ -121,18 +95,12 @@ fn the_whole_path_gives_a_smaller_child() {
         assert_eq!(b[key], plan[key], "the plan says the child's own {key}");
         assert!(b[key].as_u64().unwrap() * 2 < a[key].as_u64().unwrap(), "{key}");
     }
-    let v = json(&[
-        "compare",
+    let v = json(args!(
+        "compare {} {} --images {} --limit 20 --runtime tract --json",
         text(&model),
         text(&child),
-        "--images",
-        text(&images),
-        "--limit",
-        "20",
-        "--runtime",
-        "tract",
-        "--json",
-    ]);
+        text(&images)
+    ));
     for key in ["max_abs_error", "relative_error", "correlation", "top1_agreement"] {
         assert!(v[key].is_number(), "{key}");
     }
@@ -140,19 +108,12 @@ fn the_whole_path_gives_a_smaller_child() {
     for side in ["a", "b"] {
         assert!(v["latency_ms"][side].as_f64().unwrap() > 0.0, "{v}");
     }
-    let strict = offshoot(&[
-        "compare",
+    let strict = offshoot(args!(
+        "compare {} {} --images {} --limit 4 --runtime tract --tolerance 1e-4",
         text(&model),
         text(&child),
-        "--images",
-        text(&images),
-        "--limit",
-        "4",
-        "--runtime",
-        "tract",
-        "--tolerance",
-        "1e-4",
-    ]);
+        text(&images)
+    ));
     assert_eq!(strict.status.code(), Some(1));
 }
 
@@ -160,17 +121,8 @@ fn the_whole_path_gives_a_smaller_child() {
 fn densities_equal_an_independent_computation() {
     let golden: Value =
         serde_json::from_slice(&fs::read(root().join("fixtures/density/fashion-vit.json")).unwrap()).unwrap();
-    let v = json(&[
-        "density",
-        text(&ancestor()),
-        "--images",
-        text(&pictures()),
-        "--limit",
-        "100",
-        "--runtime",
-        "tract",
-        "--json",
-    ]);
+    let v =
+        json(args!("density {} --images {} --limit 100 --runtime tract --json", text(&ancestor()), text(&pictures())));
     for (l, (found, truth)) in
         v["densities"].as_array().unwrap().iter().zip(golden["densities"].as_array().unwrap()).enumerate()
     {
@@ -186,22 +138,12 @@ fn growing_everything_is_the_identity() {
     let folder = tempfile::tempdir().unwrap();
     let child = folder.path().join("child.onnx");
     let (model, images) = (ancestor(), pictures());
-    done(&[
-        "grow",
+    done(args!(
+        "grow {} --images {} --limit 8 --eps 0 --ffn-eps 0 -o {} --runtime tract",
         text(&model),
-        "--images",
         text(&images),
-        "--limit",
-        "8",
-        "--eps",
-        "0",
-        "--ffn-eps",
-        "0",
-        "-o",
-        text(&child),
-        "--runtime",
-        "tract",
-    ]);
+        text(&child)
+    ));
     let same = |child: &Path| {
         done(&[
             "compare",

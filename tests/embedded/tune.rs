@@ -9,7 +9,8 @@ use ndarray_npy::NpzWriter;
 use offshoot::onnx::{Model, to_f32};
 use serde_json::Value;
 
-use crate::common::{binary, root};
+use crate::common::binary::{self, args};
+use crate::common::root;
 
 const ANCESTOR: &str = "models/fashion-vit.onnx";
 const IMAGES: &str = "fixtures/fashion-images.idx3-ubyte";
@@ -74,29 +75,10 @@ fn a_child_is_tuned_and_evaluated() {
     let (child, tuned, log) = (child(&folder), folder.path("tuned.onnx"), folder.path("log.jsonl"));
     let (plot, page) = (folder.path("curve.svg"), folder.path("report.html"));
     let before = json(&["eval", &child, "--data", IMAGES, "--json"]);
-    let result = json(&[
-        "tune",
-        &child,
-        "--data",
-        IMAGES,
-        "-o",
-        &tuned,
-        "--epochs",
-        "3",
-        "--batch-size",
-        "32",
-        "--lr",
-        "2e-3",
-        "--metrics",
-        &log,
-        "--plot",
-        &plot,
-        "--report",
-        &page,
-        "--json",
-        "--val-split",
-        "0.2",
-    ]);
+    let result = json(args!(
+        "tune {child} --data {IMAGES} -o {tuned} --epochs 3 --batch-size 32 --lr 2e-3 --metrics {log} --plot \
+         {plot} --report {page} --json --val-split 0.2"
+    ));
     assert_eq!(result["schema"], "offshoot.tune/1");
     // 240 images to train on make 7 batches of 32.
     assert_eq!(result["steps"], 21);
@@ -191,24 +173,10 @@ fn the_same_seed_gives_the_same_model() {
     let child = child(&folder);
     let run = |name: &str, seed: &str| {
         let output = folder.path(name);
-        done(&[
-            "tune",
-            &child,
-            "--data",
-            IMAGES,
-            "-o",
-            &output,
-            "--steps",
-            "4",
-            "--batch-size",
-            "16",
-            "--seed",
-            seed,
-            "--val-split",
-            "0",
-            "--threads",
-            "1",
-        ]);
+        done(args!(
+            "tune {child} --data {IMAGES} -o {output} --steps 4 --batch-size 16 --seed {seed} --val-split 0 \
+             --threads 1"
+        ));
         fs::read(output).unwrap()
     };
     let (a, b, c) = (run("a.onnx", "3"), run("b.onnx", "3"), run("c.onnx", "4"));
@@ -228,24 +196,10 @@ fn what_is_frozen_stays() {
     let (trained, frozen) = (names("trained"), names("frozen"));
     assert!(trained.iter().any(|n| n == "class_token") && trained.iter().any(|n| n == "position"), "{trained:?}");
     assert!(frozen.iter().any(|n| n.contains("norm")) && trained.iter().all(|n| !n.contains("norm")), "{frozen:?}");
-    done(&[
-        "tune",
-        &child,
-        "--data",
-        IMAGES,
-        "-o",
-        &tuned,
-        "--steps",
-        "2",
-        "--batch-size",
-        "16",
-        "--freeze",
-        "*norm*",
-        "--freeze",
-        "patch*",
-        "--val-split",
-        "0",
-    ]);
+    done(args!(
+        "tune {child} --data {IMAGES} -o {tuned} --steps 2 --batch-size 16 --freeze *norm* --freeze patch* \
+         --val-split 0"
+    ));
     let mut moved = 0;
     for ((name, a), (_, b)) in weights(Path::new(&child)).iter().zip(&weights(Path::new(&tuned))) {
         if trained.contains(name) {
@@ -264,57 +218,18 @@ fn a_student_learns_from_its_teacher_without_labels() {
     let folder = Folder::new();
     let (child, tuned, log) = (child(&folder), folder.path("tuned.onnx"), folder.path("log.jsonl"));
     let pictures = "fixtures/fashion-png";
-    done(&[
-        "tune",
-        &child,
-        "--data",
-        pictures,
-        "--teacher",
-        ANCESTOR,
-        "-o",
-        &tuned,
-        "--epochs",
-        "12",
-        "--batch-size",
-        "10",
-        "--lr",
-        "2e-3",
-        "--metrics",
-        &log,
-        "--augment",
-        "none",
-        "--val-split",
-        "0",
-    ]);
+    done(args!(
+        "tune {child} --data {pictures} --teacher {ANCESTOR} -o {tuned} --epochs 12 --batch-size 10 --lr 2e-3 \
+         --metrics {log} --augment none --val-split 0"
+    ));
     let losses = losses(Path::new(&log));
     assert!(losses.last().unwrap() * 2.0 < losses[0], "{losses:?}");
     // A model is its own best teacher: nothing to learn, nothing changes but by decay.
     let same = folder.path("same.onnx");
-    done(&[
-        "tune",
-        &child,
-        "--data",
-        pictures,
-        "--teacher",
-        &child,
-        "-o",
-        &same,
-        "--steps",
-        "1",
-        "--batch-size",
-        "10",
-        "--metrics",
-        &log,
-        "--augment",
-        "none",
-        "--val-split",
-        "0",
-        "--force",
-        "--weight-decay",
-        "0",
-        "--optimizer",
-        "sgd",
-    ]);
+    done(args!(
+        "tune {child} --data {pictures} --teacher {child} -o {same} --steps 1 --batch-size 10 --metrics {log} \
+         --augment none --val-split 0 --force --weight-decay 0 --optimizer sgd"
+    ));
     let (steps, _) = metrics(Path::new(&log));
     assert!(steps[0]["loss"].as_f64().unwrap().abs() < 1e-6);
     for ((name, a), (_, b)) in weights(Path::new(&child)).iter().zip(&weights(Path::new(&same))) {
@@ -371,26 +286,10 @@ fn a_new_classifier_starts_from_a_regression() {
     model.write(&encoder).unwrap();
     for pooling in ["class-token", "mean"] {
         let tuned = folder.path(&format!("{pooling}.onnx"));
-        done(&[
-            "tune",
-            &encoder,
-            "--data",
-            IMAGES,
-            "--classes",
-            "10",
-            "--pooling",
-            pooling,
-            "-o",
-            &tuned,
-            "--steps",
-            "1",
-            "--lr",
-            "0",
-            "--batch-size",
-            "32",
-            "--val-split",
-            "0",
-        ]);
+        done(args!(
+            "tune {encoder} --data {IMAGES} --classes 10 --pooling {pooling} -o {tuned} --steps 1 --lr 0 \
+             --batch-size 32 --val-split 0"
+        ));
         let found = json(&["eval", &tuned, "--data", IMAGES, "--json"]);
         assert!(found["top1"].as_f64().unwrap() > 0.75, "{pooling}: {}", found["top1"]);
         assert!(found["loss"].as_f64().unwrap() < 1.0, "{pooling}: {}", found["loss"]);
@@ -597,41 +496,12 @@ fn the_whole_path_in_one_command() {
 fn transforms_are_trained_and_folded() {
     let folder = Folder::new();
     let (child, tuned) = (folder.path("child.onnx"), folder.path("tuned.onnx"));
-    done(&[
-        "grow",
-        ANCESTOR,
-        "--no-images",
-        "--ffn-clusters",
-        "0-1",
-        "--layers",
-        "2",
-        "--heads",
-        "2",
-        "--transform",
-        "affine",
-        "-o",
-        &child,
-    ]);
+    done(args!("grow {ANCESTOR} --no-images --ffn-clusters 0-1 --layers 2 --heads 2 --transform affine -o {child}"));
     let plan = json(&["tune", &child, "--data", IMAGES, "--dry-run", "--json"]);
     let trained: Vec<&str> = plan["trained"].as_array().unwrap().iter().map(|w| w["name"].as_str().unwrap()).collect();
     let of_transforms = trained.iter().filter(|n| n.contains("transform")).count();
     assert!(of_transforms >= 8, "{trained:?}");
-    done(&[
-        "tune",
-        &child,
-        "--data",
-        IMAGES,
-        "-o",
-        &tuned,
-        "--steps",
-        "6",
-        "--batch-size",
-        "32",
-        "--lr",
-        "5e-3",
-        "--val-split",
-        "0",
-    ]);
+    done(args!("tune {child} --data {IMAGES} -o {tuned} --steps 6 --batch-size 32 --lr 5e-3 --val-split 0"));
     // What is written has the nodes and the weights of a child that never had transforms.
     let plain = folder.path("plain.onnx");
     done(&["grow", ANCESTOR, "--no-images", "--ffn-clusters", "0-1", "--layers", "2", "--heads", "2", "-o", &plain]);

@@ -22,6 +22,16 @@ pub const PLAIN: [&str; 11] = [
     "0",
 ];
 
+/// The words of a line, as arguments: `args!("tune {child} --epochs 3")`. What is put in has no spaces.
+#[allow(unused_macros)]
+macro_rules! args {
+    ($($line:tt)*) => {
+        &format!($($line)*).split_whitespace().collect::<Vec<_>>()
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use args;
+
 /// Runs `offshoot`.
 pub fn offshoot(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_offshoot"))
