@@ -73,13 +73,13 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+fn files(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) {
     let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
-            files(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files(&path, extensions, found);
+        } else if path.extension().is_some_and(|own| extensions.iter().any(|extension| own == *extension)) {
             found.push(path);
         }
     }
@@ -87,7 +87,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 
 fn sources() -> Vec<Source> {
     let mut found = Vec::new();
-    files(&root().join("src"), &mut found);
+    files(&root().join("src"), &["rs"], &mut found);
     assert!(found.len() > 100, "the source was not found");
     let source = |path: PathBuf| {
         let path = path.strip_prefix(root()).unwrap();
@@ -262,4 +262,90 @@ fn the_readme_of_the_scripts_lists_every_script_once() {
     }
     found.sort();
     assert_eq!(listed, found);
+}
+
+/// Lines that two places may not share.
+const SHARED: usize = 6;
+
+/// Pairs of files with places that share so many lines or more: how many pairs of places, and why they may.
+const TWINS: [(&str, &str, usize, &str); 13] = [
+    ("scripts/check/survey_optimisers.py", "scripts/lib/coverage.py", 1, "the ends of two command lines"),
+    ("src/axes/arithmetic.rs", "src/descendant/simplify.rs", 1, "broadcasting of shapes and of constants"),
+    ("src/axes/factors.rs", "src/axes/factors.rs", 1, "the same from within and from without"),
+    ("src/axes/mod.rs", "src/axes/mod.rs", 1, "models of two tests"),
+    ("src/cli/commands/condense.rs", "src/cli/commands/grow.rs", 1, "flags with texts of their own"),
+    ("src/cli/commands/density.rs", "src/cli/commands/shrink.rs", 1, "flags in the order of the help"),
+    ("src/data/labelled.rs", "src/data/source.rs", 1, "one passes on to the other"),
+    ("src/descendant/depth.rs", "src/descendant/depth.rs", 1, "parameters of two functions"),
+    ("src/graph/narrow.rs", "src/training/precision.rs", 1, "an attribute, written down"),
+    ("src/runtime/kernels/lanes.rs", "src/runtime/kernels/lanes.rs", 1, "a kernel and its gradient, for speed apart"),
+    ("src/runtime/kernels/operators.rs", "src/runtime/kernels/operators.rs", 2, "what each operator must declare"),
+    ("src/training/rules/contraction.rs", "src/training/rules/contraction.rs", 1, "a convolution and its adjoint"),
+    ("tests/embedded/tune.rs", "tests/mpi.rs", 1, "tests that are two programs"),
+];
+
+/// The lines of a file that say something, with their numbers: no comments, imports, blanks and lone brackets.
+fn telling<'t>(path: &Path, text: &'t str) -> (Vec<usize>, Vec<&'t str>) {
+    let rust = path.extension().is_some_and(|extension| extension == "rs");
+    let mut inside_use = false;
+    let mut told = Vec::new();
+    for (i, line) in text.lines().map(str::trim).enumerate() {
+        let begins = |words: &[&str]| words.iter().any(|word| line.starts_with(word));
+        let import = match rust {
+            true => inside_use || begins(&["use ", "pub use ", "pub(crate) use ", "pub(super) use "]),
+            false => begins(&["import ", "from "]),
+        };
+        inside_use = rust && import && !line.ends_with(';');
+        let bracket = line.trim_end_matches([',', ';']);
+        let lone = bracket.is_empty() || ["[", "]", "(", ")", "{", "}"].contains(&bracket);
+        if !import && !lone && !line.starts_with(if rust { "//" } else { "#" }) {
+            told.push((i + 1, line));
+        }
+    }
+    told.into_iter().unzip()
+}
+
+#[test]
+fn what_stands_in_two_places_is_listed_with_a_reason() {
+    let mut paths = Vec::new();
+    for folder in ["src", "tests", "examples", "benches", "fuzz", "scripts"] {
+        files(&root().join(folder), &["rs", "py", "sh"], &mut paths);
+    }
+    let texts: Vec<String> = paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let told: Vec<_> = paths.iter().zip(&texts).map(|(path, text)| telling(path, text)).collect();
+    let mut places: BTreeMap<&[&str], Vec<(usize, usize)>> = BTreeMap::new();
+    for (file, (_, lines)) in told.iter().enumerate() {
+        for (at, window) in lines.windows(SHARED).enumerate() {
+            places.entry(window).or_default().push((file, at));
+        }
+    }
+    let mut shared = BTreeSet::new();
+    for alike in places.values() {
+        for (i, &a) in alike.iter().enumerate() {
+            shared.extend(alike[i + 1..].iter().map(|&b| (a, b)));
+        }
+    }
+    // Of windows that follow each other in both places the first counts.
+    let goes_on = |&(a, b): &((usize, usize), (usize, usize))| {
+        a.1 > 0 && b.1 > 0 && shared.contains(&((a.0, a.1 - 1), (b.0, b.1 - 1)))
+    };
+    let name = |file: usize| paths[file].strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+    let mut found: BTreeMap<(String, String), Vec<[usize; 2]>> = BTreeMap::new();
+    for (a, b) in shared.iter().filter(|pair| !goes_on(pair)) {
+        let lines = [told[a.0].0[a.1], told[b.0].0[b.1]];
+        found.entry((name(a.0), name(b.0))).or_default().push(lines);
+    }
+    let mut wrong = Vec::new();
+    for ((a, b), lines) in &found {
+        let listed = TWINS.iter().find(|entry| (entry.0, entry.1) == (a, b)).map_or(0, |entry| entry.2);
+        if lines.len() != listed {
+            wrong.push(format!("{a} and {b} share {SHARED} lines and more at {lines:?}, {listed} are listed"));
+        }
+    }
+    for (a, b, ..) in TWINS.iter().filter(|entry| !found.contains_key(&(entry.0.into(), entry.1.into()))) {
+        wrong.push(format!("{a} and {b} need no entry"));
+    }
+    assert!(paths.len() > 200, "only {} files were found", paths.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(TWINS.iter().map(|entry| entry.2).sum::<usize>() <= 15, "too much stands in two places");
 }

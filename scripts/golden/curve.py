@@ -81,13 +81,7 @@ def curve(model, image, batch, classes):
 
 
 def fixture(file, options, builder, mapped):
-    seed = zlib.crc32(file.encode())
-    torch.manual_seed(seed)
-    model, facts = builder()
-    model.eval()
-    graphs.scramble(model, seed)
-    if options.get("dynamic_size"):
-        model = graphs.Resized(model)
+    model, facts = gradients.rebuilt(file, options, builder)
     frozen = {f["parameter"] for f in mapped["folds"]} | {u["parameter"] for u in mapped["unmapped"]}
     for name, p in model.named_parameters():
         p.requires_grad_(name not in frozen)

@@ -73,14 +73,18 @@ def tensors(graph):
             yield node.output[0], numpy_helper.to_array(node.attribute[0].t)
 
 
-def golden(folder, file, options, builder):
+def rebuilt(file, options, builder):
+    """The model of a fixture, as scripts/fixtures/graphs.py built it, and what it says of itself."""
     seed = zlib.crc32(file.encode())
     torch.manual_seed(seed)
     model, facts = builder()
     model.eval()
     graphs.scramble(model, seed)
-    if options.get("dynamic_size"):
-        model = graphs.Resized(model)
+    return graphs.Resized(model) if options.get("dynamic_size") else model, facts
+
+
+def golden(folder, file, options, builder):
+    model, facts = rebuilt(file, options, builder)
     shape = (options.get("batch") or 2, *facts["image"])
     x = values(shape, INPUT)
 

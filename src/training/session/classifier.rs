@@ -15,71 +15,74 @@ use crate::progress::Listener;
 use crate::runtime::Runtime;
 use crate::training::{CLASSIFIER_IMAGES, Validation, add_classifier, fit_classifier, has_classifier};
 
-/// Gives a model the classifier that was asked for: in the place of its own, or behind its encoder.
-pub(super) fn prepare(
-    model: &mut Model,
-    data: &Data,
-    runtime: &Arc<Runtime>,
-    options: &Options,
-    listener: &dyn Listener,
-) -> Result<()> {
-    let Some(classes) = options.classes else {
-        if options.pooling.is_some() {
-            return Err(Error::new(ErrorKind::Usage, "--pooling is for a new classifier").hint("give --classes too"));
-        }
-        return Ok(());
-    };
-    let path = model.path.clone();
-    let replaced = {
-        let typing = Typing::new(model).map_err(|e| e.at(&path))?;
-        match has_classifier(&typing) && options.pooling.is_none() {
-            true => {
-                let anatomy = Anatomy::new(&typing).map_err(|e| e.at(&path))?;
-                let gene = Learngene::identity(&typing, &anatomy);
-                let shape = descendant::Shape { classes: Some(classes), seed: options.plan.seed, ..Default::default() };
-                let grown = descendant::grow(model, &gene, &shape)?;
-                grown.plan.warnings.iter().for_each(|w| listener.warn(w));
-                Some(grown.model)
-            }
-            false => None,
-        }
-    };
-    match replaced {
-        Some(new) => *model = new,
-        None => {
-            *model = add_classifier(model, classes, options.pooling).map_err(|e| e.at(&path))?;
-            if data.dataset.labels().is_some() && !options.dry_run {
-                data.dataset.check_labels(classes)?;
-                fit(model, data, runtime, options, listener)?;
-            }
-        }
-    }
-    if let Some(names) = data.dataset.classes().filter(|names| names.len() == classes) {
-        model.set_metadata(CLASSES, serde_json::to_string(names).unwrap_or_default());
-    }
-    Ok(())
+/// What a classifier is made by.
+pub(super) struct Maker<'s> {
+    pub data: &'s Data,
+    pub runtime: &'s Arc<Runtime>,
+    pub options: &'s Options,
+    pub listener: &'s dyn Listener,
 }
 
-/// Starts a new classifier from a regression on the encoder's features.
-fn fit(
-    model: &mut Model,
-    data: &Data,
-    runtime: &Arc<Runtime>,
-    options: &Options,
-    listener: &dyn Listener,
-) -> Result<()> {
-    let (images, image) = {
-        let typing = Typing::new(model)?;
-        // Spread over the whole training part, whatever its order.
-        let training = &data.split.training;
-        let step = training.len().div_ceil(CLASSIFIER_IMAGES).max(1);
-        let some: Vec<usize> = training.iter().copied().step_by(step).collect();
-        let (flags, strict) = (&options.transform, options.batches.strict);
-        let images = Validation::new(&data.dataset, some, flags, model, &typing, strict)?.limit(options.limit);
-        (images, typing.image_size())
-    };
-    let count = images.loader.len();
-    let result = fit_classifier(runtime, model, &images, image, |n| listener.progress("features", n, count));
-    listener.over();
-    result
+impl Maker<'_> {
+    /// Gives a model the classifier that was asked for: in the place of its own, or behind its encoder.
+    pub fn prepare(&self, model: &mut Model) -> Result<()> {
+        let Maker { data, options, listener, .. } = self;
+        let Some(classes) = options.classes else {
+            if options.pooling.is_some() {
+                return Err(
+                    Error::new(ErrorKind::Usage, "--pooling is for a new classifier").hint("give --classes too")
+                );
+            }
+            return Ok(());
+        };
+        let path = model.path.clone();
+        let replaced = {
+            let typing = Typing::new(model).map_err(|e| e.at(&path))?;
+            match has_classifier(&typing) && options.pooling.is_none() {
+                true => {
+                    let anatomy = Anatomy::new(&typing).map_err(|e| e.at(&path))?;
+                    let gene = Learngene::identity(&typing, &anatomy);
+                    let seed = options.plan.seed;
+                    let shape = descendant::Shape { classes: Some(classes), seed, ..Default::default() };
+                    let grown = descendant::grow(model, &gene, &shape)?;
+                    grown.plan.warnings.iter().for_each(|w| listener.warn(w));
+                    Some(grown.model)
+                }
+                false => None,
+            }
+        };
+        match replaced {
+            Some(new) => *model = new,
+            None => {
+                *model = add_classifier(model, classes, options.pooling).map_err(|e| e.at(&path))?;
+                if data.dataset.labels().is_some() && !options.dry_run {
+                    data.dataset.check_labels(classes)?;
+                    self.fit(model)?;
+                }
+            }
+        }
+        if let Some(names) = data.dataset.classes().filter(|names| names.len() == classes) {
+            model.set_metadata(CLASSES, serde_json::to_string(names).unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Starts a new classifier from a regression on the encoder's features.
+    fn fit(&self, model: &mut Model) -> Result<()> {
+        let Maker { data, runtime, options, listener } = self;
+        let (images, image) = {
+            let typing = Typing::new(model)?;
+            // Spread over the whole training part, whatever its order.
+            let training = &data.split.training;
+            let step = training.len().div_ceil(CLASSIFIER_IMAGES).max(1);
+            let some: Vec<usize> = training.iter().copied().step_by(step).collect();
+            let (flags, strict) = (&options.transform, options.batches.strict);
+            let images = Validation::new(&data.dataset, some, flags, model, &typing, strict)?.limit(options.limit);
+            (images, typing.image_size())
+        };
+        let count = images.loader.len();
+        let result = fit_classifier(runtime, model, &images, image, |n| listener.progress("features", n, count));
+        listener.over();
+        result
+    }
 }

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::classifier::Maker;
 use super::teaching::{self, Guide};
-use super::{Data, Goal, Images, Session, Taught, classifier};
+use super::{Data, Goal, Images, Session, Taught};
 use crate::anatomy::{Activation, activation};
 use crate::axes::Typing;
 use crate::data::{InputReport, InputShape, PreprocessFlags, TrainingOptions, View};
@@ -98,7 +99,7 @@ impl Setup {
     ) -> Result<Setup> {
         let path = model.path.clone();
         let on = |e: Error| e.at(&path);
-        classifier::prepare(&mut model, &data, &runtime, &options, listener)?;
+        Maker { data: &data, runtime: &runtime, options: &options, listener }.prepare(&mut model)?;
         let separated = separate(&mut model).map_err(on)?;
         say_separated(&separated, listener);
         let typing = Typing::new(&model).map_err(on)?;
