@@ -1,7 +1,8 @@
 //! Offshoot grows small Vision Transformers out of big ones: ONNX in, ONNX out.
 //!
-//! The modules are the pipeline, in order: [`onnx`] (the file), [`graph`], [`axes`] (what every dimension is made of),
-//! [`runtime`], [`anatomy`] (heads, FFNs, layers), [`data`] (images), [`opening`] (a model with what lies beside it),
+//! The modules are the pipeline, in order: [`onnx`] (the file), `ops` (what an operator is), [`graph`], [`axes`] (what every
+//! dimension is made of), [`runtime`], [`anatomy`] (heads, FFNs, layers), [`data`] (images), [`opening`] (a model with what
+//! lies beside it),
 //! [`density`] (mean attention distances), [`metrics`] (agreement and scores), [`learngene`] (clusters), [`descendant`],
 //! [`fitting`] (closed-form refits), [`training`] (gradients as graphs), [`report`] (pages and plots), [`study`] (grids of
 //! all that), [`cli`]. Data flows one way; no module reaches back. [`error`], [`metadata`]
@@ -53,6 +54,7 @@ pub mod metadata;
 pub mod metrics;
 pub mod onnx;
 pub mod opening;
+mod ops;
 pub mod parallel;
 pub mod progress;
 pub mod report;

@@ -19,95 +19,11 @@ use super::factors::Dim;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::is_standard;
 use crate::onnx::proto::NodeProto;
+use crate::ops::{self, Shape};
 pub use contraction::explicit_einsum;
 pub(crate) use resampling::window_length;
 pub(super) use values::shape_value;
 use vocabulary::Rule;
-
-/// Operators whose first output has the dimensions of their first input.
-const SAME: &[&str] = &[
-    "Identity",
-    "Cast",
-    "CastLike",
-    "Dropout",
-    "Relu",
-    "Gelu",
-    "QuickGelu",
-    "Erf",
-    "Tanh",
-    "Sigmoid",
-    "Exp",
-    "Log",
-    "Sqrt",
-    "Neg",
-    "Abs",
-    "Sign",
-    "Reciprocal",
-    "Softmax",
-    "LogSoftmax",
-    "Clip",
-    "HardSigmoid",
-    "HardSwish",
-    "Elu",
-    "Selu",
-    "Celu",
-    "Mish",
-    "Swish",
-    "LeakyRelu",
-    "ThresholdedRelu",
-    "Softplus",
-    "Softsign",
-    "Floor",
-    "Ceil",
-    "Round",
-    "Not",
-    "IsNaN",
-    "IsInf",
-    "Trilu",
-    "CumSum",
-    "Sin",
-    "Cos",
-    "Tan",
-    "Atan",
-    "LpNormalization",
-    "ScatterElements",
-    "RotaryEmbedding",
-    "Hardmax",
-    "Shrink",
-    "MeanVarianceNormalization",
-];
-
-/// Operators whose first output has the dimensions that their inputs broadcast to.
-const BROADCAST: &[&str] = &[
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Pow",
-    "Where",
-    "Equal",
-    "Greater",
-    "Less",
-    "GreaterOrEqual",
-    "LessOrEqual",
-    "And",
-    "Or",
-    "Xor",
-    "Min",
-    "Max",
-    "Mod",
-    "PRelu",
-    "Sum",
-    "Mean",
-    "BiasGelu",
-    "FastGelu",
-    "SkipLayerNormalization",
-    "SkipSimplifiedLayerNormalization",
-    "LayerNormalization",
-    "RMSNormalization",
-    "SimplifiedLayerNormalization",
-    "BitShift",
-];
 
 impl Typing<'_> {
     /// Types node `k`.
@@ -138,13 +54,8 @@ impl Typing<'_> {
 
 /// Checks that an operator of two or three operands has as many: what works on graphs later asks for the other one.
 fn arity(node: &NodeProto) -> Result<()> {
-    let wanted = match node.op_type() {
-        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "MatMul" | "PRelu" | "Equal" | "Less" | "Greater"
-        | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" => 2,
-        "Where" => 3,
-        _ => return Ok(()),
-    };
-    if is_standard(node) && (node.input.len() != wanted || node.input.iter().any(String::is_empty)) {
+    let Some(wanted) = ops::of(node).inputs.filter(|_| is_standard(node)) else { return Ok(()) };
+    if node.input.len() != wanted || node.input.iter().any(String::is_empty) {
         let (op, count) = (node.op_type(), node.input.len());
         return Err(Error::new(ErrorKind::Format, format!("`{op}` takes {wanted} inputs, and {count} are listed"))
             .hint("export the model again: `onnx.checker.check_model` refuses it, too"));
@@ -155,11 +66,19 @@ fn arity(node: &NodeProto) -> Result<()> {
 impl Rule<'_, '_> {
     /// The dimensions of every output.
     fn outputs(mut self) -> Result<Vec<Vec<Dim>>> {
+        match ops::of(self.node).shape {
+            Shape::Same if self.node.op_type() == "RotaryEmbedding" => self.rotary(),
+            Shape::Same => self.same(),
+            Shape::Broadcast => self.elementwise(),
+            Shape::Channels => self.channel_norm(),
+            Shape::Reduce => Ok(vec![self.reduce()?]),
+            Shape::Own => self.own(),
+        }
+    }
+
+    /// The dimensions of every output, by the operator's own rule.
+    fn own(mut self) -> Result<Vec<Vec<Dim>>> {
         match (self.node.domain(), self.node.op_type()) {
-            (_, "RotaryEmbedding") => self.rotary(),
-            (_, op) if SAME.contains(&op) => self.same(),
-            (_, op) if BROADCAST.contains(&op) => self.elementwise(),
-            (_, "BatchNormalization" | "InstanceNormalization" | "GroupNormalization") => self.channel_norm(),
             (_, "Split") => self.split(),
             (_, "TopK") => self.top_k(),
             ("offshoot", "Attention") => self.offshoot_attention(),
@@ -202,7 +121,6 @@ impl Rule<'_, '_> {
             "PackedMultiHeadAttention" => self.unpadded_attention(),
             "RestorePadding" => self.restore_padding(),
             "Range" => Err(self.fail("the length of a Range depends on more than shapes")),
-            op if op.starts_with("Reduce") || op.starts_with("Arg") => self.reduce(),
             op => {
                 let domain = if self.node.domain().is_empty() { "ai.onnx" } else { self.node.domain() };
                 Err(Error::new(ErrorKind::Unsupported, format!("the operator `{domain}.{op}` has no typing rule"))
