@@ -8,6 +8,7 @@ use crate::axes::{Dim, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Links, node as new_node};
 use crate::onnx::{Model, tensor_from_i64};
+use crate::ops::{self, Mark};
 use crate::runtime::separate_skip_norms;
 
 /// A model without some of its layers.
@@ -173,7 +174,7 @@ fn is_normed_first(typing: &Typing, links: &Links, layer: &Attention) -> bool {
             if makes_norm(node.op_type()) {
                 return true;
             }
-            if graph::moves_elements(node.op_type()) {
+            if ops::of(node).is(Mark::Keeps) {
                 todo.extend(node.output.iter().map(String::as_str));
             }
         }
@@ -227,9 +228,9 @@ fn first_norm<'m>(ops: &[&'m str]) -> Vec<&'m str> {
 }
 
 /// True where the operators are those of a norm.
-fn is_norm(ops: &[&str]) -> bool {
-    let plain = ["Sub", "Pow", "Mul", "Add", "Sqrt", "Div", "Cast", "Reciprocal", "Identity"];
-    ops.iter().any(|op| makes_norm(op)) && ops.iter().all(|op| makes_norm(op) || plain.contains(op))
+fn is_norm(names: &[&str]) -> bool {
+    let is_step = |op: &&str| makes_norm(op) || ops::named(op).is(Mark::NormStep);
+    names.iter().any(|op| makes_norm(op)) && names.iter().all(is_step)
 }
 
 /// True for an operator that only a norm has in a residual stream.

@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, FloatType, Links, Names, data_inputs, declared_type, element_types, is_integer};
 use crate::learngene::{Cluster, Kind as Block, Learngene};
 use crate::onnx::{DataType, Model, data_type, tensor_from_f32, to_f32};
+use crate::ops::{self, Mark};
 use crate::runtime::{Device, Embedded, Kind, Runtime, Session, separate_skip_norms};
 
 /// Multiply-accumulate operations in a second that predictions count on: what a core or two do of a small network, with what it takes to
@@ -867,7 +868,7 @@ impl Oracle<'_, '_> {
                 return true;
             }
             let maker = self.links.maker.get(value).map(|&k| &self.typing.graph.node[k]);
-            match maker.filter(|n| graph::moves_elements(n.op_type())).and_then(|n| n.input.first()) {
+            match maker.filter(|n| ops::of(n).is(Mark::Keeps)).and_then(|n| n.input.first()) {
                 Some(input) => value = input,
                 None => return false,
             }

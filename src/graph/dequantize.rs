@@ -14,43 +14,7 @@ use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{
     DataType, Model, data_type, is_float, node_label, tensor_from_f32, tensor_from_i64, tensor_from_raw, to_f32, to_i64,
 };
-
-/// Operators that move values about, quantised or not.
-const MOVES: &[&str] = &[
-    "Reshape",
-    "Transpose",
-    "Squeeze",
-    "Unsqueeze",
-    "Flatten",
-    "Slice",
-    "Gather",
-    "Concat",
-    "Expand",
-    "Identity",
-    "Split",
-    "MaxPool",
-];
-
-/// Quantised operators that have a rewriting.
-const READ: &[&str] = &[
-    "DynamicQuantizeLinear",
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "MatMulInteger",
-    "ConvInteger",
-    "QLinearMatMul",
-    "QLinearConv",
-    "QGemm",
-    "QLinearAdd",
-    "QLinearMul",
-    "QLinearSigmoid",
-    "QLinearLeakyRelu",
-    "QLinearSoftmax",
-    "QLinearAveragePool",
-    "QLinearGlobalAveragePool",
-    "QLinearConcat",
-    "QLinearWhere",
-];
+use crate::ops::{self, Mark};
 
 /// Rewrites a model that was just opened so that it computes in float numbers.
 ///
@@ -66,7 +30,7 @@ pub fn dequantize(model: &mut Model) -> Result<()> {
 }
 
 fn rewrite(graph: &mut GraphProto) -> Result<()> {
-    let unread = |n: &&NodeProto| is_quantised(n.op_type()) && !READ.contains(&n.op_type());
+    let unread = |n: &&NodeProto| is_quantised(n.op_type()) && !ops::of(n).is(Mark::Dequantised);
     if let Some(first) = graph.node.iter().find(unread) {
         let all: BTreeSet<String> = graph.node.iter().filter(unread).map(|n| format!("`{}`", n.op_type())).collect();
         let all = all.into_iter().collect::<Vec<_>>().join(", ");
@@ -204,7 +168,7 @@ impl Work {
             }
             "Mul" if self.scaled(&node, &given) => {}
             op => {
-                if quantised && MOVES.contains(&op) {
+                if quantised && ops::of(&node).is(Mark::MovesQuantised) {
                     self.real.extend(node.output.iter().cloned());
                 } else if quantised {
                     return Err(refuse(&format!("`{op}` computes with quantised values")));

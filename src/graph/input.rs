@@ -4,6 +4,7 @@
 use super::{Attributes, Links, data_inputs, declared_dims, declared_type};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, element_count, to_f32, to_i64};
+use crate::ops::{self, Mark};
 
 /// The numbers that stand for a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +62,7 @@ fn first_nodes(graph: &GraphProto, input: &str) -> (Values, bool) {
         let (Some(node), None) = (users.next(), users.next()) else { break };
         let is_first = node.input.first().is_some_and(|x| x == value);
         match node.op_type() {
-            "Identity" | "Cast" | "Transpose" | "Unsqueeze" | "Squeeze" | "Reshape" | "Round" | "Resize"
-            | "Upsample"
-                if is_first => {}
+            _ if is_first && ops::of(node).is(Mark::Image) => {}
             "Gather" if is_first => {
                 let order = node.input.get(1).and_then(|x| constant(graph, &links, x)).and_then(|t| to_i64(t).ok());
                 match order.as_deref() {
@@ -75,7 +74,7 @@ fn first_nodes(graph: &GraphProto, input: &str) -> (Values, bool) {
                 let steps = node.input.get(4).and_then(|x| constant(graph, &links, x)).and_then(|t| to_i64(t).ok());
                 reverses ^= steps.is_some_and(|s| s.contains(&-1));
             }
-            "Add" | "Sub" | "Mul" | "Div" => {
+            _ if ops::of(node).is(Mark::Arithmetic) => {
                 let other = node.input.iter().find(|x| *x != value);
                 let Some(numbers) = other.and_then(|x| constant(graph, &links, x)).and_then(numbers) else { break };
                 if !affine.then(node.op_type(), is_first, &numbers) {
@@ -100,7 +99,9 @@ fn constant<'g>(graph: &'g GraphProto, links: &Links<'g>, name: &'g str) -> Opti
         let node: &NodeProto = &graph.node[*links.maker.get(name)?];
         match node.op_type() {
             "Constant" => return node.tensor("value"),
-            "Cast" | "Reshape" | "Unsqueeze" | "Squeeze" | "Identity" => name = node.input.first()?,
+            op if ops::of(node).is(Mark::Keeps) && !matches!(op, "Flatten" | "Transpose") => {
+                name = node.input.first()?
+            }
             _ => return None,
         }
     }

@@ -20,7 +20,7 @@ use crate::onnx::{DataType, Model, node_label};
 pub use batch::{add_batch_axis, has_added_batch, remove_batch_axis};
 pub use dequantize::dequantize;
 pub use input::{ImageInput, Values, is_integer};
-pub(crate) use narrow::{Far, check_known, clamp, clipped, listed};
+pub(crate) use narrow::{Far, check_known, clamp, clipped};
 pub use narrow::{FloatType, cast, convert, convert_but};
 pub use types::{element_types, lift_constants, output_type, widen};
 
@@ -55,11 +55,6 @@ impl Attributes for NodeProto {
     fn attribute(&self, name: &str) -> Option<&AttributeProto> {
         self.attribute.iter().find(|a| a.name() == name)
     }
-}
-
-/// True for operators that give the elements of their first input another place, shape or type, and do nothing else to them.
-pub fn moves_elements(op: &str) -> bool {
-    matches!(op, "Cast" | "Flatten" | "Identity" | "Reshape" | "Squeeze" | "Transpose" | "Unsqueeze")
 }
 
 /// True where the node is of the default operator set.

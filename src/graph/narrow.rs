@@ -11,12 +11,12 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    Attributes, Names, element_types, float_attribute, int_attribute, is_standard, lift_constants, node as new_node,
-    widen,
+    Attributes, Names, element_types, float_attribute, int_attribute, lift_constants, node as new_node, widen,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};
 use crate::onnx::{DataType, Model, data_type, element_count, tensor_from_f32, to_f32};
+use crate::ops::{self, Mark};
 
 /// The floating-point type that a model computes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
@@ -46,64 +46,8 @@ impl FloatType {
     }
 }
 
-/// Operators of the default domain with the first operator sets at which they take float16 and bfloat16.
-const STANDARD: &[(i64, i64, &str)] = &[
-    (
-        1,
-        13,
-        "Abs Add ArgMax ArgMin Cast Ceil Clip Concat DepthToSpace Div Dropout Flatten Floor Gather Gemm Greater Hardmax \
-         Identity Less LogSoftmax MatMul Max Mean Min Mul Neg Pad ReduceMax ReduceMin Relu Reshape Sigmoid Slice Softmax \
-         SpaceToDepth Split Squeeze Sub Sum Tanh Tile Transpose Unsqueeze",
-    ),
-    (1, 14, "BatchNormalization"),
-    (1, 16, "LeakyRelu PRelu"),
-    (
-        1,
-        22,
-        "AveragePool Conv ConvTranspose Elu GlobalAveragePool GlobalMaxPool HardSigmoid InstanceNormalization MaxPool Selu \
-         Softsign",
-    ),
-    (8, 13, "Expand"),
-    (9, 13, "Erf IsNaN Sign"),
-    (9, 16, "Where"),
-    (10, 13, "Mod Resize"),
-    (10, 22, "ThresholdedRelu"),
-    (11, 13, "Equal GatherElements GatherND ScatterElements ScatterND"),
-    (11, 22, "Round"),
-    (12, 16, "GreaterOrEqual LessOrEqual"),
-    (12, 28, "Einsum"),
-    (14, 14, "Trilu"),
-    (14, 22, "HardSwish"),
-    (15, 15, "CastLike"),
-    (16, 22, "GridSample"),
-    (17, 17, "LayerNormalization SimplifiedLayerNormalization"),
-    (18, 18, "GroupNormalization"),
-    (18, 22, "Mish"),
-    (20, 20, "Gelu IsInf"),
-    (23, 23, "Attention RMSNormalization RotaryEmbedding"),
-    (24, 24, "Swish"),
-];
-
-/// Operators of ONNX Runtime's own domain that take float16.
-const MICROSOFT: &str = "Attention BiasGelu FastGelu FusedConv FusedMatMul Gelu MultiHeadAttention QuickGelu RotaryEmbedding \
-                         SimplifiedLayerNormalization SkipLayerNormalization SkipSimplifiedLayerNormalization";
-
-/// Operators that move or choose numbers and compute nothing: their result has the type of what they are given.
-const MOVES: &str = "Compress Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity Pad Reshape \
-                     ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze Where";
-
-/// Elementwise operators: they stay in float32 between two nodes of float32.
-const ELEMENTWISE: &str = "Abs Add Ceil Clip Div Elu Equal Erf Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN \
-                           LeakyRelu Less LessOrEqual Max Mean Min Mish Mod Mul Neg PRelu ReduceMax ReduceMin Relu Round Selu \
-                           Sigmoid Sign Softsign Sub Sum Swish Tanh ThresholdedRelu";
-
 /// Tensors of this many elements and more are half in the file even where the graph computes with them in float32.
 const LARGE: usize = 1024;
-
-/// True where `op` is one of the words of `list`.
-pub(crate) fn listed(list: &str, op: &str) -> bool {
-    list.split_ascii_whitespace().any(|o| o == op)
-}
 
 /// Makes a prepared model ([`super::prepare`]) compute in `to`, whatever floating-point type it computed in before; inputs and outputs
 /// become float32. Returns a warning where tensors held finite numbers beyond the range of the type, which were clamped to it.
@@ -238,7 +182,7 @@ impl Far {
                     }
                     clamp(&mut numbers, half).then(|| node.output.first().cloned()).flatten()
                 }
-                op if op == "Cast" || listed(MOVES, op) || listed(ELEMENTWISE, op) => {
+                op if op == "Cast" || ops::of(node).is(Mark::Moves) || ops::of(node).is(Mark::Elementwise) => {
                     node.input.iter().find_map(|x| far.get(x)).cloned()
                 }
                 _ => None,
@@ -342,14 +286,15 @@ impl Plan {
             }
             let touches = node.input.iter().chain(&node.output).any(|x| floats.contains(x));
             let halved = |x: &String| narrow.contains(x);
+            let op = ops::of(node);
             let stays = node.input.iter().chain(&node.output).any(|x| wide.contains(x));
             let is_half = touches
                 && !stays
                 && can_be_half(node, half, opset)
                 && match node.op_type() {
                     "Cast" => node.int("to") == Some(DataType::Float as i64) && of_data,
-                    op if listed(MOVES, op) => node.input.iter().any(halved),
-                    op if listed(ELEMENTWISE, op) => {
+                    _ if op.is(Mark::Moves) => node.input.iter().any(halved),
+                    _ if op.is(Mark::Elementwise) => {
                         node.input.iter().any(|x| halved(x) && reached.contains(x.as_str()))
                     }
                     _ => of_data,
@@ -369,16 +314,9 @@ impl Plan {
 }
 
 fn can_be_half(node: &NodeProto, half: DataType, opset: i64) -> bool {
-    let op = node.op_type();
-    if op == "Mul" && node.input.first() == node.input.get(1) {
-        return false;
-    }
-    let since = |&(fp16, bf16, _): &(i64, i64, &str)| if half == DataType::Float16 { fp16 } else { bf16 };
-    match node.domain() {
-        _ if is_standard(node) => STANDARD.iter().any(|row| opset >= since(row) && listed(row.2, op)),
-        "com.microsoft" => half == DataType::Float16 && listed(MICROSOFT, op),
-        _ => false,
-    }
+    let squares = node.op_type() == "Mul" && node.input.first() == node.input.get(1);
+    let op = ops::of(node);
+    !squares && op.is_of(node) && op.half(half).is_some_and(|since| opset >= since)
 }
 
 struct Narrowing {

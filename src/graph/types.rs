@@ -6,6 +6,7 @@ use super::Attributes;
 use crate::error::Result;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType, type_proto};
 use crate::onnx::{DataType, data_type, element_count, is_float, tensor_from_f32, to_f32};
+use crate::ops::{self, Type};
 
 /// The element type of every value, as far as graph inputs declare theirs.
 pub fn element_types(graph: &GraphProto) -> HashMap<&str, DataType> {
@@ -31,14 +32,9 @@ pub fn element_types(graph: &GraphProto) -> HashMap<&str, DataType> {
 pub fn output_type(node: &NodeProto, j: usize, input: impl Fn(usize) -> Option<DataType>) -> Option<DataType> {
     let named = |name: &str| node.int(name).and_then(|t| DataType::try_from(t as i32).ok());
     match (node.op_type(), j) {
-        ("Cast", _) => named("to"),
-        ("CastLike" | "Where", _) => input(1),
-        ("OneHot", _) => input(2),
         ("RemovePadding", 1..) => Some(DataType::Int32),
-        ("Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero", _) | ("TopK" | "MaxPool", 1) => Some(DataType::Int64),
-        ("Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "Not" | "And" | "Or" | "Xor", _)
-        | ("IsNaN" | "IsInf", _)
-        | ("Dropout", 1) => Some(DataType::Bool),
+        ("TopK" | "MaxPool", 1) => Some(DataType::Int64),
+        ("Dropout", 1) => Some(DataType::Bool),
         ("LayerNormalization", 1 | 2) => named("stash_type").or(Some(DataType::Float)),
         ("ConstantOfShape", _) => node.tensor("value").map_or(Some(DataType::Float), data_type),
         ("Constant", _) => match node.attribute.first()?.r#type() {
@@ -47,7 +43,12 @@ pub fn output_type(node: &NodeProto, j: usize, input: impl Fn(usize) -> Option<D
             AttributeType::Int | AttributeType::Ints => Some(DataType::Int64),
             _ => None,
         },
-        _ => input(0),
+        _ => match ops::of(node).result {
+            Type::Of(i) => input(i),
+            Type::Attribute(name) => named(name),
+            Type::Bool => Some(DataType::Bool),
+            Type::Int64 => Some(DataType::Int64),
+        },
     }
 }
 

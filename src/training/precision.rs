@@ -9,9 +9,10 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::axes::Typing;
-use crate::graph::{self, Attributes, Names, cast, data_inputs, element_types, int_attribute, listed};
+use crate::graph::{self, Attributes, Names, cast, data_inputs, element_types, int_attribute};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};
 use crate::onnx::{DataType, data_type, tensor_from_f32, to_f32};
+use crate::ops;
 
 use super::is_trainable;
 
@@ -44,33 +45,10 @@ impl Precision {
     }
 }
 
-/// Operators that ONNX Runtime computes in bfloat16 on CUDA, and the operator sets from which on ONNX lets them (seen with 1.31; on the
-/// processor it has none of them).
-const BFLOAT16: &[(i64, &str)] = &[
-    (
-        13,
-        "Abs Add Cast Concat Constant ConstantOfShape Div Erf Exp Expand Flatten Gather GatherElements GatherND Gemm Identity IsNaN \
-         MatMul Max Min Mod Mul Neg ReduceMean ReduceSum Relu Reshape Shape Sigmoid Sign Size Slice Softmax Split Sqrt Squeeze Sub \
-         Sum Tanh Tile Transpose Unsqueeze",
-    ),
-    (15, "Pow"),
-    (16, "ScatterElements ScatterND Trilu Where"),
-    (17, "LayerNormalization SimplifiedLayerNormalization"),
-    (18, "ReduceL1 ReduceSumSquare"),
-    (20, "Gelu"),
-    (22, "AveragePool Conv Cos HardSigmoid HardSwish Mish Sin Softplus Softsign"),
-    (23, "Attention RMSNormalization"),
-];
-
-/// The same of ONNX Runtime's own operators.
-const BFLOAT16_MICROSOFT: &str = "BiasGelu FastGelu FusedMatMul Gelu QuickGelu SkipLayerNormalization TransposeMatMul";
-
 /// True for a node that a GPU computes in bfloat16.
 pub(super) fn runs_in_bfloat16(node: &NodeProto, opset: i64) -> bool {
-    match graph::is_standard(node) {
-        true => BFLOAT16.iter().any(|(since, list)| opset >= *since && listed(list, node.op_type())),
-        false => listed(BFLOAT16_MICROSOFT, node.op_type()),
-    }
+    let op = ops::of(node);
+    op.is_of(node) && op.cuda_bfloat16.is_some_and(|since| opset >= since)
 }
 
 /// Makes the nodes of a sorted graph that do not run in `half` compute in float32, between casts. Between two such nodes nothing is
@@ -199,12 +177,9 @@ fn meet_in_half(graph: &mut GraphProto, half: DataType, far: &graph::Far, opset:
     }
 }
 
-/// How many of a node's inputs share one element type.
+/// How many of a node's inputs share one element type, where they are floating-point numbers.
 fn data_operands(node: &NodeProto) -> usize {
-    match node.op_type() {
-        "Resize" | "Reshape" | "Expand" | "Slice" | "Tile" => 1,
-        _ => node.input.len(),
-    }
+    if node.op_type() == "Resize" { 1 } else { node.input.len() }
 }
 
 /// True where a node takes the value as float32 whatever its data are: the scales of a Resize.

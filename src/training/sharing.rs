@@ -15,9 +15,10 @@ use super::trained::Layers;
 use crate::anatomy::{WeightKind, weight_uses};
 use crate::axes::Typing;
 use crate::error::Result;
-use crate::graph::{self, Attributes, Links, Names, lift_constants, moves_elements};
+use crate::graph::{self, Attributes, Links, Names, lift_constants};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{Model, data_type, element_size, payload};
+use crate::ops::{self, Mark};
 
 /// A weight that was stored once and is several parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -154,7 +155,7 @@ fn whole_uses<'m>(typing: &Typing<'m>) -> HashMap<&'m str, Vec<usize>> {
             for &k in links.users(value) {
                 let node = &typing.graph.node[k];
                 match node.op_type() {
-                    op if moves_elements(op) => todo.extend(node.output.iter().map(String::as_str)),
+                    _ if ops::of(node).is(Mark::Keeps) => todo.extend(node.output.iter().map(String::as_str)),
                     "Slice" | "Split" | "Gather" => {}
                     _ => users.push(k),
                 }
