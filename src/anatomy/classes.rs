@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, Links, is_standard};
 use crate::onnx::proto::NodeProto;
 use crate::onnx::{DataType, node_label};
+use crate::ops::{self, Mark};
 
 /// What makes probabilities of logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -182,9 +183,6 @@ pub fn check_classes(typing: &Typing, output: &str) -> Result<()> {
         .in_node(node_label(node))
         .hint(format!("let the model end before that node: make `{of}` its output, from which TopK chooses")))
 }
-
-/// Operators that leave every element of their first input as it is, whatever its shape.
-const FORMS: &[&str] = &["Identity", "Cast", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze"];
 
 /// Reads what is behind the logits of one output.
 struct Reader<'t, 'm> {
@@ -431,7 +429,7 @@ impl<'t, 'm> Reader<'t, 'm> {
                 let same_shape = self.typing.shape(x) == self.typing.shape(value);
                 return same_shape.then(|| (x.to_string(), value.to_string()));
             }
-            let node = self.maker(value).filter(|m| matches!(m.op_type(), "Mul" | "Div" | "Add" | "Sub"))?;
+            let node = self.maker(value).filter(|m| ops::of(m).is(Mark::Arithmetic))?;
             let [a, b] = &node.input[..] else { return None };
             value = match (fixed.contains(a.as_str()), fixed.contains(b.as_str())) {
                 (false, true) => a,
@@ -499,6 +497,10 @@ impl<'t, 'm> Reader<'t, 'm> {
 /// The first input of an operator that leaves every element of it as it is.
 fn one_form_back(node: &NodeProto) -> Option<&str> {
     let floats = [DataType::Float, DataType::Float16, DataType::Bfloat16, DataType::Double].map(|t| Some(t as i64));
-    let keeps = FORMS.contains(&node.op_type()) && (node.op_type() != "Cast" || floats.contains(&node.int("to")));
+    let keeps = match node.op_type() {
+        "Identity" | "Dropout" => true,
+        "Cast" => floats.contains(&node.int("to")),
+        _ => ops::of(node).is(Mark::View),
+    };
     node.input.first().filter(|_| keeps).map(String::as_str)
 }

@@ -8,6 +8,7 @@ use super::Anatomy;
 use crate::axes::{Dim, Factor, Typing, mixed_axes};
 use crate::graph::Attributes;
 use crate::onnx::proto::NodeProto;
+use crate::ops::{self, Mark};
 
 impl Anatomy {
     /// For each layer, the nodes that take its heads together on another way than through its output projection and its mixings: they sum
@@ -61,7 +62,7 @@ fn axes(typing: &Typing, node: &NodeProto, dims: &[Dim]) -> Vec<usize> {
     let mut axes = match node.op_type() {
         // These put places side by side.
         "Concat" | "Split" => return Vec::new(),
-        "Conv" | "ConvTranspose" | "AveragePool" | "MaxPool" | "LpPool" => {
+        _ if ops::of(node).is(Mark::Window) => {
             let kernel = node.ints("kernel_shape").unwrap_or(&[]);
             return (2..rank).filter(|a| kernel.get(a - 2).is_some_and(|&n| n > 1)).collect();
         }

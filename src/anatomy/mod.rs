@@ -20,6 +20,7 @@ use crate::axes::{Dim, Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, Links};
 use crate::onnx::proto::NodeProto;
+use crate::ops::{self, Mark};
 pub use classes::{
     Activation, ActivationKind, activation, activations, check_classes, class_factor, class_factors, other_outputs,
     ranking, unit_norms,
@@ -145,21 +146,6 @@ impl Anatomy {
     /// The value behind the encoder's last norm: what is computed from the last layer's output and constants alone, by norms or
     /// what they are made of, and has its shape.
     pub fn encoder_end(&self, typing: &Typing) -> Option<String> {
-        const PARTS: &[&str] = &[
-            "LayerNormalization",
-            "RMSNormalization",
-            "SimplifiedLayerNormalization",
-            "ReduceMean",
-            "Sub",
-            "Add",
-            "Mul",
-            "Pow",
-            "Sqrt",
-            "Div",
-            "Reciprocal",
-            "Cast",
-            "Identity",
-        ];
         let leave = self.layers.last()?.leave.clone()?;
         let shape = typing.shape(&leave)?;
         let fixed = typing.fixed();
@@ -169,7 +155,9 @@ impl Anatomy {
             let uses = node.input.iter().any(|x| inside.contains(x.as_str()));
             let closed =
                 node.input.iter().all(|x| x.is_empty() || inside.contains(x.as_str()) || fixed.contains(x.as_str()));
-            if uses && closed && PARTS.contains(&node.op_type()) {
+            let op = ops::of(node);
+            let of_norm = op.is(Mark::LayerNorm) || op.is(Mark::NormStep) || op.name == "ReduceMean";
+            if uses && closed && of_norm {
                 let Some(o) = node.output.first() else { continue };
                 inside.insert(o);
                 if typing.shape(o).as_ref() == Some(&shape) {
@@ -613,12 +601,8 @@ impl<'t, 'm> Finder<'t, 'm> {
         } else if has("HardSwish").is_some() {
             "hard-swish"
         } else {
-            let known = ["Elu", "Selu", "Mish", "LeakyRelu", "Softplus", "Celu"];
-            return known
-                .iter()
-                .find(|op| has(op).is_some())
-                .map(|op| op.to_lowercase())
-                .unwrap_or_else(|| "none".into());
+            let named = ops::marked(Mark::Activation).find(|op| has(op.name).is_some());
+            return named.map_or_else(|| "none".into(), |op| op.name.to_lowercase());
         };
         name.to_string()
     }

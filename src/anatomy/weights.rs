@@ -11,6 +11,7 @@ use crate::axes::{Factor, Typing};
 use crate::graph::Links;
 use crate::onnx::proto::NodeProto;
 use crate::onnx::{is_float, to_f32};
+use crate::ops::{self, Mark, Slot};
 
 /// The part that a weight plays. Where a weight plays several, the first of these counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -185,22 +186,15 @@ impl<'t, 'm> Finder<'t, 'm> {
     fn by_slot(&self, u: usize, k: usize, j: usize) -> Option<WeightKind> {
         use WeightKind::*;
         let node = self.node(k);
+        match ops::of(node).slot(j) {
+            Slot::Scale => return Some(NormScale),
+            Slot::Shift => return Some(NormBias),
+            Slot::Bias => return Some(Bias),
+            Slot::Constant => return Some(Constant),
+            Slot::Heads => return Some(self.head_table(u)),
+            Slot::Data | Slot::Sizes | Slot::Places | Slot::Borders | Slot::Indices => {}
+        }
         Some(match (node.op_type(), j) {
-            ("LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization", 1) => NormScale,
-            ("GroupNormalization" | "InstanceNormalization" | "BatchNormalization", 1) => NormScale,
-            ("LayerNormalization" | "GroupNormalization" | "InstanceNormalization" | "BatchNormalization", 2) => {
-                NormBias
-            }
-            ("SkipLayerNormalization" | "SkipSimplifiedLayerNormalization", 2) => NormScale,
-            ("SkipLayerNormalization", 3) => NormBias,
-            ("SkipLayerNormalization", 4) | ("SkipSimplifiedLayerNormalization", 3) => Bias,
-            ("BatchNormalization", 3 | 4) | ("RotaryEmbedding", 1..) => Constant,
-            ("BiasGelu" | "FastGelu", 1) | ("Gemm" | "Conv" | "ConvTranspose", 2) => Bias,
-            ("MultiHeadAttention" | "PackedMultiHeadAttention", 3) | ("PackedAttention", 2) => Bias,
-            ("Attention", 2) if node.domain() == "com.microsoft" => Bias,
-            ("Attention" | "MultiHeadAttention" | "PackedAttention" | "PackedMultiHeadAttention", 3..) => {
-                self.head_table(u)
-            }
             // A learned query: one row in front of a matrix that is itself a weight.
             ("MatMul" | "Gemm", 0) if self.is_row(u) && self.maker(&node.input[0]).is_none() && self.is_fixed(k, 1) => {
                 Token
@@ -295,12 +289,11 @@ impl<'t, 'm> Finder<'t, 'm> {
     {
         loop {
             let &k = self.links.maker.get(value)?;
-            match self.node(k).op_type() {
-                "Cast" | "Identity" | "Reshape" | "Transpose" | "Unsqueeze" | "Squeeze" | "Expand" | "Flatten" => {
-                    value = self.node(k).input.first()?;
-                }
-                _ => return Some(k),
+            let op = ops::of(self.node(k));
+            if !op.is(Mark::Keeps) && op.name != "Expand" {
+                return Some(k);
             }
+            value = self.node(k).input.first()?;
         }
     }
 
@@ -365,7 +358,7 @@ impl<'t, 'm> Finder<'t, 'm> {
                 "ReduceL2" => return true,
                 "ReduceMean" | "GlobalAveragePool" | "ReduceSum" | "ReduceSumSquare" => return root,
                 "Sqrt" | "Pow" => root = true,
-                "Reciprocal" | "Add" | "Sub" | "Div" | "Max" | "Clip" => {}
+                _ if ops::of(node).is(Mark::Deviation) => {}
                 _ => return false,
             }
             let Some(next) = node.input.iter().find(|x| !x.is_empty() && !self.fixed.contains(x.as_str())) else {

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, Names, data_inputs, declare_dim, declared_dims, int_attribute, node as new_node};
 use crate::onnx::proto::{GraphProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension::Value, type_proto};
 use crate::onnx::{Model, node_label, tensor_from_i64};
+use crate::ops::{self, Mark};
 
 /// Images that are assumed to follow the batch through a graph: a prime number that no axis of a network is likely to be a multiple of.
 const GROUPS: usize = 59;
@@ -437,7 +438,7 @@ pub(crate) fn mixed_axes(typing: &Typing, node: &NodeProto, rank: usize) -> Vec<
                 one(-1)
             }
         }
-        "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization" => from(-1),
+        _ if ops::of(node).is(Mark::LayerNorm) => from(-1),
         "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => vec![rank.saturating_sub(1)],
         "LpNormalization" | "TopK" => one(-1),
         "Concat" | "Split" => one(0),
@@ -446,15 +447,8 @@ pub(crate) fn mixed_axes(typing: &Typing, node: &NodeProto, rank: usize) -> Vec<
         "MeanVarianceNormalization" => node.ints("axes").unwrap_or(&[0, 2, 3]).iter().map(|&a| wrap(a)).collect(),
         "BatchNormalization" if node.int("training_mode").unwrap_or(0) == 0 => Vec::new(),
         "BatchNormalization" => all(),
-        "Conv"
-        | "ConvTranspose"
-        | "AveragePool"
-        | "MaxPool"
-        | "LpPool"
-        | "GlobalAveragePool"
-        | "GlobalMaxPool"
-        | "InstanceNormalization"
-        | "GroupNormalization" => (1..rank).collect(),
+        "GlobalAveragePool" | "GlobalMaxPool" | "InstanceNormalization" | "GroupNormalization" => (1..rank).collect(),
+        _ if ops::of(node).is(Mark::Window) => (1..rank).collect(),
         op if op.starts_with("Arg") => one(0),
         op if op.starts_with("Reduce") => match node.ints("axes").map(<[i64]>::to_vec).or_else(|| known(1)) {
             Some(axes) if !axes.is_empty() => axes.into_iter().map(wrap).collect(),

@@ -17,6 +17,7 @@ use crate::onnx::{
     DataType, Model, data_type, element_count, node_label, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw,
     to_f32,
 };
+use crate::ops::{self, Shape, Slot};
 
 /// New rows of a weight axis as sums of old ones: for each new position, the old positions and their coefficients.
 pub type Mixture = Vec<Vec<(usize, f32)>>;
@@ -435,7 +436,9 @@ impl Cone {
                     }
                     continue;
                 };
-                if j > 0 && places(node.op_type()) {
+                let op = ops::of(node);
+                let is_place = matches!(op.slot(j), Slot::Sizes | Slot::Places | Slot::Indices);
+                if j > 0 && (is_place || op.shape == Shape::Reduce) {
                     continue;
                 }
                 match names.iter().position(|n| *n == x) {
@@ -483,23 +486,6 @@ impl Cone {
 
 /// Elements of a constant list that are tried.
 const MAX_ELEMENTS_OF_SHAPE: usize = 8;
-
-/// True for operators whose operands behind the first are axes, places or shapes.
-fn places(op: &str) -> bool {
-    matches!(
-        op,
-        "Gather"
-            | "GatherElements"
-            | "GatherND"
-            | "Slice"
-            | "Squeeze"
-            | "Unsqueeze"
-            | "Reshape"
-            | "Expand"
-            | "Tile"
-            | "Split"
-    ) || op.starts_with("Reduce")
-}
 
 /// Walks the graph with the new sizes.
 fn repair(typing: &Typing, plan: &Plan, factors: &mut Factors, names: &mut Names, out: &mut GraphProto) -> Result<()> {
