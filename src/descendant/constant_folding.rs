@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Links, Names, data_inputs, declare_dim, declared_dims, element_types};
 use crate::onnx::proto::{GraphProto, TensorProto, ValueInfoProto};
 use crate::onnx::{DataType, Model, payload, tensor_from_i64, tensor_info};
+use crate::ops::{self, Mark};
 use crate::runtime::{Runtime, can_evaluate};
 
 /// A value of up to this many bytes is always worth writing down.
@@ -94,8 +95,7 @@ impl<'m> Folder<'m> {
         };
         for node in &graph.node {
             let inputs = || node.input.iter().filter(|x| !x.is_empty());
-            let random = matches!(node.op_type(), "RandomNormal" | "RandomUniform" | "Multinomial" | "Bernoulli")
-                || node.op_type().starts_with("Random");
+            let random = ops::of(node).is(Mark::Random);
             // A Shape of a constant is a constant; one of data is where the typing finds the same under both batch sizes.
             let computed = !random
                 && (node.op_type() == "Constant" || inputs().next().is_some())

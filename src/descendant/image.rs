@@ -21,6 +21,7 @@ use crate::graph::{Attributes, data_inputs, declare_dim, declared_dims};
 use crate::metadata::{IMAGE_SIZE, PREPROCESS};
 use crate::onnx::proto::{NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, is_float, node_label, tensor_from_i64, tensor_from_raw, to_f32};
+use crate::ops::{self, Mark};
 
 /// Gives a model another image size (height, width). A model that takes images of any size stays as it is, and only notes the
 /// size in its metadata.
@@ -246,7 +247,7 @@ impl<'t, 'm> Sizes<'t, 'm> {
         let Some(x) = self.dims(node, 0) else { return Ok(()) };
         let axis = |a: i64| usize::try_from(if a < 0 { a + x.len() as i64 } else { a }).ok().filter(|&a| a < x.len());
         match node.op_type() {
-            "Conv" | "ConvTranspose" | "AveragePool" | "MaxPool" | "LpPool" => self.windows(node, &x, &y),
+            _ if ops::of(node).is(Mark::Window) => self.windows(node, &x, &y),
             "Reshape" | "Flatten" => self.regroup(&x, &y),
             "Concat" => {
                 let Some(a) = node.int("axis").and_then(axis) else { return Ok(()) };
@@ -319,7 +320,7 @@ impl<'t, 'm> Sizes<'t, 'm> {
 
     /// A border as wide as it was, or, where it completed the last window, as wide as the new grid needs.
     fn padded(&mut self, node: &NodeProto, x: &[Dim], y: &[Dim]) -> Result<()> {
-        let slides = |n: &NodeProto| matches!(n.op_type(), "Conv" | "AveragePool" | "MaxPool" | "LpPool");
+        let slides = |n: &NodeProto| ops::of(n).is(Mark::Window) && n.op_type() != "ConvTranspose";
         let uses = |n: &&NodeProto| n.input.first() == node.output.first();
         let for_windows = !self.typing.graph.node.iter().filter(uses).any(slides);
         for (a, b) in x.iter().zip(y) {

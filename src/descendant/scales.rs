@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::graph::{self, Attributes, Links};
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{DataType, data_type, element_count, tensor_from_f32, to_f32};
+use crate::ops::{self, Mark};
 
 /// Moves constant factors into the matrices before them, where nothing else sees what is between.
 ///
@@ -128,7 +129,7 @@ impl<'g> Scales<'g> {
             let input = |i: usize| node.input.get(i).map(String::as_str);
             match (node.op_type(), columns) {
                 // A single factor passes what only moves elements.
-                ("Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Identity", None) if length == 1 => {
+                (op, None) if length == 1 && ops::of(node).is(Mark::Keeps) && !matches!(op, "Cast" | "Flatten") => {
                     value = input(0)?
                 }
                 ("Add", None) => {

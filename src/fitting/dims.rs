@@ -25,6 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Links;
 use crate::learngene::Kind;
 use crate::onnx::Model;
+use crate::ops::{self, Mark};
 use crate::parallel;
 use crate::runtime::Runtime;
 
@@ -127,8 +128,8 @@ fn back(typing: &Typing, links: &Links, value: &str) -> Option<usize> {
         if typing.contractions.iter().any(|c| c.node == k) {
             return node.input.iter().all(|x| !fixed.contains(x.as_str())).then_some(k);
         }
-        if !["Add", "Sub", "Mul", "Div", "Where", "Cast", "Reshape", "Transpose", "Identity"].contains(&node.op_type())
-        {
+        let op = ops::of(node);
+        if !op.is(Mark::Arithmetic) && !op.is(Mark::Heads) && op.name != "Where" {
             return None;
         }
         // Shapes that are computed are known, and no data.
@@ -153,7 +154,7 @@ fn forth(typing: &Typing, links: &Links, value: &str) -> Option<usize> {
         if typing.contractions.iter().any(|c| c.node == k) {
             return Some(k);
         }
-        if !["Cast", "Reshape", "Transpose", "Identity", "Dropout"].contains(&node.op_type()) {
+        if !ops::of(node).is(Mark::Heads) && node.op_type() != "Dropout" {
             return None;
         }
         value = node.output.first()?;
@@ -169,24 +170,6 @@ struct Search<'t, 'm> {
     links: Links<'m>,
     fixed: HashSet<&'m str>,
 }
-
-/// Operators that a head dimension may pass between a projection and the attention.
-const PLAIN: [&str; 14] = [
-    "MatMul",
-    "Gemm",
-    "Conv",
-    "Einsum",
-    "Add",
-    "Mul",
-    "Div",
-    "Reshape",
-    "Transpose",
-    "Split",
-    "Slice",
-    "Gather",
-    "Squeeze",
-    "Unsqueeze",
-];
 
 impl Search<'_, '_> {
     fn attention(&self, l: usize, layer: &Attention) -> Result<Option<Narrow>> {
@@ -256,7 +239,7 @@ impl Search<'_, '_> {
                         let dims = typing.dims.get(o.as_str());
                         dims.is_some_and(|d| d.iter().any(|d| typing.factors.leaves(d).contains(&f)))
                     });
-                    !carries || PLAIN.contains(&node.op_type())
+                    !carries || ops::of(node).is(Mark::HeadDim)
                 },
             )
         };

@@ -9,6 +9,7 @@ use crate::graph::{
 };
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, node_label, tensor_from_f32, tensor_from_i64, tensor_from_raw};
+use crate::ops::{self, Mark};
 
 /// A graph without the fused operators that were asked for.
 pub struct Decomposed {
@@ -44,10 +45,8 @@ pub fn separate_skip_norms(typing: &Typing) -> Result<Option<GraphProto>> {
 /// # Errors
 /// [`ErrorKind::Unsupported`] for a fused operator of a form that has no decomposition here; it names the node.
 pub fn differentiable(typing: &Typing) -> Result<GraphProto> {
-    const FUSED: &[&str] =
-        &["RotaryEmbedding", "BiasGelu", "FastGelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"];
     let chosen = |k: usize, node: &NodeProto| {
-        typing.fused.contains_key(&k) || FUSED.contains(&node.op_type()) || takes_statistics(typing, node)
+        typing.fused.contains_key(&k) || ops::of(node).is(Mark::Composite) || takes_statistics(typing, node)
     };
     let decomposed = decompose(typing, chosen)?;
     let mut graph = decomposed.graph;

@@ -17,6 +17,7 @@ use crate::learngene::parameters;
 use crate::metadata::{PREPROCESS, schema};
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model, node_label};
+use crate::ops::{self, Slot};
 
 /// `offshoot inspect`.
 #[derive(Args, Debug)]
@@ -190,10 +191,10 @@ fn shape_operands(typing: &Typing, factor: Factor) -> Vec<Value> {
         .graph
         .node
         .iter()
-        .filter(|n| matches!(n.op_type(), "Reshape" | "Expand" | "Split" | "Slice" | "ConstantOfShape"))
         .filter_map(|n| {
+            let sizes = (0..2).find(|&j| ops::of(n).slot(j) == Slot::Sizes)?;
             let axes = carries(n.output.first()?);
-            let operand = n.input.get(if n.op_type() == "ConstantOfShape" { 0 } else { 1 });
+            let operand = n.input.get(sizes);
             (!axes.is_empty())
                 .then(|| json!({"node": node_label(n), "operator": n.op_type(), "operand": operand, "axes": axes}))
         })
