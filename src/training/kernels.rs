@@ -19,6 +19,7 @@ use crate::graph::{
 };
 use crate::onnx::DataType;
 use crate::onnx::proto::{GraphProto, NodeProto, OperatorSetIdProto};
+use crate::ops::{self, Mark};
 use crate::runtime::kernels::DOMAIN;
 
 /// From this many rows on a product with a matrix of weights, and the gradient of that matrix, are fused operators.
@@ -293,7 +294,7 @@ impl<'m> Fusion<'_, 'm> {
         let mut queue = VecDeque::from([(value, 0)]);
         while let Some((value, depth)) = queue.pop_front() {
             let arithmetic =
-                |n: &&NodeProto| matches!(n.op_type(), "Identity" | "Neg" | "Add" | "Sub" | "Mul" | "Div" | "Pow");
+                |n: &&NodeProto| ops::of(n).is(Mark::Arithmetic) || matches!(n.op_type(), "Identity" | "Neg" | "Pow");
             if let Some(node) = self.maker(value).filter(arithmetic).filter(|_| depth < DEPTH) {
                 for x in &node.input {
                     if !found.contains(&x.as_str()) && self.scalar(x).is_none() {
@@ -455,7 +456,7 @@ impl<'m> Fusion<'_, 'm> {
                 v.factor = if node.op_type() == "Mul" { v.factor * c } else { v.factor / c };
                 Some(v)
             }
-            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => v.reshape(shape),
+            _ if ops::of(node).is(Mark::View) => v.reshape(shape),
             "Transpose" => {
                 let reversed: Vec<i64> = (0..shape.len() as i64).rev().collect();
                 let perm = node.ints("perm").filter(|p| !p.is_empty()).unwrap_or(&reversed);

@@ -11,10 +11,7 @@ use super::builder::Builder;
 use crate::axes::Typing;
 use crate::graph::{element_types, int_attribute};
 use crate::onnx::proto::{GraphProto, NodeProto};
-
-/// Operators whose results differ from one run to the next: what they made is kept.
-const RANDOM: &[&str] =
-    &["RandomUniform", "RandomNormal", "RandomUniformLike", "RandomNormalLike", "Bernoulli", "Dropout", "Multinomial"];
+use crate::ops::{self, Mark};
 
 /// Computes the values inside of layers again where the backward nodes of a graph with gradients read them. `typing` is that of the
 /// forward graph, `layers` are pairs of the value that enters a layer and the one that leaves it.
@@ -95,7 +92,9 @@ fn follow(renamed: &HashMap<String, String>, value: &mut String) {
 pub(super) fn inside<'g>(forward: &'g [NodeProto], enter: &str, leave: &str) -> Vec<&'g NodeProto> {
     let mut reached: HashSet<&str> = HashSet::from([enter]);
     let mut way: Vec<&NodeProto> = Vec::new();
-    for node in forward.iter().filter(|n| !RANDOM.contains(&n.op_type())) {
+    // What differs from one run to the next is kept.
+    let repeats = |n: &&NodeProto| !ops::of(n).is(Mark::Random) && n.op_type() != "Dropout";
+    for node in forward.iter().filter(repeats) {
         if node.input.iter().any(|x| reached.contains(x.as_str())) {
             reached.extend(node.output.iter().map(String::as_str));
             way.push(node);

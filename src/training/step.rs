@@ -22,6 +22,7 @@ use crate::graph::{self, data_inputs};
 use crate::metadata::schema;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::onnx::{DataType, Model, tensor_from_i64, tensor_info};
+use crate::ops::{self, Slot};
 use crate::runtime::{Ports, fix_input};
 
 /// The norm of all gradients together, an output.
@@ -632,14 +633,10 @@ fn fix_shapes(graph: &mut GraphProto, typing: &Typing) {
     let mut made = std::collections::HashMap::new();
     let mut constants = Vec::new();
     for node in &mut graph.node {
-        let operands: std::ops::Range<usize> = match node.op_type() {
-            "Reshape" | "Expand" | "Tile" | "Split" | "Squeeze" | "Unsqueeze" | "Pad" => 1..2,
-            "ConstantOfShape" => 0..1,
-            "Slice" => 1..5,
-            _ => continue,
-        };
-        for j in operands {
-            let Some(x) = node.input.get_mut(j) else { continue };
+        let op = ops::of(node);
+        let of_shape = |j: &usize| matches!(op.slot(*j), Slot::Sizes | Slot::Places | Slot::Borders);
+        for j in (0..node.input.len()).filter(of_shape) {
+            let x = &mut node.input[j];
             let Some(known) = typing.known.get(x.as_str()).filter(|_| !typing.weights.contains_key(x.as_str())) else {
                 continue;
             };

@@ -10,13 +10,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{element_types, int_attribute, ints_attribute};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto};
 use crate::onnx::{DataType, node_label};
+use crate::ops::{self, Mark};
 use crate::runtime::kernels::DOMAIN;
 
 /// From this many rows on a sum over rows is a product with a row of ones: a matrix product is faster than ReduceSum.
 const ROWS_OF_A_PRODUCT: usize = 64;
-
-/// Operators that are flat wherever they have a slope.
-const FLAT: &[&str] = &["Sign", "Floor", "Ceil", "Round", "Hardmax", "ConstantOfShape"];
 
 /// A graph with its gradients.
 #[derive(Clone, Debug)]
@@ -53,7 +51,7 @@ impl Gradients {
         let mut needs: HashSet<&str> = trained.iter().map(String::as_str).collect();
         // Results of shape arithmetic depend on shapes alone; integers and booleans have no gradient.
         let sloped = |node: &NodeProto| {
-            !FLAT.contains(&node.op_type()) && !node.output.iter().any(|o| typing.known.contains_key(o.as_str()))
+            !ops::of(node).is(Mark::Flat) && !node.output.iter().any(|o| typing.known.contains_key(o.as_str()))
         };
         for node in typing.graph.node.iter().filter(|n| sloped(n)) {
             if node.input.iter().any(|x| needs.contains(x.as_str())) {

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, int_attribute};
 use crate::onnx::is_float;
 use crate::onnx::proto::NodeProto;
+use crate::ops::{self, Mark, Shape};
 
 /// Gives the inputs of a node their gradients. `given` holds what has been gathered for each output.
 pub(super) fn backward(t: &mut Tape, node: &NodeProto, given: &[Option<String>]) -> Result<()> {
@@ -20,13 +21,8 @@ pub(super) fn backward(t: &mut Tape, node: &NodeProto, given: &[Option<String>])
     let Some(g) = given.first().and_then(Option::as_deref) else {
         return Err(refuse(node, "a gradient through this output"));
     };
-    let least = match node.op_type() {
-        "BatchNormalization" => 5,
-        "InstanceNormalization" | "GroupNormalization" | "ScatterND" | "ScatterElements" | "Where" => 3,
-        "Sub" | "Mul" | "Div" | "Pow" | "PRelu" => 2,
-        "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization" => 2,
-        _ => 1,
-    };
+    let op = ops::of(node);
+    let least = op.least;
     if node.input.len() < least {
         bail!(Format, "`{}` has {} inputs and needs {least}", node.op_type(), node.input.len());
     }
@@ -36,29 +32,17 @@ pub(super) fn backward(t: &mut Tape, node: &NodeProto, given: &[Option<String>])
             let (from, to) = (t.kind, t.element_type(x));
             Ok(if from == to { g.to_string() } else { t.op_with("Cast", &[g], vec![int_attribute("to", to as i64)]) })
         }),
-        "Add" | "Sum" | "Mean" | "Sub" | "Mul" | "Div" | "Max" | "Min" | "PRelu" | "Where" | "Expand" => {
-            elementwise::broadcast(t, node, g)
-        }
+        "Expand" => elementwise::broadcast(t, node, g),
         "Pow" => elementwise::power(t, node, g),
-        "Neg" | "Exp" | "Log" | "Sqrt" | "Reciprocal" | "Sin" | "Cos" | "Tan" | "Atan" | "Abs" | "Erf" | "Tanh"
-        | "Sigmoid" | "Softplus" | "Softsign" | "HardSigmoid" | "HardSwish" | "Mish" | "Swish" | "QuickGelu"
-        | "Gelu" | "Clip" | "Relu" | "ThresholdedRelu" | "LeakyRelu" | "Elu" | "Selu" | "Celu" => {
-            elementwise::unary(t, node, g)
-        }
         "Attention" => normalisation::attention(t, node, g),
         "Softmax" | "LogSoftmax" => normalisation::softmax(t, node, g),
-        "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization" => {
-            normalisation::layer_norm(t, node, g)
-        }
+        _ if op.is(Mark::LayerNorm) => normalisation::layer_norm(t, node, g),
         "InstanceNormalization" | "GroupNormalization" => normalisation::group_norm(t, node, g),
         "MeanVarianceNormalization" => normalisation::mean_variance(t, node, g),
         "LpNormalization" => normalisation::lp_norm(t, node, g),
         "BatchNormalization" => normalisation::batch_norm(t, node, g),
-        "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceL1" | "ReduceL2" | "ReduceSumSquare"
-        | "ReduceLogSum" | "ReduceLogSumExp" | "GlobalAveragePool" | "GlobalMaxPool" => {
-            normalisation::reduce(t, node, g)
-        }
-        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => movement::reshape(t, node, g),
+        "GlobalAveragePool" | "GlobalMaxPool" => normalisation::reduce(t, node, g),
+        _ if op.is(Mark::View) => movement::reshape(t, node, g),
         "Transpose" => movement::transpose(t, node, g),
         "Tile" => movement::tile(t, node, g),
         "Concat" => movement::concat(t, node, g),
@@ -78,7 +62,12 @@ pub(super) fn backward(t: &mut Tape, node: &NodeProto, given: &[Option<String>])
         "AveragePool" => resampling::average_pool(t, node, g),
         "MaxPool" => resampling::max_pool(t, node, g),
         "Col2Im" => resampling::columns_to_image(t, node, g),
-        _ => Err(refuse(node, "a gradient")),
+        _ => match op.shape {
+            Shape::Same => elementwise::unary(t, node, g),
+            Shape::Broadcast => elementwise::broadcast(t, node, g),
+            Shape::Reduce => normalisation::reduce(t, node, g),
+            Shape::Channels | Shape::Own => Err(refuse(node, "a gradient")),
+        },
     }
 }
 
