@@ -10,7 +10,7 @@ use super::Anatomy;
 use crate::axes::arithmetic::Known;
 use crate::axes::{Dim, Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Attributes, Links, is_standard};
+use crate::graph::{Attributes, Links, is_standard, nearest_border, resolve_axis};
 use crate::onnx::proto::NodeProto;
 use crate::onnx::{DataType, node_label};
 use crate::ops::{self, Mark};
@@ -152,10 +152,7 @@ pub fn unit_norms(typing: &Typing) -> Vec<(String, String)> {
 pub fn ranking(typing: &Typing, value: &str) -> Option<usize> {
     let last = typing.factors.leaves(typing.dims.get(value)?.last()?);
     let sorts = |node: &&NodeProto| node.op_type() == "TopK" && is_standard(node);
-    let axis = |node: &NodeProto, rank: usize| {
-        let axis = node.int("axis").unwrap_or(-1);
-        usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok()
-    };
+    let axis = |node: &NodeProto, rank: usize| resolve_axis(node.int("axis").unwrap_or(-1), rank);
     if last.is_empty() {
         // One place has no factor of its own.
         let reader = Reader::new(typing, Dim::new());
@@ -389,9 +386,8 @@ impl<'t, 'm> Reader<'t, 'm> {
     }
 
     fn are_classes(&self, dims: &[Dim], axes: &[i64]) -> bool {
-        let rank = dims.len() as i64;
-        let wrap = |a: i64| usize::try_from(if a < 0 { a + rank } else { a }).ok().filter(|&a| a < dims.len());
-        let Some(axes) = axes.iter().map(|&a| wrap(a)).collect::<Option<Vec<usize>>>() else { return false };
+        let axes = axes.iter().map(|&a| resolve_axis(a, dims.len()));
+        let Some(axes) = axes.collect::<Option<Vec<usize>>>() else { return false };
         let all: Dim = axes.iter().flat_map(|&a| self.typing.factors.leaves(&dims[a])).collect();
         all == self.classes
     }
@@ -403,7 +399,7 @@ impl<'t, 'm> Reader<'t, 'm> {
         // Before operator set 13 all axes from the named one on are one.
         let flattens = self.typing.opset < 13 && node.op_type() != "LpNormalization";
         let axis = node.int("axis").unwrap_or(if flattens { 1 } else { -1 });
-        let from = if axis < 0 { axis + dims.len() as i64 } else { axis };
+        let from = nearest_border(axis, dims.len()) as i64;
         let axes: Vec<i64> = if flattens { (from..dims.len() as i64).collect() } else { vec![from] };
         self.are_classes(dims, &axes)
     }

@@ -18,7 +18,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::axes::{Dim, Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Attributes, Links};
+use crate::graph::{Attributes, Links, resolve_axis};
 use crate::onnx::proto::NodeProto;
 use crate::ops::{self, Mark};
 pub use classes::{
@@ -244,7 +244,7 @@ pub(crate) fn score_axes(typing: &Typing, node: &NodeProto, dims: &[Dim]) -> Opt
         return None;
     }
     let axis = node.int("axis").filter(|_| node.op_type() == "Softmax" && typing.opset >= 13).unwrap_or(-1);
-    let keys = usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok().filter(|&a| a < rank)?;
+    let keys = resolve_axis(axis, rank)?;
     let mut others: Vec<usize> = (0..rank).filter(|&a| a != keys).collect();
     let leaves = |a: usize| typing.factors.leaves(&dims[a]);
     let like_keys = others.iter().rposition(|&a| leaves(a) == leaves(keys)).filter(|_| keys + 1 < rank);

@@ -10,7 +10,9 @@ use std::collections::HashMap;
 use super::arithmetic::{Known, elements};
 use super::{Assumption, Dim, Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Attributes, Names, data_inputs, declare_dim, declared_dims, int_attribute, node as new_node};
+use crate::graph::{
+    self, Attributes, Names, data_inputs, declare_dim, declared_dims, int_attribute, nearest_border, node as new_node,
+};
 use crate::onnx::proto::{GraphProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension::Value, type_proto};
 use crate::onnx::{Model, node_label, tensor_from_i64};
 use crate::ops::{self, Mark};
@@ -425,7 +427,7 @@ fn apart(typing: &Typing, batch: Factor) -> std::result::Result<(), usize> {
 
 /// The axes of a node's first input along which its elements depend on each other, beside those that it sums products over.
 pub(crate) fn mixed_axes(typing: &Typing, node: &NodeProto, rank: usize) -> Vec<usize> {
-    let wrap = |a: i64| usize::try_from(if a < 0 { a + rank as i64 } else { a }).unwrap_or(0);
+    let wrap = |a: i64| nearest_border(a, rank);
     let from = |default: i64| -> Vec<usize> { (wrap(node.int("axis").unwrap_or(default))..rank).collect() };
     let known = |j: usize| node.input.get(j).and_then(|x| typing.known.get(x.as_str())).map(Known::ints);
     let one = |default: i64| vec![wrap(node.int("axis").unwrap_or(default))];

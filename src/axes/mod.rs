@@ -463,7 +463,7 @@ impl<'m> Typing<'m> {
             return Some(dims.iter().map(|d| self.factors.size(d)).collect());
         }
         let t = self.weights.get(value)?;
-        Some(t.dims.iter().map(|&d| d as usize).collect())
+        Some(t.shape())
     }
 
     /// The image input: the first of four dimensions. Its shape, and whether channels come last.
@@ -593,7 +593,7 @@ fn image_sizes(model: &Model) -> Vec<usize> {
     let mut sizes = Vec::new();
     let constants = graph.node.iter().filter(|n| n.op_type() == "Constant").filter_map(|n| n.tensor("value"));
     for t in graph.initializer.iter().chain(constants) {
-        let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+        let dims = t.shape();
         let tokens = match dims[..] {
             [1, n, _] => n,
             // A table that stands there as a grid, to be resampled.

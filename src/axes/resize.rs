@@ -11,7 +11,9 @@ use super::rules::shape_value;
 use super::store::Store;
 use super::{Assumption, Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Attributes, Names, int_attribute, ints_attribute, node as new_node};
+use crate::graph::{
+    self, Attributes, Names, int_attribute, ints_attribute, nearest_axis, node as new_node, resolve_axis,
+};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 use crate::onnx::{
     DataType, Model, data_type, element_count, node_label, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw,
@@ -209,7 +211,7 @@ fn changed_weight(typing: &Typing, plan: &Plan, u: usize, of_use: &Use) -> Resul
         return Ok(None);
     }
     let kind = data_type(tensor).unwrap_or(DataType::Float);
-    let mut shape: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+    let mut shape = tensor.shape();
     if let Some(elements) = replaced {
         for (n, list) in shape.iter_mut().zip(&lists) {
             *n = list.as_ref().map_or(*n, Vec::len);
@@ -861,9 +863,7 @@ impl<'m> Repair<'_, 'm> {
     }
 
     fn split(&mut self, was: &NodeProto, node: &mut NodeProto) -> Result<()> {
-        let rank = self.shape(&was.input[0]).len() as i64;
-        let a = was.int("axis").unwrap_or(0);
-        let a = if a < 0 { a + rank } else { a } as usize;
+        let a = nearest_axis(was.int("axis").unwrap_or(0), self.shape(&was.input[0]).len());
         let lengths: Vec<i64> = was.output.iter().map(|o| self.shape(o)[a] as i64).collect();
         if let Some(attribute) = node.attribute.iter_mut().find(|at| at.name() == "split") {
             attribute.ints = lengths;
@@ -884,7 +884,7 @@ impl<'m> Repair<'_, 'm> {
         let axes = old("axes", 3).unwrap_or_else(|| (0..starts.len() as i64).collect());
         let mut changed = false;
         for (i, &a) in axes.iter().enumerate() {
-            let a = (if a < 0 { a + shape.len() as i64 } else { a }) as usize;
+            let a = nearest_axis(a, shape.len());
             let part = self.typing.parts.iter().find(|p| p.node == k && p.axis == a);
             let (first, last) = match (self.plan.cuts.get(&(k, a)), part) {
                 (Some(&cut), _) => cut,
@@ -946,7 +946,7 @@ impl<'m> Repair<'_, 'm> {
         let axes = was.input.get(3).and_then(|x| typing.ints(x)).unwrap_or_else(|| (0..from.len() as i64).collect());
         let (half, mut changed) = (pads.len() / 2, false);
         for (i, &a) in axes.iter().enumerate().take(half) {
-            let a = (if a < 0 { a + from.len() as i64 } else { a }) as usize;
+            let Some(a) = resolve_axis(a, from.len()) else { continue };
             let (Some(x), Some(y)) = (from.get(a), to.get(a)) else { continue };
             if !self.on_image(std::slice::from_ref(x)) && !self.on_image(std::slice::from_ref(y)) {
                 continue;
@@ -1000,8 +1000,8 @@ impl<'m> Repair<'_, 'm> {
         for (i, place) in places.chunks_exact(width).enumerate() {
             let mut new: Vec<Vec<i64>> = vec![Vec::new()];
             for ((&v, of), d) in place.iter().zip(&places_of).zip(dims) {
-                let old = if v < 0 { v + typing.factors.size(d) as i64 } else { v } as usize;
-                let along = of.get(&old).map(Vec::as_slice).unwrap_or_default();
+                let old = resolve_axis(v, typing.factors.size(d));
+                let along = old.and_then(|old| of.get(&old)).map(Vec::as_slice).unwrap_or_default();
                 new = new.iter().flat_map(|p| along.iter().map(move |&v| [&p[..], &[v]].concat())).collect();
             }
             sources.extend(vec![i as i64; new.len()]);
@@ -1073,7 +1073,7 @@ impl<'m> Repair<'_, 'm> {
         }
         let (from, to) = (self.shape(&was.input[0]), self.shape(&was.output[0]));
         let axes: Vec<usize> = match was.ints("axes").filter(|a| !a.is_empty()) {
-            Some(list) => list.iter().map(|&a| (if a < 0 { a + from.len() as i64 } else { a }) as usize).collect(),
+            Some(list) => list.iter().filter_map(|&a| resolve_axis(a, from.len())).collect(),
             None => (0..from.len()).collect(),
         };
         if axes.len() != old.data.len() || axes.iter().any(|&a| a >= from.len() || a >= to.len()) {

@@ -17,7 +17,7 @@ use crate::axes::arithmetic::{Known, slice_range};
 use crate::axes::resize::{Mixture, Plan, resize};
 use crate::axes::{Assumption, Dim, Factor, ImageAxis, Typing, channels_last, window_length};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Attributes, data_inputs, declare_dim, declared_dims};
+use crate::graph::{Attributes, data_inputs, declare_dim, declared_dims, nearest_axis, resolve_axis};
 use crate::metadata::{IMAGE_SIZE, PREPROCESS};
 use crate::onnx::proto::{NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, is_float, node_label, tensor_from_i64, tensor_from_raw, to_f32};
@@ -245,7 +245,7 @@ impl<'t, 'm> Sizes<'t, 'm> {
             return Ok(());
         };
         let Some(x) = self.dims(node, 0) else { return Ok(()) };
-        let axis = |a: i64| usize::try_from(if a < 0 { a + x.len() as i64 } else { a }).ok().filter(|&a| a < x.len());
+        let axis = |a: i64| resolve_axis(a, x.len());
         match node.op_type() {
             _ if ops::of(node).is(Mark::Window) => self.windows(node, &x, &y),
             "Reshape" | "Flatten" => self.regroup(&x, &y),
@@ -303,8 +303,7 @@ impl<'t, 'm> Sizes<'t, 'm> {
 
     /// A table of offsets between the places of one axis, whose places are computed: a row for each offset that there is.
     fn offsets(&mut self, node: &NodeProto, x: &[Dim]) -> Result<()> {
-        let along = node.int("axis").unwrap_or(0);
-        let along = usize::try_from(if along < 0 { along + x.len() as i64 } else { along }).ok();
+        let along = resolve_axis(node.int("axis").unwrap_or(0), x.len());
         let known = node.input.get(1).is_some_and(|x| self.typing.known.contains_key(x.as_str()));
         let places = self.dims(node, 1);
         let (Some(rows), Some([queries, keys]), true) = (along.and_then(|a| x.get(a)), places.as_deref(), known) else {
@@ -407,10 +406,7 @@ impl<'t, 'm> Sizes<'t, 'm> {
         let axes = self.ints(node, "axes", 3).unwrap_or_else(|| (0..starts.len() as i64).collect());
         let steps = self.ints(node, "steps", 4).unwrap_or_else(|| vec![1; starts.len()]);
         for (((&start, &end), &a), &step) in starts.iter().zip(&ends).zip(&axes).zip(&steps) {
-            let Some(a) = usize::try_from(if a < 0 { a + x.len() as i64 } else { a }).ok().filter(|&a| a < x.len())
-            else {
-                continue;
-            };
+            let Some(a) = resolve_axis(a, x.len()) else { continue };
             let (old, new) = (self.typing.factors.size(&x[a]), self.size(&x[a]));
             let Some((first, count)) = slice_range(old, start, end, step) else { continue };
             if old == new || count == old {
@@ -527,7 +523,7 @@ impl<'t, 'm> Tables<'t, 'm> {
             return if self.repeats(u, &known.data) { Ok(()) } else { Err(unknown()) };
         }
         let data = to_f32(tensor)?;
-        let shape: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+        let shape = tensor.shape();
         match self.kinds[u].kind {
             WeightKind::Position | WeightKind::Token => {
                 for &a in changed {
@@ -669,11 +665,10 @@ impl<'t, 'm> Tables<'t, 'm> {
                 false => Ok(()),
             };
         };
-        let along = node.int("axis").unwrap_or(0);
-        let along = if along < 0 { along + self.typing.uses[u].dims.len() as i64 } else { along } as usize;
+        let along = nearest_axis(node.int("axis").unwrap_or(0), self.typing.uses[u].dims.len());
         let rows = self.typing.factors.size(&self.typing.uses[u].dims[along]);
-        let entry = |v: i64| usize::try_from(if v < 0 { v + rows as i64 } else { v }).ok().filter(|&v| v < rows);
-        let entries: Vec<usize> = values.ints().into_iter().map(entry).collect::<Option<_>>().ok_or_else(unknown)?;
+        let entries = values.ints().into_iter().map(|v| resolve_axis(v, rows));
+        let entries: Vec<usize> = entries.collect::<Option<_>>().ok_or_else(unknown)?;
         let lists = self.token_axes(&dims).ok_or_else(unknown)?;
         let (mixture, index_values) = match &lists[..] {
             [tokens] => {
@@ -826,7 +821,7 @@ impl<'t, 'm> Tables<'t, 'm> {
 /// An index as 32-bit integers.
 fn narrow(tensor: &TensorProto, values: &[i64]) -> TensorProto {
     let bytes: Vec<u8> = values.iter().flat_map(|&v| (v as i32).to_le_bytes()).collect();
-    let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+    let dims = tensor.shape();
     tensor_from_raw(tensor.name(), DataType::Int32, &dims, bytes.into())
 }
 

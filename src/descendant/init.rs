@@ -477,7 +477,7 @@ impl Grower<'_, '_> {
     /// The tensor of a use, and its dims.
     fn source(&self, u: usize) -> (&crate::onnx::proto::TensorProto, Vec<usize>) {
         let tensor = self.typing.weights[self.typing.uses[u].name.as_str()];
-        (tensor, tensor.dims.iter().map(|&d| d as usize).collect())
+        (tensor, tensor.shape())
     }
 
     /// The elements that resizing keeps along each axis of a use.

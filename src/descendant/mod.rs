@@ -636,7 +636,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             for u in side {
                 let Some((axis, rows)) = self.roles.along(u, factor) else { continue };
                 let t = self.typing.weights[self.typing.uses[u].name.as_str()];
-                let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+                let dims = t.shape();
                 let before = dims[..axis].iter().product::<usize>();
                 let after = dims[axis + 1..].iter().product::<usize>();
                 let sums = squares_along(t, [before, dims[axis], after])?;
@@ -828,7 +828,7 @@ fn lookups(graph: &GraphProto) -> Vec<Lookup> {
 
 /// What a lookup gives.
 fn look_up(data: &TensorProto, slots: &[i64], axis: usize) -> Result<TensorProto> {
-    let mut dims: Vec<usize> = data.dims.iter().map(|&d| d as usize).collect();
+    let mut dims = data.shape();
     let list: Vec<usize> =
         slots.iter().map(|&s| usize::try_from(s).ok().filter(|&s| s < dims[axis])).collect::<Option<_>>().ok_or_else(
             || Error::new(ErrorKind::Format, format!("slots {slots:?} name centroids that `{}` lacks", data.name())),

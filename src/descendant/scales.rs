@@ -169,7 +169,7 @@ impl<'g> Scales<'g> {
 }
 
 fn scaled(tensor: &TensorProto, factor: &[f32]) -> Result<TensorProto> {
-    let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+    let dims = tensor.shape();
     let mut data = to_f32(tensor)?;
     data.iter_mut().zip(factor.iter().cycle()).for_each(|(v, f)| *v *= f);
     Ok(tensor_from_f32(tensor.name(), DataType::Float, &dims, &data))

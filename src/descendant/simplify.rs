@@ -11,7 +11,7 @@ use crate::anatomy::{WeightKind, weight_uses};
 use crate::axes::Typing;
 use crate::axes::arithmetic::{Number, resolve_shape};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Attributes, Links, Names};
+use crate::graph::{self, Attributes, Links, Names, resolve_axis};
 use crate::metadata::SHARE_PREFIX;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, is_float, tensor_from_f32, to_f32, to_i64};
@@ -146,7 +146,7 @@ impl Evaluator<'_, '_> {
 }
 
 fn read(t: &TensorProto) -> Result<Value> {
-    let shape: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+    let shape = t.shape();
     let bad = |_| Error::new(ErrorKind::Format, format!("tensor `{}` has impossible dims {:?}", t.name(), t.dims));
     Ok(match is_float(t) {
         true => Value::Floats(
@@ -169,10 +169,6 @@ fn evaluate(node: &NodeProto, inputs: &[Value]) -> Option<Value> {
     };
     let (x, kind) = floats(0)?;
     let rank = x.ndim();
-    let axis = |a: i64, rank: usize| {
-        let a = if a < 0 { a + rank as i64 } else { a };
-        (0..rank as i64).contains(&a).then_some(a as usize)
-    };
     let binary = |f: fn(f32, f32) -> f32| {
         let (y, _) = floats(1)?;
         let shape = broadcast(x.shape(), y.shape())?;
@@ -208,7 +204,7 @@ fn evaluate(node: &NodeProto, inputs: &[Value]) -> Option<Value> {
         }
         "Transpose" => {
             let perm: Vec<usize> = match node.ints("perm") {
-                Some(p) => p.iter().map(|&a| axis(a, rank)).collect::<Option<_>>()?,
+                Some(p) => p.iter().map(|&a| resolve_axis(a, rank)).collect::<Option<_>>()?,
                 None => (0..rank).rev().collect(),
             };
             if perm.len() != rank || (0..rank).any(|a| !perm.contains(&a)) {
@@ -220,7 +216,7 @@ fn evaluate(node: &NodeProto, inputs: &[Value]) -> Option<Value> {
         "Unsqueeze" => {
             let list = axes()?;
             let all = rank + list.len();
-            let new: Vec<usize> = list.iter().map(|&a| axis(a, all)).collect::<Option<_>>()?;
+            let new: Vec<usize> = list.iter().map(|&a| resolve_axis(a, all)).collect::<Option<_>>()?;
             let mut old = x.shape().iter().copied();
             let shape: Vec<usize> =
                 (0..all).map(|a| if new.contains(&a) { Some(1) } else { old.next() }).collect::<Option<_>>()?;
@@ -228,7 +224,7 @@ fn evaluate(node: &NodeProto, inputs: &[Value]) -> Option<Value> {
         }
         "Squeeze" => {
             let gone: Vec<usize> = match axes() {
-                Some(list) => list.iter().map(|&a| axis(a, rank)).collect::<Option<_>>()?,
+                Some(list) => list.iter().map(|&a| resolve_axis(a, rank)).collect::<Option<_>>()?,
                 None => (0..rank).filter(|&a| x.shape()[a] == 1).collect(),
             };
             let shape: Vec<usize> = (0..rank).filter(|a| !gone.contains(a)).map(|a| x.shape()[a]).collect();
@@ -236,9 +232,9 @@ fn evaluate(node: &NodeProto, inputs: &[Value]) -> Option<Value> {
         }
         "Gather" => {
             let Some(Value::Integers(indices)) = inputs.get(1) else { return None };
-            let a = axis(node.int("axis").unwrap_or(0), rank)?;
+            let a = resolve_axis(node.int("axis").unwrap_or(0), rank)?;
             let n = x.shape()[a];
-            let list: Vec<usize> = indices.iter().map(|&i| axis(i, n)).collect::<Option<_>>()?;
+            let list: Vec<usize> = indices.iter().map(|&i| resolve_axis(i, n)).collect::<Option<_>>()?;
             let shape: Vec<usize> =
                 x.shape()[..a].iter().chain(indices.shape()).chain(&x.shape()[a + 1..]).copied().collect();
             let picked = x.select(Axis(a), &list);
@@ -246,7 +242,7 @@ fn evaluate(node: &NodeProto, inputs: &[Value]) -> Option<Value> {
         }
         "Concat" => {
             let all: Vec<_> = (0..inputs.len()).map(|i| floats(i).map(|f| f.0.view())).collect::<Option<_>>()?;
-            let a = axis(node.int("axis")?, rank)?;
+            let a = resolve_axis(node.int("axis")?, rank)?;
             if all.iter().any(|v| v.ndim() != rank) {
                 return None;
             }

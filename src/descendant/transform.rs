@@ -163,7 +163,7 @@ fn sites(model: &Model, groups: &[Vec<usize>], whole: bool) -> Result<(Vec<Group
             };
             let Some(summed) = form(&typing, &uses, u) else { continue };
             let tensor = typing.weights[typing.uses[u].name.as_str()];
-            let dims = tensor.dims.iter().map(|&d| d as usize).collect();
+            let dims = tensor.shape();
             shapes.insert(typing.uses[u].name.clone(), (dims, data_type(tensor).unwrap_or(DataType::Float)));
             let site = |(&layer, &v): (&usize, &usize)| Site {
                 layer,

@@ -801,7 +801,7 @@ impl Oracle<'_, '_> {
             bail!(Unsupported, "`{}` has no rows of its own for what is removed", of_use.name);
         };
         let tensor = self.typing.weights[of_use.name.as_str()];
-        let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+        let dims = tensor.shape();
         let (before, after) = (dims[..axis].iter().product::<usize>(), dims[axis + 1..].iter().product::<usize>());
         let old = match self.rows.remove(&u) {
             Some(rows) => rows,
@@ -883,7 +883,7 @@ impl Oracle<'_, '_> {
         for (u, rows) in self.rows {
             let of_use = &self.typing.uses[u];
             let tensor = self.typing.weights[of_use.name.as_str()];
-            let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+            let dims = tensor.shape();
             let name = names.fresh("offshoot_pooled");
             let kind = data_type(tensor).unwrap_or(DataType::Float);
             graph.initializer.push(tensor_from_f32(name.clone(), kind, &dims, &rows));

@@ -329,7 +329,7 @@ impl Site {
     pub fn write(&self, typing: &Typing, model: &mut Model, matrix: &Array2<f32>, bias: &[f32]) -> Result<()> {
         let shape = |node: usize, input: usize| {
             let name = typing.graph.node[node].input[input].as_str();
-            typing.weights.get(name).map(|t| t.dims.iter().map(|&d| d as usize).collect()).or(typing.shape(name))
+            typing.weights.get(name).map(|t| t.shape()).or(typing.shape(name))
         };
         let flat = matrix.as_standard_layout().into_owned().into_shape_with_order((1, matrix.len()));
         let Ok(flat) = flat else { bail!(Internal, "a matrix that is not contiguous") };

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::{Attributes, Names, functions, is_quantised, node as new_node, prune, sort};
+use super::{Attributes, Names, functions, is_quantised, nearest_axis, node as new_node, prune, sort};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{
@@ -107,9 +107,7 @@ impl Work {
             }
             "DequantizeLinear" => {
                 let weight = self.constant(&node, 0)?;
-                let axis = node.int("axis").unwrap_or(1);
-                let rank = weight.dims.len() as i64;
-                let axis = (if axis < 0 { axis + rank } else { axis }).clamp(0, (rank - 1).max(0)) as usize;
+                let axis = nearest_axis(node.int("axis").unwrap_or(1), weight.dims.len());
                 let (scale, zero) = (self.parameter(&node, 1)?, self.parameter(&node, 2)?);
                 let block = node.int("block_size").and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
                 let (scale, zero) = match block {
@@ -324,7 +322,7 @@ impl Work {
         if !self.alone(&given[j]) || !fits || factors.is_empty() {
             return false;
         }
-        let dims: Vec<usize> = weight.dims.iter().map(|&d| d as usize).collect();
+        let dims = weight.shape();
         let inner = dims.iter().skip(axis + 1).product::<usize>().max(1);
         let factor = |i: usize| factors[if factors.len() == 1 { 0 } else { i / inner % factors.len() }];
         let values: Vec<f32> = values.iter().enumerate().map(|(i, v)| v * factor(i)).collect();
@@ -352,7 +350,7 @@ fn spread(of_blocks: &TensorProto, weight: &TensorProto, axis: usize, block: usi
         let (outer, along, rest) = (i / (inner * length), i / inner % length, i % inner);
         (outer * count + along / block) * inner + rest
     };
-    let shape: Vec<usize> = dims.iter().map(|&n| n as usize).collect();
+    let shape = weight.shape();
     let kind = data_type(of_blocks).unwrap_or(DataType::Float);
     if is_float(of_blocks) {
         let values = to_f32(of_blocks)?;
@@ -372,7 +370,7 @@ fn float(
     axis: usize,
     name: String,
 ) -> Result<TensorProto> {
-    let dims: Vec<usize> = weight.dims.iter().map(|&d| d as usize).collect();
+    let dims = weight.shape();
     let n = dims.get(axis).copied().unwrap_or(1);
     let inner = dims.iter().skip(axis + 1).product::<usize>().max(1);
     let scales = scale.map_or(Ok(vec![1.0]), to_f32)?;

@@ -18,7 +18,7 @@ use crate::onnx::proto::{
     tensor_shape_proto::dimension::Value, type_proto,
 };
 use crate::onnx::{DataType, Model, node_label};
-pub use axis::resolve_axis;
+pub use axis::{nearest_axis, nearest_border, resolve_axis};
 pub use batch::{add_batch_axis, has_added_batch, remove_batch_axis};
 pub use dequantize::dequantize;
 pub use input::{ImageInput, Values, is_integer};

@@ -417,7 +417,7 @@ impl Narrowing {
     /// A tensor in half precision: numbers beyond its range are clamped, and a single number other than zero, such as the epsilon of
     /// a norm, does not become zero.
     fn tensor(&mut self, t: &TensorProto) -> Result<TensorProto> {
-        let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+        let dims = t.shape();
         let mut numbers = to_f32(t)?;
         if clamp(&mut numbers, self.half) {
             self.clamped.push(t.name().to_string());

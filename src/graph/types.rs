@@ -78,7 +78,7 @@ pub fn widen(graph: &mut GraphProto, narrow: &[DataType]) -> Result<()> {
     let is_narrow = |kind: i64| DataType::try_from(kind as i32).is_ok_and(|k| narrow.contains(&k));
     let wide = |t: &mut TensorProto| -> Result<()> {
         if is_narrow(t.data_type().into()) {
-            let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+            let dims = t.shape();
             *t = tensor_from_f32(t.name(), DataType::Float, &dims, &to_f32(t)?);
         }
         Ok(())

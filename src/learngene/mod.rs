@@ -550,7 +550,7 @@ impl<'a, 'm> Condenser<'a, 'm> {
             *input = name.clone();
             return Ok(());
         }
-        let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+        let dims = tensor.shape();
         let heads: usize = clusters.iter().map(|c| c.members.len()).sum();
         let (before, after) =
             (dims[..axis].iter().product::<usize>() * outer, inner * dims[axis + 1..].iter().product::<usize>());
@@ -582,7 +582,7 @@ impl<'a, 'm> Condenser<'a, 'm> {
         let heads = factors.factor_size(factor);
         let of_use = &self.typing.uses[u];
         let tensor = self.typing.weights[of_use.name.as_str()];
-        let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+        let dims = tensor.shape();
         let mut data = to_f32(tensor)?;
         for (axis, d) in of_use.dims.iter().enumerate() {
             // For each head, where every element would come from if all heads were that one.
@@ -656,7 +656,7 @@ impl<'a, 'm> Condenser<'a, 'm> {
             sum.iter_mut().zip(to_f32(t)?).for_each(|(s, v)| *s += v as f64);
         }
         let mean: Vec<f32> = sum.iter().map(|s| (s / tensors.len() as f64) as f32).collect();
-        let dims: Vec<usize> = tensors[0].dims.iter().map(|&d| d as usize).collect();
+        let dims = tensors[0].shape();
         let name = self.names.fresh(&format!("{SHARE_PREFIX}{}", tensors[0].name()));
         self.graph.initializer.push(tensor_from_f32(
             name.clone(),

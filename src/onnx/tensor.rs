@@ -29,6 +29,13 @@ pub fn element_size(data_type: DataType) -> Option<usize> {
     })
 }
 
+impl TensorProto {
+    /// The dims, as [`element_count`] has found them to be.
+    pub fn shape(&self) -> Vec<usize> {
+        self.dims.iter().map(|&d| d as usize).collect()
+    }
+}
+
 /// Number of elements: the product of the dims.
 ///
 /// # Errors

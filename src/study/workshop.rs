@@ -668,7 +668,7 @@ fn by_magnitude(typing: &Typing, anatomy: &Anatomy) -> Result<Learngene> {
         for (u, factor) in roles.head_uses(layer).into_iter().chain(roles.summing_uses(layer)) {
             let Some((axis, positions)) = roles.along(u, factor) else { continue };
             let tensor = typing.weights[typing.uses[u].name.as_str()];
-            let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+            let dims = tensor.shape();
             let inner: usize = dims[axis + 1..].iter().product();
             let mut at = vec![0f64; dims[axis]];
             for (i, v) in to_f32(tensor)?.iter().enumerate() {

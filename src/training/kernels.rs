@@ -15,7 +15,7 @@ use crate::axes::Typing;
 use crate::axes::arithmetic::slice_range;
 use crate::graph::{
     self, Attributes, Links, Names, element_types, float_attribute, floats_attribute, int_attribute, ints_attribute,
-    is_standard, node as new_node, string_attribute,
+    is_standard, node as new_node, resolve_axis, string_attribute,
 };
 use crate::onnx::DataType;
 use crate::onnx::proto::{GraphProto, NodeProto, OperatorSetIdProto};
@@ -442,7 +442,6 @@ impl<'m> Fusion<'_, 'm> {
 
     /// A view of a node's input becomes a view of its output.
     fn step(&self, node: &NodeProto, from: usize, output: usize, shape: &[usize], mut v: View<'m>) -> Option<View<'m>> {
-        let wrap = |axis: i64, rank: usize| if axis < 0 { (axis + rank as i64) as usize } else { axis as usize };
         let ints = |name: &str, j: usize| -> Option<Vec<i64>> {
             match node.ints(name) {
                 Some(list) => Some(list.to_vec()),
@@ -463,7 +462,7 @@ impl<'m> Fusion<'_, 'm> {
                 v.transpose(perm)
             }
             "Split" => {
-                let axis = wrap(node.int("axis").unwrap_or(0), shape.len());
+                let axis = resolve_axis(node.int("axis").unwrap_or(0), shape.len())?;
                 let length = |o: &String| self.typing.shape(o).and_then(|s| s.get(axis).copied());
                 let start = node.output.iter().take(output).map(length).sum::<Option<usize>>()?;
                 v.part(axis, start, *shape.get(axis)?)
@@ -473,7 +472,7 @@ impl<'m> Fusion<'_, 'm> {
                 let axes = ints("axes", 3).unwrap_or_else(|| (0..starts.len() as i64).collect());
                 let steps = ints("steps", 4).unwrap_or_else(|| vec![1; starts.len()]);
                 for (i, &axis) in axes.iter().enumerate() {
-                    let axis = wrap(axis, v.sizes.len());
+                    let axis = resolve_axis(axis, v.sizes.len())?;
                     let (&start, &end) = (starts.get(i)?, ends.get(i)?);
                     let (first, length) =
                         slice_range(*v.sizes.get(axis)?, start, end, 1).filter(|_| steps.get(i) == Some(&1))?;
@@ -483,8 +482,8 @@ impl<'m> Fusion<'_, 'm> {
             }
             "Gather" => {
                 let index = self.typing.known.get(node.input.get(1)?.as_str()).filter(|k| k.data.len() == 1)?.ints();
-                let axis = wrap(node.int("axis").unwrap_or(0), v.sizes.len());
-                let start = wrap(*index.first()?, *v.sizes.get(axis)?);
+                let axis = resolve_axis(node.int("axis").unwrap_or(0), v.sizes.len())?;
+                let start = resolve_axis(*index.first()?, *v.sizes.get(axis)?)?;
                 v.part(axis, start, 1)?.reshape(shape)
             }
             _ => None,

@@ -188,7 +188,7 @@ fn used_as_float(nodes: &[NodeProto], value: &str) -> bool {
 }
 
 fn as_half(t: &TensorProto, half: DataType) -> crate::error::Result<TensorProto> {
-    let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+    let dims = t.shape();
     let mut numbers = to_f32(t)?;
     graph::clamp(&mut numbers, half);
     Ok(tensor_from_f32(t.name(), half, &dims, &numbers))

@@ -65,7 +65,7 @@ impl Selection {
         for tensor in &typing.graph.initializer {
             let name = tensor.name();
             let Some(&kind) = kinds.get(name) else { continue };
-            let shape: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+            let shape = tensor.shape();
             let asked = train_patterns.iter().any(|p| p.matches(name));
             let frozen = freeze_patterns.iter().any(|p| p.matches(name));
             let reason = if frozen {

@@ -317,7 +317,7 @@ fn disturbed(model: &Model) -> (Model, usize) {
     for t in &mut out.graph_mut().initializer {
         let parameter = t.name().starts_with("offshoot.transform/") && !t.name().ends_with("/one");
         if parameter && offshoot::onnx::is_float(t) {
-            let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+            let dims = t.shape();
             let data: Vec<f32> = to_f32(t).unwrap().iter().map(|v| v + random.random_range(-0.2..0.2f32)).collect();
             *t = tensor_from_f32(t.name(), data_type(t).unwrap(), &dims, &data);
             count += 1;

@@ -5,7 +5,7 @@ use ndarray::{ArrayD, Axis, Dimension, IxDyn, Slice, concatenate};
 use super::known::{Known, LIMIT, Number};
 use super::shapes::{broadcast_shape, elements, resolve_shape, slice_range, split_lengths};
 use crate::axes::MAX_RANK;
-use crate::graph::{Attributes, resolve_axis};
+use crate::graph::{Attributes, nearest_border, resolve_axis};
 use crate::onnx::DataType;
 use crate::onnx::proto::NodeProto;
 
@@ -265,10 +265,7 @@ fn reshape(args: &Args) -> Option<Known> {
 
 fn flatten(args: &Args) -> Option<Known> {
     let shape = args.x.data.shape();
-    let rank = shape.len() as i64;
-    let a = args.node.int("axis").unwrap_or(1);
-    // Behind the last axis, too.
-    let a = (if a < 0 { a + rank } else { a }).clamp(0, rank) as usize;
+    let a = nearest_border(args.node.int("axis").unwrap_or(1), shape.len());
     args.shaped(&[elements(&shape[..a]), elements(&shape[a..])])
 }
 

@@ -39,7 +39,7 @@ impl Known {
 
     /// Reads a tensor of the file.
     pub fn read(t: &TensorProto) -> Option<Known> {
-        let shape: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+        let shape = t.shape();
         if element_count(t).ok()? > LIMIT {
             return None;
         }

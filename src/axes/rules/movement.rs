@@ -5,7 +5,7 @@ use crate::axes::Part;
 use crate::axes::arithmetic::{elements, resolve_shape, slice_range, split_lengths};
 use crate::axes::factors::{Dim, Spatial};
 use crate::error::Result;
-use crate::graph::Attributes;
+use crate::graph::{Attributes, nearest_border};
 
 impl Rule<'_, '_> {
     pub(super) fn reshape(&mut self) -> Result<Vec<Dim>> {
@@ -25,8 +25,7 @@ impl Rule<'_, '_> {
 
     pub(super) fn flatten(&mut self) -> Result<Vec<Dim>> {
         let (x, shape) = (self.input(0)?, self.shape(0)?);
-        let a = self.node.int("axis").unwrap_or(1);
-        let a = (if a < 0 { a + x.len() as i64 } else { a }).clamp(0, x.len() as i64) as usize;
+        let a = nearest_border(self.node.int("axis").unwrap_or(1), x.len());
         if shape.contains(&0) {
             return Err(self.fail(&format!("dimensions {shape:?} hold nothing")));
         }

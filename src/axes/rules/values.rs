@@ -4,7 +4,7 @@ use crate::axes::arithmetic::{self, Known, LIMIT, elements, evaluate};
 use crate::axes::factors::Dim;
 use crate::axes::{Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::Attributes;
+use crate::graph::{Attributes, nearest_border};
 use crate::onnx::proto::NodeProto;
 use crate::onnx::{element_count, is_float};
 
@@ -124,9 +124,8 @@ pub(in crate::axes) fn shape_value(node: &NodeProto, shape: &[usize]) -> Known {
         let count = Known::integers([elements(shape) as i64]);
         return Known { data: count.data.index_axis_move(ndarray::Axis(0), 0), ..count };
     }
-    let rank = shape.len() as i64;
-    let clamp = |v: i64| (if v < 0 { v + rank } else { v }).clamp(0, rank) as usize;
-    let start = clamp(node.int("start").unwrap_or(0));
-    let end = clamp(node.int("end").unwrap_or(rank)).max(start);
+    let border = |name: &str, default: usize| node.int(name).map_or(default, |v| nearest_border(v, shape.len()));
+    let start = border("start", 0);
+    let end = border("end", shape.len()).max(start);
     Known::integers(shape[start..end].iter().map(|&n| n as i64))
 }

@@ -3,7 +3,7 @@
 use crate::axes::factors::Dim;
 use crate::axes::{Conflict, Contraction, MAX_RANK, Typing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::Attributes;
+use crate::graph::{Attributes, resolve_axis};
 use crate::onnx::proto::NodeProto;
 
 /// A node that is being typed.
@@ -45,12 +45,7 @@ impl Rule<'_, '_> {
     }
 
     pub(super) fn axis(&self, a: i64, rank: usize) -> Result<usize> {
-        let wrapped = if a < 0 { a + rank as i64 } else { a };
-        if (0..rank as i64).contains(&wrapped) {
-            Ok(wrapped as usize)
-        } else {
-            Err(self.fail(&format!("axis {a} is out of range for {rank} dimensions")))
-        }
+        resolve_axis(a, rank).ok_or_else(|| self.fail(&format!("axis {a} is out of range for {rank} dimensions")))
     }
 
     /// A list of integers that is an attribute in old opsets and an input in new ones.

@@ -76,10 +76,6 @@ fn refuse(node: &NodeProto, what: &str) -> Error {
         .hint("freeze the weights before this node, or export the model with standard operators")
 }
 
-fn wrap(a: i64, rank: usize) -> usize {
-    (if a < 0 { a + rank as i64 } else { a }).clamp(0, rank.max(1) as i64 - 1) as usize
-}
-
 /// A list of integers that is an attribute or a known input.
 fn list(t: &Tape, node: &NodeProto, name: &str, j: usize) -> Result<Option<Vec<i64>>> {
     if let Some(list) = node.ints(name) {

@@ -1,10 +1,10 @@
 //! Operators that move elements: the gradient moves them back, and adds up what was taken several times.
 
 use super::super::tape::Tape;
-use super::{list, refuse, wrap};
+use super::{list, refuse};
 use crate::axes::arithmetic::slice_range;
 use crate::error::Result;
-use crate::graph::{Attributes, int_attribute, string_attribute};
+use crate::graph::{Attributes, int_attribute, nearest_axis, resolve_axis, string_attribute};
 use crate::onnx::proto::NodeProto;
 use crate::onnx::{is_float, to_i64};
 
@@ -22,7 +22,7 @@ pub fn transpose(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     t.give(node, 0, |t, x| {
         let rank = t.shape(x)?.len();
         let perm: Vec<usize> = match node.ints("perm").filter(|p| !p.is_empty()) {
-            Some(p) => p.iter().map(|&a| wrap(a, rank)).collect(),
+            Some(p) => p.iter().map(|&a| nearest_axis(a, rank)).collect(),
             None => (0..rank).rev().collect(),
         };
         let inverse: Vec<usize> = (0..rank).map(|i| perm.iter().position(|&p| p == i).unwrap_or(i)).collect();
@@ -43,7 +43,7 @@ pub fn tile(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 
 pub fn concat(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let rank = t.shape(&node.output[0])?.len();
-    let axis = wrap(node.int("axis").unwrap_or(0), rank);
+    let axis = nearest_axis(node.int("axis").unwrap_or(0), rank);
     let mut at = 0;
     for j in 0..node.input.len() {
         let length = t.shape(&node.input[j])?[axis];
@@ -56,7 +56,7 @@ pub fn concat(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 pub fn split(t: &mut Tape, node: &NodeProto, given: &[Option<String>]) -> Result<()> {
     t.give(node, 0, |t, x| {
         let whole = t.shape(x)?;
-        let axis = wrap(node.int("axis").unwrap_or(0), whole.len());
+        let axis = nearest_axis(node.int("axis").unwrap_or(0), whole.len());
         if let Some(parts) = given.iter().cloned().collect::<Option<Vec<_>>>() {
             return Ok(t.concat(&parts, axis));
         }
@@ -87,7 +87,7 @@ pub fn slice(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         let mut shape = t.shape(&node.output[0])?;
         let mut out = g.to_string();
         for (i, &axis) in axes.iter().enumerate() {
-            let axis = wrap(axis, whole.len());
+            let axis = nearest_axis(axis, whole.len());
             let Some((first, length)) = slice_range(whole[axis], starts[i], ends[i], steps[i]) else {
                 return Err(refuse(node, "a step of zero"));
             };
@@ -163,15 +163,10 @@ fn constant_indices(t: &Tape, name: &str) -> Option<Vec<i64>> {
     t.typing.weights.get(name).filter(|w| !is_float(w)).and_then(|w| to_i64(w).ok())
 }
 
-/// An index, counted from the end where it is negative; `None` where it lies outside.
-fn index(i: i64, n: usize) -> Option<usize> {
-    usize::try_from(if i < 0 { i + n as i64 } else { i }).ok().filter(|&i| i < n)
-}
-
 pub fn gather(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let name = node.input[1].as_str();
     let (shape, count) = (t.shape(&node.input[0])?, t.shape(name)?.iter().product::<usize>());
-    let axis = wrap(node.int("axis").unwrap_or(0), shape.len());
+    let axis = nearest_axis(node.int("axis").unwrap_or(0), shape.len());
     let n = shape[axis];
     let (before, after) = (shape[..axis].iter().product::<usize>(), shape[axis + 1..].iter().product::<usize>());
     let Some(indices) = constant_indices(t, name) else {
@@ -190,7 +185,7 @@ pub fn gather(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
             Ok(t.reshape(&table, &shape))
         });
     };
-    let Some(taken) = indices.iter().map(|&i| index(i, n)).collect::<Option<Vec<_>>>() else {
+    let Some(taken) = indices.iter().map(|&i| resolve_axis(i, n)).collect::<Option<Vec<_>>>() else {
         return Err(refuse(node, "indices that are out of range"));
     };
     t.give(node, 0, |t, _| {
@@ -230,7 +225,7 @@ pub fn gather_nd(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
             tuple
                 .iter()
                 .zip(&indexed[batches..])
-                .try_fold(start, |flat, (&i, &size)| Some(flat * size + index(i, size)?))
+                .try_fold(start, |flat, (&i, &size)| Some(flat * size + resolve_axis(i, size)?))
         })
         .collect();
     let Some(taken) = taken else { return Err(refuse(node, "indices that are out of range")) };
@@ -242,7 +237,7 @@ pub fn gather_nd(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 
 pub fn gather_elements(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let (shape, at) = (t.shape(&node.input[0])?, t.shape(&node.input[1])?);
-    let axis = wrap(node.int("axis").unwrap_or(0), shape.len());
+    let axis = nearest_axis(node.int("axis").unwrap_or(0), shape.len());
     let Some(indices) = constant_indices(t, &node.input[1]) else {
         if t.typing.opset < 16 {
             return Err(refuse(node, "indices that are computed"));
@@ -264,7 +259,7 @@ pub fn gather_elements(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
                 *p = rest % size;
                 rest /= size;
             }
-            place[axis] = index(i, shape[axis])?;
+            place[axis] = resolve_axis(i, shape[axis])?;
             Some(place.iter().zip(&shape).fold(0, |flat, (&p, &size)| flat * size + p))
         })
         .collect();
@@ -310,7 +305,7 @@ pub fn pad(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
         let axes = list(t, node, "axes", 3)?.unwrap_or_else(|| (0..whole.len() as i64).collect());
         let mut out = g.to_string();
         for (i, &axis) in axes.iter().enumerate() {
-            let axis = wrap(axis, whole.len());
+            let axis = nearest_axis(axis, whole.len());
             let (n, before, behind) = (whole[axis] as i64, pads[i], pads[i + axes.len()]);
             if before == 0 && behind == 0 {
                 continue;

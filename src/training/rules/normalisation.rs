@@ -2,9 +2,9 @@
 
 use super::super::tape::Tape;
 use super::elementwise::times;
-use super::{refuse, wrap};
+use super::refuse;
 use crate::error::Result;
-use crate::graph::{Attributes, float_attribute, ints_attribute};
+use crate::graph::{Attributes, float_attribute, ints_attribute, nearest_axis};
 use crate::onnx::DataType;
 use crate::onnx::proto::NodeProto;
 use crate::runtime::kernels::DOMAIN;
@@ -13,7 +13,7 @@ pub fn softmax(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let y = &node.output[0];
     t.give(node, 0, |t, x| {
         let rank = t.shape(x)?.len();
-        let axis = wrap(node.int("axis").unwrap_or(if t.typing.opset < 13 { 1 } else { -1 }), rank);
+        let axis = nearest_axis(node.int("axis").unwrap_or(if t.typing.opset < 13 { 1 } else { -1 }), rank);
         // Before opset 13 every axis from `axis` on is one distribution.
         let axes: Vec<usize> = if t.typing.opset < 13 { (axis..rank).collect() } else { vec![axis] };
         Ok(if node.op_type() == "Softmax" && axes == [rank - 1] && t.fuses() {
@@ -79,7 +79,7 @@ impl Standard {
 pub fn layer_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let (x, w) = (node.input[0].as_str(), node.input[1].as_str());
     let shape = t.shape(x)?;
-    let first = wrap(node.int("axis").unwrap_or(-1), shape.len());
+    let first = nearest_axis(node.int("axis").unwrap_or(-1), shape.len());
     let axes: Vec<usize> = (first..shape.len()).collect();
     let centred = node.op_type() == "LayerNormalization";
     if centred && t.fuses() && t.shape(w)? == shape[first..] {
@@ -189,7 +189,7 @@ pub fn group_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 pub fn mean_variance(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     t.give(node, 0, |t, x| {
         let rank = t.shape(x)?.len();
-        let axes = node.ints("axes").unwrap_or(&[0, 2, 3]).iter().map(|&a| wrap(a, rank)).collect();
+        let axes = node.ints("axes").unwrap_or(&[0, 2, 3]).iter().map(|&a| nearest_axis(a, rank)).collect();
         let standard = Standard::new(t, x, axes, true, 0.0);
         Ok(standard.backward(t, g))
     })
@@ -199,7 +199,7 @@ pub fn mean_variance(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 pub fn lp_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let y = &node.output[0];
     t.give(node, 0, |t, x| {
-        let axis = [wrap(node.int("axis").unwrap_or(-1), t.shape(x)?.len())];
+        let axis = [nearest_axis(node.int("axis").unwrap_or(-1), t.shape(x)?.len())];
         let first = node.int("p").unwrap_or(2) == 1;
         let size = t.reduce(if first { "ReduceL1" } else { "ReduceL2" }, x, &axis, true);
         let along = if first { t.op("Sign", &[x]) } else { y.to_string() };
@@ -251,7 +251,7 @@ pub fn reduce(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     t.give(node, 0, |t, x| {
         let shape = t.shape(x)?;
         let axes: Vec<usize> = match axes {
-            Some(list) => list.iter().map(|&a| wrap(a, shape.len())).collect(),
+            Some(list) => list.iter().map(|&a| nearest_axis(a, shape.len())).collect(),
             None if global => (2..shape.len()).collect(),
             None if node.int("noop_with_empty_axes").unwrap_or(0) != 0 => return Err(refuse(node, "no axes")),
             None => (0..shape.len()).collect(),

@@ -34,7 +34,7 @@ fn make(form: Form, folder: &Path) -> PathBuf {
         Form::Precision(kind) => {
             let narrow = |t: &mut TensorProto| {
                 if is_float(t) {
-                    let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+                    let dims = t.shape();
                     *t = tensor_from_f32(t.name(), kind, &dims, &to_f32(t).unwrap());
                 }
             };

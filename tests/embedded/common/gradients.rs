@@ -219,7 +219,7 @@ pub fn check_learngene(runtime: &Arc<Runtime>) {
     let weights = values(2 * 7, OUTPUT);
     for name in &names {
         let t = model.graph().initializer.iter().find(|t| t.name() == *name).unwrap();
-        let (dims, w): (Vec<usize>, _) = (t.dims.iter().map(|&d| d as usize).collect(), to_f32(t).unwrap());
+        let (dims, w): (Vec<usize>, _) = (t.shape(), to_f32(t).unwrap());
         let length = found[name].iter().map(|g| (*g as f64).powi(2)).sum::<f64>().sqrt();
         let size = w.iter().map(|w| (*w as f64).powi(2)).sum::<f64>().sqrt();
         let loss = |step: f64| -> f64 {
@@ -251,7 +251,7 @@ pub fn check_half(runtime: &Arc<Runtime>) {
     let mut half = single.clone();
     let as_half = |t: &mut TensorProto| {
         if is_float(t) {
-            let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+            let dims = t.shape();
             *t = tensor_from_f32(t.name().to_string(), DataType::Float16, &dims, &to_f32(t).unwrap());
         }
     };

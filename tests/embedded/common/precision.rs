@@ -59,7 +59,7 @@ fn check(runtime: &Arc<Runtime>, model: &Model, x: &Array4<f32>, to: FloatType) 
     for t in rounded.graph_mut().initializer.iter_mut().filter(|t| t.data_type() == DataType::Float as i32) {
         let narrow = half.graph().initializer.iter().find(|h| h.name() == t.name() && h.dims == t.dims);
         if let Some(narrow) = narrow.filter(|h| h.data_type() != t.data_type()) {
-            let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+            let dims = t.shape();
             *t = tensor_from_f32(t.name(), DataType::Float, &dims, &to_f32(narrow).map_err(|e| e.to_string())?);
         }
     }

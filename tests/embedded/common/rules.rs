@@ -169,7 +169,7 @@ impl Case {
         let mut directions = Vec::new();
         for (j, (name, t)) in self.operands.iter().enumerate() {
             let n = t.dims.iter().product::<i64>() as usize;
-            let shape: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+            let shape = t.shape();
             let values: Vec<f32> = (0..n).map(|_| self.random.random_range(-1.0..1.0)).collect();
             let names = ["index", "step", "along", "way", "moved"].map(|s| format!("{name}_{s}"));
             let [index, step, along, way, moved] = names.each_ref().map(String::as_str);

@@ -57,7 +57,7 @@ fn zeroed(model: &Model, typing: &Typing, uses: &[(usize, Factor)], keep: &[usiz
         let of_use = &typing.uses[u];
         let t = typing.weights[of_use.name.as_str()];
         let (axis, rows) = roles.along(u, factor).expect("an axis that holds the factor");
-        let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+        let dims = t.shape();
         let after = dims[axis + 1..].iter().product::<usize>();
         let before = dims[..axis].iter().product::<usize>();
         let mut data = to_f32(t).unwrap();
@@ -306,7 +306,7 @@ impl<'c> Case<'c> {
                 if !offshoot::onnx::is_float(t) {
                     continue;
                 }
-                let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+                let dims = t.shape();
                 let zeros = vec![0.0; dims.iter().product()];
                 let tensor = tensor_from_f32(format!("nothing_{u}"), data_type(t).unwrap(), &dims, &zeros);
                 set(&mut out, of_use.node, of_use.input, tensor);
@@ -427,7 +427,7 @@ impl<'c> Case<'c> {
             let data: Vec<Vec<f32>> = tensors.iter().map(|t| to_f32(t).unwrap()).collect();
             let mean: Vec<f32> =
                 (0..data[0].len()).map(|e| data.iter().map(|d| d[e]).sum::<f32>() / data.len() as f32).collect();
-            let dims: Vec<usize> = tensors[0].dims.iter().map(|&d| d as usize).collect();
+            let dims = tensors[0].shape();
             for u in uses.iter().map(|u| u[i]) {
                 let of_use = &typing.uses[u];
                 let t = tensor_from_f32(format!("mean_{u}"), data_type(tensors[0]).unwrap(), &dims, &mean);
@@ -484,7 +484,7 @@ fn with_centroids(model: &Model, typing: &Typing, anatomy: &Anatomy, gene: &Lear
         for (u, f) in roles.head_uses(l) {
             let of_use = &typing.uses[u];
             let t = typing.weights[of_use.name.as_str()];
-            let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+            let dims = t.shape();
             let heads = l.head_count(typing);
             let sources =
                 |c: &Cluster| if gene.centroid == Centroid::Mean { c.members.clone() } else { vec![c.centroid] };

@@ -22,7 +22,7 @@ pub fn dequantised_weights_get_the_hint(runtime: &str) {
     let values = to_f32(weight).unwrap();
     let scale = values.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
     let bytes: Vec<u8> = values.iter().map(|v| (v / scale).round() as i8 as u8).collect();
-    let dims: Vec<usize> = weight.dims.iter().map(|&d| d as usize).collect();
+    let dims = weight.shape();
     *weight = tensor_from_raw("eight_bits", DataType::Int8, &dims, bytes.into());
     graph.initializer.push(tensor_from_f32("scale", DataType::Float, &[], &[scale]));
     graph.node.insert(0, node("DequantizeLinear", &["eight_bits", "scale"], &[&name], vec![]));

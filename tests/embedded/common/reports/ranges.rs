@@ -24,7 +24,7 @@ fn large() -> Model {
     };
     for (name, factor) in [(up, SCALE), (down, 1.0 / SCALE)] {
         let t = model.graph_mut().initializer.iter_mut().find(|t| t.name() == name).unwrap();
-        let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+        let dims = t.shape();
         let scaled: Vec<f32> = to_f32(t).unwrap().iter().map(|v| v * factor).collect();
         *t = tensor_from_f32(name, DataType::Float, &dims, &scaled);
     }

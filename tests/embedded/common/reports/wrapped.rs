@@ -23,7 +23,7 @@ pub fn rgb(shares: [f32; 3]) -> Model {
     let graph = model.graph_mut();
     let weight = graph.node.iter().find(|n| n.op_type() == "Conv").unwrap().input[1].clone();
     let tensor = graph.initializer.iter_mut().find(|t| t.name() == weight).unwrap();
-    let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+    let dims = tensor.shape();
     let own = to_f32(tensor).unwrap();
     let size = dims[2] * dims[3];
     let all: Vec<f32> =
