@@ -21,6 +21,8 @@ const fn offshoot(name: &'static str, shape: Shape) -> Op {
     Op::new("offshoot", name, shape)
 }
 
+/// A row is a line where it fits one.
+#[rustfmt::skip]
 pub(super) static TABLE: &[Op] = &[
     // Elementwise, of one operand
     op("Abs", Same).halves(1, 13).cuda(13).marks(&[Elementwise]),
@@ -65,22 +67,12 @@ pub(super) static TABLE: &[Op] = &[
     microsoft("Gelu", Same).float16().cuda(ANY).marks(&[Elementwise]),
     microsoft("QuickGelu", Same).float16().cuda(ANY),
     // Elementwise, of several operands
-    op("Add", Broadcast).takes(2).halves(1, 13).cuda(13).marks(&[
-        Elementwise,
-        Arithmetic,
-        NormStep,
-        Deviation,
-        HeadDim,
-    ]),
+    op("Add", Broadcast).takes(2).halves(1, 13).cuda(13)
+        .marks(&[Elementwise, Arithmetic, NormStep, Deviation, HeadDim]),
     op("Sub", Broadcast).takes(2).halves(1, 13).cuda(13).marks(&[Elementwise, Arithmetic, NormStep, Deviation]),
     op("Mul", Broadcast).takes(2).halves(1, 13).cuda(13).marks(&[Elementwise, Arithmetic, NormStep, HeadDim]),
-    op("Div", Broadcast).takes(2).halves(1, 13).cuda(13).marks(&[
-        Elementwise,
-        Arithmetic,
-        NormStep,
-        Deviation,
-        HeadDim,
-    ]),
+    op("Div", Broadcast).takes(2).halves(1, 13).cuda(13)
+        .marks(&[Elementwise, Arithmetic, NormStep, Deviation, HeadDim]),
     op("Pow", Broadcast).takes(2).cuda(15).marks(&[NormStep]),
     op("Mod", Broadcast).takes(2).halves(10, 13).cuda(13).marks(&[Elementwise]),
     op("Min", Broadcast).halves(1, 13).cuda(13).marks(&[Elementwise]),
@@ -101,40 +93,18 @@ pub(super) static TABLE: &[Op] = &[
     microsoft("BiasGelu", Broadcast).float16().cuda(ANY).slots(&[Data, Bias]).marks(&[Composite]),
     microsoft("FastGelu", Broadcast).float16().cuda(ANY).slots(&[Data, Bias]).marks(&[Composite]),
     // Movement
-    op("Reshape", Own).halves(1, 13).cuda(13).slots(&[Data, Sizes]).marks(&[
-        Moves,
-        MovesQuantised,
-        Keeps,
-        View,
-        Image,
-        Heads,
-        HeadDim,
-    ]),
+    op("Reshape", Own).halves(1, 13).cuda(13).slots(&[Data, Sizes])
+        .marks(&[Moves, MovesQuantised, Keeps, View, Image, Heads, HeadDim]),
     op("Flatten", Own).halves(1, 13).cuda(13).marks(&[Moves, MovesQuantised, Keeps, View]),
-    op("Squeeze", Own).halves(1, 13).cuda(13).slots(&[Data, Places]).marks(&[
-        Moves,
-        MovesQuantised,
-        Keeps,
-        View,
-        Image,
-        HeadDim,
-    ]),
-    op("Unsqueeze", Own).halves(1, 13).cuda(13).slots(&[Data, Places]).marks(&[
-        Moves,
-        MovesQuantised,
-        Keeps,
-        View,
-        Image,
-        HeadDim,
-    ]),
+    op("Squeeze", Own).halves(1, 13).cuda(13).slots(&[Data, Places])
+        .marks(&[Moves, MovesQuantised, Keeps, View, Image, HeadDim]),
+    op("Unsqueeze", Own).halves(1, 13).cuda(13).slots(&[Data, Places])
+        .marks(&[Moves, MovesQuantised, Keeps, View, Image, HeadDim]),
     op("Transpose", Own).halves(1, 13).cuda(13).marks(&[Moves, MovesQuantised, Keeps, Image, Heads, HeadDim]),
     op("Concat", Own).halves(1, 13).cuda(13).marks(&[Moves, MovesQuantised]),
     op("Split", Own).halves(1, 13).cuda(13).slots(&[Data, Sizes]).marks(&[Moves, MovesQuantised, HeadDim]),
-    op("Slice", Own).halves(1, 13).cuda(13).slots(&[Data, Sizes, Sizes, Places, Places]).marks(&[
-        Moves,
-        MovesQuantised,
-        HeadDim,
-    ]),
+    op("Slice", Own).halves(1, 13).cuda(13).slots(&[Data, Sizes, Sizes, Places, Places])
+        .marks(&[Moves, MovesQuantised, HeadDim]),
     op("Expand", Own).halves(8, 13).cuda(13).slots(&[Data, Sizes]).marks(&[Moves, MovesQuantised]),
     op("Tile", Own).halves(1, 13).cuda(13).slots(&[Data, Places]).marks(&[Moves]),
     op("Pad", Own).halves(1, 13).slots(&[Data, Borders]).marks(&[Moves]),
@@ -162,18 +132,10 @@ pub(super) static TABLE: &[Op] = &[
     microsoft("FusedConv", Own).float16(),
     offshoot("Linear", Own),
     // Normalisation
-    op("LayerNormalization", Broadcast)
-        .needs(2)
-        .halves(17, 17)
-        .cuda(17)
-        .slots(&[Data, Scale, Shift])
+    op("LayerNormalization", Broadcast).needs(2).halves(17, 17).cuda(17).slots(&[Data, Scale, Shift])
         .marks(&[LayerNorm]),
     op("RMSNormalization", Broadcast).needs(2).halves(23, 23).cuda(23).slots(&[Data, Scale]).marks(&[LayerNorm]),
-    op("SimplifiedLayerNormalization", Broadcast)
-        .needs(2)
-        .halves(17, 17)
-        .cuda(17)
-        .slots(&[Data, Scale])
+    op("SimplifiedLayerNormalization", Broadcast).needs(2).halves(17, 17).cuda(17).slots(&[Data, Scale])
         .marks(&[LayerNorm]),
     op("BatchNormalization", Channels).needs(5).halves(1, 14).slots(&[Data, Scale, Shift, Constant, Constant]),
     op("InstanceNormalization", Channels).needs(3).halves(1, 22).slots(&[Data, Scale, Shift]),
@@ -184,14 +146,9 @@ pub(super) static TABLE: &[Op] = &[
     op("LogSoftmax", Same).halves(1, 13),
     op("Hardmax", Same).halves(1, 13).marks(&[Flat]),
     microsoft("SimplifiedLayerNormalization", Broadcast).needs(2).float16().slots(&[Data, Scale]).marks(&[LayerNorm]),
-    microsoft("SkipLayerNormalization", Broadcast)
-        .float16()
-        .cuda(ANY)
-        .slots(&[Data, Data, Scale, Shift, Bias])
+    microsoft("SkipLayerNormalization", Broadcast).float16().cuda(ANY).slots(&[Data, Data, Scale, Shift, Bias])
         .marks(&[Composite]),
-    microsoft("SkipSimplifiedLayerNormalization", Broadcast)
-        .float16()
-        .slots(&[Data, Data, Scale, Bias])
+    microsoft("SkipSimplifiedLayerNormalization", Broadcast).float16().slots(&[Data, Data, Scale, Bias])
         .marks(&[Composite]),
     // Reduction
     op("ReduceSum", Reduce).cuda(13),
