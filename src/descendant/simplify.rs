@@ -9,7 +9,7 @@ use ndarray::{ArrayD, Axis, Ix2, IxDyn};
 
 use crate::anatomy::{WeightKind, weight_uses};
 use crate::axes::Typing;
-use crate::axes::arithmetic::{Number, resolve_shape};
+use crate::axes::arithmetic::{Number, broadcast_shape, resolve_shape};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, Links, Names, resolve_axis};
 use crate::metadata::SHARE_PREFIX;
@@ -171,7 +171,7 @@ fn evaluate(node: &NodeProto, inputs: &[Value]) -> Option<Value> {
     let rank = x.ndim();
     let binary = |f: fn(f32, f32) -> f32| {
         let (y, _) = floats(1)?;
-        let shape = broadcast(x.shape(), y.shape())?;
+        let shape = broadcast_shape(x.shape(), y.shape())?;
         let (x, y) = (x.broadcast(IxDyn(&shape))?, y.broadcast(IxDyn(&shape))?);
         Some(ndarray::Zip::from(&x).and(&y).map_collect(|&a, &b| f(a, b)))
     };
@@ -251,17 +251,4 @@ fn evaluate(node: &NodeProto, inputs: &[Value]) -> Option<Value> {
         _ => return None,
     };
     Some(Value::Floats(data, kind))
-}
-
-fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
-    let rank = a.len().max(b.len());
-    let at = |s: &[usize], i: usize| (i + s.len()).checked_sub(rank).map_or(1, |k| s[k]);
-    (0..rank)
-        .map(|i| match (at(a, i), at(b, i)) {
-            (x, y) if x == y => Some(x),
-            (1, y) => Some(y),
-            (x, 1) => Some(x),
-            _ => None,
-        })
-        .collect()
 }

@@ -10,4 +10,4 @@ mod shapes;
 pub use functions::evaluate;
 pub use known::{Known, LIMIT, Number, constant};
 pub(super) use shapes::elements;
-pub use shapes::{resolve_shape, slice_range, split_lengths};
+pub use shapes::{broadcast_shape, resolve_shape, slice_range, split_lengths};

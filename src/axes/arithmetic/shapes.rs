@@ -9,7 +9,7 @@ pub(in crate::axes) fn elements(shape: &[usize]) -> usize {
 }
 
 /// The shape that two shapes broadcast to.
-pub(super) fn broadcast_shape(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+pub fn broadcast_shape(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
     (0..rank)
         .map(|i| {
