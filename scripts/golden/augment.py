@@ -4,7 +4,7 @@
 # ///
 """Writes fixtures/augment: a small picture, what Pillow, torchvision and timm make of it, and timm's parameters.
 
-The tests of `src/data/operations.rs` and `src/data/augment.rs` compare Offshoot's transforms with these. Needs numpy, pillow,
+The tests of `src/data/transforms` compare Offshoot's transforms with these. Needs numpy, pillow,
 torchvision and timm; run from the repository root: python scripts/golden/augment.py
 """
 

@@ -4,7 +4,7 @@
 # ///
 """Writes fixtures/resize: a photograph-like picture and what Pillow's resize makes of it.
 
-The tests of `src/data/preprocess.rs` compare Offshoot's resize with these. Needs numpy and pillow; run from the
+The tests of `src/data/transforms/preprocess.rs` compare Offshoot's resize with these. Needs numpy and pillow; run from the
 repository root: python scripts/golden/resize.py
 """
 

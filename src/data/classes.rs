@@ -7,7 +7,8 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
-use super::labelled::Dataset;
+use super::dataset::Dataset;
+use super::folders::numbers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::CLASSES;
 use crate::onnx::Model;
@@ -157,13 +158,6 @@ fn indices(names: &[String], outputs: usize) -> Option<Vec<usize>> {
     numbers(names)?.into_iter().map(|number| usize::try_from(number).ok().filter(|&index| index < outputs)).collect()
 }
 
-/// The numbers that all names are, in digits alone and each another one.
-pub(super) fn numbers(names: &[String]) -> Option<Vec<u64>> {
-    let digits = |name: &String| name.bytes().all(|byte| byte.is_ascii_digit());
-    let numbers: Option<Vec<u64>> = names.iter().map(|name| name.parse().ok().filter(|_| digits(name))).collect();
-    numbers.filter(|numbers| numbers.iter().collect::<HashSet<_>>().len() == numbers.len())
-}
-
 /// Where each of `own` stands in `names`, in the same spelling, or else in one that differs in case, spaces and punctuation.
 /// `None` for what is missing or stands there twice.
 fn find(own: &[String], names: &[String]) -> Vec<Option<usize>> {
@@ -203,7 +197,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::DatasetOptions;
-    use super::super::source::tests::write_picture;
+    use super::super::testing::write_picture;
     use super::*;
 
     fn strings(names: &[&str]) -> Vec<String> {

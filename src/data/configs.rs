@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::preprocess::{ChannelOrder, Interpolation, Preprocess, Resize};
+use super::transforms::{ChannelOrder, Interpolation, Preprocess, Resize};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Far more bytes than any configuration of a transform has.
@@ -423,7 +423,7 @@ mod tests {
         let found = read_processor(plain).unwrap();
         assert_eq!((found.mean, found.std, found.size), (vec![0.0], vec![1.0], None));
         let bytes = read_processor(json!({"do_normalize": false, "do_rescale": false})).unwrap();
-        assert_eq!((bytes.mean, bytes.std), (vec![0.0], vec![super::super::preprocess::BYTES]));
+        assert_eq!((bytes.mean, bytes.std), (vec![0.0], vec![super::super::transforms::BYTES]));
         // Caffe's means of bytes, and values from -1 to 1.
         let caffe = json!({"do_rescale": false, "image_mean": [102.0, 127.5, 51.0], "image_std": [1.0, 1.0, 1.0], "do_flip_channel_order": true});
         let found = read_processor(caffe).unwrap();

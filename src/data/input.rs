@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use super::configs::{self, Config};
-use super::preprocess::{BYTES, ChannelOrder, Preprocess, PreprocessFlags};
+use super::transforms::{BYTES, ChannelOrder, Preprocess, PreprocessFlags};
 use crate::axes::{Assumption, SizeFrom, Typing, channels_last};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{ImageInput, Values, data_inputs, declared_dims};

@@ -8,7 +8,7 @@ use std::io::Read;
 use image::{DynamicImage, GrayImage, RgbImage};
 use jpeg_decoder::{Decoder, Error, PixelFormat};
 
-use super::source::MAXIMAL_BYTES;
+use super::limits::MAXIMAL_BYTES;
 
 const END: [u8; 2] = [0xff, 0xd9];
 

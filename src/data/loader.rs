@@ -9,65 +9,16 @@ use std::thread::JoinHandle;
 use ndarray::{Array3, Array4, ArrayView3, Axis, stack};
 use rayon::prelude::*;
 
-use super::augment::Augmentation;
-use super::preprocess::{Layout, Preprocess, PreprocessFlags, View};
+use super::item::Item;
 use super::random::{Purpose, generator};
-use super::source::{ImageSource, Item, Skipped};
-use crate::axes::Typing;
+use super::shape::{InputShape, Layout};
+use super::source::{ImageSource, Skipped};
+use super::transforms::{Augmentation, Preprocess, PreprocessFlags, View};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{data_inputs, declared_dims, declared_type};
-use crate::onnx::DataType;
 use crate::parallel;
 
 /// What to do about an image that cannot be read where none may be left out.
 pub(super) const STRICT_HINT: &str = "mend or remove the file, or leave --strict out to go on without it";
-
-/// The shape of one image of a model's input, and the order of its axes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InputShape {
-    /// The number of channels.
-    pub channels: usize,
-    /// The height in pixels.
-    pub height: usize,
-    /// The width in pixels.
-    pub width: usize,
-    /// The order of the axes.
-    pub layout: Layout,
-}
-
-impl InputShape {
-    /// The shape of a model's image input: its first input of four dimensions. Channels that it leaves open are three.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported` if the model has no such input.
-    pub fn of(typing: &Typing) -> Result<Self> {
-        match typing.image_input() {
-            Some(([_, height, width, channels], true)) => {
-                Ok(InputShape { channels, height, width, layout: Layout::Nhwc })
-            }
-            Some(([_, channels, height, width], false)) => {
-                Ok(InputShape { channels, height, width, layout: Layout::Nchw })
-            }
-            None => Err(no_images(typing)),
-        }
-    }
-}
-
-/// Why a model takes no images: its input is a tensor of another kind, or text.
-fn no_images(typing: &Typing) -> Error {
-    let error = |why: String| Error::new(ErrorKind::Unsupported, format!("{why}, so it takes no images"));
-    let floats = [DataType::Float, DataType::Float16, DataType::Bfloat16, DataType::Double].map(|t| Some(t as i32));
-    match data_inputs(typing.graph).into_iter().find(|v| floats.contains(&declared_type(v))) {
-        Some(input) => {
-            let rank = declared_dims(input).map_or(0, |d| d.len());
-            error(format!("the model's input `{}` has {rank} dimensions and not four", input.name())).hint(
-                "images are fed as [batch, channels, height, width] or [batch, height, width, channels]; `inspect` and `grow --no-images` need none",
-            )
-        }
-        None => error("the model has no input of four dimensions".into()).hint("give the image encoder"),
-    }
-}
 
 /// Some images that follow each other.
 #[derive(Clone, Debug, PartialEq)]
@@ -473,7 +424,7 @@ mod tests {
     use ndarray_npy::write_npy;
     use tempfile::TempDir;
 
-    use super::super::source::tests::write_picture;
+    use super::super::testing::write_picture;
     use super::*;
 
     const INPUT: InputShape = InputShape { channels: 3, height: 4, width: 6, layout: Layout::Nchw };

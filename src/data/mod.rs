@@ -7,32 +7,33 @@
 //! For training, a [`Dataset`] is a source with labels and a split, an [`Augmentation`] says which random transforms come
 //! before normalisation, and [`TrainingLoader`] streams shuffled, augmented and mixed batches.
 
-mod augment;
-mod cifar;
 mod classes;
 mod configs;
-mod idx;
+mod dataset;
+mod decode;
+mod folders;
+mod formats;
 mod input;
+mod item;
 mod jpeg;
-mod labelled;
+mod limits;
 mod loader;
-mod mix;
-mod numpy;
-mod operations;
-mod parquet;
-mod pictures;
-mod preprocess;
 mod random;
+mod shape;
 mod source;
-mod training;
-mod webdataset;
+#[cfg(test)]
+mod testing;
+mod training_loader;
+mod transforms;
 
-pub use augment::{Augmentation, Crop, EraseMode, RandAugment};
 pub use classes::{ClassesBy, Correspondence, Matched, class_names};
+pub use dataset::{Dataset, DatasetOptions, Split};
+pub use formats::parquet_codecs;
 pub use input::{InputReport, declare, fix_size, takes_size};
-pub use labelled::{Dataset, DatasetOptions, Split};
-pub use loader::{Batch, Batches, InputShape, Loader};
-pub use parquet::codecs as parquet_codecs;
-pub use preprocess::{ChannelOrder, Interpolation, Layout, Preprocess, PreprocessFlags, Resize, View};
+pub use loader::{Batch, Batches, Loader};
+pub use shape::{InputShape, Layout};
 pub use source::{ImageSource, Skipped};
-pub use training::{TrainingBatch, TrainingBatches, TrainingLoader, TrainingOptions};
+pub use training_loader::{TrainingBatch, TrainingBatches, TrainingLoader, TrainingOptions};
+pub use transforms::{
+    Augmentation, ChannelOrder, Crop, EraseMode, Interpolation, Preprocess, PreprocessFlags, RandAugment, Resize, View,
+};

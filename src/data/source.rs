@@ -2,32 +2,20 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use flate2::read::MultiGzDecoder;
-use image::{DynamicImage, GrayImage, RgbImage};
-use memmap2::Mmap;
-use ndarray::{Array4, ArrayView3, Axis};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use walkdir::{DirEntry, WalkDir};
 
-use super::loader::InputShape;
-use super::parquet::{Cache, Rows};
-use super::pictures::{Foreign, decode, has_picture_extension, is_picture, is_picture_head};
-use super::preprocess::{Preprocess, PreprocessFlags};
-use super::webdataset::{self, Shard};
-use super::{cifar, idx, numpy, pictures};
+use super::decode::Foreign;
+use super::formats::{Files, Found, Opener, find, is_folder};
+use super::item::{Container, IMAGE, Item, Opened};
+use super::shape::InputShape;
+use super::transforms::{Preprocess, PreprocessFlags};
 use crate::error::{Error, ErrorKind, Result};
-
-/// The memory that one picture may ask for, so that a malicious file cannot exhaust the machine.
-pub(super) const MAXIMAL_BYTES: u64 = 512 << 20;
-
-const SOURCE_HINT: &str = "give a folder of pictures, or an IDX, .npy, .npz, CIFAR .bin, .tar or .parquet file";
 
 /// Images found at a path: picture files, pictures in archives, or a NumPy array of tensors.
 ///
@@ -43,74 +31,13 @@ pub struct ImageSource {
 
 /// A file of the source, or a folder of pictures.
 #[derive(Debug)]
-pub(super) struct Part {
+struct Part {
     path: PathBuf,
-    content: Content,
+    content: Box<dyn Container>,
     /// How many images the parts before this one hold.
     first: usize,
     /// How many images this part holds.
     count: usize,
-}
-
-/// What a part is made of.
-#[derive(Debug)]
-pub(super) enum Content {
-    /// Picture files.
-    Files(Vec<PathBuf>),
-    /// Bytes `[images, rows, columns, 1 or 3]`.
-    Pixels(Array4<u8>),
-    /// An `.npy` file.
-    Mapped(Mmap),
-    /// Tensors `[images, channels, height, width]`.
-    Loaded(Array4<f32>),
-    /// A tar archive of picture files.
-    Shard(Shard),
-    /// The picture column of a Parquet file.
-    Rows(Rows),
-}
-
-/// What is known of a part when it is opened.
-pub(super) struct Opened {
-    pub path: PathBuf,
-    pub content: Content,
-    pub labels: Labels,
-    /// The names of the classes.
-    pub classes: Option<Vec<String>>,
-    /// Which part of the data set it is by its name.
-    pub role: Option<Role>,
-    /// What was assumed.
-    pub notes: Vec<String>,
-}
-
-/// The labels of a part.
-pub(super) enum Labels {
-    /// One an image, as they stand in the file.
-    Present(Vec<i64>),
-    /// Why there are none.
-    Absent(String),
-    /// Nobody asked.
-    Ignored,
-}
-
-/// What a part of a data set is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Role {
-    Training,
-    Validation,
-    Test,
-}
-
-/// How files are opened.
-#[derive(Default)]
-pub(super) struct Opener {
-    /// Whether labels are wanted.
-    pub labels: bool,
-    /// The image column of Parquet files, or field of tar archives, if it has another name than the usual ones.
-    pub image_column: Option<String>,
-    /// The label column of Parquet files, if it has another name than the usual ones.
-    pub label_column: Option<String>,
-    /// The row groups that are kept in memory.
-    pub cache: Arc<Cache>,
 }
 
 /// The images of a source that could not be read.
@@ -141,22 +68,6 @@ struct Unread {
     kind: Option<Foreign>,
 }
 
-/// An image as the source holds it.
-pub(super) enum Item<'a> {
-    /// A picture that is still to be preprocessed.
-    Picture(DynamicImage),
-    /// Values `[channels, height, width]` that are fed to the model as they are.
-    Tensor(ArrayView3<'a, f32>),
-}
-
-impl Opened {
-    /// A part without labels.
-    pub fn new(path: &Path, content: Content) -> Self {
-        let labels = Labels::Absent("it holds images only".into());
-        Opened { path: path.to_path_buf(), content, labels, classes: None, role: None, notes: Vec::new() }
-    }
-}
-
 impl ImageSource {
     /// Opens what is at `path`: a folder that is searched for pictures, recursively and in the order of the paths (if
     /// there are none, for the files that follow), a single picture, an IDX file (plain or gzipped), an `.npy` file, an
@@ -180,7 +91,7 @@ impl ImageSource {
                     .into_iter()
                     .flatten()
                     .collect(),
-                Found { pictures, .. } => vec![Opened::new(path, Content::Files(pictures))],
+                Found { pictures, .. } => vec![Opened::new(path, Files(pictures))],
             }
         } else {
             opener.open(path)?
@@ -195,16 +106,16 @@ impl ImageSource {
     /// # Errors
     ///
     /// `Images` if there are no images, `Format` if tensors of different shapes, or tensors and pictures, meet.
-    pub(super) fn new(path: &Path, contents: impl IntoIterator<Item = (PathBuf, Content)>) -> Result<Self> {
+    pub(super) fn new(path: &Path, contents: impl IntoIterator<Item = (PathBuf, Box<dyn Container>)>) -> Result<Self> {
         let mut parts: Vec<Part> = Vec::new();
         for (path, content) in contents {
             let first = parts.last().map_or(0, |part| part.first + part.count);
-            let count = content.count(&path);
+            let count = content.len();
             let part = Part { path, content, first, count };
             if let Some(before) = parts.first()
-                && before.shape() != part.shape()
+                && before.content.tensor_shape() != part.content.tensor_shape()
             {
-                let describe = |part: &Part| match part.shape() {
+                let describe = |part: &Part| match part.content.tensor_shape() {
                     Some([channels, height, width]) => format!("tensors of {channels} x {height} x {width}"),
                     None => "pictures".into(),
                 };
@@ -258,7 +169,7 @@ impl ImageSource {
 
     /// The shape `[images, channels, height, width]` of the tensors; `None` if the images are pictures.
     pub fn tensor_shape(&self) -> Option<[usize; 4]> {
-        let [channels, height, width] = self.parts.first()?.shape()?;
+        let [channels, height, width] = self.parts.first()?.content.tensor_shape()?;
         Some([self.len(), channels, height, width])
     }
 
@@ -338,12 +249,12 @@ impl ImageSource {
         let mut hasher = Sha256::new();
         let mut before = None;
         for part in &self.parts {
-            match &part.content {
-                Content::Files(files) => files.iter().for_each(|file| self.hash_name(file, &mut hasher)),
-                Content::Shard(_) | Content::Rows(_) => self.hash_name(&part.path, &mut hasher),
+            match part.content.files() {
+                Some(files) => files.iter().for_each(|file| self.hash_name(file, &mut hasher)),
+                None if part.content.is_known_by_name() => self.hash_name(&part.path, &mut hasher),
                 // Several parts may come from one file.
-                _ if before == Some(&part.path) => {}
-                _ => hash_bytes(&part.path, &mut hasher)?,
+                None if before == Some(&part.path) => {}
+                None => hash_bytes(&part.path, &mut hasher)?,
             }
             before = Some(&part.path);
         }
@@ -384,34 +295,8 @@ impl ImageSource {
     /// `Images` if it cannot be decoded, `Usage` if there is none.
     pub(super) fn read(&self, index: usize) -> Result<Item<'_>> {
         let (part, index_of_part) = self.part(index)?;
-        self.read_part(part, index_of_part).map_err(|error| error.at(self.file(index)))
-    }
-
-    fn read_part<'a>(&self, part: &'a Part, index: usize) -> Result<Item<'a>> {
-        let picture = match &part.content {
-            Content::Files(files) => pictures::read(&files[index]),
-            Content::Pixels(images) => {
-                let image = images.index_axis(Axis(0), index);
-                let (rows, columns, channels) = image.dim();
-                let bytes = image.iter().copied().collect();
-                let (rows, columns) = (rows as u32, columns as u32);
-                let picture = if channels == 1 {
-                    GrayImage::from_raw(columns, rows, bytes).map(DynamicImage::from)
-                } else {
-                    RgbImage::from_raw(columns, rows, bytes).map(DynamicImage::from)
-                };
-                let picture = picture.ok_or_else(|| Error::new(ErrorKind::Internal, "an image lost its pixels"))?;
-                return Ok(Item::Picture(picture));
-            }
-            Content::Mapped(_) | Content::Loaded(_) => {
-                let tensors = part.content.tensors(&part.path)?;
-                let tensors = tensors.ok_or_else(|| Error::new(ErrorKind::Internal, "the tensors are gone"))?;
-                return Ok(Item::Tensor(tensors.index_axis_move(Axis(0), index)));
-            }
-            Content::Shard(shard) => decode(shard.picture(index)),
-            Content::Rows(rows) => rows.picture(index),
-        };
-        picture.map(Item::Picture)
+        let sample = part.content.sample(index_of_part).and_then(|sample| sample.take(IMAGE));
+        sample.map_err(|error| error.at(self.file(index)))
     }
 
     /// Names image `index` for messages: its file if it has one of its own, else its place in the file.
@@ -419,17 +304,7 @@ impl ImageSource {
         let Ok((part, index)) = self.part(index) else {
             return Cow::Borrowed(&self.path);
         };
-        let within = |place: &dyn fmt::Display| {
-            let mut path = part.path.clone().into_os_string();
-            path.push(format!(", {place}"));
-            Cow::Owned(path.into())
-        };
-        match &part.content {
-            Content::Files(files) => Cow::Borrowed(&files[index]),
-            Content::Shard(shard) => Cow::Owned(part.path.join(shard.name(index))),
-            Content::Rows(_) => within(&format_args!("row {index}")),
-            _ => within(&format_args!("image {index}")),
-        }
+        part.content.name(&part.path, index)
     }
 
     /// Remembers that image `index` could not be used; however often it is tried, it counts once.
@@ -443,239 +318,10 @@ impl ImageSource {
     }
 }
 
-impl Part {
-    fn shape(&self) -> Option<[usize; 3]> {
-        let (_, channels, height, width) = self.content.tensors(&self.path).ok().flatten()?.dim();
-        Some([channels, height, width])
-    }
-}
-
-impl Content {
-    fn count(&self, path: &Path) -> usize {
-        match self {
-            Content::Files(files) => files.len(),
-            Content::Pixels(images) => images.len_of(Axis(0)),
-            Content::Shard(shard) => shard.len(),
-            Content::Rows(rows) => rows.len(),
-            Content::Mapped(_) | Content::Loaded(_) => {
-                self.tensors(path).ok().flatten().map_or(0, |tensors| tensors.len_of(Axis(0)))
-            }
-        }
-    }
-
-    fn tensors(&self, path: &Path) -> Result<Option<ndarray::ArrayView4<'_, f32>>> {
-        match self {
-            Content::Mapped(bytes) => numpy::mapped(path, bytes).map(Some),
-            Content::Loaded(array) => Ok(Some(array.view())),
-            _ => Ok(None),
-        }
-    }
-}
-
-impl Opener {
-    /// Opens a file of any kind that is no folder. An archive may hold several parts.
-    pub fn open(&self, path: &Path) -> Result<Vec<Opened>> {
-        let failed = |error| Error::io(path, error);
-        let file = File::open(path).map_err(failed)?;
-        let mut head = Vec::new();
-        (&file).take(512).read_to_end(&mut head).map_err(failed)?;
-        if is_kind(path, Kind::Cifar) {
-            return Ok(vec![self.checked(cifar::open(path)?)]);
-        }
-        let opened = match head.as_slice() {
-            [0x1f, 0x8b, ..] => {
-                // What is broken here fails where the whole is read.
-                let mut unpacked = Vec::new();
-                let _ = MultiGzDecoder::new(head.as_slice()).take(512).read_to_end(&mut unpacked);
-                if is_tar(&unpacked) || is_kind(path, Kind::Tar) {
-                    webdataset::open(path, true, self)?
-                } else {
-                    self.open_idx(path)?
-                }
-            }
-            head if is_tar(head) || is_kind(path, Kind::Tar) => webdataset::open(path, false, self)?,
-            head if is_picture_head(head) => Opened::new(path, Content::Files(vec![path.to_path_buf()])),
-            [0, 0, ..] => self.open_idx(path)?,
-            [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => numpy::open_npy(path, &file)?,
-            [b'P', b'K', 3 | 5, 4 | 6, ..] => return numpy::open_npz(path, file, self.labels),
-            [b'P', b'A', b'R', b'1', ..] => super::parquet::open(path, &file, self)?,
-            _ if has_picture_extension(path) => Opened::new(path, Content::Files(vec![path.to_path_buf()])),
-            _ => {
-                return Err(Error::new(
-                    ErrorKind::Images,
-                    "neither a picture nor an IDX, NumPy, CIFAR, tar or Parquet file",
-                )
-                .at(path)
-                .hint(SOURCE_HINT));
-            }
-        };
-        Ok(vec![self.checked(opened)])
-    }
-
-    fn checked(&self, mut opened: Opened) -> Opened {
-        if !self.labels {
-            opened.labels = Labels::Ignored;
-        }
-        opened
-    }
-
-    fn open_idx(&self, path: &Path) -> Result<Opened> {
-        let mut opened = Opened::new(path, Content::Pixels(idx::images(path)?.insert_axis(Axis(3))));
-        if self.labels {
-            opened.labels = match idx::labels_beside(path) {
-                Some(labels) => Labels::Present(idx::labels(&labels)?.into_iter().map(i64::from).collect()),
-                None => Labels::Absent("no file of labels (`idx1` for `idx3` in its name) lies beside it".into()),
-            };
-        }
-        Ok(opened)
-    }
-}
-
-/// The kinds of files other than pictures that a folder may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Idx,
-    Cifar,
-    Npz,
-    Tar,
-    Parquet,
-}
-
-impl Kind {
-    const ALL: [Kind; 5] = [Kind::Idx, Kind::Cifar, Kind::Npz, Kind::Tar, Kind::Parquet];
-}
-
-/// Whether a file is of a kind, by its name.
-fn is_kind(path: &Path, kind: Kind) -> bool {
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-        return false;
-    };
-    let name = name.to_ascii_lowercase();
-    match kind {
-        Kind::Idx => name.contains("images") && name.contains("idx3"),
-        Kind::Cifar => name.ends_with(".bin"),
-        Kind::Npz => name.ends_with(".npz"),
-        Kind::Tar => [".tar", ".tar.gz", ".tgz"].iter().any(|end| name.ends_with(end)),
-        Kind::Parquet => name.ends_with(".parquet"),
-    }
-}
-
-/// The kind of a file in a folder, by its name. Many programs write `.bin` files.
-fn kind_in_folder(path: &Path) -> Option<Kind> {
-    let kind = Kind::ALL.into_iter().find(|&kind| is_kind(path, kind))?;
-    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let is_cifar = ["train", "test", "test_batch"].contains(&stem) || stem.starts_with("data_batch");
-    (kind != Kind::Cifar || is_cifar).then_some(kind)
-}
-
-/// What a folder holds, each sorted by path.
-pub(super) struct Found {
-    /// The picture files.
-    pub pictures: Vec<PathBuf>,
-    /// Files of images of one [`Kind`].
-    pub archives: Vec<PathBuf>,
-}
-
-/// Searches `folder` for pictures and other files of images, recursively. Files that bear no name of either are pictures by
-/// their content, or nothing: a README, or a list of labels. Hidden entries and links that lead back to a
-/// folder around them are left out; broken links to pictures are kept, so that they are counted as unreadable.
-///
-/// # Errors
-///
-/// `Images` if there is nothing, or no pictures and archives of several kinds; `Io` if a folder cannot be read.
-pub(super) fn find(folder: &Path) -> Result<Found> {
-    let visible = |entry: &DirEntry| entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".");
-    let mut pictures = Vec::new();
-    let mut archives = Vec::new();
-    for entry in WalkDir::new(folder).follow_links(true).into_iter().filter_entry(visible) {
-        match entry {
-            Ok(entry) if !entry.file_type().is_file() => {}
-            Ok(entry) if has_picture_extension(entry.path()) => pictures.push(entry.into_path()),
-            Ok(entry) => match kind_in_folder(entry.path()) {
-                Some(kind) => archives.push((kind, entry.into_path())),
-                None if is_picture(entry.path()) => pictures.push(entry.into_path()),
-                None => {}
-            },
-            Err(error) if error.loop_ancestor().is_some() => {}
-            Err(error) => {
-                let path = error.path().unwrap_or(folder).to_path_buf();
-                let missing = error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-                if !missing {
-                    return Err(Error::io(path, error.into()));
-                } else if has_picture_extension(&path) {
-                    pictures.push(path);
-                }
-            }
-        }
-    }
-    pictures.sort();
-    archives.sort_by(|(_, a), (_, b)| a.cmp(b));
-    if let Some((first, path)) = archives.first()
-        && let Some((_, other)) = archives.iter().find(|(kind, _)| kind != first)
-        && pictures.is_empty()
-    {
-        return Err(Error::new(
-            ErrorKind::Images,
-            format!("this folder holds files of several kinds (`{}`, `{}`)", path.display(), other.display()),
-        )
-        .at(folder)
-        .hint("name the file, or a folder that holds nothing else"));
-    }
-    let mut archives: Vec<PathBuf> = archives.into_iter().map(|(_, path)| path).collect();
-    // Downloads leave the packed file beside the unpacked one, which sorts right before it.
-    archives.dedup_by(|later, earlier| {
-        later.extension().is_some_and(|extension| extension == "gz") && later.with_extension("") == *earlier
-    });
-    if pictures.is_empty() && archives.is_empty() {
-        return Err(Error::new(
-            ErrorKind::Images,
-            "there are no pictures in this folder; looked for files that end in .jpg, .png and the like, and for pictures under \
-             other names",
-        )
-        .at(folder)
-        .hint("name the folder that holds the pictures, or an IDX, .npz, CIFAR .bin, .tar or .parquet file"));
-    }
-    Ok(Found { pictures, archives })
-}
-
-/// Whether there is a folder at `path`.
-///
-/// # Errors
-///
-/// `Images` if nothing is there, `Io` if that cannot be told.
-pub(super) fn is_folder(path: &Path) -> Result<bool> {
-    match std::fs::metadata(path) {
-        Ok(metadata) => Ok(metadata.is_dir()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Error::new(ErrorKind::Images, "no such file or folder").at(path).hint(SOURCE_HINT))
-        }
-        Err(error) => Err(Error::io(path, error)),
-    }
-}
-
-/// Whether a file begins with the given bytes.
-pub(super) fn has_magic(path: &Path, magic: &[u8]) -> Result<bool> {
-    let mut head = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(magic.len() as u64).read_to_end(&mut head))
-        .map_err(|error| Error::io(path, error))?;
-    Ok(head == magic)
-}
-
-/// How many bytes a compressed file of the given length may unpack to. Pictures are seldom packed to a twentieth, and a
-/// small file may still hold a large blank one; deflate's thousandth is a bomb.
-pub(super) fn unpacked_limit(packed: u64) -> u64 {
-    packed.saturating_mul(20).max(256 << 20)
-}
-
 fn tensors_are_final(path: &Path) -> Error {
     Error::new(ErrorKind::Usage, "images in a NumPy file are fed to the model as they are, and cannot be preprocessed")
         .at(path)
         .hint("drop --mean, --std, --crop-ratio, --interpolation and --resize")
-}
-
-fn is_tar(head: &[u8]) -> bool {
-    head.get(257..262) == Some(b"ustar")
 }
 
 fn hash_bytes(path: &Path, hasher: &mut Sha256) -> Result<()> {
@@ -697,27 +343,15 @@ pub(super) fn hexadecimal(hasher: Sha256) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::fs;
     use std::io::Write;
 
-    use flate2::{Compression, write::GzEncoder};
-    use ndarray::{Array, Array3};
+    use ndarray::{Array, Array3, Array4, Axis};
     use ndarray_npy::{NpzWriter, write_npy};
 
+    use super::super::testing::{idx, write_picture};
     use super::*;
-
-    /// Writes a plain picture of one colour.
-    pub(crate) fn write_picture(path: &Path, width: u32, height: u32, colour: [u8; 3]) {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        RgbImage::from_pixel(width, height, image::Rgb(colour)).save(path).unwrap();
-    }
-
-    pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    }
 
     fn tensors() -> Array4<f32> {
         Array::from_shape_fn((2, 3, 4, 5), |(n, c, h, w)| (n * 1000 + c * 100 + h * 10 + w) as f32)
@@ -789,7 +423,7 @@ pub(super) mod tests {
     fn idx_images_are_grey_pictures() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("images");
-        let bytes = idx::tests::encode([0x0803, 1, 2, 3], &[1, 2, 3, 4, 5, 6]);
+        let bytes = idx([0x0803, 1, 2, 3], &[1, 2, 3, 4, 5, 6]);
         fs::write(&path, bytes).unwrap();
         let source = ImageSource::open(&path).unwrap();
         let Item::Picture(image) = source.read(0).unwrap() else {
@@ -797,7 +431,7 @@ pub(super) mod tests {
         };
         assert_eq!((image.width(), image.height()), (3, 2));
         assert_eq!(image.as_bytes(), [1, 2, 3, 4, 5, 6]);
-        fs::write(&path, idx::tests::encode([0x0803, 0, 2, 3], &[])).unwrap();
+        fs::write(&path, idx([0x0803, 0, 2, 3], &[])).unwrap();
         assert_eq!(ImageSource::open(&path).unwrap_err().kind(), ErrorKind::Images);
     }
 

@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use ndarray::{ArrayD, ArrayView4, ArrayViewD, Axis, Ix4};
+use ndarray::{Array4, ArrayD, ArrayView4, ArrayViewD, Axis, Ix4};
 use ndarray_npy::{ReadableElement, ViewElement, ViewNpyExt};
 
-use super::source::{Content, Labels, Opened, Role, unpacked_limit};
+use super::super::item::{Container, Labels, Opened, Role, Sample};
+use super::super::limits::unpacked_limit;
+use super::pixels::PixelArray;
 use crate::error::{Error, ErrorKind, Result};
 
 const TENSOR_HINT: &str = "save a float32 array [images, channels, height, width], as `array` or under the name `x`";
@@ -25,6 +27,58 @@ const NAMES: [(&str, &str, Option<Role>); 7] = [
     ("test_images", "test_labels", Some(Role::Test)),
 ];
 
+/// An `.npy` file of tensors, which are read when they are asked for.
+#[derive(Debug)]
+struct Mapped {
+    path: PathBuf,
+    map: Mmap,
+}
+
+impl Mapped {
+    fn tensors(&self) -> Result<ArrayView4<'_, f32>> {
+        let tensors = ArrayView4::view_npy(&self.map).map_err(|error| not_tensors(&self.path, error))?;
+        some_pixels(&self.path, tensors.shape())?;
+        Ok(tensors)
+    }
+}
+
+impl Container for Mapped {
+    fn len(&self) -> usize {
+        self.tensors().map_or(0, |tensors| tensors.len_of(Axis(0)))
+    }
+
+    fn sample(&self, index: usize) -> Result<Sample<'_>> {
+        Ok(Sample::tensor(self.tensors()?.index_axis_move(Axis(0), index)))
+    }
+
+    fn tensor_shape(&self) -> Option<[usize; 3]> {
+        self.tensors().ok().map(|tensors| image_shape(&tensors))
+    }
+}
+
+/// Tensors `[images, channels, height, width]` in memory.
+#[derive(Debug)]
+struct Loaded(Array4<f32>);
+
+impl Container for Loaded {
+    fn len(&self) -> usize {
+        self.0.len_of(Axis(0))
+    }
+
+    fn sample(&self, index: usize) -> Result<Sample<'_>> {
+        Ok(Sample::tensor(self.0.view().index_axis_move(Axis(0), index)))
+    }
+
+    fn tensor_shape(&self) -> Option<[usize; 3]> {
+        Some(image_shape(&self.0.view()))
+    }
+}
+
+fn image_shape(tensors: &ArrayView4<f32>) -> [usize; 3] {
+    let (_, channels, height, width) = tensors.dim();
+    [channels, height, width]
+}
+
 /// Opens an `.npy` file, whose float32 values `[images, channels, height, width]` are read when they are asked for.
 ///
 /// # Errors
@@ -34,15 +88,9 @@ pub(super) fn open_npy(path: &Path, file: &File) -> Result<Opened> {
     // SAFETY: the map is only read, as bytes, each of which may have any value. As with every mapped file, nobody must
     // truncate it while it is in use.
     let map = unsafe { Mmap::map(file) }.map_err(|error| Error::io(path, error))?;
-    mapped(path, &map)?;
-    Ok(Opened::new(path, Content::Mapped(map)))
-}
-
-/// The tensors of a mapped `.npy` file.
-pub(super) fn mapped<'a>(path: &Path, bytes: &'a [u8]) -> Result<ArrayView4<'a, f32>> {
-    let tensors = ArrayView4::view_npy(bytes).map_err(|error| not_tensors(path, error))?;
-    some_pixels(path, tensors.shape())?;
-    Ok(tensors)
+    let mapped = Mapped { path: path.to_path_buf(), map };
+    mapped.tensors()?;
+    Ok(Opened::new(path, mapped))
 }
 
 /// As many images as the header likes would come of no bytes at all.
@@ -89,7 +137,7 @@ pub(super) fn open_npz(path: &Path, file: File, with_labels: bool) -> Result<Vec
     found
         .into_iter()
         .map(|(images, labels, role)| {
-            let mut opened = Opened::new(path, read_images(path, &read_member(path, &mut archive, images)?)?);
+            let mut opened = read_images(path, &read_member(path, &mut archive, images)?)?;
             opened.role = role;
             opened.labels = match labels {
                 _ if !with_labels => Labels::Ignored,
@@ -103,9 +151,12 @@ pub(super) fn open_npz(path: &Path, file: File, with_labels: bool) -> Result<Vec
 
 /// Images are float32 tensors `[images, channels, height, width]`, or uint8 pictures `[images, height, width]` or
 /// `[images, height, width, 1 or 3]`.
-fn read_images(path: &Path, bytes: &[u8]) -> Result<Content> {
+fn read_images(path: &Path, bytes: &[u8]) -> Result<Opened> {
     let error = match ArrayView4::<f32>::view_npy(bytes) {
-        Ok(tensors) => return some_pixels(path, tensors.shape()).map(|()| Content::Loaded(tensors.to_owned())),
+        Ok(tensors) => {
+            some_pixels(path, tensors.shape())?;
+            return Ok(Opened::new(path, Loaded(tensors.to_owned())));
+        }
         Err(error) => error,
     };
     let Ok(pictures) = ArrayViewD::<u8>::view_npy(bytes) else {
@@ -127,7 +178,7 @@ fn read_images(path: &Path, bytes: &[u8]) -> Result<Content> {
     }
     .to_owned()
     .into_dimensionality::<Ix4>()
-    .map(Content::Pixels)
+    .map(|pictures| Opened::new(path, PixelArray(pictures)))
     .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))
 }
 
@@ -193,9 +244,11 @@ fn not_tensors(path: &Path, error: impl std::error::Error + Send + Sync + 'stati
 
 #[cfg(test)]
 mod tests {
-    use ndarray::{Array, Array1, Array2, Array3, Array4, Dimension};
+    use ndarray::{Array, Array1, Array2, Array3, Dimension};
     use ndarray_npy::{NpzWriter, WritableElement};
 
+    use super::super::super::decode;
+    use super::super::super::item::{IMAGE, Item};
     use super::*;
 
     struct Archive(tempfile::NamedTempFile, NpzWriter<File>);
@@ -249,6 +302,20 @@ mod tests {
         labels
     }
 
+    /// The bytes `[images, rows, columns, channels]` of pictures.
+    fn pixels(opened: &Opened) -> Array4<u8> {
+        let picture = |index| match opened.content.sample(index).unwrap().take(IMAGE).unwrap() {
+            Item::Picture(picture) => {
+                let channels = usize::from(picture.color().channel_count());
+                decode::pixels(picture, channels)
+            }
+            Item::Tensor(_) => panic!("a tensor"),
+        };
+        let pictures: Vec<_> = (0..opened.content.len()).map(picture).collect();
+        let views: Vec<_> = pictures.iter().map(|picture| picture.view()).collect();
+        ndarray::stack(Axis(0), &views).unwrap()
+    }
+
     #[test]
     fn labels_are_integers_of_any_type() {
         fn check<A: WritableElement + Copy + TryFrom<u8, Error: std::fmt::Debug>>() {
@@ -277,12 +344,11 @@ mod tests {
     fn pictures_are_bytes() {
         let grey = Array3::from_shape_fn((2, 3, 4), |(n, y, x)| (n * 100 + y * 10 + x) as u8);
         let opened = Archive::new().with("x", grey.clone()).open().unwrap();
-        let Content::Pixels(pixels) = &opened[0].content else { panic!("no pictures") };
-        assert_eq!(pixels, grey.insert_axis(Axis(3)));
+        assert_eq!(pixels(&opened[0]), grey.insert_axis(Axis(3)));
         assert!(matches!(opened[0].labels, Labels::Absent(_)));
         let colour = Array4::from_elem((2, 3, 4, 3), 9u8);
         let opened = Archive::new().with("x", colour.clone()).open().unwrap();
-        assert!(matches!(&opened[0].content, Content::Pixels(pixels) if *pixels == colour));
+        assert_eq!(pixels(&opened[0]), colour);
         let error = Archive::new().with("x", Array4::from_elem((2, 3, 4, 5), 9u8)).open().err().unwrap();
         assert!(error.to_string().contains("[2, 3, 4, 5]"), "{error}");
         assert!(error.hint_text().unwrap().contains("last axis"));

@@ -5,11 +5,12 @@
 
 use ndarray::{Array3, ArrayView2, Axis, Zip, s};
 
-use super::preprocess::{Interpolation, Pixels, luma};
+use super::super::decode::{Pixels, luma};
+use super::preprocess::Interpolation;
 
 /// An operation with its parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Operation {
+pub(crate) enum Operation {
     /// Stretches each channel to the whole range.
     AutoContrast,
     /// Makes the values of each channel equally frequent.
@@ -96,13 +97,13 @@ impl Operation {
 }
 
 /// The mirror image.
-pub(super) fn flip(mut pixels: Pixels) -> Pixels {
+pub(crate) fn flip(mut pixels: Pixels) -> Pixels {
     pixels.invert_axis(Axis(1));
     pixels
 }
 
 /// The picture with a border of `width` black pixels on each side.
-pub(super) fn pad(pixels: &Pixels, width: usize) -> Pixels {
+pub(crate) fn pad(pixels: &Pixels, width: usize) -> Pixels {
     let (rows, columns, channels) = pixels.dim();
     let mut padded = Array3::zeros((rows + 2 * width, columns + 2 * width, channels));
     padded.slice_mut(s![width..width + rows, width..width + columns, ..]).assign(pixels);
@@ -242,10 +243,11 @@ fn interpolate([v1, v2, v3, v4]: [f64; 4], fraction: f64, support: usize) -> f64
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::path::Path;
 
-    use super::super::preprocess::{pixels, resample};
+    use super::super::super::decode::pixels;
+    use super::super::preprocess::resample;
     use super::*;
 
     pub(crate) fn fixture(name: &str) -> Pixels {

@@ -3,6 +3,7 @@
 //! The format is described at <https://github.com/webdataset/webdataset>. The members are indexed once; pictures are read
 //! from the mapped file when they are asked for. A gzipped shard is unpacked in memory.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
@@ -12,8 +13,9 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use memmap2::Mmap;
 
-use super::pictures::has_picture_extension;
-use super::source::{Content, Labels, Opened, Opener, unpacked_limit};
+use super::super::decode::{self, has_picture_extension};
+use super::super::item::{self, Container, Labels, Opened, ReadOptions};
+use super::super::limits::unpacked_limit;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How many fields a message lists.
@@ -21,7 +23,7 @@ const LISTED: usize = 5;
 
 /// The pictures of a tar archive.
 #[derive(Debug)]
-pub(super) struct Shard {
+struct Shard {
     bytes: Bytes,
     pictures: Vec<Member>,
 }
@@ -43,20 +45,21 @@ struct Sample {
     label: Option<(u8, i64)>,
 }
 
-impl Shard {
-    /// The number of pictures.
-    pub fn len(&self) -> usize {
+impl Container for Shard {
+    fn len(&self) -> usize {
         self.pictures.len()
     }
 
-    /// The name of the file of a picture in the archive.
-    pub fn name(&self, index: usize) -> &str {
-        self.pictures.get(index).map_or("", |member| &member.name)
+    fn sample(&self, index: usize) -> Result<item::Sample<'_>> {
+        decode::decode(self.pictures[index].of(&self.bytes)).map(item::Sample::picture)
     }
 
-    /// The bytes of the file of a picture; none if there is no such picture.
-    pub fn picture(&self, index: usize) -> &[u8] {
-        self.pictures.get(index).map_or(&[], |member| member.of(&self.bytes))
+    fn name<'a>(&'a self, path: &Path, index: usize) -> Cow<'a, Path> {
+        Cow::Owned(path.join(&self.pictures[index].name))
+    }
+
+    fn is_known_by_name(&self) -> bool {
+        true
     }
 }
 
@@ -67,7 +70,7 @@ impl Member {
 }
 
 /// Opens the shard at `path`. A sample is a picture under its base name, and the label in its `.cls` file, under `label` or
-/// `cls` in its `.json` file, or in its `.txt` file. Of several pictures the one in the field that `opener` names is read, else
+/// `cls` in its `.json` file, or in its `.txt` file. Of several pictures the one in the field that `options` name is read, else
 /// the one whose field is a bare extension.
 ///
 /// # Errors
@@ -75,8 +78,8 @@ impl Member {
 /// `Format` if it is no tar archive, breaks off, unpacks to more than is believable, if some samples have labels and others
 /// have not, or if it is not clear which picture of a sample is meant; `Images` if there are no pictures in it; `Io` if it
 /// cannot be read.
-pub(super) fn open(path: &Path, gzipped: bool, opener: &Opener) -> Result<Opened> {
-    let with_labels = opener.labels;
+pub(super) fn open(path: &Path, gzipped: bool, options: &ReadOptions) -> Result<Opened> {
+    let with_labels = options.labels;
     let bytes = read(path, gzipped)?;
     let broken = |error: std::io::Error| {
         Error::new(ErrorKind::Format, format!("not a readable tar archive: {error}")).at(path).caused_by(error)
@@ -87,7 +90,7 @@ pub(super) fn open(path: &Path, gzipped: bool, opener: &Opener) -> Result<Opened
     let mut finish = |sample: Sample| {
         let label = sample.label.map(|(_, label)| label);
         if let Some((field, picture)) =
-            choose(sample, opener.image_column.as_deref()).map_err(|error| error.at(path))?
+            choose(sample, options.image_column.as_deref()).map_err(|error| error.at(path))?
         {
             assumed.extend(field);
             pictures.push(picture);
@@ -146,7 +149,12 @@ pub(super) fn open(path: &Path, gzipped: bool, opener: &Opener) -> Result<Opened
         }
     };
     let notes = note(&assumed).into_iter().collect();
-    Ok(Opened { labels, notes, ..Opened::new(path, Content::Shard(Shard { bytes, pictures })) })
+    Ok(Opened { labels, notes, ..Opened::new(path, Shard { bytes, pictures }) })
+}
+
+/// Whether bytes are the first of a tar archive.
+pub(super) fn is_tar(head: &[u8]) -> bool {
+    head.get(257..262) == Some(b"ustar")
 }
 
 /// The picture of a sample that is meant, if it has any, with its field where that was assumed.
@@ -259,37 +267,19 @@ fn label(extension: &str, bytes: &[u8]) -> Result<Option<(u8, i64)>> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::fs;
 
-    use image::{ImageFormat, RgbImage};
-
-    use super::super::source::{ImageSource, Item, tests::gzip};
+    use super::super::super::item::Item;
     use super::*;
-
-    /// The bytes of a PNG file of one colour.
-    pub(crate) fn png(colour: [u8; 3]) -> Vec<u8> {
-        let mut bytes = Cursor::new(Vec::new());
-        RgbImage::from_pixel(5, 4, image::Rgb(colour)).write_to(&mut bytes, ImageFormat::Png).unwrap();
-        bytes.into_inner()
-    }
-
-    pub(crate) fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        for (name, bytes) in members {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(bytes.len() as u64);
-            header.set_mode(0o644);
-            builder.append_data(&mut header, name, *bytes).unwrap();
-        }
-        builder.into_inner().unwrap()
-    }
+    use crate::data::ImageSource;
+    use crate::data::testing::{gzip, png, tar as archive};
 
     fn open_bytes(bytes: &[u8], gzipped: bool) -> Result<Opened> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("shard.tar");
         fs::write(&path, bytes).unwrap();
-        open(&path, gzipped, &Opener { labels: true, ..Opener::default() })
+        open(&path, gzipped, &ReadOptions { labels: true, ..ReadOptions::default() })
     }
 
     #[test]
@@ -329,7 +319,8 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("shard.tar");
         fs::write(&path, archive(members)).unwrap();
-        let opened = open(&path, false, &Opener { image_column: column.map(str::to_owned), ..Opener::default() })?;
+        let opened =
+            open(&path, false, &ReadOptions { image_column: column.map(str::to_owned), ..ReadOptions::default() })?;
         let notes = opened.notes.clone();
         let source = ImageSource::new(&path, [(opened.path, opened.content)])?;
         let red = |index| match source.read(index).unwrap() {

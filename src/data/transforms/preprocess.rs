@@ -7,10 +7,12 @@ use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::DynamicImage;
-use ndarray::{Array3, Array4, ArrayBase, ArrayView3, Axis, Ix3, RawData, s};
+use ndarray::{Array3, ArrayView3, Axis, s};
 use serde::{Deserialize, Serialize};
 
-use super::source::MAXIMAL_BYTES;
+use super::super::decode::{Pixels, pixels};
+use super::super::limits::MAXIMAL_BYTES;
+use super::super::shape::Layout;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How pictures become the input of a model; the default is what ImageNet models are evaluated with.
@@ -78,16 +80,6 @@ pub enum Resize {
     Square,
 }
 
-/// The order of the axes of a model's input.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Layout {
-    /// `[images, channels, height, width]`.
-    #[default]
-    Nchw,
-    /// `[images, height, width, channels]`.
-    Nhwc,
-}
-
 /// How images are made ready for a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
@@ -95,23 +87,6 @@ pub struct View {
     pub preprocess: Option<Preprocess>,
     /// The order of the axes.
     pub layout: Layout,
-}
-
-impl Layout {
-    /// Values `[channels, height, width]` in this order.
-    pub(super) fn arrange<S: RawData>(self, values: ArrayBase<S, Ix3>) -> ArrayBase<S, Ix3> {
-        match self {
-            Layout::Nchw => values,
-            Layout::Nhwc => values.permuted_axes([1, 2, 0]),
-        }
-    }
-
-    /// Height and width of images in this order.
-    pub(super) fn size(self, images: &Array4<f32>) -> [usize; 2] {
-        match (self, images.dim()) {
-            (Layout::Nchw, (_, _, height, width)) | (Layout::Nhwc, (_, height, width, _)) => [height, width],
-        }
-    }
 }
 
 /// What the command line says about preprocessing; what it does not say is taken from elsewhere.
@@ -169,7 +144,7 @@ impl FromStr for ChannelOrder {
 }
 
 /// The standard deviation that leaves pixels what they are: 0 to 255.
-pub(super) const BYTES: f32 = 1.0 / 255.0;
+pub(crate) const BYTES: f32 = 1.0 / 255.0;
 
 impl Preprocess {
     /// What RGB models trained on ImageNet are evaluated with, for an input of the given height and width.
@@ -276,7 +251,7 @@ impl Preprocess {
     }
 
     /// The pixels that the model sees: resized, and cropped to the centre.
-    pub(super) fn centre_crop(&self, pixels: &Pixels) -> Result<Pixels> {
+    pub(crate) fn centre_crop(&self, pixels: &Pixels) -> Result<Pixels> {
         let [height, width] = self.size;
         let (rows, columns, _) = pixels.dim();
         let resized = self.resized([rows, columns]);
@@ -286,7 +261,7 @@ impl Preprocess {
     }
 
     /// The values that stand for pixels, in the order that the model takes.
-    pub(super) fn normalise(&self, pixels: ArrayView3<u8>, layout: Layout) -> Array3<f32> {
+    pub(crate) fn normalise(&self, pixels: ArrayView3<u8>, layout: Layout) -> Array3<f32> {
         // A channel has only 256 different values: normalise those, rather than every pixel.
         let normalised: Vec<[f32; 256]> = self
             .mean
@@ -334,31 +309,8 @@ fn crop_offset(resized: usize, size: usize) -> usize {
     ((resized - size) as f64 / 2.0).round_ties_even() as usize
 }
 
-/// The bytes `[rows, columns, channels]` of a picture, with 1 or 3 channels.
-pub(super) type Pixels = Array3<u8>;
-
-/// The pixels of a picture, converted as Pillow does: transparency is ignored, and the luma of colours is that of ITU-R 601-2.
-pub(super) fn pixels(image: DynamicImage, channels: usize) -> Pixels {
-    let shape = (image.height() as usize, image.width() as usize, channels);
-    let bytes = if channels == 3 {
-        image.into_rgb8().into_raw()
-    } else if image.color().has_color() {
-        image.into_rgb8().pixels().map(|pixel| luma(pixel.0)).collect()
-    } else {
-        image.into_luma8().into_raw()
-    };
-    // The bytes of a picture are as many as its shape says.
-    Array3::from_shape_vec(shape, bytes).unwrap_or_default()
-}
-
-/// The luma of a colour, as Pillow computes it.
-pub(super) fn luma(colour: [u8; 3]) -> u8 {
-    let [red, green, blue] = colour.map(u32::from);
-    ((19_595 * red + 38_470 * green + 7_471 * blue + 0x8000) >> 16) as u8
-}
-
 /// Resizes pixels to the given rows and columns.
-pub(super) fn resample(source: &Pixels, resized: [usize; 2], interpolation: Interpolation) -> Result<Pixels> {
+pub(crate) fn resample(source: &Pixels, resized: [usize; 2], interpolation: Interpolation) -> Result<Pixels> {
     let (rows, columns, channels) = source.dim();
     let bytes = resized.iter().try_fold(3_u64, |product, &side| product.checked_mul(side as u64));
     if bytes.is_none_or(|bytes| bytes > MAXIMAL_BYTES) {
@@ -424,16 +376,10 @@ fn resample_pass(source: &[u8], from: [usize; 2], to: [usize; 2], options: &Resi
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use image::{GrayImage, Luma, Rgb, RgbImage};
 
-    use image::{GrayImage, Luma, Rgb, RgbImage, Rgba, RgbaImage};
-
+    use super::super::super::testing::resize_fixture as fixture;
     use super::*;
-
-    fn fixture(name: &str) -> DynamicImage {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/resize");
-        image::open(folder.join(name).with_extension("png")).unwrap()
-    }
 
     #[test]
     fn resizes_like_pillow() {
@@ -455,27 +401,6 @@ mod tests {
             println!("{name}: {difference:?}");
             assert!(difference <= Some(2), "{name}: {difference:?}");
         }
-    }
-
-    #[test]
-    fn luma_is_that_of_pillow() {
-        let grey = fixture("source-grey");
-        let bytes = |image: DynamicImage, channels| pixels(image, channels).into_raw_vec_and_offset().0;
-        assert_eq!(bytes(fixture("source"), 1), grey.as_bytes());
-        assert_eq!(bytes(grey.clone(), 1), grey.as_bytes());
-        // 0.299 * 255 = 76.2, 0.587 * 255 = 149.7, 0.114 * 255 = 29.1.
-        for (colour, luma) in [([255, 0, 0], 76), ([0, 255, 0], 150), ([0, 0, 255], 29), ([255, 255, 255], 255)] {
-            let image = RgbImage::from_pixel(1, 1, Rgb(colour));
-            assert_eq!(bytes(image.into(), 1), [luma]);
-        }
-    }
-
-    #[test]
-    fn transparency_is_ignored_and_depth_reduced() {
-        let image = RgbaImage::from_pixel(1, 1, Rgba([10, 20, 30, 0]));
-        assert_eq!(pixels(image.into(), 3), ndarray::array![[[10, 20, 30]]]);
-        let image = image::ImageBuffer::from_pixel(1, 1, Luma([0x8080u16]));
-        assert_eq!(pixels(DynamicImage::ImageLuma16(image), 3), ndarray::array![[[0x80, 0x80, 0x80]]]);
     }
 
     #[test]

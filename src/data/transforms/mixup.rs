@@ -5,12 +5,12 @@ use rand::RngExt;
 use rand_distr::{Beta, Distribution};
 use rayon::prelude::*;
 
-use super::preprocess::Layout;
-use super::random::Generator;
+use super::super::random::Generator;
+use super::super::shape::Layout;
 
 /// How a batch is mixed with itself in reverse order.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Mix {
+pub(crate) struct Mix {
     /// What the targets keep of their own.
     pub share: f64,
     /// Top, left, bottom and right of what is taken from the others; `None` if all pixels are averaged.
@@ -19,7 +19,7 @@ pub(super) struct Mix {
 
 /// Draws how to mix a batch, as timm does: one share for all, from Beta(alpha, alpha), by CutMix or mixup at even odds where
 /// both alphas are above 0. `None` if neither is.
-pub(super) fn draw(mixup: f64, cutmix: f64, [height, width]: [usize; 2], random: &mut Generator) -> Option<Mix> {
+pub(crate) fn draw(mixup: f64, cutmix: f64, [height, width]: [usize; 2], random: &mut Generator) -> Option<Mix> {
     let is_cut = match (mixup > 0.0, cutmix > 0.0) {
         (true, true) => random.random(),
         (false, false) => return None,
@@ -87,7 +87,7 @@ impl Mix {
 mod tests {
     use ndarray::Array;
 
-    use super::super::random::{Purpose, generator};
+    use super::super::super::random::{Purpose, generator};
     use super::*;
 
     fn draws(mixup: f64, cutmix: f64) -> Vec<Mix> {

@@ -7,9 +7,10 @@ use std::path::Path;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, ImageResult, Limits};
+use ndarray::Array3;
 
 use super::jpeg;
-use super::source::MAXIMAL_BYTES;
+use super::limits::{MAXIMAL_BYTES, MAXIMAL_SIDE};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The extensions, in any case, of pictures that are read. Files of others are told by their content.
@@ -27,9 +28,6 @@ const RAW: [&str; 12] = ["dng", "cr2", "cr3", "nef", "nrw", "arw", "sr2", "srw",
 
 /// How many bytes of a file tell what it is.
 const HEAD: usize = 64;
-
-/// The sides that a picture may have, so that a malicious file cannot exhaust the machine.
-const MAXIMAL_SIDE: u32 = 65_535;
 
 /// A kind of picture that is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,13 +188,37 @@ fn undecodable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Images, format!("cannot be decoded: {error}")).caused_by(error)
 }
 
+/// The bytes `[rows, columns, channels]` of a picture, with 1 or 3 channels.
+pub(super) type Pixels = Array3<u8>;
+
+/// The pixels of a picture, converted as Pillow does: transparency is ignored, and the luma of colours is that of ITU-R 601-2.
+pub(super) fn pixels(image: DynamicImage, channels: usize) -> Pixels {
+    let shape = (image.height() as usize, image.width() as usize, channels);
+    let bytes = if channels == 3 {
+        image.into_rgb8().into_raw()
+    } else if image.color().has_color() {
+        image.into_rgb8().pixels().map(|pixel| luma(pixel.0)).collect()
+    } else {
+        image.into_luma8().into_raw()
+    };
+    // The bytes of a picture are as many as its shape says.
+    Array3::from_shape_vec(shape, bytes).unwrap_or_default()
+}
+
+/// The luma of a colour, as Pillow computes it.
+pub(super) fn luma(colour: [u8; 3]) -> u8 {
+    let [red, green, blue] = colour.map(u32::from);
+    ((19_595 * red + 38_470 * green + 7_471 * blue + 0x8000) >> 16) as u8
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::path::PathBuf;
 
-    use image::RgbImage;
+    use image::{Luma, Rgb, RgbImage, Rgba, RgbaImage};
 
+    use super::super::testing::resize_fixture;
     use super::*;
 
     /// The formats that are read, but for JPEG.
@@ -328,5 +350,26 @@ mod tests {
         bytes.splice(2..2, exif.iter().copied());
         let image = decode(&bytes).unwrap();
         assert_eq!((image.width(), image.height()), (8, 16));
+    }
+
+    #[test]
+    fn luma_is_that_of_pillow() {
+        let grey = resize_fixture("source-grey");
+        let bytes = |image: DynamicImage, channels| pixels(image, channels).into_raw_vec_and_offset().0;
+        assert_eq!(bytes(resize_fixture("source"), 1), grey.as_bytes());
+        assert_eq!(bytes(grey.clone(), 1), grey.as_bytes());
+        // 0.299 * 255 = 76.2, 0.587 * 255 = 149.7, 0.114 * 255 = 29.1.
+        for (colour, luma) in [([255, 0, 0], 76), ([0, 255, 0], 150), ([0, 0, 255], 29), ([255, 255, 255], 255)] {
+            let image = RgbImage::from_pixel(1, 1, Rgb(colour));
+            assert_eq!(bytes(image.into(), 1), [luma]);
+        }
+    }
+
+    #[test]
+    fn transparency_is_ignored_and_depth_reduced() {
+        let image = RgbaImage::from_pixel(1, 1, Rgba([10, 20, 30, 0]));
+        assert_eq!(pixels(image.into(), 3), ndarray::array![[[10, 20, 30]]]);
+        let image = image::ImageBuffer::from_pixel(1, 1, Luma([0x8080u16]));
+        assert_eq!(pixels(DynamicImage::ImageLuma16(image), 3), ndarray::array![[[0x80, 0x80, 0x80]]]);
     }
 }

@@ -6,6 +6,7 @@
 //! fits in it is decoded once, and a larger one once for every image that is drawn at random. So row groups should be small
 //! (Hugging Face writes 100 rows).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
@@ -24,8 +25,8 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 
-use super::pictures;
-use super::source::{Content, Labels, Opened, Opener};
+use super::super::decode;
+use super::super::item::{Container, Labels, Opened, ReadOptions, Sample, within};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The memory, in bytes, that decoded row groups may fill before the one that was not used for longest is dropped.
@@ -42,7 +43,7 @@ const COLUMN_HINT: &str =
     "`tune`, `eval` and `run` take the names of the columns: --image-column NAME and --label-column NAME";
 
 /// The image column of a Parquet file.
-pub(super) struct Rows {
+struct Rows {
     reader: SerializedFileReader<Bytes>,
     /// The columns of bytes and of paths.
     columns: Images,
@@ -141,18 +142,31 @@ impl Cache {
     }
 }
 
-impl Rows {
-    /// The number of rows.
-    pub fn len(&self) -> usize {
+impl Container for Rows {
+    fn len(&self) -> usize {
         self.ends.last().copied().unwrap_or(0)
     }
 
+    fn sample(&self, row: usize) -> Result<Sample<'_>> {
+        self.picture(row).map(Sample::picture)
+    }
+
+    fn name<'a>(&'a self, path: &Path, row: usize) -> Cow<'a, Path> {
+        within(path, format_args!("row {row}"))
+    }
+
+    fn is_known_by_name(&self) -> bool {
+        true
+    }
+}
+
+impl Rows {
     /// The picture in a row.
     ///
     /// # Errors
     ///
     /// `Images` if there is none, or its row group or itself cannot be decoded.
-    pub fn picture(&self, row: usize) -> Result<DynamicImage> {
+    fn picture(&self, row: usize) -> Result<DynamicImage> {
         let number = self.ends.partition_point(|&end| end <= row);
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
         let group = self
@@ -160,8 +174,8 @@ impl Rows {
             .get((self.id, number), CACHED, || guarded(|| self.group(number)).map_err(|error| error.to_string()));
         match group.get() {
             Some(Ok(images)) => match images.get(row - start) {
-                Some(Cell::Bytes(bytes)) => pictures::decode(bytes.data()),
-                Some(Cell::Path(path)) => pictures::read(&self.beside(path.data())?),
+                Some(Cell::Bytes(bytes)) => decode::decode(bytes.data()),
+                Some(Cell::Path(path)) => decode::read(&self.beside(path.data())?),
                 Some(Cell::Null) | None => bail!(Images, "cannot be decoded: it holds nothing"),
             },
             Some(Err(message)) => bail!(Images, "its row group cannot be decoded: {message}"),
@@ -234,7 +248,7 @@ fn too_large() -> ParquetError {
 ///
 /// `Format` if it is no Parquet file, has no image column, labels that are no integers, or a null among them; `Io` if it
 /// cannot be read.
-pub(super) fn open(path: &Path, file: &File, opener: &Opener) -> Result<Opened> {
+pub(super) fn open(path: &Path, file: &File, options: &ReadOptions, cache: &Arc<Cache>) -> Result<Opened> {
     static FILES: AtomicUsize = AtomicUsize::new(0);
     let broken = |error: ParquetError| {
         Error::new(ErrorKind::Format, format!("not a readable Parquet file: {error}")).at(path).caused_by(error)
@@ -258,7 +272,7 @@ pub(super) fn open(path: &Path, file: &File, opener: &Opener) -> Result<Opened> 
         None => usual.iter().map(|&name| name.to_owned()).collect(),
     };
     let (image_names, label_names) =
-        (names(&opener.image_column, &IMAGE_COLUMNS), names(&opener.label_column, &LABEL_COLUMNS));
+        (names(&options.image_column, &IMAGE_COLUMNS), names(&options.label_column, &LABEL_COLUMNS));
     // Columns are named as the messages list them, with the structures that they lie in.
     let column = |names: &[String], field: &str| {
         names.iter().find_map(|name| {
@@ -293,7 +307,7 @@ pub(super) fn open(path: &Path, file: &File, opener: &Opener) -> Result<Opened> 
         return Err(Error::new(ErrorKind::Format, message).at(path).hint(COLUMN_HINT));
     }
     let label = column(&label_names, "");
-    for &read in found.iter().chain(label.iter().filter(|_| opener.labels)) {
+    for &read in found.iter().chain(label.iter().filter(|_| options.labels)) {
         let codecs = metadata.row_groups().iter().map(|group| group.column(read).compression());
         if let Some((codec, feature)) = codecs.filter_map(unread).next() {
             let message = format!(
@@ -311,7 +325,7 @@ pub(super) fn open(path: &Path, file: &File, opener: &Opener) -> Result<Opened> 
         }
     }
     let labels = match label {
-        _ if !opener.labels => Labels::Ignored,
+        _ if !options.labels => Labels::Ignored,
         None => Labels::Absent(format!(
             "it has no column of labels named {}; there are {}",
             label_names.join(" or "),
@@ -339,8 +353,8 @@ pub(super) fn open(path: &Path, file: &File, opener: &Opener) -> Result<Opened> 
     let classes = label.and_then(|label| class_names(&reader, columns[label].path().parts().first()?));
     let id = FILES.fetch_add(1, Ordering::Relaxed);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
-    let rows = Rows { columns: images, folder, ends, id, cache: opener.cache.clone(), reader };
-    Ok(Opened { labels, classes, ..Opened::new(path, Content::Rows(rows)) })
+    let rows = Rows { columns: images, folder, ends, id, cache: cache.clone(), reader };
+    Ok(Opened { labels, classes, ..Opened::new(path, rows) })
 }
 
 /// Whether a column holds text, by what its file says of it.
@@ -443,9 +457,10 @@ mod tests {
     use parquet::file::writer::SerializedFileWriter;
     use parquet::schema::parser::parse_message_type;
 
-    use super::super::source::{ImageSource, Item};
-    use super::super::webdataset::tests::png;
+    use super::super::super::item::Item;
     use super::*;
+    use crate::data::ImageSource;
+    use crate::data::testing::png;
 
     /// A file whose first column holds the picture and whose second column, if the schema has one, the label of each row, two
     /// rows a group.
@@ -487,12 +502,12 @@ mod tests {
         file
     }
 
-    fn open_with(path: &Path, opener: &Opener) -> Result<Opened> {
-        open(path, &File::open(path).unwrap(), opener)
+    fn open_with(path: &Path, options: &ReadOptions) -> Result<Opened> {
+        open(path, &File::open(path).unwrap(), options, &Arc::default())
     }
 
-    fn opener() -> Opener {
-        Opener { labels: true, ..Opener::default() }
+    fn options() -> ReadOptions {
+        ReadOptions { labels: true, ..ReadOptions::default() }
     }
 
     fn rows(count: u8) -> Vec<(Option<Vec<u8>>, Option<i64>)> {
@@ -512,7 +527,7 @@ mod tests {
             ),
         ] {
             let file = write(schema, &rows(5), compression);
-            let opened = open_with(file.path(), &opener()).unwrap();
+            let opened = open_with(file.path(), &options()).unwrap();
             let Labels::Present(labels) = &opened.labels else { panic!("no labels") };
             assert_eq!(labels, &[0, 1, 2, 0, 1]);
             let source = ImageSource::open(file.path()).unwrap();
@@ -535,22 +550,22 @@ mod tests {
         assert!(error.to_string().contains(".parquet, row 1`"), "{error}");
         some[2].1 = None;
         let file = write(PLAIN, &some, Compression::UNCOMPRESSED);
-        let error = open_with(file.path(), &opener()).err().unwrap();
+        let error = open_with(file.path(), &options()).err().unwrap();
         assert!(error.to_string().contains("row 2 has no label"), "{error}");
-        assert!(open_with(file.path(), &Opener::default()).is_ok(), "labels that nobody asks for");
+        assert!(open_with(file.path(), &ReadOptions::default()).is_ok(), "labels that nobody asks for");
     }
 
     #[test]
     fn columns_are_named_where_they_are_not_found() {
         let file =
             write("message schema { optional binary photo; optional int64 kind; }", &rows(1), Compression::SNAPPY);
-        let error = open_with(file.path(), &opener()).err().unwrap();
+        let error = open_with(file.path(), &options()).err().unwrap();
         assert!(error.to_string().contains("there are photo, kind"), "{error}");
         assert!(error.hint_text().unwrap().contains("--image-column"));
-        let named = |image: &str, label: &str| Opener {
+        let named = |image: &str, label: &str| ReadOptions {
             image_column: Some(image.into()),
             label_column: Some(label.into()),
-            ..opener()
+            ..options()
         };
         assert!(matches!(open_with(file.path(), &named("photo", "kind")).unwrap().labels, Labels::Present(_)));
         assert!(matches!(open_with(file.path(), &named("photo", "label")).unwrap().labels, Labels::Absent(_)));
@@ -559,7 +574,7 @@ mod tests {
         let error = open_with(file.path(), &named("photo", "photo")).err().unwrap();
         assert!(error.to_string().contains("`photo` does not hold integers"), "{error}");
         let list = write("message schema { repeated binary img; }", &rows(1), Compression::SNAPPY);
-        assert!(open_with(list.path(), &opener()).is_err());
+        assert!(open_with(list.path(), &options()).is_err());
     }
 
     fn fixture(name: &str) -> PathBuf {
@@ -570,8 +585,8 @@ mod tests {
     type Red = Result<u8, String>;
 
     /// Those of all pictures, and the labels.
-    fn reds(path: &Path, opener: &Opener) -> Result<(Vec<Red>, Vec<i64>)> {
-        let opened = open_with(path, opener)?;
+    fn reds(path: &Path, options: &ReadOptions) -> Result<(Vec<Red>, Vec<i64>)> {
+        let opened = open_with(path, options)?;
         let Labels::Present(labels) = opened.labels else { panic!("no labels") };
         let source = ImageSource::new(path, [(opened.path, opened.content)])?;
         let red = |row| match source.read(row) {
@@ -590,7 +605,7 @@ mod tests {
             ("lz4", "LZ4", cfg!(feature = "lz4")),
             ("brotli", "Brotli", cfg!(feature = "brotli")),
         ] {
-            let found = reds(&fixture(&format!("{codec}.parquet")), &opener());
+            let found = reds(&fixture(&format!("{codec}.parquet")), &options());
             if is_built_in {
                 assert_eq!(found.unwrap(), (vec![Ok(10), Ok(20)], vec![1, 0]), "{codec}");
             } else {
@@ -604,7 +619,7 @@ mod tests {
 
     #[test]
     fn pictures_that_are_only_named_lie_beside_the_file() {
-        let (found, _) = reds(&fixture("names.parquet"), &opener()).unwrap();
+        let (found, _) = reds(&fixture("names.parquet"), &options()).unwrap();
         assert_eq!(found[..2], [Ok(10), Ok(20)]);
         let said = |row: usize| found[row].clone().unwrap_err();
         assert!(
@@ -613,7 +628,7 @@ mod tests {
             said(2)
         );
         assert!(said(3).contains("leads out of the folder"), "{}", said(3));
-        let (found, _) = reds(&fixture("some-names.parquet"), &opener()).unwrap();
+        let (found, _) = reds(&fixture("some-names.parquet"), &options()).unwrap();
         assert_eq!(found[..2], [Ok(20), Ok(10)]);
         assert!(found[2].clone().unwrap_err().contains("holds nothing"));
     }
@@ -628,17 +643,17 @@ mod tests {
         fs::copy(fixture("red/10.png"), outer.path().join("secret.png")).unwrap();
         fs::copy(fixture("red/20.png"), folder.join("red/20.png")).unwrap();
         std::os::unix::fs::symlink(outer.path().join("secret.png"), folder.join("red/10.png")).unwrap();
-        let (found, _) = reds(&folder.join("names.parquet"), &opener()).unwrap();
+        let (found, _) = reds(&folder.join("names.parquet"), &options()).unwrap();
         assert!(found[0].clone().unwrap_err().contains("a link that leads out"), "{found:?}");
         assert_eq!(found[1], Ok(20));
     }
 
     #[test]
     fn columns_in_structures_are_named_as_they_are_listed() {
-        let named = |image: &str, label: &str| Opener {
+        let named = |image: &str, label: &str| ReadOptions {
             image_column: Some(image.into()),
             label_column: Some(label.into()),
-            ..opener()
+            ..options()
         };
         for (file, image) in [
             ("nested.parquet", "sample.image"),
@@ -648,7 +663,7 @@ mod tests {
             let found = reds(&fixture(file), &named(image, "sample.label")).unwrap();
             assert_eq!(found, (vec![Ok(10), Ok(20)], vec![1, 0]), "{file} {image}");
         }
-        let error = reds(&fixture("nested.parquet"), &opener()).unwrap_err();
+        let error = reds(&fixture("nested.parquet"), &options()).unwrap_err();
         assert!(error.to_string().contains("there are sample.image.bytes, sample.image.path, sample.label"), "{error}");
     }
 
@@ -660,7 +675,7 @@ mod tests {
         let mut failures = 0;
         let mut check = |bytes: &[u8]| {
             fs::write(file.path(), bytes).unwrap();
-            match open_with(file.path(), &opener()) {
+            match open_with(file.path(), &options()) {
                 Ok(opened) => {
                     let contents = [(file.path().to_path_buf(), opened.content)];
                     let Ok(source) = ImageSource::new(file.path(), contents) else { return };

@@ -14,13 +14,14 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::augment::Augmentation;
-use super::labelled::Dataset;
+use super::dataset::Dataset;
+use super::decode::pixels;
+use super::item::Item;
 use super::loader::STRICT_HINT;
-use super::mix;
-use super::preprocess::{Layout, Preprocess, View, pixels};
 use super::random::{Generator, Purpose, generator};
-use super::source::{Item, Skipped};
+use super::shape::Layout;
+use super::source::Skipped;
+use super::transforms::{Augmentation, Preprocess, View, mixup};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How many threads assemble batches: while one waits for the last images of its batch, the other's fill the cores.
@@ -313,7 +314,7 @@ impl TrainingLoader {
         });
         let size = self.layout.size(&images);
         let mut random = generator(seed, Purpose::Mix, epoch as u64, number as u64);
-        if let Some(mix) = mix::draw(self.options.mixup, self.options.cutmix, size, &mut random) {
+        if let Some(mix) = mixup::draw(self.options.mixup, self.options.cutmix, size, &mut random) {
             mix.images(&mut images, self.layout);
             if let (Some(teacher), Some(view)) = (&mut teacher, &self.teacher) {
                 let scaled = mix.scaled(size, view.layout.size(teacher));
@@ -442,8 +443,8 @@ mod tests {
     use ndarray_npy::NpzWriter;
     use tempfile::TempDir;
 
-    use super::super::labelled::DatasetOptions;
-    use super::super::source::tests::write_picture;
+    use super::super::dataset::DatasetOptions;
+    use super::super::testing::write_picture;
     use super::*;
 
     /// A folder of three classes of `count` pictures each, whose red is their number in the whole.

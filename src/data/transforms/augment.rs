@@ -10,12 +10,16 @@ use image::DynamicImage;
 use ndarray::{Array3, ArrayView3, Axis, s};
 use rand::RngExt;
 use rand::seq::SliceRandom;
-use rand_distr::{Distribution, Normal, StandardNormal};
+use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
-use super::operations::{Operation, flip, pad};
-use super::preprocess::{ChannelOrder, Layout, Pixels, Preprocess, pixels, resample};
-use super::random::Generator;
+use super::super::decode::pixels;
+use super::super::random::Generator;
+use super::super::shape::Layout;
+use super::draw::{Cut, Draw, Erased};
+use super::ops::Operation;
+use super::preprocess::Preprocess;
+use super::rand_augment::RandAugment;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The area of a random crop, as in Inception: between 8 % of the picture and all of it.
@@ -69,19 +73,6 @@ pub enum Crop {
     /// `Padded` by an eighth of the side for inputs of up to 64 pixels and for tensors, else `Resized` to between half and
     /// all of the picture.
     Mild,
-}
-
-/// RandAugment (Cubuk et al. 2019, arXiv:1909.13719) over timm's operations whose effect grows with the magnitude.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RandAugment {
-    /// How strong the operations are, from 0 to 10.
-    pub magnitude: f64,
-    /// How many operations follow each other.
-    pub layers: usize,
-    /// The standard deviation of the magnitude.
-    pub deviation: f64,
-    /// The probability that an operation takes place.
-    pub probability: f64,
 }
 
 /// What an erased rectangle is filled with, after normalisation.
@@ -186,7 +177,7 @@ impl Augmentation {
     /// # Errors
     ///
     /// As [`Preprocess::apply`].
-    pub(super) fn picture(
+    pub(crate) fn picture(
         &self,
         picture: DynamicImage,
         preprocess: &Preprocess,
@@ -202,7 +193,7 @@ impl Augmentation {
     /// # Errors
     ///
     /// `Images` if the picture is empty.
-    pub(super) fn draw(&self, sides: [usize; 2], preprocess: &Preprocess, random: &mut Generator) -> Result<Draw> {
+    pub(crate) fn draw(&self, sides: [usize; 2], preprocess: &Preprocess, random: &mut Generator) -> Result<Draw> {
         let cut = self.draw_cut(sides, preprocess, random)?;
         let flip = random.random_bool(self.flip);
         let mut operations = self.rand_augment.as_ref().map_or(Vec::new(), |r| r.draw(random));
@@ -211,7 +202,7 @@ impl Augmentation {
     }
 
     /// Transforms the values `[channels, height, width]` of a tensor, and puts them into the order of the model.
-    pub(super) fn tensor(&self, tensor: ArrayView3<f32>, layout: Layout, random: &mut Generator) -> Array3<f32> {
+    pub(crate) fn tensor(&self, tensor: ArrayView3<f32>, layout: Layout, random: &mut Generator) -> Array3<f32> {
         let (channels, height, width) = tensor.dim();
         let mut values = tensor.to_owned();
         if let Some(border) = self.border([height, width], true) {
@@ -301,121 +292,6 @@ impl Augmentation {
     }
 }
 
-/// What was drawn for a picture. It can be applied for a model of another size and normalisation than the one that it was drawn for, which
-/// then sees the same.
-#[derive(Debug)]
-pub(super) struct Draw {
-    cut: Cut,
-    flip: bool,
-    operations: Vec<Operation>,
-    erased: Option<Erased>,
-    /// The transform that it was drawn for.
-    of: Preprocess,
-}
-
-/// Where the crop lies.
-#[derive(Debug)]
-enum Cut {
-    /// Where that of the evaluation transform does.
-    Evaluation,
-    /// There, moved to a corner in a border of so many black pixels.
-    Padded { border: usize, corner: [usize; 2] },
-    /// Top, left, rows and columns in the picture.
-    Part([usize; 4]),
-}
-
-/// A rectangle in the input of a model, top, left, rows and columns, and normalised values `[channels, rows, columns]` to fill it with.
-#[derive(Debug)]
-struct Erased {
-    rectangle: [usize; 4],
-    values: Array3<f32>,
-}
-
-impl Draw {
-    /// Transforms the pixels of the picture, in as many channels as `preprocess` says, into values `[channels, height, width]`, or
-    /// `[height, width, channels]` for [`Layout::Nhwc`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Preprocess::apply`].
-    pub(super) fn apply(&self, pixels: &Pixels, preprocess: &Preprocess, layout: Layout) -> Result<Array3<f32>> {
-        let mut pixels = self.cropped(pixels, preprocess)?;
-        if self.flip {
-            pixels = flip(pixels);
-        }
-        // As timm, which fills with the mean colour.
-        let mut fill: Vec<u8> = self.of.mean.iter().map(|mean| (255.0 * mean).round_ties_even() as u8).collect();
-        if self.of.channel_order == ChannelOrder::Bgr {
-            fill.reverse();
-        }
-        let fill: Vec<u8> = fill.into_iter().cycle().take(preprocess.channels).collect();
-        for operation in &self.operations {
-            pixels = operation.apply(pixels, preprocess.interpolation, &fill);
-        }
-        let mut values = preprocess.normalise(pixels.view(), layout);
-        if let Some(erased) = &self.erased {
-            self.erase(erased, &mut values, preprocess, layout);
-        }
-        Ok(values)
-    }
-
-    fn cropped(&self, pixels: &Pixels, preprocess: &Preprocess) -> Result<Pixels> {
-        let [height, width] = preprocess.size;
-        match self.cut {
-            Cut::Evaluation => preprocess.centre_crop(pixels),
-            Cut::Padded { border, corner } => {
-                let [down, right] = [0, 1].map(|axis| {
-                    let moved = corner[axis] as f64 - border as f64;
-                    (moved * self.scale(preprocess)[axis]).round() as isize
-                });
-                let around = down.unsigned_abs().max(right.unsigned_abs());
-                let [top, left] = [down, right].map(|moved| around.saturating_add_signed(moved));
-                let padded = pad(&preprocess.centre_crop(pixels)?, around);
-                Ok(padded.slice_move(s![top..top + height, left..left + width, ..]))
-            }
-            Cut::Part([top, left, rows, columns]) => {
-                let part = pixels.slice(s![top..top + rows, left..left + columns, ..]).to_owned();
-                resample(&part, preprocess.size, preprocess.interpolation)
-            }
-        }
-    }
-
-    /// How many times larger an input is, in height and in width, than the one that this was drawn for.
-    fn scale(&self, preprocess: &Preprocess) -> [f64; 2] {
-        [0, 1].map(|axis| preprocess.size[axis] as f64 / self.of.size[axis] as f64)
-    }
-
-    /// Fills the rectangle with the colours that the values stand for in the model that they were drawn for.
-    fn erase(&self, erased: &Erased, values: &mut Array3<f32>, preprocess: &Preprocess, layout: Layout) {
-        let planes = match layout {
-            Layout::Nchw => values.view_mut(),
-            Layout::Nhwc => values.view_mut().permuted_axes([2, 0, 1]),
-        };
-        let (scale, [top, left, rows, columns]) = (self.scale(preprocess), erased.rectangle);
-        let place = |at: usize, axis: usize| (at as f64 * scale[axis]).round() as usize;
-        let range = |from: usize, count: usize, axis: usize| place(from, axis)..place(from + count, axis);
-        let [down, right] = [range(top, rows, 0), range(left, columns, 1)];
-        // The element that lies where one of the other size does.
-        let from = |at: usize, axis: usize, first: usize, count: usize| {
-            (((at as f64 + 0.5) / scale[axis]) as usize).saturating_sub(first).min(count - 1)
-        };
-        let reversed = preprocess.channel_order != self.of.channel_order;
-        let is_own = !reversed && preprocess.mean == self.of.mean && preprocess.std == self.of.std;
-        let (corner, mut part) =
-            ([down.start, right.start], planes.slice_move(s![.., down.start..down.end, right.start..right.end]));
-        for ((c, y, x), value) in part.indexed_iter_mut() {
-            let colour = c % self.of.channels;
-            let own = if reversed { self.of.channels - 1 - colour } else { colour };
-            let [y, x] = [from(corner[0] + y, 0, top, rows), from(corner[1] + x, 1, left, columns)];
-            let filling = erased.values[[own, y, x]];
-            *value = match is_own {
-                true => filling,
-                false => (filling * self.of.std[own] + self.of.mean[own] - preprocess.mean[c]) / preprocess.std[c],
-            };
-        }
-    }
-}
-
 /// The rows and columns of a rectangle whose area is a share of `area` and whose width over height is in `ratio`, drawn as
 /// torchvision does: the area uniformly, the ratio uniformly in its logarithm.
 fn draw_sides(area: f64, scale: [f64; 2], ratio: [f64; 2], random: &mut Generator) -> [usize; 2] {
@@ -443,94 +319,6 @@ fn draw_crop([rows, columns]: [usize; 2], scale: [f64; 2], ratio: [f64; 2], rand
         [rows, columns]
     };
     [(rows - height) / 2, (columns - width) / 2, height, width]
-}
-
-impl Default for RandAugment {
-    /// `rand-m9-n2-mstd0.5-inc1`.
-    fn default() -> Self {
-        RandAugment { magnitude: 9.0, layers: 2, deviation: 0.5, probability: 0.5 }
-    }
-}
-
-impl RandAugment {
-    /// The operations on one picture.
-    fn draw(&self, random: &mut Generator) -> Vec<Operation> {
-        let mut operations = Vec::new();
-        for _ in 0..self.layers {
-            let kind = random.random_range(0..KINDS);
-            if random.random_bool(self.probability) {
-                let deviation: f64 = Normal::new(0.0, self.deviation).map_or(0.0, |normal| normal.sample(random));
-                let level = (self.magnitude + deviation).clamp(0.0, 10.0) / 10.0;
-                let sign = if random.random() { 1.0 } else { -1.0 };
-                operations.push(increasing(kind, level, sign));
-            }
-        }
-        operations
-    }
-}
-
-/// How many operations timm's `_RAND_INCREASING_TRANSFORMS` lists.
-const KINDS: usize = 15;
-
-/// Operation `kind` of timm's `_RAND_INCREASING_TRANSFORMS` at a level between 0 and 1, away from neutral by `sign`.
-fn increasing(kind: usize, level: f64, sign: f64) -> Operation {
-    let factor = (1.0 + sign * 0.9 * level).max(0.1);
-    match kind {
-        0 => Operation::AutoContrast,
-        1 => Operation::Equalize,
-        2 => Operation::Invert,
-        3 => Operation::Rotate(sign * 30.0 * level),
-        4 => Operation::Posterize(4 - (4.0 * level) as u32),
-        5 => Operation::Solarize(256 - (256.0 * level) as u32),
-        6 => Operation::SolarizeAdd((110.0 * level) as u32),
-        7 => Operation::Color(factor),
-        8 => Operation::Contrast(factor),
-        9 => Operation::Brightness(factor),
-        10 => Operation::Sharpness(factor),
-        11 => Operation::ShearX(sign * 0.3 * level),
-        12 => Operation::ShearY(sign * 0.3 * level),
-        13 => Operation::TranslateX(sign * 0.45 * level),
-        _ => Operation::TranslateY(sign * 0.45 * level),
-    }
-}
-
-impl FromStr for RandAugment {
-    type Err = Error;
-
-    /// Reads timm's notation, such as `rand-m9-n2-mstd0.5-inc1`, whose default magnitude is 10.
-    fn from_str(text: &str) -> Result<Self> {
-        let wrong = |problem: &str| {
-            Error::new(ErrorKind::Usage, format!("`{text}` is no RandAugment that is known: {problem}"))
-                .hint("write for example rand-m9-n2-mstd0.5-inc1")
-        };
-        let sections = text.strip_prefix("rand").ok_or_else(|| wrong("it does not begin with `rand`"))?;
-        let mut result = RandAugment { magnitude: 10.0, layers: 2, deviation: 0.0, probability: 0.5 };
-        let mut is_increasing = false;
-        for section in sections.split('-').filter(|section| !section.is_empty()) {
-            let start = section.find(|letter: char| letter.is_ascii_digit()).unwrap_or(section.len());
-            let (name, number) = section.split_at(start);
-            let number: f64 = number.parse().map_err(|_| wrong("a section has no number"))?;
-            match name {
-                "m" => result.magnitude = number,
-                "n" => result.layers = number as usize,
-                "mstd" => result.deviation = number,
-                "p" => result.probability = number,
-                "inc" => is_increasing = number == 1.0,
-                _ => return Err(wrong("sections are m, n, mstd, p and inc")),
-            }
-        }
-        if !is_increasing {
-            return Err(wrong("only the operations of inc1 are there"));
-        }
-        Ok(result)
-    }
-}
-
-impl fmt::Display for RandAugment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RandAugment { magnitude, layers, deviation, probability } = self;
-        write!(f, "rand-m{magnitude}-n{layers}-mstd{deviation}-p{probability}-inc1")
-    }
 }
 
 impl FromStr for Augmentation {
@@ -640,8 +428,10 @@ impl From<Augmentation> for String {
 mod tests {
     use std::path::Path;
 
-    use super::super::operations::tests::fixture;
-    use super::super::random::{Purpose, generator};
+    use super::super::super::random::{Purpose, generator};
+    use super::super::ops::pad;
+    use super::super::ops::tests::fixture;
+    use super::super::preprocess::ChannelOrder;
     use super::*;
 
     fn random(position: u64) -> Generator {
@@ -651,48 +441,6 @@ mod tests {
     fn picture() -> DynamicImage {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/augment/colour.png");
         image::open(path).unwrap()
-    }
-
-    #[test]
-    fn magnitudes_are_those_of_timm() {
-        #[derive(Deserialize)]
-        struct Level {
-            name: String,
-            magnitude: f64,
-            sign: f64,
-            arguments: Vec<f64>,
-        }
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/augment/levels.json");
-        let levels: Vec<Level> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-        let mut names: Vec<&String> = levels.iter().map(|level| &level.name).collect();
-        names.dedup();
-        assert_eq!(names.len(), KINDS);
-        for level in &levels {
-            let kind = names.iter().position(|name| **name == level.name).unwrap();
-            let operation = increasing(kind, level.magnitude / 10.0, level.sign);
-            let (name, argument) = match operation {
-                Operation::AutoContrast => ("AutoContrast", None),
-                Operation::Equalize => ("Equalize", None),
-                Operation::Invert => ("Invert", None),
-                Operation::Rotate(value) => ("Rotate", Some(value)),
-                Operation::Posterize(value) => ("PosterizeIncreasing", Some(value.into())),
-                Operation::Solarize(value) => ("SolarizeIncreasing", Some(value.into())),
-                Operation::SolarizeAdd(value) => ("SolarizeAdd", Some(value.into())),
-                Operation::Color(value) => ("ColorIncreasing", Some(value)),
-                Operation::Contrast(value) => ("ContrastIncreasing", Some(value)),
-                Operation::Brightness(value) => ("BrightnessIncreasing", Some(value)),
-                Operation::Sharpness(value) => ("SharpnessIncreasing", Some(value)),
-                Operation::ShearX(value) => ("ShearX", Some(value)),
-                Operation::ShearY(value) => ("ShearY", Some(value)),
-                Operation::TranslateX(value) => ("TranslateXRel", Some(value)),
-                Operation::TranslateY(value) => ("TranslateYRel", Some(value)),
-            };
-            assert_eq!(name, level.name);
-            assert_eq!(argument.is_some(), !level.arguments.is_empty(), "{name}");
-            for (argument, expected) in argument.iter().zip(&level.arguments) {
-                assert!((argument - expected).abs() < 1e-12, "{name} {}: {argument}", level.magnitude);
-            }
-        }
     }
 
     #[test]
@@ -813,32 +561,6 @@ mod tests {
             first_is_brightness += usize::from(matches!(operations[0], Operation::Brightness(_)));
         }
         assert!((65..=135).contains(&first_is_brightness), "{first_is_brightness}");
-    }
-
-    #[test]
-    fn rand_augment_draws_all_operations_alike() {
-        let rand_augment: RandAugment = "rand-m9-n2-mstd0.5-inc1".parse().unwrap();
-        assert_eq!(rand_augment, RandAugment::default());
-        let mut counts = std::collections::HashMap::new();
-        let mut angles = Vec::new();
-        for position in 0..6000 {
-            for operation in rand_augment.draw(&mut random(position)) {
-                *counts.entry(std::mem::discriminant(&operation)).or_insert(0usize) += 1;
-                if let Operation::Rotate(angle) = operation {
-                    angles.push(angle);
-                }
-            }
-        }
-        // 6000 pictures, two operations each, half of them left out, of 15 kinds: 400 of each.
-        assert_eq!(counts.len(), KINDS);
-        assert!(counts.values().all(|count| count.abs_diff(400) < 100), "{counts:?}");
-        let positive = angles.iter().filter(|&&angle| angle > 0.0).count();
-        assert!(positive.abs_diff(angles.len() / 2) < 50);
-        assert!(angles.iter().all(|angle| angle.abs() <= 30.0));
-        let magnitudes: Vec<f64> = angles.iter().map(|angle| angle.abs() / 3.0).collect();
-        let mean = magnitudes.iter().sum::<f64>() / magnitudes.len() as f64;
-        let variance = magnitudes.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / magnitudes.len() as f64;
-        assert!((mean - 9.0).abs() < 0.1 && (variance.sqrt() - 0.5).abs() < 0.08, "{mean} {variance}");
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use ndarray::Array4;
 
-use super::source::{Content, Labels, Opened};
+use super::super::item::{Labels, Opened};
+use super::pixels::PixelArray;
 use crate::error::{Error, ErrorKind, Result};
 
 const SIDE: usize = 32;
@@ -66,7 +67,7 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     let pixels = records.flat_map(|record| &record[bytes_of_label..]).copied().collect();
     let planes = Array4::from_shape_vec((count, 3, SIDE, SIDE), pixels)
         .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
-    let mut opened = Opened::new(path, Content::Pixels(planes.permuted_axes([0, 2, 3, 1])));
+    let mut opened = Opened::new(path, PixelArray(planes.permuted_axes([0, 2, 3, 1])));
     opened.labels = Labels::Present(labels);
     opened.classes = names(&path.with_file_name(variant.names), variant.classes[bytes_of_label - 1]);
     Ok(opened)
@@ -81,25 +82,15 @@ fn names(path: &Path, count: u8) -> Option<Vec<String>> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::fs;
 
     use image::DynamicImage;
 
-    use super::super::source::{ImageSource, Item};
+    use super::super::super::item::Item;
     use super::*;
-
-    /// A file of one record a label, whose red is the label, whose green 100 and whose blue counts up.
-    pub(crate) fn encode(labels: &[&[u8]]) -> Vec<u8> {
-        labels
-            .iter()
-            .flat_map(|label| {
-                let red = vec![label[label.len() - 1]; 1024];
-                let blue: Vec<u8> = (0..1024).map(|pixel| (pixel % 251) as u8).collect();
-                [label.to_vec(), red, vec![100; 1024], blue].concat()
-            })
-            .collect()
-    }
+    use crate::data::ImageSource;
+    use crate::data::testing::cifar as encode;
 
     fn open_bytes(bytes: &[u8]) -> Result<Opened> {
         let folder = tempfile::tempdir().unwrap();

@@ -5,9 +5,11 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
-use ndarray::Array3;
+use ndarray::{Array3, Axis};
 
-use super::source::{has_magic, unpacked_limit};
+use super::super::item::{Labels, Opened};
+use super::super::limits::unpacked_limit;
+use super::pixels::PixelArray;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Unsigned bytes in three dimensions: images, rows, columns.
@@ -15,6 +17,22 @@ const IMAGES: u32 = 0x0000_0803;
 
 /// Unsigned bytes in one dimension.
 const LABELS: u32 = 0x0000_0801;
+
+/// Opens the file at `path`, which is held in memory, with the labels that lie beside it if they are wanted.
+///
+/// # Errors
+///
+/// `Io` if a file cannot be read or its gzip stream is broken, `Format` if it is no IDX file of its kind.
+pub(super) fn open(path: &Path, with_labels: bool) -> Result<Opened> {
+    let mut opened = Opened::new(path, PixelArray(images(path)?.insert_axis(Axis(3))));
+    if with_labels {
+        opened.labels = match labels_beside(path) {
+            Some(beside) => Labels::Present(labels(&beside)?.into_iter().map(i64::from).collect()),
+            None => Labels::Absent("no file of labels (`idx1` for `idx3` in its name) lies beside it".into()),
+        };
+    }
+    Ok(opened)
+}
 
 /// Reads the grey images, `[images, rows, columns]`, of the IDX file at `path`.
 ///
@@ -25,7 +43,7 @@ const LABELS: u32 = 0x0000_0801;
 ///
 /// `Io` if the file cannot be read or its gzip stream is broken, `Format` if it holds no three-dimensional bytes, or
 /// more or fewer of them than it says.
-pub(super) fn images(path: &Path) -> Result<Array3<u8>> {
+fn images(path: &Path) -> Result<Array3<u8>> {
     let (sides, pixels) = read(path, |reader, limit| {
         parse::<3>(
             reader,
@@ -43,7 +61,7 @@ pub(super) fn images(path: &Path) -> Result<Array3<u8>> {
 /// # Errors
 ///
 /// As [`images`].
-pub(super) fn labels(path: &Path) -> Result<Vec<u8>> {
+fn labels(path: &Path) -> Result<Vec<u8>> {
     let (_, labels) = read(path, |reader, limit| {
         parse::<1>(reader, limit, LABELS, "label", "give the labels that were published with the images")
     })?;
@@ -52,7 +70,7 @@ pub(super) fn labels(path: &Path) -> Result<Vec<u8>> {
 
 /// The file of the labels that belong to the file of images at `path`, if it is there: its name has `labels` for
 /// `images` and `idx1` for `idx3`, and may be gzipped or not.
-pub(super) fn labels_beside(path: &Path) -> Option<PathBuf> {
+fn labels_beside(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     let renamed = name.replace("images", "labels").replace("idx3", "idx1");
     let plain = renamed.strip_suffix(".gz").unwrap_or(&renamed);
@@ -68,6 +86,15 @@ fn read<T>(path: &Path, parse: impl FnOnce(&mut dyn Read, u64) -> Result<T>) -> 
     let mut file = BufReader::new(file);
     if gzipped { parse(&mut MultiGzDecoder::new(file), limit) } else { parse(&mut file, u64::MAX) }
         .map_err(|error| error.at(path))
+}
+
+/// Whether a file begins with the given bytes.
+fn has_magic(path: &Path, magic: &[u8]) -> Result<bool> {
+    let mut head = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(magic.len() as u64).read_to_end(&mut head))
+        .map_err(|error| Error::io(path, error))?;
+    Ok(head == magic)
 }
 
 /// The sides and the bytes of an IDX file of `N` dimensions.
@@ -138,18 +165,11 @@ fn read_error(error: std::io::Error) -> Error {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use ndarray::array;
 
-    use super::super::source::tests::gzip;
     use super::*;
-
-    /// An IDX file with the given header words and pixels.
-    pub(crate) fn encode(words: [u32; 4], pixels: &[u8]) -> Vec<u8> {
-        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
-        bytes.extend(pixels);
-        bytes
-    }
+    use crate::data::testing::{gzip, idx as encode};
 
     fn read_bytes(bytes: &[u8], gzipped: bool) -> Result<Array3<u8>> {
         let file = tempfile::NamedTempFile::new().unwrap();

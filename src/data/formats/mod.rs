@@ -1,0 +1,17 @@
+//! Files of images: a format is one file that implements [`Container`](super::item::Container), and `open` knows them by their
+//! first bytes.
+
+mod cifar;
+mod files;
+mod find;
+mod idx;
+mod numpy;
+mod open;
+mod parquet;
+mod pixels;
+mod webdataset;
+
+pub(super) use files::Files;
+pub(super) use find::{Found, find, is_folder};
+pub(super) use open::Opener;
+pub use parquet::codecs as parquet_codecs;

@@ -1,0 +1,13 @@
+//! What happens to pixels between the file and the model.
+
+mod augment;
+mod draw;
+pub(super) mod mixup;
+mod ops;
+mod preprocess;
+mod rand_augment;
+
+pub use augment::{Augmentation, Crop, EraseMode};
+pub(super) use preprocess::BYTES;
+pub use preprocess::{ChannelOrder, Interpolation, Preprocess, PreprocessFlags, Resize, View};
+pub use rand_augment::RandAugment;
