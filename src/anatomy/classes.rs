@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::Anatomy;
+use super::structure::Anatomy;
 use crate::axes::arithmetic::Known;
 use crate::axes::{Dim, Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::Anatomy;
+use super::structure::Anatomy;
 use crate::axes::{Dim, Factor, Typing, mixed_axes};
 use crate::graph::Attributes;
 use crate::onnx::proto::NodeProto;
@@ -81,4 +81,14 @@ fn group_norm(typing: &Typing, node: &NodeProto, dims: &[Dim]) -> Vec<usize> {
     let Some(channels) = dims.get(1) else { return Vec::new() };
     let outermost = typing.factors.leaves(channels).first().map_or(1, |&f| typing.factors.factor_size(f));
     if groups.is_multiple_of(outermost) { Vec::new() } else { vec![1] }
+}
+
+/// True where a norm takes its statistics over the factor.
+pub fn norm_over(typing: &Typing, factor: Factor) -> bool {
+    let reduces = |op: &str| op.contains("Normalization") || op == "ReduceMean";
+    let root = typing.factors.root(factor);
+    typing.graph.node.iter().filter(|n| reduces(n.op_type())).any(|n| {
+        let dims = n.input.first().and_then(|x| typing.dims.get(x.as_str()));
+        dims.and_then(|d| d.last()).is_some_and(|last| typing.factors.leaves(last).contains(&root))
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Attention, FeedForward};
+use super::structure::{Attention, FeedForward};
 use crate::axes::{Factor, Typing};
 use crate::graph::Links;
 use crate::onnx::is_float;

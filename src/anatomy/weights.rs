@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Anatomy;
+use super::structure::Anatomy;
 use crate::axes::{Factor, Typing};
 use crate::graph::Links;
 use crate::onnx::proto::NodeProto;

@@ -6,21 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Anatomy, Attention, Finder, is_skip_norm};
-use crate::axes::{Dim, Typing};
+use super::super::structure::{Attention, Stack};
+use super::finder::Finder;
+use super::residual::is_skip_norm;
 use crate::graph::{data_inputs, declared_dims, declared_type, is_integer};
 use crate::onnx::DataType;
 use crate::onnx::proto::ValueInfoProto;
-
-/// Layers on one residual stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stack {
-    /// What its stream is made from: `vision`, `text`, another input's name, `queries` where it is learned, or `joint` where several
-    /// stacks meet; with a number from the second of that name on.
-    pub name: String,
-    /// Its layers in order of execution, as indices into [`super::Anatomy::layers`].
-    pub layers: Vec<usize>,
-}
 
 /// Names that say something else in `--layers`.
 const RESERVED: [&str; 3] = ["first", "last", "even"];
@@ -123,24 +114,4 @@ fn name(finder: &Finder, origin: &Origin, stacks: &[Stack]) -> String {
     };
     let numbered = (2..).map(|n| format!("{plain}{n}"));
     std::iter::once(plain.clone()).chain(numbered).find(is_free).unwrap_or(plain)
-}
-
-impl Anatomy {
-    /// The layers of a stack by their channels: stages of one width, an encoder and its decoder.
-    pub fn by_channels(&self, typing: &Typing, stack: &Stack) -> Vec<Vec<usize>> {
-        let mut parts: Vec<(Dim, Vec<usize>)> = Vec::new();
-        for &l in &stack.layers {
-            let channels = typing.factors.leaves(&self.layers[l].embedding);
-            match parts.iter_mut().find(|p| p.0 == channels) {
-                Some(part) => part.1.push(l),
-                None => parts.push((channels, vec![l])),
-            }
-        }
-        parts.into_iter().map(|p| p.1).collect()
-    }
-
-    /// The stack of a layer, and its place in it.
-    pub fn stack_of(&self, layer: usize) -> Option<(&Stack, usize)> {
-        self.stacks.iter().find_map(|s| Some((s, s.layers.iter().position(|&l| l == layer)?)))
-    }
 }

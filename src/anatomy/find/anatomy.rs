@@ -1,0 +1,44 @@
+//! The anatomy as a whole.
+
+use std::collections::HashSet;
+
+use super::super::structure::Anatomy;
+use super::super::tokens::Tokens;
+use super::finder::Finder;
+use super::stacks::stacks;
+use crate::axes::Typing;
+use crate::error::{Error, ErrorKind, Result};
+
+impl Anatomy {
+    /// Reads the anatomy of a typed graph.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Anatomy`] where the graph holds no attention.
+    pub fn new(typing: &Typing) -> Result<Anatomy> {
+        let finder = Finder::new(typing);
+        let mut attentions = finder.attentions();
+        if attentions.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Anatomy,
+                "no attention found: no Softmax whose heads an output projection sums over",
+            )
+            .hint(
+                "Offshoot works on Vision Transformers; give the model before any compilation into custom operators",
+            ));
+        }
+        let ffns = finder.feed_forwards(&attentions);
+        finder.assign(&mut attentions, ffns);
+        let stream: Vec<String> = attentions.iter().flat_map(|a| [&a.enter, &a.leave]).flatten().cloned().collect();
+        let sums: HashSet<&str> = stream.iter().map(String::as_str).collect();
+        let (layers, others): (Vec<_>, Vec<_>) = attentions.iter().cloned().partition(|a| finder.is_layer(a, &sums));
+        let first = layers.first().or(others.first());
+        let tokens = first.map(|a| Tokens::new(typing, &a.queries));
+        Ok(Anatomy {
+            grid: tokens.as_ref().and_then(|t| t.grid(typing)),
+            prefix_tokens: tokens.map(|t| t.prefix()).unwrap_or(0),
+            stacks: stacks(&finder, &layers),
+            layers,
+            others,
+        })
+    }
+}

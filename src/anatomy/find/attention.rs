@@ -1,0 +1,248 @@
+//! Attentions: a Softmax, its heads, and the projection behind it.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::super::softmax::score_axes;
+use super::super::structure::{Attention, Mixing};
+use super::finder::{Finder, WeightContraction};
+use crate::axes::{Dim, Factor};
+use crate::onnx::proto::NodeProto;
+
+impl<'m> Finder<'_, 'm> {
+    pub fn attentions(&self) -> Vec<Attention> {
+        let typing = self.typing;
+        let mut found: Vec<Attention> = Vec::new();
+        for (k, node) in typing.graph.node.iter().enumerate() {
+            let fused = typing.fused.get(&k);
+            let (front, queries, keys) = match (fused, node) {
+                (Some(f), _) => (vec![f.batch.clone(), f.heads.clone()], f.queries.clone(), f.keys.clone()),
+                (None, _) if self.is_softmax(k) => {
+                    let Some(dims) = node.output.first().and_then(|o| typing.dims.get(o.as_str())) else { continue };
+                    let Some((front, [q, k])) = score_axes(typing, node, dims) else { continue };
+                    (front.into_iter().map(|a| dims[a].clone()).collect(), dims[q].clone(), dims[k].clone())
+                }
+                _ => continue,
+            };
+            let Some(projection) = self.projection(k) else { continue };
+            let WeightContraction { summed, made } = &self.weight[&projection];
+            let front: Dim = front.iter().flat_map(|d| typing.factors.leaves(d)).collect();
+            let (mixings, behind) = self.mixings(k, &front, projection);
+            let mut heads: Dim = behind.into_iter().filter(|f| self.meet(&[*f], summed)).collect();
+            let own = self.own_heads(k, &heads);
+            let shared: Dim = match own.is_empty() || own.len() == heads.len() {
+                true => Dim::new(),
+                false => std::mem::replace(&mut heads, own.clone()).into_iter().filter(|f| !own.contains(f)).collect(),
+            };
+            if let Some(same) = found.iter_mut().find(|a| a.projection == projection) {
+                same.softmax.push(k);
+                continue;
+            }
+            // What is summed over may hold more than heads: a projection that an FFN shares.
+            let made_of = if heads.is_empty() { self.attended(k) } else { heads.clone() };
+            let own = self.segments(summed).find(|s| self.meet(s, &made_of)).unwrap_or_else(|| summed.clone());
+            let head_dim = own.into_iter().filter(|f| !self.meet(&[*f], &heads)).collect();
+            found.push(Attention {
+                softmax: vec![k],
+                projection,
+                heads,
+                mixings,
+                shared,
+                head_dim,
+                embedding: made.clone(),
+                queries: typing.factors.leaves(&queries),
+                keys: typing.factors.leaves(&keys),
+                ffn: None,
+                enter: None,
+                leave: None,
+                sums: Vec::new(),
+            });
+        }
+        // Heads that each have a Softmax of their own are joined by a Concat: its pieces are the heads.
+        for a in found.iter_mut().filter(|a| a.heads.is_empty() && a.softmax.len() > 1) {
+            if let Some((&pieces, rest)) = a.head_dim.split_first()
+                && self.size(&[pieces]) == a.softmax.len()
+            {
+                (a.heads, a.head_dim) = (Dim::from_slice(&[pieces]), Dim::from_slice(rest));
+            }
+        }
+        found
+    }
+
+    /// A Softmax over the last axis, also where it is written out: exponentials over their sum.
+    fn is_softmax(&self, k: usize) -> bool {
+        let node = self.node(k);
+        let maker = |x: &String| self.links.maker.get(x.as_str()).map(|&m| self.node(m));
+        let sums_last = |sum: &NodeProto, of: &String| {
+            let shape = |x: &String| self.typing.shape(x);
+            sum.op_type() == "ReduceSum"
+                && sum.input.first() == Some(of)
+                && sum.output.first().and_then(shape).zip(shape(of)).is_some_and(|(mut one, all)| {
+                    one.last() == Some(&1) && {
+                        one.pop();
+                        all.starts_with(&one) && all.len() == one.len() + 1
+                    }
+                })
+        };
+        match (node.op_type(), &node.input[..]) {
+            ("Softmax", _) => true,
+            ("Div", [e, sum]) => {
+                maker(e).is_some_and(|m| m.op_type() == "Exp") && maker(sum).is_some_and(|m| sums_last(m, e))
+            }
+            ("Mul", [a, b]) => [(a, b), (b, a)].into_iter().any(|(e, inverse)| {
+                let sum = maker(inverse).filter(|m| m.op_type() == "Reciprocal").and_then(|m| maker(m.input.first()?));
+                maker(e).is_some_and(|m| m.op_type() == "Exp") && sum.is_some_and(|m| sums_last(m, e))
+            }),
+            _ => false,
+        }
+    }
+
+    /// Talking heads: weight contractions from heads to as many heads, of scores on the way to the Softmax or of probabilities
+    /// behind it. Returns them in order, and the leading factors behind the last one.
+    fn mixings(&self, softmax: usize, front: &Dim, projection: usize) -> (Vec<Mixing>, Dim) {
+        let mut found = Vec::new();
+        if self.typing.fused.contains_key(&softmax) {
+            return (found, front.clone());
+        }
+        let mixes =
+            |from: &[Factor], to: &[Factor]| from.len() == 1 && to.len() == 1 && self.size(from) == self.size(to);
+        // Backwards to the product of queries and keys: what is summed over makes heads.
+        let mut heads = front.clone();
+        let mut todo = vec![softmax];
+        let mut seen = HashSet::new();
+        while let Some(k) = todo.pop() {
+            for m in self.node(k).input.iter().filter_map(|x| self.links.maker.get(x.as_str()).copied()) {
+                if !seen.insert(m) {
+                    continue;
+                }
+                match self.weight.get(&m) {
+                    Some(w) if mixes(&w.summed, &w.made) && self.meet(&w.made, &heads) => {
+                        found.insert(0, Mixing { node: m, heads: w.summed.clone() });
+                        heads = w.summed.clone();
+                        todo = vec![m];
+                    }
+                    None if !self.is_product(m) => todo.push(m),
+                    _ => {}
+                }
+            }
+        }
+        // Forwards to the product with the values.
+        let mut heads = front.clone();
+        let mut todo: BTreeSet<usize> =
+            self.node(softmax).output.iter().flat_map(|o| self.links.users(o)).copied().collect();
+        while let Some(m) = todo.pop_first().filter(|&m| m < projection) {
+            match self.weight.get(&m) {
+                Some(w) if mixes(&w.summed, &w.made) && self.meet(&w.summed, &heads) => {
+                    found.push(Mixing { node: m, heads: w.summed.clone() });
+                    heads = w.made.clone();
+                }
+                None if !self.is_product(m) => {}
+                _ => continue,
+            }
+            todo.extend(self.node(m).output.iter().flat_map(|o| self.links.users(o)).copied());
+        }
+        (found, heads)
+    }
+
+    fn is_product(&self, k: usize) -> bool {
+        matches!(self.node(k).op_type(), "MatMul" | "FusedMatMul" | "Einsum")
+    }
+
+    /// The heads that keys carry all the way from their projection: grouped queries share the others.
+    fn own_heads(&self, softmax: usize, heads: &Dim) -> Dim {
+        let [_, keys] = self.score_operands(softmax)[..] else { return heads.clone() };
+        let mut own = heads.clone();
+        let mut todo = vec![keys];
+        let mut seen = HashSet::new();
+        while let Some(x) = todo.pop() {
+            if !seen.insert(x) || x.is_empty() || self.fixed.contains(x) {
+                continue;
+            }
+            let carried: Vec<Factor> =
+                self.typing.dims.get(x).into_iter().flatten().flat_map(|d| self.typing.factors.all_leaves(d)).collect();
+            if heads.iter().any(|f| carried.contains(f)) {
+                own.retain(|f| carried.contains(f));
+            }
+            if let Some(&m) = self.links.maker.get(x).filter(|m| !self.weight.contains_key(m)) {
+                todo.extend(self.node(m).input.iter().map(String::as_str));
+            }
+        }
+        own
+    }
+
+    /// The factors of what an attention makes: of the product of its probabilities with the values.
+    fn attended(&self, softmax: usize) -> Dim {
+        let product =
+            |k: &usize| self.typing.fused.contains_key(k) || (self.is_product(*k) && !self.weight.contains_key(k));
+        let mut todo = BTreeSet::from([softmax]);
+        while let Some(k) = todo.pop_first() {
+            let outputs = self.node(k).output.iter();
+            if product(&k) {
+                let dims = outputs.take(1).filter_map(|o| self.typing.dims.get(o.as_str())).flatten();
+                return dims.flat_map(|d| self.typing.factors.leaves(d)).collect();
+            }
+            todo.extend(outputs.flat_map(|o| self.links.users(o)).copied());
+        }
+        Dim::new()
+    }
+
+    /// Forward from the probabilities: their product with the values, then the first contraction with a weight of what the
+    /// attention made that everything made from it passes through; else the first one.
+    fn projection(&self, softmax: usize) -> Option<usize> {
+        let attended = self.attended(softmax);
+        let mut product = self.typing.fused.contains_key(&softmax);
+        let mut first = None;
+        let mut seen = BTreeSet::from([softmax]);
+        let mut todo = seen.clone();
+        while let Some(k) = todo.pop_first() {
+            if let (true, Some(w)) = (product && k != softmax, self.weight.get(&k)) {
+                first = first.or(Some(k));
+                if todo.is_empty() && self.meet(&w.summed, &attended) {
+                    return Some(k);
+                }
+            } else {
+                product |= self.is_product(k) && !self.weight.contains_key(&k);
+            }
+            for o in self.node(k).output.iter().filter(|o| !self.typing.known.contains_key(o.as_str())) {
+                todo.extend(self.links.users(o).iter().filter(|u| seen.insert(**u)));
+            }
+        }
+        first
+    }
+
+    /// The two values whose product is the scores: queries and keys.
+    pub fn score_operands(&self, softmax: usize) -> Vec<&'m str> {
+        let node = self.node(softmax);
+        if self.typing.fused.contains_key(&softmax) {
+            let queries = node.input.first().map_or("", String::as_str);
+            // One operand may hold queries, keys and values.
+            let separate = node.input.get(1).filter(|x| !x.is_empty() && !self.weight.contains_key(&softmax));
+            return vec![queries, separate.map_or(queries, String::as_str)];
+        }
+        let dims = node.output.first().and_then(|o| self.typing.dims.get(o.as_str()));
+        let Some([.., queries, keys]) = dims.map(Vec::as_slice) else { return Vec::new() };
+        let mut todo: Vec<&str> = node.input.iter().map(String::as_str).collect();
+        let mut seen = HashSet::new();
+        while let Some(x) = todo.pop() {
+            let Some(&m) = self.links.maker.get(x).filter(|m| seen.insert(**m)) else { continue };
+            let maker = self.node(m);
+            let product = self.is_product(m);
+            let operands: Vec<&str> = maker.input.iter().take(2).map(String::as_str).collect();
+            if product && operands.len() == 2 {
+                if !operands.iter().any(|o| self.fixed.contains(o)) {
+                    return operands;
+                }
+                // Learned queries are fixed. Weights that mix heads have no queries, and tables of relative positions have keys too.
+                let holds = |o: usize, part: &Dim| {
+                    self.typing.dims.get(operands[o]).into_iter().flatten().any(|d| self.meet(d, part))
+                };
+                let sides =
+                    |q: usize, k: usize| holds(q, queries) && !holds(q, keys) && holds(k, keys) && !holds(k, queries);
+                if sides(0, 1) || sides(1, 0) {
+                    return operands;
+                }
+            }
+            todo.extend(maker.input.iter().filter(|i| !self.fixed.contains(i.as_str())).map(String::as_str));
+        }
+        Vec::new()
+    }
+}

@@ -1,0 +1,101 @@
+//! FFNs: a hidden factor made from the residual stream, and summed over on the way back to it.
+
+use std::collections::BTreeSet;
+
+use super::super::structure::{Attention, FeedForward};
+use super::finder::{Finder, WeightContraction};
+use crate::axes::{Dim, Factor};
+use crate::graph::Attributes;
+use crate::ops::{self, Mark};
+
+impl Finder<'_, '_> {
+    pub fn feed_forwards(&self, attentions: &[Attention]) -> Vec<FeedForward> {
+        let residual: Vec<Factor> = attentions.iter().flat_map(|a| a.embedding.iter().copied()).collect();
+        let inside: Vec<Factor> = attentions
+            .iter()
+            .flat_map(|a| a.heads.iter().chain(&a.head_dim).chain(a.mixings.iter().flat_map(|m| &m.heads)).copied())
+            .collect();
+        let mut nodes: Vec<usize> = self.weight.keys().copied().collect();
+        nodes.sort_unstable();
+        let mut found = Vec::new();
+        for &down in &nodes {
+            let WeightContraction { summed, made } = &self.weight[&down];
+            if made.is_empty() || !self.meet(made, &residual) {
+                continue;
+            }
+            let whole = made.iter().all(|f| self.meet(&[*f], &residual));
+            for hidden in self.segments(summed) {
+                if self.meet(&hidden, &residual) || self.meet(&hidden, &inside) {
+                    continue;
+                }
+                let up: Vec<usize> = nodes
+                    .iter()
+                    .copied()
+                    .filter(|&k| {
+                        let w = &self.weight[&k];
+                        k < down && self.meet(&hidden, &w.made) && self.meet(&w.summed, &residual)
+                    })
+                    .collect();
+                // Channels that were cut apart and joined again on the way share some factors with the stream: there the sum that it
+                // returns to must be one that it was made from.
+                if up.is_empty() || !(whole || self.residual_add(down).0.is_some()) {
+                    continue;
+                }
+                let neurons = |k: &usize| -> usize {
+                    let own = self.segments(&self.weight[k].made).filter(|s| self.meet(s, &hidden));
+                    own.map(|s| self.size(&s)).sum()
+                };
+                let gated = up.len() > 1 || up.iter().any(|k| neurons(k) > self.size(&hidden));
+                let activation = self.activation(&up, down, &hidden);
+                found.push(FeedForward { up, down, hidden, gated, activation });
+            }
+        }
+        found
+    }
+
+    /// The nonlinearity between the contractions of an FFN, before or behind a convolution of each neuron on its own.
+    fn activation(&self, up: &[usize], down: usize, hidden: &Dim) -> String {
+        let passes = |u: &usize| self.weight.get(u).is_none_or(|w| self.meet(&w.summed, hidden));
+        let mut seen = BTreeSet::new();
+        let mut todo: Vec<usize> = up.to_vec();
+        let mut between = Vec::new();
+        while let Some(k) = todo.pop() {
+            for o in &self.node(k).output {
+                for &u in self.links.users(o) {
+                    if u < down && passes(&u) && seen.insert(u) {
+                        between.push(self.node(u));
+                        todo.push(u);
+                    }
+                }
+            }
+        }
+        let has = |op: &str| between.iter().find(|n| n.op_type() == op);
+        let constant = |value: f64| {
+            between.iter().flat_map(|n| &n.input).any(|x| {
+                self.typing
+                    .known
+                    .get(x.as_str())
+                    .is_some_and(|v| v.data.len() == 1 && v.data.iter().all(|e| (e - value).abs() < 1e-3))
+            })
+        };
+        let name = if let Some(gelu) = has("Gelu") {
+            if gelu.string("approximate") == Some("tanh") { "gelu-tanh" } else { "gelu" }
+        } else if has("Erf").is_some() || has("BiasGelu").is_some() {
+            "gelu"
+        } else if has("FastGelu").is_some() || has("Tanh").is_some() {
+            "gelu-tanh"
+        } else if has("QuickGelu").is_some() || (has("Sigmoid").is_some() && constant(1.702)) {
+            "quick-gelu"
+        } else if has("Sigmoid").is_some() || has("Swish").is_some() {
+            "silu"
+        } else if has("Relu").is_some() {
+            "relu"
+        } else if has("HardSwish").is_some() {
+            "hard-swish"
+        } else {
+            let named = ops::marked(Mark::Activation).find(|op| has(op.name).is_some());
+            return named.map_or_else(|| "none".into(), |op| op.name.to_lowercase());
+        };
+        name.to_string()
+    }
+}

@@ -1,0 +1,8 @@
+//! Finds attentions, FFNs and layers in a typed graph.
+
+mod anatomy;
+mod attention;
+mod feed_forward;
+mod finder;
+mod residual;
+mod stacks;

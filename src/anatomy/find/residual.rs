@@ -1,0 +1,167 @@
+//! The residual stream: where layers begin and end in it.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::super::structure::{Attention, FeedForward};
+use super::finder::Finder;
+use crate::onnx::proto::NodeProto;
+
+/// True for the operators of ONNX Runtime that add to the residual stream and normalise the sum.
+pub(super) fn is_skip_norm(node: &NodeProto) -> bool {
+    matches!(node.op_type(), "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization")
+}
+
+impl<'m> Finder<'_, 'm> {
+    /// Gives every attention the FFN that follows it, and finds where layers begin and end in the residual stream.
+    pub fn assign(&self, attentions: &mut [Attention], ffns: Vec<FeedForward>) {
+        let sums: Vec<_> = ffns.iter().map(|f| self.residual_add(f.down)).collect();
+        for a in attentions.iter_mut() {
+            (a.enter, a.leave) = self.residual_add(a.projection);
+            a.sums.extend(a.enter.clone().zip(a.leave.clone()));
+        }
+        let order: Vec<usize> = attentions.iter().map(|a| a.projection).collect();
+        let mut taken = HashSet::new();
+        let mut first = 0;
+        while first < attentions.len() {
+            // Attentions that branch from the same value stand side by side, and so do their FFNs.
+            let mut last = first;
+            while last + 1 < attentions.len()
+                && attentions[first].enter.is_some()
+                && attentions[last + 1].enter == attentions[first].enter
+            {
+                last += 1;
+            }
+            let from = first.checked_sub(1).map(|p| order[p]).unwrap_or(0);
+            let until = order.get(last + 1).copied().unwrap_or(usize::MAX);
+            for a in &mut attentions[first..=last] {
+                let made = |f: &FeedForward| self.meet(&a.embedding, &self.weight[&f.down].made);
+                // Both branches in one sum.
+                let shared = (0..ffns.len()).find(|i| {
+                    !taken.contains(i) && a.enter.is_some() && sums[*i] == (a.enter.clone(), a.leave.clone())
+                });
+                // Where branches of a model stand between each other, the FFN that adds to what the attention made.
+                let joined = (0..ffns.len())
+                    .find(|i| !taken.contains(i) && a.leave.is_some() && sums[*i].0 == a.leave && made(&ffns[*i]));
+                let behind = (0..ffns.len()).find(|i| {
+                    !taken.contains(i) && order[last] < ffns[*i].down && ffns[*i].down < until && made(&ffns[*i])
+                });
+                // Parallel blocks: the FFN branches from the same value as the attention, and may stand before it or share its
+                // projection.
+                let beside = || {
+                    (0..ffns.len()).find(|i| {
+                        !taken.contains(i)
+                            && from < ffns[*i].down
+                            && ffns[*i].down <= order[last]
+                            && a.enter.is_some()
+                            && sums[*i].0 == a.enter
+                    })
+                };
+                let Some(i) = shared.or(joined).or(behind).or_else(beside) else { continue };
+                taken.insert(i);
+                a.ffn = Some(ffns[i].clone());
+                a.sums.extend(sums[i].0.clone().zip(sums[i].1.clone()).filter(|s| !a.sums.contains(s)));
+                let position = |v: &Option<String>| v.as_deref().and_then(|v| self.links.maker.get(v).copied());
+                if position(&sums[i].1) > position(&a.leave) {
+                    a.leave = sums[i].1.clone();
+                }
+            }
+            first = last + 1;
+        }
+    }
+
+    /// Everything that a node is made from.
+    pub fn ancestors(&self, k: usize) -> HashSet<&'m str> {
+        let mut before = HashSet::new();
+        let mut todo: Vec<&str> = self.node(k).input.iter().map(String::as_str).collect();
+        while let Some(x) = todo.pop() {
+            if before.insert(x)
+                && let Some(&m) = self.links.maker.get(x)
+            {
+                let node = self.node(m);
+                todo.extend(node.input.iter().map(String::as_str));
+                // What a skip norm normalises is its fourth output.
+                before.extend(node.output.get(3).filter(|_| is_skip_norm(node)).map(String::as_str));
+            }
+        }
+        before
+    }
+
+    /// The skip value and the sum of the first Add that joins what node `k` makes with something that `k` was made from.
+    pub fn residual_add(&self, k: usize) -> (Option<String>, Option<String>) {
+        let before = self.ancestors(k);
+        // In half precision a skip may pass a Cast of its own.
+        let is_before = |x: &str| {
+            let mut x = x;
+            loop {
+                if before.contains(x) {
+                    return true;
+                }
+                match self.links.maker.get(x).map(|&m| self.node(m)) {
+                    Some(node) if node.op_type() == "Cast" => x = node.input.first().map_or("", String::as_str),
+                    _ => return false,
+                }
+            }
+        };
+        let mut made: HashSet<&str> = self.node(k).output.iter().map(String::as_str).collect();
+        let mut todo: BTreeSet<usize> = made.iter().flat_map(|o| self.links.users(o)).copied().collect();
+        while let Some(c) = todo.pop_first() {
+            let node = self.node(c);
+            if matches!(node.op_type(), "Add" | "Sum") || is_skip_norm(node) {
+                let skip = node
+                    .input
+                    .iter()
+                    .find(|x| !made.contains(x.as_str()) && is_before(x) && !self.fixed.contains(x.as_str()));
+                if let Some(skip) = skip {
+                    let sum = match node.op_type() {
+                        "Add" | "Sum" => node.output.first(),
+                        // The fourth output of a skip norm is the sum; the first is already normalised.
+                        _ => node.output.get(3).filter(|o| !o.is_empty()),
+                    };
+                    return (Some(skip.clone()), sum.cloned());
+                }
+            }
+            made.extend(node.output.iter().map(String::as_str));
+            todo.extend(node.output.iter().flat_map(|o| self.links.users(o)).copied());
+        }
+        (None, None)
+    }
+
+    /// A layer has more than one query, and its queries and keys come from the same stream: going back from both, the first
+    /// sums of the residual stream that are met have one in common, or the keys come from the sum that the attention adds to (a
+    /// global query that all layers of a stage share).
+    pub fn is_layer(&self, a: &Attention, sums: &HashSet<&str>) -> bool {
+        if self.size(&a.queries) < 2 {
+            return false;
+        }
+        let operands = self.score_operands(a.softmax[0]);
+        let [queries, keys] = operands[..] else { return true };
+        let [(stream_q, varies_q), (stream_k, varies_k)] = [self.sources(queries, sums), self.sources(keys, sums)];
+        varies_q
+            && varies_k
+            && (stream_q.intersection(&stream_k).next().is_some()
+                || a.enter.as_deref().is_some_and(|e| stream_k.contains(e))
+                || (stream_q.is_empty() && stream_k.is_empty()))
+    }
+
+    /// The sums that a value is made from most directly, and whether it depends on the model's input at all.
+    fn sources<'s>(&self, value: &'m str, sums: &HashSet<&'s str>) -> (HashSet<&'s str>, bool) {
+        let (mut found, mut varies) = (HashSet::new(), false);
+        let mut seen = HashSet::new();
+        let mut todo = vec![value];
+        while let Some(x) = todo.pop() {
+            if !seen.insert(x) || self.fixed.contains(x) || x.is_empty() {
+                continue;
+            }
+            if let Some(sum) = sums.get(x) {
+                found.insert(*sum);
+                varies = true;
+                continue;
+            }
+            match self.links.maker.get(x) {
+                Some(&m) => todo.extend(self.node(m).input.iter().map(String::as_str)),
+                None => varies = true,
+            }
+        }
+        (found, varies)
+    }
+}
