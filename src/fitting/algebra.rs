@@ -229,6 +229,14 @@ pub fn inner(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
     (0..a.ncols()).map(|j| a.col(j).iter().zip(b.col(j).iter()).map(|(x, y)| x * y).sum::<f64>()).sum()
 }
 
+/// A square matrix with `ridge` times the mean of its diagonal added there.
+pub fn ridged(gram: &Mat<f64>, ridge: f64) -> Mat<f64> {
+    let mut sum = gram.clone();
+    let by = ridge * scale(gram);
+    (0..sum.nrows()).for_each(|i| sum[(i, i)] += by);
+    sum
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use ndarray::ArrayD;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::stages::{Part, Values, pin};
+use super::part::{Part, Values, pin};
 use crate::anatomy::{Anatomy, ranking};
 use crate::axes::Typing;
 use crate::error::Result;

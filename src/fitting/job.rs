@@ -11,7 +11,7 @@ use ndarray::ArrayD;
 use serde_json::json;
 
 use super::{
-    Allocation, Budget, Calibration, Latencies, Limits, Progress, Shrinker, Shrunk, Timing, beyond_half, plan, stages,
+    Allocation, Budget, Calibration, Latencies, Limits, Progress, Shrinker, Shrunk, Timing, beyond_half, pin, plan,
     thin,
 };
 use crate::anatomy::Anatomy;
@@ -50,7 +50,7 @@ impl Fitter {
     /// Draws `views` views of images for a model; `runtime` should have one thread. The time counts from `begun`.
     ///
     /// # Errors
-    /// Those of [`Calibration::draw`] and of [`stages::pin`].
+    /// Those of [`Calibration::draw`] and of [`pin`].
     pub fn new(
         model: &Model,
         images: &Loader,
@@ -60,7 +60,7 @@ impl Fitter {
         listener: &dyn Listener,
     ) -> Result<Fitter> {
         let calibration = Calibration::draw(images, views, seed, &|n, of| listener.progress("views", n, of))?;
-        let pinned = stages::pin(model).map_err(|e| e.at(&model.path))?;
+        let pinned = pin(model).map_err(|e| e.at(&model.path))?;
         Ok(Fitter { pinned, runtime, calibration, drawn: begun.elapsed().as_secs_f64() })
     }
 

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use ndarray::Array4;
 use serde::{Deserialize, Serialize};
 
-use super::budget::{Block, Limits, blocks, counts, cut};
+use super::blocks::{Block, blocks, counts};
+use super::budget::Limits;
+use super::prune::cut;
 use crate::axes::Typing;
 use crate::descendant::{fold_constants, has_fixed_size};
 use crate::error::Result;

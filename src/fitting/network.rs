@@ -8,10 +8,10 @@ use ndarray::{Array2, ArrayD, Axis};
 use rayon::prelude::*;
 
 use super::algebra::{Covariance, Moments, Partial, affine, product, scale, times};
-use super::dims::{self, Measured, Narrow};
 use super::order::{self, Thinning, features, predict};
-use super::sites::{Site, Way, sites};
-use super::stages::{Part, Stages, Values};
+use super::part::{Part, Values};
+use super::stages::Stages;
+use super::targets::{Site, Way, sites};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,7 +26,7 @@ const CHUNK_BYTES: usize = 256 << 20;
 /// Images whose rows are multiplied at once.
 const CHUNK: usize = 8;
 /// Ridge of the fits that are only measured, in means of the diagonal.
-const RIDGE: f64 = 0.1;
+pub(super) const RIDGE: f64 = 0.1;
 /// Shares of an FFN's neurons at which its cost is measured.
 const LEVELS: [f64; 5] = [1.0 / 12.0, 0.25, 0.5, 0.75, 11.0 / 12.0];
 /// Heads are measured at so many counts at most.
@@ -49,13 +49,13 @@ pub struct Network<'m> {
     pub end: Vec<String>,
     /// The matrix and the bias of every site.
     pub matrices: Vec<(Array2<f32>, Vec<f32>)>,
-    runtime: Arc<Runtime>,
+    pub(super) runtime: Arc<Runtime>,
     /// Made when they are first asked for: their sessions serve every pass over the network.
     stages: OnceLock<Stages>,
 }
 
 impl<'m> Network<'m> {
-    /// Finds the sites of a model that was [pinned](super::stages::pin). `runtime` should have one thread.
+    /// Finds the sites of a model that was [pinned](super::part::pin). `runtime` should have one thread.
     ///
     /// # Errors
     /// Those of typing and of the runtime; [`ErrorKind::Anatomy`] where no matrix can be fitted.
@@ -101,7 +101,7 @@ impl<'m> Network<'m> {
     }
 
     /// Runs images to given values.
-    fn run(&self, images: &[ArrayD<f32>], results: &[String]) -> Result<Vec<Vec<ArrayD<f32>>>> {
+    pub(super) fn run(&self, images: &[ArrayD<f32>], results: &[String]) -> Result<Vec<Vec<ArrayD<f32>>>> {
         let (part, input) = self.whole(results);
         images.par_iter().map(|image| part.run(&Values::from([(input.clone(), image.clone())]))).collect()
     }
@@ -189,86 +189,8 @@ impl<'m> Network<'m> {
         self.sites.iter().position(|s| (s.layer, s.kind) == (layer, Kind::Heads))
     }
 
-    /// What cutting the dimensions of queries and keys, and of values, of one attention at a time does to the end of the network: for
-    /// some numbers of dimensions.
-    ///
-    /// # Errors
-    /// Those of the runtime.
-    pub fn dimension_costs(
-        &self,
-        statistics: &[Covariance],
-        narrows: &[Narrow],
-        measured: &[Measured],
-        images: &[ArrayD<f32>],
-        progress: Progress,
-    ) -> Result<Vec<DimensionCosts>> {
-        let stages = self.stages()?;
-        let end = self.run(images, &self.end)?;
-        let size: f64 = end.iter().flatten().flatten().map(|v| f64::from(*v).powi(2)).sum();
-        let mut states: Vec<Values> = images.iter().map(|i| stages.start(i.clone())).collect();
-        let mut found = vec![[Vec::new(), Vec::new()]; narrows.len()];
-        for (i, site) in self.sites.iter().enumerate() {
-            progress(i, self.sites.len());
-            let own = parallel::is_own(site.layer);
-            let narrow = narrows.iter().position(|n| own && site.kind == Kind::Heads && n.layer == site.layer);
-            let before = narrow.map(|_| states.clone());
-            states.par_iter_mut().try_for_each(|values| stages.advance(i, values))?;
-            let rows: Vec<Array2<f32>> = states.iter().map(|v| site.rows(v)).collect::<Result<_>>()?;
-            if let (Some(at), Some(before)) = (narrow, before) {
-                let n = &narrows[at];
-                let rest = stages.rest(&self.runtime, &self.typing, self.model, i);
-                // What leaves the site, through the rest of the network.
-                let error = |image: usize, out: &Array2<f32>| -> Result<f64> {
-                    let mut values = states[image].clone();
-                    values.insert(site.output.clone(), site.leaving(&self.typing, out)?);
-                    Ok(distance(&rest.run(&values)?, &end[image]))
-                };
-                let query = n.query().to_string();
-                let feeds = stages.feeds(i);
-                let cut = |feeds, results| Part::cut(&self.runtime, &self.typing, self.model, feeds, results);
-                let tap = cut(feeds.to_vec(), vec![query.clone()]);
-                let on = cut([feeds, std::slice::from_ref(&query)].concat(), vec![site.input.clone()]);
-                let weight = self.weight(i, None);
-                for r in dimension_levels(n.of[0]) {
-                    let turns = dims::turns(n, &measured[at], r)?;
-                    // Where queries are made before the stage there is nothing to measure by.
-                    let errors: Result<Vec<f64>> = before
-                        .par_iter()
-                        .enumerate()
-                        .map(|(image, values)| {
-                            let mut values = values.clone();
-                            let queries = tap.run(&values)?.into_iter().next().unwrap_or_default();
-                            values.insert(query.clone(), dims::cut_queries(n, &turns, &queries)?);
-                            let input = on.run(&values)?.into_iter().next().unwrap_or_default();
-                            let rows = site.rows(&Values::from([(site.input.clone(), input)]))?;
-                            error(image, &self.apply(i, &rows))
-                        })
-                        .collect();
-                    found[at][0].extend(errors.ok().map(|e| (r, e.iter().sum::<f64>() / size)));
-                }
-                let all: Vec<usize> = (0..weight.nrows()).collect();
-                for r in dimension_levels(n.of[1]) {
-                    let fit = dims::cut_values(n, r, &statistics[i], &weight, RIDGE)?;
-                    let (_, matrix, bias) = self.narrow(i, &statistics[i], &weight, &all, &fit);
-                    let errors: Vec<f64> = rows
-                        .par_iter()
-                        .enumerate()
-                        .map(|(image, rows)| {
-                            error(image, &affine(rows.view(), matrix.view(), bias.as_slice().unwrap_or_default()))
-                        })
-                        .collect::<Result<_>>()?;
-                    found[at][1].push((r, errors.iter().sum::<f64>() / size));
-                }
-            }
-            states.par_iter_mut().zip(&rows).try_for_each(|(values, rows)| self.pass(i, rows, values))?;
-        }
-        let all = parallel::all(found)?;
-        let of = |(at, n): (usize, &Narrow)| all.get(n.layer % all.len()).and_then(|f| f.get(at)).cloned();
-        Ok(narrows.iter().enumerate().filter_map(of).collect())
-    }
-
     /// The matrix of a site, columns scaled as they reach the stream.
-    fn weight(&self, i: usize, way: Option<&Way>) -> Mat<f64> {
+    pub(super) fn weight(&self, i: usize, way: Option<&Way>) -> Mat<f64> {
         let matrix = &self.matrices[i].0;
         let gain = |c: usize| way.map_or(1.0, |w| f64::from(w.gain[c]));
         Mat::from_fn(matrix.nrows(), matrix.ncols(), |r, c| f64::from(matrix[[r, c]]) * gain(c))
@@ -382,7 +304,7 @@ impl<'m> Network<'m> {
     }
 
     /// A fit on some features in f32, with the bias that keeps the mean.
-    fn narrow(
+    pub(super) fn narrow(
         &self,
         i: usize,
         statistics: &Covariance,
@@ -413,9 +335,6 @@ fn sees_all(typing: &Typing, value: &str, sites: &[Site]) -> bool {
     sites.iter().all(|s| before.contains(s.output.as_str()))
 }
 
-/// Numbers of dimensions of queries and keys, and of values, and the squared error at the end of the network with each.
-pub type DimensionCosts = [Vec<(usize, f64)>; 2];
-
 /// Squared errors at the end of the network, relative to the values themselves.
 pub struct Costs {
     /// For every site some counts of units and the error there.
@@ -437,17 +356,10 @@ impl Costs {
     }
 }
 
-fn distance(a: &[ArrayD<f32>], b: &[ArrayD<f32>]) -> f64 {
+pub(super) fn distance(a: &[ArrayD<f32>], b: &[ArrayD<f32>]) -> f64 {
     let squares =
         |(a, b): (&ArrayD<f32>, &ArrayD<f32>)| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum() };
     a.iter().zip(b).map(squares).sum()
-}
-
-/// The numbers of dimensions at which an attention is measured.
-fn dimension_levels(of: usize) -> Vec<usize> {
-    let mut levels: Vec<usize> = [3, 4, 5, 6].iter().map(|s| s * of / 8).filter(|&r| r > 0 && r < of).collect();
-    levels.dedup();
-    levels
 }
 
 /// Collects sums over what enters every site, some images at a time.

@@ -11,9 +11,9 @@ use rayon::prelude::*;
 
 use super::algebra::{Covariance, Moments, Partial, affine, product, ridge_solve, scale};
 use super::network::{Network, Progress, stack};
+use super::part::Values;
 use super::scratch::{Arrays, Scratch, Slot};
-use super::sites::Way;
-use super::stages::Values;
+use super::targets::Way;
 use crate::error::Result;
 use crate::learngene::Kind;
 use crate::parallel;

@@ -5,126 +5,17 @@
 //! image with one thread; images are worked on side by side, and so results do not depend on the number of threads.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use ndarray::ArrayD;
 
-use super::sites::Site;
+use super::part::{Part, Values, fixed};
+use super::targets::Site;
 use crate::axes::Typing;
-use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Attributes, Links};
-use crate::onnx::proto::TensorProto;
-use crate::onnx::{DataType, Model, tensor_from_i64, tensor_info};
-use crate::runtime::{Ports, Program, Runtime, State as Empty, fix_input, separate_skip_norms};
-
-/// Values of one image, by name.
-pub type Values = HashMap<String, ArrayD<f32>>;
-
-/// The model for a batch of one image of fixed size, in float32, with shapes as constants and no norms fused with the sums before them.
-///
-/// # Errors
-/// [`ErrorKind::Unsupported`] for a model of a fixed batch of several images, and those of typing.
-pub fn pin(model: &Model) -> Result<Model> {
-    let image = Typing::new(model)?.image_size();
-    let mut out = model.clone();
-    graph::prune(out.graph_mut());
-    let (_, shape, _) = fix_input(out.graph_mut(), 1, image)?;
-    if shape[0] != 1 {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("the model takes batches of {} images only, and fits work image by image", shape[0]),
-        )
-        .at(&model.path)
-        .hint("export it with an open batch size, or with a batch of one"));
-    }
-    graph::widen(out.graph_mut(), &[DataType::Float16, DataType::Bfloat16])?;
-    // What a matrix makes and what the stream is have names of their own only where sums and norms are two nodes.
-    let apart = separate_skip_norms(&Typing::new(&out)?)?;
-    if let Some(graph) = apart {
-        *out.graph_mut() = graph;
-    }
-    let typing = Typing::new(&out)?;
-    let shapes: Vec<(usize, TensorProto)> = (typing.graph.node.iter().enumerate())
-        .filter(|(_, n)| matches!(n.op_type(), "Shape" | "Size"))
-        .filter_map(|(k, n)| {
-            let output = n.output.first()?;
-            let known = typing.known.get(output.as_str())?;
-            Some((k, tensor_from_i64(output.clone(), known.data.shape(), &known.ints())))
-        })
-        .collect();
-    drop(typing);
-    let graph = out.graph_mut();
-    let gone: HashSet<usize> = shapes.iter().map(|s| s.0).collect();
-    let mut k = 0;
-    graph.node.retain(|_| {
-        k += 1;
-        !gone.contains(&(k - 1))
-    });
-    graph.initializer.extend(shapes.into_iter().map(|s| s.1));
-    graph.value_info.clear();
-    Ok(out)
-}
-
-/// A part of a network as a program of its own, with as many sessions as there are threads that want one.
-pub struct Part {
-    runtime: Arc<Runtime>,
-    model: Model,
-    /// Values that it needs.
-    pub feeds: Vec<String>,
-    /// Values that it makes.
-    pub results: Vec<String>,
-    idle: Mutex<Vec<Program>>,
-}
-
-impl Part {
-    /// The part of a pinned model between `feeds` and `results`.
-    pub fn cut(
-        runtime: &Arc<Runtime>,
-        typing: &Typing,
-        model: &Model,
-        feeds: Vec<String>,
-        results: Vec<String>,
-    ) -> Part {
-        let mut model = model.clone();
-        let declare = |name: &String| {
-            let shape = typing.shape(name).unwrap_or_default();
-            tensor_info(name.clone(), DataType::Float, &shape.into_iter().map(Some).collect::<Vec<_>>())
-        };
-        let graph = model.graph_mut();
-        graph.input = feeds.iter().map(declare).collect();
-        graph.output = results.iter().map(declare).collect();
-        let fed: HashSet<&str> = feeds.iter().map(String::as_str).collect();
-        graph.node.retain(|n| !n.output.iter().any(|o| fed.contains(o.as_str())));
-        graph::prune(graph);
-        // What no result needs is not fed.
-        let feeds = graph.input.iter().map(|v| v.name().to_string()).collect();
-        Part { runtime: runtime.clone(), model, feeds, results, idle: Mutex::default() }
-    }
-
-    /// Runs it on the values of one image.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Runtime`].
-    pub fn run(&self, values: &Values) -> Result<Vec<ArrayD<f32>>> {
-        let feeds = self
-            .feeds
-            .iter()
-            .map(|f| match values.get(f) {
-                Some(v) => Ok((f.as_str(), v.view())),
-                None => bail!(Internal, "the value `{f}` was not kept"),
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let ready = idle().pop();
-        let mut program = match ready {
-            Some(program) => program,
-            None => self.runtime.load_program(&self.model, Ports::default())?,
-        };
-        let results = program.run(&mut Empty::default(), &feeds)?;
-        idle().push(program);
-        Ok(results)
-    }
-}
+use crate::error::Result;
+use crate::graph::{self, Links};
+use crate::onnx::Model;
+use crate::runtime::Runtime;
 
 /// One stage.
 struct Stage {
@@ -144,7 +35,7 @@ impl Stages {
     /// Cuts a pinned model at `sites`, which stand in order; the last stage makes the values `end`.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] where a site depends on a later one.
+    /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) where a site depends on a later one.
     pub fn new(
         runtime: &Arc<Runtime>,
         typing: &Typing,
@@ -247,7 +138,7 @@ impl Stages {
     /// Runs stage `s`; what no later stage needs is dropped.
     ///
     /// # Errors
-    /// [`ErrorKind::Runtime`].
+    /// [`ErrorKind::Runtime`](crate::error::ErrorKind::Runtime).
     pub fn advance(&self, s: usize, values: &mut Values) -> Result<()> {
         let stage = &self.stages[s];
         for v in &stage.done {
@@ -270,18 +161,4 @@ impl Stages {
         let (feeds, results) = self.rests[s].clone();
         Part::cut(runtime, typing, model, feeds, results)
     }
-}
-
-/// Values that depend on no image.
-pub fn fixed<'m>(typing: &Typing<'m>) -> HashSet<&'m str> {
-    let mut fixed: HashSet<&str> = typing.weights.keys().copied().collect();
-    fixed.extend(typing.graph.initializer.iter().map(|t| t.name()));
-    for node in &typing.graph.node {
-        if node.attribute("value").is_some() && node.op_type() == "Constant"
-            || node.input.iter().all(|x| x.is_empty() || fixed.contains(x.as_str()))
-        {
-            fixed.extend(node.output.iter().map(String::as_str));
-        }
-    }
-    fixed
 }

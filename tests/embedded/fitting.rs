@@ -6,7 +6,7 @@ use ndarray::{ArrayD, IxDyn};
 use offshoot::anatomy::{Anatomy, Roles};
 use offshoot::axes::resize::{Plan, resize};
 use offshoot::axes::{Factor, Typing};
-use offshoot::fitting::{Budget, Calibration, Limits, Shrinker, plan, stages, thin};
+use offshoot::fitting::{Budget, Calibration, Limits, Shrinker, pin, plan, thin};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::{Model, to_f32};
 use offshoot::runtime::{Kind, Options, Runtime};
@@ -126,7 +126,7 @@ fn shrink(runtime: &Arc<Runtime>, fixture: &Fixture) -> Found {
         seed: 0,
         warnings: Vec::new(),
     };
-    let pinned = stages::pin(&model).unwrap();
+    let pinned = pin(&model).unwrap();
     let mut shrinker = Shrinker::new(&model, &pinned, runtime, calibration).unwrap();
     let limits = Limits { min_neurons: 2, multiple: 1, ..Limits::default() };
     // EVA-02 has a norm inside the FFN, which is said.
@@ -186,7 +186,7 @@ impl Bundled {
         let runtime = Runtime::start(&Options { kind: Kind::Tract, threads: Some(1), ..Options::default() }).unwrap();
         let mut model = Model::open(root().join("models/fashion-vit.onnx")).unwrap();
         offshoot::graph::prepare(&mut model).unwrap();
-        let pinned = stages::pin(&model).unwrap();
+        let pinned = pin(&model).unwrap();
         let shape = input_shape(&model);
         Bundled { runtime, model, pinned, shape }
     }

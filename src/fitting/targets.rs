@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use ndarray::{Array2, ArrayD, Axis, IxDyn};
 
-use super::stages::{Part, Values, fixed};
+use super::layout::Layout;
+use super::part::{Part, Values, fixed};
 use crate::anatomy::{Anatomy, Roles};
 use crate::axes::{Dim, Factor, Typing};
 use crate::error::Result;
@@ -46,93 +47,6 @@ pub struct Site {
     entering: Layout,
     leaving: Layout,
     weight: Layout,
-}
-
-/// How the elements of a tensor make rows and columns.
-#[derive(Clone, Debug)]
-pub(super) struct Layout {
-    /// Sizes of the factors, in the order of memory.
-    sizes: Vec<usize>,
-    /// Factors of the rows, then those of the columns.
-    order: Vec<usize>,
-    columns: usize,
-}
-
-impl Layout {
-    /// The layout whose columns run over `columns`, in that order; `None` where a factor is not there.
-    pub(super) fn new(typing: &Typing, dims: &[Dim], columns: &[Factor]) -> Option<Layout> {
-        let leaves: Vec<Factor> = dims.iter().flat_map(|d| typing.factors.leaves(d)).collect();
-        let inner: Vec<usize> = columns.iter().map(|c| leaves.iter().position(|l| l == c)).collect::<Option<_>>()?;
-        let mut order: Vec<usize> = (0..leaves.len()).filter(|i| !inner.contains(i)).collect();
-        order.extend(&inner);
-        let sizes: Vec<usize> = leaves.iter().map(|&l| typing.factors.factor_size(l)).collect();
-        (order.len() == sizes.len()).then_some(Layout { sizes, order, columns: typing.factors.size(columns) })
-    }
-
-    pub(super) fn matrix(&self, tensor: &ArrayD<f32>) -> Result<Array2<f32>> {
-        let rows = tensor.len() / self.columns.max(1);
-        let shaped = tensor
-            .to_shape(IxDyn(&self.sizes))
-            .map(|t| t.permuted_axes(self.order.clone()).as_standard_layout().into_owned());
-        match shaped.and_then(|t| t.into_shape_with_order((rows, self.columns))) {
-            Ok(matrix) => Ok(matrix),
-            Err(_) => bail!(
-                Internal,
-                "a value of shape {:?} was expected to have the factors {:?}",
-                tensor.shape(),
-                self.sizes
-            ),
-        }
-    }
-
-    pub(super) fn tensor(&self, matrix: &Array2<f32>, shape: &[usize]) -> Result<ArrayD<f32>> {
-        let permuted: Vec<usize> = self.order.iter().map(|&o| self.sizes[o]).collect();
-        let mut back = vec![0; self.order.len()];
-        self.order.iter().enumerate().for_each(|(i, &o)| back[o] = i);
-        let shaped = matrix.to_shape(IxDyn(&permuted)).map(|t| t.permuted_axes(back).as_standard_layout().into_owned());
-        match shaped.and_then(|t| t.into_shape_with_order(IxDyn(shape))) {
-            Ok(tensor) => Ok(tensor),
-            Err(_) => bail!(Internal, "a matrix of {:?} does not make a value of shape {shape:?}", matrix.dim()),
-        }
-    }
-}
-
-impl Layout {
-    /// The layout of attention probabilities, [.., queries, keys]: columns run over heads, queries and keys. Both may be the same factor.
-    pub(super) fn of_probabilities(typing: &Typing, dims: &[Dim], heads: &[Factor]) -> Option<Layout> {
-        let leaves: Vec<Factor> = dims.iter().flat_map(|d| typing.factors.leaves(d)).collect();
-        let last: usize = dims.iter().rev().take(2).map(|d| typing.factors.leaves(d).len()).sum();
-        let front = leaves.len() - last;
-        let heads: Vec<usize> =
-            heads.iter().map(|h| leaves[..front].iter().position(|f| f == h)).collect::<Option<_>>()?;
-        let mut order: Vec<usize> = (0..front).filter(|i| !heads.contains(i)).collect();
-        order.extend(&heads);
-        order.extend(front..leaves.len());
-        let sizes: Vec<usize> = leaves.iter().map(|&l| typing.factors.factor_size(l)).collect();
-        let columns = heads.iter().copied().chain(front..leaves.len()).map(|i| sizes[i]).product();
-        Some(Layout { sizes, order, columns })
-    }
-
-    /// For every element of the tensor, its place in the matrix, row by row.
-    pub(super) fn places(&self) -> Vec<usize> {
-        let count: usize = self.sizes.iter().product();
-        let mut strides = vec![0; self.sizes.len()];
-        let mut stride = 1;
-        for &o in self.order.iter().rev() {
-            strides[o] = stride;
-            stride *= self.sizes[o];
-        }
-        let place = |index: usize| {
-            let mut rest = index;
-            let mut at = 0;
-            for (n, stride) in self.sizes.iter().zip(&strides).rev() {
-                at += rest % n * stride;
-                rest /= n;
-            }
-            at
-        };
-        (0..count).map(place).collect()
-    }
 }
 
 /// The sites of a pinned model in order of execution, and what is to be said about layers that have none.
@@ -316,7 +230,7 @@ impl Site {
         };
         let value = value(name)?;
         let flat = ArrayD::from_shape_vec(IxDyn(&[value.len()]), value).unwrap_or_default();
-        let whole = Layout { columns: flat.len(), ..self.weight.clone() }.matrix(&flat)?;
+        let whole = self.weight.flat().matrix(&flat)?;
         let matrix = whole.into_shape_with_order((self.features(), self.outputs));
         let Ok(matrix) = matrix else { bail!(Internal, "the matrix `{name}` has an unexpected shape") };
         Ok((matrix, bias))
@@ -333,8 +247,7 @@ impl Site {
         };
         let flat = matrix.as_standard_layout().into_owned().into_shape_with_order((1, matrix.len()));
         let Ok(flat) = flat else { bail!(Internal, "a matrix that is not contiguous") };
-        let weight = Layout { columns: flat.len(), ..self.weight.clone() }
-            .tensor(&flat, &shape(self.node, self.operand).unwrap_or_default())?;
+        let weight = self.weight.flat().tensor(&flat, &shape(self.node, self.operand).unwrap_or_default())?;
         put(model, typing, (self.node, self.operand), weight.shape(), &weight.iter().copied().collect::<Vec<_>>());
         if let Some((node, input)) = self.bias {
             put(model, typing, (node, input), &shape(node, input).unwrap_or_default(), bias);

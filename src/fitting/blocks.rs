@@ -1,0 +1,133 @@
+//! Blocks of heads and neurons, and layers: which may go, and what each costs.
+
+use std::collections::HashMap;
+
+use super::budget::Limits;
+use super::targets::sites;
+use crate::anatomy::{Anatomy, Roles, norm_over};
+use crate::axes::{Factor, Typing};
+use crate::descendant::{keep_layers, mixed_elsewhere};
+use crate::error::Result;
+use crate::learngene::Kind;
+use crate::onnx::{Model, element_count, is_float, payload};
+
+/// A block of heads or neurons.
+#[derive(Clone, Debug)]
+pub(super) struct Block {
+    pub layer: usize,
+    pub kind: Kind,
+    pub units: usize,
+    /// True where it may be thinned.
+    pub free: bool,
+    /// Parameters, operations and bytes of one unit.
+    pub unit: [f64; 3],
+}
+
+/// The factor of a layer's heads or neurons.
+pub(super) fn factor(typing: &Typing, anatomy: &Anatomy, layer: usize, kind: Kind) -> Option<Factor> {
+    let layer = anatomy.layers.get(layer)?;
+    match kind {
+        Kind::Heads => layer.head_factor(typing),
+        Kind::Neurons => layer.ffn.as_ref()?.hidden_factor(typing),
+    }
+}
+
+/// The blocks of an ancestor in order of execution, and what is to be said of those that stay.
+pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<String>)> {
+    let typing = Typing::new(model)?;
+    let anatomy = Anatomy::new(&typing)?;
+    let roles = Roles::new(&typing);
+    let (sites, _) = sites(&typing, &anatomy);
+    let root = |layer, kind| factor(&typing, &anatomy, layer, kind).map(|f| typing.factors.root(f));
+    let mut uses: HashMap<Factor, usize> = HashMap::new();
+    for f in sites.iter().filter_map(|s| root(s.layer, s.kind)) {
+        *uses.entry(f).or_default() += 1;
+    }
+    let mixers = [(Kind::Heads, anatomy.head_mixers(&typing)), (Kind::Neurons, anatomy.neuron_mixers(&typing))];
+    let mut warnings = Vec::new();
+    if let Some(layers) = &limits.layers
+        && let Some(l) = layers.iter().find(|l| **l >= anatomy.layers.len())
+    {
+        bail!(Usage, "there is no layer {l}, only {}", anatomy.layers.len());
+    }
+    let blocks = sites.iter().map(|site| {
+        let f = root(site.layer, site.kind);
+        let alone = f.is_some_and(|f| uses[&f] == 1);
+        if f.is_some() && !alone {
+            warnings.push(format!("layer {}: its {:?} are shared with another layer and stay", site.layer, site.kind));
+        }
+        let asked = match site.kind {
+            Kind::Heads => limits.heads,
+            Kind::Neurons => limits.neurons,
+        } && limits.touches(site.layer);
+        let free = asked && alone && site.divides;
+        if free && f.is_some_and(|f| norm_over(&typing, f)) {
+            warnings.push(format!(
+                "layer {}: a norm runs over its {}, whose statistics change with their number; the matrix behind it is fitted to them",
+                site.layer,
+                match site.kind {
+                    Kind::Heads => "heads",
+                    Kind::Neurons => "neurons",
+                }
+            ));
+        }
+        if free {
+            let of_layer = mixers.iter().filter(|(kind, _)| *kind == site.kind).filter_map(|(_, m)| m.get(site.layer));
+            warnings.extend(of_layer.filter_map(|m| mixed_elsewhere(&typing, site.layer, site.kind, m)));
+        }
+        let unit = f.map_or([0.0; 3], |f| unit(&typing, &roles, f));
+        Block { layer: site.layer, kind: site.kind, units: site.units, free, unit }
+    });
+    Ok((blocks.collect(), warnings))
+}
+
+/// Parameters, operations and bytes of one unit of a factor.
+pub(super) fn unit(typing: &Typing, roles: &Roles, f: Factor) -> [f64; 3] {
+    let mut unit = [0.0; 3];
+    let units = typing.factors.factor_size(f).max(1) as f64;
+    for u in roles.carriers(f) {
+        let t = typing.weights[typing.uses[u].name.as_str()];
+        if is_float(t) {
+            unit[0] += element_count(t).unwrap_or(0) as f64 / units;
+            unit[2] += payload(t).len() as f64 / units;
+        }
+    }
+    let carries =
+        |name: &str| typing.dims.get(name).is_some_and(|d| d.iter().any(|d| typing.factors.leaves(d).contains(&f)));
+    for c in &typing.contractions {
+        let node = &typing.graph.node[c.node];
+        if typing.factors.leaves(&c.summed).contains(&f) || node.output.iter().any(|o| carries(o)) {
+            unit[1] += c.macs as f64 / typing.batch_size().max(1) as f64 / units;
+        }
+    }
+    unit
+}
+
+/// The layers that can be left out: those that surgery by-passes and leaves all others, and what no output needs from inside them.
+pub(super) fn removable(model: &Model, limits: &Limits) -> Result<Vec<bool>> {
+    let typing = Typing::new(model)?;
+    let anatomy = Anatomy::new(&typing)?;
+    let layers = anatomy.layers.len();
+    let without = |l: usize| -> bool {
+        let kept: Vec<usize> = (0..layers).filter(|&k| k != l).collect();
+        let Ok(shallow) = keep_layers(model, &typing, &anatomy, &kept) else { return false };
+        let left = Typing::new(&shallow.model).and_then(|t| Ok(Anatomy::new(&t)?.layers.len()));
+        // Outputs that hold what a layer computes are the model's word on it: the layer stays.
+        shallow.warnings.is_empty() && left.is_ok_and(|n| n == layers - 1)
+    };
+    Ok((0..layers).map(|l| limits.depth && layers > 1 && limits.touches(l) && without(l)).collect())
+}
+
+/// The counts that a block may have, ascending.
+pub(super) fn counts(block: &Block, limits: &Limits) -> Vec<usize> {
+    let (least, multiple) = match block.kind {
+        Kind::Heads => (limits.min_heads, 1),
+        Kind::Neurons => (limits.min_neurons.max(2), limits.multiple.max(1)),
+    };
+    // A wide FFN is not divided finer than a table of choices can hold.
+    let multiple = multiple * block.units.div_ceil(multiple * 256);
+    let mut counts: Vec<usize> = (1..).map(|i| i * multiple).take_while(|&n| n < block.units).collect();
+    counts.retain(|&n| n >= least);
+    counts.push(block.units);
+    counts
+}

@@ -1,0 +1,230 @@
+//! Finds the attentions whose head dimension may be cut.
+//!
+//! Where the columns of a projection lie among queries, keys and values is found by running that way on probes, as everywhere in these
+//! fits, so that packed projections need no rule of their own; where a rotation or a norm acts on the dimension in between, the
+//! attention keeps it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use ndarray::{ArrayD, IxDyn};
+use rayon::prelude::*;
+
+use super::super::head_factors::{HeadFactors, head_factors};
+use super::super::layout::Layout;
+use super::super::part::{Part, Values, fixed};
+use super::super::targets::{Finder, Site, Way};
+use crate::anatomy::{Anatomy, Attention};
+use crate::axes::{Factor, Typing};
+use crate::error::Result;
+use crate::graph::Links;
+use crate::learngene::Kind;
+use crate::onnx::Model;
+use crate::ops::{self, Mark};
+use crate::runtime::Runtime;
+
+/// Queries, keys or values as the attention takes them.
+pub(super) struct Operand {
+    pub value: String,
+    /// Columns are heads, tokens and dimensions.
+    pub layout: Layout,
+    pub tokens: usize,
+    pub projection: Site,
+    /// The column of the projection that makes dimension j of head h, at h * size + j.
+    pub columns: Vec<usize>,
+    /// What the projection is multiplied by on its way.
+    pub gain: f32,
+}
+
+/// An attention whose head dimension may be cut.
+pub struct Narrow {
+    /// The layer.
+    pub layer: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Dimensions of queries and keys, and of values.
+    pub of: [usize; 2],
+    /// The factors of both; the same where one projection packs them.
+    pub factors: [Factor; 2],
+    pub(super) query: Operand,
+    pub(super) key: Operand,
+    pub(super) values: Operand,
+    pub(super) probabilities: (String, Layout),
+    /// What scores are multiplied by behind the product.
+    pub(super) scale: f32,
+}
+
+impl Narrow {
+    /// True where queries, keys and values share one factor, and so one size.
+    pub fn is_joint(&self) -> bool {
+        self.factors[0] == self.factors[1]
+    }
+}
+
+/// The attentions of a pinned network whose head dimension may be cut.
+pub fn narrows(runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<Vec<Narrow>> {
+    let anatomy = Anatomy::new(typing)?;
+    let finder = Finder::new(typing);
+    let links = Links::new(typing.graph);
+    let search = Search { runtime, typing, model, finder, links, fixed: fixed(typing) };
+    let found: Vec<Option<Narrow>> =
+        anatomy.layers.par_iter().enumerate().map(|(l, layer)| search.attention(l, layer)).collect::<Result<_>>()?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+struct Search<'t, 'm> {
+    runtime: &'t Arc<Runtime>,
+    typing: &'t Typing<'m>,
+    model: &'t Model,
+    finder: Finder<'t, 'm>,
+    links: Links<'m>,
+    fixed: HashSet<&'m str>,
+}
+
+impl Search<'_, '_> {
+    fn attention(&self, l: usize, layer: &Attention) -> Result<Option<Narrow>> {
+        let typing = self.typing;
+        // A single head has no axis of its own.
+        let head: Vec<Factor> = layer.head_factor(typing).map(|f| typing.factors.root(f)).into_iter().collect();
+        let Some(found) = head_factors(typing, &self.links, layer) else { return Ok(None) };
+        let HeadFactors { scores, mix, factors: [fq, fv] } = found;
+        let node = &typing.graph.node[layer.softmax[0]];
+        let (Some(before), Some(after)) = (node.input.first(), node.output.first()) else { return Ok(None) };
+        let (product, mixing) = (&typing.graph.node[scores], &typing.graph.node[mix]);
+        // The operand of the scores whose tokens are the keys, and that of the mix that is no probability.
+        let carries = |name: &str, dim: &[Factor]| {
+            let leaves: Vec<Factor> = typing.dims[name].iter().flat_map(|d| typing.factors.leaves(d)).collect();
+            typing.factors.leaves(dim).iter().all(|f| leaves.contains(f))
+        };
+        let known = |name: &String| typing.dims.contains_key(name.as_str());
+        if !product.input.iter().chain(&mixing.input).all(known) || product.input.len() != 2 || mixing.input.len() != 2
+        {
+            return Ok(None);
+        }
+        let (q, k) = match (carries(&product.input[0], &layer.queries), carries(&product.input[1], &layer.queries)) {
+            (true, _) => (&product.input[0], &product.input[1]),
+            (_, true) => (&product.input[1], &product.input[0]),
+            _ => return Ok(None),
+        };
+        let v = match carries(&mixing.input[0], &[fv]) {
+            true => &mixing.input[0],
+            false => &mixing.input[1],
+        };
+        let Some(probabilities) = Layout::of_probabilities(typing, &typing.dims[after.as_str()], &head) else {
+            return Ok(None);
+        };
+        let operand = |value: &String, tokens: &[Factor], f: Factor| self.operand(l, value, &head, tokens, f);
+        let (Some(query), Some(key), Some(values)) =
+            (operand(q, &layer.queries, fq)?, operand(k, &layer.keys, fq)?, operand(v, &layer.keys, fv)?)
+        else {
+            return Ok(None);
+        };
+        let Some(scale) = self.scale(&product.output[0], before)? else { return Ok(None) };
+        let narrow = Narrow {
+            layer: l,
+            heads: typing.factors.size(&head),
+            of: [fq, fv].map(|f| typing.factors.factor_size(f)),
+            factors: [fq, fv],
+            query,
+            key,
+            values,
+            probabilities: (after.clone(), probabilities),
+            scale,
+        };
+        Ok(self.is_free(&narrow, layer).then_some(narrow))
+    }
+
+    /// True where nothing but the projections carries the dimensions, and nothing mixes them in between.
+    fn is_free(&self, n: &Narrow, layer: &Attention) -> bool {
+        let (typing, roles) = (self.typing, &self.finder.roles);
+        let mut allowed = roles.operand(layer.projection);
+        for o in [&n.query, &n.key, &n.values] {
+            allowed.extend(roles.operand(o.projection.node()));
+            allowed.extend(roles.bias(o.projection.node()));
+        }
+        let plain = |f: Factor| {
+            typing.graph.node.iter().filter(|node| !node.output.iter().all(|o| self.fixed.contains(o.as_str()))).all(
+                |node| {
+                    let carries = node.output.iter().any(|o| {
+                        let dims = typing.dims.get(o.as_str());
+                        dims.is_some_and(|d| d.iter().any(|d| typing.factors.leaves(d).contains(&f)))
+                    });
+                    !carries || ops::of(node).is(Mark::HeadDim)
+                },
+            )
+        };
+        n.factors.iter().all(|&f| roles.carriers(f).iter().all(|u| allowed.contains(u)) && plain(f))
+    }
+
+    fn layout(&self, value: &str, columns: &[&[Factor]]) -> Option<Layout> {
+        let factors = &self.typing.factors;
+        let columns: Vec<Factor> = columns.iter().flat_map(|c| factors.leaves(c)).collect();
+        Layout::new(self.typing, self.typing.dims.get(value)?, &columns)
+    }
+
+    fn operand(&self, l: usize, value: &str, head: &[Factor], tokens: &[Factor], f: Factor) -> Result<Option<Operand>> {
+        let factors = &self.typing.factors;
+        let Some(layout) = self.layout(value, &[head, tokens, &[f]]) else { return Ok(None) };
+        let (heads, size) = (factors.size(head), factors.factor_size(f));
+        for c in &self.typing.contractions {
+            let makes = self.typing.graph.node[c.node].output.first().and_then(|o| self.typing.dims.get(o.as_str()));
+            if !makes.is_some_and(|d| d.iter().any(|d| factors.leaves(d).contains(&f))) {
+                continue;
+            }
+            let Some(mut site) = self.finder.site(l, Kind::Heads, c.node, None, None) else { continue };
+            site.lead_to(value);
+            let Some(way) = site.way(self.runtime, self.typing, self.model)? else { continue };
+            let Some(columns) = self.columns(&layout, &way, [heads, factors.size(&factors.leaves(tokens)), size])
+            else {
+                continue;
+            };
+            let gain = way.gain[columns[0]];
+            if columns.iter().any(|&c| (way.gain[c] - gain).abs() > 1e-4 * gain.abs()) {
+                return Ok(None);
+            }
+            let tokens = factors.size(&factors.leaves(tokens));
+            return Ok(Some(Operand { value: value.to_string(), layout, tokens, projection: site, columns, gain }));
+        }
+        Ok(None)
+    }
+
+    /// Which column of a projection makes which dimension of which head; `None` where that is no one-to-one relation.
+    fn columns(&self, layout: &Layout, way: &Way, [heads, tokens, size]: [usize; 3]) -> Option<Vec<usize>> {
+        let outputs = way.gain.len();
+        let places = layout.places();
+        let mut columns = vec![usize::MAX; heads * size];
+        for c in (0..outputs).filter(|&c| way.gain[c] != 0.0) {
+            let first =
+                (c..way.source().len()).step_by(outputs).map(|i| way.source()[i]).find(|&at| at != usize::MAX)?;
+            let column = places.get(first)? % (heads * tokens * size);
+            let (h, j) = (column / (tokens * size), column % size);
+            let place = columns.get_mut(h * size + j)?;
+            if *place != usize::MAX {
+                return None;
+            }
+            *place = c;
+        }
+        (!columns.contains(&usize::MAX)).then_some(columns)
+    }
+
+    /// What scores are multiplied by between the product and the softmax.
+    fn scale(&self, scores: &str, softmax: &str) -> Result<Option<f32>> {
+        if scores == softmax {
+            return Ok(Some(1.0));
+        }
+        let part =
+            Part::cut(self.runtime, self.typing, self.model, vec![scores.to_string()], vec![softmax.to_string()]);
+        let shape = self.typing.shape(scores).unwrap_or_default();
+        let run = |v: f32| -> Result<ArrayD<f32>> {
+            let values = Values::from([(scores.to_string(), ArrayD::from_elem(IxDyn(&shape), v))]);
+            Ok(part.run(&values)?.into_iter().next().unwrap_or_default())
+        };
+        let (zero, one) = (run(0.0)?, run(1.0)?);
+        let gains: Vec<f32> =
+            one.iter().zip(&zero).map(|(a, b)| a - b).filter(|g| g.is_finite() && *g != 0.0).collect();
+        let Some(&gain) = gains.first() else { return Ok(None) };
+        // A mask of large negative numbers swallows small differences.
+        let alike = gains.iter().filter(|g| (**g - gain).abs() <= 1e-3 * gain.abs()).count();
+        Ok((2 * alike > gains.len()).then_some(gain))
+    }
+}

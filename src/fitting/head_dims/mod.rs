@@ -1,0 +1,14 @@
+//! Head dimension: fewer dimensions of queries and keys, and of values, in every head.
+
+mod bases;
+mod cost;
+mod find;
+mod statistics;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use cost::{dimension_costs, local_errors};
+pub use find::{Narrow, narrows};
+pub use statistics::{Measured, measure};
+pub use write::{Cut, write};

@@ -1,0 +1,77 @@
+//! The two products of an attention, and the head dimensions that they sum over and make.
+
+use super::part::fixed;
+use crate::anatomy::{Attention, in_usual_order};
+use crate::axes::{Factor, Typing};
+use crate::graph::Links;
+use crate::ops::{self, Mark};
+
+/// The products of an attention that is not fused, and the dimensions that they sum over and make.
+pub(super) struct HeadFactors {
+    pub scores: usize,
+    pub mix: usize,
+    /// Of queries and keys, and of values.
+    pub factors: [Factor; 2],
+}
+
+/// Finds them; `None` where heads are mixed or shared, or where a dimension is made of parts (a rotation).
+pub(super) fn head_factors(typing: &Typing, links: &Links, layer: &Attention) -> Option<HeadFactors> {
+    let [softmax] = layer.softmax[..] else { return None };
+    if typing.fused.contains_key(&softmax) || !layer.mixings.is_empty() || !layer.shared.is_empty() {
+        return None;
+    }
+    let node = &typing.graph.node[softmax];
+    if !in_usual_order(typing, node) {
+        return None;
+    }
+    let (scores, mix) = (back(typing, links, node.input.first()?)?, forth(typing, links, node.output.first()?)?);
+    let summed = &typing.contractions.iter().find(|c| c.node == scores)?.summed;
+    match (&typing.factors.leaves(summed)[..], &typing.factors.leaves(&layer.head_dim)[..]) {
+        (&[q], &[v]) => Some(HeadFactors { scores, mix, factors: [q, v] }),
+        _ => None,
+    }
+}
+
+/// The product of two computed values that a value is made of, by operators that keep its elements apart.
+fn back(typing: &Typing, links: &Links, value: &str) -> Option<usize> {
+    let fixed = fixed(typing);
+    let mut value = value;
+    for _ in 0..32 {
+        let &k = links.maker.get(value)?;
+        let node = &typing.graph.node[k];
+        if typing.contractions.iter().any(|c| c.node == k) {
+            return node.input.iter().all(|x| !fixed.contains(x.as_str())).then_some(k);
+        }
+        let op = ops::of(node);
+        if !op.is(Mark::Arithmetic) && !op.is(Mark::Heads) && op.name != "Where" {
+            return None;
+        }
+        // Shapes that are computed are known, and no data.
+        let data = |x: &&String| !x.is_empty() && !fixed.contains(x.as_str()) && !typing.known.contains_key(x.as_str());
+        let mut computed = node.input.iter().filter(data);
+        value = computed.next()?;
+        if computed.next().is_some() {
+            return None;
+        }
+    }
+    None
+}
+
+/// The product with another computed value that a value goes into.
+fn forth(typing: &Typing, links: &Links, value: &str) -> Option<usize> {
+    let mut value = value;
+    for _ in 0..16 {
+        let data = |k: &&usize| !["Shape", "Size"].contains(&typing.graph.node[**k].op_type());
+        let users: Vec<&usize> = links.users(value).iter().filter(data).collect();
+        let [&k] = users[..] else { return None };
+        let node = &typing.graph.node[k];
+        if typing.contractions.iter().any(|c| c.node == k) {
+            return Some(k);
+        }
+        if !ops::of(node).is(Mark::Heads) && node.op_type() != "Dropout" {
+            return None;
+        }
+        value = node.output.first()?;
+    }
+    None
+}
