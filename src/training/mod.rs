@@ -6,9 +6,11 @@
 mod builder;
 pub mod checkpoint;
 mod classifier;
+mod gradients;
 pub mod kernels;
 mod logits;
 mod loss;
+mod operators;
 mod optimiser;
 mod precision;
 mod rate;
@@ -24,31 +26,19 @@ mod trained;
 mod trainer;
 
 pub use classifier::{IMAGES as CLASSIFIER_IMAGES, Pooling, add_classifier, fit_classifier, has_classifier};
+pub use gradients::Gradients;
 pub use logits::{is_independent, said_of, with_logits};
 pub use loss::{LOSS, Loss, TARGETS, Term, teacher_input};
+pub use operators::Operators;
 pub use optimiser::{Optimiser, Schedule, Shape, ema, next};
 pub use precision::Precision;
 pub use rate::{Attempt, LearningRate};
 pub use regularise::{KEPT, probability};
-pub use rules::is_trainable;
 pub use run::{Observer, Plan, Record, Run, StepReport, Summary, Teacher, Validation, ValidationReport, evaluate};
 pub use session::{Cut, Data, Goal, Guide, Images, LabelLoss, Open, Options, Prepared, Session, Setup, open_dataset};
 pub use sharing::{Separated, separate};
 pub use step::{
     Batching, Description, Memory, Port, Recipe, StateTensor, StepGraph, Steps, evaluation_graph, trainable_form,
 };
-pub use tape::Gradients;
-pub use trained::{FrozenWeight, Selection, TrainedWeight};
+pub use trained::{FrozenWeight, Selection, TrainedWeight, is_trainable};
 pub use trainer::{Feeds, StepResult, Trainer};
-
-/// The operators that a training graph may be made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub enum Operators {
-    /// Standard operators only: any runtime runs the graph.
-    #[default]
-    Standard,
-    /// Also `com.microsoft` operators that the stock library of ONNX Runtime registers, such as FusedMatMul.
-    Contrib,
-    /// Also Offshoot's own operators, which are registered with ONNX Runtime's session on the processor.
-    Fused,
-}

@@ -8,13 +8,12 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::trained::is_trainable;
 use crate::axes::Typing;
 use crate::graph::{self, Attributes, Names, cast, data_inputs, element_types, int_attribute};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};
 use crate::onnx::{DataType, data_type, tensor_from_f32, to_f32};
 use crate::ops;
-
-use super::is_trainable;
 
 /// The precision that a step computes in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

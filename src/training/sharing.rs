@@ -10,8 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
-use super::is_trainable;
-use super::trained::Layers;
+use super::trained::{Layers, is_trainable};
 use crate::anatomy::{WeightKind, weight_uses};
 use crate::axes::Typing;
 use crate::error::Result;

@@ -7,14 +7,16 @@
 use serde::{Deserialize, Serialize};
 
 use super::builder::Builder;
+use super::gradients::Gradients;
 use super::logits;
 use super::loss::{self, LOSS, Loss};
+use super::operators::Operators;
 use super::optimiser::{CORRECTION1, CORRECTION2, EMA_DECAY, LEARNING_RATE, Optimiser, Parameter, average, ema, next};
 use super::precision::{Precision, in_half, runs_in_bfloat16, widen_where};
 use super::recompute::{inside, recompute};
 use super::sharing::separate;
 use super::trained::Selection;
-use super::{Gradients, Operators, kernels, regularise};
+use super::{kernels, regularise};
 use crate::anatomy::Anatomy;
 use crate::axes::{Assumption, Typing, declared_batch, open_batch};
 use crate::error::{Error, ErrorKind, Result};

@@ -5,13 +5,12 @@ use std::collections::{HashMap, HashSet};
 use serde::Serialize;
 use wildmatch::WildMatch;
 
-use super::is_trainable;
 use crate::anatomy::{Anatomy, WeightKind, weight_kinds};
 use crate::axes::{Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Links;
-use crate::onnx::is_float;
 use crate::onnx::proto::TensorProto;
+use crate::onnx::{element_count, is_float};
 
 /// A weight that training changes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -171,4 +170,9 @@ fn depths<'m>(typing: &Typing<'m>) -> (HashMap<&'m str, usize>, usize) {
         depths.insert(name, layers.depth(first));
     }
     (depths, layers.starts.len())
+}
+
+/// Weights that training may change as far as their type goes: floating-point tensors of more than one element.
+pub fn is_trainable(t: &TensorProto) -> bool {
+    is_float(t) && element_count(t).is_ok_and(|n| n > 1)
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ndarray::{Array4, ArrayD, ArrayViewD, Axis, CowArray, IxDyn, Slice, concatenate};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::LOSS;
 use super::checkpoint;
+use super::loss::LOSS;
 use super::optimiser::{EMA_DECAY, ema};
 use super::rate::Attempt;
 use super::regularise::KEPT;

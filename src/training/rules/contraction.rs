@@ -3,7 +3,7 @@
 use super::super::kernels::ROWS_OF_A_FUSED_PRODUCT;
 use super::super::tape::Tape;
 use super::elementwise::times;
-use super::refuse;
+use super::operands::refuse;
 use crate::axes::explicit_einsum;
 use crate::error::Result;
 use crate::graph::{Attributes, int_attribute, ints_attribute, string_attribute};

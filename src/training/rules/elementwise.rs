@@ -1,7 +1,7 @@
 //! Elementwise operators: the gradient is scaled by the slope, and broadcasting is undone.
 
 use super::super::tape::Tape;
-use super::refuse;
+use super::operands::refuse;
 use crate::error::Result;
 use crate::graph::{Attributes, string_attribute};
 use crate::onnx::proto::NodeProto;

@@ -1,7 +1,7 @@
 //! Operators that move elements: the gradient moves them back, and adds up what was taken several times.
 
 use super::super::tape::Tape;
-use super::{list, refuse};
+use super::operands::{list, refuse};
 use crate::axes::arithmetic::slice_range;
 use crate::error::Result;
 use crate::graph::{Attributes, int_attribute, nearest_axis, resolve_axis, string_attribute};

@@ -2,7 +2,7 @@
 
 use super::super::tape::Tape;
 use super::elementwise::times;
-use super::refuse;
+use super::operands::{list, refuse};
 use crate::error::Result;
 use crate::graph::{Attributes, float_attribute, ints_attribute, nearest_axis};
 use crate::onnx::DataType;
@@ -246,7 +246,7 @@ pub fn batch_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 pub fn reduce(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let op = node.op_type();
     let global = matches!(op, "GlobalAveragePool" | "GlobalMaxPool");
-    let axes = if global { None } else { super::list(t, node, "axes", 1)?.filter(|a| !a.is_empty()) };
+    let axes = if global { None } else { list(t, node, "axes", 1)?.filter(|a| !a.is_empty()) };
     let y = &node.output[0];
     t.give(node, 0, |t, x| {
         let shape = t.shape(x)?;

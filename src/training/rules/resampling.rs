@@ -3,7 +3,7 @@
 use super::super::tape::Tape;
 use super::contraction::Window;
 use super::elementwise::times;
-use super::refuse;
+use super::operands::{list, refuse};
 use crate::axes::window_length;
 use crate::error::Result;
 use crate::graph::Attributes;
@@ -198,7 +198,7 @@ pub fn max_pool(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 
 /// Blocks that were added up: each takes the gradient from where it lay, by a convolution whose filters each pick one element.
 pub fn columns_to_image(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
-    let block = super::list(t, node, "block_shape", 2)?.ok_or_else(|| refuse(node, "a computed block shape"))?;
+    let block = list(t, node, "block_shape", 2)?.ok_or_else(|| refuse(node, "a computed block shape"))?;
     t.give(node, 0, |t, x| {
         let (from, to) = (t.shape(x)?, t.shape(&node.output[0])?);
         let block: Vec<usize> = block.iter().map(|&b| b.max(1) as usize).collect();
