@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ndarray::{Array2, Array3, ArrayView2, Axis, Ix4};
 
-use super::attach;
+use super::probe::attach;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::data::Loader;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ndarray::{Array3, ArrayD, Axis, Ix4};
 use serde::Serialize;
 
-use super::{Attentions, attach};
+use super::probe::{Attentions, attach};
 use crate::anatomy::{Anatomy, Tokens, in_usual_order};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};

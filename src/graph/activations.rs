@@ -3,7 +3,8 @@
 //! ONNX Runtime's optimiser writes a convolution or Gemm and the activation behind it as one node (`com.microsoft` FusedConv and
 //! FusedGemm, its own contract). It does so again whenever it loads a model, so nothing is lost by writing two.
 
-use super::{Attributes, Names, float_attribute, node as new_node};
+use super::names::Names;
+use super::nodes::{Attributes, float_attribute, node as new_node};
 use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::onnx::{DataType, tensor_from_f32};
 

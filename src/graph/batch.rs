@@ -1,7 +1,9 @@
 //! Models of a single image: their input `[channels, height, width]` is given the axis of images that everything else works with, and
 //! loses it again before a model is written.
 
-use super::{Names, data_inputs, declared_dims, ints_attribute, node};
+use super::names::Names;
+use super::nodes::{ints_attribute, node};
+use super::values::{data_inputs, declared_dims};
 use crate::metadata::BATCH_PREFIX;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto, type_proto};
 use crate::onnx::{Model, tensor_from_i64};

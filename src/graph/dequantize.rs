@@ -8,7 +8,11 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::{Attributes, Names, functions, is_quantised, nearest_axis, node as new_node, prune, sort};
+use super::axis::nearest_axis;
+use super::functions;
+use super::names::Names;
+use super::nodes::{Attributes, is_quantised, node as new_node};
+use super::order::{prune, sort};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{

@@ -1,7 +1,9 @@
 //! What the first nodes of a graph do to its image: exporters put the normalisation of pictures into the graph, and whoever feeds it has
 //! to know which numbers stand for a picture.
 
-use super::{Attributes, Links, data_inputs, declared_dims, declared_type};
+use super::links::Links;
+use super::nodes::Attributes;
+use super::values::{data_inputs, declared_dims, declared_type};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, element_count, to_f32, to_i64};
 use crate::ops::{self, Mark};

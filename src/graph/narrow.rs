@@ -10,9 +10,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{
-    Attributes, Names, element_types, float_attribute, int_attribute, lift_constants, node as new_node, widen,
-};
+use super::names::Names;
+use super::nodes::{Attributes, float_attribute, int_attribute, node as new_node};
+use super::types::{element_types, lift_constants, widen};
+use super::values::data_inputs;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};
 use crate::onnx::{DataType, Model, data_type, element_count, tensor_from_f32, to_f32};
@@ -265,7 +266,7 @@ struct Plan {
 
 impl Plan {
     fn new(graph: &GraphProto, half: DataType, opset: i64, floats: &HashSet<String>, wide: &HashSet<String>) -> Plan {
-        let mut reached: HashSet<&str> = super::data_inputs(graph).iter().map(|v| v.name()).collect();
+        let mut reached: HashSet<&str> = data_inputs(graph).iter().map(|v| v.name()).collect();
         let mut narrow: HashSet<String> = HashSet::new();
         let mut small: HashSet<String> = HashSet::new();
         let outputs: HashSet<&str> = graph.output.iter().map(|o| o.name()).collect();

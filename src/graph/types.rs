@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::Attributes;
+use super::nodes::Attributes;
+use super::values::declared_type;
 use crate::error::Result;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType, type_proto};
 use crate::onnx::{DataType, data_type, element_count, is_float, tensor_from_f32, to_f32};
@@ -12,7 +13,7 @@ use crate::ops::{self, Type};
 pub fn element_types(graph: &GraphProto) -> HashMap<&str, DataType> {
     let mut types = HashMap::new();
     for info in &graph.input {
-        if let Some(kind) = super::declared_type(info).and_then(|t| DataType::try_from(t).ok()) {
+        if let Some(kind) = declared_type(info).and_then(|t| DataType::try_from(t).ok()) {
             types.insert(info.name(), kind);
         }
     }
@@ -102,7 +103,7 @@ pub fn widen(graph: &mut GraphProto, narrow: &[DataType]) -> Result<()> {
             t.elem_type = Some(DataType::Float as i32);
         }
     }
-    graph.value_info.retain(|v| !super::declared_type(v).is_some_and(|t| is_narrow(t.into())));
+    graph.value_info.retain(|v| !declared_type(v).is_some_and(|t| is_narrow(t.into())));
     Ok(())
 }
 

@@ -11,7 +11,8 @@ use bytes::Bytes;
 
 use super::proto::tensor_proto::DataLocation;
 use super::proto::{ModelProto, StringStringEntryProto, TensorProto};
-use super::{Source, map, tensor};
+use super::source::{Source, map};
+use super::tensor;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Payloads below this stay in the message even when the weights are external: among them are all that shapes are computed from.

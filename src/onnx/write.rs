@@ -8,7 +8,8 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use super::proto::{GraphProto, ModelProto, TensorProto};
-use super::{Source, bounds, external};
+use super::source::Source;
+use super::{bounds, external};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Protobuf messages end at 2 GB; weights move to external data a little before that.

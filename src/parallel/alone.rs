@@ -1,6 +1,6 @@
 //! One process: what stands in for MPI where it was left out.
 
-use super::Launched;
+use super::launched::Launched;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What can be summed over processes.

@@ -10,7 +10,7 @@ use mpi::environment::Universe;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives, Destination, Equivalence, Root, Source};
 
-use super::Launched;
+use super::launched::Launched;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What can be summed over processes.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::CudaContext;
 use cudarc::nccl::{result, sys};
 
-use super::{broadcast, is_first, rank, size, sum as sum_on_host};
+use super::group::{broadcast, is_first, rank, size, sum as sum_on_host};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What NCCL needs from call to call.
@@ -57,7 +57,7 @@ fn start() -> Result<Group> {
 /// Sums arrays of float32 over all processes, in place.
 ///
 /// # Safety
-/// As [`super::sum_on_gpu`].
+/// As [`super::gpus::sum_on_gpu`].
 pub(super) unsafe fn sum(arrays: &[(*mut c_void, usize)]) -> Result<()> {
     let group = GROUP.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(Some(group)) = &*group else { bail!(Internal, "NCCL was not started") };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ndarray::{Array4, ArrayD, Axis, Slice};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::Runtime;
+use super::start::Runtime;
 use crate::error::Result;
 use crate::graph::element_types;
 use crate::onnx::{DataType, Model};

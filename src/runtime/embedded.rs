@@ -4,8 +4,8 @@
 
 use ndarray::{ArrayD, ArrayView4};
 
-use super::Kind;
 use super::session::{fix_input, float_borders, for_tract, guarded};
+use super::start::Kind;
 use crate::axes::Assumption;
 use crate::error::Result;
 use crate::graph;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use ort::session::SessionInputValue;
 use ort::value::DynValue;
 
+use super::kernels;
 use super::session::{Purpose, guarded};
-use super::{Runtime, kernels};
+use super::start::Runtime;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{declared_type, int_attribute, node, widen};
 use crate::onnx::proto::TensorProto;

@@ -16,7 +16,7 @@ use ort::session::{IoBinding, Session as OrtSession, SessionInputValue};
 use ort::value::{DynValue, Tensor, TensorRef, TensorValueType};
 
 use super::session::{Purpose, float_borders, for_tract, guarded, to_float};
-use super::{Device, Kind, Runtime};
+use super::start::{Device, Kind, Runtime};
 use crate::axes::Assumption;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{declared_dims, declared_type};

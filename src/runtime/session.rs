@@ -13,7 +13,9 @@ use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::{Shape, TensorRef, TensorRefMut};
 use ort::{AsPointer, ep};
 
-use super::{Device, Kind, Runtime, decompose_attention, kernels};
+use super::decompose::decompose_attention;
+use super::kernels;
+use super::start::{Device, Kind, Runtime};
 use crate::axes::{Assumption, Typing, channels_last};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, data_inputs, declare_dim, declared_dims, declared_type, int_attribute};

@@ -11,6 +11,7 @@ mod file;
 mod results;
 mod search;
 mod tables;
+mod text;
 mod workshop;
 
 use std::collections::BTreeMap;
@@ -24,11 +25,12 @@ use crate::parallel::claims::{Claim, claim};
 use crate::runtime::Runtime;
 use cell::picture;
 pub use cell::{Cell, Epoch, Record};
-pub use file::{Ancestor, Classifier, Data, File, Follows, Grid, Method, Shape, Text, Training};
+pub use file::{Ancestor, Classifier, Data, File, Follows, Grid, Method, Shape, Training};
 pub use results::Results;
 use results::STALE;
 pub use search::{Search, Trial, search};
 pub use tables::{Row, Statistic, Tables};
+pub use text::Text;
 pub use workshop::Workshop;
 
 /// A study whose every cell was checked.

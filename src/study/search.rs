@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ndarray::{ArrayD, Axis};
 use serde::{Deserialize, Serialize};
 
-use super::file::Text;
+use super::text::Text;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::data::Loader;

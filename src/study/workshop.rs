@@ -14,6 +14,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::cell::{Cell, Epoch, Record};
 use super::file::{self, Classifier, Method};
 use super::search::{Trial, search};
+use super::text::Text;
 use crate::anatomy::{Anatomy, Roles, activation, check_classes, class_factor, class_factors};
 use crate::axes::Typing;
 use crate::data::{
@@ -128,7 +129,7 @@ fn rules(method: &Method) -> Result<Rules> {
 /// The shape of a cell's descendant, with a new classifier of so many classes.
 fn shape(cell: &Cell, init: Init, classes: Option<usize>) -> Result<Shape> {
     let (size, method) = (&cell.size, &cell.how);
-    let text = |t: &Option<file::Text>| t.as_ref().map(|t| t.0.clone());
+    let text = |t: &Option<Text>| t.as_ref().map(|t| t.0.clone());
     let heads = match (size.width, &size.heads) {
         (Some(_), Some(_)) => bail!(Usage, "`heads` and `width` cannot both be given"),
         (Some(w), None) => Heads::Width(w),

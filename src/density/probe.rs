@@ -1,0 +1,244 @@
+//! Measures of attention probabilities, appended to the graph that computes them.
+
+use std::collections::HashMap;
+
+use crate::anatomy::{Anatomy, Tokens, score_axes};
+use crate::axes::{Dim, Factor, Typing};
+use crate::error::Result;
+use crate::graph::{self, Names, int_attribute, ints_attribute, node as new_node};
+use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use crate::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_info};
+use crate::runtime::decompose_attention;
+
+/// Attention probabilities [.., queries, keys] in a graph.
+pub(super) struct Map {
+    pub value: String,
+    pub dims: Vec<Dim>,
+    /// The factors of its heads, and how many heads they are.
+    heads: Dim,
+    count: usize,
+}
+
+/// The model with one output [images, heads, ..] for each of some layers: what `measure` makes of its attention probabilities, averaged
+/// over the maps that share one projection. `tails` are the sizes of the axes behind the heads, by layer.
+pub(super) fn attach(
+    model: &Model,
+    typing: &Typing,
+    anatomy: &Anatomy,
+    layers: &[usize],
+    tails: &[[usize; 2]],
+    measure: impl Fn(&mut Probe, usize, &Map) -> Result<String>,
+) -> Result<Model> {
+    let of_layers = || layers.iter().map(|&l| (l, &anatomy.layers[l]));
+    let attentions = Attentions::new(typing, anatomy, layers)?;
+    let graph = attentions.graph.clone();
+    let names = Names::new(&graph);
+    let mut probe = Probe { typing, names, nodes: Vec::new(), initializers: Vec::new() };
+    let mut outputs = Vec::new();
+    for (l, layer) in of_layers() {
+        let (count, separate) = (layer.head_count(typing), layer.has_separate_heads(typing));
+        let heads: Dim = layer.heads.iter().chain(layer.mixings.iter().flat_map(|m| &m.heads)).copied().collect();
+        let mut measures = Vec::new();
+        for &k in &layer.softmax {
+            let (value, dims) = attentions.probabilities(k);
+            let order = match typing.fused.contains_key(&k) {
+                true => None,
+                false => score_axes(typing, &typing.graph.node[k], &dims),
+            };
+            let (value, dims) = match order {
+                Some((front, last)) => probe.in_order(value, &dims, &[front, last.to_vec()].concat()),
+                None => (value, dims),
+            };
+            let count = if separate { 1 } else { count };
+            measures.push(measure(&mut probe, l, &Map { value, dims, heads: heads.clone(), count })?);
+        }
+        if separate {
+            let refs: Vec<&str> = measures.iter().map(String::as_str).collect();
+            measures = vec![probe.op("Concat", &refs, vec![int_attribute("axis", 1)])];
+        }
+        let name = probe.names.fresh(&format!("density_{l}"));
+        let share = probe.scalar(1.0 / measures.len() as f32);
+        let sum = match &measures[..] {
+            [one] => one.clone(),
+            _ => {
+                let refs: Vec<&str> = measures.iter().map(String::as_str).collect();
+                probe.op("Sum", &refs, vec![])
+            }
+        };
+        probe.nodes.push(new_node("Mul", &[&sum, &share], &[&name], vec![]));
+        let tail = tails.get(outputs.len()).map_or(&[][..], |t| t);
+        let dims: Vec<Option<usize>> = [None, Some(count)].into_iter().chain(tail.iter().copied().map(Some)).collect();
+        outputs.push(tensor_info(name, DataType::Float, &dims));
+    }
+    let Probe { nodes, initializers, .. } = probe;
+    let mut out = model.clone();
+    let target = out.graph_mut();
+    *target = graph;
+    target.node.extend(nodes);
+    target.initializer.extend(initializers);
+    target.output = outputs;
+    graph::prune(target);
+    Ok(out)
+}
+
+/// The probabilities of some attentions, as values of a graph in which fused attention is taken apart.
+pub(super) struct Attentions<'t, 'm> {
+    typing: &'t Typing<'m>,
+    pub graph: GraphProto,
+    taken_apart: HashMap<usize, String>,
+}
+
+impl<'t, 'm> Attentions<'t, 'm> {
+    pub fn new(typing: &'t Typing<'m>, anatomy: &Anatomy, layers: &[usize]) -> Result<Self> {
+        let softmax = layers.iter().filter_map(|&l| anatomy.layers.get(l)).flat_map(|l| l.softmax.iter().copied());
+        let fused: Vec<usize> = softmax.filter(|k| typing.fused.contains_key(k)).collect();
+        if fused.is_empty() {
+            return Ok(Attentions { typing, graph: typing.graph.clone(), taken_apart: HashMap::new() });
+        }
+        let decomposed = decompose_attention(typing, &fused)?;
+        Ok(Attentions { typing, graph: decomposed.graph, taken_apart: decomposed.probabilities })
+    }
+
+    /// The value and its dims, of which the last two are queries and keys, of the attention whose softmax is node `k`.
+    pub fn probabilities(&self, k: usize) -> (String, Vec<Dim>) {
+        match self.typing.fused.get(&k) {
+            Some(f) => (
+                self.taken_apart.get(&k).cloned().unwrap_or_default(),
+                vec![f.batch.clone(), f.heads.clone(), f.queries.clone(), f.keys.clone()],
+            ),
+            None => {
+                let value = self.typing.graph.node[k].output[0].clone();
+                let dims = self.typing.dims.get(value.as_str()).cloned().unwrap_or_default();
+                (value, dims)
+            }
+        }
+    }
+}
+
+/// Writes the nodes that measure probabilities.
+pub(super) struct Probe<'t, 'm> {
+    typing: &'t Typing<'m>,
+    names: Names,
+    nodes: Vec<NodeProto>,
+    initializers: Vec<TensorProto>,
+}
+
+impl Probe<'_, '_> {
+    pub fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        let output = self.names.fresh(&format!("density_{}", op.to_lowercase()));
+        self.nodes.push(new_node(op, inputs, &[&output], attributes));
+        output
+    }
+
+    pub fn scalar(&mut self, value: f32) -> String {
+        let name = self.names.fresh("density_factor");
+        self.initializers.push(tensor_from_f32(name.clone(), DataType::Float, &[], &[value]));
+        name
+    }
+
+    pub fn ints(&mut self, values: &[i64]) -> String {
+        let name = self.names.fresh("density_shape");
+        self.initializers.push(tensor_from_i64(name.clone(), &[values.len()], values));
+        name
+    }
+
+    /// A reduction without kept dims; axes became an input in opset 13 (ReduceSum) and 18 (ReduceMean).
+    pub fn reduce(&mut self, op: &str, x: &str, axes: &[i64]) -> String {
+        if axes.is_empty() {
+            return x.to_string();
+        }
+        let keep = int_attribute("keepdims", 0);
+        if self.typing.opset >= if op == "ReduceSum" { 13 } else { 18 } {
+            let axes = self.ints(axes);
+            self.op(op, &[x, &axes], vec![keep])
+        } else {
+            self.op(op, &[x], vec![ints_attribute("axes", axes), keep])
+        }
+    }
+
+    /// A value with its axes in another order.
+    fn in_order(&mut self, value: String, dims: &[Dim], order: &[usize]) -> (String, Vec<Dim>) {
+        if order.is_sorted() {
+            return (value, dims.to_vec());
+        }
+        let perm: Vec<i64> = order.iter().map(|&a| a as i64).collect();
+        let turned = self.op("Transpose", &[&value], vec![ints_attribute("perm", &perm)]);
+        (turned, order.iter().map(|&a| dims[a].clone()).collect())
+    }
+
+    /// Probabilities to [images, heads] distances.
+    pub fn distance(&mut self, map: &Map, places: &[Tokens; 2]) -> String {
+        let table = distances(&places[0], &places[1]);
+        let (queries, keys) = (places[0].positions.len(), places[1].positions.len());
+        let name = self.names.fresh("density_distances");
+        self.initializers.push(tensor_from_f32(name.clone(), DataType::Float, &[queries, keys], &table));
+        let rank = map.dims.len() as i64;
+        let float = self.op("Cast", &[&map.value], vec![int_attribute("to", DataType::Float as i64)]);
+        let weighted = self.op("Mul", &[&float, &name], vec![]);
+        let x = self.reduce("ReduceSum", &weighted, &[rank - 2, rank - 1]);
+        self.by_head(x, map, &[])
+    }
+
+    /// What stands by the leading axes of a map, and some axes of its own (`tail`), as [images, heads, tail..]; windows and all else are
+    /// averaged.
+    pub fn by_head(&mut self, mut x: String, map: &Map, tail: &[usize]) -> String {
+        let factors = &self.typing.factors;
+        let front: Vec<Factor> = map.dims[..map.dims.len() - 2].iter().flat_map(|d| factors.leaves(d)).collect();
+        let batch = self.typing.batch.map(|b| factors.leaves(&[b])).unwrap_or_default();
+        let is_batch: Vec<bool> = front.iter().map(|f| batch.contains(f)).collect();
+        let head_leaves = factors.leaves(&map.heads);
+        let is_head: Vec<bool> = front.iter().map(|f| head_leaves.contains(f)).collect();
+        // The batch of the probe need not be the assumed one: its place in the Reshape is open.
+        let mut shape: Vec<i64> =
+            front.iter().zip(&is_batch).map(|(&f, &b)| if b { -1 } else { factors.factor_size(f) as i64 }).collect();
+        let several = is_batch.iter().filter(|b| **b).count() > 1;
+        let tail = tail.iter().map(|&n| n as i64);
+        if !front.is_empty() && !several {
+            if !is_batch.contains(&true) {
+                shape.insert(0, 1);
+            }
+            let offset = shape.len() - front.len();
+            shape.extend(tail.clone());
+            let shape = self.ints(&shape);
+            x = self.op("Reshape", &[&x, &shape], vec![]);
+            let others: Vec<i64> =
+                (0..front.len()).filter(|&i| !is_batch[i] && !is_head[i]).map(|i| (i + offset) as i64).collect();
+            x = self.reduce("ReduceMean", &x, &others);
+            let first_head = is_head.iter().position(|h| *h);
+            let first_batch = is_batch.iter().position(|b| *b);
+            if let (Some(h), Some(b)) = (first_head, first_batch)
+                && h < b
+            {
+                let heads = is_head.iter().filter(|h| **h).count() as i64;
+                let behind = heads + 1..heads + 1 + tail.len() as i64;
+                let perm: Vec<i64> = std::iter::once(heads).chain(0..heads).chain(behind).collect();
+                x = self.op("Transpose", &[&x], vec![ints_attribute("perm", &perm)]);
+            }
+        }
+        let shape: Vec<i64> = [-1, map.count as i64].into_iter().chain(tail).collect();
+        let shape = self.ints(&shape);
+        self.op("Reshape", &[&x, &shape], vec![])
+    }
+}
+
+/// Distances in pixels between the patches of queries and keys, divided by the number of query patches; zero for tokens that
+/// are no patches. As [queries x keys].
+fn distances(queries: &Tokens, keys: &Tokens) -> Vec<f32> {
+    let patches = queries.positions.iter().flatten().count().max(1) as f64;
+    // Where keys are coarser than queries, the centres of patches count.
+    let half = |t: &Tokens| t.stride().map(|s| [s[0] / 2.0, s[1] / 2.0]).unwrap_or_default();
+    let (hq, hk) = (half(queries), half(keys));
+    let mut table = Vec::with_capacity(queries.positions.len() * keys.positions.len());
+    for q in &queries.positions {
+        for k in &keys.positions {
+            table.push(match (q, k) {
+                (Some(q), Some(k)) => {
+                    let (y, x) = (q.0 + hq[0] - k.0 - hk[0], q.1 + hq[1] - k.1 - hk[1]);
+                    (y.hypot(x) / patches) as f32
+                }
+                _ => 0.0,
+            });
+        }
+    }
+    table
+}
