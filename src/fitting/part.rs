@@ -96,6 +96,16 @@ impl Part {
         Part { runtime: runtime.clone(), model, feeds, results, idle: Mutex::default() }
     }
 
+    /// True where its results follow from what it is fed: nothing else is needed that is made before it.
+    pub(super) fn is_whole(&self) -> bool {
+        let graph = self.model.graph();
+        let mut made: HashSet<&str> = graph.input.iter().map(|v| v.name()).collect();
+        made.extend(graph.initializer.iter().map(|t| t.name()));
+        made.extend(graph.node.iter().flat_map(|n| &n.output).map(String::as_str));
+        let needed = graph.node.iter().flat_map(|n| &n.input).map(String::as_str).filter(|x| !x.is_empty());
+        needed.chain(graph.output.iter().map(|o| o.name())).all(|x| made.contains(x))
+    }
+
     /// Runs it on the values of one image.
     ///
     /// # Errors

@@ -57,10 +57,11 @@ pub fn dimension_costs(
             let tap = cut(feeds.to_vec(), vec![query.clone()]);
             let on = cut([feeds, std::slice::from_ref(&query)].concat(), vec![site.input.clone()]);
             let weight = network.weight(i, None);
-            for r in dimension_levels(n.of[0]) {
+            // Where queries are made before the stage there is nothing to measure by.
+            let levels = if tap.is_whole() && on.is_whole() { dimension_levels(n.of[0]) } else { Vec::new() };
+            for r in levels {
                 let turns = turns(n, &measured[at], r)?;
-                // Where queries are made before the stage there is nothing to measure by.
-                let errors: Result<Vec<f64>> = before
+                let errors: Vec<f64> = before
                     .par_iter()
                     .enumerate()
                     .map(|(image, values)| {
@@ -71,8 +72,8 @@ pub fn dimension_costs(
                         let rows = site.rows(&Values::from([(site.input.clone(), input)]))?;
                         error(image, &network.apply(i, &rows))
                     })
-                    .collect();
-                found[at][0].extend(errors.ok().map(|e| (r, e.iter().sum::<f64>() / size)));
+                    .collect::<Result<_>>()?;
+                found[at][0].push((r, errors.iter().sum::<f64>() / size));
             }
             let all: Vec<usize> = (0..weight.nrows()).collect();
             for r in dimension_levels(n.of[1]) {

@@ -12,6 +12,7 @@ use super::cost::{DimensionCosts, cut_queries, turns};
 use super::statistics::Scores;
 use super::*;
 use crate::anatomy::Anatomy;
+use crate::error::{ErrorKind, Result};
 use crate::learngene::Kind;
 use crate::onnx::Model;
 use crate::runtime::{Kind as Library, Options, Runtime};
@@ -142,4 +143,34 @@ fn bases_of_full_rank_change_nothing_and_lose_nothing() {
         let one = times(base.transpose(), base.as_ref());
         (0..4).for_each(|i| (0..4).for_each(|j| assert!((one[(i, j)] - f64::from(i == j)).abs() < 1e-8)));
     }
+}
+
+/// What cutting the heads of the second layer costs, where `change` alters what is known of them and of those of the first.
+fn costs(change: impl Fn(&mut Narrow, &Narrow)) -> Result<DimensionCosts> {
+    let runtime = Runtime::start(&Options { kind: Library::Tract, threads: Some(1), ..Options::default() }).unwrap();
+    let mut model = Model::open(std::path::Path::new("models/fashion-vit.onnx")).unwrap();
+    crate::graph::prepare(&mut model).unwrap();
+    let pinned = pin(&model).unwrap();
+    let network = Network::new(&runtime, &pinned).unwrap();
+    let mut found = narrows(&runtime, &network.typing, &pinned).unwrap();
+    let input = crate::graph::data_inputs(pinned.graph())[0].name().to_string();
+    let shape = network.typing.shape(&input).unwrap();
+    let images: Vec<ArrayD<f32>> = (0..2).map(|i| image(&shape, i)).collect();
+    let statistics = network.statistics(&images, &|_, _| {}).unwrap();
+    let (first, mut second) = (found.remove(0), found.remove(0));
+    let measured = measure(&network, std::slice::from_ref(&second), &images).unwrap();
+    change(&mut second, &first);
+    Ok(dimension_costs(&network, &statistics, &[second], &measured, &images, &|_, _| {})?.remove(0))
+}
+
+#[test]
+fn queries_of_an_earlier_stage_are_not_measured_and_other_errors_are_told() {
+    let [queries, values] = costs(|_, _| {}).unwrap();
+    assert!(!queries.is_empty() && !values.is_empty());
+    let [none, same] = costs(|own, first| own.query.value = first.query.value.clone()).unwrap();
+    assert!(none.is_empty(), "{none:?}");
+    assert_eq!(same, values);
+    // Any error was once taken for such queries.
+    let error = costs(|own, _| own.query.layout = own.probabilities.1.clone()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
 }
