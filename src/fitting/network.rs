@@ -83,7 +83,7 @@ impl<'m> Network<'m> {
     /// The network in stages.
     ///
     /// # Errors
-    /// Those of [`Stages::new`].
+    /// Those of `Stages::new`.
     pub fn stages(&self) -> Result<&Stages> {
         if let Some(stages) = self.stages.get() {
             return Ok(stages);

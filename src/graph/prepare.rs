@@ -14,8 +14,9 @@ use crate::onnx::proto::{GraphProto, NodeProto, ValueInfoProto};
 use crate::onnx::{DataType, Model, node_label};
 
 /// Brings a model that was just opened into the form that later stages work on: model-local functions are inlined,
-/// activations that were fused into products stand by themselves, every use of a transposed weight has a Transpose of its own, a model
-/// of a single picture has an axis of images ([`remove_batch_axis`] takes it away again), and nodes stand in topological order.
+/// activations that were fused into products stand by themselves, every use of a transposed weight has a Transpose
+/// of its own, a model of a single picture has an axis of images ([`remove_batch_axis`](super::remove_batch_axis)
+/// takes it away again), and nodes stand in topological order.
 ///
 /// # Errors
 /// [`ErrorKind::Format`] for a graph with a cycle or an undefined value, [`ErrorKind::Unsupported`] for control flow,

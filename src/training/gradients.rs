@@ -34,7 +34,7 @@ impl Gradients {
     /// the element type of its value.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for an operator without a gradient rule on the way; it names the node.
+    /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) for an operator without a gradient rule on the way; it names the node.
     pub fn new(
         typing: &Typing,
         trained: &HashSet<String>,
