@@ -445,11 +445,12 @@ pub(crate) fn mixed_axes(typing: &Typing, node: &NodeProto, rank: usize) -> Vec<
         "LpNormalization" | "TopK" => one(-1),
         "Concat" | "Split" => one(0),
         "Trilu" => (rank.saturating_sub(2)..rank).collect(),
-        "CumSum" => known(1).map_or_else(all, |axes| axes.into_iter().map(wrap).collect()),
+        "CumSum" | "CumProd" => known(1).map_or_else(all, |axes| axes.into_iter().map(wrap).collect()),
         "MeanVarianceNormalization" => node.ints("axes").unwrap_or(&[0, 2, 3]).iter().map(|&a| wrap(a)).collect(),
         "BatchNormalization" if node.int("training_mode").unwrap_or(0) == 0 => Vec::new(),
         "BatchNormalization" => all(),
         "GlobalAveragePool" | "GlobalMaxPool" | "InstanceNormalization" | "GroupNormalization" => (1..rank).collect(),
+        "CausalConvWithState" => vec![2],
         _ if ops::of(node).is(Mark::Window) => (1..rank).collect(),
         op if op.starts_with("Arg") => one(0),
         op if op.starts_with("Reduce") => match node.ints("axes").map(<[i64]>::to_vec).or_else(|| known(1)) {

@@ -130,6 +130,8 @@ pub enum Mark {
     HeadDim,
     /// It is several operators in one, and taken apart before it is differentiated.
     Composite,
+    /// It is younger than the embedded runtime, and taken apart for it.
+    Recent,
     /// It computes with quantised values, and the float operator that it approximates is known.
     Dequantised,
 }

@@ -62,6 +62,7 @@ pub(super) static TABLE: &[Op] = &[
     op("IsInf", Same).halves(20, 20).makes(Bool).marks(&[Elementwise]),
     op("Cast", Same).halves(1, 13).cuda(13).makes(Attribute("to")).marks(&[Keeps, Image, NormStep, Heads]),
     op("CastLike", Same).halves(15, 15).makes(Of(1)),
+    op("BitCast", Same).makes(Attribute("to")),
     op("Identity", Same).halves(1, 13).cuda(13).marks(&[Moves, MovesQuantised, Keeps, Image, NormStep, Heads]),
     op("Dropout", Same).halves(1, 13).marks(&[Moves]),
     microsoft("Gelu", Same).float16().cuda(ANY).marks(&[Elementwise]),
@@ -90,6 +91,7 @@ pub(super) static TABLE: &[Op] = &[
     op("Or", Broadcast).takes(2).makes(Bool),
     op("Xor", Broadcast).takes(2).makes(Bool),
     op("BitShift", Broadcast),
+    op("SwiGLU", Broadcast).takes(2).halves(28, 28).marks(&[Elementwise, Composite, Recent]),
     microsoft("BiasGelu", Broadcast).float16().cuda(ANY).slots(&[Data, Bias]).marks(&[Composite]),
     microsoft("FastGelu", Broadcast).float16().cuda(ANY).slots(&[Data, Bias]).marks(&[Composite]),
     // Movement
@@ -131,6 +133,7 @@ pub(super) static TABLE: &[Op] = &[
     microsoft("TransposeMatMul", Own).cuda(ANY),
     microsoft("FusedConv", Own).float16(),
     offshoot("Linear", Own),
+    op("CausalConvWithState", Own).halves(27, 27).slots(&[Data, Data, Bias, Constant]).marks(&[Composite, Recent]),
     // Normalisation
     op("LayerNormalization", Broadcast).needs(2).halves(17, 17).cuda(17).slots(&[Data, Scale, Shift])
         .marks(&[LayerNorm]),
@@ -164,6 +167,7 @@ pub(super) static TABLE: &[Op] = &[
     op("ArgMax", Reduce).halves(1, 13).makes(Int64),
     op("ArgMin", Reduce).halves(1, 13).makes(Int64),
     op("CumSum", Same),
+    op("CumProd", Same).marks(&[Composite, Recent]),
     // Resampling
     op("AveragePool", Own).halves(1, 22).cuda(22).marks(&[Window]),
     op("MaxPool", Own).halves(1, 22).marks(&[MovesQuantised, Window]),
@@ -176,6 +180,7 @@ pub(super) static TABLE: &[Op] = &[
     op("GridSample", Own).halves(16, 22),
     // Attention
     op("Attention", Own).halves(23, 23).cuda(23).slots(&[Data, Data, Data]).then(Slot::Heads),
+    op("LinearAttention", Own).halves(27, 27).slots(&[Data, Data, Data, Constant]).marks(&[Composite, Recent]),
     op("RotaryEmbedding", Same).halves(23, 23).slots(&[Data]).then(Constant).marks(&[Composite]),
     microsoft("Attention", Own).float16().slots(&[Data, Data, Bias]).then(Slot::Heads),
     microsoft("MultiHeadAttention", Own).float16().slots(&[Data, Data, Data, Bias]).then(Slot::Heads),

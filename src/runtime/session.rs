@@ -13,7 +13,7 @@ use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::{Shape, TensorRef, TensorRefMut};
 use ort::{AsPointer, ep};
 
-use super::decompose::decompose_attention;
+use super::decompose::without_recent;
 use super::kernels;
 use super::start::{Device, Kind, Runtime};
 use crate::axes::{Assumption, Typing, channels_last};
@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, data_inputs, declare_dim, declared_dims, declared_type, int_attribute};
 use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::onnx::{DataType, Model, Payload, encoded_len};
+use crate::ops::{self, Mark};
 
 /// Past this tract is given a model as a file, whose weights it maps: it holds those of a message twice.
 const MAX_IN_MEMORY: u64 = 1 << 30;
@@ -203,14 +204,12 @@ fn add_initializer(builder: &mut SessionBuilder, payload: &Payload) -> ort::Resu
     unsafe { ort::Error::result_from_status(status) }
 }
 
-/// tract has no fused attention, and wants every shape known.
+/// tract has no fused attention and no operator of the newest sets, and wants every shape known.
 pub(super) fn for_tract(model: &mut Model, assumption: Assumption) -> Result<()> {
-    let fused = model.graph().node.iter().any(|n| n.op_type().ends_with("Attention"));
-    let taken_apart = match fused.then(|| Typing::with(model, assumption)) {
-        Some(Ok(typing)) if !typing.fused.is_empty() => {
-            let all: Vec<usize> = typing.fused.keys().copied().collect();
-            Some(decompose_attention(&typing, &all)?.graph)
-        }
+    let lacks = |n: &NodeProto| n.op_type().ends_with("Attention") || ops::of(n).is(Mark::Recent);
+    let lacking = model.graph().node.iter().any(lacks);
+    let taken_apart = match lacking.then(|| Typing::with(model, assumption)) {
+        Some(Ok(typing)) => Some(without_recent(&typing)?),
         _ => None,
     };
     if let Some(graph) = taken_apart {

@@ -10,6 +10,7 @@ mod forms;
 mod gradients;
 mod image_size;
 mod init;
+mod operators;
 mod padding;
 mod precision;
 mod reports;

@@ -86,7 +86,7 @@ impl Finder<'_, '_> {
             "gelu-tanh"
         } else if has("QuickGelu").is_some() || (has("Sigmoid").is_some() && constant(1.702)) {
             "quick-gelu"
-        } else if has("Sigmoid").is_some() || has("Swish").is_some() {
+        } else if has("Sigmoid").is_some() || has("Swish").is_some() || has("SwiGLU").is_some() {
             "silu"
         } else if has("Relu").is_some() {
             "relu"

@@ -158,19 +158,9 @@ impl Rule<'_, '_> {
         self.unify(&dim, &key_dim);
         self.unify(&keys, &v[2]);
         self.unify(&key_heads, &v[1]);
-        let (m, n) = (self.size(&heads), self.size(&key_heads));
-        if m == n {
-            self.unify(&heads, &key_heads);
-        } else if n > 0 && m.is_multiple_of(n) {
-            // Grouped queries: each key head serves several query heads.
-            if let Some(outer) = self.typing.factors.outer(&heads, n) {
-                self.unify(&outer, &key_heads);
-            }
-        } else {
-            return Err(self.fail(&format!("{m} query heads cannot share {n} key heads")));
-        }
+        self.share_heads(&heads, &key_heads)?;
         let joined = |heads: &Dim, dim: &Dim| heads.iter().chain(dim).copied().collect::<Dim>();
-        let width = m.saturating_mul(self.size(&dim));
+        let width = self.size(&heads).saturating_mul(self.size(&dim));
         if microsoft {
             self.packed_bias(&heads, &dim, &v[3]);
         }
@@ -188,6 +178,65 @@ impl Rule<'_, '_> {
         // Present keys and values, and the scores, where they are asked for.
         let scores = vec![batch, heads, queries, keys];
         Ok(vec![out, k.to_vec(), v.to_vec(), scores])
+    }
+
+    /// LinearAttention: [batch, tokens, heads x dim]; a state [batch, key heads, dim, dim of values] takes the place of scores.
+    pub(super) fn linear_attention(&mut self) -> Result<Vec<Vec<Dim>>> {
+        let [q, k, v] = [self.input(0)?, self.input(1)?, self.input(2)?];
+        let ([batch, tokens, of_q], [_, _, of_k], [_, _, of_v]) = (&q[..], &k[..], &v[..]) else {
+            return Err(self.fail("queries, keys and values want three dimensions"));
+        };
+        for other in [&k, &v] {
+            self.unify(batch, &other[0]);
+            self.unify(tokens, &other[1]);
+        }
+        let (heads, dim) = self.heads_of(of_q, "q_num_heads")?;
+        let (key_heads, key_dim) = self.heads_of(of_k, "kv_num_heads")?;
+        let (value_heads, value_dim) = self.heads_of(of_v, "kv_num_heads")?;
+        self.unify(&dim, &key_dim);
+        self.unify(&key_heads, &value_heads);
+        self.share_heads(&heads, &key_heads)?;
+        let state = vec![batch.clone(), key_heads.clone(), dim.clone(), value_dim.clone()];
+        if let Some(Some(past)) = self.inputs.get(3).cloned() {
+            if past.len() != 4 {
+                return Err(self.fail("its state wants four dimensions"));
+            }
+            past.iter().zip(&state).for_each(|(a, b)| self.unify(a, b));
+        }
+        // What fades the state, for each head or for each of its features, and how much of it is corrected.
+        for j in [4, 5] {
+            let Some(Some(gate)) = self.inputs.get(j).cloned() else { continue };
+            let [b, t, last] = &gate[..] else { return Err(self.fail("its gates want three dimensions")) };
+            self.unify(batch, b);
+            self.unify(tokens, t);
+            match self.size(last) {
+                1 => {}
+                n if n == self.size(&key_heads) => self.unify(last, &key_heads),
+                _ => self.unify(last, of_k),
+            }
+        }
+        // Written for each head of keys, read for each head of queries.
+        let outer = [batch, tokens, &dim, &value_dim].into_iter().map(|d| self.size(d) as u64);
+        let each = outer.fold(1, u64::saturating_mul);
+        let macs = each.saturating_mul((self.size(&heads) + self.size(&key_heads)) as u64);
+        self.typing.contractions.push(Contraction { node: self.k, summed: dim, macs });
+        let out = heads.iter().chain(&value_dim).copied().collect();
+        Ok(vec![vec![batch.clone(), tokens.clone(), out], state])
+    }
+
+    /// Query heads that share key heads: each key head serves several that lie together.
+    fn share_heads(&mut self, heads: &Dim, key_heads: &Dim) -> Result<()> {
+        let (m, n) = (self.size(heads), self.size(key_heads));
+        if m == n {
+            self.unify(heads, key_heads);
+        } else if n > 0 && m.is_multiple_of(n) {
+            if let Some(outer) = self.typing.factors.outer(heads, n) {
+                self.unify(&outer, key_heads);
+            }
+        } else {
+            return Err(self.fail(&format!("{m} query heads cannot share {n} key heads")));
+        }
+        Ok(())
     }
 
     /// Offshoot's own attention: the shape is an attribute, and the sums of each query's exponentials come second.

@@ -162,6 +162,34 @@ impl Rule<'_, '_> {
         self.typing.contractions.push(Contraction { node: self.k, summed: x[1].clone(), macs });
         Ok(out)
     }
+
+    /// CausalConvWithState: [batch, channels, places], every channel by itself; the last places go on as a state.
+    pub(super) fn causal_conv(&mut self) -> Result<Vec<Vec<Dim>>> {
+        let (x, w) = (self.input(0)?, self.input(1)?);
+        let ([batch, channels, places], [of_weight, one, kernel]) = (&x[..], &w[..]) else {
+            return Err(self.fail("input and weight want three dimensions"));
+        };
+        let length = self.size(kernel);
+        if self.size(one) != 1 || length == 0 {
+            return Err(self.fail("its weight is not that of single channels"));
+        }
+        self.unify(channels, of_weight);
+        if let Some(Some(bias)) = self.inputs.get(2).cloned()
+            && let [b] = &bias[..]
+        {
+            self.unify(channels, b);
+        }
+        let mut state = vec![batch.clone(), channels.clone()];
+        state.extend(self.fresh(&[length - 1]));
+        if let Some(Some(past)) = self.inputs.get(3).cloned() {
+            if past.len() != 3 {
+                return Err(self.fail("its state wants three dimensions"));
+            }
+            past.iter().zip(&state).for_each(|(a, b)| self.unify(a, b));
+        }
+        self.contraction(kernel.clone(), &[batch.clone(), channels.clone(), places.clone()], 1);
+        Ok(vec![x, state])
+    }
 }
 
 #[cfg(test)]

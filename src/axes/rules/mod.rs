@@ -84,6 +84,8 @@ impl Rule<'_, '_> {
             ("offshoot", "Attention") => self.offshoot_attention(),
             ("com.microsoft", "Attention") => Ok(vec![self.projected_attention()?]),
             (_, "Attention" | "MultiHeadAttention") => self.attention(),
+            (_, "LinearAttention") => self.linear_attention(),
+            (_, "CausalConvWithState") => self.causal_conv(),
             (_, "RemovePadding") => self.remove_padding(),
             _ => Ok(vec![self.output()?]),
         }

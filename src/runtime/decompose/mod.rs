@@ -1,5 +1,7 @@
 //! Fused operators taken apart into standard ones, where probabilities or gradients are asked for or a runtime lacks the operator.
 
+mod sequence;
+
 use std::collections::HashMap;
 
 use crate::axes::Typing;
@@ -25,6 +27,15 @@ pub struct Decomposed {
 /// [`ErrorKind::Unsupported`] for masks and caches of forms that have no decomposition here; it names the node.
 pub fn decompose_attention(typing: &Typing, nodes: &[usize]) -> Result<Decomposed> {
     decompose(typing, |k, _| nodes.contains(&k))
+}
+
+/// The graph without what is younger than the embedded runtime, and without fused attention.
+///
+/// # Errors
+/// Those of [`decompose_attention`].
+pub(super) fn without_recent(typing: &Typing) -> Result<GraphProto> {
+    let chosen = |k: usize, node: &NodeProto| typing.fused.contains_key(&k) || ops::of(node).is(Mark::Recent);
+    Ok(decompose(typing, chosen)?.graph)
 }
 
 /// The graph with every `com.microsoft` SkipLayerNormalization (SkipSimplifiedLayerNormalization) as a sum and a norm, so that the
@@ -86,6 +97,10 @@ fn decompose(typing: &Typing, chosen: impl Fn(usize, &NodeProto) -> bool) -> Res
             "BiasGelu" | "FastGelu" => work.gelu(),
             "BatchNormalization" => work.batch_norm(),
             "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => work.skip_norm(),
+            "SwiGLU" => work.gated_swish(),
+            "CumProd" => work.cumulative_product(),
+            "CausalConvWithState" => work.causal_convolution(),
+            "LinearAttention" => work.linear_attention(),
             _ => work.attention(k).map(|p| {
                 probabilities.insert(k, p);
             }),
@@ -128,10 +143,14 @@ impl Work<'_, '_> {
 
     /// A constant of the element type that the node computes in.
     fn scalar(&mut self, value: f32) -> String {
-        let kind = self.node.input.first().and_then(|x| self.types.get(x.as_str())).copied().unwrap_or(DataType::Float);
         let name = self.names.fresh("offshoot_constant");
-        self.initializers.push(tensor_from_f32(name.clone(), kind, &[], &[value]));
+        self.initializers.push(tensor_from_f32(name.clone(), self.kind(), &[], &[value]));
         name
+    }
+
+    /// The element type that the node computes in.
+    fn kind(&self) -> DataType {
+        self.node.input.first().and_then(|x| self.types.get(x.as_str())).copied().unwrap_or(DataType::Float)
     }
 
     fn shape(&self, x: &str) -> Result<Vec<usize>> {
@@ -279,6 +298,7 @@ impl Work<'_, '_> {
             let bent = self.op("Tanh", &[&share], vec![]);
             scores = self.op("Mul", &[&bent, &cap], vec![]);
         }
+        scores = self.windowed(scores, queries, keys);
         if let Some(mask) = mask {
             scores = match self.types.get(mask.as_str()) {
                 Some(DataType::Bool) => self.masked(&mask, &scores),
@@ -299,6 +319,22 @@ impl Work<'_, '_> {
             _ => self.end(0, "Identity", &[&mixed], vec![]),
         }
         Ok(probabilities)
+    }
+
+    /// Scores of keys that lie near their query; others as good as -∞. Of either side -1 is as far as the tokens go (operator set 25).
+    fn windowed(&mut self, scores: String, queries: usize, keys: usize) -> String {
+        let reach = ["left_window_size", "right_window_size"].map(|name| self.node.int(name).unwrap_or(-1));
+        if reach.iter().all(|&n| n < 0) {
+            return scores;
+        }
+        let near = |(query, key): (usize, usize)| {
+            let away = key as i64 - query as i64;
+            (reach[0] < 0 || -away <= reach[0]) && (reach[1] < 0 || away <= reach[1])
+        };
+        let seen = (0..queries * keys).map(|i| u8::from(near((i / keys, i % keys)))).collect::<Vec<u8>>();
+        let name = self.names.fresh("offshoot_window");
+        self.initializers.push(tensor_from_raw(name.clone(), DataType::Bool, &[queries, keys], seen.into()));
+        self.masked(&name, &scores)
     }
 
     /// Scores where a mask is true, elsewhere as good as -∞.
@@ -411,6 +447,17 @@ impl Work<'_, '_> {
         let shifted = self.op("Add", &[&bent, &one], vec![]);
         let product = self.op("Mul", &[&x, &shifted], vec![]);
         self.end(0, "Mul", &[&product, &half], vec![]);
+        Ok(())
+    }
+
+    /// SwiGLU: a sigmoid(alpha a) b.
+    fn gated_swish(&mut self) -> Result<()> {
+        let (a, b) = (self.operand(0)?, self.operand(1)?);
+        let alpha = self.scalar(self.node.float("alpha").unwrap_or(1.0));
+        let scaled = self.op("Mul", &[&a, &alpha], vec![]);
+        let gate = self.op("Sigmoid", &[&scaled], vec![]);
+        let swish = self.op("Mul", &[&a, &gate], vec![]);
+        self.end(0, "Mul", &[&swish, &b], vec![]);
         Ok(())
     }
 
