@@ -5,8 +5,8 @@
 //! [`opening`] (a model with what lies beside it), [`density`] (mean attention distances), [`metrics`] (agreement
 //! and scores), [`learngene`] (clusters), [`descendant`], [`fitting`] (closed-form refits), [`training`] (gradients
 //! as graphs), [`report`] (pages and plots), [`study`] (grids of all that), [`cli`]. Data flows one way; no module
-//! reaches back. [`error`], [`metadata`] (the names that files are read by) and [`parallel`], processes that share
-//! the work, stand below all of them.
+//! reaches back. [`error`], [`metadata`] (the names that files are read by), [`progress`] (who is told how far work
+//! is) and [`parallel`], processes that share the work, stand below all of them.
 //! ARCHITECTURE.md in the repository is the map.
 //!
 //! The main job, from an ancestor to a running child:
