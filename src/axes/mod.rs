@@ -16,7 +16,7 @@ pub mod resize;
 mod rules;
 mod store;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::OnceLock;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -149,7 +149,7 @@ pub struct Typing<'m> {
     /// Factors that stand for a `group` attribute, by node.
     pub groups: HashMap<usize, Dim>,
     /// Factors that stand for an attribute that counts heads, by node and attribute.
-    pub head_counts: HashMap<(usize, &'static str), Dim>,
+    pub head_counts: BTreeMap<(usize, &'static str), Dim>,
     /// Fused attention operators, by node.
     pub fused: HashMap<usize, Fused>,
     /// Contradictions.
@@ -342,7 +342,7 @@ impl<'m> Typing<'m> {
             contractions: Vec::new(),
             parts: Vec::new(),
             groups: HashMap::new(),
-            head_counts: HashMap::new(),
+            head_counts: BTreeMap::new(),
             fused: HashMap::new(),
             conflicts: Vec::new(),
             batch: None,

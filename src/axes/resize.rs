@@ -1110,8 +1110,8 @@ impl<'m> Repair<'_, 'm> {
             node.attribute.retain(|a| a.name() != "group");
             node.attribute.push(int_attribute("group", count));
         }
-        for (_, attribute) in self.typing.head_counts.keys().filter(|(at, _)| *at == k) {
-            let count = self.factors.size(&self.typing.head_counts[&(k, *attribute)]) as i64;
+        for ((_, attribute), heads) in self.typing.head_counts.iter().filter(|((at, _), _)| *at == k) {
+            let count = self.factors.size(heads) as i64;
             node.attribute.retain(|a| a.name() != *attribute);
             node.attribute.push(int_attribute(attribute, count));
         }
