@@ -2,7 +2,8 @@
 //!
 //!     cargo bench --bench data -- DATA SIZE BATCH SECONDS [none|light|standard|deit]
 //!
-//! prints one JSON line. What a training step consumes is the batch of `benches/training.rs` divided by its median time.
+//! prints one JSON line. What a training step consumes is the batch of `benches/training.rs` divided by its median
+//! time.
 
 use std::time::Instant;
 

@@ -97,7 +97,8 @@ impl Error {
         self.hint.as_deref()
     }
 
-    /// The process exit code that stands for this error: 1 for a check that was not met, 3 for an internal fault, else 2.
+    /// The process exit code that stands for this error: 1 for a check that was not met, 3 for an internal fault, else
+    /// 2.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             ErrorKind::Check => 1,

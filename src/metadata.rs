@@ -1,5 +1,5 @@
-//! What Offshoot writes under a name of its own, so that it or another program finds it again: metadata keys, prefixes of
-//! names in a graph, and versions of JSON. A change of any of these is a change of the format.
+//! What Offshoot writes under a name of its own, so that it or another program finds it again: metadata keys, prefixes
+//! of names in a graph, and versions of JSON. A change of any of these is a change of the format.
 
 /// How images are prepared for the model: the evaluation transform, in JSON.
 pub const PREPROCESS: &str = "offshoot.preprocess";

@@ -1,7 +1,7 @@
 //! Opening models: the one door of commands and studies.
 //!
-//! A model that comes through it has the form that everything else works on, says how its pictures are prepared, and declares the batch
-//! that its graph really has. What was assumed on the way is told, for the caller to pass on.
+//! A model that comes through it has the form that everything else works on, says how its pictures are prepared, and
+//! declares the batch that its graph really has. What was assumed on the way is told, for the caller to pass on.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -53,9 +53,10 @@ impl Opening {
         Ok(model)
     }
 
-    /// Opens a model and settles how its pictures are prepared; a configuration beside it that cannot be used is a warning where none are
-    /// fed. Shapes that fit one batch alone are found without running the graph. Where the graph leaves a doubt and `runtime` gives a
-    /// runtime, one image alone is compared with the same one beside another; if they differ, the model takes one at a time from here on.
+    /// Opens a model and settles how its pictures are prepared; a configuration beside it that cannot be used is a
+    /// warning where none are fed. Shapes that fit one batch alone are found without running the graph. Where the graph
+    /// leaves a doubt and `runtime` gives a runtime, one image alone is compared with the same one beside another; if
+    /// they differ, the model takes one at a time from here on.
     ///
     /// # Errors
     /// Those of [`Self::read`], of [`fix_size`], of [`declare`], and of running the model.
@@ -93,7 +94,8 @@ impl Opening {
         };
         axes::fix_batch(model, images);
         let note = format!(
-            "`{}` declares an open batch and has none, since {why}: it is run on batches of {images}; `grow --batch-axis open` opens it",
+            "`{}` declares an open batch and has none, since {why}: it is run on batches of {images}; `grow \
+             --batch-axis open` opens it",
             path.display()
         );
         warnings.push(note.clone());
@@ -102,8 +104,8 @@ impl Opening {
     }
 }
 
-/// Lets a model that is to be written say how its pictures are prepared, where it does not yet; `size` is that of a child of another
-/// image size.
+/// Lets a model that is to be written say how its pictures are prepared, where it does not yet; `size` is that of a
+/// child of another image size.
 ///
 /// # Errors
 /// [`ErrorKind::Internal`] where the transform cannot be written down.

@@ -1,4 +1,5 @@
-//! Who is told how long work goes. The library says what it found, what it assumed and how far it is; the command line prints it.
+//! Who is told how long work goes. The library says what it found, what it assumed and how far it is; the command line
+//! prints it.
 
 /// Whoever listens; `()` does not.
 pub trait Listener: Sync {

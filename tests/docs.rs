@@ -1,9 +1,10 @@
 //! Every command line of the documentation.
 //!
-//! A fenced block of shell (`sh`) that calls `offshoot` is run, as it stands, by bash: the blocks of a page in their order, in an empty
-//! folder that has the repository's `models` and `fixtures`. [`SHORTER`] says how runs are cut down, [`stand_ins`] what stands in for files
-//! that a reader brings. A block marked `no_run` needs what is not in the repository, which is checked; its commands must pass the command
-//! line's parser, as must the examples of `--help` and the files for clusters. A flag that a text names must exist.
+//! A fenced block of shell (`sh`) that calls `offshoot` is run, as it stands, by bash: the blocks of a page in their
+//! order, in an empty folder that has the repository's `models` and `fixtures`. [`SHORTER`] says how runs are cut down,
+//! [`stand_ins`] what stands in for files that a reader brings. A block marked `no_run` needs what is not in the
+//! repository, which is checked; its commands must pass the command line's parser, as must the examples of `--help` and
+//! the files for clusters. A flag that a text names must exist.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;

@@ -113,8 +113,8 @@ fn assert_same_run(a: &str, b: &str, what: &str) {
     assert_near(&of(a), &of(b), 1e-5, what);
 }
 
-/// The bias of keys moves all scores of a query alike: its gradient is rounding error, which Adam scales up, so it is left out where
-/// weights were `tuned`.
+/// The bias of keys moves all scores of a query alike: its gradient is rounding error, which Adam scales up, so it is
+/// left out where weights were `tuned`.
 fn assert_same_weights(a: &str, b: &str, tolerance: f32, tuned: bool) {
     for ((name, x), (_, y)) in
         weights(a).iter().zip(&weights(b)).filter(|((n, _), _)| !tuned || !n.ends_with("qkv.bias"))
@@ -270,7 +270,8 @@ fn a_model_is_shrunk_as_by_one_process() {
         let mut found = json(ranks, &[&arguments[..], &["--save-learngene", &gene]].concat());
         let mut descendant = found["descendants"][0].take();
         ["file", "latency_ms"].iter().for_each(|key| drop(descendant.as_object_mut().unwrap().remove(*key)));
-        // The file says what it is as text, with an error whose last digits are rounding: the rest is as long to the byte.
+        // The file says what it is as text, with an error whose last digits are rounding: the rest is as long to the
+        // byte.
         let said = Model::open(Path::new(&child)).unwrap().metadata("offshoot.descendant").unwrap().len() as u64;
         let bytes = descendant.as_object_mut().unwrap().remove("bytes").unwrap().as_u64().unwrap() - said;
         let gene = Model::open(Path::new(&gene)).unwrap();

@@ -1,7 +1,7 @@
 //! The ONNX Runtime group: what other tests check on tract, checked on ONNX Runtime as well.
 //!
-//! The group runs where the shared library is found (`scripts/fetch/onnxruntime.sh`) and says so where it is left out. With
-//! `OFFSHOOT_REQUIRE_ONNXRUNTIME=1` a missing library is a failure.
+//! The group runs where the shared library is found (`scripts/fetch/onnxruntime.sh`) and says so where it is left out.
+//! With `OFFSHOOT_REQUIRE_ONNXRUNTIME=1` a missing library is a failure.
 
 #[path = "embedded/common/mod.rs"]
 mod common;
@@ -262,8 +262,8 @@ fn densities_of_the_bundled_ancestor_equal_an_independent_computation() {
     assert!(difference < 1e-5, "{difference}");
 }
 
-/// The real pretrained model and photographs that `scripts/fetch/models.sh` fetches; `OFFSHOOT_REQUIRE_MODELS=1` makes it a
-/// failure that they are missing.
+/// The real pretrained model and photographs that `scripts/fetch/models.sh` fetches; `OFFSHOOT_REQUIRE_MODELS=1` makes
+/// it a failure that they are missing.
 #[test]
 fn the_real_model_goes_the_whole_path() {
     let (model, photographs) = (".cache/dinov2-small-saliency.onnx", ".cache/photographs");
@@ -317,8 +317,8 @@ fn half_precision_goes_through_every_command() {
     }
 }
 
-/// Other people's files: a text recogniser with two attention layers behind a convolutional stem, every weight a Constant node; and a
-/// CLIP tower that was quantised, which is refused.
+/// Other people's files: a text recogniser with two attention layers behind a convolutional stem, every weight a
+/// Constant node; and a CLIP tower that was quantised, which is refused.
 #[test]
 fn hybrid_and_quantised_files_of_other_people() {
     let (hybrid, photographs) = (".cache/ppocr-v4-rec.onnx", ".cache/photographs");
@@ -433,7 +433,8 @@ fn parts_of_a_step_are_what_they_are_by_hand() {
     }
 }
 
-/// Tens of thousands of steps take no more memory than the first: runtimes and their bindings lose little things at every call.
+/// Tens of thousands of steps take no more memory than the first: runtimes and their bindings lose little things at
+/// every call.
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_stays_flat_over_thousands_of_steps() {
@@ -567,7 +568,8 @@ fn python() -> Option<OsString> {
     None
 }
 
-/// Compiles the C example with the headers in `ONNXRUNTIME_INCLUDE`. The library gets the names that linker and loader look for.
+/// Compiles the C example with the headers in `ONNXRUNTIME_INCLUDE`. The library gets the names that linker and loader
+/// look for.
 fn c_example(library: &Path, folder: &Path) -> Option<Command> {
     let include = std::env::var_os("ONNXRUNTIME_INCLUDE").map(PathBuf::from);
     let compiler = Command::new("cc").arg("--version").output();

@@ -1,7 +1,8 @@
-//! Release archive and Python wheel, made by their scripts from the binary of this build, unpacked and run where nothing else is.
+//! Release archive and Python wheel, made by their scripts from the binary of this build, unpacked and run where
+//! nothing else is.
 //!
-//! They need the shared library of ONNX Runtime and, for the wheel, a Python with `venv`: where one is missing the test says that it is
-//! left out, and with `OFFSHOOT_REQUIRE_ONNXRUNTIME=1` fails.
+//! They need the shared library of ONNX Runtime and, for the wheel, a Python with `venv`: where one is missing the test
+//! says that it is left out, and with `OFFSHOOT_REQUIRE_ONNXRUNTIME=1` fails.
 #![cfg(unix)]
 
 use std::ffi::OsString;

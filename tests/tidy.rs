@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 const FILE: usize = 800;
 const FUNCTION: usize = 80;
 
+/// The most columns of a line, comments included. A raw string may be longer: it cannot be broken.
+const COLUMNS: usize = 120;
+
 /// Files that are longer: how long they are at most, and why. An entry that is no longer needed is an error.
 const LONG_FILES: &[(&str, usize, &str)] =
     &[("src/axes/resize.rs", 1200, "one repair an operator; to be split with the rules")];
@@ -354,6 +357,22 @@ fn files_and_functions_are_short_or_listed_with_a_reason() {
 const LIST: usize = 5;
 
 /// What is true of some operators is a column of the table, or the next operator is forgotten somewhere.
+#[test]
+fn lines_are_short() {
+    let mut all = Vec::new();
+    for folder in ["src", "tests", "examples", "benches", "fuzz"] {
+        files(&root().join(folder), &["rs"], &mut all);
+    }
+    assert!(all.len() > 300, "{} files", all.len());
+    let mut long = Vec::new();
+    for path in &all {
+        let text = fs::read_to_string(path).unwrap();
+        let lines = text.lines().enumerate().filter(|(_, l)| l.chars().count() > COLUMNS && !l.contains("r#\""));
+        long.extend(lines.map(|(k, _)| format!("{}:{}", path.display(), k + 1)));
+    }
+    assert!(long.is_empty(), "lines of more than {COLUMNS} columns:\n{}", long.join("\n"));
+}
+
 #[test]
 fn no_list_of_operator_names_outside_the_operator_table() {
     let table = fs::read_to_string(root().join("src/ops/table.rs")).unwrap();

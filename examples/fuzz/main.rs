@@ -1,9 +1,9 @@
-//! Runs the fuzz targets without a fuzzer: `fuzz TARGET|all [INPUTS] [SEED] [FIRST]`, or `fuzz seeds FOLDER`. Without a number of inputs,
-//! each target gets as many as it can take in some seconds.
+//! Runs the fuzz targets without a fuzzer: `fuzz TARGET|all [INPUTS] [SEED] [FIRST]`, or `fuzz seeds FOLDER`. Without a
+//! number of inputs, each target gets as many as it can take in some seconds.
 //!
-//! Inputs are made from seeds by mutations that a number decides, so a run says the same again, on any machine. A panic, more than 10 s
-//! or more than 2 GB for one input ends it with the input in a file. libFuzzer, which looks for inputs that reach new code, runs the
-//! same targets from `fuzz/`.
+//! Inputs are made from seeds by mutations that a number decides, so a run says the same again, on any machine. A
+//! panic, more than 10 s or more than 2 GB for one input ends it with the input in a file. libFuzzer, which looks for
+//! inputs that reach new code, runs the same targets from `fuzz/`.
 
 mod targets;
 
@@ -127,7 +127,8 @@ fn run(target: &'static Target, inputs: u64, seed: u64, first: u64) -> bool {
     *NOW.lock().unwrap_or_else(|e| e.into_inner()) = None;
     let seconds = start.elapsed().as_secs_f64();
     println!(
-        "{}: {inputs} inputs in {seconds:.1} s, {accepted} accepted, {} findings; the slowest took {:.0} ms (input {}), the largest {} MB (input {})",
+        "{}: {inputs} inputs in {seconds:.1} s, {accepted} accepted, {} findings; the slowest took {:.0} ms (input \
+         {}), the largest {} MB (input {})",
         target.name,
         findings.len(),
         slowest.0.as_secs_f64() * 1e3,

@@ -24,7 +24,8 @@ macro_rules! fuzz {
     };
 }
 
-/// Lets panics that the library turns into errors do so: libFuzzer would end at each. Those that nobody catches are findings still.
+/// Lets panics that the library turns into errors do so: libFuzzer would end at each. Those that nobody catches are
+/// findings still.
 pub fn start() {
     panic::set_hook(Box::new(|info| {
         let ours = info.location().is_some_and(|l| l.file().contains("src/") && !l.file().contains(".cargo"));

@@ -1,8 +1,8 @@
-//! Outputs that tell classes apart, and what the graph puts behind their logits: an activation that makes probabilities of them
-//! (Softmax, LogSoftmax, Sigmoid), or a norm that makes a unit vector of them.
+//! Outputs that tell classes apart, and what the graph puts behind their logits: an activation that makes probabilities
+//! of them (Softmax, LogSoftmax, Sigmoid), or a norm that makes a unit vector of them.
 //!
-//! Both are found going back from the output, as one operator or written out in small ones (exponentials over their sum, with or
-//! without the maximum taken away first). Operators that leave every element as it is may stand between.
+//! Both are found going back from the output, as one operator or written out in small ones (exponentials over their
+//! sum, with or without the maximum taken away first). Operators that leave every element as it is may stand between.
 
 use std::fmt;
 
@@ -81,8 +81,8 @@ fn classes_of(typing: &Typing, output: &str) -> Option<Factor> {
     made.then_some(f)
 }
 
-/// The factors of all outputs that hold classes, that of the first output first: they have as many classes as that one, and none is the
-/// embedding of the layers.
+/// The factors of all outputs that hold classes, that of the first output first: they have as many classes as that one,
+/// and none is the embedding of the layers.
 pub fn class_factors(typing: &Typing) -> Vec<Factor> {
     let Some(first) = class_factor(typing) else { return Vec::new() };
     let mut found = vec![first];
@@ -101,8 +101,8 @@ pub fn class_factors(typing: &Typing) -> Vec<Factor> {
     found
 }
 
-/// Outputs [batch, n] beside the first that a classifier of their own makes, each with its n: they are none of the first one's classes.
-/// Features are among them where a weight makes them, since a graph does not tell the two apart.
+/// Outputs [batch, n] beside the first that a classifier of their own makes, each with its n: they are none of the
+/// first one's classes. Features are among them where a weight makes them, since a graph does not tell the two apart.
 pub fn other_outputs(typing: &Typing) -> Vec<(String, usize)> {
     let factors = class_factors(typing);
     let outputs = typing.graph.output.iter().skip(1).filter_map(|o| Some((o.name(), classes_of(typing, o.name())?)));
@@ -130,8 +130,8 @@ pub fn activation(typing: &Typing) -> Option<Activation> {
     activations(typing).into_iter().find(|a| a.output == first)
 }
 
-/// Where the logits of an output are made unit vectors: the value that is divided by its length, and the quotient. Constant factors and an
-/// activation may follow.
+/// Where the logits of an output are made unit vectors: the value that is divided by its length, and the quotient.
+/// Constant factors and an activation may follow.
 pub fn unit_norms(typing: &Typing) -> Vec<(String, String)> {
     let factors = class_factors(typing);
     let mut found = Vec::new();
@@ -148,7 +148,8 @@ pub fn unit_norms(typing: &Typing) -> Vec<(String, String)> {
     found
 }
 
-/// The TopK that sorted what a value holds along its last axis, if one did: its places are ranks, and none stands for a class.
+/// The TopK that sorted what a value holds along its last axis, if one did: its places are ranks, and none stands for a
+/// class.
 pub fn ranking(typing: &Typing, value: &str) -> Option<usize> {
     let last = typing.factors.leaves(typing.dims.get(value)?.last()?);
     let sorts = |node: &&NodeProto| node.op_type() == "TopK" && is_standard(node);

@@ -1,6 +1,6 @@
-//! What else takes the heads of an attention together, beside its output projection: a convolution over the channels of all heads, keys
-//! that are averaged over heads, maps that are; and the same of an FFN's neurons. What is removed is missed there, and no other weight of the
-//! layer can make up for it.
+//! What else takes the heads of an attention together, beside its output projection: a convolution over the channels of
+//! all heads, keys that are averaged over heads, maps that are; and the same of an FFN's neurons. What is removed is
+//! missed there, and no other weight of the layer can make up for it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -11,8 +11,9 @@ use crate::onnx::proto::NodeProto;
 use crate::ops::{self, Mark};
 
 impl Anatomy {
-    /// For each layer, the nodes that take its heads together on another way than through its output projection and its mixings: they sum
-    /// over them, or their elements depend on several of them. Norms that run over the last axis are left out.
+    /// For each layer, the nodes that take its heads together on another way than through its output projection and its
+    /// mixings: they sum over them, or their elements depend on several of them. Norms that run over the last axis are
+    /// left out.
     pub fn head_mixers(&self, typing: &Typing) -> Vec<Vec<usize>> {
         let all = self.layers.iter().chain(&self.others);
         let known = all.flat_map(|a| std::iter::once(a.projection).chain(a.mixings.iter().map(|m| m.node))).collect();

@@ -1,11 +1,11 @@
 //! Anatomy: the Vision Transformer in the typed graph.
 //!
-//! An attention is a Softmax, and its heads are the leading factors of the Softmax's output that the next weight contraction
-//! (the output projection) sums over. Batch, windows and shifts are never summed over, so Swin needs nothing special. Where
-//! weights mix the heads of scores or probabilities (talking heads), the heads before and after are factors that go together; where
-//! several heads of queries share keys and values, the heads are those of the keys. An FFN is a hidden factor made by weight
-//! contractions from the residual stream and summed over by one that returns to it. The residual stream is whatever output
-//! projections make. No name and no template is looked at.
+//! An attention is a Softmax, and its heads are the leading factors of the Softmax's output that the next weight
+//! contraction (the output projection) sums over. Batch, windows and shifts are never summed over, so Swin needs
+//! nothing special. Where weights mix the heads of scores or probabilities (talking heads), the heads before and after
+//! are factors that go together; where several heads of queries share keys and values, the heads are those of the keys.
+//! An FFN is a hidden factor made by weight contractions from the residual stream and summed over by one that returns
+//! to it. The residual stream is whatever output projections make. No name and no template is looked at.
 
 mod classes;
 mod find;

@@ -55,8 +55,8 @@ impl<'t, 'm> Roles<'t, 'm> {
             .collect()
     }
 
-    /// The bias that contraction `k` adds: its own third input, or a weight in the Add (or skip norm, or BiasGelu) behind it, also where
-    /// it is reached through other operators.
+    /// The bias that contraction `k` adds: its own third input, or a weight in the Add (or skip norm, or BiasGelu)
+    /// behind it, also where it is reached through other operators.
     pub fn bias(&self, k: usize) -> Option<usize> {
         self.bias_at(k).map(|b| b.2)
     }
@@ -91,8 +91,8 @@ impl<'t, 'm> Roles<'t, 'm> {
         })
     }
 
-    /// Floating-point uses that carry the heads of a layer (queries, keys, values and bias tables), each with the factor that it
-    /// carries; not those of what sums over heads.
+    /// Floating-point uses that carry the heads of a layer (queries, keys, values and bias tables), each with the
+    /// factor that it carries; not those of what sums over heads.
     pub fn head_uses(&self, layer: &Attention) -> Vec<(usize, Factor)> {
         let mut others = self.operand(layer.projection);
         for m in &layer.mixings {
@@ -105,7 +105,8 @@ impl<'t, 'm> Roles<'t, 'm> {
             .collect()
     }
 
-    /// Uses of all that sums over heads, each with the factor that it sums over: the output projection, and what mixes heads.
+    /// Uses of all that sums over heads, each with the factor that it sums over: the output projection, and what mixes
+    /// heads.
     pub fn summing_uses(&self, layer: &Attention) -> Vec<(usize, Factor)> {
         let mut contractions = vec![layer.projection];
         contractions.extend(layer.mixings.iter().map(|m| m.node));

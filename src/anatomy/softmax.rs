@@ -10,8 +10,9 @@ pub(crate) fn in_usual_order(typing: &Typing, node: &NodeProto) -> bool {
     score_axes(typing, node, &dims).is_none_or(|(front, last)| [front, last.to_vec()].concat().is_sorted())
 }
 
-/// The axes of a Softmax's output: those before queries and keys, and these two. The Softmax runs over the keys, mostly the last axis; where
-/// it is not (optimisers move a Transpose past it), queries are as many as keys, or the last axis that is left.
+/// The axes of a Softmax's output: those before queries and keys, and these two. The Softmax runs over the keys, mostly
+/// the last axis; where it is not (optimisers move a Transpose past it), queries are as many as keys, or the last axis
+/// that is left.
 pub(crate) fn score_axes(typing: &Typing, node: &NodeProto, dims: &[Dim]) -> Option<(Vec<usize>, [usize; 2])> {
     let rank = dims.len();
     if rank < 3 {

@@ -28,11 +28,11 @@ pub struct Attention {
     pub softmax: Vec<usize>,
     /// The node of its output projection.
     pub projection: usize,
-    /// Its heads; empty where it has one head and so no axis for them. Where several heads of queries share one of keys and
-    /// values, the heads of keys and values.
+    /// Its heads; empty where it has one head and so no axis for them. Where several heads of queries share one of keys
+    /// and values, the heads of keys and values.
     pub heads: Dim,
-    /// Where weights mix its heads before or after the Softmax (talking heads), in order. The heads before each are resized together
-    /// with `heads`, which stand behind the last one.
+    /// Where weights mix its heads before or after the Softmax (talking heads), in order. The heads before each are
+    /// resized together with `heads`, which stand behind the last one.
     pub mixings: Vec<Mixing>,
     /// Heads of queries that share one head of keys and values; empty where each has its own.
     pub shared: Dim,
@@ -81,16 +81,16 @@ pub struct FeedForward {
 /// Layers on one residual stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stack {
-    /// What its stream is made from: `vision`, `text`, another input's name, `queries` where it is learned, or `joint` where several
-    /// stacks meet; with a number from the second of that name on.
+    /// What its stream is made from: `vision`, `text`, another input's name, `queries` where it is learned, or `joint`
+    /// where several stacks meet; with a number from the second of that name on.
     pub name: String,
     /// Its layers in order of execution, as indices into [`Anatomy::layers`].
     pub layers: Vec<usize>,
 }
 
 impl Anatomy {
-    /// The value behind the encoder's last norm: what is computed from the last layer's output and constants alone, by norms or
-    /// what they are made of, and has its shape.
+    /// The value behind the encoder's last norm: what is computed from the last layer's output and constants alone, by
+    /// norms or what they are made of, and has its shape.
     pub fn encoder_end(&self, typing: &Typing) -> Option<String> {
         let leave = self.layers.last()?.leave.clone()?;
         let shape = typing.shape(&leave)?;
@@ -131,16 +131,17 @@ impl Attention {
         self.own(typing, &self.heads)
     }
 
-    /// All factors that are resized with its heads: those that the output projection sums over first, then those that are mixed.
-    /// None where they have no axis of their own.
+    /// All factors that are resized with its heads: those that the output projection sums over first, then those that
+    /// are mixed. None where they have no axis of their own.
     pub fn head_factors(&self, typing: &Typing) -> Vec<Factor> {
         let dims = std::iter::once(&self.heads).chain(self.mixings.iter().map(|m| &m.heads));
         dims.map(|d| self.own(typing, d)).collect::<Option<_>>().unwrap_or_default()
     }
 
-    /// The factor of heads that are not channels of the residual stream. They are where queries are the stream itself (GCViT's global
-    /// queries): no weight makes them, so resizing them would resize the stream. Heads that are computed one by one have no axis, and
-    /// heads that are cut into groups (CoaT's windows of several sizes) are not alike, whether the groups are equal or not.
+    /// The factor of heads that are not channels of the residual stream. They are where queries are the stream itself
+    /// (GCViT's global queries): no weight makes them, so resizing them would resize the stream. Heads that are
+    /// computed one by one have no axis, and heads that are cut into groups (CoaT's windows of several sizes) are not
+    /// alike, whether the groups are equal or not.
     fn own(&self, typing: &Typing, heads: &Dim) -> Option<Factor> {
         single(typing, heads).filter(|f| {
             !typing.factors.leaves(&self.embedding).contains(f)

@@ -88,7 +88,8 @@ impl Tokens {
         let image = typing.image_size();
         let patches = std::array::from_fn(|i| {
             let whole = (image[i] as f64 / patch_size[i]).round() as usize;
-            // A grid without padding at the border may be a little smaller than image / stride; a window is much smaller.
+            // A grid without padding at the border may be a little smaller than image / stride; a window is much
+            // smaller.
             if self.extent[i] * 2 > whole { self.extent[i] } else { whole }
         });
         Some(Grid { patches, patch_size })

@@ -1,8 +1,8 @@
 //! What each weight is for: an operand of a contraction, a norm's scale, a bias, a token, a table.
 //!
-//! A weight is followed forward through everything that is computed from fixed values alone (lookups, transposes, resampled
-//! tables, transforms) to the nodes where it meets the data. What it does there says what it is: its input slot, the operator,
-//! and the axes that it carries. No name is looked at.
+//! A weight is followed forward through everything that is computed from fixed values alone (lookups, transposes,
+//! resampled tables, transforms) to the nodes where it meets the data. What it does there says what it is: its input
+//! slot, the operator, and the axes that it carries. No name is looked at.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,7 +17,8 @@ use crate::ops::{self, Mark, Slot};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WeightKind {
-    /// What a contraction's weight operand is, or is computed from: matrices, kernels, learngene centroids, FFN transforms.
+    /// What a contraction's weight operand is, or is computed from: matrices, kernels, learngene centroids, FFN
+    /// transforms.
     Contraction,
     /// The scale of a norm, fused or decomposed.
     NormScale,
@@ -157,8 +158,8 @@ impl<'t, 'm> Finder<'t, 'm> {
         found
     }
 
-    /// Coordinates and frequencies that something else is computed from, which are written down and never learned: different whole
-    /// numbers, or steps or powers of one number that only sines and cosines take.
+    /// Coordinates and frequencies that something else is computed from, which are written down and never learned:
+    /// different whole numbers, or steps or powers of one number that only sines and cosines take.
     fn is_written_down(&self, u: usize, only_waves: bool) -> bool {
         let tensor = self.typing.weights[self.typing.uses[u].name.as_str()];
         if self.count(u) > LARGEST_TABLE {

@@ -1,9 +1,10 @@
-//! The batch axis: whether a graph takes any number of images and keeps them apart, and the graph with an open batch where its file fixes
-//! one.
+//! The batch axis: whether a graph takes any number of images and keeps them apart, and the graph with an open batch
+//! where its file fixes one.
 //!
-//! Exporters that trace one image write its 1 into shapes. The batch is followed as a factor of its own, in front of what the file fixes,
-//! and so it is known at every Reshape on which axis of the target it lies. A graph may also declare an open batch and hold a 1 all the
-//! same: its shapes then fit one image only, or images of a batch meet where they should not, in the tokens that attend to each other.
+//! Exporters that trace one image write its 1 into shapes. The batch is followed as a factor of its own, in front of
+//! what the file fixes, and so it is known at every Reshape on which axis of the target it lies. A graph may also
+//! declare an open batch and hold a 1 all the same: its shapes then fit one image only, or images of a batch meet where
+//! they should not, in the tokens that attend to each other.
 
 use std::collections::HashMap;
 
@@ -17,7 +18,8 @@ use crate::onnx::proto::{GraphProto, NodeProto, ValueInfoProto, tensor_shape_pro
 use crate::onnx::{Model, node_label, tensor_from_i64};
 use crate::ops::{self, Mark};
 
-/// Images that are assumed to follow the batch through a graph: a prime number that no axis of a network is likely to be a multiple of.
+/// Images that are assumed to follow the batch through a graph: a prime number that no axis of a network is likely to
+/// be a multiple of.
 const GROUPS: usize = 59;
 
 /// What a declared open batch is not.
@@ -37,15 +39,15 @@ pub(super) struct Opening {
 
 /// What is to change in the inputs of a node.
 enum Correction {
-    /// The target of a Reshape: as it stands there, the sizes that it means, and the axis that images lie on. With `copies` that axis is
-    /// the input's own.
+    /// The target of a Reshape: as it stands there, the sizes that it means, and the axis that images lie on. With
+    /// `copies` that axis is the input's own.
     Target { node: usize, target: Vec<i64>, sizes: Vec<usize>, axis: usize, copies: bool },
     /// The shape of an Expand, one of whose axes the input has already.
     Shape { node: usize, shape: Vec<i64>, axis: usize },
     /// The sizes of a Resize, along whose axis images lie.
     Sizes { node: usize, sizes: Vec<i64>, axis: usize },
-    /// An operand of a Concat that is the same for all images, along an axis where another operand has them. Where it has more than one
-    /// row there, all are the same.
+    /// An operand of a Concat that is the same for all images, along an axis where another operand has them. Where it
+    /// has more than one row there, all are the same.
     Repeat { node: usize, input: usize, like: usize, axis: usize, one_row: bool },
 }
 
@@ -255,8 +257,8 @@ impl<'m> Typing<'m> {
         }
     }
 
-    /// The sizes that a Reshape to `target` is to make of dimensions that hold a batch which is being opened, where the target says
-    /// otherwise.
+    /// The sizes that a Reshape to `target` is to make of dimensions that hold a batch which is being opened, where the
+    /// target says otherwise.
     pub(super) fn opened_target(
         &mut self,
         k: usize,
@@ -329,8 +331,8 @@ impl<'m> Typing<'m> {
         }
     }
 
-    /// Operands of a Concat that are the same for all images where another one holds a batch which is being opened: one row, or one that
-    /// an Expand repeats for each image of the file's batch. From here on they have one row.
+    /// Operands of a Concat that are the same for all images where another one holds a batch which is being opened: one
+    /// row, or one that an Expand repeats for each image of the file's batch. From here on they have one row.
     pub(super) fn opened_operands(&mut self, k: usize, operands: &mut [Option<Vec<Dim>>], along: usize) {
         let Some(groups) = self.opening.as_ref().map(|o| self.factors.root(o.groups)) else { return };
         let rank = operands.iter().flatten().map(Vec::len).max().unwrap_or(0);
@@ -366,8 +368,9 @@ impl<'m> Typing<'m> {
     }
 }
 
-/// The axis of a Reshape's target on which images lie that stand on axis `at` of the input, behind `outer` elements of others: of the axes
-/// that can be, one of size one, else the first that begins there, and none of those at the end that stay as they are.
+/// The axis of a Reshape's target on which images lie that stand on axis `at` of the input, behind `outer` elements of
+/// others: of the axes that can be, one of size one, else the first that begins there, and none of those at the end
+/// that stay as they are.
 fn axis_of(was: &[usize], at: usize, sizes: &[usize], outer: usize) -> Option<usize> {
     let behind = &was[at + 1..];
     let kept = match sizes.last() {
@@ -389,7 +392,8 @@ fn axis_of(was: &[usize], at: usize, sizes: &[usize], outer: usize) -> Option<us
         .or(chosen.last().copied())
 }
 
-/// Checks that images of a batch keep apart by the graph, and lead every output. The node where they may not is the error.
+/// Checks that images of a batch keep apart by the graph, and lead every output. The node where they may not is the
+/// error.
 fn apart(typing: &Typing, batch: Factor) -> std::result::Result<(), usize> {
     let batch = typing.factors.root(batch);
     let holds = |dim: &Dim| typing.factors.all_leaves(dim).contains(&batch);
@@ -425,7 +429,8 @@ fn apart(typing: &Typing, batch: Factor) -> std::result::Result<(), usize> {
     Ok(())
 }
 
-/// The axes of a node's first input along which its elements depend on each other, beside those that it sums products over.
+/// The axes of a node's first input along which its elements depend on each other, beside those that it sums products
+/// over.
 pub(crate) fn mixed_axes(typing: &Typing, node: &NodeProto, rank: usize) -> Vec<usize> {
     let wrap = |a: i64| nearest_border(a, rank);
     let from = |default: i64| -> Vec<usize> { (wrap(node.int("axis").unwrap_or(default))..rank).collect() };

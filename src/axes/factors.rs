@@ -1,9 +1,9 @@
 //! Factors: the named parts of which every dimension is made.
 //!
-//! A dimension is an ordered product of factors, outermost first, as einops writes `(three heads dim)`. A factor is a node
-//! of a union-find forest: two factors can be made one, and one can be refined, into a product of (outer, inner) or into a
-//! sum of segments (what an unequal Concat or Split makes: class token and patches, or a packed Q | K V). Refinements are
-//! global: what a Reshape at the end of a graph reveals is known at the weights at once.
+//! A dimension is an ordered product of factors, outermost first, as einops writes `(three heads dim)`. A factor is a
+//! node of a union-find forest: two factors can be made one, and one can be refined, into a product of (outer, inner)
+//! or into a sum of segments (what an unequal Concat or Split makes: class token and patches, or a packed Q | K V).
+//! Refinements are global: what a Reshape at the end of a graph reveals is known at the weights at once.
 
 use smallvec::SmallVec;
 
@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Factor(u32);
 
-/// Segments of a concatenation of concatenations that are told apart. They double with every Concat of a value with itself, and no
-/// network has as many.
+/// Segments of a concatenation of concatenations that are told apart. They double with every Concat of a value with
+/// itself, and no network has as many.
 const MAX_PIECES: usize = 4096;
 
 /// A dimension: factors, outermost first. A dimension of size one has none.
@@ -160,8 +160,8 @@ impl Factors {
         self.leaves(dim).iter().map(|&f| self.factor_size(f)).collect()
     }
 
-    /// Where along a dimension each index of a factor lies, in products and in segments of sums; nowhere if the dimension does not
-    /// hold it.
+    /// Where along a dimension each index of a factor lies, in products and in segments of sums; nowhere if the
+    /// dimension does not hold it.
     pub fn positions(&self, dim: &[Factor], factor: Factor) -> Vec<Vec<usize>> {
         let factor = self.root(factor);
         let mut out = vec![Vec::new(); self.factor_size(factor)];
@@ -305,8 +305,9 @@ impl Factors {
         Ok(())
     }
 
-    /// Leaves out the first parts of two reversed lists where both are the same stretch of one image axis, cut in two ways that have
-    /// no border in common: 56 rows as 8 windows of 7 and as a grid of 7 by 8 (MaxViT). They stay factors of their own.
+    /// Leaves out the first parts of two reversed lists where both are the same stretch of one image axis, cut in two
+    /// ways that have no border in common: 56 rows as 8 windows of 7 and as a grid of 7 by 8 (MaxViT). They stay
+    /// factors of their own.
     fn skip_same_axis(&self, a: &mut Dim, b: &mut Dim) -> bool {
         let stretch = |list: &[Factor], count: usize| self.stretch(list[list.len() - count..].iter().rev());
         let (mut i, mut j) = (1, 1);

@@ -1,13 +1,14 @@
 //! Axis typing: what every dimension of every value is made of.
 //!
-//! Exporters write the same network in dozens of ways; what they cannot change is which axis is contracted with which. One
-//! walk over the graph types every dimension as a product of [factors](factors::Factors). An operator is one rule
-//! (`rules`) that says which of its dimensions are the same and which are parts of others. Shape arithmetic is evaluated on the
-//! way for one assumed input; nothing else is computed and no weight is read. With the factor of an attention head or of an
-//! FFN's hidden axis at hand, [`resize`] changes every weight, shape operand and slice that depends on it.
+//! Exporters write the same network in dozens of ways; what they cannot change is which axis is contracted with which.
+//! One walk over the graph types every dimension as a product of [factors](factors::Factors). An operator is one rule
+//! (`rules`) that says which of its dimensions are the same and which are parts of others. Shape arithmetic is
+//! evaluated on the way for one assumed input; nothing else is computed and no weight is read. With the factor of an
+//! attention head or of an FFN's hidden axis at hand, [`resize`] changes every weight, shape operand and slice that
+//! depends on it.
 //!
-//! Every *use* of an initializer has factors of its own: exporters merge equal constants of different layers (zero biases,
-//! index tables), and those must stay independent.
+//! Every *use* of an initializer has factors of its own: exporters merge equal constants of different layers (zero
+//! biases, index tables), and those must stay independent.
 
 pub mod arithmetic;
 mod batch;
@@ -31,7 +32,8 @@ pub use factors::{Dim, Factor, Factors, ImageAxis, Mismatch, Spatial};
 pub use rules::explicit_einsum;
 pub(crate) use rules::window_length;
 
-/// Elements of a value, an empty dimension counted as one: far more than any model has. Beyond it sizes are not computed with.
+/// Elements of a value, an empty dimension counted as one: far more than any model has. Beyond it sizes are not
+/// computed with.
 const MAX_ELEMENTS: usize = 1 << 40;
 /// Dimensions of a value, and axes in a list.
 pub(crate) const MAX_RANK: usize = 64;
@@ -171,12 +173,12 @@ pub struct Typing<'m> {
 }
 
 impl<'m> Typing<'m> {
-    /// Types a model. Where the graph leaves the image size open, it is the one that the metadata name, else the one that position
-    /// and bias tables fit as they are, else a usual one: [`Typing::size_from`] says which.
+    /// Types a model. Where the graph leaves the image size open, it is the one that the metadata name, else the one
+    /// that position and bias tables fit as they are, else a usual one: [`Typing::size_from`] says which.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for an operator without a typing rule, [`ErrorKind::Typing`] where dimensions contradict
-    /// each other; both name the node.
+    /// [`ErrorKind::Unsupported`] for an operator without a typing rule, [`ErrorKind::Typing`] where dimensions
+    /// contradict each other; both name the node.
     pub fn new(model: &'m Model) -> Result<Self> {
         let typing = Self::settled(model, Assumption::default().batch)?;
         typing.sound()?;
@@ -200,7 +202,10 @@ impl<'m> Typing<'m> {
             ),
         )
         .in_node(node_label(node))
-        .hint("check the model with `onnx.checker.check_model(model, full_check=True)`; if it is sound, this is a graph that Offshoot does not type yet"))
+        .hint(
+            "check the model with `onnx.checker.check_model(model, full_check=True)`; if it is sound, this is a \
+            graph that Offshoot does not type yet",
+        ))
     }
 
     /// Types with the image size that [`Typing::new`] promises.
@@ -269,8 +274,9 @@ impl<'m> Typing<'m> {
         tables.into_iter().filter_map(|(before, after)| Some((sides(before)?, sides(after)?))).collect()
     }
 
-    /// True where every table that the graph resamples is what it is used as: one of places runs over the image, and one of the offsets
-    /// between n patches has 2 n - 1 of them. An exporter that knows the size writes it down, so that a table stays as it is for any image.
+    /// True where every table that the graph resamples is what it is used as: one of places runs over the image, and
+    /// one of the offsets between n patches has 2 n - 1 of them. An exporter that knows the size writes it down, so
+    /// that a table stays as it is for any image.
     fn tables_agree(&self, model: &Model) -> bool {
         let (image, Some(patch)) = (self.image_size(), patch_stride(model)) else { return true };
         self.resizes_of_tables().into_iter().all(|(_, after)| {
@@ -280,9 +286,9 @@ impl<'m> Typing<'m> {
         })
     }
 
-    /// True where tables decide the image size: all that the graph resamples have the size that they come to, and where none is
-    /// resampled, one covers the image and has no place at twice its size. Tokens that no patch makes (registers) do not mind the size,
-    /// even where they happen to be as many as the patches.
+    /// True where tables decide the image size: all that the graph resamples have the size that they come to, and where
+    /// none is resampled, one covers the image and has no place at twice its size. Tokens that no patch makes
+    /// (registers) do not mind the size, even where they happen to be as many as the patches.
     fn tables_fit(&self, model: &Model) -> bool {
         let (resampled, image) = (self.resampled_tables(), self.image_size());
         let covers = || self.uses.iter().any(|u| u.dims.iter().any(|d| self.covers(image, d)));
@@ -296,7 +302,8 @@ impl<'m> Typing<'m> {
         }
     }
 
-    /// True where a dimension, or a segment of it, runs over a whole image of this height and width, in one axis or in both.
+    /// True where a dimension, or a segment of it, runs over a whole image of this height and width, in one axis or in
+    /// both.
     fn covers(&self, image: [usize; 2], dim: &Dim) -> bool {
         let segments = self.factors.segments(dim).unwrap_or_else(|| vec![dim.clone()]);
         let covers = |segment: &Dim, axis: ImageAxis, side: usize| {
@@ -324,7 +331,8 @@ impl<'m> Typing<'m> {
     /// Types a model under a given assumption; contradictions are collected in [`Typing::conflicts`].
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for an operator without a typing rule, [`ErrorKind::Typing`] for shape operands that cannot be.
+    /// [`ErrorKind::Unsupported`] for an operator without a typing rule, [`ErrorKind::Typing`] for shape operands that
+    /// cannot be.
     pub fn with(model: &'m Model, assumption: Assumption) -> Result<Self> {
         Self::begin(model, assumption, false)
     }
@@ -364,8 +372,8 @@ impl<'m> Typing<'m> {
         Ok(typing)
     }
 
-    /// True where an attention runs over what the first input has in its first axis, or is not computed for each of it: towers that take
-    /// cut patches have those of one image there, all images' or not.
+    /// True where an attention runs over what the first input has in its first axis, or is not computed for each of it:
+    /// towers that take cut patches have those of one image there, all images' or not.
     fn attends_over_batch(&self) -> bool {
         let Some(batch) = self.batch else { return false };
         let is_first = |dims: &&Vec<Dim>| dims.first().is_some_and(|d| d.contains(&batch));
@@ -521,8 +529,9 @@ impl<'m> Typing<'m> {
         fixed
     }
 
-    /// True where some node takes pieces of a factor out of an axis: what it stands for is then not alike from one index to the next
-    /// (groups of heads that convolutions of different size treat, each behind its own output of a Split).
+    /// True where some node takes pieces of a factor out of an axis: what it stands for is then not alike from one
+    /// index to the next (groups of heads that convolutions of different size treat, each behind its own output of a
+    /// Split).
     pub fn is_taken_apart(&self, factor: Factor) -> bool {
         let factor = self.factors.root(factor);
         let holds = |x: &String| {
@@ -536,8 +545,8 @@ impl<'m> Typing<'m> {
         })
     }
 
-    /// Batch elements of the assumed input, over which sizes are divided to speak of one image. One where the input holds the patches of
-    /// one image.
+    /// Batch elements of the assumed input, over which sizes are divided to speak of one image. One where the input
+    /// holds the patches of one image.
     pub fn batch_size(&self) -> usize {
         self.batch.filter(|_| !self.takes_patches).map(|f| self.factors.factor_size(f)).unwrap_or(1)
     }
@@ -586,8 +595,8 @@ fn patch_stride(model: &Model) -> Option<usize> {
     strides.filter_map(|s| usize::try_from(*s.first()?).ok()).find(|&s| s > 1)
 }
 
-/// Image sizes that would agree with a position embedding of the graph: its tokens less a few prefix tokens are a square grid
-/// of patches.
+/// Image sizes that would agree with a position embedding of the graph: its tokens less a few prefix tokens are a
+/// square grid of patches.
 fn image_sizes(model: &Model) -> Vec<usize> {
     let graph = model.graph();
     let mut sizes = Vec::new();

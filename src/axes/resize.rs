@@ -1,5 +1,5 @@
-//! Surgery, the same for every dialect: gather each weight axis that carries a factor along that factor, then walk once more
-//! with the new sizes and correct every shape operand, slice border and attribute that disagrees with the typing.
+//! Surgery, the same for every dialect: gather each weight axis that carries a factor along that factor, then walk once
+//! more with the new sizes and correct every shape operand, slice border and attribute that disagrees with the typing.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -70,7 +70,8 @@ impl Plan {
         self.operands.insert((node, input), tensor);
     }
 
-    /// The Slice `node` takes the elements from `first` to before `last` of an axis, whatever the typing says of its borders.
+    /// The Slice `node` takes the elements from `first` to before `last` of an axis, whatever the typing says of its
+    /// borders.
     pub fn cut(&mut self, node: usize, axis: usize, first: usize, last: usize) {
         self.cuts.insert((node, axis), (first, last));
     }
@@ -367,8 +368,10 @@ fn put_operands(operands: &BTreeMap<(usize, usize), TensorProto>, names: &mut Na
 
 /// Why a node cannot follow an axis that is resized.
 fn stuck(what: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("{what} at constant places of an axis that is resized"))
-        .hint("keep the heads and the FFN of this layer, and the image size; `inspect --explain LAYER` shows what its axes reach")
+    Error::new(ErrorKind::Unsupported, format!("{what} at constant places of an axis that is resized")).hint(
+        "keep the heads and the FFN of this layer, and the image size; `inspect --explain LAYER` shows what its \
+            axes reach",
+    )
 }
 
 struct Repair<'t, 'm> {
@@ -388,7 +391,8 @@ struct Repair<'t, 'm> {
     divided: HashSet<String>,
 }
 
-/// Images in another batch than the assumed one: a prime number that no axis of a network is likely to be a multiple of.
+/// Images in another batch than the assumed one: a prime number that no axis of a network is likely to be a multiple
+/// of.
 const OTHER_BATCH: usize = 59;
 
 /// Inputs of nodes that get other numbers, with their types.
@@ -400,8 +404,8 @@ struct Cone {
     nodes: Vec<usize>,
     /// The nodes that make the shapes.
     shapes: HashMap<String, usize>,
-    /// The constants that are numbers there, from the operand on, with the inputs that they are; then the parts of lists that are taken
-    /// from shapes, which may become constants.
+    /// The constants that are numbers there, from the operand on, with the inputs that they are; then the parts of
+    /// lists that are taken from shapes, which may become constants.
     constants: Vec<Number>,
 }
 
@@ -457,7 +461,8 @@ impl Cone {
         cone
     }
 
-    /// Other numbers that a constant may have wherever it is used, and then in one place: resized by one of the ratios, or what is wanted.
+    /// Other numbers that a constant may have wherever it is used, and then in one place: resized by one of the ratios,
+    /// or what is wanted.
     fn candidates<'c>(
         &'c self,
         ratios: &'c [(usize, usize)],
@@ -648,7 +653,8 @@ impl<'m> Repair<'_, 'm> {
             self.divided.extend(was.output.iter().cloned());
         }
         for (o, value) in was.output.iter().zip(results) {
-            // A computed list can be as long as a resized axis (the indices of a ScatterND); what is made from it has that length.
+            // A computed list can be as long as a resized axis (the indices of a ScatterND); what is made from it has
+            // that length.
             for (d, &n) in self.typing.dims.get(o.as_str()).into_iter().flatten().zip(value.data.shape()) {
                 if let [f] = self.factors.leaves(d)[..]
                     && self.factors.factor_size(f) != n
@@ -665,9 +671,9 @@ impl<'m> Repair<'_, 'm> {
         Ok(())
     }
 
-    /// Corrects a shape operand: in place where it is constant; where it is computed (from the batch, say), at the constants that carry
-    /// what was resized. Behind a division of whole numbers it would be too late: half the heads of one image are no image. Where no
-    /// constant is found a multiplication and a division stand behind it.
+    /// Corrects a shape operand: in place where it is constant; where it is computed (from the batch, say), at the
+    /// constants that carry what was resized. Behind a division of whole numbers it would be too late: half the heads
+    /// of one image are no image. Where no constant is found a multiplication and a division stand behind it.
     fn shape_operand(&mut self, k: usize, node: &mut NodeProto, j: usize) -> Result<()> {
         let was = &self.typing.graph.node[k];
         let have = self.operand(&node.input[j])?;
@@ -731,8 +737,8 @@ impl<'m> Repair<'_, 'm> {
         (have.iter().zip(&want).enumerate().map(agrees).collect(), want)
     }
 
-    /// The shape operand, computed anew with other constants where that takes it to agree with the typing at the assumed batch and at
-    /// another one: its name, or `None` where no such constants are found.
+    /// The shape operand, computed anew with other constants where that takes it to agree with the typing at the
+    /// assumed batch and at another one: its name, or `None` where no such constants are found.
     fn at_its_constants(&mut self, was: &NodeProto, operand: &str) -> Option<String> {
         if let Some(made) = self.corrected.get(operand) {
             let fits = |(_, value): &&(String, Vec<i64>)| self.agreement(was, value).0.iter().all(|&r| r);
@@ -789,8 +795,8 @@ impl<'m> Repair<'_, 'm> {
         Some(name)
     }
 
-    /// Which elements of a shape operand agree with the typing under changes of constants, at the assumed batch and at another one where
-    /// the file leaves it open; and what the typing wants of each at the assumed one.
+    /// Which elements of a shape operand agree with the typing under changes of constants, at the assumed batch and at
+    /// another one where the file leaves it open; and what the typing wants of each at the assumed one.
     fn good(
         &mut self,
         was: &NodeProto,
@@ -969,8 +975,8 @@ impl<'m> Repair<'_, 'm> {
         Ok(())
     }
 
-    /// Constant places along a resized axis follow it, and with them the values that are put there: the place of a row that is gone goes,
-    /// that of a row that stands there several times is as many places.
+    /// Constant places along a resized axis follow it, and with them the values that are put there: the place of a row
+    /// that is gone goes, that of a row that stands there several times is as many places.
     fn scatter(&mut self, was: &NodeProto, node: &mut NodeProto) -> Result<()> {
         let typing = self.typing;
         let (Some(dims), Some(shape)) = (typing.dims.get(was.output[0].as_str()), typing.shape(&was.input[1])) else {
@@ -1056,7 +1062,8 @@ impl<'m> Repair<'_, 'm> {
         dims.iter().flat_map(|d| factors.all_leaves(d)).any(|f| changed(&f))
     }
 
-    /// New scales for an operator that resizes by scales to a size that is no longer theirs. False where it resizes by sizes.
+    /// New scales for an operator that resizes by scales to a size that is no longer theirs. False where it resizes by
+    /// sizes.
     fn scales(&mut self, was: &NodeProto, node: &mut NodeProto) -> Result<bool> {
         let at = if was.op_type() == "Upsample" || was.input.len() == 2 { 1 } else { 2 };
         let Some(operand) = was.input.get(at).filter(|x| !x.is_empty()) else { return Ok(false) };

@@ -1,5 +1,5 @@
-//! Where new weights lie until they are written: in memory while they are few, then in a file without a name that is mapped, so that
-//! growing a large model takes no more memory than its largest tensors.
+//! Where new weights lie until they are written: in memory while they are few, then in a file without a name that is
+//! mapped, so that growing a large model takes no more memory than its largest tensors.
 
 use std::fs::File;
 use std::io::Write;

@@ -1,4 +1,5 @@
-//! The command line as a whole: help, man page and completions are made from it. The flags of a command stand in its own file.
+//! The command line as a whole: help, man page and completions are made from it. The flags of a command stand in its
+//! own file.
 
 use clap::{Parser, Subcommand};
 
@@ -40,18 +41,20 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure the mean attention distance of every head
     #[command(
-        after_help = "Example:\n  offshoot density models/fashion-vit.onnx --images fixtures/fashion-images.idx3-ubyte --plot density.svg"
+        after_help = "Example:\n  offshoot density models/fashion-vit.onnx --images fixtures/fashion-images.idx3-ubyte \
+            --plot density.svg"
     )]
     Density(DensityArgs),
     /// Condense an ancestor into a learngene
-    #[command(
-        after_help = "Example:\n  offshoot condense models/fashion-vit.onnx --images fixtures/fashion-images.idx3-ubyte -o gene.onnx"
-    )]
+    #[command(after_help = "Example:\n  offshoot condense models/fashion-vit.onnx --images \
+            fixtures/fashion-images.idx3-ubyte -o gene.onnx")]
     Condense(CondenseArgs),
     /// Grow a descendant from a learngene or an ancestor
     #[command(after_help = "Examples:\n  offshoot grow gene.onnx --layers even:4 --heads 4 -o child.onnx\n  \
-                      offshoot grow models/fashion-vit.onnx --images fixtures/fashion-png --layers 4 --width 2 -o child.onnx\n  \
-                      offshoot grow models/fashion-vit.onnx --init weight-selection --layers 4 --heads 4 --embedding-dim 32 -o child.onnx")]
+                      offshoot grow models/fashion-vit.onnx --images fixtures/fashion-png --layers 4 --width 2 -o \
+                      child.onnx\n  \
+                      offshoot grow models/fashion-vit.onnx --init weight-selection --layers 4 --heads 4 \
+                      --embedding-dim 32 -o child.onnx")]
     Grow(Box<GrowArgs>),
     /// Make a model smaller in one go: on unlabelled images, without training
     #[command(
@@ -69,7 +72,8 @@ pub enum Command {
     Tune(Box<TuneArgs>),
     /// Do it all: density, condense, grow, tune, eval and a report
     #[command(
-        after_help = "Example:\n  offshoot run models/fashion-vit.onnx --data fashion-mnist/ --layers even:4 --heads 4 --epochs 3 -o child/"
+        after_help = "Example:\n  offshoot run models/fashion-vit.onnx --data fashion-mnist/ --layers even:4 --heads 4 \
+            --epochs 3 -o child/"
     )]
     Run(Box<RunArgs>),
     /// Measure a classifier's accuracy on labelled images

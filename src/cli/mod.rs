@@ -17,8 +17,8 @@ use crate::parallel;
 use crate::runtime::refuse_telemetry;
 pub use arguments::{Cli, Command};
 
-/// Runs the command line of this process. Exit codes: 0 done, 1 a check or target was not met, 2 bad usage or bad input,
-/// 3 internal fault.
+/// Runs the command line of this process. Exit codes: 0 done, 1 a check or target was not met, 2 bad usage or bad
+/// input, 3 internal fault.
 pub fn main() -> ExitCode {
     // Panics are reported once, below; those inside a runtime are turned into errors where they happen.
     std::panic::set_hook(Box::new(|info| {
@@ -63,7 +63,8 @@ pub fn main() -> ExitCode {
 /// Where the last panic was, and what it said.
 static LAST: Mutex<(String, String)> = Mutex::new((String::new(), String::new()));
 
-/// What the panic says that follows one which would pass a border to C (tract stands behind one): the process is aborted after it.
+/// What the panic says that follows one which would pass a border to C (tract stands behind one): the process is
+/// aborted after it.
 const FINAL: &str = "panic in a function that cannot unwind";
 
 /// Ends the process in order, with a message, where a panic inside a runtime would abort it.

@@ -22,10 +22,12 @@ const RED: Style = AnsiColor::Red.on_default().bold();
 const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
 const CYAN: Style = AnsiColor::Cyan.on_default().bold();
 
-/// How long other processes than the first wait before they tell an error: where it is the first one's too, that has ended them by then.
+/// How long other processes than the first wait before they tell an error: where it is the first one's too, that has
+/// ended them by then.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Prints an error and its hint, in one write: pieces would be mixed with those of other processes that fail at the same moment.
+/// Prints an error and its hint, in one write: pieces would be mixed with those of other processes that fail at the
+/// same moment.
 pub fn error(e: &Error) {
     let (rank, size) = (parallel::rank(), parallel::size());
     let who = if size == 1 { String::new() } else { format!("rank {rank} of {size}: ") };
@@ -167,8 +169,8 @@ pub fn count(n: u64) -> String {
     format!("{n}")
 }
 
-/// Checks an output before any work is done: it must not be an input, must not exist without `--force`, and its folder must
-/// take new files.
+/// Checks an output before any work is done: it must not be an input, must not exist without `--force`, and its folder
+/// must take new files.
 pub fn check_output(path: &Path, inputs: &[&Path], force: bool) -> Result<()> {
     if !parallel::is_first() {
         return Ok(());

@@ -5,12 +5,14 @@ use std::sync::atomic::AtomicBool;
 /// Set when the user or the system asks the command to end.
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Reading a mapped file past an end that another program moved raises SIGBUS: nothing can go on, and nothing was written yet.
+/// Reading a mapped file past an end that another program moved raises SIGBUS: nothing can go on, and nothing was
+/// written yet.
 pub fn explain_lost_files() {
     #[cfg(unix)]
     {
         extern "C" fn lost(_: libc::c_int) {
-            const TEXT: &[u8] = b"error: a file was cut short by another program while it was read, or the disk of a scratch file is full\n\n\
+            const TEXT: &[u8] = b"error: a file was cut short by another program while it was read, or the disk of a \
+                scratch file is full\n\n\
                 hint: run the command again when the file is complete; nothing was written\n";
             // SAFETY: write and _exit may be called in a signal handler; the text is constant.
             unsafe {

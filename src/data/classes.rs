@@ -1,7 +1,7 @@
 //! The classes of a data set in the terms of a model: which of its outputs stands for which of them.
 //!
-//! A data set orders its classes by its own rules, and a model by those of whoever trained it. Where both have names, these
-//! decide; so some of a model's classes are a data set, too.
+//! A data set orders its classes by its own rules, and a model by those of whoever trained it. Where both have names,
+//! these decide; so some of a model's classes are a data set, too.
 
 use std::collections::{HashMap, HashSet};
 
@@ -28,7 +28,8 @@ pub enum Correspondence {
     Same,
     /// In another order: where each of the first model's classes lies in the second.
     Moved(Vec<usize>),
-    /// Some have the same name and others have not, or not one of them has: a class of each that stand in the same place.
+    /// Some have the same name and others have not, or not one of them has: a class of each that stand in the same
+    /// place.
     Unlike(String, String),
 }
 
@@ -75,8 +76,8 @@ pub struct Matched {
 }
 
 impl Dataset {
-    /// The data set in the terms of a model with so many `outputs`, whose classes have the given names, if any. Names of
-    /// another number than the outputs are stale and left aside.
+    /// The data set in the terms of a model with so many `outputs`, whose classes have the given names, if any. Names
+    /// of another number than the outputs are stale and left aside.
     ///
     /// # Errors
     ///
@@ -158,8 +159,8 @@ fn indices(names: &[String], outputs: usize) -> Option<Vec<usize>> {
     numbers(names)?.into_iter().map(|number| usize::try_from(number).ok().filter(|&index| index < outputs)).collect()
 }
 
-/// Where each of `own` stands in `names`, in the same spelling, or else in one that differs in case, spaces and punctuation.
-/// `None` for what is missing or stands there twice.
+/// Where each of `own` stands in `names`, in the same spelling, or else in one that differs in case, spaces and
+/// punctuation. `None` for what is missing or stands there twice.
 fn find(own: &[String], names: &[String]) -> Vec<Option<usize>> {
     let spelt = |name: &str| name.to_owned();
     // What has no letters has no other spelling.

@@ -1,8 +1,8 @@
 //! Configurations beside a model: what transformers calls `preprocessor_config.json`, and timm's `config.json`.
 //!
-//! Both say how pictures were prepared when the model was trained. Optimum puts a model into a folder `onnx/` of a repository, whose
-//! configurations are then looked for, too. Nothing in such a file is believed before it is checked: what is malformed, too large, or a
-//! transform that is not among ours is an error that names the file.
+//! Both say how pictures were prepared when the model was trained. Optimum puts a model into a folder `onnx/` of a
+//! repository, whose configurations are then looked for, too. Nothing in such a file is believed before it is checked:
+//! what is malformed, too large, or a transform that is not among ours is an error that names the file.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -397,23 +397,26 @@ mod tests {
         assert_eq!((found.interpolation, found.crop_ratio), (Interpolation::Bilinear, 1.0));
         let old = with(json!({"feature_extractor_type": "ViTFeatureExtractor", "size": 224, "resample": 3}));
         assert_eq!(geometry(old), (Some([224, 224]), Resize::Square, [224, 224]));
-        let clip = json!({"feature_extractor_type": "CLIPFeatureExtractor", "size": 224, "do_center_crop": true, "crop_size": 224});
+        let clip = json!({"feature_extractor_type": "CLIPFeatureExtractor", "size": 224, "do_center_crop": true,
+            "crop_size": 224});
         assert_eq!(geometry(with(clip)), (Some([224, 224]), Resize::ShortSide, [224, 224]));
         let crop = json!({"height": 224, "width": 224});
         for side in 224..300 {
-            let bit = json!({"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": side}, "do_center_crop": true, "crop_size": crop});
+            let bit = json!({"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": side},
+                "do_center_crop": true, "crop_size": crop});
             assert_eq!(geometry(with(bit)), (Some([224, 224]), Resize::ShortSide, [side, side]));
         }
-        let deit = json!({"image_processor_type": "DeiTImageProcessor", "size": {"height": 256, "width": 256}, "do_center_crop": true, "crop_size": crop});
+        let deit = json!({"image_processor_type": "DeiTImageProcessor", "size": {"height": 256, "width": 256},
+            "do_center_crop": true, "crop_size": crop});
         assert_eq!(geometry(with(deit)), (Some([224, 224]), Resize::Square, [256, 256]));
         let convnext = |side: usize| {
-            with(
-                json!({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": side}, "crop_pct": 0.875}),
-            )
+            with(json!({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": side},
+                    "crop_pct": 0.875}))
         };
         assert_eq!(geometry(convnext(224)), (Some([224, 224]), Resize::ShortSide, [256, 256]));
         assert_eq!(geometry(convnext(384)), (Some([384, 384]), Resize::Square, [384, 384]));
-        let levit = json!({"image_processor_type": "LevitImageProcessor", "size": {"shortest_edge": 224}, "do_center_crop": true, "crop_size": crop});
+        let levit = json!({"image_processor_type": "LevitImageProcessor", "size": {"shortest_edge": 224},
+            "do_center_crop": true, "crop_size": crop});
         assert_eq!(geometry(with(levit)), (Some([224, 224]), Resize::ShortSide, [256, 256]));
     }
 
@@ -425,7 +428,8 @@ mod tests {
         let bytes = read_processor(json!({"do_normalize": false, "do_rescale": false})).unwrap();
         assert_eq!((bytes.mean, bytes.std), (vec![0.0], vec![super::super::transforms::BYTES]));
         // Caffe's means of bytes, and values from -1 to 1.
-        let caffe = json!({"do_rescale": false, "image_mean": [102.0, 127.5, 51.0], "image_std": [1.0, 1.0, 1.0], "do_flip_channel_order": true});
+        let caffe = json!({"do_rescale": false, "image_mean": [102.0, 127.5, 51.0], "image_std": [1.0, 1.0, 1.0],
+            "do_flip_channel_order": true});
         let found = read_processor(caffe).unwrap();
         assert_eq!((found.mean, found.channel_order), (vec![0.4, 0.5, 0.2], ChannelOrder::Bgr));
         let offset = json!({"rescale_factor": 1.0 / 127.5, "rescale_offset": true, "do_normalize": false});
@@ -464,7 +468,8 @@ mod tests {
     #[test]
     fn configurations_of_timm_are_read() {
         let read = |value: Value| timm(Path::new("config.json"), value);
-        let squash = json!({"architecture": "vit", "pretrained_cfg": {"input_size": [3, 32, 48], "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5],
+        let squash = json!({"architecture": "vit", "pretrained_cfg": {"input_size": [3, 32, 48],
+            "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5],
             "std": [0.5, 0.25, 0.5], "crop_pct": 0.9, "crop_mode": "squash"}});
         let found = read(squash).unwrap().unwrap();
         let transform = found.preprocess([32, 48], 3).unwrap();
@@ -504,7 +509,8 @@ mod tests {
         assert_eq!(mean_of("onnx/model.onnx"), Some(0.3));
         fs::write(path("onnx/preprocessor_config.json"), of_processor(0.4)).unwrap();
         assert_eq!(mean_of("onnx/model.onnx"), Some(0.4));
-        // The configuration of another library's model says nothing of pictures; what is no JSON is an error, and so is a giant.
+        // The configuration of another library's model says nothing of pictures; what is no JSON is an error, and so is
+        // a giant.
         fs::write(path("other/config.json"), json!({"model_type": "vit"}).to_string()).unwrap();
         assert_eq!(mean_of("other/model.onnx"), None);
         fs::create_dir(path("other/preprocessor_config.json")).unwrap();

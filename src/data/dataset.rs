@@ -1,7 +1,7 @@
 //! Data sets: images with labels, class names and a split into training and validation.
 //!
-//! A [`Dataset`] is an [`ImageSource`] of which more is known. Labels come from the folders that pictures lie in, or from the
-//! files that hold the images; a data set without any serves distillation.
+//! A [`Dataset`] is an [`ImageSource`] of which more is known. Labels come from the folders that pictures lie in, or
+//! from the files that hold the images; a data set without any serves distillation.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use super::source::{ImageSource, hexadecimal};
 use super::transforms::{Preprocess, PreprocessFlags};
 use crate::error::{Error, ErrorKind, Result};
 
-const LABELS_HINT: &str = "give each class a folder of its own (DIR/CLASS/picture.jpg), or a file that holds labels, too; \
+const LABELS_HINT: &str = "give each class a folder of its own (DIR/CLASS/picture.jpg), or a file that holds labels, \
+    too; \
                            distillation from a teacher needs none";
 
 /// How a data set is opened.
@@ -27,8 +28,8 @@ const LABELS_HINT: &str = "give each class a folder of its own (DIR/CLASS/pictur
 pub struct DatasetOptions {
     /// Whether labels are left aside, wrong ones too, as for distillation.
     pub ignore_labels: bool,
-    /// The column of the pictures in Parquet files, `None` for `image` or `img`; or their field in tar archives, `None` for a bare
-    /// extension.
+    /// The column of the pictures in Parquet files, `None` for `image` or `img`; or their field in tar archives, `None`
+    /// for a bare extension.
     pub image_column: Option<String>,
     /// The column of the labels in Parquet files; `None` for `label`, `labels` or `fine_label`.
     pub label_column: Option<String>,
@@ -58,8 +59,8 @@ pub struct Dataset {
 impl Dataset {
     /// Opens what is at `path`:
     ///
-    /// - a folder with a folder of pictures for each class, whose sorted names are the classes, sorted as numbers where all
-    ///   are numbers; in `train` and one of `val`, `valid`, `validation` or `test` where these are there;
+    /// - a folder with a folder of pictures for each class, whose sorted names are the classes, sorted as numbers where
+    ///   all are numbers; in `train` and one of `val`, `valid`, `validation` or `test` where these are there;
     /// - an IDX file of images, with the file of the labels beside it (`idx1` and `labels` for `idx3` and `images`);
     /// - an `.npz` archive with `x` and `y`, or `x_train`, `y_train`, `x_test` and `y_test`;
     /// - a binary CIFAR-10 or CIFAR-100 file;
@@ -205,8 +206,8 @@ impl Dataset {
     }
 
     /// Splits off the given `share` of the images, between 0 and 1, for validation: drawn at random, the same for the
-    /// same seed, and from every class alike, so that the number from a class differs from its share by less than one. At
-    /// least one image is left for training.
+    /// same seed, and from every class alike, so that the number from a class differs from its share by less than one.
+    /// At least one image is left for training.
     pub fn split(&self, share: f64, seed: u64) -> Split {
         let mut order: Vec<usize> = (0..self.len()).collect();
         order.shuffle(&mut generator(seed, Purpose::Split, 0, 0));
@@ -229,8 +230,8 @@ impl Dataset {
         Split { training: sorted(training), validation: sorted(validation) }
     }
 
-    /// The share that is held out for validation where nobody says how many: a tenth, but at least eight images, or a fifth
-    /// where there are fewer than 40. What fewer than eight images say of a model is chance.
+    /// The share that is held out for validation where nobody says how many: a tenth, but at least eight images, or a
+    /// fifth where there are fewer than 40. What fewer than eight images say of a model is chance.
     pub fn held_out_share(&self) -> f64 {
         match self.len() {
             0..40 => 0.2,

@@ -77,8 +77,8 @@ fn head(path: &Path) -> Vec<u8> {
     head
 }
 
-/// Whether bytes are the first of a picture that is read. Where a format's own mark is two letters, as text may begin, what
-/// follows has to fit, too.
+/// Whether bytes are the first of a picture that is read. Where a format's own mark is two letters, as text may begin,
+/// what follows has to fit, too.
 fn is_readable(head: &[u8]) -> bool {
     let word =
         |at: usize| head.get(at..at + 4).map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
@@ -191,7 +191,8 @@ fn undecodable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 /// The bytes `[rows, columns, channels]` of a picture, with 1 or 3 channels.
 pub(super) type Pixels = Array3<u8>;
 
-/// The pixels of a picture, converted as Pillow does: transparency is ignored, and the luma of colours is that of ITU-R 601-2.
+/// The pixels of a picture, converted as Pillow does: transparency is ignored, and the luma of colours is that of ITU-R
+/// 601-2.
 pub(super) fn pixels(image: DynamicImage, channels: usize) -> Pixels {
     let shape = (image.height() as usize, image.width() as usize, channels);
     let bytes = if channels == 3 {
@@ -270,7 +271,8 @@ mod tests {
             "grey-progressive.jpg",
         ] {
             let bytes = fs::read(fixture(name)).unwrap();
-            // A missing end marker behind complete data is no loss; of the last byte of data, padding may be missing, too.
+            // A missing end marker behind complete data is no loss; of the last byte of data, padding may be missing,
+            // too.
             let spare = spare(name, &bytes);
             assert!((2..=3).contains(&spare), "{name}: {spare}");
         }

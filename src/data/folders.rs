@@ -8,12 +8,13 @@ use super::formats::{Files, Found, Opener, find};
 use super::item::{Labels, Opened, Role};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Opens the files of images in a folder, each with what its name says it is for, or the pictures in it, each in the folder of
-/// its class.
+/// Opens the files of images in a folder, each with what its name says it is for, or the pictures in it, each in the
+/// folder of its class.
 ///
 /// # Errors
 ///
-/// `Images` if there are none, or pictures beside other files of images, or a class has no pictures; those of [`Opener::open`].
+/// `Images` if there are none, or pictures beside other files of images, or a class has no pictures; those of
+/// [`Opener::open`].
 pub(super) fn open_folder(path: &Path, opener: &Opener) -> Result<Vec<Opened>> {
     let Found { pictures, archives } = find(path)?;
     match (pictures.first(), archives.first()) {

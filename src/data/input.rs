@@ -1,8 +1,9 @@
 //! What a model's image input takes, and who says so.
 //!
-//! The size of images and the transform that prepares them are looked for in this order: flags, the model's own metadata, a
-//! configuration beside the model, the graph, and last a guess. [`declare`] supplies the model with what it finds, as metadata, so that
-//! whatever reads the model later, and whatever is made of it, has the same; an [`InputReport`] tells the user.
+//! The size of images and the transform that prepares them are looked for in this order: flags, the model's own
+//! metadata, a configuration beside the model, the graph, and last a guess. [`declare`] supplies the model with what it
+//! finds, as metadata, so that whatever reads the model later, and whatever is made of it, has the same; an
+//! [`InputReport`] tells the user.
 
 use serde::Serialize;
 
@@ -63,7 +64,8 @@ pub fn takes_size(model: &Model, size: [usize; 2]) -> bool {
 /// Says for which images (height, width) a model is meant that leaves their size open.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] where the graph fixes another size or cannot take this one, [`ErrorKind::Unsupported`] where it takes no images.
+/// [`ErrorKind::Usage`] where the graph fixes another size or cannot take this one, [`ErrorKind::Unsupported`] where it
+/// takes no images.
 pub fn fix_size(model: &mut Model, size: [usize; 2]) -> Result<()> {
     let Some(dims) = Dims::of(model) else {
         return Err(Error::new(ErrorKind::Unsupported, "the model takes no images, so they have no size")
@@ -91,13 +93,13 @@ fn sound_at(model: &Model, image: [usize; 2]) -> Result<()> {
     Typing::with(model, Assumption { image, ..Assumption::default() })?.sound()
 }
 
-/// Supplies a model with the transform of its pictures, and with the size of its images where it leaves them open: from flags, else the
-/// model's metadata, else a configuration beside it, else what the graph shows. What nobody says is left to [`Preprocess::resolve`].
-/// `sized` says that the size is [fixed](fix_size) already.
+/// Supplies a model with the transform of its pictures, and with the size of its images where it leaves them open: from
+/// flags, else the model's metadata, else a configuration beside it, else what the graph shows. What nobody says is
+/// left to [`Preprocess::resolve`]. `sized` says that the size is [fixed](fix_size) already.
 ///
 /// # Errors
-/// [`ErrorKind::Format`] for a configuration that cannot be used, or that names another size than the graph has, unless flags decide;
-/// [`ErrorKind::Usage`] for flags that make no sense.
+/// [`ErrorKind::Format`] for a configuration that cannot be used, or that names another size than the graph has, unless
+/// flags decide; [`ErrorKind::Usage`] for flags that make no sense.
 pub fn declare(model: &mut Model, flags: &PreprocessFlags, sized: bool) -> Result<()> {
     let (Some(dims), Some(input)) = (Dims::of(model), ImageInput::of(model.graph())) else { return Ok(()) };
     let decided = flags.mean.is_some() && flags.std.is_some();
@@ -279,13 +281,15 @@ impl InputReport {
         if self.size_from == GUESS {
             let [height, width] = self.size;
             warnings.push(format!(
-                "nothing says which image size this model is for: {height} x {width} is a guess, and --input-size decides"
+                "nothing says which image size this model is for: {height} x {width} is a guess, and --input-size \
+                 decides"
             ));
         }
         let (Some(transform), Some(input)) = (&self.transform, &self.input) else { return warnings };
         if self.transform_from.iter().any(|from| from == GUESS) {
             warnings.push(
-                "nothing says how pictures are normalised: what is usual for ImageNet is a guess, and --mean and --std, or the \
+                "nothing says how pictures are normalised: what is usual for ImageNet is a guess, and --mean and \
+                 --std, or the \
                  model's preprocessor_config.json beside it, decide"
                     .into(),
             );

@@ -1,7 +1,7 @@
 //! What a source is made of: containers of samples, and what is known of a container when it is opened.
 //!
-//! A format is one file in `formats` that implements [`Container`]. A sample is a set of named arrays, and a picture is one
-//! way to come by an array.
+//! A format is one file in `formats` that implements [`Container`]. A sample is a set of named arrays, and a picture is
+//! one way to come by an array.
 
 use std::borrow::Cow;
 use std::fmt;

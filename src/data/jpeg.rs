@@ -31,9 +31,9 @@ pub(super) fn is_jpeg(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0xff, 0xd8, 0xff])
 }
 
-/// The pixels of a JPEG file from a decoder that upsamples colour as libjpeg does, which is what models saw when they were
-/// trained: three times nearer to Pillow's pixels on photographs than the general decoder. `None` for whole files of unusual
-/// kinds, which are left to that one.
+/// The pixels of a JPEG file from a decoder that upsamples colour as libjpeg does, which is what models saw when they
+/// were trained: three times nearer to Pillow's pixels on photographs than the general decoder. `None` for whole files
+/// of unusual kinds, which are left to that one.
 pub(super) fn decode(bytes: &[u8]) -> Result<Option<DynamicImage>, Truncated> {
     match pixels(bytes) {
         // The decoder came to the end marker.
@@ -44,8 +44,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Option<DynamicImage>, Truncated> {
     }
 }
 
-/// The picture of a file without an end marker, if all else is there. Bits that are missing make two pictures, or an error,
-/// when they are filled up in two ways.
+/// The picture of a file without an end marker, if all else is there. Bits that are missing make two pictures, or an
+/// error, when they are filled up in two ways.
 fn without_end(bytes: &[u8]) -> Option<DynamicImage> {
     // Half a marker, or half of a byte that is set.
     let length = bytes.iter().rposition(|&byte| byte != 0xff)? + 1;
@@ -73,8 +73,8 @@ fn pixels(file: impl Read) -> Result<Option<DynamicImage>, Error> {
 struct Scans {
     /// Whether there is an end marker.
     ended: bool,
-    /// Whether the scans of a progressive file bring every coefficient to its last bit; true for other files, whose scans are
-    /// counted by the decoder.
+    /// Whether the scans of a progressive file bring every coefficient to its last bit; true for other files, whose
+    /// scans are counted by the decoder.
     complete: bool,
 }
 

@@ -71,8 +71,8 @@ impl Loader {
         Ok(Loader { selected, source, preprocess, layout: Layout::Nchw, teacher: None, strict: false, is_part: false })
     }
 
-    /// Opens the images at `path` for a model with the given input, with the [transform](ImageSource::preprocess) that they
-    /// need.
+    /// Opens the images at `path` for a model with the given input, with the [transform](ImageSource::preprocess) that
+    /// they need.
     ///
     /// # Errors
     ///
@@ -132,8 +132,8 @@ impl Loader {
         self
     }
 
-    /// Keeps the images that are this process's among all that [work together](crate::parallel), every so-manieth. Whoever adds up what
-    /// they find has to [check](Loader::check_any) that images were read at all.
+    /// Keeps the images that are this process's among all that [work together](crate::parallel), every so-manieth.
+    /// Whoever adds up what they find has to [check](Loader::check_any) that images were read at all.
     pub fn share(mut self) -> Self {
         let own = parallel::share(self.selected.len());
         self.selected = own.map(|i| self.selected[i]).collect();
@@ -173,16 +173,16 @@ impl Loader {
         self
     }
 
-    /// Random views of the images: `counts[i]` of image i, through `augmentation`, in the order of the images. Every image is
-    /// read once. One that cannot be read is [skipped](Loader::skipped), with all of its views. The same seed gives the same
-    /// views, whatever the number of threads.
+    /// Random views of the images: `counts[i]` of image i, through `augmentation`, in the order of the images. Every
+    /// image is read once. One that cannot be read is [skipped](Loader::skipped), with all of its views. The same seed
+    /// gives the same views, whatever the number of threads.
     ///
     /// `progress` is told of every image that is done.
     ///
     /// # Errors
     ///
-    /// `Usage` if tensors cannot be augmented as asked; `Images` for a [strict](Loader::strict) loader whose image cannot be
-    /// read.
+    /// `Usage` if tensors cannot be augmented as asked; `Images` for a [strict](Loader::strict) loader whose image
+    /// cannot be read.
     pub fn views(
         &self,
         augmentation: &Augmentation,

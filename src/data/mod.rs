@@ -1,11 +1,11 @@
 //! Images for calibration, evaluation and training: found, decoded, transformed and handed out in batches.
 //!
-//! [`ImageSource`] opens a folder of pictures or a file of images. [`Preprocess`] is the evaluation transform (resize, centre
-//! crop, normalise) that the model was trained for. [`Loader`] joins the two and streams batches from a background thread, so
-//! that the inference runtime never waits and memory does not grow with the number of pictures.
+//! [`ImageSource`] opens a folder of pictures or a file of images. [`Preprocess`] is the evaluation transform (resize,
+//! centre crop, normalise) that the model was trained for. [`Loader`] joins the two and streams batches from a
+//! background thread, so that the inference runtime never waits and memory does not grow with the number of pictures.
 //!
-//! For training, a [`Dataset`] is a source with labels and a split, an [`Augmentation`] says which random transforms come
-//! before normalisation, and [`TrainingLoader`] streams shuffled, augmented and mixed batches.
+//! For training, a [`Dataset`] is a source with labels and a split, an [`Augmentation`] says which random transforms
+//! come before normalisation, and [`TrainingLoader`] streams shuffled, augmented and mixed batches.
 
 mod classes;
 mod configs;

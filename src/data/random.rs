@@ -1,5 +1,5 @@
-//! Random numbers that depend on nothing but what they are for, so that a run can be resumed anywhere and on any number of
-//! threads.
+//! Random numbers that depend on nothing but what they are for, so that a run can be resumed anywhere and on any number
+//! of threads.
 
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;

@@ -74,7 +74,8 @@ fn no_images(typing: &Typing) -> Error {
         Some(input) => {
             let rank = declared_dims(input).map_or(0, |d| d.len());
             error(format!("the model's input `{}` has {rank} dimensions and not four", input.name())).hint(
-                "images are fed as [batch, channels, height, width] or [batch, height, width, channels]; `inspect` and `grow --no-images` need none",
+                "images are fed as [batch, channels, height, width] or [batch, height, width, channels]; `inspect` and \
+                 `grow --no-images` need none",
             )
         }
         None => error("the model has no input of four dimensions".into()).hint("give the image encoder"),

@@ -71,8 +71,8 @@ struct Unread {
 impl ImageSource {
     /// Opens what is at `path`: a folder that is searched for pictures, recursively and in the order of the paths (if
     /// there are none, for the files that follow), a single picture, an IDX file (plain or gzipped), an `.npy` file, an
-    /// `.npz` archive with an array `x` or only one array, a CIFAR file, a tar archive of pictures (plain or gzipped), or
-    /// a Parquet file with an image column. Files other than pictures are recognised by their content.
+    /// `.npz` archive with an array `x` or only one array, a CIFAR file, a tar archive of pictures (plain or gzipped),
+    /// or a Parquet file with an image column. Files other than pictures are recognised by their content.
     ///
     /// # Errors
     ///
@@ -178,8 +178,8 @@ impl ImageSource {
     ///
     /// # Errors
     ///
-    /// Those of [`Preprocess::resolve`]; `Usage` if flags are given for tensors; `Images` if tensors do not have the shape
-    /// of the model's input.
+    /// Those of [`Preprocess::resolve`]; `Usage` if flags are given for tensors; `Images` if tensors do not have the
+    /// shape of the model's input.
     pub fn preprocess(
         &self,
         flags: &PreprocessFlags,
@@ -201,7 +201,10 @@ impl ImageSource {
                 ),
             )
             .at(&self.path)
-            .hint("the axes are [images, channels, height, width]; --input-size HxW is the size of a model that takes any"));
+            .hint(
+                "the axes are [images, channels, height, width]; --input-size HxW is the size of a model that takes \
+                any",
+            ));
         }
         Ok(None)
     }

@@ -1,7 +1,7 @@
 //! Streams augmented batches for training, made ahead of time on other threads.
 //!
-//! Everything random is a function of the seed, the epoch and the position in it. So a run that is resumed at a batch of an
-//! epoch sees the very batches that it would have seen, on any number of threads.
+//! Everything random is a function of the seed, the epoch and the position in it. So a run that is resumed at a batch
+//! of an epoch sees the very batches that it would have seen, on any number of threads.
 
 use std::fmt;
 use std::sync::Arc;
@@ -48,8 +48,8 @@ pub struct TrainingOptions {
     pub strict: bool,
     /// The number of threads that load images; 0 for one a core.
     pub threads: usize,
-    /// Which of how many processes that train together this is, from 0: each takes [its part](TrainingLoader::positions) of every
-    /// batch of `batch_size` times the number of processes.
+    /// Which of how many processes that train together this is, from 0: each takes [its
+    /// part](TrainingLoader::positions) of every batch of `batch_size` times the number of processes.
     pub share: (usize, usize),
 }
 
@@ -83,8 +83,8 @@ pub struct TrainingBatch {
     pub images: Array4<f32>,
     /// The same images as a [teacher](TrainingLoader::with_teacher) takes them, where it takes them otherwise.
     pub teacher: Option<Array4<f32>>,
-    /// What the model should answer, `[images, classes]`: 1 at the class of the image and 0 elsewhere, or what mixing made
-    /// of that. `None` where labels are left aside.
+    /// What the model should answer, `[images, classes]`: 1 at the class of the image and 0 elsewhere, or what mixing
+    /// made of that. `None` where labels are left aside.
     pub targets: Option<Array2<f32>>,
     /// The class of every image before mixing. `None` where labels are left aside.
     pub labels: Option<Vec<u32>>,
@@ -118,8 +118,8 @@ impl TrainingLoader {
     /// # Errors
     ///
     /// `Usage` if the options make no sense, if pictures come without a transform or tensors with one, or if tensors
-    /// cannot be augmented as asked; `Images` if there are fewer images than a batch takes, or if the labels do not pass
-    /// [`Dataset::check_labels`].
+    /// cannot be augmented as asked; `Images` if there are fewer images than a batch takes, or if the labels do not
+    /// pass [`Dataset::check_labels`].
     pub fn new(
         dataset: Dataset,
         selected: Vec<usize>,
@@ -186,8 +186,8 @@ impl TrainingLoader {
         })
     }
 
-    /// Makes every image ready for a teacher too: what is drawn at random is drawn once, so that both models see the same part of a
-    /// picture, each in its own size and normalisation.
+    /// Makes every image ready for a teacher too: what is drawn at random is drawn once, so that both models see the
+    /// same part of a picture, each in its own size and normalisation.
     ///
     /// # Errors
     ///
@@ -205,8 +205,9 @@ impl TrainingLoader {
         self.selected.len() / (self.options.batch_size * self.options.share.1)
     }
 
-    /// The positions of this process's images in the batch that all processes take together: as many from its front as from its back, in
-    /// the same order, so that an image and the one that it is mixed with, the batch in reverse, stand together.
+    /// The positions of this process's images in the batch that all processes take together: as many from its front as
+    /// from its back, in the same order, so that an image and the one that it is mixed with, the batch in reverse,
+    /// stand together.
     pub fn positions(&self) -> Vec<usize> {
         let TrainingOptions { batch_size, share: (rank, processes), .. } = self.options;
         let half = batch_size / 2;
@@ -242,8 +243,9 @@ impl TrainingLoader {
         self.dataset.source().skipped()
     }
 
-    /// The batches of an epoch from the one numbered `first` on, both counted from 0. They are made some batches ahead of
-    /// the one that is asked for; making the next epoch's while the model is being validated keeps that from waiting.
+    /// The batches of an epoch from the one numbered `first` on, both counted from 0. They are made some batches ahead
+    /// of the one that is asked for; making the next epoch's while the model is being validated keeps that from
+    /// waiting.
     ///
     /// An image that cannot be read is replaced by the next one of the epoch that can, and [counted](Self::skipped).
     pub fn batches(&self, epoch: usize, first: usize) -> TrainingBatches {

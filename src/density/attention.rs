@@ -19,8 +19,9 @@ const MAPS: usize = 512 << 20;
 /// Bytes of maps that leave the runtime at once.
 const BATCH: usize = 256 << 20;
 
-/// The distances of the heads of every layer, [heads, heads], in bits from 0 to 1: the Jensen-Shannon divergence of the rows of their
-/// attention maps, each averaged over images and windows, averaged over all queries. Memory does not grow with the number of images.
+/// The distances of the heads of every layer, [heads, heads], in bits from 0 to 1: the Jensen-Shannon divergence of the
+/// rows of their attention maps, each averaged over images and windows, averaged over all queries. Memory does not grow
+/// with the number of images.
 ///
 /// `progress` is told how many images of how many are done.
 ///

@@ -16,14 +16,15 @@ use crate::runtime::Runtime;
 /// Mean attention distances.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Densities {
-    /// In pixels, as `[layer][head]`. Empty for a layer whose tokens have no known place on the image, see [`obstacle`].
+    /// In pixels, as `[layer][head]`. Empty for a layer whose tokens have no known place on the image, see
+    /// [`obstacle`].
     pub layers: Vec<Vec<f64>>,
     /// Images that they are the mean of.
     pub images: usize,
 }
 
-/// What keeps the heads of a layer from having a density: channels that attend to channels, pixels inside of patches and learned
-/// queries have no place on the image. `None` where they have one.
+/// What keeps the heads of a layer from having a density: channels that attend to channels, pixels inside of patches
+/// and learned queries have no place on the image. `None` where they have one.
 pub fn obstacle(typing: &Typing, layer: &Attention) -> Option<String> {
     let size = |dim: &Dim| typing.factors.size(dim);
     let whose = match places(typing, layer).each_ref().map(Tokens::are_placed) {
@@ -90,7 +91,8 @@ pub fn measure(
     Ok(Densities { layers: sums, images: count })
 }
 
-/// The model with one output [images, heads] for each layer that has densities: the mean attention distance of each head for each image.
+/// The model with one output [images, heads] for each layer that has densities: the mean attention distance of each
+/// head for each image.
 ///
 /// # Errors
 /// As [`measure`].

@@ -18,8 +18,8 @@ use crate::runtime::Runtime;
 pub struct AttentionMap {
     /// Rows and columns of patches.
     pub patches: [usize; 2],
-    /// Row by row: the probability that each patch has, as the first token that is no patch (the class token) sees it, or the mean
-    /// over all patches where there is none. The mean over heads, and over windows.
+    /// Row by row: the probability that each patch has, as the first token that is no patch (the class token) sees it,
+    /// or the mean over all patches where there is none. The mean over heads, and over windows.
     pub attention: Vec<f32>,
 }
 
@@ -66,12 +66,12 @@ pub fn attention_maps(
     Ok(places.iter().map(|p| p.as_ref().zip(values.next()).and_then(|((q, k), v)| map(q, k, &v))).collect())
 }
 
-/// The attention probabilities of some layers on one image [1, channels, height, width], as [heads, queries, keys] a layer; the mean over
-/// windows.
+/// The attention probabilities of some layers on one image [1, channels, height, width], as [heads, queries, keys] a
+/// layer; the mean over windows.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] for a layer that is not there; [`ErrorKind::Anatomy`] where maps of different sizes share one projection; those
-/// of typing and of the runtime.
+/// [`ErrorKind::Usage`] for a layer that is not there; [`ErrorKind::Anatomy`] where maps of different sizes share one
+/// projection; those of typing and of the runtime.
 pub fn attention_matrices(
     runtime: &Arc<Runtime>,
     model: &Model,

@@ -1,7 +1,7 @@
 //! Density: the mean attention distance of every head.
 //!
-//! d(l, h) = 1/N Σ_i Σ_j A(l, h)[i, j] · T[i, j], where A are the attention probabilities, T the distance of patches i and j in
-//! pixels, and the sums run over patches: other tokens count on neither side and rows are not renormalised
+//! d(l, h) = 1/N Σ_i Σ_j A(l, h)[i, j] · T[i, j], where A are the attention probabilities, T the distance of patches i
+//! and j in pixels, and the sums run over patches: other tokens count on neither side and rows are not renormalised
 //! (Cluster-Learngene, equation 4). Windows are averaged. The measure is appended to the graph itself, so that only
 //! [images, heads] leaves the runtime, never the attention maps.
 

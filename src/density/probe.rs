@@ -19,8 +19,9 @@ pub(super) struct Map {
     count: usize,
 }
 
-/// The model with one output [images, heads, ..] for each of some layers: what `measure` makes of its attention probabilities, averaged
-/// over the maps that share one projection. `tails` are the sizes of the axes behind the heads, by layer.
+/// The model with one output [images, heads, ..] for each of some layers: what `measure` makes of its attention
+/// probabilities, averaged over the maps that share one projection. `tails` are the sizes of the axes behind the heads,
+/// by layer.
 pub(super) fn attach(
     model: &Model,
     typing: &Typing,
@@ -179,8 +180,8 @@ impl Probe<'_, '_> {
         self.by_head(x, map, &[])
     }
 
-    /// What stands by the leading axes of a map, and some axes of its own (`tail`), as [images, heads, tail..]; windows and all else are
-    /// averaged.
+    /// What stands by the leading axes of a map, and some axes of its own (`tail`), as [images, heads, tail..]; windows
+    /// and all else are averaged.
     pub fn by_head(&mut self, mut x: String, map: &Map, tail: &[usize]) -> String {
         let factors = &self.typing.factors;
         let front: Vec<Factor> = map.dims[..map.dims.len() - 2].iter().flat_map(|d| factors.leaves(d)).collect();
@@ -221,8 +222,8 @@ impl Probe<'_, '_> {
     }
 }
 
-/// Distances in pixels between the patches of queries and keys, divided by the number of query patches; zero for tokens that
-/// are no patches. As [queries x keys].
+/// Distances in pixels between the patches of queries and keys, divided by the number of query patches; zero for tokens
+/// that are no patches. As [queries x keys].
 fn distances(queries: &Tokens, keys: &Tokens) -> Vec<f32> {
     let patches = queries.positions.iter().flatten().count().max(1) as f64;
     // Where keys are coarser than queries, the centres of patches count.

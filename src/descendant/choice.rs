@@ -62,8 +62,10 @@ impl Layers {
         let number = |s: &str| -> Result<usize> {
             match s.trim().parse() {
                 Ok(n) => Ok(n),
-                Err(_) => Err(Error::new(ErrorKind::Usage, format!("`{text}` is no choice of layers"))
-                    .hint("write 6 (the first six), last:6, even:6 or a list such as 0,2,5; of one of several stacks vision:even:6")),
+                Err(_) => Err(Error::new(ErrorKind::Usage, format!("`{text}` is no choice of layers")).hint(
+                    "write 6 (the first six), last:6, even:6 or a list such as 0,2,5; of one of several stacks \
+                        vision:even:6",
+                )),
             }
         };
         Ok(match text.split_once(':') {
@@ -147,8 +149,8 @@ impl Layers {
     }
 }
 
-/// Checks that every stack keeps a layer. Returns what is to be said of stacks that lose all because `layers` lists those that stay
-/// one by one, and of parts of a stack that have channels of their own and lose all.
+/// Checks that every stack keeps a layer. Returns what is to be said of stacks that lose all because `layers` lists
+/// those that stay one by one, and of parts of a stack that have channels of their own and lose all.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for a stack that would be empty because layers are counted over all of them.

@@ -1,9 +1,10 @@
-//! Constants of a fixed image size: what a graph computes from weights and shapes alone is computed once and written down.
+//! Constants of a fixed image size: what a graph computes from weights and shapes alone is computed once and written
+//! down.
 //!
-//! Exporters leave much of it in a graph: a position table that is resized on every run, shape operands, masks, rotary tables,
-//! transposed weights. Values are found by typing the graph under two batch sizes: what is the same under both and depends on no
-//! image is a constant. The small ones are known from the typing; the others are cut out as a graph of their own and run once.
-//! Constant factors behind matrices go into them.
+//! Exporters leave much of it in a graph: a position table that is resized on every run, shape operands, masks, rotary
+//! tables, transposed weights. Values are found by typing the graph under two batch sizes: what is the same under both
+//! and depends on no image is a constant. The small ones are known from the typing; the others are cut out as a graph
+//! of their own and run once. Constant factors behind matrices go into them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,11 +24,13 @@ const SMALL: u64 = 64 << 10;
 /// A larger one may take this many times the bytes of the weights that are gone with it.
 const GROWTH: u64 = 8;
 
-/// Replaces what depends on weights and shapes alone by weights. An image size that the graph leaves open becomes `image` (height,
-/// width); the batch size may stay open. Values that would make the file much larger are left as they are computed.
+/// Replaces what depends on weights and shapes alone by weights. An image size that the graph leaves open becomes
+/// `image` (height, width); the batch size may stay open. Values that would make the file much larger are left as they
+/// are computed.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] where the image size is open and none is given, and errors of the runtime that computes the values.
+/// [`ErrorKind::Usage`] where the image size is open and none is given, and errors of the runtime that computes the
+/// values.
 pub fn fold_constants(runtime: &Arc<Runtime>, model: &Model, image: Option<[usize; 2]>) -> Result<Model> {
     let mut model = model.clone();
     if let Some(size) = image {
@@ -45,7 +48,8 @@ pub fn fold_constants(runtime: &Arc<Runtime>, model: &Model, image: Option<[usiz
     Ok(model)
 }
 
-/// True where every input has a fixed size, apart from the batch: what [`fold_constants`] can fold without being told one.
+/// True where every input has a fixed size, apart from the batch: what [`fold_constants`] can fold without being told
+/// one.
 pub fn has_fixed_size(model: &Model) -> bool {
     !data_inputs(model.graph()).into_iter().any(is_open)
 }
@@ -96,7 +100,8 @@ impl<'m> Folder<'m> {
         for node in &graph.node {
             let inputs = || node.input.iter().filter(|x| !x.is_empty());
             let random = ops::of(node).is(Mark::Random);
-            // A Shape of a constant is a constant; one of data is where the typing finds the same under both batch sizes.
+            // A Shape of a constant is a constant; one of data is where the typing finds the same under both batch
+            // sizes.
             let computed = !random
                 && (node.op_type() == "Constant" || inputs().next().is_some())
                 && inputs().all(|x| folder.constant.contains(x.as_str()));
@@ -123,7 +128,8 @@ impl<'m> Folder<'m> {
     fn fold(self, runtime: &Arc<Runtime>) -> Result<GraphProto> {
         let graph = self.model.graph();
         let outputs: HashSet<&str> = graph.output.iter().map(|o| o.name()).collect();
-        // Constants that meet what is not constant, from the last node on; what is too large hands over to what it is made of.
+        // Constants that meet what is not constant, from the last node on; what is too large hands over to what it is
+        // made of.
         let (mut wanted, mut seen) = (Vec::new(), HashSet::new());
         let mut todo: Vec<&str> = Vec::new();
         for node in &graph.node {

@@ -23,7 +23,8 @@ pub struct Shallow {
 /// Keeps the layers `kept` and by-passes the others.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] for a layer that has no place of its own in the residual stream, or that changes its shape.
+/// [`ErrorKind::Unsupported`] for a layer that has no place of its own in the residual stream, or that changes its
+/// shape.
 pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[usize]) -> Result<Shallow> {
     let drops = (0..anatomy.layers.len()).any(|l| !kept.contains(&l));
     if let (true, Some(graph)) = (drops, separate_skip_norms(typing)?) {
@@ -78,8 +79,8 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
     Ok(Shallow { model: out, warnings })
 }
 
-/// How the value that enters a layer becomes one of the shape that leaves it: not at all (`Some(None)`), by a Reshape that keeps
-/// every element in its place, or by no means (`None`).
+/// How the value that enters a layer becomes one of the shape that leaves it: not at all (`Some(None)`), by a Reshape
+/// that keeps every element in its place, or by no means (`None`).
 fn bridge(typing: &Typing, enter: &str, leave: &str) -> Option<Option<Vec<i64>>> {
     let (a, b) = (typing.dims.get(enter)?, typing.dims.get(leave)?);
     let leaves = |dims: &[Dim]| dims.iter().flat_map(|d| typing.factors.leaves(d)).collect::<Vec<_>>();
@@ -102,9 +103,9 @@ fn bridge(typing: &Typing, enter: &str, leave: &str) -> Option<Option<Vec<i64>>>
 
 /// Where each layer ends: behind the norm that belongs to it, where one does, and the next layer begins there.
 ///
-/// A norm belongs to a layer only where the layer's own sums are followed by one: of two sums, what the second adds to is the norm of the
-/// first. Where a layer has one sum alone, a norm behind it belongs to it if none is in front of its attention. Any other norm is that of a
-/// stack, which stays when its last layer goes.
+/// A norm belongs to a layer only where the layer's own sums are followed by one: of two sums, what the second adds to
+/// is the norm of the first. Where a layer has one sum alone, a norm behind it belongs to it if none is in front of its
+/// attention. Any other norm is that of a stack, which stays when its last layer goes.
 pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
     let links = Links::new(typing.graph);
     let fixed = typing.fixed();

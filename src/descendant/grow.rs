@@ -42,8 +42,8 @@ pub fn grow(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descendant
     Ok(child)
 }
 
-/// The model without the norm that makes a unit vector of its logits, where there is one: behind a new classifier it would keep every
-/// loss from its least value.
+/// The model without the norm that makes a unit vector of its logits, where there is one: behind a new classifier it
+/// would keep every loss from its least value.
 fn without_unit_norm(model: &Model) -> Result<Option<Model>> {
     let norms = unit_norms(&Typing::new(model)?);
     if norms.is_empty() {
@@ -93,7 +93,8 @@ fn grow_layers(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descend
     grower.grow(ancestor)
 }
 
-/// What is to be said of a layer whose heads or neurons `mixers` take together beside the projection that sums over them, if any do.
+/// What is to be said of a layer whose heads or neurons `mixers` take together beside the projection that sums over
+/// them, if any do.
 pub(crate) fn mixed_elsewhere(typing: &Typing, layer: usize, kind: Kind, mixers: &[usize]) -> Option<String> {
     let node = &typing.graph.node[*mixers.first()?];
     let more = match mixers.len() {
@@ -105,7 +106,8 @@ pub(crate) fn mixed_elsewhere(typing: &Typing, layer: usize, kind: Kind, mixers:
         Kind::Neurons => ("neurons", "last matrix of the FFN"),
     };
     Some(format!(
-        "layer {layer}: its {units} are also taken together in node `{}` ({}){more}, beside the {projection}: what is left misses there \
+        "layer {layer}: its {units} are also taken together in node `{}` ({}){more}, beside the {projection}: what is \
+         left misses there \
          those that were removed",
         node_label(node),
         node.op_type()
@@ -534,8 +536,8 @@ impl<'a, 'm> Grower<'a, 'm> {
         Ok(score)
     }
 
-    /// A new classifier, drawn as torch's nn.Linear draws it, for every output that holds classes. What stands behind the old one, a
-    /// Softmax say, stands behind it.
+    /// A new classifier, drawn as torch's nn.Linear draws it, for every output that holds classes. What stands behind
+    /// the old one, a Softmax say, stands behind it.
     fn classifier(&mut self, classes: usize) -> Result<()> {
         if classes == 0 || classes > 1 << 20 {
             bail!(Usage, "{classes} classes cannot be");
@@ -551,7 +553,8 @@ impl<'a, 'm> Grower<'a, 'm> {
         let first = self.typing.factors.factor_size(factors[0]);
         for (output, n) in other_outputs(self.typing) {
             self.warnings.push(format!(
-                "the output `{output}` stays as it is: it holds {n} values an image, and the classes that are replaced are {first}"
+                "the output `{output}` stays as it is: it holds {n} values an image, and the classes that are replaced \
+                 are {first}"
             ));
         }
         // Elements and bound of every use; one that two classifiers share has the classes of both.
@@ -635,7 +638,8 @@ impl<'a, 'm> Grower<'a, 'm> {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
-                    "the resized graph has (heads, FFN neurons) {found:?} on {channels:?} channels where {planned:?} was planned"
+                    "the resized graph has (heads, FFN neurons) {found:?} on {channels:?} channels where {planned:?} \
+                     was planned"
                 ),
             )
             .at(&self.model.path)
@@ -652,7 +656,8 @@ impl<'a, 'm> Grower<'a, 'm> {
             "embedding_dim": self.shape.embedding_dim,
             "image_size": self.shape.image_size,
             "transform": transform,
-            "transform_rank": (transform == Transform::Affine).then(|| self.shape.transform_rank.unwrap_or(DEFAULT_RANK)),
+            "transform_rank":
+                (transform == Transform::Affine).then(|| self.shape.transform_rank.unwrap_or(DEFAULT_RANK)),
             "projection": self.shape.projection,
             "tied": self.shape.tied,
             "seed": self.shape.seed,

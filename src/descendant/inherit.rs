@@ -73,7 +73,8 @@ pub(super) fn layers(shape: &Shape, stacks: &[Stack]) -> Result<(Vec<usize>, Vec
         }
         m => Ok(m),
     };
-    // Heuristic-Learngene and Auto-Learngene say which layers are inherited: the descendant stands at that end of the ancestor.
+    // Heuristic-Learngene and Auto-Learngene say which layers are inherited: the descendant stands at that end of the
+    // ancestor.
     let published = (count / 2).clamp(1, n);
     let named = |end: Vec<usize>| match shape.layers {
         Layers::List(_) | Layers::Even(_) | Layers::Stacks(_) => {

@@ -1,8 +1,8 @@
 //! The weights of a descendant by the method that was chosen.
 //!
-//! A descendant's shape is planned first; the weights of the resized graph are then written. What a weight is for ([`WeightKind`])
-//! decides how it is drawn; which weight of another layer plays its part ([`LayerWeights`]) decides what it is fitted to. Tensors
-//! that a method inherits as they are stay byte for byte.
+//! A descendant's shape is planned first; the weights of the resized graph are then written. What a weight is for
+//! ([`WeightKind`]) decides how it is drawn; which weight of another layer plays its part ([`LayerWeights`]) decides
+//! what it is fitted to. Tensors that a method inherits as they are stay byte for byte.
 
 use std::collections::HashMap;
 
@@ -266,8 +266,8 @@ fn pick(mut data: Vec<f32>, dims: &[usize], lists: Vec<Vec<usize>>) -> Vec<f32> 
     data
 }
 
-/// One layer of a stack of layers that is resampled to `of` layers of another shape. Axes are resampled one by one, so the
-/// layers are mixed first.
+/// One layer of a stack of layers that is resampled to `of` layers of another shape. Axes are resampled one by one, so
+/// the layers are mixed first.
 fn frequency(tensors: &[Vec<f32>], dims: &[usize], of: usize, at: usize, shape: &[usize]) -> Vec<f32> {
     let layers = tensors.len();
     let mut mixed = vec![0f32; tensors.first().map_or(0, Vec::len)];

@@ -1,8 +1,8 @@
 //! Which weights belong to which layer, and which weight of one layer plays the part of which weight of another.
 //!
-//! A layer is what lies between the value that enters it and the one that leaves it. Its weights are listed in the order in which
-//! a walk back from its end meets them, input by input, so that equal layers list equal parts in equal places, however their
-//! nodes are ordered in the file.
+//! A layer is what lies between the value that enters it and the one that leaves it. Its weights are listed in the
+//! order in which a walk back from its end meets them, input by input, so that equal layers list equal parts in equal
+//! places, however their nodes are ordered in the file.
 
 use std::collections::{HashMap, HashSet};
 

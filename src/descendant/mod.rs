@@ -1,11 +1,11 @@
 //! Descendants: models of another scale that inherit a learngene.
 //!
 //! Layers that are not wanted are by-passed in the residual stream. Slot i of a layer's heads receives the centroid of
-//! cluster i mod m, big clusters first (priority weight-sharing); its output rows follow by the chosen rule. FFN neurons
-//! follow their clusters in the same way, or are kept by the size of what they pass on. Everything else is inherited as it
-//! is. The methods that Cluster-Learngene is compared with are other ways to fill the same shapes ([`Init`]). Weights that
-//! layers share may get a small learnable transform in each ([`Transform`]), which [`simplify`] computes away once it is
-//! trained.
+//! cluster i mod m, big clusters first (priority weight-sharing); its output rows follow by the chosen rule. FFN
+//! neurons follow their clusters in the same way, or are kept by the size of what they pass on. Everything else is
+//! inherited as it is. The methods that Cluster-Learngene is compared with are other ways to fill the same shapes
+//! ([`Init`]). Weights that layers share may get a small learnable transform in each ([`Transform`]), which
+//! [`simplify`] computes away once it is trained.
 
 mod choice;
 mod constant_folding;

@@ -1,10 +1,11 @@
-//! The arithmetic of initialisations: selection, straight lines over depth, resampling by cosine transform, random draws.
+//! The arithmetic of initialisations: selection, straight lines over depth, resampling by cosine transform, random
+//! draws.
 
 use ndarray::{Array2, ArrayView2};
 use rand::{RngExt, rngs::StdRng};
 
-/// Which `s` of `t` elements weight selection keeps: every t/s-th where that is whole, else those nearest to evenly spaced places
-/// from the first to the last (Xu et al., 2311.18823, uniform selection).
+/// Which `s` of `t` elements weight selection keeps: every t/s-th where that is whole, else those nearest to evenly
+/// spaced places from the first to the last (Xu et al., 2311.18823, uniform selection).
 pub fn select(t: usize, s: usize) -> Vec<usize> {
     if s > 0 && t.is_multiple_of(s) {
         return (0..s).map(|i| i * (t / s)).collect();
@@ -14,8 +15,8 @@ pub fn select(t: usize, s: usize) -> Vec<usize> {
     (0..s).map(|i| (i as f64 * step).round_ties_even().min(last) as usize).collect()
 }
 
-/// The straight line a + x b that is nearest, in least squares, to the tensors at their places x; element by element. Where all
-/// places are the same, b is zero.
+/// The straight line a + x b that is nearest, in least squares, to the tensors at their places x; element by element.
+/// Where all places are the same, b is zero.
 pub fn line(tensors: &[Vec<f32>], places: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let n = tensors.len().max(1) as f64;
     let elements = tensors.first().map_or(0, Vec::len);
@@ -33,9 +34,9 @@ pub fn line(tensors: &[Vec<f32>], places: &[f64]) -> (Vec<f64>, Vec<f64>) {
     (a, b)
 }
 
-/// Resamples a tensor to another shape of equal rank in the cosine domain: along every axis its orthonormal DCT-II is cut, or
-/// filled up with zeros, to the new length and transformed back, scaled so that a constant keeps its value. Along one axis that is a
-/// product with a matrix.
+/// Resamples a tensor to another shape of equal rank in the cosine domain: along every axis its orthonormal DCT-II is
+/// cut, or filled up with zeros, to the new length and transformed back, scaled so that a constant keeps its value.
+/// Along one axis that is a product with a matrix.
 pub fn resample(data: &[f32], from: &[usize], to: &[usize]) -> Vec<f32> {
     let mut shape = from.to_vec();
     let mut data: Vec<f64> = data.iter().map(|&v| v.into()).collect();

@@ -1,4 +1,5 @@
-//! Graphs that have to say what a descendant says: with its heads in another order, and the ancestor with what was removed at zero.
+//! Graphs that have to say what a descendant says: with its heads in another order, and the ancestor with what was
+//! removed at zero.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -31,8 +32,8 @@ pub(super) fn permute(model: &Model) -> Result<Model> {
     Ok(out)
 }
 
-/// The ancestor with what a plan removes put to zero where it stands: output rows of heads and neurons, and the branches of layers. Rows of
-/// what a centroid stands for are added to its own.
+/// The ancestor with what a plan removes put to zero where it stands: output rows of heads and neurons, and the
+/// branches of layers. Rows of what a centroid stands for are added to its own.
 pub(super) fn without(model: &Model, gene: &Learngene, plan: &Plan) -> Result<Model> {
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;

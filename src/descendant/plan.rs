@@ -23,11 +23,12 @@ use crate::runtime::Runtime;
 pub enum Projection {
     /// As the published code: the first columns, or every column repeated; whichever heads fill the slots.
     Paper,
-    /// A slot's output rows are the sum of the rows of all heads that its centroid stands for, divided over the slots that
-    /// hold it.
+    /// A slot's output rows are the sum of the rows of all heads that its centroid stands for, divided over the slots
+    /// that hold it.
     #[default]
     Matched,
-    /// As matched, and then fitted in closed form to the ancestor on images ([`crate::fitting`]), with the last FFN matrices.
+    /// As matched, and then fitted in closed form to the ancestor on images ([`crate::fitting`]), with the last FFN
+    /// matrices.
     Fitted,
 }
 
@@ -99,7 +100,8 @@ pub struct PlannedLayer {
     pub slots: Vec<usize>,
     /// Neurons of the FFN, where there is one.
     pub ffn_width: Option<usize>,
-    /// The ancestor's neuron in each place of the FFN; empty where all stay, and where weights are not inherited as they are.
+    /// The ancestor's neuron in each place of the FFN; empty where all stay, and where weights are not inherited as
+    /// they are.
     #[serde(skip)]
     pub neurons: Vec<usize>,
 }
@@ -154,7 +156,8 @@ impl Descendant {
     /// Computes what is constant at its image size: see [`fold_constants`].
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] where layers transform shared weights, which is still to be trained; those of [`fold_constants`].
+    /// [`ErrorKind::Usage`] where layers transform shared weights, which is still to be trained; those of
+    /// [`fold_constants`].
     pub fn fold_constants(&mut self, runtime: &Arc<Runtime>, image: Option<[usize; 2]>) -> Result<()> {
         if self.plan.transform != Transform::None {
             return Err(Error::new(ErrorKind::Usage, "folding would compute the transforms of shared weights away")
@@ -185,8 +188,8 @@ impl Descendant {
         Ok(())
     }
 
-    /// Makes it compute in another floating-point type, but for the nodes that make or take some values, where images were looked at for
-    /// them: see [`graph::convert_but`].
+    /// Makes it compute in another floating-point type, but for the nodes that make or take some values, where images
+    /// were looked at for them: see [`graph::convert_but`].
     ///
     /// # Errors
     /// Those of [`graph::convert`].

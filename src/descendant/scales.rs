@@ -1,8 +1,8 @@
 //! Scales: a constant factor behind a matrix becomes part of it.
 //!
-//! A layer scale, or the scale of attention scores where it stands between a projection and its product, multiplies what MatMul or
-//! Gemm with a weight made. The columns of the weight and the bias take the factor over, and the node goes. The same function comes
-//! out, up to the rounding of float32. A bias of zeros behind a product goes too.
+//! A layer scale, or the scale of attention scores where it stands between a projection and its product, multiplies
+//! what MatMul or Gemm with a weight made. The columns of the weight and the bias take the factor over, and the node
+//! goes. The same function comes out, up to the rounding of float32. A bias of zeros behind a product goes too.
 
 use std::collections::HashMap;
 

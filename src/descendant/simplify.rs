@@ -1,7 +1,7 @@
 //! Simplification: what a graph computes from weights alone becomes a plain weight.
 //!
-//! Transforms of shared weights and lookups of centroids are computed here, once, so that a tuned descendant is written with plain
-//! weights and nothing that a deployer has to know of.
+//! Transforms of shared weights and lookups of centroids are computed here, once, so that a tuned descendant is written
+//! with plain weights and nothing that a deployer has to know of.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,9 +16,9 @@ use crate::metadata::SHARE_PREFIX;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, is_float, tensor_from_f32, to_f32, to_i64};
 
-/// Replaces every value that is computed from initializers alone, and that the data meets as a weight, by an initializer. What is
-/// computed from tokens and position tables, or from constants alone, stays as it is, and so does what an exporter computes by operators that
-/// are not known here; transforms and lookups are made of known ones.
+/// Replaces every value that is computed from initializers alone, and that the data meets as a weight, by an
+/// initializer. What is computed from tokens and position tables, or from constants alone, stays as it is, and so does
+/// what an exporter computes by operators that are not known here; transforms and lookups are made of known ones.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Format`] where the graph is damaged, and those of [`Typing::new`].

@@ -84,8 +84,8 @@ impl Subject {
         Anatomy::new(&Typing::new(&self.model)?)
     }
 
-    /// The outputs for a batch of images. Whole numbers among them, such as the place of the largest, are left out where there are others:
-    /// rounding decides between two that are close.
+    /// The outputs for a batch of images. Whole numbers among them, such as the place of the largest, are left out
+    /// where there are others: rounding decides between two that are close.
     pub fn run(&mut self, images: ArrayView4<f32>) -> Result<Vec<ArrayD<f32>>> {
         let count = images.len_of(Axis(0));
         // ONNX Runtime's sessions for the processor leave an open batch open.
@@ -117,8 +117,8 @@ impl Subject {
     }
 }
 
-/// The largest difference of any output, relative to the largest element of that output. What is no number in the first may be none in the
-/// second.
+/// The largest difference of any output, relative to the largest element of that output. What is no number in the first
+/// may be none in the second.
 pub(super) fn difference(a: &[ArrayD<f32>], b: &[ArrayD<f32>]) -> f64 {
     if a.len() != b.len() || a.iter().zip(b).any(|(a, b)| a.shape() != b.shape()) {
         return f64::INFINITY;

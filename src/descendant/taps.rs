@@ -1,5 +1,6 @@
-//! What of a layer something else needs than the residual stream behind it: attention maps and hidden states among the outputs, scores that
-//! the next layer adds to. A layer that is by-passed goes on computing it, on a stream that is no longer its own, and that is said.
+//! What of a layer something else needs than the residual stream behind it: attention maps and hidden states among the
+//! outputs, scores that the next layer adds to. A layer that is by-passed goes on computing it, on a stream that is no
+//! longer its own, and that is said.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -28,7 +29,8 @@ pub(super) fn said(typing: &Typing, anatomy: &Anatomy, ends: &[Option<String>], 
         if !needed.is_empty() {
             let more = if needed.len() > LISTED { " and others" } else { "" };
             said.push(format!(
-                "layer {l} is left out, and what it computes inside is still needed by the output `{}`{more}: it goes on computing that \
+                "layer {l} is left out, and what it computes inside is still needed by the output `{}`{more}: it goes \
+                 on computing that \
                  from what would have entered it",
                 needed.into_iter().take(LISTED).collect::<Vec<_>>().join("`, `")
             ));

@@ -1,7 +1,8 @@
 //! Learnable transforms between a weight that layers share and the weight that each of them uses.
 //!
-//! A transform is a few standard operators that depend on initializers alone, so runtimes fold it when they load the model, training
-//! differentiates it like anything else, and [`simplify`](super::simplify) writes its result out. At the start it changes nothing.
+//! A transform is a few standard operators that depend on initializers alone, so runtimes fold it when they load the
+//! model, training differentiates it like anything else, and [`simplify`](super::simplify) writes its result out. At
+//! the start it changes nothing.
 
 use std::collections::HashMap;
 
@@ -83,7 +84,8 @@ pub(super) fn share_layers(model: &mut Model, groups: &[Vec<usize>]) -> Result<(
     Ok(())
 }
 
-/// Puts transforms between the weights that the layers of a group share and their uses: those of whole layers, or of FFNs alone.
+/// Puts transforms between the weights that the layers of a group share and their uses: those of whole layers, or of
+/// FFNs alone.
 pub(super) fn insert(
     model: &mut Model,
     groups: &[Vec<usize>],
@@ -185,7 +187,8 @@ fn sites(model: &Model, groups: &[Vec<usize>], whole: bool) -> Result<(Vec<Group
     Ok((found, shapes))
 }
 
-/// `Some(Some(axis))` for a matrix whose contraction sums over an axis, `Some(None)` for a bias, `None` for everything else.
+/// `Some(Some(axis))` for a matrix whose contraction sums over an axis, `Some(None)` for a bias, `None` for everything
+/// else.
 fn form(typing: &Typing, uses: &[WeightUse], u: usize) -> Option<Option<usize>> {
     let dims = &typing.uses[u].dims;
     match uses[u].kind {
@@ -276,8 +279,8 @@ impl Maker {
         self.apply_op("Add", &[&scaled, &low_rank], stem)
     }
 
-    /// A perceptron from one number to one for each of n layers, g(x) = D relu(u x + c) + d, that starts as g(x) = (x, ..., x):
-    /// x is relu(x) - relu(-x). Its other hidden units are drawn as torch draws them and pass nothing on yet.
+    /// A perceptron from one number to one for each of n layers, g(x) = D relu(u x + c) + d, that starts as g(x) = (x,
+    /// ..., x): x is relu(x) - relu(-x). Its other hidden units are drawn as torch draws them and pass nothing on yet.
     fn perceptron(&mut self, group: usize, n: usize) -> Perceptron {
         let stem = format!("{TRANSFORM_PREFIX}group{group}");
         let mut up: Vec<f32> = (0..n).map(|_| self.random.random_range(-1.0..=1.0f32)).collect();

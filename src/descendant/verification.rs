@@ -134,7 +134,8 @@ impl Checked {
             Check::Permuted => error
                 .hint("`offshoot inspect --explain LAYER` shows what each head axis reaches; please report the model"),
             Check::HalfPrecision => error.hint(
-                "give pictures with --images, so that what leaves the range of float16 stays float32, or take --dtype bf16",
+                "give pictures with --images, so that what leaves the range of float16 stays float32, or take --dtype \
+                 bf16",
             ),
             _ => error,
         }

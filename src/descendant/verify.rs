@@ -1,9 +1,9 @@
 //! The net: what every right descendant keeps, checked by running it.
 //!
-//! No check looks for a kind of fault. Each compares two graphs that were made in different ways and have to say the same: the descendant
-//! and its heads in another order; an image alone and among others; the ancestor with the rows of what was removed at zero, which no
-//! resizing has touched, and the descendant. All but the last check compute in float32, whatever type the file has. Graphs are copied to be
-//! run: no byte of the descendant changes.
+//! No check looks for a kind of fault. Each compares two graphs that were made in different ways and have to say the
+//! same: the descendant and its heads in another order; an image alone and among others; the ancestor with the rows of
+//! what was removed at zero, which no resizing has touched, and the descendant. All but the last check compute in
+//! float32, whatever type the file has. Graphs are copied to be run: no byte of the descendant changes.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ use crate::learngene::Learngene;
 use crate::onnx::{DataType, Model, data_type};
 use crate::runtime::Runtime;
 
-/// Multiply-accumulate operations in a second that predictions count on: what a core or two do of a small network, with what it takes to
-/// load it.
+/// Multiply-accumulate operations in a second that predictions count on: what a core or two do of a small network, with
+/// what it takes to load it.
 pub const MACS_PER_SECOND: u64 = 10_000_000_000;
 
 /// Noise between minus and plus these, tried until the model is stable on one.
@@ -33,7 +33,8 @@ const AMPLITUDES: [f32; 3] = [2.0, 0.5, 0.1];
 /// An error so many times as large as what a nudge of the images does is none of rounding.
 const MAGNIFIED: f64 = 100.0;
 
-/// How far outputs may be apart, relative to the largest of an output; and the nudge of images that rounding is likened to.
+/// How far outputs may be apart, relative to the largest of an output; and the nudge of images that rounding is likened
+/// to.
 #[derive(Clone, Copy)]
 struct Tolerance {
     error: f64,
@@ -76,7 +77,8 @@ pub struct Grown<'a> {
 
 /// Operations of a verification, where an image costs so many.
 pub fn cost(child: u64, ancestor: u64) -> u64 {
-    // One, two and three images, permuted, and what it is compared with; the ancestor, whole, and without what was removed.
+    // One, two and three images, permuted, and what it is compared with; the ancestor, whole, and without what was
+    // removed.
     child.saturating_mul(9).saturating_add(ancestor.saturating_mul(3))
 }
 
@@ -340,8 +342,8 @@ impl Verifier {
         Ok(failed.map_or(found, Found::Fails))
     }
 
-    /// Measures an error on one trial after the other, until it is none or cannot be one of rounding: what a model says of a nudged image
-    /// says how much it magnifies that.
+    /// Measures an error on one trial after the other, until it is none or cannot be one of rounding: what a model says
+    /// of a nudged image says how much it magnifies that.
     fn judge(
         &self,
         subject: &mut Subject,
@@ -403,7 +405,8 @@ fn verdict(check: Check, found: Found, wrong: impl FnOnce(f64) -> String) -> Che
         Found::Differs(error) => Checked::new(check, Outcome::Failed, Some(error), Some(wrong(error))),
         Found::Unclear(error, own) => {
             let note = format!(
-                "{}, and by {own:.1e} when images change as little as rounding does: nothing can be said of this model on these images",
+                "{}, and by {own:.1e} when images change as little as rounding does: nothing can be said of this model \
+                 on these images",
                 wrong(error)
             );
             Checked::new(check, Outcome::Unclear, Some(error), Some(note))

@@ -1,7 +1,7 @@
 //! Dense linear algebra of the fits: sums of products over rows, covariances, and ridge solutions.
 //!
-//! Features are f32, their sums f64: rows are multiplied chunk by chunk in f32, and the products of the chunks are added up in
-//! f64, always in the same order, so that a result does not depend on how many threads worked on it.
+//! Features are f32, their sums f64: rows are multiplied chunk by chunk in f32, and the products of the chunks are
+//! added up in f64, always in the same order, so that a result does not depend on how many threads worked on it.
 
 use faer::linalg::matmul::{matmul, triangular};
 use faer::prelude::Solve;
@@ -193,8 +193,8 @@ pub fn scale(gram: &Mat<f64>) -> f64 {
 /// (gram + ridge)⁻¹ right, by Cholesky.
 ///
 /// # Errors
-/// [`ErrorKind::Images`] where the matrix is not positive definite, which a positive ridge prevents unless features are no
-/// numbers.
+/// [`ErrorKind::Images`] where the matrix is not positive definite, which a positive ridge prevents unless features are
+/// no numbers.
 pub fn ridge_solve(gram: &Mat<f64>, ridge: f64, right: &Mat<f64>) -> Result<Mat<f64>> {
     let mut sum = gram.clone();
     for i in 0..sum.nrows() {

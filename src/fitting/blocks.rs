@@ -63,7 +63,8 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
         let free = asked && alone && site.divides;
         if free && f.is_some_and(|f| norm_over(&typing, f)) {
             warnings.push(format!(
-                "layer {}: a norm runs over its {}, whose statistics change with their number; the matrix behind it is fitted to them",
+                "layer {}: a norm runs over its {}, whose statistics change with their number; the matrix behind it is \
+                 fitted to them",
                 site.layer,
                 match site.kind {
                     Kind::Heads => "heads",
@@ -103,7 +104,8 @@ pub(super) fn unit(typing: &Typing, roles: &Roles, f: Factor) -> [f64; 3] {
     unit
 }
 
-/// The layers that can be left out: those that surgery by-passes and leaves all others, and what no output needs from inside them.
+/// The layers that can be left out: those that surgery by-passes and leaves all others, and what no output needs from
+/// inside them.
 pub(super) fn removable(model: &Model, limits: &Limits) -> Result<Vec<bool>> {
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;

@@ -35,8 +35,8 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Draws `count` views, spread evenly over the images of a loader, and views of images that are held out. The same seed draws
-    /// the same views.
+    /// Draws `count` views, spread evenly over the images of a loader, and views of images that are held out. The same
+    /// seed draws the same views.
     ///
     /// # Errors
     /// [`ErrorKind::Images`] where no image can be read or all views are alike.

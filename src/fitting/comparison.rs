@@ -20,8 +20,8 @@ use crate::runtime::Runtime;
 pub struct Comparison {
     /// Agreement of the outputs.
     pub outputs: Measures,
-    /// For every layer of the descendant: the correlation of what leaves it with what leaves the ancestor's, the mean over views; none
-    /// where that is not known.
+    /// For every layer of the descendant: the correlation of what leaves it with what leaves the ancestor's, the mean
+    /// over views; none where that is not known.
     pub layers: Vec<Option<f64>>,
 }
 
@@ -60,7 +60,8 @@ impl Probe {
     }
 }
 
-/// Compares on views of one image each. Layer l of the descendant comes from layer `sources[l]`; `runtime` should have one thread.
+/// Compares on views of one image each. Layer l of the descendant comes from layer `sources[l]`; `runtime` should have
+/// one thread.
 ///
 /// # Errors
 /// Those of typing and of the runtime.

@@ -1,7 +1,8 @@
-//! Everything that makes descendants of one ancestor on a few images: for `shrink`, `grow` and `condense` as for studies.
+//! Everything that makes descendants of one ancestor on a few images: for `shrink`, `grow` and `condense` as for
+//! studies.
 //!
-//! A [`Fitter`] holds what fits need: the pinned ancestor, views of images, and a runtime of one thread. A [`Job`] makes descendants, each
-//! under a budget of its own.
+//! A [`Fitter`] holds what fits need: the pinned ancestor, views of images, and a runtime of one thread. A [`Job`]
+//! makes descendants, each under a budget of its own.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -40,7 +41,8 @@ const TRIES: usize = 4;
 /// What fits descendants to their ancestor.
 pub struct Fitter {
     pinned: Model,
-    /// Every session has one thread, and images are worked on side by side: results do not depend on the number of threads.
+    /// Every session has one thread, and images are worked on side by side: results do not depend on the number of
+    /// threads.
     pub runtime: Arc<Runtime>,
     calibration: Calibration,
     drawn: f64,
@@ -84,7 +86,8 @@ impl Fitter {
         &self.calibration.held_out
     }
 
-    /// The values of a descendant that stay in float32 in a file of `dtype`, since float16 might not hold them; says how many.
+    /// The values of a descendant that stay in float32 in a file of `dtype`, since float16 might not hold them; says
+    /// how many.
     ///
     /// # Errors
     /// Those of running the descendant.
@@ -187,7 +190,8 @@ impl<'m> Job<'m> {
         Job { ancestor, removals, shrinker, runtime, limits, options, latencies: None }
     }
 
-    /// Measures what blocks of the ancestor take in time, which budgets of time and the frontier go by. The first process measures.
+    /// Measures what blocks of the ancestor take in time, which budgets of time and the frontier go by. The first
+    /// process measures.
     ///
     /// # Errors
     /// Those of [`Latencies::measure`].
@@ -207,7 +211,8 @@ impl<'m> Job<'m> {
         plan(self.ancestor, &self.removals, limits, budget, self.latencies.as_ref())
     }
 
-    /// An allocation, which the first process decides on. One under a budget of time is made anew until the thinned model keeps to it.
+    /// An allocation, which the first process decides on. One under a budget of time is made anew until the thinned
+    /// model keeps to it.
     ///
     /// # Errors
     /// Those of [`plan`]; under a budget of time, those of running the thinned model.
@@ -244,7 +249,8 @@ impl<'m> Job<'m> {
     /// Thins the ancestor to an allocation, and fits what remains.
     ///
     /// # Errors
-    /// Those of [`Shrinker::shrink`] and of [`thin`]; [`ErrorKind::Check`] where the error on held-out images is too large.
+    /// Those of [`Shrinker::shrink`] and of [`thin`]; [`ErrorKind::Check`] where the error on held-out images is too
+    /// large.
     pub fn make(&mut self, allocation: &Allocation, progress: Progress) -> Result<Shrunk> {
         let child = match &mut self.shrinker {
             Some(shrinker) => shrinker.shrink(&self.removals, allocation, progress)?,

@@ -1,8 +1,8 @@
 //! Where to cut: the counts of heads and neurons with the least sum of predicted errors under a budget.
 //!
-//! A block's error at any count lies between those that were measured, along its own local error, which is known everywhere: both in
-//! logarithms. The counts are found by a dynamic programme over the blocks (a knapsack with one choice from every block), in which a
-//! layer may also be left out as a whole.
+//! A block's error at any count lies between those that were measured, along its own local error, which is known
+//! everywhere: both in logarithms. The counts are found by a dynamic programme over the blocks (a knapsack with one
+//! choice from every block), in which a layer may also be left out as a whole.
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -59,7 +59,8 @@ pub fn curve(local: &[f64], measured: &[(usize, f64)]) -> Vec<f64> {
     errors
 }
 
-/// A layer: its blocks, one choice to be made from each, and the error where all of it is left out, which costs nothing else.
+/// A layer: its blocks, one choice to be made from each, and the error where all of it is left out, which costs nothing
+/// else.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
     /// The choices of every block.
@@ -68,8 +69,8 @@ pub struct Group {
     pub without: Option<f64>,
 }
 
-/// One choice from every block of every group, or none where a group is left out, so that the sum of costs stays within `budget`
-/// and the sum of errors is least.
+/// One choice from every block of every group, or none where a group is left out, so that the sum of costs stays within
+/// `budget` and the sum of errors is least.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] where even the cheapest choices cost more.

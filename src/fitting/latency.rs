@@ -1,7 +1,8 @@
 //! Latency: what blocks of every size take on this machine, measured once.
 //!
-//! Blocks of the same shape take the same time, so all of them are thinned together to a few sizes, and the whole model is timed
-//! beside its thinned self, taking turns, so that a machine that slows down slows both. A share of the difference is each block's.
+//! Blocks of the same shape take the same time, so all of them are thinned together to a few sizes, and the whole model
+//! is timed beside its thinned self, taking turns, so that a machine that slows down slows both. A share of the
+//! difference is each block's.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,7 +36,8 @@ pub struct Latencies {
 }
 
 impl Latencies {
-    /// Measures on a runtime that has the threads that the descendant will have. `fold` times models with their constants folded.
+    /// Measures on a runtime that has the threads that the descendant will have. `fold` times models with their
+    /// constants folded.
     ///
     /// # Errors
     /// Those of surgery and of the runtime.

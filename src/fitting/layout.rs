@@ -53,7 +53,8 @@ impl Layout {
         }
     }
 
-    /// The layout of attention probabilities, [.., queries, keys]: columns run over heads, queries and keys. Both may be the same factor.
+    /// The layout of attention probabilities, [.., queries, keys]: columns run over heads, queries and keys. Both may
+    /// be the same factor.
     pub(super) fn of_probabilities(typing: &Typing, dims: &[Dim], heads: &[Factor]) -> Option<Layout> {
         let leaves: Vec<Factor> = dims.iter().flat_map(|d| typing.factors.leaves(d)).collect();
         let last: usize = dims.iter().rev().take(2).map(|d| typing.factors.leaves(d).len()).sum();

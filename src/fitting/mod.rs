@@ -1,9 +1,9 @@
 //! Fitting: smaller networks in closed form, on a few dozen unlabelled images, without gradients.
 //!
-//! The steps: statistics of what enters the output projections and the last FFN matrices ([`network`]); which heads and neurons
-//! go first ([`order`]); what thinning each block costs at the end of the network; where to cut under a budget ([`plan`]); the
-//! descendant by the surgery that everything else uses; and its matrices fitted in order of execution, each correcting the errors
-//! of those before it ([`mod@refit`]).
+//! The steps: statistics of what enters the output projections and the last FFN matrices ([`network`]); which heads and
+//! neurons go first ([`order`]); what thinning each block costs at the end of the network; where to cut under a budget
+//! ([`plan`]); the descendant by the surgery that everything else uses; and its matrices fitted in order of execution,
+//! each correcting the errors of those before it ([`mod@refit`]).
 
 pub mod algebra;
 mod allocate;

@@ -112,8 +112,8 @@ impl<'m> Network<'m> {
         (Part::cut(&self.runtime, &self.typing, self.model, vec![input.clone()], results.to_vec()), input)
     }
 
-    /// Means and covariances of what enters every site, over images, in one pass whose memory does not grow with them. Processes that
-    /// work together share the images out.
+    /// Means and covariances of what enters every site, over images, in one pass whose memory does not grow with them.
+    /// Processes that work together share the images out.
     ///
     /// # Errors
     /// [`ErrorKind::Images`] for activations that are no numbers; it names the node. Errors of the runtime.
@@ -196,8 +196,9 @@ impl<'m> Network<'m> {
         Mat::from_fn(matrix.nrows(), matrix.ncols(), |r, c| f64::from(matrix[[r, c]]) * gain(c))
     }
 
-    /// What thinning one site at a time, with its matrix fitted, and what leaving out each of the `removable` layers does to the
-    /// end of the network. Images should be others than the statistics'. Processes that work together share the layers out.
+    /// What thinning one site at a time, with its matrix fitted, and what leaving out each of the `removable` layers
+    /// does to the end of the network. Images should be others than the statistics'. Processes that work together share
+    /// the layers out.
     ///
     /// # Errors
     /// Those of the runtime.

@@ -1,9 +1,10 @@
 //! Which heads and which neurons go first.
 //!
-//! Both follow from the covariance of what enters a matrix (features: head outputs, or FFN activations) and the matrix itself.
-//! A set of heads is judged by how well it predicts the layer's output (a ridge regression on the heads that stay). Neurons are
-//! removed backwards by the exact second-order rule of Optimal Brain Surgeon (Hassibi and Stork 1992) on the linear map that
-//! follows, a few at a time.
+//! Both follow from the covariance of what enters a matrix (features: head outputs, or FFN activations) and the matrix
+//! itself. A set of heads is judged by how well it predicts the layer's output (a ridge regression on the heads that
+//! stay). Neurons are removed backwards by the exact second-order rule of Optimal Brain Surgeon (Hassibi and Stork
+//! 1992)
+//! on the linear map that follows, a few at a time.
 
 use faer::prelude::Solve;
 use faer::{Mat, Side};
@@ -31,7 +32,8 @@ pub struct Thinning {
     pub error: Vec<f64>,
 }
 
-/// The ridge regression of the whole output on the features that stay: (G_SS + r)⁻¹ (G_S: W + r W_S), where `target` is G W.
+/// The ridge regression of the whole output on the features that stay: (G_SS + r)⁻¹ (G_S: W + r W_S), where `target` is
+/// G W.
 ///
 /// # Errors
 /// Those of [`ridge_solve`].
@@ -94,8 +96,8 @@ fn monotone(error: &mut [f64]) {
     }
 }
 
-/// Backward elimination of units of `size` features, `at_once` at a time. With P = (G + r)⁻¹ the removal of unit J costs
-/// tr(W_Jᵀ P_JJ⁻¹ W_J); then W −= P_:J P_JJ⁻¹ W_J and P −= P_:J P_JJ⁻¹ P_J:.
+/// Backward elimination of units of `size` features, `at_once` at a time. With P = (G + r)⁻¹ the removal of unit J
+/// costs tr(W_Jᵀ P_JJ⁻¹ W_J); then W −= P_:J P_JJ⁻¹ W_J and P −= P_:J P_JJ⁻¹ P_J:.
 fn backwards(gram: &Mat<f64>, weight: &Mat<f64>, size: usize, at_once: usize, ridge: f64) -> Result<Thinning> {
     let count = gram.nrows() / size.max(1);
     let identity = Mat::<f64>::identity(gram.nrows(), gram.nrows());

@@ -15,7 +15,8 @@ use crate::runtime::{Ports, Program, Runtime, State as Empty, fix_input, separat
 /// Values of one image, by name.
 pub type Values = HashMap<String, ArrayD<f32>>;
 
-/// The model for a batch of one image of fixed size, in float32, with shapes as constants and no norms fused with the sums before them.
+/// The model for a batch of one image of fixed size, in float32, with shapes as constants and no norms fused with the
+/// sums before them.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] for a model of a fixed batch of several images, and those of typing.

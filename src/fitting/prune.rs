@@ -13,8 +13,8 @@ use crate::learngene::{Kind, Removals};
 use crate::metadata::LEARNGENE;
 use crate::onnx::Model;
 
-/// The model without the layers, heads and neurons that an allocation removes, its matrices as they were. Of heads that are cut, the
-/// first dimensions stay.
+/// The model without the layers, heads and neurons that an allocation removes, its matrices as they were. Of heads that
+/// are cut, the first dimensions stay.
 ///
 /// # Errors
 /// Those of surgery and of typing.

@@ -13,12 +13,14 @@ use crate::onnx::proto::type_proto::Value;
 use crate::onnx::{DataType, Model, tensor_info};
 use crate::runtime::Runtime;
 
-/// Values of other images may be larger than those that were seen: up to half the largest number of float16 they are left to it.
+/// Values of other images may be larger than those that were seen: up to half the largest number of float16 they are
+/// left to it.
 const NEAR: f32 = 32_752.0;
 /// Views that are run as one task.
 const CHUNK: usize = 32;
 
-/// The values of a model of float32 that are beyond 32752 on some view, half of what float16 holds; views are batches of one image.
+/// The values of a model of float32 that are beyond 32752 on some view, half of what float16 holds; views are batches
+/// of one image.
 ///
 /// # Errors
 /// [`ErrorKind::Runtime`] where the runtime cannot run the model.

@@ -1,9 +1,10 @@
-//! The refit: the matrices of a thinned network, fitted in order of execution so that each corrects the error of those before it.
+//! The refit: the matrices of a thinned network, fitted in order of execution so that each corrects the error of those
+//! before it.
 //!
-//! X is the residual stream of the descendant before a block and Y the ancestor's. Features A come from X; the targets are what the
-//! ancestor's block adds (T1) and Y − X, the error so far (T2). With centred covariances, W = (G + a m)⁻¹ (C1 + a m W0 + c C2), m the
-//! mean of G's diagonal; the bias follows from the means. a and c are those with the least error on held-out images, and the old
-//! matrix is kept where it is better.
+//! X is the residual stream of the descendant before a block and Y the ancestor's. Features A come from X; the targets
+//! are what the ancestor's block adds (T1) and Y − X, the error so far (T2). With centred covariances, W = (G + a m)⁻¹
+//! (C1 + a m W0 + c C2), m the mean of G's diagonal; the bias follows from the means. a and c are those with the least
+//! error on held-out images, and the old matrix is kept where it is better.
 
 use faer::Mat;
 use ndarray::{Array, Array1, Array2, ArrayD, Dimension, IxDyn};
@@ -120,8 +121,9 @@ impl Arrays for Image {
     }
 }
 
-/// Fits the sites of a smaller network to its ancestor, in order. Layer l of the child is built like layer `sources[l]` of the
-/// ancestor. `images` are fitted on, `held_out` are for choices; processes that work together share both out. Values of images above `memory` bytes lie in a scratch file.
+/// Fits the sites of a smaller network to its ancestor, in order. Layer l of the child is built like layer `sources[l]`
+/// of the ancestor. `images` are fitted on, `held_out` are for choices; processes that work together share both out.
+/// Values of images above `memory` bytes lie in a scratch file.
 ///
 /// # Errors
 /// Those of the runtime; [`crate::error::ErrorKind::Images`] for activations that are no numbers.
@@ -330,8 +332,8 @@ fn choose(fit: &mut Fitted, covariance: &Covariance, gain: Option<&[f32]>, held_
     Ok(())
 }
 
-// Loops of their own, because ndarray's operators call a function for each element in a build whose codegen units are not optimised across
-// each other.
+// Loops of their own, because ndarray's operators call a function for each element in a build whose codegen units are
+// not optimised across each other.
 
 /// `a` − `b`, element by element.
 fn minus<D: Dimension>(a: &Array<f32, D>, b: &Array<f32, D>) -> Array<f32, D> {

@@ -1,5 +1,5 @@
-//! Scratch: arrays of many images, of which only some stay in memory. The others lie in a file that is mapped while they are worked
-//! on, and that no folder names.
+//! Scratch: arrays of many images, of which only some stay in memory. The others lie in a file that is mapped while
+//! they are worked on, and that no folder names.
 
 use std::fs::File;
 use std::sync::{Mutex, PoisonError};

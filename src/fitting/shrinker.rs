@@ -86,8 +86,8 @@ struct Narrowed {
 pub const MEMORY: u64 = 4 << 30;
 
 impl<'m> Shrinker<'m> {
-    /// Prepares an ancestor. `pinned` is the model as [`pin`] gives it; `runtime` should have one thread, as images are worked
-    /// on side by side by the threads of rayon's pool.
+    /// Prepares an ancestor. `pinned` is the model as [`pin`] gives it; `runtime` should have one thread, as images are
+    /// worked on side by side by the threads of rayon's pool.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a learngene whose heads are shared, and those of [`Network::new`].
@@ -282,9 +282,9 @@ impl<'m> Shrinker<'m> {
         refit(&self.network, &self.ways, child, sources, fit, held_out, self.memory_limit, progress)
     }
 
-    /// Fits the output projections and last FFN matrices of a descendant that was grown in any other way. Its layer l is built like
-    /// layer `sources[l]` of the ancestor. Matrices that held-out images do not speak for stay as they are, and so does everything
-    /// where nothing was removed.
+    /// Fits the output projections and last FFN matrices of a descendant that was grown in any other way. Its layer l
+    /// is built like layer `sources[l]` of the ancestor. Matrices that held-out images do not speak for stay as they
+    /// are, and so does everything where nothing was removed.
     ///
     /// # Errors
     /// Those of typing and of the runtime.

@@ -1,4 +1,5 @@
-//! How much the heads of a layer, and the neurons of an FFN, differ in what they pass on, from the covariance of their outputs.
+//! How much the heads of a layer, and the neurons of an FFN, differ in what they pass on, from the covariance of their
+//! outputs.
 
 use std::sync::Arc;
 
@@ -32,14 +33,14 @@ pub struct HeadDistances {
     pub prediction: Vec<Array2<f64>>,
 }
 
-/// Measures the distances of heads by their outputs, image by image, in memory that does not grow with the number of images. `runtime`
-/// should have one thread; images are worked on side by side.
+/// Measures the distances of heads by their outputs, image by image, in memory that does not grow with the number of
+/// images. `runtime` should have one thread; images are worked on side by side.
 ///
 /// `progress` is told how many images are done.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] for a layer whose output projection has a form that is not fitted; errors of the runtime and of the
-/// images.
+/// [`ErrorKind::Unsupported`] for a layer whose output projection has a form that is not fitted; errors of the runtime
+/// and of the images.
 pub fn head_distances(
     runtime: &Arc<Runtime>,
     model: &Model,
@@ -97,8 +98,8 @@ fn collected<'n, 'm>(
     Ok(collector)
 }
 
-/// Clusters the neurons of every layer's FFN by their outputs, with medoids; big clusters first, and of equal ones those whose medoid
-/// adds most to the layer's output. Layers whose FFN cannot be read get no clusters.
+/// Clusters the neurons of every layer's FFN by their outputs, with medoids; big clusters first, and of equal ones
+/// those whose medoid adds most to the layer's output. Layers whose FFN cannot be read get no clusters.
 ///
 /// # Errors
 /// Those of [`neuron_distances`]; [`ErrorKind::Unsupported`] where no layer has neurons that are told apart.
@@ -125,8 +126,8 @@ pub fn neuron_clusters(
 }
 
 /// Measures the distances of the neurons of every layer's FFN by their outputs: `visit` gets the layer, the distances
-/// [neurons, neurons], and the mean square of what each neuron adds to the layer's output. Layers whose FFN cannot be read are left
-/// out. Images are worked on as for [`head_distances`], and distances are held for one layer at a time.
+/// [neurons, neurons], and the mean square of what each neuron adds to the layer's output. Layers whose FFN cannot be
+/// read are left out. Images are worked on as for [`head_distances`], and distances are held for one layer at a time.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for similarities that neurons do not have; errors of the runtime and of the images.
@@ -166,8 +167,9 @@ pub fn neuron_distances(
     Ok(())
 }
 
-/// The mean squared difference of the outputs of every two neurons, as a share of the sum of their mean squares (`squares`: means of
-/// products, not centred): 0 for neurons that can stand for each other as they are, 1 for unrelated ones, 2 for opposites.
+/// The mean squared difference of the outputs of every two neurons, as a share of the sum of their mean squares
+/// (`squares`: means of products, not centred): 0 for neurons that can stand for each other as they are, 1 for
+/// unrelated ones, 2 for opposites.
 fn neuron_difference(squares: &Mat<f64>) -> Array2<f64> {
     symmetric(squares.nrows(), |a, b| match squares[(a, a)] + squares[(b, b)] {
         0.0 => 0.0,
@@ -175,8 +177,8 @@ fn neuron_difference(squares: &Mat<f64>) -> Array2<f64> {
     })
 }
 
-/// What the layer's output loses when one neuron is predicted from another, as [`prediction`] has it for heads. `norms` are the squared
-/// norms of the rows of `weight`.
+/// What the layer's output loses when one neuron is predicted from another, as [`prediction`] has it for heads. `norms`
+/// are the squared norms of the rows of `weight`.
 fn neuron_prediction(gram: &Mat<f64>, weight: &Mat<f64>, norms: &[f64]) -> Array2<f64> {
     let whole = inner(weight, &times(gram.as_ref(), weight.as_ref()));
     let lost = |j: usize, c: usize| {
@@ -201,8 +203,8 @@ fn alignment(gram: &Mat<f64>, heads: usize, size: usize) -> Array2<f64> {
     })
 }
 
-/// What the layer's output W ᵀ a loses when the part of one head is predicted linearly from the other, as a share of the output's
-/// variance; the mean of both directions.
+/// What the layer's output W ᵀ a loses when the part of one head is predicted linearly from the other, as a share of
+/// the output's variance; the mean of both directions.
 fn prediction(gram: &Mat<f64>, weight: &Mat<f64>, heads: usize, size: usize) -> Result<Array2<f64>> {
     let whole = inner(weight, &times(gram.as_ref(), weight.as_ref()));
     if whole <= 0.0 {

@@ -1,8 +1,10 @@
-//! A network in stages: cut where matrices are fitted, so that each stage runs on values that are kept from the one before.
+//! A network in stages: cut where matrices are fitted, so that each stage runs on values that are kept from the one
+//! before.
 //!
-//! A stage ends with what enters the next matrix that is fitted; the matrix itself is left out, and what it makes is put in from
-//! outside. So a fit never builds a session of its own, and what stands before a matrix is never run twice. Every session works on one
-//! image with one thread; images are worked on side by side, and so results do not depend on the number of threads.
+//! A stage ends with what enters the next matrix that is fitted; the matrix itself is left out, and what it makes is
+//! put in from outside. So a fit never builds a session of its own, and what stands before a matrix is never run twice.
+//! Every session works on one image with one thread; images are worked on side by side, and so results do not depend on
+//! the number of threads.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! Sites: the matrices that are fitted, with what enters and leaves them.
 //!
-//! Every layer has two: the output projection of its attention, which sums over heads, and the last matrix of its FFN, which sums
-//! over neurons. What a site adds to the residual stream may pass a layer scale, windows, shifts and changes of layout on its way.
-//! No operator of that way is looked at: it is run on probes, which tell where every element goes and by how much it is scaled.
+//! Every layer has two: the output projection of its attention, which sums over heads, and the last matrix of its FFN,
+//! which sums over neurons. What a site adds to the residual stream may pass a layer scale, windows, shifts and changes
+//! of layout on its way. No operator of that way is looked at: it is run on probes, which tell where every element goes
+//! and by how much it is scaled.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -255,8 +256,8 @@ impl Site {
         Ok(())
     }
 
-    /// Finds how what leaves reaches the residual stream; `None` where it passes something that is no selection and scale (a
-    /// norm), or where the stream is not known.
+    /// Finds how what leaves reaches the residual stream; `None` where it passes something that is no selection and
+    /// scale (a norm), or where the stream is not known.
     ///
     /// # Errors
     /// Those of the runtime.

@@ -1,7 +1,8 @@
 //! Products with an activation in them, taken apart.
 //!
-//! ONNX Runtime's optimiser writes a convolution or Gemm and the activation behind it as one node (`com.microsoft` FusedConv and
-//! FusedGemm, its own contract). It does so again whenever it loads a model, so nothing is lost by writing two.
+//! ONNX Runtime's optimiser writes a convolution or Gemm and the activation behind it as one node (`com.microsoft`
+//! FusedConv and FusedGemm, its own contract). It does so again whenever it loads a model, so nothing is lost by
+//! writing two.
 
 use super::names::Names;
 use super::nodes::{Attributes, float_attribute, node as new_node};

@@ -1,5 +1,5 @@
-//! Models of a single image: their input `[channels, height, width]` is given the axis of images that everything else works with, and
-//! loses it again before a model is written.
+//! Models of a single image: their input `[channels, height, width]` is given the axis of images that everything else
+//! works with, and loses it again before a model is written.
 
 use super::names::Names;
 use super::nodes::{ints_attribute, node};
@@ -11,8 +11,8 @@ use crate::onnx::{Model, tensor_from_i64};
 /// A height or width that is fixed is at least so many pixels.
 const LEAST: usize = 8;
 
-/// Gives a model whose only input is one picture an axis of one image in front; outputs without one get it too. Other models stay as
-/// they are.
+/// Gives a model whose only input is one picture an axis of one image in front; outputs without one get it too. Other
+/// models stay as they are.
 pub fn add_batch_axis(model: &mut Model) {
     let opset = model.opset();
     let graph = model.graph_mut();

@@ -1,10 +1,10 @@
 //! Quantised models as float models.
 //!
-//! Every quantised operator is replaced by the float one that it approximates: integer weights become `(weight - zero point) x scale`, and
-//! activations are left as they are, so that a quantisation and the dequantisation behind it are nothing at all. No pattern is looked for,
-//! each operator is rewritten by itself: DynamicQuantizeLinear, QuantizeLinear, DequantizeLinear (a scale for all, for an axis or for
-//! blocks), MatMulInteger, ConvInteger, QLinearMatMul and QLinearConv (ONNX operator sets 10 to 24), and what ONNX Runtime's quantiser
-//! writes beside them.
+//! Every quantised operator is replaced by the float one that it approximates: integer weights become `(weight - zero
+//! point) x scale`, and activations are left as they are, so that a quantisation and the dequantisation behind it are
+//! nothing at all. No pattern is looked for, each operator is rewritten by itself: DynamicQuantizeLinear,
+//! QuantizeLinear, DequantizeLinear (a scale for all, for an axis or for blocks), MatMulInteger, ConvInteger,
+//! QLinearMatMul and QLinearConv (ONNX operator sets 10 to 24), and what ONNX Runtime's quantiser writes beside them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -23,8 +23,8 @@ use crate::ops::{self, Mark};
 /// Rewrites a model that was just opened so that it computes in float numbers.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] for quantised operators that have no rewriting, all of which it names, and for one that is quantised in a form
-/// that is not known; it names the node.
+/// [`ErrorKind::Unsupported`] for quantised operators that have no rewriting, all of which it names, and for one that
+/// is quantised in a form that is not known; it names the node.
 pub fn dequantize(model: &mut Model) -> Result<()> {
     model.own_initializers();
     functions::inline(&mut model.proto)?;
@@ -221,7 +221,8 @@ impl Work {
         Ok(name)
     }
 
-    /// QLinearMatMul and QLinearConv: operand, scale and zero point of both factors; a bias comes in units of both scales.
+    /// QLinearMatMul and QLinearConv: operand, scale and zero point of both factors; a bias comes in units of both
+    /// scales.
     fn linear(&mut self, node: NodeProto, was: &[bool]) -> Result<()> {
         let (y, matrix) = (output(&node)?, node.op_type() == "QLinearMatMul");
         let mut inputs = vec![node.input[0].clone()];
@@ -255,8 +256,8 @@ impl Work {
         self.weight(node, &weight, scale.as_ref(), zero.as_ref(), axis)
     }
 
-    /// One of ONNX Runtime's operators that compute on quantised values what `op` computes on float ones. The condition of a Where is no
-    /// quantised value.
+    /// One of ONNX Runtime's operators that compute on quantised values what `op` computes on float ones. The condition
+    /// of a Where is no quantised value.
     fn plain(&mut self, node: NodeProto, was: &[bool], op: &str, operands: &[usize]) -> Result<()> {
         if node.int("channels_last").unwrap_or(0) != 0 {
             return Err(refuse(&format!("`{}` of channels last", node.op_type())));
@@ -279,7 +280,8 @@ impl Work {
         Ok(())
     }
 
-    /// QGemm: operand, scale and zero point of both factors, a bias in units of both scales; without a scale of its own the result is float.
+    /// QGemm: operand, scale and zero point of both factors, a bias in units of both scales; without a scale of its own
+    /// the result is float.
     fn gemm(&mut self, node: NodeProto, was: &[bool]) -> Result<()> {
         let y = output(&node)?;
         let columns = usize::from(node.int("transB").unwrap_or(0) == 0);
@@ -298,8 +300,8 @@ impl Work {
         Ok(())
     }
 
-    /// Keeps a bias that counts in units of the scales of both factors, operands 1 and 4, and of what multiplies their product; says its
-    /// name.
+    /// Keeps a bias that counts in units of the scales of both factors, operands 1 and 4, and of what multiplies their
+    /// product; says its name.
     fn bias(&mut self, node: &NodeProto, bias: &TensorProto, alpha: f32) -> Result<String> {
         let [of_input, of_weight] = [1, 4].map(|j| self.constant(node, j).and_then(|t| to_f32(&t)));
         let of_input = of_input?.first().copied().unwrap_or(1.0) * alpha;
@@ -366,7 +368,8 @@ fn spread(of_blocks: &TensorProto, weight: &TensorProto, axis: usize, block: usi
     Ok(tensor_from_i64(of_blocks.name(), &shape, &all))
 }
 
-/// `(weight - zero point) x scale`, with one zero point and one scale, one for each element of an axis, or one for each element.
+/// `(weight - zero point) x scale`, with one zero point and one scale, one for each element of an axis, or one for each
+/// element.
 fn float(
     weight: &TensorProto,
     scale: Option<&TensorProto>,

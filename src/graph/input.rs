@@ -1,5 +1,5 @@
-//! What the first nodes of a graph do to its image: exporters put the normalisation of pictures into the graph, and whoever feeds it has
-//! to know which numbers stand for a picture.
+//! What the first nodes of a graph do to its image: exporters put the normalisation of pictures into the graph, and
+//! whoever feeds it has to know which numbers stand for a picture.
 
 use super::links::Links;
 use super::nodes::Attributes;

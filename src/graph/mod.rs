@@ -1,5 +1,6 @@
 //! An editable graph over the file: who makes a value, who uses it, attributes of nodes, and the edits that every later
-//! stage is made of: pruning what nothing needs, cutting out submodels, and new nodes and initializers under fresh names.
+//! stage is made of: pruning what nothing needs, cutting out submodels, and new nodes and initializers under fresh
+//! names.
 
 mod activations;
 mod axis;

@@ -1,12 +1,14 @@
 //! Half precision: a graph that computes in float32 made to compute in float16 or bfloat16.
 //!
-//! Inputs and outputs of the graph stay as they are. What the data flow through becomes half, with three exceptions that stay in
-//! float32 between casts: operators that ONNX does not define for the type at the model's operator set, operators that square, sum,
-//! exponentiate or take roots (a norm or a Softmax that an exporter took apart would overflow float16, and half-precision exporters
-//! widen there, too), and arithmetic that no image reaches, such as shape arithmetic, position grids and rotary angles.
+//! Inputs and outputs of the graph stay as they are. What the data flow through becomes half, with three exceptions
+//! that stay in float32 between casts: operators that ONNX does not define for the type at the model's operator set,
+//! operators that square, sum, exponentiate or take roots (a norm or a Softmax that an exporter took apart would
+//! overflow float16, and half-precision exporters widen there, too), and arithmetic that no image reaches, such as
+//! shape arithmetic, position grids and rotary angles.
 //!
-//! Numbers beyond the range of the type become its largest, in tensors and where what is computed of them in float32 is cast. Masks are full
-//! of them: the smallest float32 stands for minus infinity and must not become it, or a row that is masked as a whole is no number.
+//! Numbers beyond the range of the type become its largest, in tensors and where what is computed of them in float32 is
+//! cast. Masks are full of them: the smallest float32 stands for minus infinity and must not become it, or a row that
+//! is masked as a whole is no number.
 
 use std::collections::{HashMap, HashSet};
 
@@ -32,16 +34,19 @@ pub enum FloatType {
 }
 
 impl FloatType {
-    /// What whoever writes a file in this type should know, where it was or was not looked at images for what float16 does not hold.
+    /// What whoever writes a file in this type should know, where it was or was not looked at images for what float16
+    /// does not hold.
     pub fn caution(self, looked: bool) -> Option<&'static str> {
         match self {
             FloatType::Fp32 => None,
             FloatType::Fp16 if looked => None,
             FloatType::Fp16 => Some(
-                "numbers above 65504 are infinite in float16, and no image was looked at for them: `compare` on images shows whether there are some",
+                "numbers above 65504 are infinite in float16, and no image was looked at for them: `compare` on images \
+                 shows whether there are some",
             ),
             FloatType::Bf16 => Some(
-                "ONNX Runtime's CPU provider does not load a file in bfloat16: it is for GPUs and other runtimes, and --dtype fp16 for both",
+                "ONNX Runtime's CPU provider does not load a file in bfloat16: it is for GPUs and other runtimes, and \
+                 --dtype fp16 for both",
             ),
         }
     }
@@ -50,8 +55,9 @@ impl FloatType {
 /// Tensors of this many elements and more are half in the file even where the graph computes with them in float32.
 const LARGE: usize = 1024;
 
-/// Makes a prepared model ([`super::prepare`]) compute in `to`, whatever floating-point type it computed in before; inputs and outputs
-/// become float32. Returns a warning where tensors held finite numbers beyond the range of the type, which were clamped to it.
+/// Makes a prepared model ([`super::prepare`]) compute in `to`, whatever floating-point type it computed in before;
+/// inputs and outputs become float32. Returns a warning where tensors held finite numbers beyond the range of the type,
+/// which were clamped to it.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] for bfloat16 below operator set 13, which does not know it.
@@ -160,8 +166,8 @@ pub(crate) fn clamp(numbers: &mut [f32], half: DataType) -> bool {
     beyond
 }
 
-/// Values of float32 that may hold finite numbers beyond the range of a half-precision type: small constants, what is chosen from them and
-/// what is computed of them number by number. Each comes with the constant that it has them from.
+/// Values of float32 that may hold finite numbers beyond the range of a half-precision type: small constants, what is
+/// chosen from them and what is computed of them number by number. Each comes with the constant that it has them from.
 pub(crate) struct Far(HashMap<String, String>);
 
 impl Far {
@@ -202,7 +208,8 @@ impl Far {
     }
 }
 
-/// A value of float32 with the numbers beyond the range of a half-precision type made its largest: its name, and the nodes that make it.
+/// A value of float32 with the numbers beyond the range of a half-precision type made its largest: its name, and the
+/// nodes that make it.
 pub(crate) fn clipped(value: &str, half: DataType, opset: i64, names: &mut Names) -> (String, Vec<NodeProto>) {
     let bounds = [-largest(half), largest(half)];
     let made = names.fresh(&format!("{value}/clipped"));
@@ -231,8 +238,8 @@ fn value_attribute(t: TensorProto) -> AttributeProto {
     }
 }
 
-/// True where an input has the element type that the node computes in: the scales of a Resize are float32 always, and a Cast takes
-/// what there is.
+/// True where an input has the element type that the node computes in: the scales of a Resize are float32 always, and a
+/// Cast takes what there is.
 fn follows(node: &NodeProto, input: usize) -> bool {
     match node.op_type() {
         "Cast" => false,
@@ -260,7 +267,8 @@ struct Plan {
     halves: Vec<bool>,
     /// Values that become half.
     narrow: HashSet<String>,
-    /// Small tensors and constants that are used in float32, and in half precision: what is used in both is there twice.
+    /// Small tensors and constants that are used in float32, and in half precision: what is used in both is there
+    /// twice.
     used: [HashSet<String>; 2],
 }
 
@@ -415,8 +423,8 @@ impl Narrowing {
         made
     }
 
-    /// A tensor in half precision: numbers beyond its range are clamped, and a single number other than zero, such as the epsilon of
-    /// a norm, does not become zero.
+    /// A tensor in half precision: numbers beyond its range are clamped, and a single number other than zero, such as
+    /// the epsilon of a norm, does not become zero.
     fn tensor(&mut self, t: &TensorProto) -> Result<TensorProto> {
         let dims = t.shape();
         let mut numbers = to_f32(t)?;

@@ -34,8 +34,8 @@ pub fn prepare(model: &mut Model) -> Result<()> {
     sort(graph).map_err(&named)
 }
 
-/// Gives every user of a transposed weight a Transpose of its own. Exporters write one for all (an FFN that runs at several resolutions,
-/// constants that were merged), and each use of a weight is resized by itself.
+/// Gives every user of a transposed weight a Transpose of its own. Exporters write one for all (an FFN that runs at
+/// several resolutions, constants that were merged), and each use of a weight is resized by itself.
 fn separate_transposes(graph: &mut GraphProto) {
     let constants = graph.node.iter().filter(|n| n.op_type() == "Constant").flat_map(|n| &n.output);
     let weights: HashSet<&str> =
@@ -103,15 +103,16 @@ fn refuse(graph: &GraphProto) -> Result<()> {
             return Err(Error::new(ErrorKind::Unsupported, format!("the model is quantised (`{op}`)"))
                 .in_node(node_label(node))
                 .hint(
-                    "give the model as it was before quantisation (fp32, fp16 or bf16) or try --dequantize, and quantise the descendant",
+                    "give the model as it was before quantisation (fp32, fp16 or bf16) or try --dequantize, and \
+                     quantise the descendant",
                 ));
         }
     }
     Ok(())
 }
 
-/// The node and the input of a cache: beside token numbers, a float input of four axes that goes into an attention, or is
-/// joined to what was computed, and leaves the graph again.
+/// The node and the input of a cache: beside token numbers, a float input of four axes that goes into an attention, or
+/// is joined to what was computed, and leaves the graph again.
 fn cache_of_keys(graph: &GraphProto) -> Option<(&NodeProto, &str)> {
     let inputs = data_inputs(graph);
     let kind = |v: &ValueInfoProto| declared_type(v).and_then(|t| DataType::try_from(t).ok());

@@ -71,10 +71,12 @@ pub fn lift_constants(graph: &mut GraphProto) {
     graph.initializer.extend(lifted);
 }
 
-/// Makes a graph that computes in one of the types `narrow` compute in float32: weights, constants, casts, inputs and outputs.
+/// Makes a graph that computes in one of the types `narrow` compute in float32: weights, constants, casts, inputs and
+/// outputs.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) for a weight that is no floating-point tensor after all.
+/// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) for a weight that is no floating-point tensor after
+/// all.
 pub fn widen(graph: &mut GraphProto, narrow: &[DataType]) -> Result<()> {
     let is_narrow = |kind: i64| DataType::try_from(kind as i32).is_ok_and(|k| narrow.contains(&k));
     let wide = |t: &mut TensorProto| -> Result<()> {

@@ -1,8 +1,8 @@
 //! Which heads do alike, and which FFNs play the same part.
 //!
-//! Heads of a layer are clustered by density with DBSCAN on the real line (Cluster-Learngene, algorithm 1); each cluster
-//! keeps one centroid head. Adjacent layers whose centroids lie alike share one FFN (equation 6). Other distances of heads and
-//! other ways to cluster them ([`partition`]) are choices beside the paper's.
+//! Heads of a layer are clustered by density with DBSCAN on the real line (Cluster-Learngene, algorithm 1); each
+//! cluster keeps one centroid head. Adjacent layers whose centroids lie alike share one FFN (equation 6). Other
+//! distances of heads and other ways to cluster them ([`partition`]) are choices beside the paper's.
 
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -83,7 +83,8 @@ pub fn by_density(members: Vec<Vec<usize>>, densities: &[f64]) -> Vec<Cluster> {
     members.into_iter().map(|members| Cluster { centroid: centre(&members), members }).collect()
 }
 
-/// Clusters with their medoids: the members with the least sum of distances to the others, of those that tie the lowest.
+/// Clusters with their medoids: the members with the least sum of distances to the others, of those that tie the
+/// lowest.
 pub fn by_medoid(members: Vec<Vec<usize>>, distances: &Array2<f64>) -> Vec<Cluster> {
     let scale = distances.iter().fold(0.0f64, |m, d| m.max(d.abs()));
     let centre = |members: &[usize]| -> usize {
@@ -105,12 +106,12 @@ const TRIES: usize = 64;
 /// Starts of k-means where there are more heads or neurons than that.
 const FEW_STARTS: usize = 8;
 
-/// Clusters the heads or neurons of one layer by any distances (symmetric, zero on the diagonal), big clusters first. Returns the
-/// members of the clusters and the eps that DBSCAN used; 0 for the other algorithms.
+/// Clusters the heads or neurons of one layer by any distances (symmetric, zero on the diagonal), big clusters first.
+/// Returns the members of the clusters and the eps that DBSCAN used; 0 for the other algorithms.
 ///
-/// What is automatic has the best mean silhouette (Rousseeuw 1987) of all neighbourhoods, or of all counts from two to one less than
-/// there are heads; of those that tie, the one with more clusters. Two heads are left apart. Of more than 64 that could be tried, 64 are
-/// that lie evenly.
+/// What is automatic has the best mean silhouette (Rousseeuw 1987) of all neighbourhoods, or of all counts from two to
+/// one less than there are heads; of those that tie, the one with more clusters. Two heads are left apart. Of more than
+/// 64 that could be tried, 64 are that lie evenly.
 pub fn partition(distances: &Array2<f64>, algorithm: Algorithm, eps: Eps, min_heads: usize) -> (Vec<Vec<usize>>, f64) {
     let n = distances.nrows();
     let neighbours = |eps: f64| dbscan(n, |a, b| distances[[a, b]], eps, min_heads);
@@ -148,7 +149,8 @@ fn evenly<T: Copy>(list: Vec<T>) -> Vec<T> {
     }
 }
 
-/// The first of the labellings with the best mean silhouette, among those of more than one cluster and fewer than there are heads.
+/// The first of the labellings with the best mean silhouette, among those of more than one cluster and fewer than there
+/// are heads.
 fn best(distances: &Array2<f64>, tries: impl Iterator<Item = (Vec<usize>, f64)>) -> Option<(Vec<usize>, f64)> {
     let mut found: Option<(f64, (Vec<usize>, f64))> = None;
     for (labels, eps) in tries {
@@ -164,8 +166,8 @@ fn best(distances: &Array2<f64>, tries: impl Iterator<Item = (Vec<usize>, f64)>)
     found.map(|f| f.1)
 }
 
-/// The mean silhouette of a labelling: how much nearer heads are to their own cluster than to the next, from -1 to 1; 0 for a head that
-/// is alone.
+/// The mean silhouette of a labelling: how much nearer heads are to their own cluster than to the next, from -1 to 1; 0
+/// for a head that is alone.
 pub fn silhouette(distances: &Array2<f64>, labels: &[usize]) -> f64 {
     let mut sizes = vec![0usize; labels.iter().max().map_or(0, |m| m + 1)];
     labels.iter().for_each(|&l| sizes[l] += 1);
@@ -220,9 +222,9 @@ impl AverageLinkage {
     }
 }
 
-/// k-means: the labelling with the least sum of spreads that is found from average linkage and from some heads as the first of `count`
-/// that lie far apart. The spread of a cluster is the sum of the squared distances of its pairs, divided by its size: for points in
-/// space the sum of the squared distances to their mean.
+/// k-means: the labelling with the least sum of spreads that is found from average linkage and from some heads as the
+/// first of `count` that lie far apart. The spread of a cluster is the sum of the squared distances of its pairs,
+/// divided by its size: for points in space the sum of the squared distances to their mean.
 fn k_means(distances: &Array2<f64>, count: usize) -> Vec<usize> {
     let n = distances.nrows();
     let count = count.clamp(1, n.max(1));
@@ -255,8 +257,8 @@ fn k_means(distances: &Array2<f64>, count: usize) -> Vec<usize> {
     found
 }
 
-/// Moves heads one by one to the cluster where they lower the sum of spreads most (Hartigan and Wong 1979), until none does. Returns the
-/// labels and the sum.
+/// Moves heads one by one to the cluster where they lower the sum of spreads most (Hartigan and Wong 1979), until none
+/// does. Returns the labels and the sum.
 fn improved(squares: &Array2<f64>, mut labels: Vec<usize>, count: usize) -> (Vec<usize>, f64) {
     let n = labels.len();
     let mut size = vec![0usize; count];
@@ -304,9 +306,8 @@ fn improved(squares: &Array2<f64>, mut labels: Vec<usize>, count: usize) -> (Vec
     (labels, total)
 }
 
-/// Distances of several kinds as one, by layer: each is divided by its mean over all pairs of all layers, and they are averaged. A layer
-/// that lacks one of them has none.
-/// One kind alone stays as it is.
+/// Distances of several kinds as one, by layer: each is divided by its mean over all pairs of all layers, and they are
+/// averaged. A layer that lacks one of them has none. One kind alone stays as it is.
 pub fn combined(kinds: &[Vec<Array2<f64>>]) -> Vec<Array2<f64>> {
     if let [only] = kinds {
         return only.clone();
@@ -370,16 +371,16 @@ pub fn cluster_ffns(
     groups
 }
 
-/// The mean difference of the sorted densities of the centroids of a layer and the one before (equation 6); `None` where they have
-/// different numbers of them, or no densities.
+/// The mean difference of the sorted densities of the centroids of a layer and the one before (equation 6); `None`
+/// where they have different numbers of them, or no densities.
 fn ffn_difference(layers: &[Vec<Cluster>], densities: &[Vec<f64>], rule: FfnRule, l: usize) -> Option<f64> {
     let (a, b) = (sorted(&layers[l - 1], &densities[l - 1], rule), sorted(&layers[l], &densities[l], rule));
     let mean = a.iter().zip(&b).map(|(x, y)| (x - y).abs()).sum::<f64>() / a.len().max(1) as f64;
     (!a.is_empty() && a.len() == b.len()).then_some(mean)
 }
 
-/// The eps for FFNs in the middle of the largest gap between the differences of adjacent layers, in units of `scale` (the published
-/// eps of each layer); `None` where fewer than two pairs can be compared.
+/// The eps for FFNs in the middle of the largest gap between the differences of adjacent layers, in units of `scale`
+/// (the published eps of each layer); `None` where fewer than two pairs can be compared.
 pub fn automatic_ffn_eps(
     layers: &[Vec<Cluster>],
     densities: &[Vec<f64>],

@@ -17,8 +17,8 @@ use crate::onnx::{
 };
 
 impl Learngene {
-    /// The learngene as a model: the ancestor with each head's queries, keys and values looked up among the centroids, and one
-    /// FFN for each group of layers.
+    /// The learngene as a model: the ancestor with each head's queries, keys and values looked up among the centroids,
+    /// and one FFN for each group of layers.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] where layers share one head axis and would be clustered differently.

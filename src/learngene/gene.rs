@@ -24,8 +24,9 @@ pub struct Rules {
     pub similarity: Similarities,
     /// How they are clustered.
     pub algorithm: Algorithm,
-    /// Neighbourhood of heads for DBSCAN in the unit of the distances, the same for every layer. `None` for densities is the published
-    /// 10 pixels, scaled to the image or window that a layer's attention sees, and for other distances [`Eps::Auto`].
+    /// Neighbourhood of heads for DBSCAN in the unit of the distances, the same for every layer. `None` for densities
+    /// is the published 10 pixels, scaled to the image or window that a layer's attention sees, and for other distances
+    /// [`Eps::Auto`].
     pub eps: Option<Eps>,
     /// The same for sharing FFNs, which go by densities always.
     pub ffn_eps: Option<Eps>,
@@ -78,8 +79,8 @@ pub struct Learngene {
     pub offshoot: String,
     /// Where it comes from.
     pub source: Source,
-    /// Mean attention distances in pixels, as `[layer][head]`, empty for layers that have none; none at all where every head is its own
-    /// cluster unmeasured.
+    /// Mean attention distances in pixels, as `[layer][head]`, empty for layers that have none; none at all where every
+    /// head is its own cluster unmeasured.
     pub densities: Option<Vec<Vec<f64>>>,
     /// What made heads alike.
     #[serde(default)]
@@ -99,8 +100,8 @@ pub struct Learngene {
     pub layers: Vec<Vec<Cluster>>,
     /// Groups of layers that share an FFN.
     pub ffn_groups: Vec<Vec<usize>>,
-    /// Clusters of the neurons of each layer's FFN, big ones first and those that pass on most among equals; empty for a layer whose
-    /// neurons stand for themselves.
+    /// Clusters of the neurons of each layer's FFN, big ones first and those that pass on most among equals; empty for
+    /// a layer whose neurons stand for themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub neurons: Vec<Vec<Cluster>>,
     /// In which order heads and neurons go, where that was measured: then every weight is the ancestor's.
@@ -186,8 +187,8 @@ impl Learngene {
         Learngene::cluster_by(typing, anatomy, densities, &distances, rules)
     }
 
-    /// Clusters heads by given distances, one symmetric matrix [heads, heads] a layer, and FFNs by density. In a layer without distances
-    /// (an empty matrix) every head is its own cluster; a layer without densities keeps its FFN.
+    /// Clusters heads by given distances, one symmetric matrix [heads, heads] a layer, and FFNs by density. In a layer
+    /// without distances (an empty matrix) every head is its own cluster; a layer without densities keeps its FFN.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for explicit groups that cannot be.
@@ -250,7 +251,8 @@ impl Learngene {
             if !alike(typing, anatomy, &roles, pair[0], pair[1]) {
                 bail!(
                     Usage,
-                    "the FFNs of layers {} and {} differ in shape, or have matrices in common with heads, and cannot be shared",
+                    "the FFNs of layers {} and {} differ in shape, or have matrices in common with heads, and cannot \
+                     be shared",
                     pair[0],
                     pair[1]
                 );

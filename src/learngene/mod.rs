@@ -1,10 +1,11 @@
 //! The learngene: what an ancestor passes on.
 //!
-//! In every layer the heads that attend alike are one cluster with one centroid, and layers whose FFNs play the same part share
-//! one. The learngene file is an ONNX model that runs: the ancestor with each head's queries, keys and values replaced by its
-//! cluster's. A centroid is stored once; the weight is `Gather(centroids, slots)`, where `slots` names the cluster of each head, so
-//! that sharing is an index list that anyone can read, and growing a descendant is gathering from that list. The whole output
-//! projection, norms, embeddings and the classifier are there too, so that no ancestor is needed any more.
+//! In every layer the heads that attend alike are one cluster with one centroid, and layers whose FFNs play the same
+//! part share one. The learngene file is an ONNX model that runs: the ancestor with each head's queries, keys and
+//! values replaced by its cluster's. A centroid is stored once; the weight is `Gather(centroids, slots)`, where `slots`
+//! names the cluster of each head, so that sharing is an index list that anyone can read, and growing a descendant is
+//! gathering from that list. The whole output projection, norms, embeddings and the classifier are there too, so that
+//! no ancestor is needed any more.
 
 mod choices;
 mod clusters;

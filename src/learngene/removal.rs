@@ -1,7 +1,7 @@
 //! Removal: which heads and neurons of an ancestor go first, and what that costs, as a learngene carries it.
 //!
-//! It is measured on images ([`crate::fitting`]) and answers, for every size, which units stay and how large the error is that comes
-//! of it at the end of the network.
+//! It is measured on images ([`crate::fitting`]) and answers, for every size, which units stay and how large the error
+//! is that comes of it at the end of the network.
 
 use serde::{Deserialize, Serialize};
 
@@ -83,8 +83,8 @@ pub struct Removal {
     pub kind: Kind,
     /// Which units stay at every count.
     pub kept: Kept,
-    /// For every count from none to all, the squared error at the end of the network where only this block is thinned, relative to
-    /// the values themselves; not rising.
+    /// For every count from none to all, the squared error at the end of the network where only this block is thinned,
+    /// relative to the values themselves; not rising.
     pub error: Vec<f32>,
 }
 
@@ -97,9 +97,11 @@ pub struct Dimensions {
     pub of: [usize; 2],
     /// True where both have one size, since one projection packs them.
     pub joint: bool,
-    /// For every number of dimensions of either, the squared error at the end of the network where only these are cut; not rising.
+    /// For every number of dimensions of either, the squared error at the end of the network where only these are cut;
+    /// not rising.
     pub error: [Vec<f32>; 2],
-    /// Parameters, operations and bytes of one dimension of one head, of either; those of both in the first where they are joint.
+    /// Parameters, operations and bytes of one dimension of one head, of either; those of both in the first where they
+    /// are joint.
     pub unit: [[f64; 3]; 2],
 }
 

@@ -36,7 +36,8 @@ pub struct Measures {
 }
 
 impl Agreement {
-    /// Nothing added yet. Where the first output is `ranked`, its places are no classes, and the first is always the largest.
+    /// Nothing added yet. Where the first output is `ranked`, its places are no classes, and the first is always the
+    /// largest.
     pub fn of(ranked: bool) -> Self {
         Agreement { ranked, ..Agreement::default() }
     }

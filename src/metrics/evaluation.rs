@@ -46,7 +46,8 @@ pub struct Evaluation {
 }
 
 impl Scores {
-    /// Nothing counted yet. Of `independent` classes, each a yes or no of its own, the loss is their binary cross-entropy.
+    /// Nothing counted yet. Of `independent` classes, each a yes or no of its own, the loss is their binary
+    /// cross-entropy.
     pub fn of(independent: bool) -> Self {
         Scores { independent, ..Scores::default() }
     }
@@ -118,8 +119,8 @@ impl Scores {
     }
 }
 
-/// How many classes come before the label: those with a larger logit, and those with an equal one and a lower index. What is not
-/// a number is never recognised.
+/// How many classes come before the label: those with a larger logit, and those with an equal one and a lower index.
+/// What is not a number is never recognised.
 fn rank(row: ArrayView1<f32>, label: usize) -> usize {
     let own = row[label];
     if own.is_nan() {

@@ -1,7 +1,7 @@
 //! How much memory the structure of a file takes, counted before any of it is decoded.
 //!
-//! An empty message takes two bytes in a file and hundreds in memory. Lengths are walked as they lie there, without copying; weights
-//! are stepped over.
+//! An empty message takes two bytes in a file and hundreds in memory. Lengths are walked as they lie there, without
+//! copying; weights are stepped over.
 
 use std::mem::size_of;
 
@@ -32,7 +32,8 @@ enum Message {
 }
 
 impl Message {
-    /// The message in a field; `None` for bytes and for numbers in one piece, whose memory is what they take in the file.
+    /// The message in a field; `None` for bytes and for numbers in one piece, whose memory is what they take in the
+    /// file.
     fn field(self, tag: u64) -> Option<Message> {
         use Message::*;
         Some(match (self, tag) {
@@ -73,7 +74,8 @@ impl Message {
 /// Checks that an encoded model can be decoded in little memory.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] for a structure larger than any model has. What is damaged is left to the decoder, which says where.
+/// [`ErrorKind::Unsupported`] for a structure larger than any model has. What is damaged is left to the decoder, which
+/// says where.
 pub(super) fn check(bytes: &[u8]) -> Result<()> {
     let mut total = 0;
     count(bytes, Message::Model, 0, &mut total);

@@ -1,8 +1,8 @@
 //! External data: tensors whose payload lies in another file.
 //!
-//! The path comes from the model, so it is not trusted: it must be relative and lie, after every link is followed, inside
-//! the model's folder, and have no other name. In a cache of Hugging Face it may also lie where the cache keeps the files of
-//! the model's repository.
+//! The path comes from the model, so it is not trusted: it must be relative and lie, after every link is followed,
+//! inside the model's folder, and have no other name. In a cache of Hugging Face it may also lie where the cache keeps
+//! the files of the model's repository.
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -15,7 +15,8 @@ use super::source::{Source, map};
 use super::tensor;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Payloads below this stay in the message even when the weights are external: among them are all that shapes are computed from.
+/// Payloads below this stay in the message even when the weights are external: among them are all that shapes are
+/// computed from.
 const MIN_EXTERNAL: usize = 1024;
 
 /// What to do with external data that a link leads outside the model's folder.
@@ -129,8 +130,9 @@ fn resolve_tensor(
     Ok(())
 }
 
-/// The folder `models--NAME/blobs` of a cache of Hugging Face, for a folder in `models--NAME/snapshots/REVISION`. Both belong to
-/// the one repository, and the files of a snapshot are links that the cache made into the other, never a link itself.
+/// The folder `models--NAME/blobs` of a cache of Hugging Face, for a folder in `models--NAME/snapshots/REVISION`. Both
+/// belong to the one repository, and the files of a snapshot are links that the cache made into the other, never a link
+/// itself.
 fn blobs(inside: &Path) -> Option<PathBuf> {
     let snapshots = inside.ancestors().skip(1).find(|folder| folder.ends_with("snapshots"))?;
     let repository = snapshots.parent()?;

@@ -1,9 +1,9 @@
 //! The file: ONNX models decoded from a memory map and written back.
 //!
-//! Decoding copies no tensor: the payload of every initializer is a slice of the mapped file ([`Model::open`]), so opening
-//! a model touches only the pages that hold its structure. Encoding streams the same slices to the output
-//! ([`Model::write`]). External data is resolved inside the model's own folder, and every payload is checked against its
-//! dims before anybody may use it.
+//! Decoding copies no tensor: the payload of every initializer is a slice of the mapped file ([`Model::open`]), so
+//! opening a model touches only the pages that hold its structure. Encoding streams the same slices to the output
+//! ([`Model::write`]). External data is resolved inside the model's own folder, and every payload is checked against
+//! its dims before anybody may use it.
 
 mod bounds;
 mod external;

@@ -38,13 +38,13 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens the ONNX model at `path` without reading its weights. Weights that it lists among its inputs are weights alone from then
-    /// on, which takes IR version 4: an older version is raised.
+    /// Opens the ONNX model at `path` without reading its weights. Weights that it lists among its inputs are weights
+    /// alone from then on, which takes IR version 4: an older version is raised.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] where the file cannot be mapped, [`ErrorKind::Format`] where it is no ONNX model, is truncated, or
-    /// holds a tensor whose payload disagrees with its dims, and [`ErrorKind::Unsupported`] for external data outside the
-    /// model's folder.
+    /// [`ErrorKind::Io`] where the file cannot be mapped, [`ErrorKind::Format`] where it is no ONNX model, is
+    /// truncated, or holds a tensor whose payload disagrees with its dims, and [`ErrorKind::Unsupported`] for external
+    /// data outside the model's folder.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
         Model::open_with(path, ExternalLinks::Refuse)
     }
@@ -131,8 +131,8 @@ impl Model {
         self.ir_version
     }
 
-    /// Takes initializers out of the inputs. IR version 3 lists every weight there, and later ones may: such an entry declares a shape
-    /// that surgery changes, and a weight that is made on the way has none.
+    /// Takes initializers out of the inputs. IR version 3 lists every weight there, and later ones may: such an entry
+    /// declares a shape that surgery changes, and a weight that is made on the way has none.
     pub(crate) fn own_initializers(&mut self) {
         self.proto.ir_version = Some(self.ir_version.max(OWN_INITIALIZERS));
         if let Some(graph) = &mut self.proto.graph {
@@ -165,8 +165,8 @@ impl Model {
             .push(proto::StringStringEntryProto { key: Some(key.to_string()), value: Some(value.into()) });
     }
 
-    /// Sets a value of the model's `metadata_props` that the file does not hold, and remembers who supplied it: `flags`, the path of
-    /// a configuration. What is made of the model then holds the value itself.
+    /// Sets a value of the model's `metadata_props` that the file does not hold, and remembers who supplied it:
+    /// `flags`, the path of a configuration. What is made of the model then holds the value itself.
     pub fn supply_metadata(&mut self, key: &str, value: impl Into<String>, suppliers: Vec<String>) {
         self.set_metadata(key, value);
         self.suppliers.insert(key.to_string(), suppliers);
@@ -181,8 +181,8 @@ impl Model {
     /// weights in one file of external data beside it (`NAME.data`).
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] where the file cannot be written, and where a file that weights come from was written over since it was
-    /// opened; nothing is left behind then.
+    /// [`ErrorKind::Io`] where the file cannot be written, and where a file that weights come from was written over
+    /// since it was opened; nothing is left behind then.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<u64> {
         write::write(&self.proto, path.as_ref(), &self.sources)
     }
@@ -195,8 +195,8 @@ impl Model {
         out
     }
 
-    /// The encoded model without its weights, and the weights where they lie: for a runtime that takes tensors or files in memory. Of
-    /// the weights no copy is made, and no message grows past the 2 GB of protobuf.
+    /// The encoded model without its weights, and the weights where they lie: for a runtime that takes tensors or files
+    /// in memory. Of the weights no copy is made, and no message grows past the 2 GB of protobuf.
     pub(crate) fn into_parts(mut self) -> (Vec<u8>, Vec<Payload>) {
         let mut payloads = Vec::new();
         for tensor in &mut self.graph_mut().initializer {
@@ -254,7 +254,8 @@ fn check(model: &ModelProto) -> Result<()> {
                 return Err(Error::new(ErrorKind::Format, message).in_node(node_label(node)).hint(match is_output {
                     // torch 2.15 writes that where an output bears the name of a value inside the graph.
                     true => format!(
-                        "export the model again with another name for the output `{output}` (output_names): a value inside has that name too"
+                        "export the model again with another name for the output `{output}` (output_names): a value \
+                         inside has that name too"
                     ),
                     false => "export the model again: `onnx.checker.check_model` refuses it, too".into(),
                 }));

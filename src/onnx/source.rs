@@ -61,8 +61,8 @@ pub(super) fn map(path: &Path) -> Result<(Bytes, Source)> {
         return Ok((Bytes::new(), source(file)));
     }
     // SAFETY: the mapping is read-only and private. Offshoot replaces files by renaming, never in place, so its own
-    // outputs cannot shrink a mapped input. Where another program does, the command line ends at the signal, and a model
-    // that was written over is not written out.
+    // outputs cannot shrink a mapped input. Where another program does, the command line ends at the signal, and a
+    // model that was written over is not written out.
     let mapped = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
     Ok((Bytes::from_owner(mapped), source(file)))
 }

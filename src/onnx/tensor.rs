@@ -138,9 +138,9 @@ pub fn to_f32(t: &TensorProto) -> Result<Vec<f32>> {
     })
 }
 
-/// For every index along an axis of a floating-point tensor, with `before` indices in front of it and `after` behind it: the sum of the
-/// squares of its elements, in double precision. Each is one thread's, so that it is the same whatever the number of threads. Elements
-/// of single precision are read where they lie.
+/// For every index along an axis of a floating-point tensor, with `before` indices in front of it and `after` behind
+/// it: the sum of the squares of its elements, in double precision. Each is one thread's, so that it is the same
+/// whatever the number of threads. Elements of single precision are read where they lie.
 ///
 /// # Errors
 /// Those of [`to_f32`].

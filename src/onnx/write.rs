@@ -77,7 +77,8 @@ pub(super) fn encode(model: &ModelProto, out: &mut impl Write) -> io::Result<()>
     out.write_all(&rest.encode_to_vec())
 }
 
-/// Tells the kernel that a mapped payload is about to be read as a whole: one call instead of a page fault every few pages.
+/// Tells the kernel that a mapped payload is about to be read as a whole: one call instead of a page fault every few
+/// pages.
 #[cfg(target_os = "linux")]
 fn expect(payload: &[u8]) {
     use rustix::mm::{Advice, madvise};
@@ -87,8 +88,8 @@ fn expect(payload: &[u8]) {
     }
     let start = payload.as_ptr() as usize & !(PAGE - 1);
     let length = payload.as_ptr() as usize + payload.len() - start;
-    // SAFETY: the advice only fills page tables; it changes no memory, and a range that cannot be filled is an error that is
-    // not one here.
+    // SAFETY: the advice only fills page tables; it changes no memory, and a range that cannot be filled is an error
+    // that is not one here.
     let _ = unsafe { madvise(start as *mut _, length, Advice::LinuxPopulateRead) };
 }
 
@@ -110,8 +111,8 @@ fn message(field: u32, message: &impl Message, scratch: &mut Vec<u8>, out: &mut 
     out.write_all(scratch)
 }
 
-/// Writes a model, with external data beside it where it is too large for one message. Returns the bytes written. Nothing is replaced
-/// where one of the `sources` of payloads was written over meanwhile.
+/// Writes a model, with external data beside it where it is too large for one message. Returns the bytes written.
+/// Nothing is replaced where one of the `sources` of payloads was written over meanwhile.
 pub(super) fn write(model: &ModelProto, path: &Path, sources: &[Source]) -> Result<u64> {
     write_within(model, path, MAX_MESSAGE, sources)
 }
@@ -193,7 +194,8 @@ fn sibling(path: &Path, suffix: &str) -> Result<PathBuf> {
     Ok(path.with_file_name(name))
 }
 
-/// Writes a file through a temporary one in the same folder, which replaces it only when all is written. Returns its bytes.
+/// Writes a file through a temporary one in the same folder, which replaces it only when all is written. Returns its
+/// bytes.
 ///
 /// # Errors
 /// [`ErrorKind::Io`]; the temporary file is gone then and an older file at `path` is untouched.

@@ -1,8 +1,9 @@
 //! What an operator is, said once: one row of [`table`] for each, and the only place that lists operators by name.
 //!
-//! A column stands here where two parts of the code ask the same of an operator, or where one asks it of many. What needs code is a
-//! function beside its like: the typing rules (`axes::rules`), shape arithmetic (`axes::arithmetic`), the gradient rules
-//! (`training::rules`). An operator that is not in the table has nothing that a column could say of it.
+//! A column stands here where two parts of the code ask the same of an operator, or where one asks it of many. What
+//! needs code is a function beside its like: the typing rules (`axes::rules`), shape arithmetic (`axes::arithmetic`),
+//! the gradient rules (`training::rules`). An operator that is not in the table has nothing that a column could say of
+//! it.
 
 mod table;
 
@@ -33,7 +34,8 @@ pub struct Op {
     pub result: Type,
     /// The operator sets from which on ONNX defines it for float16 and for bfloat16.
     half: [Option<i64>; 2],
-    /// The operator set from which on ONNX Runtime computes it in bfloat16 on CUDA (seen with 1.31; on the processor it has none).
+    /// The operator set from which on ONNX Runtime computes it in bfloat16 on CUDA (seen with 1.31; on the processor it
+    /// has none).
     pub cuda_bfloat16: Option<i64>,
     /// What its inputs are for, and those behind the last that is listed.
     slots: (&'static [Slot], Slot),

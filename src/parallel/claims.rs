@@ -1,8 +1,9 @@
 //! Claims: how processes that share nothing but a folder divide work among themselves.
 //!
-//! A claim on a cell is a folder `CELL.claim.N` with a file that its owner keeps touching. It is made under another name and
-//! renamed, which fails where the name is taken, so one process has it, on a network file system too. The claim of a process that
-//! is gone is no longer touched; it is retaken as number N + 1, again by a rename that one process wins.
+//! A claim on a cell is a folder `CELL.claim.N` with a file that its owner keeps touching. It is made under another
+//! name and renamed, which fails where the name is taken, so one process has it, on a network file system too. The
+//! claim of a process that is gone is no longer touched; it is retaken as number N + 1, again by a rename that one
+//! process wins.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind as IoKind, Write};
@@ -30,10 +31,11 @@ pub struct Claim {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Claims a cell in a folder that the processes share; `None` where another process has it. A claim that has not been touched for
-/// `stale` is retaken.
+/// Claims a cell in a folder that the processes share; `None` where another process has it. A claim that has not been
+/// touched for `stale` is retaken.
 ///
-/// The work may have been done and the claim given back between a look at the results and this call: look again afterwards.
+/// The work may have been done and the claim given back between a look at the results and this call: look again
+/// afterwards.
 ///
 /// # Errors
 /// `Usage` for a cell whose name is no file name, `Io` where the folder cannot be read or written.
@@ -103,8 +105,8 @@ fn take(folder: &Path, cell: &str, made: TempDir, number: u64) -> std::io::Resul
         Err(_) if place.exists() => return Ok(None),
         Err(e) => return Err(e),
     }
-    // Whoever looks while a claim is retaken may see neither the old one nor the new one, and take the cell for free. The new one
-    // was there before it could be missed, and is seen now.
+    // Whoever looks while a claim is retaken may see neither the old one nor the new one, and take the cell for free.
+    // The new one was there before it could be missed, and is seen now.
     if highest(folder, cell)? > Some(number) {
         discard(&place);
         return Ok(None);

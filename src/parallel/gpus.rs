@@ -24,7 +24,8 @@ pub fn between_gpus() -> Result<bool> {
 /// [`ErrorKind::Runtime`](crate::error::ErrorKind::Runtime) where NCCL fails or was not found.
 ///
 /// # Safety
-/// Each address must be that of so many elements in the memory of CUDA's device 0, and nobody else may use them meanwhile.
+/// Each address must be that of so many elements in the memory of CUDA's device 0, and nobody else may use them
+/// meanwhile.
 pub unsafe fn sum_on_gpu(arrays: &[(*mut std::ffi::c_void, usize)]) -> Result<()> {
     #[cfg(feature = "mpi")]
     // SAFETY: the caller's.

@@ -16,12 +16,13 @@ const BUCKET: usize = 4 << 20;
 /// Bytes that are sent at once; MPI counts in 32 bits.
 const MESSAGE: usize = 1 << 30;
 
-/// Joins the processes that the launcher started with this one, if there are others. It belongs at the very start of a program,
-/// before there are other threads: each process is given a GPU of its machine and its share of the machine's cores.
+/// Joins the processes that the launcher started with this one, if there are others. It belongs at the very start of a
+/// program, before there are other threads: each process is given a GPU of its machine and its share of the machine's
+/// cores.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] where there are others and the feature `mpi` was left out, [`ErrorKind::Runtime`] where MPI does not
-/// start, [`ErrorKind::Usage`] where the others are another version of Offshoot.
+/// [`ErrorKind::Unsupported`] where there are others and the feature `mpi` was left out, [`ErrorKind::Runtime`] where
+/// MPI does not start, [`ErrorKind::Usage`] where the others are another version of Offshoot.
 pub fn start() -> Result<()> {
     let Some(launched) = launched().filter(|l| l.size > 1) else { return Ok(()) };
     if cfg!(feature = "mpi") {
@@ -51,8 +52,8 @@ fn take_gpu(local_rank: usize) {
     unsafe { std::env::set_var(VISIBLE, own) };
 }
 
-/// Threads that this process should use so that all on its machine together use every core; `None` where it is alone there, or where
-/// the launcher bound it to some cores.
+/// Threads that this process should use so that all on its machine together use every core; `None` where it is alone
+/// there, or where the launcher bound it to some cores.
 pub fn threads() -> Option<usize> {
     let local = launched()?.local_size.filter(|n| *n > 1)?;
     let usable = std::thread::available_parallelism().ok()?.get();
@@ -241,8 +242,8 @@ pub fn share(count: usize) -> std::iter::StepBy<std::ops::Range<usize>> {
     (rank().min(count)..count).step_by(size())
 }
 
-/// The part of a list of `count` that is this process's, in one piece. The list is cut only behind every `chunk` of its elements: what is
-/// rounded within a chunk is rounded alike then, however many processes there are.
+/// The part of a list of `count` that is this process's, in one piece. The list is cut only behind every `chunk` of its
+/// elements: what is rounded within a chunk is rounded alike then, however many processes there are.
 pub fn part(count: usize, chunk: usize) -> std::ops::Range<usize> {
     let chunks = count.div_ceil(chunk.max(1));
     let border = |rank: usize| (chunks * rank / size() * chunk.max(1)).min(count);
@@ -257,7 +258,8 @@ pub fn is_own(i: usize) -> bool {
 /// Whether all processes have come to the same error.
 static ALL_FAILED: AtomicBool = AtomicBool::new(false);
 
-/// Ends a process that has failed and has said so: all of them, which would wait for this one, unless each has the same to say.
+/// Ends a process that has failed and has said so: all of them, which would wait for this one, unless each has the same
+/// to say.
 pub fn fail(code: u8) -> ExitCode {
     if size() > 1 && !ALL_FAILED.load(Ordering::Relaxed) {
         abort(code);

@@ -18,8 +18,8 @@ pub fn launched() -> Option<Launched> {
     told(|name| std::env::var(name).ok()?.parse().ok())
 }
 
-/// Open MPI says all, other launchers some of it; Slurm's own variables count only beside those of a process manager, as `srun`
-/// sets them for processes that know nothing of each other as well.
+/// Open MPI says all, other launchers some of it; Slurm's own variables count only beside those of a process manager,
+/// as `srun` sets them for processes that know nothing of each other as well.
 fn told(number: impl Fn(&str) -> Option<usize>) -> Option<Launched> {
     let first = |names: &[&str]| names.iter().find_map(|n| number(n));
     let rank = first(&["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"])?;

@@ -1,9 +1,11 @@
-//! Processes that work together: which of how many this is, sums over all of them, and what the first one tells the others.
+//! Processes that work together: which of how many this is, sums over all of them, and what the first one tells the
+//! others.
 //!
-//! A process that was not started by an MPI launcher (`mpirun`, `srun --mpi`), or that has not [joined](start) the others, is
-//! alone: rank 0 of 1. Then a sum is what it was and nothing is sent, so the code that works in a group is the code that works
-//! alone. Every rank makes the same calls in the same order. A rank that fails ends the whole job ([`abort`]): the others
-//! wait for it in the next call and would wait for ever. The transport is MPI, behind the cargo feature `mpi`, and NCCL between GPUs.
+//! A process that was not started by an MPI launcher (`mpirun`, `srun --mpi`), or that has not [joined](start) the
+//! others, is alone: rank 0 of 1. Then a sum is what it was and nothing is sent, so the code that works in a group is
+//! the code that works alone. Every rank makes the same calls in the same order. A rank that fails ends the whole job
+//! ([`abort`]): the others wait for it in the next call and would wait for ever. The transport is MPI, behind the cargo
+//! feature `mpi`, and NCCL between GPUs.
 
 #[cfg_attr(not(feature = "mpi"), path = "alone.rs")]
 mod backend;

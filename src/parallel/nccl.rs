@@ -68,7 +68,8 @@ pub(super) unsafe fn sum(arrays: &[(*mut c_void, usize)]) -> Result<()> {
     result::group_start().map_err(failed)?;
     for &(address, elements) in arrays {
         let (kind, add) = (sys::ncclDataType_t::ncclFloat32, sys::ncclRedOp_t::ncclSum);
-        // SAFETY: the caller's for the memory; the communicator is that of all processes; the stream is the default one.
+        // SAFETY: the caller's for the memory; the communicator is that of all processes; the stream is the default
+        // one.
         let queued = unsafe {
             result::all_reduce(address, address, elements, kind, add, group.communicator, std::ptr::null_mut())
         };

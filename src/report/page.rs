@@ -4,10 +4,13 @@ use super::plot::{Curve, KeptLayer, kept_plot, map_picture, training_plot};
 use crate::density::AttentionMap;
 use crate::error::Result;
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#222}\
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 \
+    1rem;color:#222}\
     h1{font-size:1.6rem}table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;text-align:left;\
-    border-bottom:1px solid #ddd}td.number{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}\
-    .maps{display:flex;flex-wrap:wrap;gap:1.5rem}figure{margin:0}figcaption{font-size:.85rem;color:#555}svg.map{border:1px solid #ccc}";
+    border-bottom:1px solid \
+    #ddd}td.number{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}\
+    .maps{display:flex;flex-wrap:wrap;gap:1.5rem}figure{margin:0}\
+    figcaption{font-size:.85rem;color:#555}svg.map{border:1px solid #ccc}";
 
 /// Text that stands in HTML as it is.
 fn escape(text: &str) -> String {
@@ -102,7 +105,8 @@ pub struct Seen {
     pub descendant: AttentionMap,
 }
 
-/// The report of a shrunk model: facts, a comparison with the ancestor, what every layer keeps, and attention maps side by side.
+/// The report of a shrunk model: facts, a comparison with the ancestor, what every layer keeps, and attention maps side
+/// by side.
 ///
 /// # Errors
 /// Those of [`kept_plot`].
@@ -121,7 +125,8 @@ pub fn shrink_page(
     body +=
         &format!("<h2>Features</h2>\n{}", table(&["Layer of the ancestor", "Correlation of what leaves it"], features));
     if !maps.is_empty() {
-        body += "<h2>Attention</h2>\n<p>Where the class token looks, or all patches where there is none, on one view that no fit has seen: \
+        body += "<h2>Attention</h2>\n<p>Where the class token looks, or all patches where there is none, on one view \
+            that no fit has seen: \
                  the ancestor on the left, the descendant on the right.</p>\n<div class=\"maps\">\n";
         for seen in maps {
             body += &format!(
@@ -178,7 +183,8 @@ pub fn study_page(
         body += &format!("<figure>{svg}<figcaption>{}</figcaption></figure>\n", escape(name));
     }
     if !pictures.is_empty() {
-        body += "<h2>Attention</h2>\n<p>255 A, queries down and keys to the right, a square a head: the first layer of the ancestor and of \
+        body += "<h2>Attention</h2>\n<p>255 A, queries down and keys to the right, a square a head: the first layer of \
+            the ancestor and of \
                  the descendant, then the last layer of both; on one validation image.</p>\n";
     }
     for picture in pictures {

@@ -106,7 +106,8 @@ pub fn map_picture(map: &AttentionMap) -> String {
     let [rows, columns] = map.patches;
     let most = map.attention.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
     let mut svg = format!(
-        "<svg class=\"map\" viewBox=\"0 0 {columns} {rows}\" width=\"160\" height=\"{}\" shape-rendering=\"crispEdges\">",
+        "<svg class=\"map\" viewBox=\"0 0 {columns} {rows}\" width=\"160\" height=\"{}\" \
+         shape-rendering=\"crispEdges\">",
         160 * rows / columns.max(1)
     );
     for (i, a) in map.attention.iter().enumerate() {

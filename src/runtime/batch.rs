@@ -14,8 +14,8 @@ use crate::onnx::{DataType, Model};
 const TOLERANCES: [f32; 2] = [1e-3, 2e-2];
 
 impl Runtime {
-    /// Compares what a model says of two images of noise, one alone and both together. `false` where the first rows of its outputs differ,
-    /// or where it does not run on two images.
+    /// Compares what a model says of two images of noise, one alone and both together. `false` where the first rows of
+    /// its outputs differ, or where it does not run on two images.
     ///
     /// # Errors
     /// Those of [`Runtime::load`] and of a run, for one image alone.

@@ -1,4 +1,5 @@
-//! tract by itself, without ONNX Runtime's interface between: it runs beside another library, and a panic of it can be caught.
+//! tract by itself, without ONNX Runtime's interface between: it runs beside another library, and a panic of it can be
+//! caught.
 //!
 //! The interface is C, and a panic that would pass it ends the process. What has to survive every graph goes this way.
 
@@ -22,8 +23,8 @@ impl Embedded {
     /// Loads a model whose only data input is a batch of images, as [`super::Runtime::load`] does.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Unsupported`] for models with other inputs, [`crate::error::ErrorKind::Runtime`] where tract cannot load
-    /// it or this build has none.
+    /// [`crate::error::ErrorKind::Unsupported`] for models with other inputs, [`crate::error::ErrorKind::Runtime`]
+    /// where tract cannot load it or this build has none.
     pub fn load(model: &Model, batch: usize, image: [usize; 2]) -> Result<Embedded> {
         let mut model = model.clone();
         graph::prune(model.graph_mut());

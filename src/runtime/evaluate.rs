@@ -20,8 +20,8 @@ pub fn can_evaluate(kind: DataType) -> bool {
 }
 
 impl Runtime {
-    /// Runs a model that has no data inputs and returns its outputs, in order and under their names. Outputs must declare
-    /// their element types.
+    /// Runs a model that has no data inputs and returns its outputs, in order and under their names. Outputs must
+    /// declare their element types.
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`] where the runtime cannot run it, [`ErrorKind::Unsupported`] for element types other than

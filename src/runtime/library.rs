@@ -37,8 +37,10 @@ pub fn find(given: Option<&Path>) -> Result<Library> {
         }
     }
     Err(first_error.unwrap_or_else(|| {
-        Error::new(ErrorKind::Runtime, "ONNX Runtime's shared library was not found")
-            .hint("put it beside the executable, install the Python wheel `onnxruntime`, or name it with --onnxruntime PATH or ORT_DYLIB_PATH")
+        Error::new(ErrorKind::Runtime, "ONNX Runtime's shared library was not found").hint(
+            "put it beside the executable, install the Python wheel `onnxruntime`, or name it with --onnxruntime \
+                PATH or ORT_DYLIB_PATH",
+        )
     }))
 }
 
@@ -64,8 +66,8 @@ pub fn candidates() -> Vec<PathBuf> {
     list
 }
 
-/// Folders that belong to an executable: its own (a release archive), those of the Python environment that it was installed into
-/// (a wheel), and the `.onnxruntime` of the project that it was built in.
+/// Folders that belong to an executable: its own (a release archive), those of the Python environment that it was
+/// installed into (a wheel), and the `.onnxruntime` of the project that it was built in.
 ///
 /// Neither the working folder nor one that merely lies above is searched: a library that is found is code that runs.
 fn around(executable: &Path) -> Vec<PathBuf> {
@@ -140,7 +142,8 @@ fn open(path: &Path) -> Result<Library> {
             .at(path)
             .hint("run `scripts/fetch/onnxruntime.sh`, or name the library with --onnxruntime PATH")
     };
-    // SAFETY: loading runs the library's initialisers, which is what the user asks for by naming it or by having it there.
+    // SAFETY: loading runs the library's initialisers, which is what the user asks for by naming it or by having it
+    // there.
     let library = unsafe { libloading::Library::new(path) }.map_err(|e| fail(format!("cannot be loaded: {e}")))?;
     // SAFETY: the symbol has this type in every version of ONNX Runtime.
     let base = unsafe { library.get::<unsafe extern "C" fn() -> *const ApiBase>(b"OrtGetApiBase\0") }

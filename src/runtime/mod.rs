@@ -1,7 +1,8 @@
-//! Running graphs: one session type over ONNX Runtime (loaded when it is found) and tract (built in, by the feature `tract`).
+//! Running graphs: one session type over ONNX Runtime (loaded when it is found) and tract (built in, by the feature
+//! `tract`).
 //!
-//! Both stand behind one API, so that probes, evaluation and training steps are plain ONNX graphs that run on either. The
-//! choice is made once per process.
+//! Both stand behind one API, so that probes, evaluation and training steps are plain ONNX graphs that run on either.
+//! The choice is made once per process.
 
 mod batch;
 mod decompose;

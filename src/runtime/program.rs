@@ -1,10 +1,10 @@
 //! Programs: graphs of any inputs that work on tensors which stay on the device from run to run.
 //!
-//! A training step reads parameters and moments and makes their next values. [`State`] keeps two buffers of each such tensor;
-//! a program reads the front one, writes the back one, and the two change places, because a weight may still be read by the
-//! backward pass when its next value is made. A tensor that a program declares as written in place needs no second buffer. On ONNX
-//! Runtime the buffers are bound once for each order in
-//! which they can stand; tract, which binds nothing, passes the values on.
+//! A training step reads parameters and moments and makes their next values. [`State`] keeps two buffers of each such
+//! tensor; a program reads the front one, writes the back one, and the two change places, because a weight may still be
+//! read by the backward pass when its next value is made. A tensor that a program declares as written in place needs no
+//! second buffer. On ONNX Runtime the buffers are bound once for each order in which they can stand; tract, which binds
+//! nothing, passes the values on.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -44,11 +44,11 @@ struct Buffers {
 pub struct Ports {
     /// Inputs of the graph and the tensors that they read.
     pub reads: Vec<(String, String)>,
-    /// Outputs of the graph and the tensors whose next values they are. What is written is read as well, so that its shape is
-    /// known.
+    /// Outputs of the graph and the tensors whose next values they are. What is written is read as well, so that its
+    /// shape is known.
     pub writes: Vec<(String, String)>,
-    /// Tensors whose next value is written over the last one: the graph has read it by then, and leaves it as it is where a run
-    /// is to be [undone](State::undo).
+    /// Tensors whose next value is written over the last one: the graph has read it by then, and leaves it as it is
+    /// where a run is to be [undone](State::undo).
     pub in_place: HashSet<String>,
 }
 
@@ -79,7 +79,8 @@ fn handle(value: &DynValue) -> std::result::Result<DynValue, String> {
 }
 
 impl Runtime {
-    /// Loads a graph whose every shape is fixed. Its inputs are those of `ports` and others, which are fed (all of f32).
+    /// Loads a graph whose every shape is fixed. Its inputs are those of `ports` and others, which are fed (all of
+    /// f32).
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`] where the runtime cannot load it.
@@ -179,10 +180,12 @@ impl State {
         self.turn(&program.ports);
     }
 
-    /// Makes tensors, in this order, their sums over all processes: from GPU to GPU where NCCL is there, else over the host.
+    /// Makes tensors, in this order, their sums over all processes: from GPU to GPU where NCCL is there, else over the
+    /// host.
     ///
     /// # Errors
-    /// [`ErrorKind::Internal`] where there is no such tensor, [`ErrorKind::Runtime`] where it cannot be read or written.
+    /// [`ErrorKind::Internal`] where there is no such tensor, [`ErrorKind::Runtime`] where it cannot be read or
+    /// written.
     pub fn sum(&mut self, tensors: &[String]) -> Result<()> {
         let mut sizes = Vec::with_capacity(tensors.len());
         let mut on_gpu = Vec::new();
@@ -197,8 +200,8 @@ impl State {
             sizes.push((tensor.as_str(), elements));
         }
         if !on_gpu.is_empty() && on_gpu.len() == tensors.len() && parallel::between_gpus()? {
-            // SAFETY: the addresses are those of live tensors of so many floats on device 0, which are borrowed mutably, and every
-            // run of a program has ended.
+            // SAFETY: the addresses are those of live tensors of so many floats on device 0, which are borrowed
+            // mutably, and every run of a program has ended.
             return unsafe { parallel::sum_on_gpu(&on_gpu) };
         }
         parallel::sum_all(sizes.into_iter(), |tensor, change| self.change(tensor, change))
@@ -349,10 +352,10 @@ impl Program {
                 .map(|o| read(o, outputs.get(o).ok_or_else(|| fail(format!("no output `{o}`")))?))
                 .collect();
         };
-        // Every output is bound to memory of ours. `Session::run_binding` would make a new handle of each of them, some hundreds a
-        // step, and lose a type description with each.
-        // SAFETY: the session and the binding live through the call, the binding was made for this session, and both are borrowed
-        // mutably or owned here, so that nobody else uses them.
+        // Every output is bound to memory of ours. `Session::run_binding` would make a new handle of each of them, some
+        // hundreds a step, and lose a type description with each. SAFETY: the session and the binding live through the
+        // call, the binding was made for this session, and both are borrowed mutably or owned here, so that nobody else
+        // uses them.
         let status = unsafe {
             let run = ort::api().RunWithBinding;
             ort::Error::result_from_status(run(self.inner.ptr().cast_mut(), std::ptr::null(), binding.ptr()))

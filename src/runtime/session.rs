@@ -48,7 +48,8 @@ pub struct Session {
 /// What a graph is loaded for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// One batch: ONNX Runtime does not pack its weights for its products, which takes longer than it saves, and their memory twice.
+    /// One batch: ONNX Runtime does not pack its weights for its products, which takes longer than it saves, and their
+    /// memory twice.
     Once,
     /// Any number of batches.
     Often,
@@ -56,24 +57,26 @@ pub(super) enum Purpose {
     Training,
 }
 
-/// A batch size that keeps activations small for images of a height and width: 8 at 224 pixels, more for smaller ones, and no more
-/// than there are `images`.
+/// A batch size that keeps activations small for images of a height and width: 8 at 224 pixels, more for smaller ones,
+/// and no more than there are `images`.
 pub fn suggested_batch(size: [usize; 2], images: usize) -> usize {
     let pixels = size[0] * size[1];
     (8 * 224 * 224 / pixels.max(1)).clamp(1, 64).min(images.max(1))
 }
 
 impl Runtime {
-    /// Loads a model whose only data input is a batch of images. What no output needs is cut away first. A batch size that
-    /// the model fixes wins over `batch`; an image size that it leaves open becomes `image` (height, width).
+    /// Loads a model whose only data input is a batch of images. What no output needs is cut away first. A batch size
+    /// that the model fixes wins over `batch`; an image size that it leaves open becomes `image` (height, width).
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for models with other inputs, [`ErrorKind::Runtime`] where the runtime cannot load it.
+    /// [`ErrorKind::Unsupported`] for models with other inputs, [`ErrorKind::Runtime`] where the runtime cannot load
+    /// it.
     pub fn load(self: &Arc<Self>, model: &Model, batch: usize, image: [usize; 2]) -> Result<Session> {
         self.load_to(Purpose::Often, model, batch, image)
     }
 
-    /// Loads a model as [`Runtime::load`] does, for so many images in batches of [`suggested_batch`]: the less for few of them.
+    /// Loads a model as [`Runtime::load`] does, for so many images in batches of [`suggested_batch`]: the less for few
+    /// of them.
     ///
     /// # Errors
     /// Those of [`Runtime::load`].
@@ -90,8 +93,9 @@ impl Runtime {
             // Neither library has kernels for bfloat16 on the processor; float32 holds it exactly.
             graph::widen(model.graph_mut(), &[DataType::Bfloat16])?;
         }
-        // Where ONNX Runtime knows the batch, its passes for the processor fuse products and biases to what is slower, DeiT-small by
-        // 6 %. In half precision, where it does not know it, one of them crashes (torchvision's ViT, with 1.24 and 1.32).
+        // Where ONNX Runtime knows the batch, its passes for the processor fuse products and biases to what is slower,
+        // DeiT-small by 6 %. In half precision, where it does not know it, one of them crashes (torchvision's ViT, with
+        // 1.24 and 1.32).
         let open = self.kind == Kind::Onnxruntime
             && self.device == Device::Cpu
             && !graph::element_types(model.graph()).values().any(|t| *t == DataType::Float16);
@@ -165,8 +169,8 @@ impl Runtime {
     }
 }
 
-/// Hands ONNX Runtime a model whose weights it copies from where they lie: those of float32 as tensors, which it copies once, others as
-/// files in memory.
+/// Hands ONNX Runtime a model whose weights it copies from where they lie: those of float32 as tensors, which it copies
+/// once, others as files in memory.
 fn commit(builder: SessionBuilder, model: Model) -> ort::Result<OrtSession> {
     let (message, payloads) = model.into_parts();
     // Declared after the payloads, so that it ends before them.
@@ -176,8 +180,8 @@ fn commit(builder: SessionBuilder, model: Model) -> ort::Result<OrtSession> {
             add_initializer(&mut builder, payload)?;
             continue;
         }
-        // SAFETY: the builder alone keeps the slice. The library copies what it needs of it while it loads the message, which is
-        // before the payloads end.
+        // SAFETY: the builder alone keeps the slice. The library copies what it needs of it while it loads the message,
+        // which is before the payloads end.
         let file: &'static [u8] = unsafe { std::slice::from_raw_parts(payload.bytes.as_ptr(), payload.bytes.len()) };
         builder = builder.with_external_initializer_file_in_memory(&payload.file, Cow::Borrowed(file))?;
     }
@@ -190,12 +194,13 @@ fn is_plain(payload: &Payload) -> bool {
     cfg!(target_endian = "little") && payload.kind == Some(DataType::Float) && bytes == Some(payload.bytes.len() as u64)
 }
 
-/// Gives a session that is to be loaded the values of an initializer of float32, which it copies then: they have to live until it is.
+/// Gives a session that is to be loaded the values of an initializer of float32, which it copies then: they have to
+/// live until it is.
 fn add_initializer(builder: &mut SessionBuilder, payload: &Payload) -> ort::Result<()> {
     let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
     let (values, shape) = (payload.bytes.as_ptr().cast_mut().cast(), Shape::new(payload.dims.iter().copied()));
-    // SAFETY: the bytes are as many as the shape takes and outlive the value; all that the library does with them is to copy them,
-    // so that they may lie at any address.
+    // SAFETY: the bytes are as many as the shape takes and outlive the value; all that the library does with them is to
+    // copy them, so that they may lie at any address.
     let value = unsafe { TensorRefMut::<f32>::from_raw(memory, values, shape)? };
     let name = CString::new(payload.name.as_str()).map_err(ort::Error::wrap)?;
     // SAFETY: the options, the name and the value live through the call, which takes a handle of its own of the value.
@@ -220,8 +225,8 @@ pub(super) fn for_tract(model: &mut Model, assumption: Assumption) -> Result<()>
     Ok(())
 }
 
-/// tract multiplies the bias of a Gemm by a float32, which a half bias is not compatible with (seen with 0.23): the bias gets a
-/// sum of its own.
+/// tract multiplies the bias of a Gemm by a float32, which a half bias is not compatible with (seen with 0.23): the
+/// bias gets a sum of its own.
 fn split_half_gemms(graph: &mut GraphProto) {
     let types = graph::element_types(graph);
     let plain = |n: &NodeProto, scale| n.float(scale).is_none_or(|s| s == 1.0);

@@ -77,9 +77,9 @@ pub struct Runtime {
     pub threads: usize,
 }
 
-/// Keeps ONNX Runtime's library from writing an identity and events, to be sent to its makers, to the user's cache folder. It does so
-/// while it starts, before it can be told not to collect them (seen with 1.32); this variable it reads first. To be called before
-/// there are other threads.
+/// Keeps ONNX Runtime's library from writing an identity and events, to be sent to its makers, to the user's cache
+/// folder. It does so while it starts, before it can be told not to collect them (seen with 1.32); this variable it
+/// reads first. To be called before there are other threads.
 pub(crate) fn refuse_telemetry() {
     // SAFETY: the command line calls this first of all, so nobody reads the environment meanwhile.
     unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
@@ -95,12 +95,12 @@ struct Started {
 static STARTED: Mutex<Option<Started>> = Mutex::new(None);
 
 impl Runtime {
-    /// Starts the runtime. ONNX Runtime's own builds write an identity and events to the user's cache folder meanwhile, unless
-    /// `ORT_DISABLE_TELEMETRY` is set, which Offshoot's command line does.
+    /// Starts the runtime. ONNX Runtime's own builds write an identity and events to the user's cache folder meanwhile,
+    /// unless `ORT_DISABLE_TELEMETRY` is set, which Offshoot's command line does.
     ///
     /// # Errors
-    /// [`ErrorKind::Runtime`] where the library that was asked for is not there or cannot be loaded, or where another one
-    /// runs in this process already.
+    /// [`ErrorKind::Runtime`] where the library that was asked for is not there or cannot be loaded, or where another
+    /// one runs in this process already.
     pub fn start(options: &Options) -> Result<Arc<Runtime>> {
         let cores = std::thread::available_parallelism().map(|n| n.get()).unwrap_or(1);
         let threads = options.threads.or_else(parallel::threads).unwrap_or(cores).max(1);

@@ -78,7 +78,8 @@ impl Cell {
         (ancestor, data, self.shape.clone(), self.method.clone(), self.fraction.to_bits(), self.training.epochs)
     }
 
-    /// Which of the two its row follows, where the study does not say it: the published code has an output projection of its own.
+    /// Which of the two its row follows, where the study does not say it: the published code has an output projection
+    /// of its own.
     pub fn follows(&self) -> Follows {
         let own = ["shrink", "magnitude", "model"].contains(&self.how.init.as_str()) || self.how.search.is_some();
         let automatic = [&self.how.eps, &self.how.ffn_eps].into_iter().flatten().any(|t| t.0 == "auto");
@@ -157,8 +158,8 @@ pub struct Record {
     /// What the search for hyperparameters tried.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<Trial>,
-    /// Attention of the first and the last layer, as `[ancestor's first, descendant's first, ancestor's last, descendant's last]`: a file
-    /// beside this one.
+    /// Attention of the first and the last layer, as `[ancestor's first, descendant's first, ancestor's last,
+    /// descendant's last]`: a file beside this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attention: Option<PathBuf>,
     /// What ran it.

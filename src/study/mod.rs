@@ -1,10 +1,11 @@
 //! Studies: grids of descendants, each trained once, and what they come to in tables and plots.
 //!
-//! A study is a TOML file ([`File`]) that names ancestors, methods, shapes and data sets and says which of them are combined. Every
-//! combination with a seed is a [`Cell`]: it is computed once, by what `grow`, `shrink` and `tune` call, and written as one small JSON file
-//! ([`Record`]) whose name holds a hash of everything that the result depends on. So a study that was broken off goes on, studies share the
-//! cells that they have in common, and processes may share a folder. Tables are made of the cells that are there, also of those that were
-//! packed into one file ([`Results`]).
+//! A study is a TOML file ([`File`]) that names ancestors, methods, shapes and data sets and says which of them are
+//! combined. Every combination with a seed is a [`Cell`]: it is computed once, by what `grow`, `shrink` and `tune`
+//! call, and written as one small JSON file ([`Record`]) whose name holds a hash of everything that the result depends
+//! on. So a study that was broken off goes on, studies share the cells that they have in common, and processes may
+//! share a folder. Tables are made of the cells that are there, also of those that were packed into one file
+//! ([`Results`]).
 
 mod cell;
 mod file;
@@ -54,12 +55,13 @@ pub struct Study {
 const QUICK: [usize; 3] = [128, 64, 32];
 
 impl Study {
-    /// Reads a study, opens everything that it names, and checks every cell before any is computed. `quick` makes a smoke run of it: one
-    /// seed, one epoch, few images.
+    /// Reads a study, opens everything that it names, and checks every cell before any is computed. `quick` makes a
+    /// smoke run of it: one seed, one epoch, few images.
     ///
     /// # Errors
-    /// [`ErrorKind::Format`] with the line for a file that is no study; [`ErrorKind::Usage`] with the key for a name that is not defined, a
-    /// method that is not known and a shape that cannot be; and those of opening models and data.
+    /// [`ErrorKind::Format`] with the line for a file that is no study; [`ErrorKind::Usage`] with the key for a name
+    /// that is not defined, a method that is not known and a shape that cannot be; and those of opening models and
+    /// data.
     pub fn open(path: &Path, quick: bool, runtime: Arc<Runtime>) -> Result<Study> {
         let file = File::read(path)?;
         let mut workshop = Workshop::new(runtime);
@@ -84,9 +86,9 @@ impl Study {
         })
     }
 
-    /// The next cell that a folder does not have (with its picture, where one is drawn), that did not fail before, and that no other
-    /// process claims that works on the folder: the one place that decides who computes what. The cell is this process's while the
-    /// claim is held.
+    /// The next cell that a folder does not have (with its picture, where one is drawn), that did not fail before, and
+    /// that no other process claims that works on the folder: the one place that decides who computes what. The cell is
+    /// this process's while the claim is held.
     ///
     /// # Errors
     /// Those of [`claim`], and of [`Results::open`].
@@ -142,11 +144,12 @@ impl Study {
     }
 }
 
-/// Moves the cells of a study that lie loose in a folder of results into one file there, without opening what the study names. Returns how
-/// many there were, and the file.
+/// Moves the cells of a study that lie loose in a folder of results into one file there, without opening what the study
+/// names. Returns how many there were, and the file.
 ///
 /// # Errors
-/// Those of [`Study::open`] that reading the file has; [`ErrorKind::Usage`] while another process packs; those of reading and writing.
+/// Those of [`Study::open`] that reading the file has; [`ErrorKind::Usage`] while another process packs; those of
+/// reading and writing.
 pub fn pack(path: &Path, quick: bool, folder: &Path) -> Result<(usize, PathBuf)> {
     let cells = cells(&File::read(path)?, path, quick, None)?;
     Results::open(folder)?.pack(&stem(path), |record| cells.iter().any(|cell| cell.is_of(record)))
@@ -157,7 +160,8 @@ fn stem(path: &Path) -> String {
     path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The cells of a study, the first seeds first, each once. Without a workshop nothing is opened, and they know no sources.
+/// The cells of a study, the first seeds first, each once. Without a workshop nothing is opened, and they know no
+/// sources.
 fn cells(file: &File, path: &Path, quick: bool, mut workshop: Option<&mut Workshop>) -> Result<Vec<Cell>> {
     if file.grid.is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the study has no [[grid]], so there is nothing to compute")

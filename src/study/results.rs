@@ -1,7 +1,9 @@
-//! The folder of results of a study: cells as loose files while they are computed, and packed into one file when they are kept.
+//! The folder of results of a study: cells as loose files while they are computed, and packed into one file when they
+//! are kept.
 //!
-//! Processes that share a folder need a file a cell. Whoever keeps the results wants one file a study, `STUDY.cells.jsonl`: each line is a
-//! cell's file without its line breaks. Both are read; a loose file counts where there are both.
+//! Processes that share a folder need a file a cell. Whoever keeps the results wants one file a study,
+//! `STUDY.cells.jsonl`: each line is a cell's file without its line breaks. Both are read; a loose file counts where
+//! there are both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -95,9 +97,9 @@ impl Results {
         Ok(packed.filter(|record| record.attention.is_none() || picture(&path).exists()).cloned())
     }
 
-    /// Moves loose cells into the file of a study; one that was packed before takes the place of its line. The files are written before
-    /// the loose cells are removed, and a process that computes cells looks for packed ones once it has claimed one. Returns how many
-    /// cells were moved, and the study's file.
+    /// Moves loose cells into the file of a study; one that was packed before takes the place of its line. The files
+    /// are written before the loose cells are removed, and a process that computes cells looks for packed ones once it
+    /// has claimed one. Returns how many cells were moved, and the study's file.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] while another process packs; those of reading and writing.
@@ -117,7 +119,8 @@ impl Results {
             let name = record.file();
             let file = self.packed.get(&name).map_or(&own, |before| &before.file).clone();
             changed.insert(file.clone());
-            // A text within JSON holds no line break of its own: what goes is indentation, and every number stays as it was written.
+            // A text within JSON holds no line break of its own: what goes is indentation, and every number stays as it
+            // was written.
             let line = text.lines().map(str::trim).collect();
             self.packed.insert(name, Packed { file, line, record });
             moved.push(path);

@@ -1,7 +1,8 @@
 //! Automatic hyperparameters: eps, the FFNs' eps and the width, chosen on held-out calibration images.
 //!
-//! Heads are clustered on some of the images, and every candidate is grown without training. The one is taken that agrees best with the
-//! ancestor on the other images, among those that are small enough: without a bound on the size nothing would ever be shared.
+//! Heads are clustered on some of the images, and every candidate is grown without training. The one is taken that
+//! agrees best with the ancestor on the other images, among those that are small enough: without a bound on the size
+//! nothing would ever be shared.
 
 use std::sync::Arc;
 

@@ -244,7 +244,8 @@ impl Tables {
         Ok(format!("{text}\n"))
     }
 
-    /// Plots with their names: accuracy against epochs, against parameters and against w, where there are two points to join.
+    /// Plots with their names: accuracy against epochs, against parameters and against w, where there are two points to
+    /// join.
     ///
     /// # Errors
     /// Those of [`series_plot`].

@@ -1,4 +1,5 @@
-//! Where cells are made: ancestors, data sets and learngenes are opened and measured once, and every cell grows its descendant and trains it.
+//! Where cells are made: ancestors, data sets and learngenes are opened and measured once, and every cell grows its
+//! descendant and trains it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -170,7 +171,8 @@ impl Workshop {
         }
     }
 
-    /// Opens a model through the door that the commands have. Its bytes identify it, and what it was supplied with from elsewhere.
+    /// Opens a model through the door that the commands have. Its bytes identify it, and what it was supplied with from
+    /// elsewhere.
     fn open(&mut self, path: &Path, side: Option<usize>) -> Result<(Model, Vec<String>)> {
         let pictures = Some(PreprocessFlags::default());
         let opening = Opening { input_size: side.map(|n| [n; 2]), pictures, ..Opening::default() };
@@ -236,8 +238,8 @@ impl Workshop {
         Ok(())
     }
 
-    /// What identifies everything that enters a cell: the ancestor, its images, the data, and a model that another tool made, which is
-    /// opened here.
+    /// What identifies everything that enters a cell: the ancestor, its images, the data, and a model that another tool
+    /// made, which is opened here.
     ///
     /// # Errors
     /// Those of opening that model.
@@ -276,7 +278,8 @@ impl Workshop {
         Ok((if has { model.clone() } else { add_classifier(model, classes, None)? }, classes))
     }
 
-    /// Checks that a cell can be: that its values can be read, and that its shape is one that the method makes of the ancestor.
+    /// Checks that a cell can be: that its values can be read, and that its shape is one that the method makes of the
+    /// ancestor.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] and others that growing has.
@@ -397,7 +400,8 @@ impl Workshop {
         })
     }
 
-    /// The images of a cell as its descendant sees them: to train on those that its seed draws, to validate on the same for all cells.
+    /// The images of a cell as its descendant sees them: to train on those that its seed draws, to validate on the same
+    /// for all cells.
     fn drawn(&self, cell: &Cell, model: &Model) -> Result<Images> {
         let set = self.set(cell)?;
         let dataset = match cell.how.classifier {
@@ -584,7 +588,8 @@ impl Workshop {
         Ok(measure(&self.runtime, model, &typing, &Anatomy::new(&typing)?, &images, |_| {})?.layers)
     }
 
-    /// 255 A of every head, one picture: a row each for the first layer of the ancestor and of the descendant, and for the last of both.
+    /// 255 A of every head, one picture: a row each for the first layer of the ancestor and of the descendant, and for
+    /// the last of both.
     fn attention(&self, cell: &Cell, trained: &Model, view: &ndarray::ArrayD<f32>) -> Result<GrayImage> {
         let (source, _) = self.source(cell)?;
         let of = |model: &Model| -> Result<Vec<Array3<f32>>> {
@@ -646,8 +651,8 @@ fn without_classifier(model: &Model) -> Result<u64> {
     Ok(parameters(model.graph()).saturating_sub(own))
 }
 
-/// Elements of the weights that two descendants of different seeds have in common: they come from the ancestor. A weight that is one number
-/// throughout (a norm's scale at its start) comes from nowhere.
+/// Elements of the weights that two descendants of different seeds have in common: they come from the ancestor. A
+/// weight that is one number throughout (a norm's scale at its start) comes from nowhere.
 fn same_elements(a: &Model, b: &Model) -> Result<u64> {
     let others: HashMap<&str, _> = b.graph().initializer.iter().map(|t| (t.name(), t)).collect();
     let mut count = 0;
@@ -660,7 +665,8 @@ fn same_elements(a: &Model, b: &Model) -> Result<u64> {
     Ok(count)
 }
 
-/// Every head a cluster of its own, in the order of their magnitude: the sum of squares of all their weights, so that the smallest go first.
+/// Every head a cluster of its own, in the order of their magnitude: the sum of squares of all their weights, so that
+/// the smallest go first.
 fn by_magnitude(typing: &Typing, anatomy: &Anatomy) -> Result<Learngene> {
     let mut gene = Learngene::identity(typing, anatomy);
     let roles = Roles::new(typing);
@@ -758,7 +764,8 @@ mod tests {
             };
             same_elements(&grown(1), &grown(2)).unwrap()
         };
-        // A layer has 4 D^2 + 2 D F + 9 D + F parameters; before and behind there are 16 D + D, a token, 50 positions and a norm.
+        // A layer has 4 D^2 + 2 D F + 9 D + F parameters; before and behind there are 16 D + D, a token, 50 positions
+        // and a norm.
         let (d, f) = (64, 256);
         let (layer, rest) = (4 * d * d + 2 * d * f + 9 * d + f, (17 + 1 + 50 + 2) * d);
         assert_eq!(inherited(Init::PretrainFinetune, "3"), 3 * layer + rest);

@@ -1,7 +1,8 @@
 //! Checkpoints: the whole state of a run in one safetensors file, written at once or not at all.
 //!
-//! Tensors stand under the names of the step graph's state; what is not a tensor (position, best result, seeds) is one JSON text
-//! in the file's metadata. Everything random is a function of the seed and the position, so these are all that a run needs.
+//! Tensors stand under the names of the step graph's state; what is not a tensor (position, best result, seeds) is one
+//! JSON text in the file's metadata. Everything random is a function of the seed and the position, so these are all
+//! that a run needs.
 
 use std::collections::HashMap;
 use std::fs::File;

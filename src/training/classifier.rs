@@ -1,5 +1,6 @@
-//! A classifier for models that have none: the graph is cut behind the encoder's last norm, tokens are pooled, and a linear layer
-//! tells the classes apart. It starts from a closed-form ridge regression of one-hot labels on the pooled features.
+//! A classifier for models that have none: the graph is cut behind the encoder's last norm, tokens are pooled, and a
+//! linear layer tells the classes apart. It starts from a closed-form ridge regression of one-hot labels on the pooled
+//! features.
 
 use faer::prelude::Solve;
 use faer::{Mat, Side};
@@ -44,11 +45,12 @@ pub fn has_classifier(typing: &Typing) -> bool {
     anatomy.layers.iter().all(|l| !typing.factors.all_leaves(&l.embedding).contains(&typing.factors.root(classes)))
 }
 
-/// Cuts a model behind its encoder and adds a classifier whose weights are zero, with the activation of the old one behind it, where
-/// that had one. Pooling is by class token where there is one.
+/// Cuts a model behind its encoder and adds a classifier whose weights are zero, with the activation of the old one
+/// behind it, where that had one. Pooling is by class token where there is one.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] where the encoder's end is not found, [`ErrorKind::Usage`] for a class token that is not there.
+/// [`ErrorKind::Unsupported`] where the encoder's end is not found, [`ErrorKind::Usage`] for a class token that is not
+/// there.
 pub fn add_classifier(model: &Model, classes: usize, pooling: Option<Pooling>) -> Result<Model> {
     if classes == 0 || classes > 1 << 20 {
         bail!(Usage, "{classes} classes cannot be");
@@ -166,8 +168,8 @@ pub fn fit_classifier(
     Ok(())
 }
 
-/// Ridge regression of one-hot labels on features [images, width]: the penalty is chosen on every fifth image, and logits are
-/// scaled so that their cross-entropy is least. Returns the weight [classes, width] and the bias [classes].
+/// Ridge regression of one-hot labels on features [images, width]: the penalty is chosen on every fifth image, and
+/// logits are scaled so that their cross-entropy is least. Returns the weight [classes, width] and the bias [classes].
 fn ridge_classifier(features: &Array2<f64>, labels: &[usize], classes: usize) -> Result<(Vec<f32>, Vec<f32>)> {
     let held = |i: usize| i % 5 == 4 && features.nrows() >= 10;
     let fit = |ridge: f64, use_all: bool| -> Result<(Array2<f64>, Vec<f64>)> {

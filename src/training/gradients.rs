@@ -19,22 +19,24 @@ use crate::runtime::kernels::DOMAIN;
 pub struct Gradients {
     /// Forward and backward in one graph. Its outputs are those of the forward graph; append what you need.
     pub graph: GraphProto,
-    /// The value that holds the gradient of each trained weight, by the weight's name. A weight that does not influence the
-    /// outputs has none.
+    /// The value that holds the gradient of each trained weight, by the weight's name. A weight that does not influence
+    /// the outputs has none.
     pub of: HashMap<String, String>,
     /// Operator sets that the backward nodes need beside the default one; a model may import some of them already.
     pub imports: Vec<OperatorSetIdProto>,
 }
 
 impl Gradients {
-    /// Differentiates a typed graph of fixed batch size, in the form that [`differentiable`](crate::runtime::differentiable) gives.
+    /// Differentiates a typed graph of fixed batch size, in the form that
+    /// [`differentiable`](crate::runtime::differentiable) gives.
     ///
-    /// `seeds` are pairs of a value of the graph and the value that holds the gradient of the loss with respect to it, which must be
-    /// an input, an initializer or made by `extra`: nodes that stand behind the forward graph (the loss). A seed has the shape and
-    /// the element type of its value.
+    /// `seeds` are pairs of a value of the graph and the value that holds the gradient of the loss with respect to it,
+    /// which must be an input, an initializer or made by `extra`: nodes that stand behind the forward graph (the loss).
+    /// A seed has the shape and the element type of its value.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) for an operator without a gradient rule on the way; it names the node.
+    /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) for an operator without a gradient rule on the
+    /// way; it names the node.
     pub fn new(
         typing: &Typing,
         trained: &HashSet<String>,

@@ -1,13 +1,15 @@
-//! How training graphs use the fused operators of ONNX Runtime's processor: what exporters write as chains is found by its meaning
-//! and replaced by one operator that has a kernel, and a kernel for its gradient.
+//! How training graphs use the fused operators of ONNX Runtime's processor: what exporters write as chains is found by
+//! its meaning and replaced by one operator that has a kernel, and a kernel for its gradient.
 //!
 //! - Linear: a product of many rows with one matrix, which may be transposed, and the sum with a row of biases.
-//! - GELU: a value that is a polynomial in x and in the Erf or Tanh of another polynomial in x, whatever the order of its factors.
-//! - Attention: a Softmax over a product of queries and keys, and its product with values. Where each of the three lies is followed
-//!   back through reshapes, transposes and slices to the tensor that a projection made, so that nothing is moved in memory.
+//! - GELU: a value that is a polynomial in x and in the Erf or Tanh of another polynomial in x, whatever the order of
+//!   its factors.
+//! - Attention: a Softmax over a product of queries and keys, and its product with values. Where each of the three lies
+//!   is followed back through reshapes, transposes and slices to the tensor that a projection made, so that nothing is
+//!   moved in memory.
 //!
-//! [`fuse`] runs on a graph in differentiable form, before [`Gradients`](super::Gradients). Gradient rules emit the other fused
-//! operators by themselves where [`Operators::Fused`](super::Operators::Fused) is asked for.
+//! [`fuse`] runs on a graph in differentiable form, before [`Gradients`](super::Gradients). Gradient rules emit the
+//! other fused operators by themselves where [`Operators::Fused`](super::Operators::Fused) is asked for.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -33,8 +35,8 @@ pub fn import() -> OperatorSetIdProto {
     OperatorSetIdProto { domain: Some(DOMAIN.into()), version: Some(1) }
 }
 
-/// Replaces chains of operators by fused ones in a typed graph of fixed batch size. The graph then needs [`import`], and runs on
-/// ONNX Runtime's processor only.
+/// Replaces chains of operators by fused ones in a typed graph of fixed batch size. The graph then needs [`import`],
+/// and runs on ONNX Runtime's processor only.
 pub fn fuse(typing: &Typing) -> GraphProto {
     let mut fusion = Fusion {
         typing,
@@ -61,8 +63,8 @@ pub fn fuse(typing: &Typing) -> GraphProto {
     graph
 }
 
-/// One AdamW step of all parameters: see the operator's own description. Outputs are named by `next`; state may be updated in place,
-/// because the node wants every gradient and so runs last.
+/// One AdamW step of all parameters: see the operator's own description. Outputs are named by `next`; state may be
+/// updated in place, because the node wants every gradient and so runs last.
 pub struct AdamW<'a> {
     /// Values of the learning rate, of 1/(1 - β1^t) and of 1/√(1 - β2^t).
     pub scalars: [&'a str; 3],
@@ -108,7 +110,8 @@ impl AdamW<'_> {
     }
 }
 
-/// Inputs of a graph that its [`AdamW`] node may write over: those whose every other reader comes before the node in any order.
+/// Inputs of a graph that its [`AdamW`] node may write over: those whose every other reader comes before the node in
+/// any order.
 pub fn in_place(graph: &GraphProto) -> HashSet<String> {
     let is_adamw = |n: &NodeProto| n.domain() == DOMAIN && n.op_type() == "AdamW";
     let Some(last) = graph.node.iter().position(is_adamw) else { return HashSet::new() };
@@ -307,7 +310,8 @@ impl<'m> Fusion<'_, 'm> {
         found
     }
 
-    /// GELU (Hendrycks and Gimpel 2016) as x/2 (1 + erf(x/√2)), or with tanh(√(2/π) (x + 0.044715 x³)) in the place of erf.
+    /// GELU (Hendrycks and Gimpel 2016) as x/2 (1 + erf(x/√2)), or with tanh(√(2/π) (x + 0.044715 x³)) in the place of
+    /// erf.
     fn gelu(&mut self, k: usize) -> Option<()> {
         let node = &self.typing.graph.node[k];
         let (inner, t) = (node.input.first()?.as_str(), node.output.first()?.as_str());
@@ -343,7 +347,8 @@ impl<'m> Fusion<'_, 'm> {
 
 // ---- attention
 
-/// A value as a part of a tensor: element (i, j, ...) lies at offset + i stride0 + j stride1 + ..., and is multiplied by a number.
+/// A value as a part of a tensor: element (i, j, ...) lies at offset + i stride0 + j stride1 + ..., and is multiplied
+/// by a number.
 #[derive(Clone, Debug)]
 struct View<'m> {
     source: &'m str,
@@ -604,7 +609,8 @@ impl<'m> Fusion<'_, 'm> {
         Some(())
     }
 
-    /// True where the rows of all views of a tensor are that tensor, each element once: its gradient is then written as a whole.
+    /// True where the rows of all views of a tensor are that tensor, each element once: its gradient is then written as
+    /// a whole.
     fn tiled(&self, views: &[&View<'m>; 3]) -> bool {
         views.iter().all(|view| {
             let Some(shape) = self.typing.shape(view.source) else { return false };

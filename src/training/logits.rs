@@ -1,5 +1,5 @@
-//! Logits instead of probabilities: where an activation stands behind a classifier, losses and teachers take what comes before it.
-//! The file that is written keeps it.
+//! Logits instead of probabilities: where an activation stands behind a classifier, losses and teachers take what comes
+//! before it. The file that is written keeps it.
 
 use super::builder::Builder;
 use super::loss::Loss;
@@ -10,8 +10,9 @@ use crate::graph::{self, declare_dim, element_types, int_attribute};
 use crate::onnx::Model;
 use crate::onnx::proto::GraphProto;
 
-/// The model whose outputs [batch, classes] are logits; `None` where they are already. One output behind a Sigmoid becomes the logits of
-/// two classes, 0 and its own: their Softmax is what the Sigmoid says of both, and their cross-entropy is binary cross-entropy.
+/// The model whose outputs [batch, classes] are logits; `None` where they are already. One output behind a Sigmoid
+/// becomes the logits of two classes, 0 and its own: their Softmax is what the Sigmoid says of both, and their
+/// cross-entropy is binary cross-entropy.
 ///
 /// # Errors
 /// [`ErrorKind::Format`] where the graph cannot be sorted afterwards.
@@ -84,7 +85,8 @@ pub(super) fn check(typing: &Typing, loss: &Loss) -> Result<()> {
         return Ok(());
     };
     let what = format!(
-        "the model ends in a Sigmoid: each of its {} outputs is a yes or no of its own, and cross-entropy is for classes that exclude each other",
+        "the model ends in a Sigmoid: each of its {} outputs is a yes or no of its own, and cross-entropy is for \
+         classes that exclude each other",
         a.classes
     );
     Err(Error::new(ErrorKind::Usage, what).hint("give --loss bce, binary cross-entropy of every class by itself"))

@@ -20,22 +20,22 @@ pub const LOSS: &str = "loss";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Term {
-    /// Cross-entropy between the targets and the softmax of an output [batch, classes], with label smoothing: a share of
-    /// every target distribution is spread evenly over the classes.
+    /// Cross-entropy between the targets and the softmax of an output [batch, classes], with label smoothing: a share
+    /// of every target distribution is spread evenly over the classes.
     CrossEntropy {
         /// Share that is spread, 0 to 1.
         smoothing: f32,
     },
-    /// Binary cross-entropy of every class by itself between the targets and the sigmoid of an output [batch, classes], the mean over the
-    /// classes, with the same label smoothing.
+    /// Binary cross-entropy of every class by itself between the targets and the sigmoid of an output [batch, classes],
+    /// the mean over the classes, with the same label smoothing.
     BinaryCrossEntropy {
         /// Share that is spread, 0 to 1.
         smoothing: f32,
     },
     /// Mean squared difference between an output [batch, classes] and the targets.
     SquaredError,
-    /// Kullback-Leibler divergence from the teacher's softened distribution to the student's, times the temperature squared
-    /// (Hinton, Vinyals and Dean 2015), for an output [batch, classes].
+    /// Kullback-Leibler divergence from the teacher's softened distribution to the student's, times the temperature
+    /// squared (Hinton, Vinyals and Dean 2015), for an output [batch, classes].
     Distillation {
         /// What logits are divided by.
         temperature: f32,
@@ -123,8 +123,8 @@ impl Loss {
         }
     }
 
-    /// Adds the loss to a graph of fixed batch size, which has been typed before: inputs for targets and for the teacher's
-    /// values, and the scalar [`LOSS`].
+    /// Adds the loss to a graph of fixed batch size, which has been typed before: inputs for targets and for the
+    /// teacher's values, and the scalar [`LOSS`].
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for values that the model lacks or whose shapes do not fit the loss.
@@ -164,7 +164,8 @@ impl Loss {
                     let [batch, classes] = matrix(typing, &logits)?;
                     let targets = declare(TARGETS.into(), &[batch, classes]);
                     let target = smooth(&mut b, &targets, *smoothing, classes);
-                    // The cross-entropy of two classes each, whose logits are 0 and that of the class: it does not overflow.
+                    // The cross-entropy of two classes each, whose logits are 0 and that of the class: it does not
+                    // overflow.
                     let count = batch * classes;
                     let logit = b.reshape(&logits, &[count, 1]);
                     let zero = b.op("Sub", &[&logit, &logit]);

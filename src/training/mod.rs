@@ -1,7 +1,9 @@
-//! Training is ONNX to ONNX: a graph is differentiated in reverse, and the gradients are standard operators of a graph again.
+//! Training is ONNX to ONNX: a graph is differentiated in reverse, and the gradients are standard operators of a graph
+//! again.
 //!
-//! An operator is one gradient rule ([`Gradients::new`] refuses operators without one, by name). Broadcasting is undone in one place.
-//! Nothing is computed for values that no trained weight needs, and gradients of weights that are used several times add up.
+//! An operator is one gradient rule ([`Gradients::new`] refuses operators without one, by name). Broadcasting is undone
+//! in one place. Nothing is computed for values that no trained weight needs, and gradients of weights that are used
+//! several times add up.
 
 mod builder;
 pub mod checkpoint;

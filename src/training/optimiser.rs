@@ -19,7 +19,8 @@ pub enum Optimiser {
         /// Added to the root of the second moment.
         epsilon: f64,
     },
-    /// Stochastic gradient descent with momentum, as torch.optim.SGD computes it; the weight decay is added to the gradient.
+    /// Stochastic gradient descent with momentum, as torch.optim.SGD computes it; the weight decay is added to the
+    /// gradient.
     Sgd {
         /// Share of the last update that is kept.
         momentum: f64,
@@ -80,7 +81,8 @@ impl Optimiser {
         }
     }
 
-    /// The values of the scalars at a step, counted from 1, in the order of [`Optimiser::scalars`]. Computed in f64, as torch does.
+    /// The values of the scalars at a step, counted from 1, in the order of [`Optimiser::scalars`]. Computed in f64, as
+    /// torch does.
     pub fn scalar_values(&self, step: u64, learning_rate: f64) -> Vec<f32> {
         match self {
             Optimiser::AdamW { beta1, beta2, .. } => {

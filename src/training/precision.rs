@@ -1,8 +1,9 @@
-//! Mixed precision: the graph computes in half precision, while weights, their gradients and the optimiser stay in float32.
+//! Mixed precision: the graph computes in half precision, while weights, their gradients and the optimiser stay in
+//! float32.
 //!
-//! Every weight is cast where it is used, so that its gradient is cast back by the rule of Cast. Constants become half tensors; shape
-//! arithmetic stays as it is. Outputs are cast to float32, and with them the loss. What of the whole step no device computes in
-//! bfloat16 stays in float32 between casts.
+//! Every weight is cast where it is used, so that its gradient is cast back by the rule of Cast. Constants become half
+//! tensors; shape arithmetic stays as it is. Outputs are cast to float32, and with them the loss. What of the whole
+//! step no device computes in bfloat16 stays in float32 between casts.
 
 use std::collections::{HashMap, HashSet};
 
@@ -50,8 +51,8 @@ pub(super) fn runs_in_bfloat16(node: &NodeProto, opset: i64) -> bool {
     op.is_of(node) && op.cuda_bfloat16.is_some_and(|since| opset >= since)
 }
 
-/// Makes the nodes of a sorted graph that do not run in `half` compute in float32, between casts. Between two such nodes nothing is
-/// rounded.
+/// Makes the nodes of a sorted graph that do not run in `half` compute in float32, between casts. Between two such
+/// nodes nothing is rounded.
 pub(super) fn widen_where(graph: &mut GraphProto, half: DataType, runs: impl Fn(&NodeProto) -> bool) {
     let halves: HashSet<String> =
         element_types(graph).into_iter().filter(|(_, kind)| *kind == half).map(|(name, _)| name.to_string()).collect();

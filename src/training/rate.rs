@@ -1,8 +1,9 @@
 //! The learning rate where none is given: found by trial before the first update.
 //!
-//! A model that was fitted or trained well lies in a narrow valley of the loss. AdamW's first updates move every weight by about the
-//! learning rate, however small its gradient is, and a rate that suits a fresh model throws such a one out of the valley, from where it does
-//! not come back on few images. One update tells: on the very images that it was made for, the loss rises.
+//! A model that was fitted or trained well lies in a narrow valley of the loss. AdamW's first updates move every weight
+//! by about the learning rate, however small its gradient is, and a rate that suits a fresh model throws such a one out
+//! of the valley, from where it does not come back on few images. One update tells: on the very images that it was made
+//! for, the loss rises.
 
 use std::fmt;
 

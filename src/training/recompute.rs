@@ -1,9 +1,10 @@
-//! Activation recomputation (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"): of a layer only the value that enters it
-//! is kept for the backward pass, which computes the others once more.
+//! Activation recomputation (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"): of a layer only the
+//! value that enters it is kept for the backward pass, which computes the others once more.
 //!
-//! A runtime would merge what is computed twice, or compute it at once and keep it; and it may follow the gradient through all layers before it
-//! turns to the gradients of weights, which read the values. So what enters a layer for the second time is made to wait for the gradient
-//! that reaches the layer and for the gradients of all weights above it: a zero that is made from one element of each is added.
+//! A runtime would merge what is computed twice, or compute it at once and keep it; and it may follow the gradient
+//! through all layers before it turns to the gradients of weights, which read the values. So what enters a layer for
+//! the second time is made to wait for the gradient that reaches the layer and for the gradients of all weights above
+//! it: a zero that is made from one element of each is added.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,8 +14,8 @@ use crate::graph::{element_types, int_attribute};
 use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::ops::{self, Mark};
 
-/// Computes the values inside of layers again where the backward nodes of a graph with gradients read them. `typing` is that of the
-/// forward graph, `layers` are pairs of the value that enters a layer and the one that leaves it.
+/// Computes the values inside of layers again where the backward nodes of a graph with gradients read them. `typing` is
+/// that of the forward graph, `layers` are pairs of the value that enters a layer and the one that leaves it.
 pub(super) fn recompute(graph: &mut GraphProto, typing: &Typing, layers: &[(String, String)]) {
     if layers.is_empty() {
         return;

@@ -1,6 +1,8 @@
-//! Stochastic depth (Huang et al. 2016): residual branches are dropped for single images, and those that stay are scaled up.
+//! Stochastic depth (Huang et al. 2016): residual branches are dropped for single images, and those that stay are
+//! scaled up.
 //!
-//! Which branches are dropped is drawn outside the graph, which takes the draws as an input: so a run is the same on every runtime.
+//! Which branches are dropped is drawn outside the graph, which takes the draws as an input: so a run is the same on
+//! every runtime.
 
 use super::builder::Builder;
 use crate::anatomy::Anatomy;
@@ -10,10 +12,12 @@ use crate::graph;
 use crate::onnx::proto::GraphProto;
 use crate::onnx::{DataType, tensor_info};
 
-/// The input [branches, batch]: 0 where a branch is dropped for an image, else the reciprocal of the probability that it stays.
+/// The input [branches, batch]: 0 where a branch is dropped for an image, else the reciprocal of the probability that
+/// it stays.
 pub const KEPT: &str = "kept_branches";
 
-/// Puts a factor before every residual sum of the layers. Returns the graph and the number of branches, in order of execution.
+/// Puts a factor before every residual sum of the layers. Returns the graph and the number of branches, in order of
+/// execution.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] where no residual sum was found, or where images are no axis of it.

@@ -1,7 +1,7 @@
 //! A whole run: epochs over a data set, validation, the best model, checkpoints, and going on after an interruption.
 //!
-//! Everything random is a function of the seed and of the position in the run, so a run that was interrupted and goes on from its
-//! checkpoint makes the updates that it would have made.
+//! Everything random is a function of the seed and of the position in the run, so a run that was interrupted and goes
+//! on from its checkpoint makes the updates that it would have made.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -118,7 +118,8 @@ impl Teacher {
         Ok(Teacher { session, values, moved: None })
     }
 
-    /// Puts the classes of a value [batch, classes] into the student's order: `places` says where each of them lies in the teacher's.
+    /// Puts the classes of a value [batch, classes] into the student's order: `places` says where each of them lies in
+    /// the teacher's.
     pub fn with_classes(self, value: &str, places: Vec<usize>) -> Teacher {
         Teacher { moved: Some((value.to_string(), places)), ..self }
     }
@@ -205,7 +206,8 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Whether a later model was better than the start; `None` where that is not known, for lack of images to validate on.
+    /// Whether a later model was better than the start; `None` where that is not known, for lack of images to validate
+    /// on.
     pub fn improved(&self) -> Option<bool> {
         self.best.as_ref().map(|best| best.epoch > 0)
     }
@@ -324,8 +326,8 @@ impl Run<'_> {
     /// Runs to the end, and says what it came to. The trainer holds the last weights then.
     ///
     /// # Errors
-    /// [`ErrorKind::Check`] for a loss that is not finite (the last checkpoint is whole), those of the data, of the runtime, of
-    /// checkpoints, and of the observer.
+    /// [`ErrorKind::Check`] for a loss that is not finite (the last checkpoint is whole), those of the data, of the
+    /// runtime, of checkpoints, and of the observer.
     pub fn go(&mut self, observer: &mut dyn Observer) -> Result<Summary> {
         let per_update = self.trainer.batches_per_update();
         let (total, per_epoch) = (self.total(), self.updates_per_epoch());
@@ -520,7 +522,8 @@ impl Run<'_> {
         })
     }
 
-    /// Which residual branches stay for each image of this process's batch: [branches, batch]. It is drawn for the images of all.
+    /// Which residual branches stay for each image of this process's batch: [branches, batch]. It is drawn for the
+    /// images of all.
     fn kept(&self, step: u64, batch: usize) -> Array2<f32> {
         let (count, images) = (self.trainer.branches, self.images_per_batch());
         let mut random = StdRng::seed_from_u64(
@@ -717,8 +720,8 @@ fn divergence(teacher: ArrayView2<f32>, student: ArrayView2<f32>, temperature: f
     total * temperature * temperature
 }
 
-/// Evaluates a classifier, which gives logits, on labelled images. Where its classes are `independent`, its loss is their binary
-/// cross-entropy.
+/// Evaluates a classifier, which gives logits, on labelled images. Where its classes are `independent`, its loss is
+/// their binary cross-entropy.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] where the first output is no matrix of logits, and those of the data and of the runtime.

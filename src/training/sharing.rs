@@ -1,10 +1,12 @@
-//! Constants that exporters store once: equal tensors of different layers, such as the ones and zeros that norms and biases begin with.
+//! Constants that exporters store once: equal tensors of different layers, such as the ones and zeros that norms and
+//! biases begin with.
 //!
-//! Exporters and slimmers merge initializers of equal values, and a network that is to be trained from its start then has one norm where it
-//! had five. Nothing in the file says which weights were one in the network, but how they are shared does: a module that is called from
-//! several blocks shares its matrices between them, and matrices of random numbers are not equal by accident. So a weight whose elements
-//! are all equal is one parameter for each of its uses, apart from blocks that share another weight with each other: there the first use in
-//! one block goes with the first in the other, the second with the second, and so on.
+//! Exporters and slimmers merge initializers of equal values, and a network that is to be trained from its start then
+//! has one norm where it had five. Nothing in the file says which weights were one in the network, but how they are
+//! shared does: a module that is called from several blocks shares its matrices between them, and matrices of random
+//! numbers are not equal by accident. So a weight whose elements are all equal is one parameter for each of its uses,
+//! apart from blocks that share another weight with each other: there the first use in one block goes with the first in
+//! the other, the second with the second, and so on.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -34,8 +36,8 @@ type Place = (usize, usize);
 /// A use of a weight by a module: the block of the module, and the number of the use there.
 type Use = (usize, usize);
 
-/// Gives weights that an exporter stored once although they are several an initializer each, and says which they were. A prepared model
-/// stays as it is where there are none.
+/// Gives weights that an exporter stored once although they are several an initializer each, and says which they were.
+/// A prepared model stays as it is where there are none.
 ///
 /// # Errors
 /// Those of [`Typing::new`].
@@ -136,14 +138,15 @@ fn plan(typing: &Typing) -> Vec<(String, Vec<Vec<Place>>)> {
     out
 }
 
-/// Kinds of weights that belong to a module, so that sharing one is calling it again. Tables and tokens do not: a table of positions may be
-/// all that layers share.
+/// Kinds of weights that belong to a module, so that sharing one is calling it again. Tables and tokens do not: a table
+/// of positions may be all that layers share.
 fn is_of_module(kind: WeightKind) -> bool {
     use WeightKind::*;
     matches!(kind, Contraction | NormScale | NormBias | Bias | LayerScale)
 }
 
-/// The nodes that take a weight as a whole, not a part of it, which several products do with the matrix of queries, keys and values.
+/// The nodes that take a weight as a whole, not a part of it, which several products do with the matrix of queries,
+/// keys and values.
 fn whole_uses<'m>(typing: &Typing<'m>) -> HashMap<&'m str, Vec<usize>> {
     let links = Links::new(typing.graph);
     let mut out = HashMap::new();
@@ -189,8 +192,8 @@ impl Blocks {
     }
 }
 
-/// Makes the inputs of nodes at some places read a copy of a weight; what is computed from it on the way, of `fixed` values alone, is copied
-/// too, and `left` behind under its old names.
+/// Makes the inputs of nodes at some places read a copy of a weight; what is computed from it on the way, of `fixed`
+/// values alone, is copied too, and `left` behind under its old names.
 fn copy(
     graph: &mut GraphProto,
     [name, new]: [&str; 2],

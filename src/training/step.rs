@@ -1,8 +1,8 @@
 //! Step graphs: forward, loss, backward and optimiser in one ONNX graph, or gradients and update apart.
 //!
-//! Every trained weight becomes an input `w` and an output `next/w` of the graph, and so do the tensors that the optimiser keeps
-//! for it. A [`StepGraph`] is a plain model that any ONNX Runtime binding can run, and [`Description`] says what its inputs and
-//! outputs mean.
+//! Every trained weight becomes an input `w` and an output `next/w` of the graph, and so do the tensors that the
+//! optimiser keeps for it. A [`StepGraph`] is a plain model that any ONNX Runtime binding can run, and [`Description`]
+//! says what its inputs and outputs mean.
 
 use serde::{Deserialize, Serialize};
 
@@ -37,8 +37,8 @@ pub const CARRY: &str = "carry";
 /// What a training step is made of.
 #[derive(Clone, Debug)]
 pub struct Recipe {
-    /// Images in a batch. Where a model fixes fewer, and its batch axis cannot be opened, gradients of several steps are gathered for a
-    /// batch; where it fixes more, it wins.
+    /// Images in a batch. Where a model fixes fewer, and its batch axis cannot be opened, gradients of several steps
+    /// are gathered for a batch; where it fixes more, it wins.
     pub batch: usize,
     /// What is minimised.
     pub loss: Loss,
@@ -168,7 +168,8 @@ pub enum Batching {
     Own,
     /// The file fixes it to so many images, and its batch axis was opened.
     Opened(usize),
-    /// The file fixes it to so many images, and its batch axis cannot be opened: gradients of so many steps are gathered for one batch.
+    /// The file fixes it to so many images, and its batch axis cannot be opened: gradients of so many steps are
+    /// gathered for one batch.
     Gathered {
         /// Images in a step.
         fixed: usize,
@@ -213,12 +214,13 @@ pub struct Steps {
     pub branches: usize,
 }
 
-/// A model in the form that training works on: with a fixed batch (of another size than the file's where its batch axis could be
-/// [opened](open_batch)), only differentiable operators, every weight an initializer, and
-/// logits where outputs hold classes.
+/// A model in the form that training works on: with a fixed batch (of another size than the file's where its batch axis
+/// could be [opened](open_batch)), only differentiable operators, every weight an initializer, and logits where outputs
+/// hold classes.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] for models with other inputs than one batch of images, and for operators that cannot be taken apart.
+/// [`ErrorKind::Unsupported`] for models with other inputs than one batch of images, and for operators that cannot be
+/// taken apart.
 pub fn trainable_form(model: &Model, batch: usize, image: [usize; 2]) -> Result<(Model, [usize; 4], bool)> {
     // Where the batch cannot be opened it stays, and gradients of several batches are gathered.
     let opened = match declared_batch(model) {
@@ -250,8 +252,8 @@ impl Steps {
     /// Builds the graphs of a training run for a prepared model and images of the given height and width.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for losses that do not fit the model, [`ErrorKind::Unsupported`] for operators without a gradient; it
-    /// names the node.
+    /// [`ErrorKind::Usage`] for losses that do not fit the model, [`ErrorKind::Unsupported`] for operators without a
+    /// gradient; it names the node.
     pub fn new(
         model: &Model,
         image: [usize; 2],
@@ -470,8 +472,8 @@ impl Work<'_, '_> {
         d
     }
 
-    /// Clipping, the optimiser and the moving average, from `found`: positions of trained weights and the values of their gradients,
-    /// which are sums over `count` steps.
+    /// Clipping, the optimiser and the moving average, from `found`: positions of trained weights and the values of
+    /// their gradients, which are sums over `count` steps.
     fn update(&self, b: &mut Builder, d: &mut Description, found: &[(usize, String)], count: usize) {
         let recipe = self.recipe;
         let mut gradients: Vec<String> = found.iter().map(|(_, g)| b.scaled(g, 1.0 / count as f32)).collect();
@@ -659,8 +661,8 @@ fn fix_shapes(graph: &mut GraphProto, typing: &Typing) {
 pub struct Memory {
     /// Bytes of weights, gradients and the optimiser's state, both sets of it.
     pub state: u64,
-    /// Bytes of activations for one image: every value of the forward pass, which the backward pass reads again; of layers that are
-    /// computed again only the largest.
+    /// Bytes of activations for one image: every value of the forward pass, which the backward pass reads again; of
+    /// layers that are computed again only the largest.
     pub per_image: u64,
 }
 
@@ -700,7 +702,8 @@ impl Memory {
     }
 }
 
-/// The forward graph with trained weights as inputs, to be run on the state of a training run: outputs of the model itself.
+/// The forward graph with trained weights as inputs, to be run on the state of a training run: outputs of the model
+/// itself.
 ///
 /// `of` says which tensor of the state each weight is read from. `values` become outputs too, where they are none.
 ///

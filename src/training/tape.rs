@@ -204,8 +204,8 @@ impl<'t, 'm> Tape<'t, 'm> {
         self.floats(shape, &vec![0.0; shape.iter().product()])
     }
 
-    /// Zeros in the shape of a value, however large, made when the graph runs: no number is less than itself. What follows from
-    /// constants alone a runtime computes when it loads the graph, and keeps.
+    /// Zeros in the shape of a value, however large, made when the graph runs: no number is less than itself. What
+    /// follows from constants alone a runtime computes when it loads the graph, and keeps.
     ///
     /// # Errors
     /// Those of [`Tape::shape`].

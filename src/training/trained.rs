@@ -21,7 +21,8 @@ pub struct TrainedWeight {
     pub shape: Vec<usize>,
     /// The part that it plays.
     pub kind: WeightKind,
-    /// True where weight decay applies: operands of contractions of two or more axes. Norms, biases, tokens and positions have none.
+    /// True where weight decay applies: operands of contractions of two or more axes. Norms, biases, tokens and
+    /// positions have none.
     pub decays: bool,
     /// 0 before the first layer, 1 to n in the layers, n + 1 behind the last.
     pub depth: usize,
@@ -50,8 +51,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Sorts the weights of a typed model by the part that they play. Patterns (`*` and `?`) override: `train` adds weights,
-    /// `freeze` takes weights away and wins.
+    /// Sorts the weights of a typed model by the part that they play. Patterns (`*` and `?`) override: `train` adds
+    /// weights, `freeze` takes weights away and wins.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a pattern that no weight matches, and where nothing is left to train.
@@ -112,7 +113,8 @@ impl Selection {
     }
 }
 
-/// True for the bias of a contraction that makes one channel, as a classifier behind one Sigmoid has it: no scalar, though it has one element.
+/// True for the bias of a contraction that makes one channel, as a classifier behind one Sigmoid has it: no scalar,
+/// though it has one element.
 fn is_bias_of_one(typing: &Typing, tensor: &TensorProto) -> bool {
     let mut uses = typing.uses.iter().filter(|u| u.name == tensor.name()).peekable();
     let is_bias = |u: &Use| u.input == 2 && matches!(typing.graph.node[u.node].op_type(), "Gemm" | "Conv");

@@ -67,7 +67,8 @@ pub struct Trainer {
     scale: (f32, u32),
 }
 
-/// The scale of the loss at the start, the updates after which it is doubled, and the most and the least that it can be.
+/// The scale of the loss at the start, the updates after which it is doubled, and the most and the least that it can
+/// be.
 const SCALE: f32 = 65536.0;
 const PATIENCE: u32 = 1000;
 const SCALES: std::ops::RangeInclusive<f32> = 1.0..=16_777_216.0;
@@ -154,9 +155,9 @@ impl Trainer {
         self.recipe.accumulate.max(1)
     }
 
-    /// One update from as many batches as [`Trainer::batches_per_update`] says; where several processes train, each with batches of
-    /// its own, they make the same update. A loss or gradient that is not finite leaves
-    /// the weights as they were; in half precision the loss is scaled down first and the update tried again.
+    /// One update from as many batches as [`Trainer::batches_per_update`] says; where several processes train, each
+    /// with batches of its own, they make the same update. A loss or gradient that is not finite leaves the weights as
+    /// they were; in half precision the loss is scaled down first and the update tried again.
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`] where the runtime fails, [`ErrorKind::Check`] where the loss is not finite.
@@ -307,13 +308,14 @@ impl Trainer {
             _ => format!("the loss is {}", result.loss),
         };
         Error::new(ErrorKind::Check, format!("{what} in step {step}; the weights are as they were before it")).hint(
-            "lower --lr, clip gradients with --clip 1, or look for images or labels that cannot be (--dry-run lists what is trained)",
+            "lower --lr, clip gradients with --clip 1, or look for images or labels that cannot be (--dry-run lists \
+             what is trained)",
         )
     }
 
-    /// Outputs of the model, and the values that its loss compares with a teacher's, for at most a batch of images, with the weights
-    /// as they are or with their moving average. A smaller batch is filled up: the first axis of what is returned is that of a
-    /// whole one.
+    /// Outputs of the model, and the values that its loss compares with a teacher's, for at most a batch of images,
+    /// with the weights as they are or with their moving average. A smaller batch is filled up: the first axis of what
+    /// is returned is that of a whole one.
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`].
@@ -397,10 +399,12 @@ impl Trainer {
         checkpoint::save(path, &tensors, description)
     }
 
-    /// Goes back to a checkpoint, which the first process reads. Returns its description; the caller sets [`Trainer::updates`] by it.
+    /// Goes back to a checkpoint, which the first process reads. Returns its description; the caller sets
+    /// [`Trainer::updates`] by it.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] where the checkpoint is of another model or of another recipe, and those of [`checkpoint::load`].
+    /// [`ErrorKind::Usage`] where the checkpoint is of another model or of another recipe, and those of
+    /// [`checkpoint::load`].
     pub fn load<D: Serialize + DeserializeOwned>(&mut self, path: &Path) -> Result<D> {
         let description = match self.recipe.ranks {
             0 | 1 => self.read(path)?,

@@ -1,5 +1,5 @@
-//! Files made to do harm: each is refused with a clear error, within bounded memory and time, and nothing but the named output is
-//! written. Every command runs in a process of its own with 4 GB of address space and a minute.
+//! Files made to do harm: each is refused with a clear error, within bounded memory and time, and nothing but the named
+//! output is written. Every command runs in a process of its own with 4 GB of address space and a minute.
 
 mod bombs;
 mod images;

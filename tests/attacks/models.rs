@@ -42,7 +42,8 @@ fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
     AttributeProto { name: Some(name.into()), r#type: Some(kind as i32), ..Default::default() }
 }
 
-/// CVE-2026-27489, CVE-2026-34447: a link inside the folder leads out of it, as a file, as a folder, and as a second name of one file.
+/// CVE-2026-27489, CVE-2026-34447: a link inside the folder leads out of it, as a file, as a folder, and as a second
+/// name of one file.
 #[cfg(unix)]
 #[test]
 fn external_data_does_not_follow_links_out() {
@@ -241,7 +242,8 @@ fn duplicate_names() {
     refused_as_a_model(&path, &["two nodes make a value called `y`"]);
 }
 
-/// Two bytes in the file for each of millions of nodes, tensors, names, attributes and dims, which take hundreds in memory.
+/// Two bytes in the file for each of millions of nodes, tensors, names, attributes and dims, which take hundreds in
+/// memory.
 #[test]
 fn huge_repeated_fields() {
     let folder = tempfile::tempdir().unwrap();

@@ -93,8 +93,8 @@ fn distances_equal_an_independent_computation() {
     assert_eq!(compared, 2 * 8 * 28);
 }
 
-/// Neurons 0 and 1 of every FFN made the same, in every dialect: they are found to be the same, and a descendant that has one of them
-/// for both computes what it did.
+/// Neurons 0 and 1 of every FFN made the same, in every dialect: they are found to be the same, and a descendant that
+/// has one of them for both computes what it did.
 #[test]
 fn neurons_that_are_the_same_are_found_and_merged() {
     let runtime = tract();
@@ -199,7 +199,8 @@ fn the_same_head_twice_is_found_by_every_similarity() {
     }
 }
 
-/// Heads 0 and 1 of every layer made the same, in every dialect: no distance lies between them, and the others are as they were.
+/// Heads 0 and 1 of every layer made the same, in every dialect: no distance lies between them, and the others are as
+/// they were.
 #[test]
 fn the_same_head_twice_is_found_in_every_fixture() {
     let runtime = tract();

@@ -1,5 +1,5 @@
-//! Quantised models that are made float again: their weights against what the integers stand for (`scripts/fixtures/quantized.py`), and
-//! their outputs against the model that was quantised.
+//! Quantised models that are made float again: their weights against what the integers stand for
+//! (`scripts/fixtures/quantized.py`), and their outputs against the model that was quantised.
 
 use ndarray::Array4;
 use offshoot::anatomy::Anatomy;

@@ -1,4 +1,5 @@
-//! Initialisations: what each method inherits byte for byte, what it draws, and that every child runs; transforms and folding.
+//! Initialisations: what each method inherits byte for byte, what it draws, and that every child runs; transforms and
+//! folding.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -55,8 +56,8 @@ fn block(name: &str) -> Option<usize> {
     name.split("blocks.").nth(1)?.split(['.', '/']).next()?.parse().ok()
 }
 
-/// Initializers of the bundled ancestor are named after the modules that they belong to, matrices by their place: this gives
-/// every initializer of a graph the layer in whose anatomy it is used.
+/// Initializers of the bundled ancestor are named after the modules that they belong to, matrices by their place: this
+/// gives every initializer of a graph the layer in whose anatomy it is used.
 fn layer_of(model: &Model) -> HashMap<String, usize> {
     let mut layers: HashMap<String, usize> = HashMap::new();
     for node in &model.graph().node {
@@ -524,7 +525,8 @@ fn the_command_writes_plan_metadata_and_batches() {
         &list,
         "[[descendant]]\noutput = \"a.onnx\"\ninit = \"weight-selection\"\nembedding-dim = 32\nheads = 4\n\
          [[descendant]]\noutput = \"b.onnx\"\ninit = \"pretrain-finetune\"\ninherit = \"middle:2\"\nlayers = 4\n\
-         [[descendant]]\noutput = \"c.onnx\"\ninit = \"weight-transformation\"\ntransform = \"affine\"\ntransform-rank = 2\n",
+         [[descendant]]\noutput = \"c.onnx\"\ninit = \"weight-transformation\"\ntransform = \"affine\"\ntransform-rank \
+         = 2\n",
     )
     .unwrap();
     let plans = json(&["grow", model, "--batch", text(&list), "-o", text(folder.path()), "--json"]);

@@ -1,4 +1,5 @@
-//! Operators of ONNX's newest operator sets: what they make has the dimensions and the numbers that ONNX's own reference evaluator says.
+//! Operators of ONNX's newest operator sets: what they make has the dimensions and the numbers that ONNX's own
+//! reference evaluator says.
 
 use std::path::Path;
 

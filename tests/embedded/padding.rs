@@ -1,5 +1,5 @@
-//! Attention without padding (`com.microsoft` PackedAttention, PackedMultiHeadAttention), which no runtime has on the processor: surgery
-//! on it is the same as on the operators that it stands for.
+//! Attention without padding (`com.microsoft` PackedAttention, PackedMultiHeadAttention), which no runtime has on the
+//! processor: surgery on it is the same as on the operators that it stands for.
 
 use std::collections::HashMap;
 

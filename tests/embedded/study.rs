@@ -303,7 +303,8 @@ methods = ["shrink"]
         }
         let file = results.join("quick/cells").join(cell["attention"].as_str().unwrap());
         let picture = image::open(file).unwrap();
-        // Heads and tokens of the ancestor's first layer: a 4 x 4 window, or a class token and 4 x 4 patches, and lines between.
+        // Heads and tokens of the ancestor's first layer: a 4 x 4 window, or a class token and 4 x 4 patches, and lines
+        // between.
         let (heads, tokens) = if cell["ancestor"] == "swin" { (2, 16) } else { (4, 17) };
         assert!(picture.width() > heads * (tokens + 1) && picture.height() > tokens + 1, "{picture:?}");
     }

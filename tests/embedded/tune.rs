@@ -140,8 +140,8 @@ fn an_interrupted_run_ends_where_a_whole_one_ends() {
     };
     let whole = run("whole", &[]);
     assert_eq!(whole.len(), 12);
-    // Cut in the middle of the first epoch and of the second. A schedule depends on the length of the run, so the run is cut, not
-    // planned shorter: the checkpoint of an update is kept and put back.
+    // Cut in the middle of the first epoch and of the second. A schedule depends on the length of the run, so the run
+    // is cut, not planned shorter: the checkpoint of an update is kept and put back.
     let planned = ["--schedule", "constant"];
     let constant = run("constant", &planned);
     let part = run("part", &["--schedule", "constant", "--steps", "4"]);

@@ -1,7 +1,8 @@
-//! What is fuzzed: each target takes bytes from a stranger and does with them what a command would, and panics where a promise is
-//! broken that the types do not keep. Errors are fine; panics, endless loops and gigabytes are findings.
+//! What is fuzzed: each target takes bytes from a stranger and does with them what a command would, and panics where a
+//! promise is broken that the types do not keep. Errors are fine; panics, endless loops and gigabytes are findings.
 //!
-//! libFuzzer (`fuzz/`) and the plain loop beside this file run the same targets, with the seeds and the mutations of [`mutate`].
+//! libFuzzer (`fuzz/`) and the plain loop beside this file run the same targets, with the seeds and the mutations of
+//! [`mutate`].
 
 pub mod mutate;
 pub mod seeds;
@@ -94,7 +95,8 @@ fn with_initializer(tensor: &[u8]) -> Bytes {
     field(7, &field(5, tensor)).into()
 }
 
-/// Opens a model whose weights lie in another file, and writes it: two bytes say how long the model is, the rest is the file.
+/// Opens a model whose weights lie in another file, and writes it: two bytes say how long the model is, the rest is the
+/// file.
 pub fn external(data: &[u8]) -> bool {
     let Some((length, rest)) = data.split_first_chunk::<2>() else { return false };
     let (model, weights) = rest.split_at(rest.len().min(u16::from_le_bytes(*length).into()));
@@ -109,7 +111,8 @@ pub fn external(data: &[u8]) -> bool {
     true
 }
 
-/// What `inspect` does, and the heart of `grow`: the heads and FFNs of the first layer are resized, and the result is typed again.
+/// What `inspect` does, and the heart of `grow`: the heads and FFNs of the first layer are resized, and the result is
+/// typed again.
 pub fn anatomy(data: &[u8]) -> bool {
     let Some(model) = prepared(data) else { return false };
     let Ok(typing) = Typing::new(&model) else { return false };
@@ -202,8 +205,8 @@ pub fn readers(data: &[u8]) -> bool {
     sound
 }
 
-/// Applies a transform to a picture: two bytes are its sides, one says how many channels the model takes, the rest is the transform as
-/// a model's metadata hold it.
+/// Applies a transform to a picture: two bytes are its sides, one says how many channels the model takes, the rest is
+/// the transform as a model's metadata hold it.
 pub fn preprocess(data: &[u8]) -> bool {
     let Some((&[width, height, kind], text)) = data.split_first_chunk::<3>() else { return false };
     let Ok(text) = std::str::from_utf8(text) else { return false };

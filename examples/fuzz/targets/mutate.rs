@@ -1,6 +1,7 @@
 //! Changes of inputs. A number decides them, so that an input is known by its seed and its number.
 //!
-//! Changed bytes alone seldom get past the decoder: [`model`] changes the graph that bytes are decoded to, as damage or malice would.
+//! Changed bytes alone seldom get past the decoder: [`model`] changes the graph that bytes are decoded to, as damage or
+//! malice would.
 
 use offshoot::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use offshoot::onnx::proto::{tensor_shape_proto::dimension::Value, type_proto};

@@ -96,8 +96,8 @@ impl<'m> Finder<'_, 'm> {
         }
     }
 
-    /// Talking heads: weight contractions from heads to as many heads, of scores on the way to the Softmax or of probabilities
-    /// behind it. Returns them in order, and the leading factors behind the last one.
+    /// Talking heads: weight contractions from heads to as many heads, of scores on the way to the Softmax or of
+    /// probabilities behind it. Returns them in order, and the leading factors behind the last one.
     fn mixings(&self, softmax: usize, front: &Dim, projection: usize) -> (Vec<Mixing>, Dim) {
         let mut found = Vec::new();
         if self.typing.fused.contains_key(&softmax) {
@@ -185,8 +185,8 @@ impl<'m> Finder<'_, 'm> {
         Dim::new()
     }
 
-    /// Forward from the probabilities: their product with the values, then the first contraction with a weight of what the
-    /// attention made that everything made from it passes through; else the first one.
+    /// Forward from the probabilities: their product with the values, then the first contraction with a weight of what
+    /// the attention made that everything made from it passes through; else the first one.
     fn projection(&self, softmax: usize) -> Option<usize> {
         let attended = self.attended(softmax);
         let mut product = self.typing.fused.contains_key(&softmax);
@@ -231,7 +231,8 @@ impl<'m> Finder<'_, 'm> {
                 if !operands.iter().any(|o| self.fixed.contains(o)) {
                     return operands;
                 }
-                // Learned queries are fixed. Weights that mix heads have no queries, and tables of relative positions have keys too.
+                // Learned queries are fixed. Weights that mix heads have no queries, and tables of relative positions
+                // have keys too.
                 let holds = |o: usize, part: &Dim| {
                     self.typing.dims.get(operands[o]).into_iter().flatten().any(|d| self.meet(d, part))
                 };

@@ -36,8 +36,8 @@ impl Finder<'_, '_> {
                         k < down && self.meet(&hidden, &w.made) && self.meet(&w.summed, &residual)
                     })
                     .collect();
-                // Channels that were cut apart and joined again on the way share some factors with the stream: there the sum that it
-                // returns to must be one that it was made from.
+                // Channels that were cut apart and joined again on the way share some factors with the stream: there
+                // the sum that it returns to must be one that it was made from.
                 if up.is_empty() || !(whole || self.residual_add(down).0.is_some()) {
                     continue;
                 }

@@ -38,8 +38,8 @@ impl<'t, 'm> Finder<'t, 'm> {
                 continue;
             };
             let summed = typing.factors.leaves(&c.summed);
-            // A matrix from the stream to the stream has the same factors twice: once summed over, once made. Sums that share some
-            // segments (channels that pass an attention by) are two factors.
+            // A matrix from the stream to the stream has the same factors twice: once summed over, once made. Sums that
+            // share some segments (channels that pass an attention by) are two factors.
             let mut left = summed.clone();
             let channels = if matches!(node.op_type(), "Conv" | "ConvTranspose") { 2 } else { dims.len() };
             let mut made: Dim = dims.iter().take(channels).flat_map(|d| typing.factors.leaves(d)).collect();

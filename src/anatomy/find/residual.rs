@@ -45,8 +45,8 @@ impl<'m> Finder<'_, 'm> {
                 let behind = (0..ffns.len()).find(|i| {
                     !taken.contains(i) && order[last] < ffns[*i].down && ffns[*i].down < until && made(&ffns[*i])
                 });
-                // Parallel blocks: the FFN branches from the same value as the attention, and may stand before it or share its
-                // projection.
+                // Parallel blocks: the FFN branches from the same value as the attention, and may stand before it or
+                // share its projection.
                 let beside = || {
                     (0..ffns.len()).find(|i| {
                         !taken.contains(i)
@@ -86,7 +86,8 @@ impl<'m> Finder<'_, 'm> {
         before
     }
 
-    /// The skip value and the sum of the first Add that joins what node `k` makes with something that `k` was made from.
+    /// The skip value and the sum of the first Add that joins what node `k` makes with something that `k` was made
+    /// from.
     pub fn residual_add(&self, k: usize) -> (Option<String>, Option<String>) {
         let before = self.ancestors(k);
         // In half precision a skip may pass a Cast of its own.
@@ -126,9 +127,9 @@ impl<'m> Finder<'_, 'm> {
         (None, None)
     }
 
-    /// A layer has more than one query, and its queries and keys come from the same stream: going back from both, the first
-    /// sums of the residual stream that are met have one in common, or the keys come from the sum that the attention adds to (a
-    /// global query that all layers of a stage share).
+    /// A layer has more than one query, and its queries and keys come from the same stream: going back from both, the
+    /// first sums of the residual stream that are met have one in common, or the keys come from the sum that the
+    /// attention adds to (a global query that all layers of a stage share).
     pub fn is_layer(&self, a: &Attention, sums: &HashSet<&str>) -> bool {
         if self.size(&a.queries) < 2 {
             return false;

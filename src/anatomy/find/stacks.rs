@@ -1,8 +1,8 @@
 //! Stacks: layers that one residual stream passes, one after the other.
 //!
-//! A model may hold several: the towers of a picture and of a text, an encoder and a decoder, branches of two resolutions. Which layers
-//! follow each other is read from the graph, going back from the value that enters each along its residual stream to the sums of the
-//! layers before it.
+//! A model may hold several: the towers of a picture and of a text, an encoder and a decoder, branches of two
+//! resolutions. Which layers follow each other is read from the graph, going back from the value that enters each along
+//! its residual stream to the sums of the layers before it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -55,7 +55,8 @@ pub(super) fn stacks(finder: &Finder, layers: &[Attention]) -> Vec<Stack> {
     stacks
 }
 
-/// Goes back from what enters a layer to the layers before it. Of a sum of a value and what was made of it, the value is the stream.
+/// Goes back from what enters a layer to the layers before it. Of a sum of a value and what was made of it, the value
+/// is the stream.
 fn origin<'m>(finder: &Finder<'_, 'm>, layer: &Attention, made_by: &HashMap<&str, usize>) -> Origin<'m> {
     let graph = finder.typing.graph;
     let mut found = Origin::default();

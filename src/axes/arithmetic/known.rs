@@ -52,7 +52,8 @@ impl Known {
         Some(Known { number, data: ArrayD::from_shape_vec(IxDyn(&shape), data).ok()? })
     }
 
-    /// The value as a tensor of a file; `None` for element types that are not floating-point numbers, int64, int32 or bool.
+    /// The value as a tensor of a file; `None` for element types that are not floating-point numbers, int64, int32 or
+    /// bool.
     pub fn tensor(&self, name: &str, kind: DataType) -> Option<TensorProto> {
         let (shape, ints) = (self.data.shape(), self.ints());
         Some(match kind {

@@ -30,8 +30,8 @@ impl Rule<'_, '_> {
         self.typing.fused.insert(self.k, Fused { batch, heads, queries, keys });
     }
 
-    /// Batch and tokens that stand in one axis without padding (`com.microsoft` PackedAttention and what belongs to it): those of the
-    /// operand of token offsets [batch, tokens], for images of as many tokens each.
+    /// Batch and tokens that stand in one axis without padding (`com.microsoft` PackedAttention and what belongs to
+    /// it): those of the operand of token offsets [batch, tokens], for images of as many tokens each.
     fn padded(&mut self, kept: &Dim, offsets: usize) -> Result<[Dim; 2]> {
         let offsets = self.input(offsets)?;
         let [batch, tokens] = &offsets[..] else { return Err(self.fail("its token offsets want two dimensions")) };
@@ -75,7 +75,8 @@ impl Rule<'_, '_> {
         Ok(lead.iter().cloned().chain([out_dim]).collect())
     }
 
-    /// `com.microsoft` PackedMultiHeadAttention: [tokens of all images, heads x dim] three times, or [tokens, heads, 3, dim] once.
+    /// `com.microsoft` PackedMultiHeadAttention: [tokens of all images, heads x dim] three times, or [tokens, heads, 3,
+    /// dim] once.
     pub(super) fn unpadded_attention(&mut self) -> Result<Vec<Dim>> {
         let q = self.input(0)?;
         let kept = q.first().cloned().unwrap_or_default();
@@ -122,10 +123,10 @@ impl Rule<'_, '_> {
         self.unify(b, &packed);
     }
 
-    /// Attention of the default domain, and `com.microsoft` MultiHeadAttention: [batch, heads, tokens, dim], or
-    /// [batch, tokens, heads x dim] with the number of heads as an attribute. MultiHeadAttention also takes keys and values with an
-    /// axis of heads beside queries without one, and packed operands: [batch, tokens, heads, 3, dim], or queries beside
-    /// [batch, tokens, heads, 2, dim].
+    /// Attention of the default domain, and `com.microsoft` MultiHeadAttention: [batch, heads, tokens, dim], or [batch,
+    /// tokens, heads x dim] with the number of heads as an attribute. MultiHeadAttention also takes keys and values
+    /// with an axis of heads beside queries without one, and packed operands: [batch, tokens, heads, 3, dim], or
+    /// queries beside [batch, tokens, heads, 2, dim].
     pub(super) fn attention(&mut self) -> Result<Vec<Vec<Dim>>> {
         let microsoft = self.node.op_type() == "MultiHeadAttention";
         let (of_queries, of_keys) =
@@ -180,7 +181,8 @@ impl Rule<'_, '_> {
         Ok(vec![out, k.to_vec(), v.to_vec(), scores])
     }
 
-    /// LinearAttention: [batch, tokens, heads x dim]; a state [batch, key heads, dim, dim of values] takes the place of scores.
+    /// LinearAttention: [batch, tokens, heads x dim]; a state [batch, key heads, dim, dim of values] takes the place of
+    /// scores.
     pub(super) fn linear_attention(&mut self) -> Result<Vec<Vec<Dim>>> {
         let [q, k, v] = [self.input(0)?, self.input(1)?, self.input(2)?];
         let ([batch, tokens, of_q], [_, _, of_k], [_, _, of_v]) = (&q[..], &k[..], &v[..]) else {

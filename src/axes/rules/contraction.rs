@@ -6,9 +6,9 @@ use crate::axes::factors::Dim;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Attributes;
 
-/// An Einsum equation with an arrow and a letter for every axis that an ellipsis stands for, for inputs of these ranks; `None` where
-/// they do not fit. Without an arrow, the output has the ellipsis and the letters that stand there once, in the order of the alphabet
-/// (Einsum, operator set 12).
+/// An Einsum equation with an arrow and a letter for every axis that an ellipsis stands for, for inputs of these ranks;
+/// `None` where they do not fit. Without an arrow, the output has the ellipsis and the letters that stand there once,
+/// in the order of the alphabet (Einsum, operator set 12).
 pub fn explicit_einsum(equation: &str, ranks: &[usize]) -> Option<String> {
     let equation = equation.replace(' ', "");
     let (left, right) = match equation.split_once("->") {

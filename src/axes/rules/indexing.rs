@@ -12,8 +12,8 @@ impl Rule<'_, '_> {
         Ok(x[..a].iter().chain(&indices).chain(&x[a + 1..]).cloned().collect())
     }
 
-    /// Every element of the indices stands where its value goes: along the axis that is gathered the order is computed, along all others
-    /// that are taken whole the input's own.
+    /// Every element of the indices stands where its value goes: along the axis that is gathered the order is computed,
+    /// along all others that are taken whole the input's own.
     pub(super) fn gather_elements(&mut self) -> Result<Vec<Dim>> {
         let (x, indices) = (self.input(0)?, self.input(1)?);
         let a = self.axis(self.node.int("axis").unwrap_or(0), x.len())?;
@@ -46,7 +46,8 @@ impl Rule<'_, '_> {
     }
 
     pub(super) fn scatter_nd(&mut self) -> Result<Vec<Dim>> {
-        // What is not indexed is the same in the values that are put in; a table of places that is too small for them is said.
+        // What is not indexed is the same in the values that are put in; a table of places that is too small for them
+        // is said.
         let (x, indices, updates) = (self.input(0)?, self.shape(1)?, self.input(2)?);
         let indexed = indices.last().copied().unwrap_or(0);
         let places = indices.len().saturating_sub(1);

@@ -1,8 +1,9 @@
 //! One typing rule an operator.
 //!
-//! A rule takes the dimensions of a node's inputs and says what those of its outputs are: contractions unify what they sum
-//! over, elementwise operators unify what they align, Reshape regroups factors, Transpose permutes them, Slice and Split name
-//! parts, Concat joins them. Which rule an operator has stands here; the files are those of the gradient rules.
+//! A rule takes the dimensions of a node's inputs and says what those of its outputs are: contractions unify what they
+//! sum over, elementwise operators unify what they align, Reshape regroups factors, Transpose permutes them, Slice and
+//! Split name parts, Concat joins them. Which rule an operator has stands here; the files are those of the gradient
+//! rules.
 
 mod attention;
 mod contraction;

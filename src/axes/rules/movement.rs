@@ -91,7 +91,8 @@ impl Rule<'_, '_> {
         Ok(out)
     }
 
-    /// A part of a dimension that is cut into unequal pieces: never a product, even where this piece alone would divide it.
+    /// A part of a dimension that is cut into unequal pieces: never a product, even where this piece alone would divide
+    /// it.
     fn segment(&mut self, dim: &Dim, start: usize, length: usize) -> Dim {
         let total = self.size(dim);
         let factors = &mut self.typing.factors;

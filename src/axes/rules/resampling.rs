@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::graph::Attributes;
 use crate::onnx::proto::NodeProto;
 
-/// What a convolution's or pooling operator's window makes of `length` elements along spatial axis `i` of `rank`: the number of
-/// positions, and the stride.
+/// What a convolution's or pooling operator's window makes of `length` elements along spatial axis `i` of `rank`: the
+/// number of positions, and the stride.
 pub(crate) fn window_length(
     node: &NodeProto,
     rank: usize,

@@ -40,8 +40,8 @@ impl<'m> Typing<'m> {
         Ok(())
     }
 
-    /// Evaluates a node of shape arithmetic. A short Concat may also take small floats that stand in initializers (the scales
-    /// of a Resize).
+    /// Evaluates a node of shape arithmetic. A short Concat may also take small floats that stand in initializers (the
+    /// scales of a Resize).
     pub(super) fn arithmetic(&mut self, node: &'m NodeProto) -> bool {
         let Some(results) = self.evaluated(node, &self.known) else { return false };
         for (name, known) in node.output.iter().zip(results).filter(|(n, _)| !n.is_empty()) {

@@ -141,7 +141,8 @@ pub fn run(c: &CompareArgs) -> Result<()> {
     }
 }
 
-/// Median milliseconds of one image through either model. They take turns, so that a machine that slows down slows both.
+/// Median milliseconds of one image through either model. They take turns, so that a machine that slows down slows
+/// both.
 fn latencies(mut models: [(Session, &Array4<f32>); 2], runs: usize) -> Result<[f64; 2]> {
     let mut times = [Vec::new(), Vec::new()];
     for run in 0..=runs.max(1) {

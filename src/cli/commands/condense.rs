@@ -40,7 +40,8 @@ pub struct CondenseArgs {
     #[arg(long)]
     pub fitted: bool,
     /// Random views of the images that the order is measured on (with --fitted)
-    #[arg(long, value_name = "N", default_value_t = 192, requires = "fitted", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 192, requires = "fitted",
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub crops: u32,
     /// Seed of the views (with --fitted)
     #[arg(long, value_name = "N", default_value_t = 0, requires = "fitted")]
@@ -101,7 +102,8 @@ pub fn run(c: &CondenseArgs) -> Result<()> {
         output::note(&format!("{} of {of} FFN neurons", gene.neurons.iter().map(Vec::len).sum::<usize>()));
     }
     output::note(&format!(
-        "I-Params {} (output projection of centroid heads only, no classifier); the learngene holds {}, the ancestor {}",
+        "I-Params {} (output projection of centroid heads only, no classifier); the learngene holds {}, the ancestor \
+         {}",
         count(inherited.i_params),
         count(inherited.whole),
         count(inherited.ancestor)
@@ -214,7 +216,8 @@ pub fn condense(
     let whole: Vec<String> = (0..distances.len()).filter(|&l| distances[l].is_empty()).map(|l| l.to_string()).collect();
     if !whole.is_empty() {
         output::warn(&format!(
-            "all heads of layers without densities are kept ({}); `--similarity attention` and `output` cluster them, too",
+            "all heads of layers without densities are kept ({}); `--similarity attention` and `output` cluster them, \
+             too",
             whole.join(", ")
         ));
     }

@@ -41,7 +41,8 @@ struct Job {
 }
 
 impl Job {
-    /// Where images are given, a descendant whose weights are its own is fitted to its ancestor, unless another projection was chosen.
+    /// Where images are given, a descendant whose weights are its own is fitted to its ancestor, unless another
+    /// projection was chosen.
     fn fit_by_default(&mut self) {
         let s = &self.shape;
         let own = s.init == Init::ClusterLearngene && !s.tied && s.transform.is_none_or(|t| t == Transform::None);
@@ -65,12 +66,14 @@ pub struct GrowArgs {
     #[arg(long)]
     pub tied: bool,
     /// Grow several descendants from a TOML list of [[descendant]] tables
-    #[arg(long, value_name = "LIST.toml", conflicts_with_all = ["layers", "heads", "width", "ffn_width", "classes", "order", "projection", "tied", "init", "inherit", "share", "embedding_dim", "image_size", "transform", "transform_rank"])]
+    #[arg(long, value_name = "LIST.toml", conflicts_with_all = ["layers", "heads", "width", "ffn_width", "classes",
+        "order", "projection", "tied", "init", "inherit", "share", "embedding_dim", "image_size", "transform",
+        "transform_rank"])]
     pub batch: Option<PathBuf>,
     /// Compute what is constant at a fixed image size once and write it down
     ///
-    /// Resized position tables, shape operands, masks and rotary tables become plain weights. An image size that the model
-    /// leaves open is fixed with --image-size.
+    /// Resized position tables, shape operands, masks and rotary tables become plain weights. An image size that the
+    /// model leaves open is fixed with --image-size.
     #[arg(long, conflicts_with_all = ["tied", "transform"])]
     pub fold: bool,
     /// Images in a batch of the descendant: open for any number, or N [default: as the model has it]
@@ -78,7 +81,8 @@ pub struct GrowArgs {
     /// A batch that the file fixes, as PyTorch's dynamo exporter does by default, is opened wherever shapes hold it.
     #[arg(long, value_name = "open|N", value_parser = batch_axis)]
     pub batch_axis: Option<BatchAxis>,
-    /// Floating-point type that the descendant computes in; its inputs and outputs are float32 [default: as the model has it]
+    /// Floating-point type that the descendant computes in; its inputs and outputs are float32 [default: as the model
+    /// has it]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub dtype: Option<FloatType>,
     /// Print the plan and write nothing
@@ -301,7 +305,8 @@ fn identity(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Learngene {
     gene
 }
 
-/// The learngene, and the model to grow from: what was given, or an ancestor condensed on the way, with what its images became.
+/// The learngene, and the model to grow from: what was given, or an ancestor condensed on the way, with what its images
+/// became.
 fn learngene(c: &GrowArgs, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model, Option<InputReport>)> {
     if let Some(gene) = Learngene::read(model)? {
         if c.no_images || c.clusters.any() {
@@ -409,9 +414,11 @@ fn jobs(c: &GrowArgs) -> Result<Vec<Job>> {
     let text = std::fs::read_to_string(list)
         .map_err(|e| Error::io(list, e).hint("give a TOML list of [[descendant]] tables"))?;
     let parsed: List = toml::from_str(&text).map_err(|e| {
-        Error::new(ErrorKind::Format, e.to_string().trim().to_string())
-            .at(list)
-            .hint("a table is [[descendant]] with `output` and any of layers, heads, width, ffn-width, classes, order, projection, tied, init, inherit, share, embedding-dim, image-size, transform, transform-rank, dtype, batch-axis")
+        Error::new(ErrorKind::Format, e.to_string().trim().to_string()).at(list).hint(
+            "a table is [[descendant]] with `output` and any of layers, heads, width, ffn-width, classes, order, \
+                projection, tied, init, inherit, share, embedding-dim, image-size, transform, transform-rank, dtype, \
+                batch-axis",
+        )
     })?;
     if parsed.descendant.is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the list names no descendant").at(list));

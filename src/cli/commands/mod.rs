@@ -33,8 +33,8 @@ use crate::opening::{Opened, Opening};
 use crate::parallel;
 use crate::runtime::Runtime;
 
-/// Opens a model and brings it into the form that everything else works on. A configuration beside it that cannot be used is no matter
-/// where no pictures are fed: it is named in a warning.
+/// Opens a model and brings it into the form that everything else works on. A configuration beside it that cannot be
+/// used is no matter where no pictures are fed: it is named in a warning.
 pub fn open(path: &Path, flags: OpenFlags) -> Result<Model> {
     opened(path, flags, None, None).map(|(model, _)| model)
 }
@@ -60,7 +60,8 @@ pub fn open_pair(
     Ok([open_to_run(paths[0], a, runtime, transforms[0])?, open_to_run(paths[1], b, runtime, transforms[1])?])
 }
 
-/// Flags for each of two models that see the same pictures: an image size is for those that leave theirs open, and has to be for one.
+/// Flags for each of two models that see the same pictures: an image size is for those that leave theirs open, and has
+/// to be for one.
 pub fn size_for(paths: [&Path; 2], flags: OpenFlags) -> Result<[OpenFlags; 2]> {
     let Some(size) = flags.input_size else { return Ok([flags; 2]) };
     let takes = |path: &Path| -> Result<bool> { Ok(takes_size(&flags.opening().read(path)?, size)) };
@@ -75,7 +76,8 @@ pub fn tell_input(report: &InputReport) {
     report.warnings().iter().for_each(|warning| output::warn(warning));
 }
 
-/// Opens a model through the [door](crate::opening) that studies use as well, and passes on what it tells: see [`Opening::open`].
+/// Opens a model through the [door](crate::opening) that studies use as well, and passes on what it tells: see
+/// [`Opening::open`].
 pub fn opened(
     path: &Path,
     flags: OpenFlags,
@@ -155,8 +157,8 @@ pub fn warn_skipped(skipped: &Skipped) {
     }
 }
 
-/// Gives a model that is about to be written the type that was asked for; `wide` are the values that stay float32, where images were looked
-/// at for them.
+/// Gives a model that is about to be written the type that was asked for; `wide` are the values that stay float32,
+/// where images were looked at for them.
 pub fn in_type(model: &mut Model, dtype: Option<FloatType>, wide: Option<&HashSet<String>>) -> Result<()> {
     if let Some(dtype) = dtype {
         let none = HashSet::new();

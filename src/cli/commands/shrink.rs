@@ -31,7 +31,8 @@ use crate::runtime::Runtime;
 pub struct ShrinkArgs {
     /// The ancestor, or a learngene that carries the order of removal (condense --fitted, shrink --save-learngene)
     pub model: PathBuf,
-    /// Images that it is calibrated on, a few dozen or more: a folder, an IDX file, or an .npz or .npy of prepared tensors
+    /// Images that it is calibrated on, a few dozen or more: a folder, an IDX file, or an .npz or .npy of prepared
+    /// tensors
     ///
     /// A learngene that carries the order of removal gives descendants without images too, which are then not fitted.
     #[arg(long, value_name = "PATH")]
@@ -40,9 +41,11 @@ pub struct ShrinkArgs {
     #[arg(short, long, value_name = "CHILD.onnx", required_unless_present_any = ["dry_run", "save_learngene"])]
     pub output: Option<PathBuf>,
     /// Share of the parameters of all heads and FFNs to keep; several, such as 85%,75%,50%, give several descendants
-    #[arg(long, value_name = "P%", value_delimiter = ',', value_parser = kept_share, required_unless_present_any = ["budget", "dry_run", "save_learngene"], conflicts_with = "budget")]
+    #[arg(long, value_name = "P%", value_delimiter = ',', value_parser = kept_share,
+        required_unless_present_any = ["budget", "dry_run", "save_learngene"], conflicts_with = "budget")]
     pub to: Vec<f64>,
-    /// What the whole model may cost instead: params=12M, macs=2G, bytes=20MB or latency=8ms (on this machine, one image)
+    /// What the whole model may cost instead: params=12M, macs=2G, bytes=20MB or latency=8ms (on this machine, one
+    /// image)
     #[arg(long, value_name = "WHAT=N", value_parser = budget)]
     pub budget: Option<Budget>,
     /// Also write the ancestor as a learngene with the order in which its heads and neurons go, and what that costs
@@ -88,19 +91,23 @@ pub struct ShrinkArgs {
     #[arg(long, help_heading = "Levers")]
     pub no_head_dim: bool,
     /// Heads that every layer keeps at least
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Levers", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Levers",
+        value_parser = clap::value_parser!(u32).range(1..))]
     pub min_heads: u32,
     /// Neurons that every FFN keeps at least
-    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Levers", value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Levers",
+        value_parser = clap::value_parser!(u32).range(2..))]
     pub min_ffn: u32,
-    /// Floating-point type that the descendant computes in; its inputs and outputs are float32 [default: as the model has it]
+    /// Floating-point type that the descendant computes in; its inputs and outputs are float32 [default: as the model
+    /// has it]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub dtype: Option<FloatType>,
     /// Leave what is constant at the model's image size to be computed at every run
     #[arg(long)]
     pub no_fold: bool,
     /// FFNs keep a multiple of this many neurons
-    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Levers", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Levers",
+        value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub multiple_of: u32,
     /// Overwrite an existing output
     #[arg(long)]
@@ -220,7 +227,8 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
     Ok(())
 }
 
-/// The job, with the order of removal that the model carries (`recorded`) or that is measured here; the learngene is written where that is asked for.
+/// The job, with the order of removal that the model carries (`recorded`) or that is measured here; the learngene is
+/// written where that is asked for.
 fn job<'m>(
     c: &ShrinkArgs,
     model: &'m Model,
@@ -360,7 +368,8 @@ fn report(path: &Path, allocation: &Allocation, child: &Shrunk, (whole, own): (f
         .collect();
     output::note(table(&["layer", "heads", "dimensions (q k, v)", "FFN neurons"], rows).trim_end());
     output::note(&format!(
-        "wrote {}: {:.1} % of heads and FFNs, {} parameters, {} MACs, {} bytes; error on held-out images {:.4}; {own:.2} ms an image, the ancestor {whole:.2}",
+        "wrote {}: {:.1} % of heads and FFNs, {} parameters, {} MACs, {} bytes; error on held-out images {:.4}; \
+         {own:.2} ms an image, the ancestor {whole:.2}",
         path.display(),
         100.0 * allocation.share,
         count(child.parameters),

@@ -407,7 +407,8 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// Writes a line; whoever follows the file sees it at once. Where the file was moved away (log rotation), a new one is begun.
+    /// Writes a line; whoever follows the file sees it at once. Where the file was moved away (log rotation), a new one
+    /// is begun.
     fn line(&mut self, value: &impl serde::Serialize) -> Result<()> {
         let Some((path, file)) = &mut self.metrics else { return Ok(()) };
         let failed = |e: std::io::Error| Error::io(path.as_path(), e);

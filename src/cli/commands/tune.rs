@@ -37,7 +37,8 @@ pub struct TuneArgs {
     /// The tuned model to write: the best by validation; the last stands beside it as NAME.last.onnx
     #[arg(short, long, value_name = "TUNED.onnx")]
     pub output: Option<PathBuf>,
-    /// Floating-point type that the tuned model computes in; its inputs and outputs are float32 [default: as the model has it]
+    /// Floating-point type that the tuned model computes in; its inputs and outputs are float32 [default: as the model
+    /// has it]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub dtype: Option<FloatType>,
     /// Overwrite existing outputs
@@ -223,7 +224,8 @@ fn emit_step(path: &Path, setup: &Setup, operators: Option<Operators>) -> Result
         "state": steps.step.description.state,
         "initial": {
             "file": weights_file.file_name().map(|n| n.to_string_lossy().into_owned()),
-            "meaning": "what each tensor of the state holds at the start, by its name; zeros where the file has no such tensor",
+            "meaning": "what each tensor of the state holds at the start, by its name; zeros where the file has no \
+             such tensor",
         },
     });
     let text =

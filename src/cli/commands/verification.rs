@@ -26,8 +26,8 @@ impl Verifying<'_> {
         !self.flags.verify && predicted_seconds(macs) >= LIMIT
     }
 
-    /// Verifies a model, where so many operations are not too many or it was asked for; else it is run `once`, or not at all. The
-    /// verifier is made once there is a runtime.
+    /// Verifies a model, where so many operations are not too many or it was asked for; else it is run `once`, or not
+    /// at all. The verifier is made once there is a runtime.
     ///
     /// # Errors
     /// Where verification was asked for: those of the runtime.

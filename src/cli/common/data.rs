@@ -66,7 +66,8 @@ impl TransformFlags {
 /// Labelled images.
 #[derive(Args, Clone, Debug, Default)]
 pub struct DataFlags {
-    /// Data set: a folder with a folder per class, IDX files, an .npz with x and y, CIFAR binaries, WebDataset tars, or Parquet
+    /// Data set: a folder with a folder per class, IDX files, an .npz with x and y, CIFAR binaries, WebDataset tars, or
+    /// Parquet
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
     /// Parquet's column of images [default: image or img], or the field of a tar's samples [default: a bare extension]

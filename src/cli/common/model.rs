@@ -15,8 +15,8 @@ pub struct OpenFlags {
     /// Make the weights of a quantised model float numbers, and leave the quantisation of its activations out
     #[arg(long)]
     pub dequantize: bool,
-    /// Image size of a model that takes images of any size: N or HEIGHTxWIDTH [default: what its metadata, a configuration beside it, or
-    /// its position tables say]
+    /// Image size of a model that takes images of any size: N or HEIGHTxWIDTH [default: what its metadata, a
+    /// configuration beside it, or its position tables say]
     #[arg(long, value_name = "N|HxW", value_parser = image_size)]
     pub input_size: Option<[usize; 2]>,
 }
@@ -34,9 +34,10 @@ impl OpenFlags {
 pub struct VerifyFlags {
     /// Verify also where that is predicted to take two seconds or more
     ///
-    /// What is checked, by name: `runs` on an image; `batches` of two and three; `samples`, an image alone and among others; `permuted`,
-    /// heads and neurons in another order. Of a descendant also `full-size`, its ancestor grown whole, and `removed`, its ancestor with
-    /// the rows of what was removed at zero. In float16 also `half-precision`, on tract, which computes in it. Exit code 1 where one fails.
+    /// What is checked, by name: `runs` on an image; `batches` of two and three; `samples`, an image alone and among
+    /// others; `permuted`, heads and neurons in another order. Of a descendant also `full-size`, its ancestor grown
+    /// whole, and `removed`, its ancestor with the rows of what was removed at zero. In float16 also `half-precision`,
+    /// on tract, which computes in it. Exit code 1 where one fails.
     #[arg(long, help_heading = "Verification", conflicts_with = "no_verify")]
     pub verify: bool,
     /// Verify nothing

@@ -11,9 +11,10 @@ use crate::learngene::Order;
 pub struct ShapeFlags {
     /// Layers: N (the first N), last:N, even:N, or a list such as 0,2,5; of one of several stacks vision:even:N
     ///
-    /// Where a model has several stacks of layers (towers of pictures and of text, an encoder beside a decoder; `inspect` names them), each
-    /// may be named, as in vision:even:2,text:0,3. Layers of a named stack count from 0 within it, and stacks that are not named keep
-    /// theirs. Without a name layers count over all stacks, and a choice that would leave a stack none is refused.
+    /// Where a model has several stacks of layers (towers of pictures and of text, an encoder beside a decoder;
+    /// `inspect` names them), each may be named, as in vision:even:2,text:0,3. Layers of a named stack count from 0
+    /// within it, and stacks that are not named keep theirs. Without a name layers count over all stacks, and a choice
+    /// that would leave a stack none is refused.
     #[arg(long, value_name = "LAYERS", help_heading = "Shape")]
     pub layers: Option<Layers>,
     /// Heads: N, a share such as 50% (rounded, at least one), one number a layer, incrementing or decrementing
@@ -37,14 +38,14 @@ pub struct ShapeFlags {
     /// Channels of the residual stream (weight-selection and from-scratch)
     ///
     /// Heads, their width and the FFNs stay as they are: an attention is (heads x head width) wide inside whatever the
-    /// embedding is. To keep the usual proportion, divide the heads (--heads or --width) and --ffn-width by as much. Norms then
-    /// take their statistics over fewer channels, which the plan reports.
+    /// embedding is. To keep the usual proportion, divide the heads (--heads or --width) and --ffn-width by as much.
+    /// Norms then take their statistics over fewer channels, which the plan reports.
     #[arg(long, value_name = "N", help_heading = "Shape")]
     pub embedding_dim: Option<usize>,
     /// Another image size, in pixels: N or HEIGHTxWIDTH
     ///
-    /// Position tables are resampled (antialiased bicubic), relative position biases interpolated, rotary tables and masks made
-    /// again. Patches and windows keep their size. A model that takes images of any size goes on doing so.
+    /// Position tables are resampled (antialiased bicubic), relative position biases interpolated, rotary tables and
+    /// masks made again. Patches and windows keep their size. A model that takes images of any size goes on doing so.
     #[arg(long, value_name = "N|HxW", help_heading = "Shape", value_parser = image_size)]
     pub image_size: Option<[usize; 2]>,
     /// How the weights come about [default: cluster-learngene]
@@ -59,11 +60,11 @@ pub struct ShapeFlags {
     /// Consecutive layers that share weights with weight-transformation [default: 2]
     #[arg(long, value_name = "N", help_heading = "Initialisation")]
     pub share: Option<usize>,
-    /// Learnable transform of weights that layers share: FFNs of a learngene, or whole layers with weight-transformation
-    /// [default: none; affine]
+    /// Learnable transform of weights that layers share: FFNs of a learngene, or whole layers with
+    /// weight-transformation [default: none; affine]
     ///
-    /// The shared weight then stands in the file once, and each layer's own is computed from it. At the start a transform changes
-    /// nothing.
+    /// The shared weight then stands in the file once, and each layer's own is computed from it. At the start a
+    /// transform changes nothing.
     #[arg(long, value_enum, help_heading = "Initialisation")]
     pub transform: Option<Transform>,
     /// Rank of the low-rank part of an affine transform [default: 4]

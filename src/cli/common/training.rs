@@ -14,8 +14,8 @@ pub struct TrainingFlags {
     /// Validation images: a data set of its own [default: the one given with the data, else a part of it]
     #[arg(long, value_name = "PATH", help_heading = "Data", conflicts_with = "val_split")]
     pub val: Option<PathBuf>,
-    /// Share of the images that validates; 0 for none [default where none is given with the data: 0.1, at least eight images, or a
-    /// fifth where there are fewer than 40]
+    /// Share of the images that validates; 0 for none [default where none is given with the data: 0.1, at least eight
+    /// images, or a fifth where there are fewer than 40]
     #[arg(long, value_name = "SHARE", help_heading = "Data", value_parser = share)]
     pub val_split: Option<f64>,
     /// Random transforms: none, light, standard, deit, and settings such as flip=0.5,crop=0.35..1
@@ -35,24 +35,27 @@ pub struct TrainingFlags {
     pub require_improvement: bool,
 
     /// Epochs
-    #[arg(long, value_name = "N", help_heading = "Training", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", help_heading = "Training", default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(1..))]
     pub epochs: u32,
     /// Stop after this many updates
     #[arg(long, value_name = "N", help_heading = "Training", value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
     /// Images in a batch
-    #[arg(long, value_name = "N", help_heading = "Training", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", help_heading = "Training", default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: u32,
     /// Batches whose gradients are averaged for one update
-    #[arg(long, value_name = "N", help_heading = "Training", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", help_heading = "Training", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..))]
     pub accumulate: u32,
     /// Optimiser
     #[arg(long, value_enum, help_heading = "Training", default_value_t)]
     pub optimizer: OptimizerKind,
     /// Highest learning rate [default: 5e-4, or the part of it at which one update does not raise the loss]
     ///
-    /// Before the first update one is tried at 5e-4 and taken back; where the loss of its own images rises, the rate is divided by four, and
-    /// tried again. Models that were fitted or trained well want small rates.
+    /// Before the first update one is tried at 5e-4 and taken back; where the loss of its own images rises, the rate is
+    /// divided by four, and tried again. Models that were fitted or trained well want small rates.
     #[arg(long, value_name = "RATE", help_heading = "Training", value_parser = positive)]
     pub lr: Option<f64>,
     /// Last learning rate of a schedule that falls
@@ -68,7 +71,8 @@ pub struct TrainingFlags {
     #[arg(long, value_name = "W", help_heading = "Training", default_value_t = 0.05, value_parser = positive)]
     pub weight_decay: f64,
     /// Decay of AdamW's moments
-    #[arg(long, value_name = "B1,B2", help_heading = "Training", value_delimiter = ',', num_args = 1, value_parser = share)]
+    #[arg(long, value_name = "B1,B2", help_heading = "Training", value_delimiter = ',', num_args = 1,
+        value_parser = share)]
     pub betas: Option<Vec<f64>>,
     /// Momentum of SGD
     #[arg(long, value_name = "M", help_heading = "Training", default_value_t = 0.9, value_parser = share)]

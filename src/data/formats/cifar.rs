@@ -1,7 +1,8 @@
 //! Reads the binary files of CIFAR-10 and CIFAR-100.
 //!
-//! A record is the label (for CIFAR-100 a coarse and a fine one), a byte each, and the three planes of a picture of 32 x 32
-//! pixels (<https://www.cs.toronto.edu/~kriz/cifar.html>). Nothing in a file says which of the two it is; its length does.
+//! A record is the label (for CIFAR-100 a coarse and a fine one), a byte each, and the three planes of a picture of 32
+//! x 32 pixels (<https://www.cs.toronto.edu/~kriz/cifar.html>). Nothing in a file says which of the two it is; its
+//! length does.
 
 use std::io::Read;
 use std::path::Path;
@@ -51,7 +52,8 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
         return Err(Error::new(
             ErrorKind::Format,
             format!(
-                "no CIFAR file: its {} bytes are not records of {} bytes (CIFAR-10) or {} bytes (CIFAR-100) with valid labels",
+                "no CIFAR file: its {} bytes are not records of {} bytes (CIFAR-10) or {} bytes (CIFAR-100) with valid \
+                 labels",
                 bytes.len(),
                 VARIANTS[0].record(),
                 VARIANTS[1].record()

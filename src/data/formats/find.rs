@@ -55,8 +55,8 @@ pub(crate) struct Found {
     pub archives: Vec<PathBuf>,
 }
 
-/// Searches `folder` for pictures and other files of images, recursively. Files that bear no name of either are pictures by
-/// their content, or nothing: a README, or a list of labels. Hidden entries and links that lead back to a
+/// Searches `folder` for pictures and other files of images, recursively. Files that bear no name of either are
+/// pictures by their content, or nothing: a README, or a list of labels. Hidden entries and links that lead back to a
 /// folder around them are left out; broken links to pictures are kept, so that they are counted as unreadable.
 ///
 /// # Errors
@@ -108,7 +108,8 @@ pub(crate) fn find(folder: &Path) -> Result<Found> {
     if pictures.is_empty() && archives.is_empty() {
         return Err(Error::new(
             ErrorKind::Images,
-            "there are no pictures in this folder; looked for files that end in .jpg, .png and the like, and for pictures under \
+            "there are no pictures in this folder; looked for files that end in .jpg, .png and the like, and for \
+             pictures under \
              other names",
         )
         .at(folder)

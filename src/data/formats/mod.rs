@@ -1,5 +1,5 @@
-//! Files of images: a format is one file that implements [`Container`](super::item::Container), and `open` knows them by their
-//! first bytes.
+//! Files of images: a format is one file that implements [`Container`](super::item::Container), and `open` knows them
+//! by their first bytes.
 
 mod cifar;
 mod files;

@@ -105,8 +105,8 @@ fn some_pixels(path: &Path, shape: &[usize]) -> Result<()> {
     }
 }
 
-/// Opens an `.npz` archive, whose images are held in memory: `x`, `x_train` and `x_test` (or `x_val`), or its only array;
-/// with labels under the same names with a `y`.
+/// Opens an `.npz` archive, whose images are held in memory: `x`, `x_train` and `x_test` (or `x_val`), or its only
+/// array; with labels under the same names with a `y`.
 ///
 /// # Errors
 ///
@@ -170,10 +170,16 @@ fn read_images(path: &Path, bytes: &[u8]) -> Result<Opened> {
         _ => {
             return Err(Error::new(
                 ErrorKind::Format,
-                format!("its uint8 array is {shape:?}, and pictures are [images, height, width] or [images, height, width, 1 or 3]"),
+                format!(
+                    "its uint8 array is {shape:?}, and pictures are [images, height, width] or [images, height, \
+                    width, 1 or 3]"
+                ),
             )
             .at(path)
-            .hint("save the channels as the last axis, or preprocessed float32 values [images, channels, height, width]"));
+            .hint(
+                "save the channels as the last axis, or preprocessed float32 values [images, channels, height, \
+                width]",
+            ));
         }
     }
     .to_owned()
@@ -214,8 +220,8 @@ where
 
 fn read_member(path: &Path, archive: &mut zip::ZipArchive<BufReader<File>>, name: &str) -> Result<Vec<u8>> {
     let member = archive.by_name(name).map_err(|error| broken(path, error))?;
-    // Deflate packs at most about a thousand to one, so a size beyond that is a lie; and no header is believed before the
-    // bytes that it speaks of are there.
+    // Deflate packs at most about a thousand to one, so a size beyond that is a lie; and no header is believed before
+    // the bytes that it speaks of are there.
     let size = member.size();
     let packed = member.compressed_size();
     if size / 1100 > packed + 64 || size > unpacked_limit(packed) {

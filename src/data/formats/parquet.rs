@@ -1,10 +1,10 @@
 //! Reads Parquet files with an image column, as Hugging Face's data sets are published.
 //!
-//! An image is the bytes of a picture file, in a column of its own or in the field `bytes` of a structure; or, in a column of
-//! strings or the field `path`, the name of a picture file in the folder of the Parquet file. Row groups are
-//! decoded when one of their images is asked for, and the last ones stay in a [`Cache`] of bounded size: a data set that
-//! fits in it is decoded once, and a larger one once for every image that is drawn at random. So row groups should be small
-//! (Hugging Face writes 100 rows).
+//! An image is the bytes of a picture file, in a column of its own or in the field `bytes` of a structure; or, in a
+//! column of strings or the field `path`, the name of a picture file in the folder of the Parquet file. Row groups are
+//! decoded when one of their images is asked for, and the last ones stay in a [`Cache`] of bounded size: a data set
+//! that fits in it is decoded once, and a larger one once for every image that is drawn at random. So row groups should
+//! be small (Hugging Face writes 100 rows).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -246,8 +246,8 @@ fn too_large() -> ParquetError {
 ///
 /// # Errors
 ///
-/// `Format` if it is no Parquet file, has no image column, labels that are no integers, or a null among them; `Io` if it
-/// cannot be read.
+/// `Format` if it is no Parquet file, has no image column, labels that are no integers, or a null among them; `Io` if
+/// it cannot be read.
 pub(super) fn open(path: &Path, file: &File, options: &ReadOptions, cache: &Arc<Cache>) -> Result<Opened> {
     static FILES: AtomicUsize = AtomicUsize::new(0);
     let broken = |error: ParquetError| {
@@ -462,8 +462,8 @@ mod tests {
     use crate::data::ImageSource;
     use crate::data::testing::png;
 
-    /// A file whose first column holds the picture and whose second column, if the schema has one, the label of each row, two
-    /// rows a group.
+    /// A file whose first column holds the picture and whose second column, if the schema has one, the label of each
+    /// row, two rows a group.
     fn write(
         schema: &str,
         rows: &[(Option<Vec<u8>>, Option<i64>)],
@@ -522,7 +522,8 @@ mod tests {
             (PLAIN, Compression::UNCOMPRESSED),
             ("message schema { optional binary image; optional int32 fine_label; }", Compression::SNAPPY),
             (
-                "message schema { optional group image { required binary bytes; } optional int32 labels (INTEGER(8,true)); }",
+                "message schema { optional group image { required binary bytes; } optional int32 labels \
+                 (INTEGER(8,true)); }",
                 Compression::GZIP(Default::default()),
             ),
         ] {

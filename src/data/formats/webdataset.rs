@@ -1,7 +1,7 @@
 //! Reads WebDataset shards: tar archives in which the files of a sample follow each other under one base name.
 //!
-//! The format is described at <https://github.com/webdataset/webdataset>. The members are indexed once; pictures are read
-//! from the mapped file when they are asked for. A gzipped shard is unpacked in memory.
+//! The format is described at <https://github.com/webdataset/webdataset>. The members are indexed once; pictures are
+//! read from the mapped file when they are asked for. A gzipped shard is unpacked in memory.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -69,15 +69,15 @@ impl Member {
     }
 }
 
-/// Opens the shard at `path`. A sample is a picture under its base name, and the label in its `.cls` file, under `label` or
-/// `cls` in its `.json` file, or in its `.txt` file. Of several pictures the one in the field that `options` name is read, else
-/// the one whose field is a bare extension.
+/// Opens the shard at `path`. A sample is a picture under its base name, and the label in its `.cls` file, under
+/// `label` or `cls` in its `.json` file, or in its `.txt` file. Of several pictures the one in the field that `options`
+/// name is read, else the one whose field is a bare extension.
 ///
 /// # Errors
 ///
-/// `Format` if it is no tar archive, breaks off, unpacks to more than is believable, if some samples have labels and others
-/// have not, or if it is not clear which picture of a sample is meant; `Images` if there are no pictures in it; `Io` if it
-/// cannot be read.
+/// `Format` if it is no tar archive, breaks off, unpacks to more than is believable, if some samples have labels and
+/// others have not, or if it is not clear which picture of a sample is meant; `Images` if there are no pictures in it;
+/// `Io` if it cannot be read.
 pub(super) fn open(path: &Path, gzipped: bool, options: &ReadOptions) -> Result<Opened> {
     let with_labels = options.labels;
     let bytes = read(path, gzipped)?;
@@ -193,7 +193,8 @@ fn choose(sample: Sample, wanted: Option<&str>) -> Result<Option<(Option<String>
             listed(&pictures)
         );
         return Err(Error::new(ErrorKind::Format, message).hint(
-            "keep one picture a sample, whose name ends at the first dot of the files' names; `tune`, `eval` and `run` take \
+            "keep one picture a sample, whose name ends at the first dot of the files' names; `tune`, `eval` and `run` \
+             take \
              the field that is meant: --image-column NAME",
         ));
     }
@@ -236,8 +237,8 @@ fn unpack(packed: impl Read, limit: u64) -> Result<Bytes> {
     Ok(bytes.into())
 }
 
-/// The base name of a sample with its folder, and the extension, which is all that follows the first dot, in lower case.
-/// `None` for hidden files.
+/// The base name of a sample with its folder, and the extension, which is all that follows the first dot, in lower
+/// case. `None` for hidden files.
 fn key_and_extension(name: &str) -> Option<(String, String)> {
     let start = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = start + name[start..].find('.')?;

@@ -1,7 +1,7 @@
 //! Random transforms for training, with the semantics of torchvision and timm.
 //!
-//! An [`Augmentation`] says what may happen to a picture; what does happen is drawn from a generator that the caller seeds.
-//! The order is that of timm: crop, flip, RandAugment, colour jitter, normalisation, random erasing.
+//! An [`Augmentation`] says what may happen to a picture; what does happen is drawn from a generator that the caller
+//! seeds. The order is that of timm: crop, flip, RandAugment, colour jitter, normalisation, random erasing.
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,13 +31,14 @@ const RATIO: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
 /// Models whose input is no wider get small pictures, which a padded crop suits better than a zoom.
 const SMALL: usize = 64;
 
-const KNOWN: &str = "presets are none, light, standard and deit; settings are crop=0.08..1, crop=none, ratio=0.75..1.33, \
+const KNOWN: &str = "presets are none, light, standard and deit; settings are crop=0.08..1, crop=none, \
+    ratio=0.75..1.33, \
                      pad=4, flip=0.5, jitter=0.4, randaugment=rand-m9-n2-mstd0.5-inc1, erase=0.25, erase-mode=pixel";
 
 /// What may happen to a picture in training.
 ///
-/// As text, it is a preset, settings, or both: `deit`, `standard,flip=0`, `crop=0.35..1,flip=0.5`. Settings without a preset
-/// are added to `none`. As JSON, it is that text.
+/// As text, it is a preset, settings, or both: `deit`, `standard,flip=0`, `crop=0.35..1,flip=0.5`. Settings without a
+/// preset are added to `none`. As JSON, it is that text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Augmentation {
@@ -70,8 +71,8 @@ pub enum Crop {
         /// The least and the greatest width over height.
         ratio: [f64; 2],
     },
-    /// `Padded` by an eighth of the side for inputs of up to 64 pixels and for tensors, else `Resized` to between half and
-    /// all of the picture.
+    /// `Padded` by an eighth of the side for inputs of up to 64 pixels and for tensors, else `Resized` to between half
+    /// and all of the picture.
     Mild,
 }
 
@@ -104,9 +105,9 @@ impl Augmentation {
         Augmentation { crop: Crop::Resized { scale: SCALE, ratio: RATIO }, flip: 0.5, ..Augmentation::none() }
     }
 
-    /// What DeiT was trained with (Touvron et al. 2020, arXiv:2012.12877): `standard`, RandAugment `rand-m9-mstd0.5-inc1`,
-    /// and random erasing of pixels. Its recipe also names a colour jitter of 0.4, which timm leaves out where there is
-    /// RandAugment; `deit,jitter=0.4` puts it in.
+    /// What DeiT was trained with (Touvron et al. 2020, arXiv:2012.12877): `standard`, RandAugment
+    /// `rand-m9-mstd0.5-inc1`, and random erasing of pixels. Its recipe also names a colour jitter of 0.4, which timm
+    /// leaves out where there is RandAugment; `deit,jitter=0.4` puts it in.
     pub fn deit() -> Self {
         Augmentation { rand_augment: Some(RandAugment::default()), erase: 0.25, ..Augmentation::standard() }
     }
@@ -292,8 +293,8 @@ impl Augmentation {
     }
 }
 
-/// The rows and columns of a rectangle whose area is a share of `area` and whose width over height is in `ratio`, drawn as
-/// torchvision does: the area uniformly, the ratio uniformly in its logarithm.
+/// The rows and columns of a rectangle whose area is a share of `area` and whose width over height is in `ratio`, drawn
+/// as torchvision does: the area uniformly, the ratio uniformly in its logarithm.
 fn draw_sides(area: f64, scale: [f64; 2], ratio: [f64; 2], random: &mut Generator) -> [usize; 2] {
     let area = area * random.random_range(scale[0]..=scale[1]);
     let ratio = random.random_range(ratio[0].ln()..=ratio[1].ln()).exp();

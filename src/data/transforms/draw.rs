@@ -8,8 +8,8 @@ use super::ops::{Operation, flip, pad};
 use super::preprocess::{ChannelOrder, Preprocess, resample};
 use crate::error::Result;
 
-/// What was drawn for a picture. It can be applied for a model of another size and normalisation than the one that it was drawn for, which
-/// then sees the same.
+/// What was drawn for a picture. It can be applied for a model of another size and normalisation than the one that it
+/// was drawn for, which then sees the same.
 #[derive(Debug)]
 pub(crate) struct Draw {
     pub(super) cut: Cut,
@@ -31,7 +31,8 @@ pub(super) enum Cut {
     Part([usize; 4]),
 }
 
-/// A rectangle in the input of a model, top, left, rows and columns, and normalised values `[channels, rows, columns]` to fill it with.
+/// A rectangle in the input of a model, top, left, rows and columns, and normalised values `[channels, rows, columns]`
+/// to fill it with.
 #[derive(Debug)]
 pub(super) struct Erased {
     pub rectangle: [usize; 4],
@@ -39,8 +40,8 @@ pub(super) struct Erased {
 }
 
 impl Draw {
-    /// Transforms the pixels of the picture, in as many channels as `preprocess` says, into values `[channels, height, width]`, or
-    /// `[height, width, channels]` for [`Layout::Nhwc`].
+    /// Transforms the pixels of the picture, in as many channels as `preprocess` says, into values `[channels, height,
+    /// width]`, or `[height, width, channels]` for [`Layout::Nhwc`].
     ///
     /// # Errors
     ///

@@ -17,8 +17,8 @@ pub(crate) struct Mix {
     pub region: Option<[usize; 4]>,
 }
 
-/// Draws how to mix a batch, as timm does: one share for all, from Beta(alpha, alpha), by CutMix or mixup at even odds where
-/// both alphas are above 0. `None` if neither is.
+/// Draws how to mix a batch, as timm does: one share for all, from Beta(alpha, alpha), by CutMix or mixup at even odds
+/// where both alphas are above 0. `None` if neither is.
 pub(crate) fn draw(mixup: f64, cutmix: f64, [height, width]: [usize; 2], random: &mut Generator) -> Option<Mix> {
     let is_cut = match (mixup > 0.0, cutmix > 0.0) {
         (true, true) => random.random(),

@@ -1,7 +1,7 @@
 //! Operations on pixels, as Pillow defines them; nothing here is random.
 //!
-//! Pictures are bytes `[rows, columns, channels]` with 1 channel (Pillow's mode `L`) or 3 (`RGB`). The definitions are those of
-//! Pillow's `ImageOps`, `ImageEnhance` and `Image.transform`, checked against its results.
+//! Pictures are bytes `[rows, columns, channels]` with 1 channel (Pillow's mode `L`) or 3 (`RGB`). The definitions are
+//! those of Pillow's `ImageOps`, `ImageEnhance` and `Image.transform`, checked against its results.
 
 use ndarray::{Array3, ArrayView2, Axis, Zip, s};
 
@@ -173,7 +173,8 @@ fn blend(degenerate: &Pixels, mut pixels: Pixels, factor: f64) -> Pixels {
     pixels
 }
 
-/// Pillow's `ImageFilter.SMOOTH`: a mean of the 3 x 3 neighbours in which the middle counts five times. The border stays.
+/// Pillow's `ImageFilter.SMOOTH`: a mean of the 3 x 3 neighbours in which the middle counts five times. The border
+/// stays.
 fn smooth(pixels: &Pixels) -> Pixels {
     let (rows, columns, _) = pixels.dim();
     let mut result = pixels.clone();
@@ -199,8 +200,8 @@ fn affine(pixels: &Pixels, [a, b, c, d, e, f]: [f64; 6], interpolation: Interpol
         Interpolation::Bicubic | Interpolation::Lanczos => (-1, 4),
     };
     let middle = if support == 1 { 0.0 } else { 0.5 };
-    // The neighbours of a position along an axis of the given length, the outermost ones repeated, and what is beyond the
-    // first of the inner two.
+    // The neighbours of a position along an axis of the given length, the outermost ones repeated, and what is beyond
+    // the first of the inner two.
     let neighbours = |position: f64, length: usize| {
         let below = (position - middle).floor();
         let at = |step: isize| (below as isize + first + step).clamp(0, length as isize - 1) as usize;
@@ -228,9 +229,9 @@ fn affine(pixels: &Pixels, [a, b, c, d, e, f]: [f64; 6], interpolation: Interpol
     result
 }
 
-/// The value at a fraction of the way between the inner two of neighbours (the first two of which count for `support` 2, and
-/// one for 1), in the order of operations of Pillow, whose results are cut off and not rounded. Its cubic convolution has
-/// a = -1 here, and not -0.5 as in its resize.
+/// The value at a fraction of the way between the inner two of neighbours (the first two of which count for `support`
+/// 2, and one for 1), in the order of operations of Pillow, whose results are cut off and not rounded. Its cubic
+/// convolution has a = -1 here, and not -0.5 as in its resize.
 fn interpolate([v1, v2, v3, v4]: [f64; 4], fraction: f64, support: usize) -> f64 {
     match support {
         1 => v1,

@@ -6,8 +6,8 @@ use super::resample::relative;
 use super::tokens::{Place, Tokens};
 use crate::axes::resize::Mixture;
 
-/// Which entry of a table stands for which pair of tokens: one for each offset between patches, one for each pair of a prefix
-/// token and a prefix token or any patch.
+/// Which entry of a table stands for which pair of tokens: one for each offset between patches, one for each pair of a
+/// prefix token and a prefix token or any patch.
 pub(super) struct Pairs {
     /// Entries by offset, rows outermost, from the most negative.
     offsets: Vec<usize>,

@@ -1,7 +1,7 @@
 //! Interpolation of tables along one axis: each new entry as a sum of old ones.
 //!
-//! Position tables and relative position biases are resampled as timm does it, so that a child of another image size starts
-//! where a model that timm resized starts.
+//! Position tables and relative position biases are resampled as timm does it, so that a child of another image size
+//! starts where a model that timm resized starts.
 
 use crate::axes::resize::Mixture;
 
@@ -29,8 +29,8 @@ pub(super) fn bicubic(n: usize, m: usize) -> Mixture {
         .collect()
 }
 
-/// Linear interpolation of relative positions from a window of `n` tokens to one of `m`: the 2n - 1 old offsets are placed at
-/// distances that grow as a geometric series, so that near offsets keep their resolution (BEiT; timm's
+/// Linear interpolation of relative positions from a window of `n` tokens to one of `m`: the 2n - 1 old offsets are
+/// placed at distances that grow as a geometric series, so that near offsets keep their resolution (BEiT; timm's
 /// `resize_rel_pos_bias_table`, which treats both axes so even where one keeps its length).
 pub(super) fn relative(n: usize, m: usize) -> Mixture {
     let (source, target) = (2 * n - 1, 2 * m - 1);

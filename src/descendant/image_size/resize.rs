@@ -1,4 +1,5 @@
-//! Resizes the images of a model: what the size changes, the tables that were made for it, and what the model says of itself.
+//! Resizes the images of a model: what the size changes, the tables that were made for it, and what the model says of
+//! itself.
 
 use super::sizes::Sizes;
 use super::tables::Tables;
@@ -9,12 +10,12 @@ use crate::graph::{Attributes, data_inputs, declare_dim, declared_dims};
 use crate::metadata::{IMAGE_SIZE, PREPROCESS};
 use crate::onnx::Model;
 
-/// Gives a model another image size (height, width). A model that takes images of any size stays as it is, and only notes the
-/// size in its metadata.
+/// Gives a model another image size (height, width). A model that takes images of any size stays as it is, and only
+/// notes the size in its metadata.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] for a size that no grid of patches or windows fits; [`ErrorKind::Unsupported`] where the graph holds a
-/// table of the old size whose origin is not understood. Both name the node.
+/// [`ErrorKind::Usage`] for a size that no grid of patches or windows fits; [`ErrorKind::Unsupported`] where the graph
+/// holds a table of the old size whose origin is not understood. Both name the node.
 pub fn resize_image(model: &Model, size: [usize; 2]) -> Result<Model> {
     if size.iter().any(|&n| n == 0 || n > 1 << 16) {
         bail!(Usage, "an image of {} x {} pixels cannot be", size[0], size[1]);

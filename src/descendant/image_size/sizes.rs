@@ -173,7 +173,8 @@ impl<'t, 'm> Sizes<'t, 'm> {
         Ok(())
     }
 
-    /// A table of offsets between the places of one axis, whose places are computed: a row for each offset that there is.
+    /// A table of offsets between the places of one axis, whose places are computed: a row for each offset that there
+    /// is.
     fn offsets(&mut self, node: &NodeProto, x: &[Dim]) -> Result<()> {
         let along = resolve_axis(node.int("axis").unwrap_or(0), x.len());
         let known = node.input.get(1).is_some_and(|x| self.typing.known.contains_key(x.as_str()));

@@ -150,8 +150,8 @@ impl<'t, 'm> Tables<'t, 'm> {
         self.tokens_by(dim, axis)
     }
 
-    /// [`Tables::tokens`], where two factors that are not known to run over the image are taken for rows and columns: for tables
-    /// that show whether they are.
+    /// [`Tables::tokens`], where two factors that are not known to run over the image are taken for rows and columns:
+    /// for tables that show whether they are.
     fn tokens_or_rows(&self, dim: &Dim) -> Option<Tokens> {
         self.tokens(dim).or_else(|| {
             self.tokens_by(dim, |leaves| (leaves.len() == 2).then(|| vec![ImageAxis::Height, ImageAxis::Width]))
@@ -321,8 +321,8 @@ impl<'t, 'm> Tables<'t, 'm> {
         Some(out.into_iter().collect())
     }
 
-    /// A table of sines and cosines of positions times frequencies, for the new grid: the frequencies are read off the table,
-    /// and the positions span what they spanned.
+    /// A table of sines and cosines of positions times frequencies, for the new grid: the frequencies are read off the
+    /// table, and the positions span what they spanned.
     fn rotary(&self, data: &[f32], shape: &[usize], a: usize, u: usize) -> Option<Vec<f32>> {
         let tokens = self.tokens(&self.typing.uses[u].dims[a])?;
         let before: usize = shape[..a].iter().product();

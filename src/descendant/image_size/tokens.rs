@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::resample::bicubic;
 use crate::axes::resize::Mixture;
 
-/// Where the tokens of an axis lie on the grid, at the old size and at the new one: the row and column of each, or its rank
-/// among the prefix tokens.
+/// Where the tokens of an axis lie on the grid, at the old size and at the new one: the row and column of each, or its
+/// rank among the prefix tokens.
 pub(super) struct Tokens {
     pub old: Vec<Place>,
     pub new: Vec<Place>,

@@ -1,8 +1,8 @@
 //! The directions that heads keep.
 //!
-//! Scores are q kᵀ, so any A and B with A Bᵀ ≈ 1 may stand behind the projections of queries and keys: the best of rank r keep what
-//! the scores of these images need, keys weighted by what a change of score does to the output. Values and output projection are
-//! cut by the singular vectors of what the heads pass on.
+//! Scores are q kᵀ, so any A and B with A Bᵀ ≈ 1 may stand behind the projections of queries and keys: the best of rank
+//! r keep what the scores of these images need, keys weighted by what a change of score does to the output. Values and
+//! output projection are cut by the singular vectors of what the heads pass on.
 
 use faer::prelude::Solve;
 use faer::{Mat, Side};

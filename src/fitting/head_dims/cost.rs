@@ -17,8 +17,8 @@ use crate::parallel;
 /// Numbers of dimensions of queries and keys, and of values, and the squared error at the end of the network with each.
 pub type DimensionCosts = [Vec<(usize, f64)>; 2];
 
-/// What cutting the dimensions of queries and keys, and of values, of one attention at a time does to the end of the network: for
-/// some numbers of dimensions.
+/// What cutting the dimensions of queries and keys, and of values, of one attention at a time does to the end of the
+/// network: for some numbers of dimensions.
 ///
 /// # Errors
 /// Those of the runtime.
@@ -147,7 +147,8 @@ pub(super) fn cut_queries(n: &Narrow, turns: &[Array2<f32>], queries: &ArrayD<f3
     n.query.layout.tensor(&matrix, queries.shape())
 }
 
-/// The output projection behind values of rank `r` in every head, for features that are not cut: a matrix of the whole width.
+/// The output projection behind values of rank `r` in every head, for features that are not cut: a matrix of the whole
+/// width.
 fn cut_values(n: &Narrow, r: usize, statistics: &Covariance, weight: &Mat<f64>, ridge: f64) -> Result<Mat<f64>> {
     let heads: Vec<usize> = (0..n.heads).collect();
     let bases = value_bases(&statistics.gram, weight, &heads, n.of[1])?;

@@ -1,8 +1,8 @@
 //! Finds the attentions whose head dimension may be cut.
 //!
-//! Where the columns of a projection lie among queries, keys and values is found by running that way on probes, as everywhere in these
-//! fits, so that packed projections need no rule of their own; where a rotation or a norm acts on the dimension in between, the
-//! attention keeps it.
+//! Where the columns of a projection lie among queries, keys and values is found by running that way on probes, as
+//! everywhere in these fits, so that packed projections need no rule of their own; where a rotation or a norm acts on
+//! the dimension in between, the attention keeps it.
 
 use std::collections::HashSet;
 use std::sync::Arc;

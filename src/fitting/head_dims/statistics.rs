@@ -97,8 +97,8 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[ArrayD<f32>]) ->
         .collect())
 }
 
-/// Sums over one image: q qᵀ, k̃ k̃ᵀ, and M Mᵀ over queries, where M = Σ p k̃ uᵀ − (Σ p k̃)(Σ p u)ᵀ and u uᵀ is what values become in the
-/// stream.
+/// Sums over one image: q qᵀ, k̃ k̃ᵀ, and M Mᵀ over queries, where M = Σ p k̃ uᵀ − (Σ p k̃)(Σ p u)ᵀ and u uᵀ is what
+/// values become in the stream.
 fn head_sums(n: &Narrow, h: usize, matrices: &[Array2<f32>], output: &Mat<f64>) -> [Mat<f64>; 3] {
     let [d, e] = n.of;
     let (tq, tk) = (n.query.tokens, n.key.tokens);

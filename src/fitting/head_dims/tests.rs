@@ -29,8 +29,8 @@ fn close(a: &ArrayD<f32>, b: &ArrayD<f32>) -> f32 {
     a.iter().zip(b).fold(0f32, |m, (x, y)| m.max((x - y).abs())) / most
 }
 
-/// What a model says whose queries, keys and values are cut in its graph is what the ancestor says when queries are cut on the way
-/// and the output projection sees values through the same directions.
+/// What a model says whose queries, keys and values are cut in its graph is what the ancestor says when queries are cut
+/// on the way and the output projection sees values through the same directions.
 fn check(path: &str, joint: bool, kept: &[usize]) {
     let runtime = Runtime::start(&Options { kind: Library::Tract, threads: Some(1), ..Options::default() }).unwrap();
     let mut model = Model::open(std::path::Path::new(path)).unwrap();
@@ -145,7 +145,8 @@ fn bases_of_full_rank_change_nothing_and_lose_nothing() {
     }
 }
 
-/// What cutting the heads of the second layer costs, where `change` alters what is known of them and of those of the first.
+/// What cutting the heads of the second layer costs, where `change` alters what is known of them and of those of the
+/// first.
 fn costs(change: impl Fn(&mut Narrow, &Narrow)) -> Result<DimensionCosts> {
     let runtime = Runtime::start(&Options { kind: Library::Tract, threads: Some(1), ..Options::default() }).unwrap();
     let mut model = Model::open(std::path::Path::new("models/fashion-vit.onnx")).unwrap();

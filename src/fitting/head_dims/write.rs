@@ -33,8 +33,8 @@ pub struct Cut<'n> {
     pub heads: Vec<usize>,
 }
 
-/// Puts the projections of cut attentions into a descendant that has their shape already: pinned it is `child`, and the weights go
-/// into `out`.
+/// Puts the projections of cut attentions into a descendant that has their shape already: pinned it is `child`, and the
+/// weights go into `out`.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] where an attention is not found again.

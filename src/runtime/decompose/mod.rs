@@ -1,4 +1,5 @@
-//! Fused operators taken apart into standard ones, where probabilities or gradients are asked for or a runtime lacks the operator.
+//! Fused operators taken apart into standard ones, where probabilities or gradients are asked for or a runtime lacks
+//! the operator.
 
 mod sequence;
 
@@ -17,7 +18,8 @@ use crate::ops::{self, Mark};
 pub struct Decomposed {
     /// The graph.
     pub graph: GraphProto,
-    /// The probabilities [batch, heads, queries, keys] that took the place of each fused attention, by the node's old index.
+    /// The probabilities [batch, heads, queries, keys] that took the place of each fused attention, by the node's old
+    /// index.
     pub probabilities: HashMap<usize, String>,
 }
 
@@ -38,8 +40,8 @@ pub(super) fn without_recent(typing: &Typing) -> Result<GraphProto> {
     Ok(decompose(typing, chosen)?.graph)
 }
 
-/// The graph with every `com.microsoft` SkipLayerNormalization (SkipSimplifiedLayerNormalization) as a sum and a norm, so that the
-/// residual stream can be cut between them; `None` where there is none.
+/// The graph with every `com.microsoft` SkipLayerNormalization (SkipSimplifiedLayerNormalization) as a sum and a norm,
+/// so that the residual stream can be cut between them; `None` where there is none.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] where the statistics are outputs of their own; it names the node.
@@ -199,11 +201,14 @@ impl Work<'_, '_> {
     }
 
     fn refuse(&self, what: &str) -> Error {
-        Error::new(ErrorKind::Unsupported, format!("`{}` with {what} cannot be taken apart", self.node.op_type()))
-            .hint("export without fused operators (timm: `set_fused_attn(False)`; transformers: `attn_implementation=\"eager\"`)")
+        Error::new(ErrorKind::Unsupported, format!("`{}` with {what} cannot be taken apart", self.node.op_type())).hint(
+            "export without fused operators (timm: `set_fused_attn(False)`; transformers: \
+                `attn_implementation=\"eager\"`)",
+        )
     }
 
-    /// All attentions: `com.microsoft` Attention and MultiHeadAttention, and Attention of opset 23. Returns the probabilities.
+    /// All attentions: `com.microsoft` Attention and MultiHeadAttention, and Attention of opset 23. Returns the
+    /// probabilities.
     fn attention(&mut self, k: usize) -> Result<String> {
         let typing = self.typing;
         let fused = &typing.fused[&k];
@@ -321,7 +326,8 @@ impl Work<'_, '_> {
         Ok(probabilities)
     }
 
-    /// Scores of keys that lie near their query; others as good as -∞. Of either side -1 is as far as the tokens go (operator set 25).
+    /// Scores of keys that lie near their query; others as good as -∞. Of either side -1 is as far as the tokens go
+    /// (operator set 25).
     fn windowed(&mut self, scores: String, queries: usize, keys: usize) -> String {
         let reach = ["left_window_size", "right_window_size"].map(|name| self.node.int(name).unwrap_or(-1));
         if reach.iter().all(|&n| n < 0) {
@@ -361,8 +367,8 @@ impl Work<'_, '_> {
         Ok(if rank == 4 { last } else { last / parts / heads.max(1) })
     }
 
-    /// RotaryEmbedding of opset 23 (X, cos, sin, positions) and of `com.microsoft` (X, positions, cos, sin): pairs of features are
-    /// turned by an angle that belongs to the position.
+    /// RotaryEmbedding of opset 23 (X, cos, sin, positions) and of `com.microsoft` (X, positions, cos, sin): pairs of
+    /// features are turned by an angle that belongs to the position.
     fn rotary(&mut self) -> Result<()> {
         let microsoft = self.node.domain() == "com.microsoft";
         let [cos, sin, positions] = if microsoft { [2, 3, 1] } else { [1, 2, 3] };
@@ -522,7 +528,8 @@ impl Work<'_, '_> {
         let (x, skip, gamma) = (self.operand(0)?, self.operand(1)?, self.operand(2)?);
         let (beta, bias) = if simplified { (None, self.input(3)) } else { (self.input(3), self.input(4)) };
         let (beta, bias) = (beta.map(str::to_string), bias.map(str::to_string));
-        // The bias belongs to the branch: optimisers put it on either side, and the branch is the one that is made later.
+        // The bias belongs to the branch: optimisers put it on either side, and the branch is the one that is made
+        // later.
         let made = |v: &str| self.typing.graph.node.iter().position(|n| n.output.iter().any(|o| o == v));
         let (stream, branch) = if made(&skip) > made(&x) { (x, skip) } else { (skip, x) };
         // The sum stands under one name: what the norm takes is what the stream goes on with.

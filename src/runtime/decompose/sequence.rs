@@ -1,5 +1,5 @@
-//! Operators that go along a sequence, step by step: cumulative products, causal convolutions, linear attention (ONNX operator sets 26
-//! and 27). Their length is known, so each step is nodes of its own.
+//! Operators that go along a sequence, step by step: cumulative products, causal convolutions, linear attention (ONNX
+//! operator sets 26 and 27). Their length is known, so each step is nodes of its own.
 
 use super::Work;
 use crate::error::Result;

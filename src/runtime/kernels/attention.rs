@@ -1,5 +1,6 @@
-//! Scaled dot-product attention of one head, and its gradient, in the manner of FlashAttention (Dao et al. 2022): scores are
-//! computed by blocks of queries and never leave the cache; the gradient computes them again from the logarithm of their sums.
+//! Scaled dot-product attention of one head, and its gradient, in the manner of FlashAttention (Dao et al. 2022):
+//! scores are computed by blocks of queries and never leave the cache; the gradient computes them again from the
+//! logarithm of their sums.
 
 use super::lanes::{Lanes, Width, dispatch, each, exp, prefetch};
 use super::product::{Strided, product};
@@ -244,7 +245,8 @@ unsafe fn forward_lanes<L: Lanes>(
 }
 dispatch! {
     /// [`forward`] in scratch memory that is given.
-    forward_block(s: Sizes, q: Rows, k: Rows, v: Rows, out: RowsMut, log_sums: *mut f32, scratch: *mut f32) = forward_lanes
+    forward_block(s: Sizes, q: Rows, k: Rows, v: Rows, out: RowsMut, log_sums: *mut f32,
+        scratch: *mut f32) = forward_lanes
 }
 
 /// What the gradient is computed from.

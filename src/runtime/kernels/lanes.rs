@@ -1,12 +1,13 @@
 //! Vectors of single-precision numbers, as wide as the processor has them: AVX-512, AVX2 with FMA, or plain arrays.
 //!
-//! A kernel is written once, over [`Lanes`], and [`dispatch!`] compiles it for every width and picks one when it is called.
+//! A kernel is written once, over [`Lanes`], and [`dispatch!`] compiles it for every width and picks one when it is
+//! called.
 
 /// A vector of `N` numbers.
 ///
 /// # Safety
-/// The implementations for a processor's registers may only be instantiated where that processor was found: [`dispatch!`] does
-/// so, and nothing else names them. Loads and stores want pointers to as many numbers as they touch.
+/// The implementations for a processor's registers may only be instantiated where that processor was found:
+/// [`dispatch!`] does so, and nothing else names them. Loads and stores want pointers to as many numbers as they touch.
 pub(super) unsafe trait Lanes: Copy {
     /// The width that this type stands for.
     const WIDTH: Width;
@@ -104,8 +105,8 @@ pub(super) fn exp<L: Lanes>(x: L) -> L {
 
 /// The normal distribution at x: its cumulative probability, within 1e-7, and its density.
 ///
-/// With u = |x|/√2 and t = 1/(1 + 0.55 u), erfc(u) = exp(-u²) · t · P(t) for a polynomial of degree 5 that was fitted to 2e-8
-/// (the form of Abramowitz and Stegun 7.1.26).
+/// With u = |x|/√2 and t = 1/(1 + 0.55 u), erfc(u) = exp(-u²) · t · P(t) for a polynomial of degree 5 that was fitted
+/// to 2e-8 (the form of Abramowitz and Stegun 7.1.26).
 #[inline(always)]
 pub(super) fn normal<L: Lanes>(x: L) -> (L, L) {
     let u = x.mul(L::splat(-1.0)).max(x).mul(L::splat(std::f32::consts::FRAC_1_SQRT_2));
@@ -116,11 +117,12 @@ pub(super) fn normal<L: Lanes>(x: L) -> (L, L) {
     (x.negative(tail, L::splat(1.0).sub(tail)), bell.mul(L::splat(0.398_942_3)))
 }
 
-/// Walks over `n` numbers in vectors of `L`: `each!(L, n, [a, b] body)` runs the body with vectors of the memory that the pointers
-/// a and b point to, and `each!(L, n, [a, b] body => y)` writes its value to the memory of y, which may be that of a or b. The last
-/// vector is filled up with zeros.
+/// Walks over `n` numbers in vectors of `L`: `each!(L, n, [a, b] body)` runs the body with vectors of the memory that
+/// the pointers a and b point to, and `each!(L, n, [a, b] body => y)` writes its value to the memory of y, which may be
+/// that of a or b. The last vector is filled up with zeros.
 ///
-/// A macro, because a closure is a function of its own, and is not compiled for the width of the function that it stands in.
+/// A macro, because a closure is a function of its own, and is not compiled for the width of the function that it
+/// stands in.
 macro_rules! each {
     ($L:ident, $n:expr, [$($x:ident),*] $body:expr) => {{
         let n: usize = $n;
@@ -245,8 +247,8 @@ mod x86 {
         };
     }
 
-    // SAFETY of the blocks below: the type is only used where the processor has these registers, and the pointers are valid
-    // for as many numbers as are touched by the caller's promise.
+    // SAFETY of the blocks below: the type is only used where the processor has these registers, and the pointers are
+    // valid for as many numbers as are touched by the caller's promise.
     unsafe impl Lanes for __m512 {
         const WIDTH: Width = Width::Avx512;
         const N: usize = 16;

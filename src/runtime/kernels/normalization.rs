@@ -60,8 +60,9 @@ unsafe fn layer_norm_gradient_lanes<L: Lanes>(
     }
 }
 dispatch! {
-    /// The gradient through y = scale (x - mean)/√(variance + epsilon) + bias of each row of n numbers, for g of y: gx is that
-    /// of x, plus `residual` where it is not null; `sums` are those of scale, then those of bias. gx may be g or the residual.
+    /// The gradient through y = scale (x - mean)/√(variance + epsilon) + bias of each row of n numbers, for g of y: gx
+    /// is that of x, plus `residual` where it is not null; `sums` are those of scale, then those of bias. gx may be g
+    /// or the residual.
     layer_norm_gradient(
         rows: usize, n: usize, epsilon: f32,
         g: *const f32, x: *const f32, scale: *const f32, residual: *const f32, gx: *mut f32, sums: *mut f32,

@@ -1,4 +1,5 @@
-//! The operators as ONNX Runtime sees them: names, inputs, outputs, attributes, and how their work is cut for its threads.
+//! The operators as ONNX Runtime sees them: names, inputs, outputs, attributes, and how their work is cut for its
+//! threads.
 
 use std::ops::Range;
 
@@ -82,8 +83,8 @@ impl Input {
         if index >= c.num_inputs()? {
             return Ok(None);
         }
-        // The library's own functions: `ComputeContext::input` and `output` lose a type description with every call (ort
-        // 2.0.0-rc.14), some hundreds a step.
+        // The library's own functions: `ComputeContext::input` and `output` lose a type description with every call
+        // (ort 2.0.0-rc.14), some hundreds a step.
         let mut value = std::ptr::null();
         let mut kind = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
         let (mut dims, mut rank) = (std::ptr::null(), 0);
@@ -160,8 +161,8 @@ fn parts(
     c.par_for(tasks, 0, part)
 }
 
-/// Gives an output the shape of an input, so that ONNX Runtime can plan memory; not where a dimension is open, which `ort` would
-/// declare as -1, and not where there is none, which may be a shape that is not known.
+/// Gives an output the shape of an input, so that ONNX Runtime can plan memory; not where a dimension is open, which
+/// `ort` would declare as -1, and not where there is none, which may be a shape that is not known.
 fn shaped(c: &mut ShapeInferenceContext, output: usize, like: &ValueType) -> ort::Result<()> {
     match like.tensor_shape() {
         Some(shape) if !shape.is_empty() && shape.iter().all(|&n| n > 0) => c.set_output(output, like),
@@ -322,7 +323,8 @@ fn reduce(partial: &[f32], n: usize, outputs: &[(Output, usize)]) {
 /// Rows that a task of [`Linear`] works on at once: whole tiles of any width of vectors.
 const ROWS: usize = 84;
 
-/// `Linear(x, w[, bias]) -> y` = x w + bias for x [..., k], w [k, n] and a bias of n numbers; w is [n, k] with the attribute `transB`.
+/// `Linear(x, w[, bias]) -> y` = x w + bias for x [..., k], w [k, n] and a bias of n numbers; w is [n, k] with the
+/// attribute `transB`.
 struct Linear;
 
 impl Operator for Linear {
@@ -377,8 +379,8 @@ impl Operator for Linear {
     }
 }
 
-/// `WeightGradient(x, g) -> gw[, gbias]` = xᵀ g and the sum of all rows of g, for x [rows, k] and g [rows, n], whose rows may be
-/// several axes; gw is [n, k] with the attribute `transB`, as for [`Linear`].
+/// `WeightGradient(x, g) -> gw[, gbias]` = xᵀ g and the sum of all rows of g, for x [rows, k] and g [rows, n], whose
+/// rows may be several axes; gw is [n, k] with the attribute `transB`, as for [`Linear`].
 struct WeightGradient;
 
 impl Operator for WeightGradient {
@@ -427,8 +429,8 @@ impl Operator for WeightGradient {
     }
 }
 
-/// `LayerNormalizationGradient(g, x, scale[, residual]) -> gx, gscale, gbias`, with the attribute `epsilon`; rows are as long
-/// as the scale. The residual is added to gx.
+/// `LayerNormalizationGradient(g, x, scale[, residual]) -> gx, gscale, gbias`, with the attribute `epsilon`; rows are
+/// as long as the scale. The residual is added to gx.
 struct LayerNormalizationGradient;
 
 impl Operator for LayerNormalizationGradient {
@@ -486,17 +488,19 @@ impl Operator for LayerNormalizationGradient {
     }
 }
 
-/// `AdamW(learning_rate, correction1, correction2, gradient_scale, guard, p..., m..., v..., g...) -> p'..., m'..., v'...` for any
-/// number of tensors, with the attributes `rates` (what the learning rate of each tensor is multiplied by), `decays` (weight decay of
-/// each), `weights` (1 - β1, 1 - β2) and `epsilon`. With lr the tensor's learning rate and g times gradient_scale:
+/// `AdamW(learning_rate, correction1, correction2, gradient_scale, guard, p..., m..., v..., g...) -> p'..., m'...,
+/// v'...` for any number of tensors, with the attributes `rates` (what the learning rate of each tensor is multiplied
+/// by), `decays` (weight decay of each), `weights` (1 - β1, 1 - β2) and `epsilon`. With lr the tensor's learning rate
+/// and g times gradient_scale:
 ///
-/// m' = β1 m + (1 - β1) g, v' = β2 v + (1 - β2) g², p' = (1 - lr decay) p - lr correction1 m' / (√v' correction2 + epsilon).
+/// m' = β1 m + (1 - β1) g, v' = β2 v + (1 - β2) g², p' = (1 - lr decay) p - lr correction1 m' / (√v' correction2 +
+/// epsilon).
 ///
-/// The five are scalars: correction1 = 1/(1 - β1^t), correction2 = 1/√(1 - β2^t) at step t, counted from 1. Where the guard is no
-/// finite number, nothing changes: p' = p, m' = m, v' = v.
+/// The five are scalars: correction1 = 1/(1 - β1^t), correction2 = 1/√(1 - β2^t) at step t, counted from 1. Where the
+/// guard is no finite number, nothing changes: p' = p, m' = m, v' = v.
 ///
-/// The outputs may be bound to the memory of the inputs: the node wants all gradients, so that it runs when everything else
-/// that reads a parameter has run.
+/// The outputs may be bound to the memory of the inputs: the node wants all gradients, so that it runs when everything
+/// else that reads a parameter has run.
 struct AdamW;
 
 /// Scalars before the tensors of [`AdamW`].
@@ -579,7 +583,8 @@ impl Operator for AdamW {
     }
 }
 
-/// Where the rows of every head lie in a tensor: `[offset, batch stride, head stride, row stride]`; a row is contiguous.
+/// Where the rows of every head lie in a tensor: `[offset, batch stride, head stride, row stride]`; a row is
+/// contiguous.
 #[derive(Clone, Copy)]
 struct View {
     offset: usize,
@@ -680,10 +685,11 @@ impl Layout {
     }
 }
 
-/// `Attention(q, k, v) -> output, log_sums`: softmax(scale · q kᵀ) v of every head. The three inputs are the tensors in which
-/// queries, keys and values lie, often one and the same; where in them is said by the attributes `query`, `key`, `value` and
-/// `output`, each `[offset, batch stride, head stride, row stride]`; `sizes` are batch, heads, queries, keys, length of a key,
-/// length of a value; `shape` is the output's. log_sums [batch, heads, queries] are for the gradient.
+/// `Attention(q, k, v) -> output, log_sums`: softmax(scale · q kᵀ) v of every head. The three inputs are the tensors in
+/// which queries, keys and values lie, often one and the same; where in them is said by the attributes `query`, `key`,
+/// `value` and `output`, each `[offset, batch stride, head stride, row stride]`; `sizes` are batch, heads, queries,
+/// keys, length of a key, length of a value; `shape` is the output's. log_sums [batch, heads, queries] are for the
+/// gradient.
 struct Attention;
 
 impl Operator for Attention {
@@ -713,7 +719,8 @@ impl Operator for Attention {
                 let (q, k, v, out, log_sums) = s.get();
                 for task in r {
                     let (b, h) = (task / heads, task % heads);
-                    // SAFETY: the rows of every head lie within the tensors, which was checked; every head has rows of its own.
+                    // SAFETY: the rows of every head lie within the tensors, which was checked; every head has rows of
+                    // its own.
                     unsafe {
                         let (q, k, v) = (l.query.rows(q, b, h), l.key.rows(k, b, h), l.value.rows(v, b, h));
                         let out = l.output.rows_mut(out, b, h);
@@ -725,9 +732,9 @@ impl Operator for Attention {
     }
 }
 
-/// `AttentionGradient(g, q, k, v, output, log_sums) -> gradients` of the tensors that q, k and v lie in: three, or fewer where
-/// some are the same tensor; the attribute `gradients` says which output each of the three belongs to. The other attributes
-/// are those of `Attention`.
+/// `AttentionGradient(g, q, k, v, output, log_sums) -> gradients` of the tensors that q, k and v lie in: three, or
+/// fewer where some are the same tensor; the attribute `gradients` says which output each of the three belongs to. The
+/// other attributes are those of `Attention`.
 struct AttentionGradient;
 
 impl Operator for AttentionGradient {
@@ -767,7 +774,8 @@ impl Operator for AttentionGradient {
                 let (g, [q, k, v], out, log_sums, [gq, gk, gv]) = s.get();
                 for task in r {
                     let (b, h) = (task / heads, task % heads);
-                    // SAFETY: the rows of every head lie within the tensors, which was checked; every head has rows of its own.
+                    // SAFETY: the rows of every head lie within the tensors, which was checked; every head has rows of
+                    // its own.
                     unsafe {
                         let given = Given {
                             gradient: l.output.rows(g, b, h),

@@ -2,7 +2,8 @@
 
 use super::lanes::{Lanes, dispatch, each, exp, normal};
 
-/// For u = √(2/π) (x + 0.044715 x³) the logistic function of 2u, that of -2u, and u': the tanh form of GELU is x times the first.
+/// For u = √(2/π) (x + 0.044715 x³) the logistic function of 2u, that of -2u, and u': the tanh form of GELU is x times
+/// the first.
 #[inline(always)]
 fn logistic<L: Lanes>(x: L) -> (L, L, L) {
     let root = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;

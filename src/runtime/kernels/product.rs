@@ -1,5 +1,5 @@
-//! Products of matrices on one thread: of those that fit the cache, which attention is made of, activations by weights, and the
-//! gradient of a weight.
+//! Products of matrices on one thread: of those that fit the cache, which attention is made of, activations by weights,
+//! and the gradient of a weight.
 
 use std::ops::Range;
 
@@ -53,11 +53,13 @@ unsafe fn product_lanes<L: Lanes>(
 }
 
 dispatch! {
-    /// C = A B, or C += A B where `accumulate`: A is m x k, B k x n and C m x n with contiguous rows. n is a whole number of
-    /// vectors: rows of B and C are padded.
+    /// C = A B, or C += A B where `accumulate`: A is m x k, B k x n and C m x n with contiguous rows. n is a whole
+    /// number of vectors: rows of B and C are padded.
     ///
-    /// A tile of C stays in the registers while k runs; B is read along its rows and A broadcast, so that neither is packed.
-    product(sizes: [usize; 3], a: Strided, b: (*const f32, usize), c: (*mut f32, usize), accumulate: bool) = product_lanes
+    /// A tile of C stays in the registers while k runs; B is read along its rows and A broadcast, so that neither is
+    /// packed.
+    product(sizes: [usize; 3], a: Strided, b: (*const f32, usize), c: (*mut f32, usize),
+        accumulate: bool) = product_lanes
 }
 
 /// A tile of as many rows as the registers hold, or of what is left; returns how many.
@@ -181,8 +183,8 @@ unsafe fn pack_lanes<L: Lanes>(weights: Weights, from: usize, to: usize, panels:
     }
 }
 dispatch! {
-    /// Columns `from` to `to` of the weights in panels as wide as a tile, each after its part of the bias. Cuts are at whole tiles
-    /// of [`TILE`].
+    /// Columns `from` to `to` of the weights in panels as wide as a tile, each after its part of the bias. Cuts are at
+    /// whole tiles of [`TILE`].
     pack(weights: Weights, from: usize, to: usize, panels: *mut f32) = pack_lanes
 }
 
@@ -262,8 +264,8 @@ impl WeightGradient {
     /// Numbers of scratch memory that [`weight_gradient`] takes.
     pub const SCRATCH: usize = DEPTH * (BREADTH.div_ceil(4) * 8 + GROUP * TILE) + 14 * TILE + LINE;
 
-    /// Into how many parts to cut the rows and the columns of the product for so many threads: every part packs its own columns of
-    /// X and of G.
+    /// Into how many parts to cut the rows and the columns of the product for so many threads: every part packs its own
+    /// columns of X and of G.
     pub fn parts(&self, threads: usize) -> [usize; 2] {
         let [m, n] = [self.m.div_ceil(4 * 14), self.n.div_ceil(TILE)].map(|most| most.max(1));
         let cuts = (1..=threads.max(1)).map(|columns| [(threads / columns).clamp(1, m), columns.min(n)]);
@@ -305,7 +307,8 @@ unsafe fn weight_gradient_lanes<L: Lanes>(w: WeightGradient, [down, across]: [Ra
     let (wide, end) = (2 * L::N, w.rows * w.m);
     // SAFETY: the caller's promise; packed panels and the tile at the border lie within the scratch memory.
     unsafe {
-        // Panels of X, each as many columns as a tile has rows, one vector for each row of X: lines of the cache are written whole.
+        // Panels of X, each as many columns as a tile has rows, one vector for each row of X: lines of the cache are
+        // written whole.
         let left = scratch.add(scratch.align_offset(4 * LINE));
         let panel = left.add(DEPTH * BREADTH.div_ceil(L::ROWS) * L::N);
         let border = panel.add(DEPTH * GROUP * TILE);
@@ -393,6 +396,7 @@ unsafe fn weight_gradient_lanes<L: Lanes>(w: WeightGradient, [down, across]: [Ra
     }
 }
 dispatch! {
-    /// A [part](WeightGradient::part) of Xᵀ G, and of the sums of rows. The order of the sums does not depend on how it is cut.
+    /// A [part](WeightGradient::part) of Xᵀ G, and of the sums of rows. The order of the sums does not depend on how it
+    /// is cut.
     weight_gradient(w: WeightGradient, part: [Range<usize>; 2], scratch: *mut f32) = weight_gradient_lanes
 }

@@ -11,7 +11,8 @@ use crate::onnx::proto::{AttributeProto, NodeProto};
 
 /// α op(a) op(b) + β c, for MatMul, Gemm, `com.microsoft` FusedMatMul and Offshoot's own Linear.
 ///
-/// Where the second factor is one matrix, all rows of the first are one matrix too: the gradient of a weight is one Gemm.
+/// Where the second factor is one matrix, all rows of the first are one matrix too: the gradient of a weight is one
+/// Gemm.
 pub fn matmul(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let flag = |name: &str| node.int(name).unwrap_or(0) != 0;
     if flag("transBatchA") || flag("transBatchB") {
@@ -267,9 +268,9 @@ pub fn conv_transpose(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     t.give(node, 1, |t, _| Ok(kernel_gradient(t, &window, (g, &so), (x, &sx), &sw, groups)))
 }
 
-/// The gradient of a kernel [places' channels, windows' channels / groups, kernel...], from the value that the windows lie in and
-/// the one that has an element for each window: a convolution of the two in which batch and channels change places, and strides and
-/// dilations.
+/// The gradient of a kernel [places' channels, windows' channels / groups, kernel...], from the value that the windows
+/// lie in and the one that has an element for each window: a convolution of the two in which batch and channels change
+/// places, and strides and dilations.
 fn kernel_gradient(
     t: &mut Tape,
     window: &Window,

@@ -106,8 +106,8 @@ pub fn slice(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 
 /// The gradient of n elements along an axis of which the k-th result was a copy of element `taken[k]`, or of none.
 ///
-/// Each element is the sum of a few gathered ones, so that no runtime needs an operator that scatters: the positions at which an
-/// element was taken stand in a table [n, most], filled up with the position of a zero.
+/// Each element is the sum of a few gathered ones, so that no runtime needs an operator that scatters: the positions at
+/// which an element was taken stand in a table [n, most], filled up with the position of a zero.
 fn put_back(t: &mut Tape, g: &str, shape: &mut [usize], axis: usize, n: usize, taken: &[Option<usize>]) -> String {
     let mut positions: Vec<Vec<i64>> = vec![Vec::new(); n];
     for (k, element) in taken.iter().enumerate() {

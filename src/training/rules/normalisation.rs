@@ -85,7 +85,8 @@ pub fn layer_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     if centred && t.fuses() && t.shape(w)? == shape[first..] {
         return fused_layer_norm(t, node, g);
     }
-    // The operator's own statistics, which are of the element type of its computation (float32 unless it says otherwise).
+    // The operator's own statistics, which are of the element type of its computation (float32 unless it says
+    // otherwise).
     let standard = if centred && t.kind == DataType::Float && node.int("stash_type").unwrap_or(1) == 1 {
         let (mean, inverse) = (t.forward_output(node, 1), t.forward_output(node, 2));
         let difference = t.op("Sub", &[x, &mean]);
@@ -154,8 +155,8 @@ pub fn attention(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     Ok(())
 }
 
-/// InstanceNormalization and GroupNormalization: [batch, channels, ...] normalised over groups of channels, then scaled for each
-/// channel, or for each group (GroupNormalization of opset 18 to 20).
+/// InstanceNormalization and GroupNormalization: [batch, channels, ...] normalised over groups of channels, then scaled
+/// for each channel, or for each group (GroupNormalization of opset 18 to 20).
 pub fn group_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let shape = t.shape(&node.input[0])?;
     let [batch, channels, ..] = shape[..] else { return Err(refuse(node, "this rank")) };

@@ -196,7 +196,8 @@ pub fn max_pool(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     })
 }
 
-/// Blocks that were added up: each takes the gradient from where it lay, by a convolution whose filters each pick one element.
+/// Blocks that were added up: each takes the gradient from where it lay, by a convolution whose filters each pick one
+/// element.
 pub fn columns_to_image(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     let block = list(t, node, "block_shape", 2)?.ok_or_else(|| refuse(node, "a computed block shape"))?;
     t.give(node, 0, |t, x| {

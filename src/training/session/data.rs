@@ -25,7 +25,8 @@ pub struct Data {
 /// How a data set is cut into a part to train on and one to validate on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cut {
-    /// Share of the images that validates; where none is given, the part that the data come with, or one by their number.
+    /// Share of the images that validates; where none is given, the part that the data come with, or one by their
+    /// number.
     pub share: Option<f64>,
     /// What the cut follows from.
     pub seed: u64,
@@ -69,7 +70,8 @@ impl Data {
         if set.len() < 80 && !split.validation.is_empty() && cut.share.is_none() && set.given_split().is_none() {
             let (held_out, share) = (split.validation.len(), set.held_out_share());
             listener.note(&format!(
-                "{held_out} of {} images are held out to validate on, as by --val-split {share}: of so few a tenth would say little",
+                "{held_out} of {} images are held out to validate on, as by --val-split {share}: of so few a tenth \
+                 would say little",
                 set.len()
             ));
         }

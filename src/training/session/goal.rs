@@ -52,7 +52,8 @@ impl Default for Goal {
 }
 
 impl Goal {
-    /// The loss of a model on data with labels or without, with a teacher or without; `data` is named where something is missing.
+    /// The loss of a model on data with labels or without, with a teacher or without; `data` is named where something
+    /// is missing.
     pub(super) fn loss(&self, model: &Model, teacher: Option<&Model>, labelled: bool, data: &Path) -> Result<Loss> {
         let mut terms = Vec::new();
         let share = match (teacher.is_some(), self.distill) {

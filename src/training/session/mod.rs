@@ -1,7 +1,7 @@
 //! A session: what a run of training works with, assembled once for all who train (`tune`, `run` and studies).
 //!
-//! [`Setup`] brings model, data and teacher together and checks them against each other before any graph is built. A [`Session`] has the
-//! graphs, the loaders and the state, and [fits](Session::fit).
+//! [`Setup`] brings model, data and teacher together and checks them against each other before any graph is built. A
+//! [`Session`] has the graphs, the loaders and the state, and [fits](Session::fit).
 
 mod classifier;
 mod data;

@@ -87,8 +87,8 @@ impl Setup {
     /// Gives a model its classifier and its goal. The teacher's file is opened once the student is known.
     ///
     /// # Errors
-    /// Those of new classifiers and of opening the teacher; [`ErrorKind::Usage`] where there is nothing to learn from, and where student
-    /// and teacher say nothing that can be compared.
+    /// Those of new classifiers and of opening the teacher; [`ErrorKind::Usage`] where there is nothing to learn from,
+    /// and where student and teacher say nothing that can be compared.
     pub fn new(
         runtime: Arc<Runtime>,
         mut model: Model,
@@ -134,8 +134,8 @@ impl Setup {
     /// Prepares the images, and builds and loads the graphs.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for what the device cannot do and for images to validate on that are missing; those of the transform, of
-    /// [`Trainer::new`], of the labels, and of the teacher.
+    /// [`ErrorKind::Usage`] for what the device cannot do and for images to validate on that are missing; those of the
+    /// transform, of [`Trainer::new`], of the labels, and of the teacher.
     pub fn session(&mut self, listener: &dyn Listener) -> Result<(Session, Prepared)> {
         let on = |e: Error| e.at(&self.path);
         let options = &self.options;
@@ -215,10 +215,12 @@ impl Batching {
         match self {
             Batching::Own => None,
             Batching::Opened(fixed) => Some(format!(
-                "the file fixes batches of {fixed}: its batch axis is opened for training, on {images} images at a time; the file keeps it"
+                "the file fixes batches of {fixed}: its batch axis is opened for training, on {images} images at a \
+                 time; the file keeps it"
             )),
             Batching::Gathered { fixed, steps } => Some(format!(
-                "the file fixes batches of {fixed}, and its batch axis cannot be opened: gradients of {steps} steps are gathered for a batch of {images} images"
+                "the file fixes batches of {fixed}, and its batch axis cannot be opened: gradients of {steps} steps \
+                 are gathered for a batch of {images} images"
             )),
         }
     }

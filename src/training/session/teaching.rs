@@ -1,4 +1,5 @@
-//! A teacher beside its student: what of both is compared, in which order their classes lie, and how the teacher sees the images.
+//! A teacher beside its student: what of both is compared, in which order their classes lie, and how the teacher sees
+//! the images.
 
 use std::path::{Path, PathBuf};
 
@@ -45,20 +46,27 @@ pub(super) fn check([student, teacher]: [&Path; 2], own: &Typing, other: &Typing
                 format!("the student `{student}` tells {x} classes apart and the teacher `{teacher}` {y}"),
             )
             .hint(format!(
-                "give a teacher of the same classes, or --classes {y} and its data; --feature compares values behind other classifiers"
+                "give a teacher of the same classes, or --classes {y} and its data; --feature compares values behind \
+                 other classifiers"
             )),
             _ => Error::new(
                 ErrorKind::Usage,
-                format!("for an image `{a}` of the student `{student}` is {x:?} and `{b}` of the teacher `{teacher}` is {y:?}"),
+                format!(
+                    "for an image `{a}` of the student `{student}` is {x:?} and `{b}` of the teacher `{teacher}` \
+                    is {y:?}"
+                ),
             )
-            .hint("a loss compares values of one shape: give another teacher, or --feature STUDENT=TEACHER with values that are alike"),
+            .hint(
+                "a loss compares values of one shape: give another teacher, or --feature STUDENT=TEACHER with values \
+                that are alike",
+            ),
         });
     }
     Ok(())
 }
 
-/// The value of the teacher that holds its classes, and where each of the student's lies there, where names say that the order is another.
-/// A student without names has the order of the data's labels. What names do not settle is said.
+/// The value of the teacher that holds its classes, and where each of the student's lies there, where names say that
+/// the order is another. A student without names has the order of the data's labels. What names do not settle is said.
 pub(super) fn classes(
     [student, teacher]: [&Path; 2],
     [own, other]: [&Model; 2],
@@ -87,21 +95,24 @@ pub(super) fn classes(
         Correspondence::Same => None,
         Correspondence::Moved(places) => {
             listener.warn(&format!(
-                "the teacher `{teacher}` has the classes of the student `{student}` in another order: they are matched by name"
+                "the teacher `{teacher}` has the classes of the student `{student}` in another order: they are matched \
+                 by name"
             ));
             Some((outputs.1, places))
         }
         Correspondence::Unlike(a, b) => {
             listener.warn(&format!(
-                "the classes of the student `{student}` and of the teacher `{teacher}` are taken in their order, and their names differ: `{a}` is taught what `{b}` is"
+                "the classes of the student `{student}` and of the teacher `{teacher}` are taken in their order, and \
+                 their names differ: `{a}` is taught what `{b}` is"
             ));
             None
         }
     }
 }
 
-/// How the teacher sees the images, and in which size: with a transform of its own, but of every picture what the student sees of it. A
-/// teacher that says nothing of its transform is taken to have the student's; `flags` are those of the student.
+/// How the teacher sees the images, and in which size: with a transform of its own, but of every picture what the
+/// student sees of it. A teacher that says nothing of its transform is taken to have the student's; `flags` are those
+/// of the student.
 pub(super) fn view(
     teacher: &Model,
     data: &Data,

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::root;
 
-/// Flags of a `tune` that sees every image as it is and in order, at one rate, with the plain loss: what PyTorch does in a few lines.
+/// Flags of a `tune` that sees every image as it is and in order, at one rate, with the plain loss: what PyTorch does
+/// in a few lines.
 pub const PLAIN: [&str; 11] = [
     "--no-shuffle",
     "--augment",

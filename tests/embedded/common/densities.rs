@@ -1,5 +1,5 @@
-//! Densities and attention-map distances of every fixture against its attention maps, read from the graph and summed up here with what the manifest says of
-//! grid, prefix tokens and windows.
+//! Densities and attention-map distances of every fixture against its attention maps, read from the graph and summed up
+//! here with what the manifest says of grid, prefix tokens and windows.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! The same input, flags and seed give the same bytes, whatever the number of threads; training within one number of threads.
+//! The same input, flags and seed give the same bytes, whatever the number of threads; training within one number of
+//! threads.
 
 use std::path::Path;
 use std::process::Command;
@@ -21,7 +22,8 @@ fn run(runtime: &str, threads: usize, arguments: &[&str]) {
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What condense, grow (fitted) and shrink write with 1 and with 3 threads, and what tune writes twice with 2.
+/// What condense, grow (fitted) and shrink write with 1 and with 3 threads, what tune writes twice with 2, and what
+/// grow writes of grouped heads.
 pub fn same_bytes(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     let ancestor = "models/fashion-vit.onnx";
@@ -54,4 +56,14 @@ pub fn same_bytes(runtime: &str) {
         })
         .collect();
     assert!(tuned[0] == tuned[1], "tune on {runtime} writes other bytes the second time");
+    // Its attention counts the heads of queries and those of keys: two attributes, in one order.
+    let grouped: Vec<Vec<u8>> = (0..4)
+        .map(|i| {
+            let out = folder.path().join(format!("grouped-{i}.onnx"));
+            let arguments = ["grow", "fixtures/dialects/opset23-grouped.onnx", "--no-images", "--heads", "1"];
+            run(runtime, 1, &[&arguments[..], &["-o", text(&out)]].concat());
+            std::fs::read(out).unwrap()
+        })
+        .collect();
+    assert!(grouped.windows(2).all(|w| w[0] == w[1]), "grow on {runtime} writes other bytes the second time");
 }

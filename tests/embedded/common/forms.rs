@@ -1,5 +1,5 @@
-//! The forms that one model can have in a file: batch size open or fixed, precision, weights beside it. Each goes through every
-//! command, and says the same as the model that it was made from.
+//! The forms that one model can have in a file: batch size open or fixed, precision, weights beside it. Each goes
+//! through every command, and says the same as the model that it was made from.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -20,8 +20,8 @@ use super::{Fixture, all_fixtures, fixtures, root};
 
 /// Largest error, relative to the length of a gradient.
 const TOLERANCE: f64 = 1e-4;
-/// What rounding adds where a gradient is (nearly) zero, relative to the length of the whole model's gradient: a key's bias, which
-/// Softmax ignores.
+/// What rounding adds where a gradient is (nearly) zero, relative to the length of the whole model's gradient: a key's
+/// bias, which Softmax ignores.
 const ROUNDING: f64 = 1e-6;
 /// Seeds of the golden file's pseudo-random numbers.
 const INPUT: u32 = 1;
@@ -155,7 +155,8 @@ fn check(
         let failed = differs(&gradient, fold, scale);
         failures.extend(failed.map(|e| format!("{}: {}: {e}", fixture.name(), fold["parameter"])));
     }
-    // Where the exporter folded parameters together (norms into convolutions, tables into place), none of theirs stand in the graph.
+    // Where the exporter folded parameters together (norms into convolutions, tables into place), none of theirs stand
+    // in the graph.
     let unmapped = if fixture.entry["folded"] == true { 0 } else { list("unmapped").len() };
     (failures, list("initializers").len() + list("folds").len(), unmapped)
 }

@@ -54,7 +54,8 @@ fn check(runtime: &Arc<Runtime>, model: &Model, x: &Array4<f32>, to: FloatType) 
     let half = Model::from_bytes(half.to_bytes()).map_err(|e| e.to_string())?;
     let found = surgery::run(runtime, &half, x)?;
     let whole = error(&found, &surgery::run(runtime, model, x)?);
-    // A model that magnifies what rounding its weights does (LeViT with random weights) is held against itself with rounded weights.
+    // A model that magnifies what rounding its weights does (LeViT with random weights) is held against itself with
+    // rounded weights.
     let mut rounded = model.clone();
     for t in rounded.graph_mut().initializer.iter_mut().filter(|t| t.data_type() == DataType::Float as i32) {
         let narrow = half.graph().initializer.iter().find(|h| h.name() == t.name() && h.dims == t.dims);

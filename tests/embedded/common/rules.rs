@@ -148,13 +148,15 @@ impl Case {
         self.only_onnxruntime()
     }
 
-    /// tract 0.23 does not run the operator itself, or not in this form, or overlooks an attribute (Celu's and Swish's alpha).
+    /// tract 0.23 does not run the operator itself, or not in this form, or overlooks an attribute (Celu's and Swish's
+    /// alpha).
     fn only_onnxruntime(mut self) -> Self {
         self.only_onnxruntime = true;
         self
     }
 
-    /// ONNX Runtime 1.32 does not run the operator (SwiGLU is made of a Swish of operator set 24, which it has no kernel for).
+    /// ONNX Runtime 1.32 does not run the operator (SwiGLU is made of a Swish of operator set 24, which it has no
+    /// kernel for).
     fn only_embedded(mut self) -> Self {
         self.only_embedded = true;
         self

@@ -88,7 +88,8 @@ pub fn accumulation(runtime: &Arc<Runtime>, operators: Operators) {
     }
     for averaged in [false, true] {
         let (wa, wb) = (weights(&a, averaged), weights(&b, averaged));
-        // Adam divides by the root of the second moment: where a gradient is rounding alone, as a key's bias has it, so is the step.
+        // Adam divides by the root of the second moment: where a gradient is rounding alone, as a key's bias has it, so
+        // is the step.
         for (name, value) in wa.iter().filter(|(_, w)| w.ndim() > 1) {
             let other: Vec<f32> = wb[name].iter().copied().collect();
             let far = value.iter().zip(&other).filter(|(a, b)| (**a - **b).abs() > 1e-4).count();
@@ -159,8 +160,8 @@ pub fn updates_by_hand(runtime: &Arc<Runtime>, operators: Operators) {
         }
         assert!(checked > 0 || w.name.contains("bias") || w.shape.len() == 1, "{}", w.name);
     }
-    // Momentum, with the decay added to the gradient, over two steps at the same place in weight space would need the second
-    // gradient: a rate of zero keeps the place.
+    // Momentum, with the decay added to the gradient, over two steps at the same place in weight space would need the
+    // second gradient: a rate of zero keeps the place.
     let recipe = Recipe { optimiser: Optimiser::Sgd { momentum: 0.5 }, weight_decay: decay as f32, ..base };
     let mut sgd = trainer(runtime, &model, &recipe);
     step(&mut sgd, &x, &y, 0.0, 0.0);

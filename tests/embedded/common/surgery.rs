@@ -281,7 +281,8 @@ impl<'c> Case<'c> {
             let refused = |e: &str| e.contains("cannot be dropped") || e.contains("at least one layer");
             let what = format!("layer {dropped} dropped");
             match grow(self.model, &self.identity(), &shape) {
-                // Where a layer holds more than its attention and FFN (norms behind them, convolutions), it goes as a whole.
+                // Where a layer holds more than its attention and FFN (norms behind them, convolutions), it goes as a
+                // whole.
                 Ok(child) if dropping == "whole" => {
                     let sums = &self.fixture.entry["residual_sums"][if dropped == 0 { "first" } else { "last" }];
                     self.expect(&what, child.model, self.run(&bypassed(self.model, sums)));
@@ -336,8 +337,9 @@ impl<'c> Case<'c> {
         self.anatomy.layers.iter().fold(model.clone(), first)
     }
 
-    /// The learngene, and a descendant with one slot a cluster, equal the ancestor with every head's queries, keys and values replaced by
-    /// its centroid's; sharing an FFN equals copying it. Heads that are mixed have no centroids that keep the function.
+    /// The learngene, and a descendant with one slot a cluster, equal the ancestor with every head's queries, keys and
+    /// values replaced by its centroid's; sharing an FFN equals copying it. Heads that are mixed have no centroids that
+    /// keep the function.
     fn centroids_stand_for_their_clusters(&mut self) {
         if self.anatomy.layers.iter().any(|l| !l.mixings.is_empty()) {
             return;

@@ -28,8 +28,8 @@ pub fn golden() -> (Value, Vec<Value>) {
     (golden, models)
 }
 
-/// `tune` makes as many updates as batches of the size that was asked for, each as PyTorch makes it, and says how; the file keeps the batch
-/// that it has.
+/// `tune` makes as many updates as batches of the size that was asked for, each as PyTorch makes it, and says how; the
+/// file keeps the batch that it has.
 pub fn batches_are_of_the_size_asked_for(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     let (golden, models) = golden();
@@ -52,7 +52,8 @@ pub fn batches_are_of_the_size_asked_for(runtime: &str) {
     }
 }
 
-/// `grow --batch-axis` gives a child that runs on any number of images, or on as many as were named, and says of each what PyTorch says.
+/// `grow --batch-axis` gives a child that runs on any number of images, or on as many as were named, and says of each
+/// what PyTorch says.
 pub fn children_get_an_open_batch(runtime: &Arc<Runtime>) {
     let folder = tempfile::tempdir().unwrap();
     let child = folder.path().join("child.onnx");
@@ -83,8 +84,8 @@ pub fn children_get_an_open_batch(runtime: &Arc<Runtime>) {
     }
 }
 
-/// A token that an Expand repeats for each image of a fixed batch is repeated for any number of them; a table that has a row for each is
-/// the batch's own, and stays so.
+/// A token that an Expand repeats for each image of a fixed batch is repeated for any number of them; a table that has
+/// a row for each is the batch's own, and stays so.
 pub fn tokens_that_are_repeated_are_opened(runtime: &Arc<Runtime>) {
     let model = |made: Vec<NodeProto>, token: TensorProto| {
         let mut nodes = vec![node("Reshape", &["x", "three"], &["patches"], vec![])];
@@ -149,7 +150,8 @@ fn prepared() -> Array4<f32> {
     Array4::from_shape_fn((3, 1, 28, 28), |(n, _, i, j)| (pixel(n, 28 * i + j) / 255.0 - 0.286) / 0.353)
 }
 
-/// A file that declares an open batch which its graph does not have is run on the batch that is right, and that is said.
+/// A file that declares an open batch which its graph does not have is run on the batch that is right, and that is
+/// said.
 pub fn batches_that_are_not_open_are_found(runtime: &str) {
     let data = root().join("fixtures/reports/classifiers/images.npz");
     for entry in golden().1.iter().filter(|e| e["declared"].is_null()) {
@@ -218,6 +220,7 @@ pub fn open_batches_of_all_exports_are_believed(runtime: &Arc<Runtime>) {
     );
 }
 
-/// Exports whose batch has to be compared (DaViT by dynamo, whose windows are taken by `as_strided`), and those whose batch of one stays.
+/// Exports whose batch has to be compared (DaViT by dynamo, whose windows are taken by `as_strided`), and those whose
+/// batch of one stays.
 const DOUBTED: usize = 1;
 const CLOSED: usize = 1;

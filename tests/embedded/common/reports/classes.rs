@@ -25,8 +25,8 @@ fn names_of(model: &Path) -> Option<Vec<String>> {
     Model::open(model).unwrap().metadata(CLASSES).map(|names| serde_json::from_str(names).unwrap())
 }
 
-/// Folders named like the classes are these, in any spelling, and some of the classes are enough. IDX files, whose labels are
-/// numbers, are what they are compared with.
+/// Folders named like the classes are these, in any spelling, and some of the classes are enough. IDX files, whose
+/// labels are numbers, are what they are compared with.
 pub fn folders_are_matched_by_name(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     let spelt = |class: u8| match NAMES[usize::from(class)] {

@@ -53,7 +53,8 @@ pub fn same(found: &[f64], expected: &Value, what: &str) {
     }
 }
 
-/// PyTorch's losses on the logits: `eval`, updates, and distillation from a model that ends in a Softmax; the file keeps its activation.
+/// PyTorch's losses on the logits: `eval`, updates, and distillation from a model that ends in a Softmax; the file
+/// keeps its activation.
 pub fn losses_take_the_logits(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     let golden = golden();
@@ -222,7 +223,8 @@ pub fn activations_are_found_in_any_form(runtime: &str) {
     }
 }
 
-/// A new classifier has the activation of the old one behind it, and no norm; every output that holds classes is replaced.
+/// A new classifier has the activation of the old one behind it, and no norm; every output that holds classes is
+/// replaced.
 pub fn new_classifiers_keep_what_is_behind_them(runtime: &Arc<Runtime>) {
     let folder = tempfile::tempdir().unwrap();
     let [path, child] = ["model.onnx", "child.onnx"].map(|name| folder.path().join(name));

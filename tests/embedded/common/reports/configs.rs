@@ -1,4 +1,5 @@
-//! Normalisation that stands in a configuration beside the model: nobody read it, and the ancestor had 72.67 % where 92.67 % is right.
+//! Normalisation that stands in a configuration beside the model: nobody read it, and the ancestor had 72.67 % where
+//! 92.67 % is right.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +20,8 @@ fn evaluated(runtime: &str, model: &str, more: &[&str]) -> Value {
 
 fn processor(mean: f32, std: f32) -> Value {
     json!({
-        "image_processor_type": "ViTImageProcessor", "do_resize": true, "size": {"height": 28, "width": 28}, "resample": 3,
+        "image_processor_type": "ViTImageProcessor", "do_resize": true, "size": {"height": 28, "width": 28},
+            "resample": 3,
         "do_rescale": true, "rescale_factor": 1.0 / 255.0, "do_normalize": true, "image_mean": [mean, mean, mean],
         "image_std": [std, std, std], "do_center_crop": false,
     })
@@ -27,7 +29,8 @@ fn processor(mean: f32, std: f32) -> Value {
 
 fn of_timm(mean: f32, std: f32) -> Value {
     json!({"architecture": "vit", "pretrained_cfg": {
-        "input_size": [3, 28, 28], "interpolation": "bicubic", "mean": [mean, mean, mean], "std": [std, std, std], "crop_pct": 1.0,
+        "input_size": [3, 28, 28], "interpolation": "bicubic", "mean": [mean, mean, mean], "std": [std, std, std],
+            "crop_pct": 1.0,
     }})
 }
 
@@ -65,7 +68,8 @@ pub fn transforms_beside_the_model_are_read(runtime: &str) {
     let said = stderr(&["eval", text(&alone), "--data", IMAGES, "--limit", "2", "--runtime", runtime]);
     assert!(said.contains("warning: nothing says how pictures are normalised"), "{said}");
 
-    // transformers' form beside the model; timm's form above a folder `onnx`, with a model's own config of the same name in between.
+    // transformers' form beside the model; timm's form above a folder `onnx`, with a model's own config of the same
+    // name in between.
     let hugging = path("hugging/model.onnx");
     put(&path("hugging/preprocessor_config.json"), &processor(MEAN, STD));
     model.write(&hugging).unwrap();
@@ -125,7 +129,8 @@ pub fn the_strongest_source_wins(runtime: &str) {
     assert_eq!(seen(&["--crop-ratio", "0.5"]), (0.3, 2));
 }
 
-/// A configuration that cannot be used is named; flags that decide make it no matter, and so does a command that feeds no pictures.
+/// A configuration that cannot be used is named; flags that decide make it no matter, and so does a command that feeds
+/// no pictures.
 pub fn what_cannot_be_used_is_named(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);

@@ -51,8 +51,8 @@ fn assert_near(found: &[f64], expected: &Value, model: &str) {
     }
 }
 
-/// Nine updates give PyTorch's losses: a parameter for each use where tensors were merged for being equal, and one for all uses where a
-/// module is called several times.
+/// Nine updates give PyTorch's losses: a parameter for each use where tensors were merged for being equal, and one for
+/// all uses where a module is called several times.
 pub fn merged_constants_are_trained_apart(runtime: &str) {
     let golden = fs::read(root().join(FOLDER).join("golden.json")).unwrap();
     let golden: Vec<Value> = serde_json::from_slice(&golden).unwrap();

@@ -1,4 +1,5 @@
-//! Heads and layers that something else needs, against PyTorch (scripts/fixtures/stacks.py): what surgery cannot leave exact is said.
+//! Heads and layers that something else needs, against PyTorch (scripts/fixtures/stacks.py): what surgery cannot leave
+//! exact is said.
 
 use std::sync::Arc;
 
@@ -15,8 +16,9 @@ use super::stacks::{far, golden, images, numbers, opened};
 use crate::common::binary::{done, json, refused, text};
 use crate::common::{all_fixtures, root};
 
-/// Half the heads of each model: those that a convolution, token merging or an averaged map takes together are named, and no others. The
-/// child of all others is the ancestor whose removed heads are at zero, which shows that the message is neither missing nor idle.
+/// Half the heads of each model: those that a convolution, token merging or an averaged map takes together are named,
+/// and no others. The child of all others is the ancestor whose removed heads are at zero, which shows that the message
+/// is neither missing nor idle.
 pub fn heads_that_something_else_takes_are_named(runtime: &Arc<Runtime>) {
     let (folder, golden) = golden("heads");
     let x = images(&golden);

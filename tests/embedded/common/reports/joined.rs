@@ -1,5 +1,5 @@
-//! Heads in one axis with the batch, whose number is computed back by a division of whole numbers: a child ran at some batches and not at
-//! others. And places that index an axis of heads, which stayed those of the ancestor.
+//! Heads in one axis with the batch, whose number is computed back by a division of whole numbers: a child ran at some
+//! batches and not at others. And places that index an axis of heads, which stayed those of the ancestor.
 
 use std::fs;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use crate::common::root;
 
 const FOLDER: &str = "fixtures/reports/joined";
 
-/// Children with any number of heads say at every batch what PyTorch says where the other heads write nothing; with more heads than there
-/// were, they say what the ancestor says.
+/// Children with any number of heads say at every batch what PyTorch says where the other heads write nothing; with
+/// more heads than there were, they say what the ancestor says.
 pub fn every_batch_is_right(runtime: &Arc<Runtime>) {
     let golden: Vec<Value> =
         serde_json::from_slice(&fs::read(root().join(FOLDER).join("golden.json")).unwrap()).unwrap();

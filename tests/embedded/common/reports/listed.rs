@@ -1,5 +1,5 @@
-//! Weights that a file lists among its inputs, as IR version 3 does and `keep_initializers_as_inputs=True` asks for: children kept some of
-//! the entries and lacked others, and neither `onnx.checker` nor ONNX Runtime took them.
+//! Weights that a file lists among its inputs, as IR version 3 does and `keep_initializers_as_inputs=True` asks for:
+//! children kept some of the entries and lacked others, and neither `onnx.checker` nor ONNX Runtime took them.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,6 @@
-//! Masks in half precision: the smallest float32 stands for "not seen" and became minus infinity, so that a query without keys made no
-//! numbers, which spread to every token of its text. A runtime that computes in float32 does not show it.
+//! Masks in half precision: the smallest float32 stands for "not seen" and became minus infinity, so that a query
+//! without keys made no numbers, which spread to every token of its text. A runtime that computes in float32 does not
+//! show it.
 
 use std::collections::HashSet;
 use std::fs;
@@ -30,7 +31,8 @@ fn said(runtime: &Arc<Runtime>, model: &Model, mask: &[f32]) -> Vec<ArrayD<f32>>
     program.run(&mut State::default(), &feeds).unwrap()
 }
 
-/// The part of a model in bfloat16 that computes in float32, with what it casts to bfloat16 as its outputs: no processor computes the rest.
+/// The part of a model in bfloat16 that computes in float32, with what it casts to bfloat16 as its outputs: no
+/// processor computes the rest.
 fn casts(model: &Model) -> Model {
     let mut out = model.clone();
     let types = element_types(model.graph());
@@ -63,7 +65,8 @@ fn casts(model: &Model) -> Model {
     out
 }
 
-/// Children in float16 say what PyTorch says in float32, to what float16 holds, and nothing that is cast to bfloat16 is infinite.
+/// Children in float16 say what PyTorch says in float32, to what float16 holds, and nothing that is cast to bfloat16 is
+/// infinite.
 pub fn masks_stay_finite(runtime: &Arc<Runtime>) {
     let golden: Vec<Value> =
         serde_json::from_slice(&fs::read(root().join(FOLDER).join("golden.json")).unwrap()).unwrap();
@@ -87,7 +90,8 @@ pub fn masks_stay_finite(runtime: &Arc<Runtime>) {
             let found = &said(runtime, &grow(dtype), &mask)[0];
             assert_eq!(found.len(), expected.len());
             for (i, (f, e)) in found.iter().zip(&expected).enumerate() {
-                // A query that sees nothing is padding: a runtime that computes half precision in float32 tells its scores apart.
+                // A query that sees nothing is padding: a runtime that computes half precision in float32 tells its
+                // scores apart.
                 let sees = dtype == "fp32" || mask[i / SHAPE[2]] > 0.0;
                 let right = if sees { (f - e).abs() < tolerance } else { f.is_finite() };
                 assert!(right, "{file} in {dtype}, token {}: {f}, not {e}", i / SHAPE[2]);

@@ -24,7 +24,8 @@ fn fixture(name: &str) -> Vec<u8> {
     fs::read(root().join("fixtures/reports/pictures").join(name)).unwrap()
 }
 
-/// Files that were cut off are counted, and end a strict run; a file that lacks no more than its end marker is a picture.
+/// Files that were cut off are counted, and end a strict run; a file that lacks no more than its end marker is a
+/// picture.
 pub fn truncated_files_are_counted(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
@@ -63,8 +64,8 @@ pub fn truncated_files_are_counted(runtime: &str) {
     assert_eq!(json(&strict)["images"], 3);
 }
 
-/// Files are told by their content: none that can be read is passed over, those of other kinds are counted and named, and what
-/// is no picture is neither.
+/// Files are told by their content: none that can be read is passed over, those of other kinds are counted and named,
+/// and what is no picture is neither.
 pub fn files_are_told_by_their_content(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     let [plain, data] = ["plain", "mixed"].map(|name| folder.path().join(name));

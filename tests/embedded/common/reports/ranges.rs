@@ -1,4 +1,5 @@
-//! Neurons beyond the largest number of float16: they were infinite in a file of half precision, and the outputs no numbers.
+//! Neurons beyond the largest number of float16: they were infinite in a file of half precision, and the outputs no
+//! numbers.
 
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;

@@ -1,5 +1,6 @@
-//! The image size that is assumed where a graph leaves it open: register tokens were read as a grid of patches, and tables of offsets as
-//! tables of positions. `fixtures/reports/sizes` holds exports of transformers' models whose sizes are known.
+//! The image size that is assumed where a graph leaves it open: register tokens were read as a grid of patches, and
+//! tables of offsets as tables of positions. `fixtures/reports/sizes` holds exports of transformers' models whose sizes
+//! are known.
 
 use std::fs;
 
@@ -10,9 +11,11 @@ use crate::common::binary::{done, json, offshoot, refused, text};
 
 /// DINOv3 (patches of 8 pixels, four registers) by PyTorch's exporter: it has no table of any size.
 const DINOV3: &str = "fixtures/reports/sizes/dinov3-open.onnx";
-/// DINOv2 for 32 pixels (patches of 8) by transformers' own exporter: its input is open, and its positions have one size.
+/// DINOv2 for 32 pixels (patches of 8) by transformers' own exporter: its input is open, and its positions have one
+/// size.
 const DINOV2: &str = "fixtures/reports/sizes/dinov2-hf-exporter.onnx";
-/// BEiT for 112 pixels (patches of 16) by the same: its biases are a table of 13 x 13 offsets, which stays as it is for any image.
+/// BEiT for 112 pixels (patches of 16) by the same: its biases are a table of 13 x 13 offsets, which stays as it is for
+/// any image.
 const BEIT: &str = "fixtures/reports/sizes/beit-hf-exporter.onnx";
 /// ViT for 16 pixels (patches of 4), which resamples its positions.
 const VIT: &str = "fixtures/graphs/hf-vit-dynamic-size-ts17.onnx";
@@ -63,7 +66,8 @@ pub fn the_strongest_source_decides() {
     };
     assert_eq!(size(&[]), (16, "tables".into()));
     let config = path("preprocessor_config.json");
-    let processor = json!({"image_mean": 0.5, "image_std": 0.5, "size": {"shortest_edge": 48}, "do_center_crop": true, "crop_size": 40});
+    let processor = json!({"image_mean": 0.5, "image_std": 0.5, "size": {"shortest_edge": 48}, "do_center_crop": true,
+        "crop_size": 40});
     fs::write(&config, processor.to_string()).unwrap();
     assert_eq!(size(&[]), (40, text(&config).to_string()));
     let metadata = |key: &str, value: &str| fashion::with_metadata(&model, key, Some(value), &model);

@@ -144,8 +144,8 @@ fn fitted(folder: &Path) -> PathBuf {
     child
 }
 
-/// Where no rate is given, one is tried and taken back: what it was tried with is not left behind, and where one update at the default raises
-/// the loss, a lower rate is taken.
+/// Where no rate is given, one is tried and taken back: what it was tried with is not left behind, and where one update
+/// at the default raises the loss, a lower rate is taken.
 pub fn the_start_decides_the_rate(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);

@@ -54,7 +54,8 @@ fn computed(runtime: &str, study: &Path, more: &[&str]) -> (Value, String, Vec<(
     (serde_json::from_slice(&run.stdout).unwrap(), said, starts)
 }
 
-/// Files that declare an open batch which their graphs do not have are judged as PyTorch judges each image alone, and that is said.
+/// Files that declare an open batch which their graphs do not have are judged as PyTorch judges each image alone, and
+/// that is said.
 pub fn batches_that_are_not_open_are_found(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     let (study, data) = (folder.path().join("study.toml"), folder.path().join("data.npz"));

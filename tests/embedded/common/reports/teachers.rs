@@ -1,4 +1,5 @@
-//! A teacher in the student's transform: the ancestor taught by itself had nothing to learn, whatever its metadata said.
+//! A teacher in the student's transform: the ancestor taught by itself had nothing to learn, whatever its metadata
+//! said.
 
 use std::fs;
 use std::path::Path;
@@ -70,7 +71,8 @@ fn taught(runtime: &str, [student, teacher, data]: [&str; 3], flags: &str) -> (V
     (losses(&log), report)
 }
 
-/// A copy of the ancestor for images of another normalisation, which its graph undoes: of the same picture it says what the ancestor says.
+/// A copy of the ancestor for images of another normalisation, which its graph undoes: of the same picture it says what
+/// the ancestor says.
 fn renormalised([mean, std]: [f32; 2], copy: &Path) {
     let mut model = Model::open(root().join(ANCESTOR)).unwrap();
     let own: Value = serde_json::from_str(model.metadata(PREPROCESS).unwrap()).unwrap();
@@ -132,7 +134,8 @@ pub fn teachers_have_their_own_normalisation(runtime: &str) {
     assert!(expected > 0.1 && (losses[0] - expected).abs() < 1e-4 * expected, "{losses:?} and {expected}");
 }
 
-/// A configuration beside a teacher says what its metadata would; one of which nothing is known sees what the student sees, flags included.
+/// A configuration beside a teacher says what its metadata would; one of which nothing is known sees what the student
+/// sees, flags included.
 pub fn teachers_are_known_by_their_folder(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     let [same, teacher, config] =
@@ -142,7 +145,8 @@ pub fn teachers_are_known_by_their_folder(runtime: &str) {
     renormalised([0.9, 0.1], &same);
     fashion::with_metadata(&same, PREPROCESS, None, &teacher);
     let processor = json!({
-        "image_processor_type": "ViTImageProcessor", "size": {"height": 28, "width": 28}, "image_mean": [0.9], "image_std": [0.1],
+        "image_processor_type": "ViTImageProcessor", "size": {"height": 28, "width": 28}, "image_mean": [0.9],
+            "image_std": [0.1],
     });
     fs::write(&config, processor.to_string()).unwrap();
     let (losses, report) = taught(runtime, [ANCESTOR, text(&teacher), images], common);
@@ -225,7 +229,8 @@ pub fn teachers_of_other_classes_are_refused(runtime: &str) {
     refuse(&[ANCESTOR, "--feature", &feature], &[logits.as_str(), inside.as_str(), ANCESTOR, "the teacher"]);
 }
 
-/// The ancestor with its classes in another order, as a product with a permutation says it, and with their names in the same.
+/// The ancestor with its classes in another order, as a product with a permutation says it, and with their names in the
+/// same.
 fn turned(order: &[usize; 10], behind: Option<&str>, names: &[String], copy: &Path) {
     let mut model = Model::open(root().join(ANCESTOR)).unwrap();
     let graph = model.graph_mut();
@@ -247,7 +252,8 @@ fn turned(order: &[usize; 10], behind: Option<&str>, names: &[String], copy: &Pa
     model.write(copy).unwrap();
 }
 
-/// A teacher whose classes are the student's in another order is matched by name, and that is said; what names do not settle is said, too.
+/// A teacher whose classes are the student's in another order is matched by name, and that is said; what names do not
+/// settle is said, too.
 pub fn teachers_of_another_order_are_matched_by_name(runtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     let [student, teacher, output] = ["student.onnx", "teacher.onnx", "tuned.onnx"].map(|n| folder.path().join(n));
@@ -277,7 +283,8 @@ pub fn teachers_of_another_order_are_matched_by_name(runtime: &str) {
         let line = told.lines().find(|line| line.contains("matched by name")).unwrap();
         assert!(line.starts_with("warning") && both(line), "{told}");
     }
-    // The same order is nothing to speak of; without a name in common the order is all there is, and a class of each is named.
+    // The same order is nothing to speak of; without a name in common the order is all there is, and a class of each is
+    // named.
     turned(&own, None, &names(own), &teacher);
     let (loss, told, order) = said(&["--distill", "1"]);
     assert!(

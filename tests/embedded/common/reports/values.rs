@@ -1,5 +1,5 @@
-//! Inputs that normalise themselves: bytes, channels last, 0 to 255, 0 to 1, BGR, and pictures without an axis of images. They were fed with
-//! normalised numbers, or ended in a type error of a library.
+//! Inputs that normalise themselves: bytes, channels last, 0 to 255, 0 to 1, BGR, and pictures without an axis of
+//! images. They were fed with normalised numbers, or ended in a type error of a library.
 
 use std::slice::from_ref;
 

@@ -196,8 +196,8 @@ pub fn children_of_every_fixture_pass(runtime: &Arc<Runtime>) {
     assert!(10 * removed > 8 * found.len(), "only {removed} of {} were compared with their ancestor", found.len());
 }
 
-/// Children with one head in each layer and half the neurons: without the first layer where that can be, and without the last where sums
-/// are fused with norms, which hides what the last layer adds.
+/// Children with one head in each layer and half the neurons: without the first layer where that can be, and without
+/// the last where sums are fused with norms, which hides what the last layer adds.
 fn pruned(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<(String, Verification)> {
     let ancestor = fixture.open();
     let typing = Typing::new(&ancestor).unwrap();
@@ -351,7 +351,8 @@ pub fn one_run_finds_what_does_not_run(runtime: &Arc<Runtime>) {
     assert!(Verifier::new(runtime.clone()).run_once(&case).is_err(), "nothing is known of what never ran");
 }
 
-/// A panic inside tract, behind ONNX Runtime's interface, does not abort the process; where tract is called itself, it is an error.
+/// A panic inside tract, behind ONNX Runtime's interface, does not abort the process; where tract is called itself, it
+/// is an error.
 pub fn panics_do_not_abort() {
     let folder = tempfile::tempdir().unwrap();
     let [model, child] = ["model.onnx", "child.onnx"].map(|n| folder.path().join(n));

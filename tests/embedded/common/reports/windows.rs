@@ -1,5 +1,5 @@
-//! Another image size where windows do not fill the grid and tables of offsets are resampled in the graph (SAM of transformers): the child
-//! was written and did not run, or ran with the offsets of the old grid.
+//! Another image size where windows do not fill the grid and tables of offsets are resampled in the graph (SAM of
+//! transformers): the child was written and did not run, or ran with the offsets of the old grid.
 
 use std::fs;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use crate::common::root;
 
 const FOLDER: &str = "fixtures/reports/windows";
 
-/// Children of every size say what a model of that size says (scripts/fixtures/windows.py), for one image and for two. Where the
-/// exporter looked the offsets up itself, another size is refused.
+/// Children of every size say what a model of that size says (scripts/fixtures/windows.py), for one image and for two.
+/// Where the exporter looked the offsets up itself, another size is refused.
 pub fn children_of_other_sizes_are_right(runtime: &Arc<Runtime>) {
     let golden: Value = serde_json::from_slice(&fs::read(root().join(FOLDER).join("golden.json")).unwrap()).unwrap();
     let model = open("reports/windows/sam-ts.onnx");

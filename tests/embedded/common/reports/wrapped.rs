@@ -1,5 +1,5 @@
-//! The bundled ancestor in front of which other preprocessing stands, as people export it. Its logits are known, and so what is right is
-//! known for every form.
+//! The bundled ancestor in front of which other preprocessing stands, as people export it. Its logits are known, and so
+//! what is right is known for every form.
 
 use std::path::Path;
 
@@ -38,8 +38,8 @@ fn input(model: &Model) -> String {
     data_inputs(model.graph())[0].name().to_string()
 }
 
-/// Puts nodes in front of a model: `steps` are operators with an operand each, from the new input to the old. An operand is a constant
-/// of float32, or one of the axes that an operator takes as an attribute or as integers.
+/// Puts nodes in front of a model: `steps` are operators with an operand each, from the new input to the old. An
+/// operand is a constant of float32, or one of the axes that an operator takes as an attribute or as integers.
 pub fn before(mut model: Model, kind: DataType, dims: &[Option<usize>], steps: &[(&str, Vec<f32>)]) -> Model {
     let old = input(&model);
     let graph = model.graph_mut();
