@@ -155,7 +155,10 @@ pub fn half_precision_is_run_where_it_is_computed(runtime: &Arc<Runtime>) {
         let found = Verifier::new(runtime.clone()).verify(&case).unwrap();
         let last = found.checks.last().unwrap();
         assert_eq!(last.check, Check::HalfPrecision, "{:?}", found.checks);
-        assert!(found.checks[..found.checks.len() - 1].iter().all(|c| c.outcome == Outcome::Passed));
+        for c in &found.checks[..found.checks.len() - 1] {
+            let of_grow = matches!(c.check, Check::FullSize | Check::Removed);
+            assert_eq!(c.outcome, if of_grow { Outcome::NotRun } else { Outcome::Passed }, "{:?}", found.checks);
+        }
         (last.outcome, last.error, last.note.clone().unwrap_or_default())
     };
     let (plain, error, _) = outcome(&|_| {}, FloatType::Fp16);
