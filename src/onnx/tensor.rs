@@ -109,12 +109,16 @@ macro_rules! convert {
     ($bytes:expr, $($data_type:ident => $number:ty, $n:literal, $f:expr;)*) => {
         |kind: DataType| -> Option<Vec<_>> {
             match kind {
-                $(DataType::$data_type => Some($bytes.chunks_exact($n).map(|c| {
-                    let mut b = [0u8; $n];
-                    b.copy_from_slice(c);
-                    #[allow(clippy::redundant_closure_call)]
-                    ($f)(<$number>::from_le_bytes(b))
-                }).collect()),)*
+                $(DataType::$data_type => Some({
+                    let elements = $bytes.as_chunks::<$n>().0;
+                    let mut numbers = vec![Default::default(); elements.len()];
+                    for (number, bytes) in numbers.iter_mut().zip(elements) {
+                        #[allow(clippy::redundant_closure_call)]
+                        let converted = ($f)(<$number>::from_le_bytes(*bytes));
+                        *number = converted;
+                    }
+                    numbers
+                }),)*
                 _ => None,
             }
         }
@@ -237,16 +241,24 @@ pub fn tensor_from_i64(name: impl Into<String>, dims: &[usize], data: &[i64]) ->
 /// A tensor of the floating-point type `kind`, rounded from f32.
 pub fn tensor_from_f32(name: impl Into<String>, kind: DataType, dims: &[usize], data: &[f32]) -> TensorProto {
     let raw: Vec<u8> = match kind {
-        DataType::Double => data.iter().flat_map(|&v| (v as f64).to_le_bytes()).collect(),
-        DataType::Float16 => data.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
-        DataType::Bfloat16 => data.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
-        _ => data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DataType::Double => to_bytes(data, |v| f64::from(v).to_le_bytes()),
+        DataType::Float16 => to_bytes(data, |v| f16::from_f32(v).to_le_bytes()),
+        DataType::Bfloat16 => to_bytes(data, |v| bf16::from_f32(v).to_le_bytes()),
+        _ => to_bytes(data, f32::to_le_bytes),
     };
     let kind = match kind {
         DataType::Double | DataType::Float16 | DataType::Bfloat16 => kind,
         _ => DataType::Float,
     };
     tensor_from_raw(name, kind, dims, raw.into())
+}
+
+fn to_bytes<const N: usize>(data: &[f32], convert: impl Fn(f32) -> [u8; N]) -> Vec<u8> {
+    let mut bytes = vec![0; N * data.len()];
+    for (to, v) in bytes.as_chunks_mut::<N>().0.iter_mut().zip(data) {
+        *to = convert(*v);
+    }
+    bytes
 }
 
 /// The declaration of a tensor value; a dim of `None` is dynamic.
