@@ -122,6 +122,7 @@ fn children_are_verified() {
         use common::reports::verified;
         verified::faults_are_found(runtime);
         verified::one_run_finds_what_does_not_run(runtime);
+        verified::outputs_of_each_head_are_left_out(runtime);
         verified::half_precision_is_run_where_it_is_computed(runtime);
         verified::children_of_every_fixture_pass(runtime);
         let checks: [fn(&str); 4] = [

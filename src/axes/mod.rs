@@ -567,7 +567,8 @@ pub fn channels_last(dims: &[Option<usize>]) -> bool {
 /// Sizes that are tried because of tables.
 const MAX_SIZES: usize = 32;
 
-/// The image size that the metadata name.
+/// The image size that the metadata name. A transform that was supplied says nothing new: its size is the one that was
+/// found for the graph.
 fn named_size(model: &Model) -> Option<[usize; 2]> {
     let of_size = |text: &str| {
         let (height, width) = text.split_once('x')?;
@@ -578,7 +579,8 @@ fn named_size(model: &Model) -> Option<[usize; 2]> {
         serde_json::from_value::<[usize; 2]>(transform.get("size")?.clone()).ok()
     };
     let named = model.metadata(IMAGE_SIZE).and_then(of_size);
-    let named = named.or_else(|| model.metadata(PREPROCESS).and_then(of_transform));
+    let own = || model.metadata(PREPROCESS).filter(|_| model.suppliers(PREPROCESS).is_empty());
+    let named = named.or_else(|| own().and_then(of_transform));
     named.filter(|size: &[usize; 2]| size.iter().all(|n| (1..=1 << 16).contains(n)))
 }
 

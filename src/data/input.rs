@@ -117,8 +117,14 @@ pub fn declare(model: &mut Model, flags: &PreprocessFlags, sized: bool) -> Resul
     let size = match dims.size {
         [Some(height), Some(width)] => [height, width],
         // A graph that cannot be typed is an error of whoever needs it typed.
-        _ => match Typing::new(model) {
-            Ok(typing) => typing.image_size(),
+        _ => match Typing::new(model).map(|typing| (typing.image_size(), typing.size_from)) {
+            Ok((size, from)) => {
+                if from == SizeFrom::Metadata && model.metadata(IMAGE_SIZE).is_none() {
+                    // The model's own transform names it, and is about to be replaced.
+                    model.supply_metadata(IMAGE_SIZE, format!("{}x{}", size[0], size[1]), vec![METADATA.into()]);
+                }
+                size
+            }
             Err(_) => return Ok(()),
         },
     };

@@ -17,19 +17,24 @@ use crate::runtime::separate_skip_norms;
 /// The model with the heads of its layers, and the neurons of their FFNs, the other way round.
 pub(super) fn permute(model: &Model) -> Result<Model> {
     let typing = Typing::new(model)?;
-    let anatomy = Anatomy::new(&typing)?;
     let mut plan = Resizing::default();
-    for layer in &anatomy.layers {
-        let neurons = layer.ffn.as_ref().and_then(|f| f.hidden_factor(&typing));
-        for factor in layer.head_factors(&typing).into_iter().chain(neurons) {
-            if plan.indices(&typing.factors, factor).is_none() {
-                plan.gather(&typing.factors, factor, (0..typing.factors.factor_size(factor)).rev().collect())?;
-            }
+    for factor in units(&typing, &Anatomy::new(&typing)?) {
+        if plan.indices(&typing.factors, factor).is_none() {
+            plan.gather(&typing.factors, factor, (0..typing.factors.factor_size(factor)).rev().collect())?;
         }
     }
     let mut out = model.clone();
     out.proto.graph = Some(resize(&typing, &plan)?);
     Ok(out)
+}
+
+/// The factors of heads and of FFNs' neurons.
+pub(super) fn units(typing: &Typing, anatomy: &Anatomy) -> Vec<Factor> {
+    let of_layer = |layer: &Attention| {
+        let neurons = layer.ffn.as_ref().and_then(|f| f.hidden_factor(typing));
+        layer.head_factors(typing).into_iter().chain(neurons)
+    };
+    anatomy.layers.iter().flat_map(of_layer).map(|f| typing.factors.root(f)).collect()
 }
 
 /// The ancestor with what a plan removes put to zero where it stands: output rows of heads and neurons, and the

@@ -1,15 +1,17 @@
 //! A model that is run to be verified, and how what it says is compared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ndarray::{Array4, ArrayD, ArrayView4, Axis, Slice};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
+use super::oracle::units;
 use crate::anatomy::Anatomy;
-use crate::axes::{Typing, declared_batch};
+use crate::axes::{Dim, Factor, Typing, declared_batch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, FloatType, data_inputs, declared_type, is_integer};
+use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model};
 use crate::runtime::{Device, Embedded, Kind, Runtime, Session};
 
@@ -26,8 +28,8 @@ pub(super) struct Subject {
     pub fixed: Option<usize>,
     /// Whether its input takes whole numbers.
     pub whole_numbers: bool,
-    /// Which outputs are floating-point numbers.
-    floats: Vec<bool>,
+    /// Which outputs are given back.
+    given: Vec<bool>,
     /// Whether it runs on tract, whose panics are errors.
     embedded: bool,
     runtime: Arc<Runtime>,
@@ -57,12 +59,13 @@ impl Subject {
             matches!(kind, Some(DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double) | None)
         };
         let floats: Vec<bool> = model.graph().output.iter().map(|o| float(declared_type(o))).collect();
+        let any = floats.contains(&true);
         Ok(Subject {
             image,
             shape,
             fixed: declared_batch(&model),
             whole_numbers: input.and_then(|t| DataType::try_from(t).ok()).is_some_and(is_integer),
-            floats,
+            given: floats.into_iter().map(|float| float || !any).collect(),
             embedded: runtime.kind == Kind::Tract,
             runtime: runtime.clone(),
             loaded: HashMap::new(),
@@ -82,6 +85,25 @@ impl Subject {
 
     pub fn anatomy(&self) -> Result<Anatomy> {
         Anatomy::new(&Typing::new(&self.model)?)
+    }
+
+    /// The outputs that have an axis of heads or of neurons, such as attention maps.
+    pub fn outputs_of_units(&self) -> Result<Vec<String>> {
+        let typing = Typing::new(&self.model)?;
+        let units: HashSet<Factor> = units(&typing, &Anatomy::new(&typing)?).into_iter().collect();
+        let has_units = |dims: &Vec<Dim>| {
+            dims.iter().any(|d| typing.factors.all_leaves(d).iter().any(|&f| units.contains(&typing.factors.root(f))))
+        };
+        let names = self.model.graph().output.iter().map(ValueInfoProto::name);
+        Ok(names.filter(|name| typing.dims.get(name).is_some_and(has_units)).map(str::to_owned).collect())
+    }
+
+    /// Leaves outputs out of what [`Subject::run`] gives back; false where none remain.
+    pub fn leave_out(&mut self, outputs: &[String]) -> bool {
+        for (given, output) in self.given.iter_mut().zip(&self.model.graph().output) {
+            *given &= !outputs.iter().any(|name| name == output.name());
+        }
+        self.given.contains(&true)
     }
 
     /// The outputs for a batch of images. Whole numbers among them, such as the place of the largest, are left out
@@ -111,9 +133,7 @@ impl Subject {
             }
             None => Vec::new(),
         };
-        let any = self.floats.contains(&true);
-        let keep = |i: usize| !any || self.floats.get(i) != Some(&false);
-        Ok(outputs.into_iter().enumerate().filter(|(i, _)| keep(*i)).map(|(_, o)| o).collect())
+        Ok(outputs.into_iter().zip(&self.given).filter(|(_, given)| **given).map(|(output, _)| output).collect())
     }
 }
 

@@ -68,7 +68,7 @@ pub struct Checked {
     /// The largest difference, relative to the largest element of its output.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<f64>,
-    /// What is wrong, or why it was not run.
+    /// What is wrong, why it was not run, or what was left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
@@ -103,7 +103,11 @@ impl Verification {
 
     /// What a person is told, a line each: what was found right, and what was not checked or cannot be.
     pub fn lines(&self) -> Vec<String> {
-        let passed: Vec<&str> = self.ended(Outcome::Passed).map(|c| c.check.name()).collect();
+        let passed = self.ended(Outcome::Passed).map(|c| match &c.note {
+            Some(note) => format!("{} ({note})", c.check.name()),
+            None => c.check.name().to_owned(),
+        });
+        let passed: Vec<String> = passed.collect();
         let runtime = self.runtime.map_or(String::new(), |kind| format!(" on {}", kind.name()));
         let mut lines = Vec::new();
         if !passed.is_empty() {
@@ -124,6 +128,16 @@ impl Checked {
     pub(super) fn new(check: Check, outcome: Outcome, error: Option<f64>, note: Option<String>) -> Self {
         // JSON knows no infinity.
         Checked { check, outcome, error: error.filter(|e| e.is_finite()), note }
+    }
+
+    /// The same, where outputs were left out of what was compared because they have an axis of heads or neurons.
+    pub(super) fn without(self, outputs: &[String]) -> Self {
+        if self.outcome != Outcome::Passed || outputs.is_empty() {
+            return self;
+        }
+        let names: Vec<String> = outputs.iter().map(|name| format!("`{name}`")).collect();
+        let note = format!("but for {}, with an axis of heads or neurons", names.join(", "));
+        Checked { note: Some(note), ..self }
     }
 
     /// As an error.

@@ -247,11 +247,12 @@ impl Verifier {
 
     fn permuted(&self, child: &mut Subject) -> Result<Checked> {
         let mut other = self.subject(&permute(&child.model)?)?;
-        let found = self.compare(child, &mut other, SINGLE)?;
-        Ok(verdict(Check::Permuted, found, |error| {
+        let (found, of_units) = self.compare_wholes(child, &mut other, SINGLE)?;
+        let checked = verdict(Check::Permuted, found, |error| {
             let by = by(error);
             format!("the outputs change{by} when heads and neurons are permuted: the graph is not understood fully")
-        }))
+        });
+        Ok(checked.without(&of_units))
     }
 
     fn full_size(&self, grown: &Grown, ancestor: &mut Subject) -> Result<Checked> {
@@ -262,10 +263,11 @@ impl Verifier {
         let shape = Shape { tied: grown.shape.tied, order: grown.shape.order, ..Shape::default() };
         let whole = grow(&ancestor.model, grown.gene, &shape)?;
         let mut whole = self.subject(&permute(&whole.model)?)?;
-        let found = self.compare(ancestor, &mut whole, of_stored(grown.model))?;
-        Ok(verdict(Check::FullSize, found, |error| {
+        let (found, of_units) = self.compare_wholes(ancestor, &mut whole, of_stored(grown.model))?;
+        let checked = verdict(Check::FullSize, found, |error| {
             format!("grown at its full size and permuted, its ancestor changes{}", by(error))
-        }))
+        });
+        Ok(checked.without(&of_units))
     }
 
     fn removed(&self, grown: &Grown, ancestor: &mut Subject, child: &mut Subject) -> Result<Checked> {
@@ -282,15 +284,15 @@ impl Verifier {
         }
         let mut oracle = self.subject(&without(&ancestor.model, gene, plan)?)?;
         let tolerance = of_stored(grown.model);
-        let found = if shape.classes.is_some() {
+        let (found, of_units) = if shape.classes.is_some() {
             // A new classifier has nothing to be compared with: the old one stands in.
             let shape = Shape { classes: None, image_size: None, ..(*shape).clone() };
             let twin = grow(&ancestor.model, gene, &shape)?.model;
-            self.compare(&mut oracle, &mut self.subject(&twin)?, tolerance)?
+            self.compare_wholes(&mut oracle, &mut self.subject(&twin)?, tolerance)?
         } else if plan.projection == Projection::Fitted {
-            self.compare(&mut oracle, &mut self.subject(model)?, tolerance)?
+            self.compare_wholes(&mut oracle, &mut self.subject(model)?, tolerance)?
         } else {
-            self.compare(&mut oracle, child, tolerance)?
+            self.compare_wholes(&mut oracle, child, tolerance)?
         };
         let apart = |error| format!("it differs{} from its ancestor with what was removed put to zero", by(error));
         Ok(match (found, plan.inexact.first()) {
@@ -298,7 +300,7 @@ impl Verifier {
                 let note = format!("{}, as was warned: {warning}", apart(error));
                 Checked::new(Check::Removed, Outcome::Inexact, Some(error), Some(note))
             }
-            (found, _) => verdict(Check::Removed, found, apart),
+            (found, _) => verdict(Check::Removed, found, apart).without(&of_units),
         })
     }
 
@@ -326,6 +328,20 @@ impl Verifier {
         let mut single = self.subject(model)?.on_tract();
         let mut half = self.subject(model)?.in_its_types(model).on_tract();
         self.compare(&mut single, &mut half, HALF)
+    }
+
+    /// Compares what two models say of an image, but for outputs with an axis of heads or neurons, which are fewer in
+    /// one of them or in another order: these are named.
+    fn compare_wholes(&self, a: &mut Subject, b: &mut Subject, tolerance: Tolerance) -> Result<(Found, Vec<String>)> {
+        let mut of_units = a.outputs_of_units()?;
+        // A single head is no axis.
+        of_units.extend(b.outputs_of_units()?);
+        of_units.sort_unstable();
+        of_units.dedup();
+        if !(a.leave_out(&of_units) && b.leave_out(&of_units)) {
+            bail!(Unsupported, "every output has an axis of heads or neurons");
+        }
+        Ok((self.compare(a, b, tolerance)?, of_units))
     }
 
     /// Compares what two models say of an image.

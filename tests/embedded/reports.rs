@@ -158,6 +158,11 @@ fn tokens_that_no_patch_makes_are_no_grid() {
 }
 
 #[test]
+fn a_transform_that_is_supplied_names_no_size() {
+    sizes::a_transform_that_is_supplied_names_no_size();
+}
+
+#[test]
 fn the_strongest_source_of_an_image_size_decides() {
     sizes::the_strongest_source_decides();
 }
@@ -278,6 +283,11 @@ fn windows_at_other_sizes_are_right() {
 fn faults_of_children_are_found() {
     verified::faults_are_found(&tract());
     verified::one_run_finds_what_does_not_run(&tract());
+}
+
+#[test]
+fn outputs_of_each_head_are_left_out_of_a_verification() {
+    verified::outputs_of_each_head_are_left_out(&tract());
 }
 
 #[test]

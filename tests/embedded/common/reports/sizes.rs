@@ -4,6 +4,8 @@
 
 use std::fs;
 
+use offshoot::graph::{int_attribute, node};
+use offshoot::onnx::{DataType, Model, tensor_info};
 use serde_json::{Value, json};
 
 use super::fashion::{self, ANCESTOR};
@@ -52,6 +54,41 @@ pub fn tokens_that_no_patch_makes_are_no_grid() {
         assert_eq!(found["grid"], json!([grid, grid]));
         assert!(!stderr(&["inspect", model]).contains("warning"));
     }
+}
+
+/// A transform from flags, or one that the graph shows, names no size: a guess stays one.
+pub fn a_transform_that_is_supplied_names_no_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let pictures = folder.path().join("pictures");
+    fashion::folder(&pictures, 3, 2);
+    let density = ["density", DINOV3, "--images", text(&pictures), "--runtime", "tract", "--mean", ".4", "--std", ".3"];
+    let found = json(&[&density[..], &["--json"]].concat());
+    assert_eq!((&found["input"]["size_from"], &found["input"]["size"]), (&json!("guess"), &json!([224, 224])));
+    assert_eq!(found["input"]["transform_from"], json!(["flags"]));
+    assert!(stderr(&density).contains("warning: nothing says which image size this model is for: 224 x 224"));
+
+    // Bytes, which need no transform but their scale.
+    let bytes = folder.path().join("bytes.onnx");
+    let mut model = Model::open(crate::common::root().join(DINOV3)).unwrap();
+    let graph = model.graph_mut();
+    let input = graph.input[0].name().to_string();
+    for taken in graph.node.iter_mut().flat_map(|n| &mut n.input).filter(|x| **x == input) {
+        *taken = "pixels".into();
+    }
+    graph.node.insert(0, node("Cast", &[&input], &["pixels"], vec![int_attribute("to", DataType::Float as i64)]));
+    graph.input[0] = tensor_info(&input, DataType::Uint8, &[Some(1), Some(3), None, None]);
+    model.write(&bytes).unwrap();
+    let found = inspected(text(&bytes), &[]);
+    assert_eq!((&found["input"]["size_from"], &found["input"]["transform_from"]), (&json!("guess"), &json!(["graph"])));
+    assert!(stderr(&["inspect", text(&bytes)]).contains("warning: nothing says which image size this model is for"));
+
+    // The model's own transform does, and does so when flags replace a part of it.
+    let own = folder.path().join("own.onnx");
+    let transform = r#"{"size": [64, 64], "channels": 3, "mean": [0.5], "std": [0.5], "crop_ratio": 1.0, "interpolation": "bicubic", "resize": "square"}"#;
+    fashion::with_metadata(&crate::common::root().join(DINOV3), "offshoot.preprocess", Some(transform), &own);
+    let found = json(&[&["density", text(&own)], &density[2..], &["--json"]].concat());
+    assert_eq!((&found["input"]["size_from"], &found["input"]["size"]), (&json!("metadata"), &json!([64, 64])));
+    assert_eq!(found["input"]["transform_from"], json!(["flags", "metadata"]));
 }
 
 /// Flags, the model's metadata, a configuration beside it, tables.

@@ -110,6 +110,38 @@ pub fn faults_are_found(runtime: &Arc<Runtime>) {
     assert!(passed.failure().is_none() && passed.checks[5].outcome == Outcome::Passed, "{:?}", passed.checks);
 }
 
+/// An attention map has one matrix for each head, which are fewer in a child and in another order where they are
+/// permuted: that is no fault. What the other outputs say is compared all the same.
+pub fn outputs_of_each_head_are_left_out(runtime: &Arc<Runtime>) {
+    let ancestor = open("fixtures/reports/heads/inside.onnx");
+    let shape = |heads| Shape { heads: Heads::Count(heads), ..Shape::default() };
+    for heads in [1, 2] {
+        let right = verify(runtime, &ancestor, &shape(heads), |_| {});
+        let outcomes: Vec<_> = right.checks.iter().map(|c| (c.check.name(), c.outcome)).collect();
+        assert_eq!(outcomes, ALL.map(|name| (name, Outcome::Passed)), "{:?}", right.checks);
+        for c in &right.checks {
+            let compared = !matches!(c.check, Check::Permuted | Check::FullSize | Check::Removed);
+            let note = (!compared).then_some("but for `map`, with an axis of heads or neurons");
+            // A single head has no axis, and no order.
+            let alone = heads == 1 && c.check == Check::Permuted;
+            assert_eq!(c.note.as_deref(), note.filter(|_| !alone), "{:?}", right.checks);
+        }
+        let line = right.lines().remove(0);
+        assert!(line.contains("removed (but for `map`, with an axis of heads or neurons)"), "{line}");
+    }
+    let wrong = verify(runtime, &ancestor, &shape(2), |m| rotate(m, false));
+    let failed: Vec<Check> = wrong.ended(Outcome::Failed).map(|c| c.check).collect();
+    assert_eq!(failed, [Check::Removed], "{:?}", wrong.checks);
+
+    let mut map_alone = ancestor.clone();
+    map_alone.graph_mut().output.retain(|o| o.name() == "map");
+    let found = verify(runtime, &map_alone, &shape(2), |_| {});
+    for c in &found.checks[3..] {
+        assert_eq!(c.outcome, Outcome::NotRun, "{:?}", found.checks);
+        assert!(c.note.as_ref().is_some_and(|n| n.contains("every output has an axis of heads")), "{:?}", c.note);
+    }
+}
+
 /// A Reshape of the output to a fixed target.
 fn target(model: &mut Model, sizes: &[i64]) {
     model.graph_mut().initializer.push(tensor_from_i64("target", &[sizes.len()], sizes));
