@@ -1,10 +1,10 @@
 //! The table of operators: one row each, in the order of the files of typing and gradient rules.
 
-use super::Mark::*;
-use super::Shape::*;
-use super::Slot::{Bias, Borders, Constant, Data, Indices, Places, Scale, Shift, Sizes};
-use super::Type::*;
-use super::{ANY, Op, Shape, Slot};
+use super::row::Mark::*;
+use super::row::Shape::*;
+use super::row::Slot::{Bias, Borders, Constant, Data, Indices, Places, Scale, Shift, Sizes};
+use super::row::Type::*;
+use super::row::{ANY, Op, Shape, Slot};
 
 /// An operator of the default domain.
 const fn op(name: &'static str, shape: Shape) -> Op {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::data::Data;
-use super::setup::Options;
+use super::options::Options;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::descendant;

@@ -5,122 +5,15 @@
 
 mod classifier;
 mod data;
+mod fit;
 mod goal;
+mod options;
 mod setup;
 mod teaching;
 
-use std::sync::Arc;
-
 pub use data::{Cut, Data, open_dataset};
+pub use fit::{Images, Session};
 pub use goal::{Goal, LabelLoss};
-pub use setup::{Open, Options, Prepared, Setup};
+pub use options::Options;
+pub use setup::{Open, Prepared, Setup};
 pub use teaching::Guide;
-
-use super::{Observer, Operators, Plan, Precision, Recipe, Run, Summary, Teacher, Trainer, Validation};
-use crate::data::{Dataset, TrainingLoader, TrainingOptions, View};
-use crate::error::Result;
-use crate::onnx::Model;
-use crate::runtime::{Device, Kind, Runtime};
-
-/// A run of training that is ready to begin.
-pub struct Session {
-    /// Its graphs and state.
-    pub trainer: Trainer,
-    /// What these were made of.
-    pub recipe: Recipe,
-    /// Images to train on.
-    pub training: TrainingLoader,
-    /// Images to validate on.
-    pub validation: Option<Validation>,
-    /// How long the run is and how it goes.
-    pub plan: Plan,
-    teacher: Option<Teacher>,
-}
-
-/// Images of a session.
-pub struct Images {
-    /// The data set.
-    pub dataset: Dataset,
-    /// Which of its images are trained on.
-    pub training: Vec<usize>,
-    /// Images to validate on, of this data set or of another.
-    pub validation: Option<Validation>,
-    /// How the model sees them.
-    pub view: View,
-    /// How they are put into batches; the size of a batch and the classes are the trainer's.
-    pub batches: TrainingOptions,
-}
-
-impl Session {
-    /// Puts images before a trainer.
-    ///
-    /// # Errors
-    /// Those of [`TrainingLoader::new`].
-    pub fn new(trainer: Trainer, recipe: Recipe, images: Images, plan: Plan) -> Result<Session> {
-        let classes = trainer.classes.as_ref().map(|(_, n)| *n);
-        let batches = TrainingOptions { batch_size: trainer.batch, classes, ..images.batches };
-        let View { preprocess, layout } = images.view;
-        let training = TrainingLoader::new(images.dataset, images.training, preprocess, layout, batches)?;
-        Ok(Session { trainer, recipe, training, validation: images.validation, plan, teacher: None })
-    }
-
-    /// Lets a teacher see the same images, in a view of its own where that is another.
-    ///
-    /// # Errors
-    /// Those of [`TrainingLoader::with_teacher`] and of [`Teacher::new`].
-    fn with_teacher(mut self, runtime: &Arc<Runtime>, teacher: Taught) -> Result<Session> {
-        self.training = self.training.with_teacher(teacher.view.clone())?;
-        if let Some(validation) = &mut self.validation {
-            validation.loader = validation.loader.clone().with_teacher(teacher.view)?;
-        }
-        let made = Teacher::new(runtime, &teacher.model, &self.recipe.loss, self.trainer.batch, teacher.image)?;
-        self.teacher = Some(match teacher.classes {
-            Some((value, places)) => made.with_classes(&value, places),
-            None => made,
-        });
-        Ok(self)
-    }
-
-    /// Images to train on and to validate on.
-    pub fn images(&self) -> [usize; 2] {
-        [self.training.len(), self.validation.as_ref().map_or(0, |v| v.loader.len())]
-    }
-
-    /// Trains, and says what came of it. The trainer holds the last weights then.
-    ///
-    /// # Errors
-    /// Those of [`Run::go`].
-    pub fn fit(&mut self, observer: &mut dyn Observer) -> Result<Summary> {
-        let mut run = Run {
-            trainer: &mut self.trainer,
-            recipe: &self.recipe,
-            training: &self.training,
-            validation: self.validation.as_ref(),
-            teacher: self.teacher.as_mut(),
-            plan: &self.plan,
-        };
-        run.go(observer)
-    }
-}
-
-/// A teacher, and what it sees.
-struct Taught {
-    model: Model,
-    /// Its view of the images, where that is not the student's.
-    view: Option<View>,
-    /// Height and width of its images.
-    image: [usize; 2],
-    /// The value whose classes lie in another order than the student's, and the place of each.
-    classes: Option<(String, Vec<usize>)>,
-}
-
-impl Operators {
-    /// What step graphs are made of on a runtime: all that it has.
-    pub fn of(runtime: &Runtime, precision: Precision) -> Operators {
-        match (runtime.kind, runtime.device) {
-            (Kind::Tract, _) => Operators::Standard,
-            (_, Device::Cpu) if precision == Precision::F32 => Operators::Fused,
-            _ => Operators::Contrib,
-        }
-    }
-}

@@ -4,49 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::classifier::Maker;
+use super::data::Data;
+use super::fit::{Images, Session, Taught};
+use super::options::Options;
 use super::teaching::{self, Guide};
-use super::{Data, Goal, Images, Session, Taught};
 use crate::anatomy::{Activation, activation};
 use crate::axes::Typing;
-use crate::data::{InputReport, InputShape, PreprocessFlags, TrainingOptions, View};
+use crate::data::{InputReport, InputShape, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::PREPROCESS;
 use crate::onnx::Model;
 use crate::opening::keep_transform;
 use crate::progress::Listener;
 use crate::runtime::{self, Device, Runtime};
-use crate::training::{
-    Batching, Memory, Plan, Pooling, Precision, Recipe, Separated, Trainer, Validation, said_of, separate,
-};
-
-/// What is asked of a session, beside its model, its data and its teacher.
-#[derive(Default)]
-pub struct Options {
-    /// Classes of a new classifier, where there is to be one.
-    pub classes: Option<usize>,
-    /// What a new classifier behind an encoder looks at.
-    pub pooling: Option<Pooling>,
-    /// What is to be learned.
-    pub goal: Goal,
-    /// How it is learned; the loss is the goal's.
-    pub recipe: Recipe,
-    /// How long, and how the run goes.
-    pub plan: Plan,
-    /// How images are put into batches; the size of a batch and the classes are the trainer's.
-    pub batches: TrainingOptions,
-    /// How images are prepared, beside what the model says.
-    pub transform: PreprocessFlags,
-    /// How many images are taken at most where no split says which.
-    pub limit: Option<usize>,
-    /// Weights that are trained too, and weights that are not, by patterns.
-    pub train: Vec<String>,
-    /// Weights that stay as they are, by patterns.
-    pub freeze: Vec<String>,
-    /// Images to validate on must be there.
-    pub require_improvement: bool,
-    /// Nothing will be trained.
-    pub dry_run: bool,
-}
+use crate::training::{Batching, Memory, Precision, Recipe, Separated, Trainer, Validation, said_of, separate};
 
 /// What opens the file of a teacher.
 pub type Open<'o> = &'o dyn Fn(&Path) -> Result<Model>;

@@ -85,7 +85,7 @@ pub fn a_transform_that_is_supplied_names_no_size() {
     // The model's own transform does, and does so when flags replace a part of it.
     let own = folder.path().join("own.onnx");
     let transform = r#"{"size": [64, 64], "channels": 3, "mean": [0.5], "std": [0.5], "crop_ratio": 1.0, "interpolation": "bicubic", "resize": "square"}"#;
-    fashion::with_metadata(&crate::common::root().join(DINOV3), "offshoot.preprocess", Some(transform), &own);
+    fashion::with_metadata(crate::common::root().join(DINOV3), "offshoot.preprocess", Some(transform), &own);
     let found = json(&[&["density", text(&own)], &density[2..], &["--json"]].concat());
     assert_eq!((&found["input"]["size_from"], &found["input"]["size"]), (&json!("metadata"), &json!([64, 64])));
     assert_eq!(found["input"]["transform_from"], json!(["flags", "metadata"]));
