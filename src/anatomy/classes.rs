@@ -418,7 +418,6 @@ impl<'t, 'm> Reader<'t, 'm> {
 
     /// The nearest division by a length before `value`, past constant factors and summands.
     fn norm_behind(&self, value: &str) -> Option<(String, String)> {
-        let fixed = self.typing.fixed();
         let mut value = value;
         loop {
             value = self.back(value);
@@ -428,7 +427,7 @@ impl<'t, 'm> Reader<'t, 'm> {
             }
             let node = self.maker(value).filter(|m| ops::of(m).is(Mark::Arithmetic))?;
             let [a, b] = &node.input[..] else { return None };
-            value = match (fixed.contains(a.as_str()), fixed.contains(b.as_str())) {
+            value = match (self.typing.is_constant(a), self.typing.is_constant(b)) {
                 (false, true) => a,
                 (true, false) => b,
                 _ => return None,

@@ -12,13 +12,12 @@ use crate::onnx::proto::NodeProto;
 pub struct Roles<'t, 'm> {
     typing: &'t Typing<'m>,
     links: Links<'m>,
-    fixed: HashSet<&'m str>,
 }
 
 impl<'t, 'm> Roles<'t, 'm> {
     /// Prepares the search.
     pub fn new(typing: &'t Typing<'m>) -> Self {
-        Roles { typing, links: Links::new(typing.graph), fixed: typing.fixed() }
+        Roles { typing, links: Links::new(typing.graph) }
     }
 
     /// Uses whose axes carry the factor.
@@ -39,7 +38,7 @@ impl<'t, 'm> Roles<'t, 'm> {
         let node = &self.typing.graph.node[k];
         let mut nodes = HashSet::new();
         let given = slots.iter().filter_map(|&j| node.input.get(j)).map(String::as_str);
-        let mut todo: Vec<&str> = given.filter(|x| self.fixed.contains(x)).collect();
+        let mut todo: Vec<&str> = given.filter(|x| self.typing.is_constant(x)).collect();
         while let Some(x) = todo.pop() {
             if let Some(&m) = self.links.maker.get(x)
                 && nodes.insert(m)

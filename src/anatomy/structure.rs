@@ -94,13 +94,12 @@ impl Anatomy {
     pub fn encoder_end(&self, typing: &Typing) -> Option<String> {
         let leave = self.layers.last()?.leave.clone()?;
         let shape = typing.shape(&leave)?;
-        let fixed = typing.fixed();
         let mut inside: HashSet<&str> = HashSet::from([leave.as_str()]);
         let mut end = leave.clone();
         for node in &typing.graph.node {
             let uses = node.input.iter().any(|x| inside.contains(x.as_str()));
             let closed =
-                node.input.iter().all(|x| x.is_empty() || inside.contains(x.as_str()) || fixed.contains(x.as_str()));
+                node.input.iter().all(|x| x.is_empty() || inside.contains(x.as_str()) || typing.is_constant(x));
             let op = ops::of(node);
             let of_norm = op.is(Mark::LayerNorm) || op.is(Mark::NormStep) || op.name == "ReduceMean";
             if uses && closed && of_norm {

@@ -70,7 +70,6 @@ const LARGEST_TABLE: usize = 3 << 20;
 struct Finder<'t, 'm> {
     typing: &'t Typing<'m>,
     links: Links<'m>,
-    fixed: HashSet<&'m str>,
     contractions: HashSet<usize>,
     /// Nodes between the product of queries and keys and the Softmax.
     scores: HashSet<usize>,
@@ -85,7 +84,6 @@ impl<'t, 'm> Finder<'t, 'm> {
         let mut finder = Finder {
             typing,
             links: Links::new(typing.graph),
-            fixed: typing.fixed(),
             contractions: typing.contractions.iter().map(|c| c.node).collect(),
             scores: HashSet::new(),
             heads: attentions()
@@ -110,7 +108,7 @@ impl<'t, 'm> Finder<'t, 'm> {
             if self.contractions.contains(&k) || !self.scores.insert(k) {
                 continue;
             }
-            let varying = self.node(k).input.iter().filter(|x| !self.fixed.contains(x.as_str()));
+            let varying = self.node(k).input.iter().filter(|x| !self.typing.is_constant(x));
             todo.extend(varying.filter_map(|x| self.links.maker.get(x.as_str()).copied()));
         }
     }
@@ -132,7 +130,7 @@ impl<'t, 'm> Finder<'t, 'm> {
             }
             let outputs = self.node(k).output.iter().filter(|o| !o.is_empty());
             let met = self.by_slot(u, k, j).or_else(|| {
-                let fixed = outputs.clone().all(|o| self.fixed.contains(o.as_str()));
+                let fixed = outputs.clone().all(|o| self.typing.is_constant(o));
                 (!fixed).then(|| self.at_data(u, k, j))
             });
             if let Some(kind) = met {
@@ -248,13 +246,18 @@ impl<'t, 'm> Finder<'t, 'm> {
     }
 
     fn is_fixed(&self, k: usize, j: usize) -> bool {
-        self.node(k).input.get(j).is_some_and(|x| self.fixed.contains(x.as_str()))
+        self.node(k).input.get(j).is_some_and(|x| self.typing.is_constant(x))
     }
 
     /// All elements lie along the last axis.
     fn is_row(&self, u: usize) -> bool {
         let last = self.typing.uses[u].dims.last().map(|d| self.typing.factors.size(d));
         self.count(u) > 1 && last == Some(self.count(u))
+    }
+
+    /// How many inputs of a node depend on data.
+    fn varying_operands(&self, k: usize) -> usize {
+        self.node(k).input.iter().filter(|x| !x.is_empty() && !self.typing.is_constant(x)).count()
     }
 
     /// The value in the slot has one axis of more than one element.
@@ -275,8 +278,8 @@ impl<'t, 'm> Finder<'t, 'm> {
     /// What a contraction with a weight makes, with or without its bias.
     fn is_output(&self, value: &str) -> bool {
         let Some(k) = self.maker(value) else { return false };
-        let varying = || self.node(k).input.iter().filter(|x| !self.fixed.contains(x.as_str()));
-        let product = |k: usize| self.contractions.contains(&k) && varying_operands(self.node(k), &self.fixed) == 1;
+        let varying = || self.node(k).input.iter().filter(|x| !self.typing.is_constant(x));
+        let product = |k: usize| self.contractions.contains(&k) && self.varying_operands(k) == 1;
         product(k)
             || (self.node(k).op_type() == "Add"
                 && varying().count() == 1
@@ -304,7 +307,7 @@ impl<'t, 'm> Finder<'t, 'm> {
             self.node(k).input.iter().enumerate().filter(|(i, _)| *i != j).map(|(_, x)| x.as_str()).collect();
         let mut seen = HashSet::new();
         while let Some(x) = todo.pop() {
-            let Some(&m) = self.links.maker.get(x).filter(|_| !self.fixed.contains(x)) else { continue };
+            let Some(&m) = self.links.maker.get(x).filter(|_| !self.typing.is_constant(x)) else { continue };
             if self.contractions.contains(&m) {
                 return true;
             }
@@ -340,7 +343,7 @@ impl<'t, 'm> Finder<'t, 'm> {
     /// A normalised value times a norm's scale.
     fn is_scaled(&self, value: &str) -> bool {
         let Some(node) = self.maker(value).map(|k| self.node(k)) else { return false };
-        let varying = || node.input.iter().filter(|x| !self.fixed.contains(x.as_str()));
+        let varying = || node.input.iter().filter(|x| !self.typing.is_constant(x));
         node.op_type() == "Mul" && varying().count() == 1 && varying().any(|x| self.is_normalised(x))
     }
 
@@ -353,7 +356,7 @@ impl<'t, 'm> Finder<'t, 'm> {
         let (mut value, mut root) = (value, false);
         // A deviation is a few operators away from its mean: more are something else.
         for _ in 0..8 {
-            let Some(k) = self.maker(value).filter(|_| !self.fixed.contains(value)) else { return false };
+            let Some(k) = self.maker(value).filter(|_| !self.typing.is_constant(value)) else { return false };
             let node = self.node(k);
             match node.op_type() {
                 "ReduceL2" => return true,
@@ -362,18 +365,13 @@ impl<'t, 'm> Finder<'t, 'm> {
                 _ if ops::of(node).is(Mark::Deviation) => {}
                 _ => return false,
             }
-            let Some(next) = node.input.iter().find(|x| !x.is_empty() && !self.fixed.contains(x.as_str())) else {
+            let Some(next) = node.input.iter().find(|x| !x.is_empty() && !self.typing.is_constant(x)) else {
                 return false;
             };
             value = next;
         }
         false
     }
-}
-
-/// How many inputs of a node depend on data.
-fn varying_operands(node: &NodeProto, fixed: &HashSet<&str>) -> usize {
-    node.input.iter().filter(|x| !x.is_empty() && !fixed.contains(x.as_str())).count()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 
 pub mod arithmetic;
 mod batch;
+mod constants;
 pub mod factors;
 pub mod resize;
 mod rules;
@@ -142,6 +143,8 @@ pub struct Typing<'m> {
     pub known: HashMap<&'m str, Known>,
     /// Initializers, and tensors of Constant nodes.
     pub weights: HashMap<&'m str, &'m TensorProto>,
+    /// Values that depend on no input.
+    constants: HashSet<&'m str>,
     /// Uses of weights.
     pub uses: Vec<Use>,
     /// Contractions.
@@ -259,9 +262,8 @@ impl<'m> Typing<'m> {
         if !self.graph.node.iter().any(|n| resizes(&n)) {
             return Vec::new();
         }
-        let fixed = self.fixed();
         let ends = |node: &'m NodeProto| {
-            let table = node.input.first().filter(|x| fixed.contains(x.as_str()))?;
+            let table = node.input.first().filter(|x| self.is_constant(x))?;
             Some((table.as_str(), node.output.first()?.as_str()))
         };
         self.graph.node.iter().filter(resizes).filter_map(ends).collect()
@@ -346,6 +348,7 @@ impl<'m> Typing<'m> {
             dims: HashMap::new(),
             known: HashMap::new(),
             weights: HashMap::new(),
+            constants: HashSet::new(),
             uses: Vec::new(),
             contractions: Vec::new(),
             parts: Vec::new(),
@@ -367,6 +370,7 @@ impl<'m> Typing<'m> {
         typing.inputs(opens)?;
         for k in 0..graph.node.len() {
             typing.node(k).map_err(|e| e.in_node(node_label(&graph.node[k])))?;
+            typing.note_constants(&graph.node[k]);
         }
         typing.takes_patches = typing.attends_over_batch();
         Ok(typing)
@@ -384,7 +388,6 @@ impl<'m> Typing<'m> {
         }
         let images = self.factors.factor_size(batch);
         let holds = |dim: &Dim| self.factors.meet(dim, &[batch]);
-        let mut fixed = None;
         self.graph.node.iter().enumerate().any(|(k, node)| {
             let dims = node.output.first().and_then(|o| self.dims.get(o.as_str()));
             let across = match (self.fused.get(&k), dims) {
@@ -397,15 +400,13 @@ impl<'m> Typing<'m> {
                 _ => false,
             };
             // What weights alone attend to (a table of positions) has no batch.
-            across && {
-                let fixed = fixed.get_or_insert_with(|| self.fixed());
-                !node.input.iter().all(|x| x.is_empty() || fixed.contains(x.as_str()))
-            }
+            across && !node.input.iter().all(|x| x.is_empty() || self.is_constant(x))
         })
     }
 
     fn weight(&mut self, name: &'m str, t: &'m TensorProto) {
         self.weights.insert(name, t);
+        self.constants.insert(name);
         let count = element_count(t).unwrap_or(usize::MAX);
         let limit = if is_float(t) { 1 } else { LIMIT };
         if count <= limit
@@ -516,17 +517,6 @@ impl<'m> Typing<'m> {
         }
         let kind = output_type(node, 0, |_| None)?;
         Some((arithmetic::constant(node)?, kind))
-    }
-
-    /// Values that depend on no input: weights, known values, and what is computed from them alone.
-    pub fn fixed(&self) -> HashSet<&'m str> {
-        let mut fixed: HashSet<&str> = self.weights.keys().chain(self.known.keys()).copied().collect();
-        for node in &self.graph.node {
-            if node.input.iter().all(|x| x.is_empty() || fixed.contains(x.as_str())) {
-                fixed.extend(node.output.iter().map(String::as_str));
-            }
-        }
-        fixed
     }
 
     /// True where some node takes pieces of a factor out of an axis: what it stands for is then not alike from one

@@ -379,7 +379,8 @@ struct Repair<'t, 'm> {
     plan: &'t Plan,
     factors: &'t mut Factors,
     known: HashMap<String, Known>,
-    fixed: HashSet<String>,
+    /// The typing's constants but for what is computed from shapes, which change.
+    constants: HashSet<String>,
     names: &'t mut Names,
     initializers: Vec<TensorProto>,
     nodes: Vec<NodeProto>,
@@ -417,7 +418,7 @@ struct Number {
 }
 
 impl Cone {
-    fn new(typing: &Typing, known: &HashMap<String, Known>, fixed: &HashSet<String>, operand: &str) -> Cone {
+    fn new(typing: &Typing, known: &HashMap<String, Known>, constants: &HashSet<String>, operand: &str) -> Cone {
         let graph = typing.graph;
         let mut parts = Vec::new();
         let mut cone = Cone { nodes: Vec::new(), shapes: HashMap::new(), constants: Vec::new() };
@@ -436,7 +437,7 @@ impl Cone {
             cone.nodes.push(k);
             for (j, x) in node.input.iter().enumerate().filter(|(_, x)| !x.is_empty()) {
                 todo.push_back(x);
-                let Some((value, kind)) = typing.constant_number(x).filter(|_| fixed.contains(x)) else {
+                let Some((value, kind)) = typing.constant_number(x).filter(|_| constants.contains(x)) else {
                     if let Some(value) = known.get(x).filter(|_| node.op_type() == "Concat") {
                         parts.push(Number { value: value.clone(), kind: DataType::Int64, uses: vec![(k, j)] });
                     }
@@ -497,9 +498,9 @@ const MAX_ELEMENTS_OF_SHAPE: usize = 8;
 /// Walks the graph with the new sizes.
 fn repair(typing: &Typing, plan: &Plan, factors: &mut Factors, names: &mut Names, out: &mut GraphProto) -> Result<()> {
     let mut known = HashMap::new();
-    let mut fixed: HashSet<String> = HashSet::new();
+    let mut constants: HashSet<String> = HashSet::new();
     for t in &out.initializer {
-        fixed.insert(t.name().to_string());
+        constants.insert(t.name().to_string());
         let old = typing.known.contains_key(t.name()) || !typing.weights.contains_key(t.name());
         if old && let Some(value) = Known::read(t) {
             known.insert(t.name().to_string(), value);
@@ -510,7 +511,7 @@ fn repair(typing: &Typing, plan: &Plan, factors: &mut Factors, names: &mut Names
         plan,
         factors,
         known,
-        fixed,
+        constants,
         names,
         initializers: Vec::new(),
         nodes: Vec::new(),
@@ -593,7 +594,7 @@ impl<'m> Repair<'_, 'm> {
         let first = was.output.first().map(String::as_str).unwrap_or("");
         if op == "Constant" {
             for o in &was.output {
-                self.fixed.insert(o.clone());
+                self.constants.insert(o.clone());
                 if let Some(value) = typing.known.get(o.as_str()) {
                     self.known.insert(o.clone(), value.clone());
                 }
@@ -617,8 +618,8 @@ impl<'m> Repair<'_, 'm> {
                 "AveragePool" | "MaxPool" | "LpPool" => self.pool(was, &mut node),
                 _ => self.counts(k, &mut node),
             }
-            if node.input.iter().all(|x| x.is_empty() || self.fixed.contains(x)) {
-                self.fixed.extend(node.output.iter().cloned());
+            if typing.keeps_constant(&node, |x| self.constants.contains(x)) {
+                self.constants.extend(node.output.iter().cloned());
             }
         }
         self.nodes.push(node);
@@ -664,9 +665,9 @@ impl<'m> Repair<'_, 'm> {
             }
             self.known.insert(o.clone(), value);
         }
-        let constant = !matches!(was.op_type(), "Shape" | "Size");
-        if constant && node.input.iter().all(|x| x.is_empty() || self.fixed.contains(x)) {
-            self.fixed.extend(was.output.iter().cloned());
+        let of_shape = matches!(was.op_type(), "Shape" | "Size");
+        if !of_shape && self.typing.keeps_constant(node, |x| self.constants.contains(x)) {
+            self.constants.extend(was.output.iter().cloned());
         }
         Ok(())
     }
@@ -682,7 +683,7 @@ impl<'m> Repair<'_, 'm> {
         if agrees && !self.divided.contains(&node.input[j]) {
             return Ok(());
         }
-        if self.fixed.contains(&node.input[j]) {
+        if self.constants.contains(&node.input[j]) {
             if agrees {
                 return Ok(());
             }
@@ -746,7 +747,7 @@ impl<'m> Repair<'_, 'm> {
                 return Some(name.clone());
             }
         }
-        let cone = Cone::new(self.typing, &self.known, &self.fixed, operand);
+        let cone = Cone::new(self.typing, &self.known, &self.constants, operand);
         let mut changes = Changes::new();
         let (mut good, want) = self.good(was, operand, &cone, &changes)?;
         if good.iter().all(|&g| g) {
@@ -857,7 +858,7 @@ impl<'m> Repair<'_, 'm> {
     /// Constant repeats of a Tile make the new sizes.
     fn repeats(&mut self, was: &NodeProto, node: &mut NodeProto) {
         let (from, to) = (self.shape(&was.input[0]), self.shape(&was.output[0]));
-        let have = node.input.get(1).filter(|x| self.fixed.contains(*x)).and_then(|x| self.operand(x).ok());
+        let have = node.input.get(1).filter(|x| self.constants.contains(*x)).and_then(|x| self.operand(x).ok());
         let Some(have) = have.filter(|h| h.len() == to.len() && from.len() == to.len()) else { return };
         if to.iter().zip(&from).any(|(t, &f)| f == 0 || t % f != 0) {
             return;
@@ -988,7 +989,7 @@ impl<'m> Repair<'_, 'm> {
         let moved: Vec<Option<Vec<usize>>> =
             dims[..width].iter().map(|d| self.plan.positions(&typing.factors, d)).collect();
         // Places that are computed were computed again.
-        if moved.iter().all(Option::is_none) || !self.fixed.contains(&node.input[1]) {
+        if moved.iter().all(Option::is_none) || !self.constants.contains(&node.input[1]) {
             return Ok(());
         }
         let stored = || typing.weights.get(was.input[1].as_str()).and_then(|t| Known::read(t));
@@ -1049,7 +1050,7 @@ impl<'m> Repair<'_, 'm> {
     fn scatter_elements(&self, was: &NodeProto) -> Result<()> {
         let dims = self.typing.dims.get(was.output[0].as_str()).map(Vec::as_slice).unwrap_or_default();
         let moved = dims.iter().any(|d| self.plan.positions(&self.typing.factors, d).is_some());
-        match moved && was.input.get(1).is_some_and(|x| self.fixed.contains(x)) {
+        match moved && was.input.get(1).is_some_and(|x| self.constants.contains(x)) {
             true => Err(stuck("elements are put")),
             false => Ok(()),
         }

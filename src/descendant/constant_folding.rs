@@ -16,7 +16,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Links, Names, data_inputs, declare_dim, declared_dims, element_types};
 use crate::onnx::proto::{GraphProto, TensorProto, ValueInfoProto};
 use crate::onnx::{DataType, Model, payload, tensor_from_i64, tensor_info};
-use crate::ops::{self, Mark};
 use crate::runtime::{Runtime, can_evaluate};
 
 /// A value of up to this many bytes is always worth writing down.
@@ -98,13 +97,9 @@ impl<'m> Folder<'m> {
             other,
         };
         for node in &graph.node {
-            let inputs = || node.input.iter().filter(|x| !x.is_empty());
-            let random = ops::of(node).is(Mark::Random);
             // A Shape of a constant is a constant; one of data is where the typing finds the same under both batch
             // sizes.
-            let computed = !random
-                && (node.op_type() == "Constant" || inputs().next().is_some())
-                && inputs().all(|x| folder.constant.contains(x.as_str()));
+            let computed = folder.typing.keeps_constant(node, |x| folder.constant.contains(x));
             for o in node.output.iter().filter(|o| !o.is_empty()) {
                 if computed || folder.known(o).is_some() {
                     folder.constant.insert(o);

@@ -108,7 +108,6 @@ fn bridge(typing: &Typing, enter: &str, leave: &str) -> Option<Option<Vec<i64>>>
 /// attention. Any other norm is that of a stack, which stays when its last layer goes.
 pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
     let links = Links::new(typing.graph);
-    let fixed = typing.fixed();
     let mut ends: Vec<Option<String>> = anatomy.layers.iter().map(|layer| layer.leave.clone()).collect();
     for stack in &anatomy.stacks {
         let mut before: Option<Vec<&str>> = None;
@@ -117,8 +116,8 @@ pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
             let Some(leave) = layer.leave.as_deref() else { continue };
             let next = stack.layers.get(i + 1).and_then(|&n| anatomy.layers[n].enter.as_deref());
             let next = next.filter(|n| *n != leave && typing.shape(n) == typing.shape(leave));
-            let border = next.and_then(|next| norm_between(typing, &links, &fixed, leave, next));
-            let (own, place) = match inner_norm(typing, &links, &fixed, layer) {
+            let border = next.and_then(|next| norm_between(typing, &links, leave, next));
+            let (own, place) = match inner_norm(typing, &links, layer) {
                 Inner::Norm(ops) => (Some(ops), border.and(next)),
                 Inner::None => (None, None),
                 Inner::Unknown if is_normed_first(typing, &links, layer) => (None, None),
@@ -148,14 +147,14 @@ enum Inner<'m> {
     Unknown,
 }
 
-fn inner_norm<'m>(typing: &Typing<'m>, links: &Links<'m>, fixed: &HashSet<&'m str>, layer: &Attention) -> Inner<'m> {
+fn inner_norm<'m>(typing: &Typing<'m>, links: &Links<'m>, layer: &Attention) -> Inner<'m> {
     let sums = layer.sums.iter().enumerate();
     let pairs = sums.clone().flat_map(|(i, (_, sum))| {
         let others = sums.clone().filter(move |(j, _)| *j != i);
         others.map(move |(_, (skip, _))| (sum, skip))
     });
     for (sum, skip) in pairs {
-        match (sum == skip).then(Vec::new).or_else(|| between(typing, links, fixed, sum, skip)) {
+        match (sum == skip).then(Vec::new).or_else(|| between(typing, links, sum, skip)) {
             Some(ops) if is_norm(&ops) => return Inner::Norm(ops),
             // In half precision a skip may pass a Cast of its own.
             Some(ops) if ops.iter().all(|op| matches!(*op, "Cast" | "Identity")) => return Inner::None,
@@ -184,29 +183,17 @@ fn is_normed_first(typing: &Typing, links: &Links, layer: &Attention) -> bool {
 }
 
 /// The operators of the norm that makes one value of another, and nothing else.
-fn norm_between<'m>(
-    typing: &Typing<'m>,
-    links: &Links<'m>,
-    fixed: &HashSet<&'m str>,
-    from: &str,
-    to: &str,
-) -> Option<Vec<&'m str>> {
-    between(typing, links, fixed, from, to).filter(|ops| is_norm(ops))
+fn norm_between<'m>(typing: &Typing<'m>, links: &Links<'m>, from: &str, to: &str) -> Option<Vec<&'m str>> {
+    between(typing, links, from, to).filter(|ops| is_norm(ops))
 }
 
 /// Operators between two values, in order; `None` where the second is not made from the first alone.
-fn between<'m>(
-    typing: &Typing<'m>,
-    links: &Links<'m>,
-    fixed: &HashSet<&'m str>,
-    from: &str,
-    to: &str,
-) -> Option<Vec<&'m str>> {
+fn between<'m>(typing: &Typing<'m>, links: &Links<'m>, from: &str, to: &str) -> Option<Vec<&'m str>> {
     let mut nodes = BTreeSet::new();
     let mut todo = vec![to];
     let mut seen = HashSet::new();
     while let Some(x) = todo.pop() {
-        if x == from || fixed.contains(x) || !seen.insert(x) {
+        if x == from || typing.is_constant(x) || !seen.insert(x) {
             continue;
         }
         let &k = links.maker.get(x)?;

@@ -65,7 +65,6 @@ impl LayerWeights {
 /// For each layer, its nodes that depend on data, numbered in the order of a walk back from its end.
 fn walks(typing: &Typing, anatomy: &Anatomy) -> Vec<HashMap<usize, usize>> {
     let links = Links::new(typing.graph);
-    let fixed = typing.fixed();
     let ends = depth::ends(typing, anatomy);
     let mut out = Vec::new();
     for (layer, end) in anatomy.layers.iter().zip(&ends) {
@@ -90,9 +89,7 @@ fn walks(typing: &Typing, anatomy: &Anatomy) -> Vec<HashMap<usize, usize>> {
                     continue;
                 }
                 order.insert(k, next);
-                todo.extend(
-                    typing.graph.node[k].input.iter().filter(|x| !fixed.contains(x.as_str())).map(String::as_str),
-                );
+                todo.extend(typing.graph.node[k].input.iter().filter(|x| !typing.is_constant(x)).map(String::as_str));
             }
         }
         out.push(order);

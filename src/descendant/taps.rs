@@ -13,7 +13,7 @@ const LISTED: usize = 3;
 
 /// What is to be said of outputs when the layers that are not `kept` go; `ends` says where each layer ends.
 pub(super) fn said(typing: &Typing, anatomy: &Anatomy, ends: &[Option<String>], kept: &[usize]) -> Vec<String> {
-    let (links, fixed) = (Links::new(typing.graph), typing.fixed());
+    let links = Links::new(typing.graph);
     let outputs: HashSet<&str> = typing.graph.output.iter().map(|o| o.name()).collect();
     let mut said = Vec::new();
     for l in (0..anatomy.layers.len()).filter(|l| !kept.contains(l)) {
@@ -25,7 +25,7 @@ pub(super) fn said(typing: &Typing, anatomy: &Anatomy, ends: &[Option<String>], 
                 "layer {l} is left out: the output `{end}`, which held what leaves it, holds what would have entered it"
             ));
         }
-        let needed = needed(typing, &links, &fixed, enter, end);
+        let needed = needed(typing, &links, enter, end);
         if !needed.is_empty() {
             let more = if needed.len() > LISTED { " and others" } else { "" };
             said.push(format!(
@@ -40,17 +40,11 @@ pub(super) fn said(typing: &Typing, anatomy: &Anatomy, ends: &[Option<String>], 
 }
 
 /// Outputs that need what lies between two values, and not the second of them alone, in their order.
-fn needed<'m>(
-    typing: &Typing<'m>,
-    links: &Links<'m>,
-    fixed: &HashSet<&'m str>,
-    enter: &str,
-    end: &str,
-) -> Vec<&'m str> {
+fn needed<'m>(typing: &Typing<'m>, links: &Links<'m>, enter: &str, end: &str) -> Vec<&'m str> {
     let Some(&last) = links.maker.get(end) else { return Vec::new() };
     let node = |k: usize| &typing.graph.node[k];
     // Sizes do not depend on what is computed.
-    let computes = |k: usize| !node(k).output.iter().all(|o| o.is_empty() || fixed.contains(o.as_str()));
+    let computes = |k: usize| !node(k).output.iter().all(|o| o.is_empty() || typing.is_constant(o));
     let users = |x: &str| links.users(x).iter().copied().filter(|&k| computes(k)).collect::<Vec<_>>();
     let mut behind: BTreeSet<usize> = BTreeSet::new();
     let mut todo = users(enter);

@@ -1,6 +1,5 @@
 //! The two products of an attention, and the head dimensions that they sum over and make.
 
-use super::part::fixed;
 use crate::anatomy::{Attention, in_usual_order};
 use crate::axes::{Factor, Typing};
 use crate::graph::Links;
@@ -34,20 +33,19 @@ pub(super) fn head_factors(typing: &Typing, links: &Links, layer: &Attention) ->
 
 /// The product of two computed values that a value is made of, by operators that keep its elements apart.
 fn back(typing: &Typing, links: &Links, value: &str) -> Option<usize> {
-    let fixed = fixed(typing);
     let mut value = value;
     for _ in 0..32 {
         let &k = links.maker.get(value)?;
         let node = &typing.graph.node[k];
         if typing.contractions.iter().any(|c| c.node == k) {
-            return node.input.iter().all(|x| !fixed.contains(x.as_str())).then_some(k);
+            return node.input.iter().all(|x| !typing.is_constant(x)).then_some(k);
         }
         let op = ops::of(node);
         if !op.is(Mark::Arithmetic) && !op.is(Mark::Heads) && op.name != "Where" {
             return None;
         }
         // Shapes that are computed are known, and no data.
-        let data = |x: &&String| !x.is_empty() && !fixed.contains(x.as_str()) && !typing.known.contains_key(x.as_str());
+        let data = |x: &&String| !x.is_empty() && !typing.is_constant(x);
         let mut computed = node.input.iter().filter(data);
         value = computed.next()?;
         if computed.next().is_some() {

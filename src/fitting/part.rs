@@ -7,7 +7,7 @@ use ndarray::ArrayD;
 
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Attributes};
+use crate::graph;
 use crate::onnx::proto::TensorProto;
 use crate::onnx::{DataType, Model, tensor_from_i64, tensor_info};
 use crate::runtime::{Ports, Program, Runtime, State as Empty, fix_input, separate_skip_norms};
@@ -130,18 +130,4 @@ impl Part {
         idle().push(program);
         Ok(results)
     }
-}
-
-/// Values that depend on no image.
-pub fn fixed<'m>(typing: &Typing<'m>) -> HashSet<&'m str> {
-    let mut fixed: HashSet<&str> = typing.weights.keys().copied().collect();
-    fixed.extend(typing.graph.initializer.iter().map(|t| t.name()));
-    for node in &typing.graph.node {
-        if node.attribute("value").is_some() && node.op_type() == "Constant"
-            || node.input.iter().all(|x| x.is_empty() || fixed.contains(x.as_str()))
-        {
-            fixed.extend(node.output.iter().map(String::as_str));
-        }
-    }
-    fixed
 }

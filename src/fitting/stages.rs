@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ndarray::ArrayD;
 
-use super::part::{Part, Values, fixed};
+use super::part::{Part, Values};
 use super::targets::Site;
 use crate::axes::Typing;
 use crate::error::Result;
@@ -46,7 +46,6 @@ impl Stages {
         end: &[String],
     ) -> Result<Stages> {
         let links = Links::new(typing.graph);
-        let fixed = fixed(typing);
         let input = graph::data_inputs(typing.graph).first().map(|v| v.name().to_string()).unwrap_or_default();
         let mut made: HashMap<&str, usize> = HashMap::new();
         let mut plans: Vec<(Vec<usize>, Vec<&str>)> = Vec::new();
@@ -60,7 +59,7 @@ impl Stages {
             let mut seen = HashSet::new();
             let mut todo = targets.clone();
             while let Some(v) = todo.pop() {
-                if v.is_empty() || made.contains_key(v) || put_in(v) || fixed.contains(v) || !seen.insert(v) {
+                if v.is_empty() || made.contains_key(v) || put_in(v) || typing.is_constant(v) || !seen.insert(v) {
                     continue;
                 }
                 let Some(&k) = links.maker.get(v) else { bail!(Format, "nothing makes the value `{v}`") };
@@ -86,7 +85,7 @@ impl Stages {
             .map(|(s, (nodes, _))| {
                 let all = nodes.iter().flat_map(|&k| &typing.graph.node[k].input).map(String::as_str);
                 let mut list: Vec<&str> = all
-                    .filter(|v| !v.is_empty() && !fixed.contains(v) && made.get(v).is_none_or(|&at| at < s))
+                    .filter(|v| !v.is_empty() && !typing.is_constant(v) && made.get(v).is_none_or(|&at| at < s))
                     .collect();
                 list.sort_unstable();
                 list.dedup();

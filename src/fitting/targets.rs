@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayD, Axis, IxDyn};
 
 use super::layout::Layout;
-use super::part::{Part, Values, fixed};
+use super::part::{Part, Values};
 use crate::anatomy::{Anatomy, Roles};
 use crate::axes::{Dim, Factor, Typing};
 use crate::error::Result;
@@ -97,8 +97,7 @@ impl<'t, 'm> Finder<'t, 'm> {
         if node.int("group").unwrap_or(1) != 1 || node.op_type() == "Gemm" && node.int("transA").unwrap_or(0) != 0 {
             return None;
         }
-        let fixed = fixed(typing);
-        let operand = (0..2).find(|&j| node.input.get(j).is_some_and(|x| fixed.contains(x.as_str())))?;
+        let operand = (0..2).find(|&j| node.input.get(j).is_some_and(|x| typing.is_constant(x)))?;
         let input = node.input.get(1 - operand)?;
         let contraction = typing.contractions.iter().find(|c| c.node == k)?;
         let summed = typing.factors.leaves(&contraction.summed);
@@ -313,7 +312,6 @@ impl Site {
 
     /// Values besides what leaves the site that the sum is computed from.
     fn beside(&self, typing: &Typing, sum: &str) -> Vec<String> {
-        let fixed = fixed(typing);
         let links = Links::new(typing.graph);
         let mut behind: HashSet<&str> = HashSet::from([self.output.as_str()]);
         for node in &typing.graph.node {
@@ -325,7 +323,7 @@ impl Site {
         let mut todo = vec![sum];
         let mut seen = HashSet::new();
         while let Some(v) = todo.pop() {
-            if v.is_empty() || fixed.contains(v) || !seen.insert(v) || v == self.output {
+            if v.is_empty() || typing.is_constant(v) || !seen.insert(v) || v == self.output {
                 continue;
             }
             match links.maker.get(v) {

@@ -46,10 +46,10 @@ pub fn separate(model: &mut Model) -> Result<Vec<Separated>> {
         return Ok(Vec::new());
     }
     lift_constants(model.graph_mut());
-    let (plan, fixed) = {
+    let (plan, constants) = {
         let typing = Typing::new(model)?;
-        let fixed: HashSet<String> = typing.fixed().into_iter().map(str::to_string).collect();
-        (plan(&typing), fixed)
+        let constants: HashSet<String> = typing.constants().iter().map(|x| x.to_string()).collect();
+        (plan(&typing), constants)
     };
     let graph = model.graph_mut();
     let (mut names, mut left) = (Names::new(graph), HashSet::new());
@@ -58,7 +58,7 @@ pub fn separate(model: &mut Model) -> Result<Vec<Separated>> {
         let mut copies = Vec::new();
         for places in &parameters[1..] {
             let new = names.fresh(&name);
-            copy(graph, [&name, &new], places, &fixed, &mut names, &mut left);
+            copy(graph, [&name, &new], places, &constants, &mut names, &mut left);
             copies.push(new);
         }
         out.push(Separated { name, copies });
@@ -192,13 +192,13 @@ impl Blocks {
     }
 }
 
-/// Makes the inputs of nodes at some places read a copy of a weight; what is computed from it on the way, of `fixed`
-/// values alone, is copied too, and `left` behind under its old names.
+/// Makes the inputs of nodes at some places read a copy of a weight; what is computed from it on the way, of
+/// `constants` alone, is copied too, and `left` behind under its old names.
 fn copy(
     graph: &mut GraphProto,
     [name, new]: [&str; 2],
     places: &[Place],
-    fixed: &HashSet<String>,
+    constants: &HashSet<String>,
     names: &mut Names,
     left: &mut HashSet<String>,
 ) {
@@ -207,8 +207,8 @@ fn copy(
     let mut computed: HashSet<&str> = HashSet::from([name]);
     let mut between = Vec::new();
     for node in &graph.node {
-        let is_fixed = |x: &String| x.is_empty() || fixed.contains(x);
-        if node.input.iter().any(|x| computed.contains(x.as_str())) && node.input.iter().all(is_fixed) {
+        let is_constant = node.output.iter().any(|o| constants.contains(o));
+        if is_constant && node.input.iter().any(|x| computed.contains(x.as_str())) {
             computed.extend(node.output.iter().map(String::as_str));
             between.push(node);
         }

@@ -674,9 +674,8 @@ impl Memory {
     pub fn estimate(model: &Model, image: [usize; 2], recipe: &Recipe) -> Result<Memory> {
         let (form, shape, _) = trainable_form(model, recipe.batch, image)?;
         let typing = typed(&form, shape[0], image)?;
-        let fixed = typing.fixed();
         let size = |nodes: &mut dyn Iterator<Item = &NodeProto>| -> u64 {
-            let values = nodes.flat_map(|n| &n.output).filter(|o| !fixed.contains(o.as_str()));
+            let values = nodes.flat_map(|n| &n.output).filter(|o| !typing.is_constant(o));
             values.filter_map(|o| typing.shape(o)).map(|s| s.iter().product::<usize>() as u64).sum()
         };
         let mut elements = size(&mut typing.graph.node.iter());

@@ -152,7 +152,6 @@ impl Layers {
 fn depths<'m>(typing: &Typing<'m>) -> (HashMap<&'m str, usize>, usize) {
     let layers = Layers::new(typing);
     let links = Links::new(typing.graph);
-    let fixed = typing.fixed();
     let mut depths = HashMap::new();
     for &name in typing.weights.keys() {
         // Through everything that is computed from weights alone.
@@ -162,7 +161,7 @@ fn depths<'m>(typing: &Typing<'m>) -> (HashMap<&'m str, usize>, usize) {
         while let Some(value) = todo.pop() {
             for &k in links.users(value).iter().filter(|k| seen.insert(**k)) {
                 let node = &typing.graph.node[k];
-                if node.output.iter().any(|o| fixed.contains(o.as_str())) {
+                if node.output.iter().any(|o| typing.is_constant(o)) {
                     todo.extend(node.output.iter().map(String::as_str));
                 } else {
                     first = first.min(k);

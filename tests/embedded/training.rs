@@ -76,7 +76,6 @@ fn values_inside_of_layers_are_computed_again() {
     let (form, _, _) = trainable_form(&model, 4, [28, 28]).unwrap();
     let typing = Typing::new(&form).unwrap();
     let forward: HashSet<&str> = typing.graph.node.iter().flat_map(|n| &n.output).map(String::as_str).collect();
-    let fixed = typing.fixed();
     let outside: HashSet<String> =
         Anatomy::new(&typing).unwrap().layers.into_iter().flat_map(|l| [l.enter.unwrap(), l.leave.unwrap()]).collect();
     let kept = |recompute: bool| -> (usize, usize) {
@@ -86,7 +85,7 @@ fn values_inside_of_layers_are_computed_again() {
         let is_forward = |n: &offshoot::onnx::proto::NodeProto| n.output.iter().any(|o| forward.contains(o.as_str()));
         let read: HashSet<&str> = (graph.node.iter().filter(|n| !is_forward(n)).flat_map(|n| &n.input))
             .map(String::as_str)
-            .filter(|x| forward.contains(x) && !fixed.contains(x) && !outside.contains(*x))
+            .filter(|x| forward.contains(x) && !typing.is_constant(x) && !outside.contains(*x))
             .collect();
         let mut operators: HashMap<&str, usize> = HashMap::new();
         graph.node.iter().for_each(|n| *operators.entry(n.op_type()).or_default() += 1);

@@ -154,7 +154,7 @@ impl<'m> Finder<'_, 'm> {
         let mut todo = vec![keys];
         let mut seen = HashSet::new();
         while let Some(x) = todo.pop() {
-            if !seen.insert(x) || x.is_empty() || self.fixed.contains(x) {
+            if !seen.insert(x) || x.is_empty() || self.typing.is_constant(x) {
                 continue;
             }
             let carried: Vec<Factor> =
@@ -228,7 +228,7 @@ impl<'m> Finder<'_, 'm> {
             let product = self.is_product(m);
             let operands: Vec<&str> = maker.input.iter().take(2).map(String::as_str).collect();
             if product && operands.len() == 2 {
-                if !operands.iter().any(|o| self.fixed.contains(o)) {
+                if !operands.iter().any(|o| self.typing.is_constant(o)) {
                     return operands;
                 }
                 // Learned queries are fixed. Weights that mix heads have no queries, and tables of relative positions
@@ -242,7 +242,7 @@ impl<'m> Finder<'_, 'm> {
                     return operands;
                 }
             }
-            todo.extend(maker.input.iter().filter(|i| !self.fixed.contains(i.as_str())).map(String::as_str));
+            todo.extend(maker.input.iter().filter(|i| !self.typing.is_constant(i)).map(String::as_str));
         }
         Vec::new()
     }

@@ -1,6 +1,6 @@
 //! What every search starts from: links, constants, and contractions with weights.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use crate::axes::{Dim, Factor, Typing};
 use crate::graph::Links;
@@ -16,13 +16,11 @@ pub(super) struct WeightContraction {
 pub(super) struct Finder<'t, 'm> {
     pub typing: &'t Typing<'m>,
     pub links: Links<'m>,
-    pub fixed: HashSet<&'m str>,
     pub weight: HashMap<usize, WeightContraction>,
 }
 
 impl<'t, 'm> Finder<'t, 'm> {
     pub fn new(typing: &'t Typing<'m>) -> Self {
-        let fixed = typing.fixed();
         let mut uses: HashMap<(usize, usize), &Vec<Dim>> = HashMap::new();
         for u in &typing.uses {
             uses.insert((u.node, u.input), &u.dims);
@@ -31,7 +29,7 @@ impl<'t, 'm> Finder<'t, 'm> {
         for c in &typing.contractions {
             let node = &typing.graph.node[c.node];
             let operands: Vec<usize> =
-                (0..node.input.len().min(2)).filter(|&j| fixed.contains(node.input[j].as_str())).collect();
+                (0..node.input.len().min(2)).filter(|&j| typing.is_constant(&node.input[j])).collect();
             let ([j], false) = (&operands[..], c.summed.is_empty()) else { continue };
             let Some(dims) = uses.get(&(c.node, *j)).copied().or_else(|| typing.dims.get(node.input[*j].as_str()))
             else {
@@ -52,7 +50,7 @@ impl<'t, 'm> Finder<'t, 'm> {
             });
             weight.insert(c.node, WeightContraction { summed, made });
         }
-        Finder { typing, links: Links::new(typing.graph), fixed, weight }
+        Finder { typing, links: Links::new(typing.graph), weight }
     }
 
     pub fn node(&self, k: usize) -> &'m NodeProto {

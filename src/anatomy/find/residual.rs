@@ -111,7 +111,7 @@ impl<'m> Finder<'_, 'm> {
                 let skip = node
                     .input
                     .iter()
-                    .find(|x| !made.contains(x.as_str()) && is_before(x) && !self.fixed.contains(x.as_str()));
+                    .find(|x| !made.contains(x.as_str()) && is_before(x) && !self.typing.is_constant(x));
                 if let Some(skip) = skip {
                     let sum = match node.op_type() {
                         "Add" | "Sum" => node.output.first(),
@@ -150,7 +150,7 @@ impl<'m> Finder<'_, 'm> {
         let mut seen = HashSet::new();
         let mut todo = vec![value];
         while let Some(x) = todo.pop() {
-            if !seen.insert(x) || self.fixed.contains(x) || x.is_empty() {
+            if !seen.insert(x) || self.typing.is_constant(x) || x.is_empty() {
                 continue;
             }
             if let Some(sum) = sums.get(x) {

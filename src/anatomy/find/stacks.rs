@@ -66,7 +66,7 @@ fn origin<'m>(finder: &Finder<'_, 'm>, layer: &Attention, made_by: &HashMap<&str
         None => graph.node[layer.softmax[0]].input.iter().map(String::as_str).collect(),
     };
     while let Some(x) = todo.pop() {
-        if x.is_empty() || finder.fixed.contains(x) || !seen.insert(x) {
+        if x.is_empty() || finder.typing.is_constant(x) || !seen.insert(x) {
             continue;
         }
         if let Some(&l) = made_by.get(x) {
@@ -78,7 +78,8 @@ fn origin<'m>(finder: &Finder<'_, 'm>, layer: &Attention, made_by: &HashMap<&str
             continue;
         };
         let node = finder.node(k);
-        let operands: Vec<&str> = node.input.iter().map(String::as_str).filter(|x| !finder.fixed.contains(x)).collect();
+        let operands: Vec<&str> =
+            node.input.iter().map(String::as_str).filter(|x| !finder.typing.is_constant(x)).collect();
         let sums = matches!(node.op_type(), "Add" | "Sum") || is_skip_norm(node);
         let skip = operands.iter().filter(|_| sums).find(|skip| {
             let others = operands.iter().filter(|o| o != skip);

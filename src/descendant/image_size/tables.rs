@@ -215,7 +215,7 @@ impl<'t, 'm> Tables<'t, 'm> {
             let is_made =
                 !self.typing.known.contains_key(table.as_str()) && self.typing.dims.contains_key(table.as_str());
             let follows = self.typing.dims.get(table.as_str()).is_some_and(|d| d.iter().any(|d| self.sizes.changed(d)));
-            return match is_made && !follows && self.typing.fixed().contains(table.as_str()) {
+            return match is_made && !follows && self.typing.is_constant(table) {
                 true => Err(unknown()),
                 false => Ok(()),
             };

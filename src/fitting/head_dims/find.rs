@@ -4,7 +4,6 @@
 //! everywhere in these fits, so that packed projections need no rule of their own; where a rotation or a norm acts on
 //! the dimension in between, the attention keeps it.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use ndarray::{ArrayD, IxDyn};
@@ -12,7 +11,7 @@ use rayon::prelude::*;
 
 use super::super::head_factors::{HeadFactors, head_factors};
 use super::super::layout::Layout;
-use super::super::part::{Part, Values, fixed};
+use super::super::part::{Part, Values};
 use super::super::targets::{Finder, Site, Way};
 use crate::anatomy::{Anatomy, Attention};
 use crate::axes::{Factor, Typing};
@@ -66,7 +65,7 @@ pub fn narrows(runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result
     let anatomy = Anatomy::new(typing)?;
     let finder = Finder::new(typing);
     let links = Links::new(typing.graph);
-    let search = Search { runtime, typing, model, finder, links, fixed: fixed(typing) };
+    let search = Search { runtime, typing, model, finder, links };
     let found: Vec<Option<Narrow>> =
         anatomy.layers.par_iter().enumerate().map(|(l, layer)| search.attention(l, layer)).collect::<Result<_>>()?;
     Ok(found.into_iter().flatten().collect())
@@ -78,7 +77,6 @@ struct Search<'t, 'm> {
     model: &'t Model,
     finder: Finder<'t, 'm>,
     links: Links<'m>,
-    fixed: HashSet<&'m str>,
 }
 
 impl Search<'_, '_> {
@@ -143,7 +141,7 @@ impl Search<'_, '_> {
             allowed.extend(roles.bias(o.projection.node()));
         }
         let plain = |f: Factor| {
-            typing.graph.node.iter().filter(|node| !node.output.iter().all(|o| self.fixed.contains(o.as_str()))).all(
+            typing.graph.node.iter().filter(|node| !node.output.iter().all(|o| self.typing.is_constant(o))).all(
                 |node| {
                     let carries = node.output.iter().any(|o| {
                         let dims = typing.dims.get(o.as_str());
