@@ -11,11 +11,9 @@ use std::collections::HashMap;
 use super::arithmetic::{Known, elements};
 use super::{Assumption, Dim, Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{
-    self, Attributes, Names, data_inputs, declare_dim, declared_dims, int_attribute, nearest_border, node as new_node,
-};
-use crate::onnx::proto::{GraphProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension::Value, type_proto};
-use crate::onnx::{Model, node_label, tensor_from_i64};
+use crate::graph::{self, Attributes, Builder, data_inputs, declare_dim, declared_dims, int_attribute, nearest_border};
+use crate::onnx::proto::{NodeProto, ValueInfoProto, tensor_shape_proto::dimension::Value, type_proto};
+use crate::onnx::{Model, node_label};
 use crate::ops::{self, Mark};
 
 /// Images that are assumed to follow the batch through a graph: a prime number that no axis of a network is likely to
@@ -128,7 +126,8 @@ pub fn open_batch(model: &Model) -> Result<Model> {
     is_sound(&typing)?;
     let corrections = typing.opening.as_ref().map(|o| o.corrections.as_slice()).unwrap_or_default();
     let mut out = fixed.clone();
-    let mut change = Change { typing: &typing, names: Names::new(out.graph()), before: HashMap::new() };
+    let builder = Builder::new(out.graph(), typing.opset, "offshoot");
+    let mut change = Change { typing: &typing, builder, before: HashMap::new() };
     let graph = out.graph_mut();
     let sizes_are_fixed = dims[1..].iter().all(Option::is_some);
     for c in corrections {
@@ -145,36 +144,36 @@ pub fn open_batch(model: &Model) -> Result<Model> {
                     target.iter_mut().zip(sizes).filter(|(t, _)| **t == -1).for_each(|(t, &n)| *t = n as i64);
                     target[*axis] = -1;
                 }
-                (*node, 1, change.constant(graph, &target))
+                (*node, 1, change.builder.operand(&target))
             }
             Correction::Shape { node, shape, axis } => {
                 let mut shape = shape.clone();
                 shape[*axis] = 1;
-                (*node, 1, change.constant(graph, &shape))
+                (*node, 1, change.builder.operand(&shape))
             }
             Correction::Sizes { node, sizes, axis } => {
                 let x = typing.graph.node[*node].input[0].clone();
-                (*node, 3, change.with_images(graph, *node, sizes, *axis, &x))
+                (*node, 3, change.with_images(*node, sizes, *axis, &x))
             }
             Correction::Repeat { node, input, like, axis, one_row } => {
                 let inputs = &typing.graph.node[*node].input;
                 let mut row = inputs[*input].clone();
                 if !one_row {
-                    let (first, index) = (change.names.fresh("offshoot_row"), change.constant(graph, &[0]));
                     let along = vec![int_attribute("axis", *axis as i64)];
-                    change.put(*node, new_node("Gather", &[&row, &index], &[&first], along));
-                    row = first;
+                    let index = change.builder.operand(&[0]);
+                    row = change.builder.op_called("Gather", &[&row, &index], along, "offshoot_row");
                 }
                 let ones = vec![1; typing.dims[inputs[*like].as_str()].len()];
-                let shape = change.with_images(graph, *node, &ones, *axis, &inputs[*like]);
-                let repeated = change.names.fresh("offshoot_repeated");
-                change.put(*node, new_node("Expand", &[&row, &shape], &[&repeated], vec![]));
+                let shape = change.with_images(*node, &ones, *axis, &inputs[*like]);
+                let repeated = change.builder.op_called("Expand", &[&row, &shape], vec![], "offshoot_repeated");
+                change.put(*node);
                 (*node, *input, repeated)
             }
         };
         graph.node[k].input[input] = operand;
     }
-    let mut before = change.before;
+    let Change { builder, mut before, .. } = change;
+    builder.finish(graph);
     for (k, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
         graph.node.extend(before.remove(&k).unwrap_or_default());
         graph.node.push(node);
@@ -201,38 +200,35 @@ fn open_first(info: &mut ValueInfoProto) {
 /// New operands of a graph whose batch is opened.
 struct Change<'t, 'm> {
     typing: &'t Typing<'m>,
-    names: Names,
+    builder: Builder,
     before: HashMap<usize, Vec<NodeProto>>,
 }
 
 impl Change<'_, '_> {
-    fn put(&mut self, before: usize, node: NodeProto) {
-        self.before.entry(before).or_default().push(node);
-    }
-
-    fn constant(&mut self, graph: &mut GraphProto, values: &[i64]) -> String {
-        let name = self.names.fresh("offshoot_shape");
-        graph.initializer.push(tensor_from_i64(name.clone(), &[values.len()], values));
-        name
+    /// Puts the nodes that were built before node `k`.
+    fn put(&mut self, k: usize) {
+        self.before.entry(k).or_default().append(&mut self.builder.nodes);
     }
 
     /// A list of sizes, before node `k`, one of which is that of the axis of `value`.
-    fn with_images(&mut self, graph: &mut GraphProto, k: usize, sizes: &[i64], axis: usize, value: &str) -> String {
+    fn with_images(&mut self, k: usize, sizes: &[i64], axis: usize, value: &str) -> String {
         debug_assert!(self.typing.dims.contains_key(value));
-        let [shape, own, list] = ["shape", "images", "sizes"].map(|n| self.names.fresh(&format!("offshoot_{n}")));
-        let index = self.constant(graph, &[axis as i64]);
-        self.put(k, new_node("Shape", &[value], &[&shape], vec![]));
-        self.put(k, new_node("Gather", &[&shape, &index], &[&own], vec![int_attribute("axis", 0)]));
+        let first = || vec![int_attribute("axis", 0)];
+        let b = &mut self.builder;
+        let shape = b.op_called("Shape", &[value], vec![], "offshoot_shape");
+        let index = b.operand(&[axis as i64]);
+        let own = b.op_called("Gather", &[&shape, &index], first(), "offshoot_images");
         let mut parts = Vec::new();
         if axis > 0 {
-            parts.push(self.constant(graph, &sizes[..axis]));
+            parts.push(b.operand(&sizes[..axis]));
         }
         parts.push(own);
         if axis + 1 < sizes.len() {
-            parts.push(self.constant(graph, &sizes[axis + 1..]));
+            parts.push(b.operand(&sizes[axis + 1..]));
         }
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        self.put(k, new_node("Concat", &parts, &[&list], vec![int_attribute("axis", 0)]));
+        let list = b.op_called("Concat", &parts, first(), "offshoot_sizes");
+        self.put(k);
         list
     }
 }

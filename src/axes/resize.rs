@@ -11,9 +11,7 @@ use super::rules::shape_value;
 use super::store::Store;
 use super::{Assumption, Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{
-    self, Attributes, Names, int_attribute, ints_attribute, nearest_axis, node as new_node, resolve_axis,
-};
+use crate::graph::{self, Attributes, Builder, Names, int_attribute, ints_attribute, nearest_axis, resolve_axis};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 use crate::onnx::{
     DataType, Model, data_type, element_count, node_label, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw,
@@ -169,15 +167,15 @@ pub fn resize(typing: &Typing, plan: &Plan) -> Result<GraphProto> {
     if plan.is_empty() {
         return Ok(out);
     }
-    let mut names = Names::new(&out);
+    let mut builder = Builder::new(&out, typing.opset, "offshoot");
     let changed = weights(typing, plan)?;
-    place(typing, changed, &mut names, &mut out);
-    put_operands(&plan.operands, &mut names, &mut out);
+    place(typing, changed, &mut builder.names, &mut out);
+    put_operands(&plan.operands, &mut builder.names, &mut out);
     let mut factors = typing.factors.clone();
     for (&f, indices) in &plan.gathers {
         factors.set_size(f, indices.len());
     }
-    repair(typing, plan, &mut factors, &mut names, &mut out)?;
+    repair(typing, plan, &mut factors, builder, &mut out)?;
     graph::prune(&mut out);
     Ok(out)
 }
@@ -381,9 +379,7 @@ struct Repair<'t, 'm> {
     known: HashMap<String, Known>,
     /// The typing's constants but for what is computed from shapes, which change.
     constants: HashSet<String>,
-    names: &'t mut Names,
-    initializers: Vec<TensorProto>,
-    nodes: Vec<NodeProto>,
+    builder: Builder,
     /// Shape operands that were computed anew, with the values that they have.
     corrected: HashMap<String, Vec<(String, Vec<i64>)>>,
     /// The first node whose computed shape may not fit every batch.
@@ -496,7 +492,7 @@ impl Cone {
 const MAX_ELEMENTS_OF_SHAPE: usize = 8;
 
 /// Walks the graph with the new sizes.
-fn repair(typing: &Typing, plan: &Plan, factors: &mut Factors, names: &mut Names, out: &mut GraphProto) -> Result<()> {
+fn repair(typing: &Typing, plan: &Plan, factors: &mut Factors, builder: Builder, out: &mut GraphProto) -> Result<()> {
     let mut known = HashMap::new();
     let mut constants: HashSet<String> = HashSet::new();
     for t in &out.initializer {
@@ -512,9 +508,7 @@ fn repair(typing: &Typing, plan: &Plan, factors: &mut Factors, names: &mut Names
         factors,
         known,
         constants,
-        names,
-        initializers: Vec::new(),
-        nodes: Vec::new(),
+        builder,
         corrected: HashMap::new(),
         scaled: None,
         divided: HashSet::new(),
@@ -526,8 +520,7 @@ fn repair(typing: &Typing, plan: &Plan, factors: &mut Factors, names: &mut Names
     // Of another image size the input does not know yet.
     let same_image = !plan.gathers.keys().any(|&f| typing.factors.spatial(f).is_some());
     let scaled = repair.scaled.filter(|_| same_image);
-    out.node = repair.nodes;
-    out.initializer.extend(repair.initializers);
+    repair.builder.finish(out);
     for info in &mut out.output {
         if let Some(dims) = typing.dims.get(info.name()) {
             for (a, d) in dims.iter().enumerate() {
@@ -575,12 +568,6 @@ impl<'m> Repair<'_, 'm> {
         }
     }
 
-    fn constant(&mut self, values: &[i64]) -> String {
-        let name = self.names.fresh("offshoot_shape");
-        self.initializers.push(tensor_from_i64(name.clone(), &[values.len()], values));
-        name
-    }
-
     fn operand(&self, name: &str) -> Result<Vec<i64>> {
         self.known.get(name).map(Known::ints).ok_or_else(|| {
             Error::new(ErrorKind::Typing, format!("the shape operand `{name}` is not known after resizing"))
@@ -622,7 +609,7 @@ impl<'m> Repair<'_, 'm> {
                 self.constants.extend(node.output.iter().cloned());
             }
         }
-        self.nodes.push(node);
+        self.builder.nodes.push(node);
         Ok(())
     }
 
@@ -689,7 +676,7 @@ impl<'m> Repair<'_, 'm> {
             }
             let values: Vec<i64> =
                 have.iter().zip(&want).zip(&right).map(|((&h, &w), &r)| if r { h } else { w }).collect();
-            node.input[j] = self.constant(&values);
+            node.input[j] = self.builder.operand(&values);
             return Ok(());
         }
         if let Some(corrected) = self.at_its_constants(was, &node.input[j]) {
@@ -712,12 +699,10 @@ impl<'m> Repair<'_, 'm> {
         if ratios.iter().any(|r| r.1 == 0) {
             bail!(Typing, "a computed shape operand of zero cannot be corrected");
         }
-        let times = self.constant(&ratios.iter().map(|r| r.0).collect::<Vec<_>>());
-        let by = self.constant(&ratios.iter().map(|r| r.1).collect::<Vec<_>>());
-        let (product, quotient) = (self.names.fresh("offshoot_shape_times"), self.names.fresh("offshoot_shape_by"));
-        self.nodes.push(new_node("Mul", &[&node.input[j], &times], &[&product], vec![]));
-        self.nodes.push(new_node("Div", &[&product, &by], &[&quotient], vec![]));
-        node.input[j] = quotient;
+        let times = self.builder.operand(&ratios.iter().map(|r| r.0).collect::<Vec<_>>());
+        let by = self.builder.operand(&ratios.iter().map(|r| r.1).collect::<Vec<_>>());
+        let product = self.builder.op_called("Mul", &[&node.input[j], &times], vec![], "offshoot_shape_times");
+        node.input[j] = self.builder.op_called("Div", &[&product, &by], vec![], "offshoot_shape_by");
         Ok(())
     }
 
@@ -777,19 +762,17 @@ impl<'m> Repair<'_, 'm> {
             let mut copy = node.clone();
             for (j, x) in copy.input.iter_mut().enumerate() {
                 if let Some((number, kind)) = changes.get(&(k, j)) {
-                    let name = self.names.fresh("offshoot_shape");
-                    self.initializers.push(number.tensor(&name, *kind)?);
-                    *x = name;
+                    *x = self.builder.tensor(number.tensor("offshoot_shape", *kind)?);
                 } else if let Some(name) = renamed.get(x.as_str()) {
                     x.clone_from(name);
                 }
             }
             for (o, old) in copy.output.iter_mut().zip(&node.output).filter(|(_, old)| !old.is_empty()) {
-                *o = self.names.fresh(old);
+                *o = self.builder.names.fresh(old);
                 renamed.insert(old, o.clone());
             }
             copy.name = copy.name.and(copy.output.first().cloned());
-            self.nodes.push(copy);
+            self.builder.nodes.push(copy);
         }
         let name = renamed.get(operand)?.clone();
         self.corrected.entry(operand.to_string()).or_default().push((name.clone(), value));
@@ -865,7 +848,7 @@ impl<'m> Repair<'_, 'm> {
         }
         let want: Vec<i64> = to.iter().zip(&from).map(|(t, f)| (t / f) as i64).collect();
         if have != want {
-            node.input[1] = self.constant(&want);
+            node.input[1] = self.builder.operand(&want);
         }
     }
 
@@ -877,7 +860,7 @@ impl<'m> Repair<'_, 'm> {
         } else if let Some(operand) = node.input.get(1).filter(|x| !x.is_empty()).cloned()
             && self.operand(&operand)? != lengths
         {
-            node.input[1] = self.constant(&lengths);
+            node.input[1] = self.builder.operand(&lengths);
         }
         Ok(())
     }
@@ -930,13 +913,13 @@ impl<'m> Repair<'_, 'm> {
             }
         } else {
             // Borders may be int32 where axes are: all operands of a Slice have one type.
-            node.input[1] = self.constant(&starts);
-            node.input[2] = self.constant(&ends);
+            node.input[1] = self.builder.operand(&starts);
+            node.input[2] = self.builder.operand(&ends);
             for (j, name) in [(3, "axes"), (4, "steps")] {
                 if was.input.get(j).is_some_and(|x| !x.is_empty())
                     && let Some(values) = old(name, j)
                 {
-                    node.input[j] = self.constant(&values);
+                    node.input[j] = self.builder.operand(&values);
                 }
             }
         }
@@ -971,7 +954,7 @@ impl<'m> Repair<'_, 'm> {
         }
         match node.attribute.iter_mut().find(|a| a.name() == "pads") {
             Some(attribute) => attribute.ints = pads,
-            None => node.input[1] = self.constant(&pads),
+            None => node.input[1] = self.builder.operand(&pads),
         }
         Ok(())
     }
@@ -1015,12 +998,11 @@ impl<'m> Repair<'_, 'm> {
             rows.extend(new);
         }
         if rows.is_empty() {
-            *node = new_node("Identity", &[&node.input[0]], &[&node.output[0]], vec![]);
+            *node = graph::node("Identity", &[&node.input[0]], &[&node.output[0]], vec![]);
             return Ok(());
         }
-        let name = self.names.fresh("offshoot_places");
-        self.initializers.push(tensor_from_i64(name.clone(), &[rows.len(), width], &rows.concat()));
-        node.input[1] = name;
+        let places = tensor_from_i64("offshoot_places", &[rows.len(), width], &rows.concat());
+        node.input[1] = self.builder.tensor(places);
         let (before, now) = (typing.shape(&was.input[2]).unwrap_or_default(), self.shape(&was.input[2]));
         // Values that have the resized axis themselves have followed it.
         if now.first() != before.first() && now.first() == Some(&rows.len()) {
@@ -1034,15 +1016,13 @@ impl<'m> Repair<'_, 'm> {
             let (data, elements) = (payload(t), element_count(t)?.max(1));
             let kept = take(&data, &before, 0, &list, data.len() / elements);
             let shape = [&[list.len()], &before[1..]].concat();
-            let name = self.names.fresh(&was.input[2]);
             let kind = data_type(t).unwrap_or(DataType::Float);
-            self.initializers.push(tensor_from_raw(name.clone(), kind, &shape, kept.into()));
-            node.input[2] = name;
+            node.input[2] = self.builder.tensor(tensor_from_raw(was.input[2].clone(), kind, &shape, kept.into()));
             return Ok(());
         }
-        let (list, kept) = (self.constant(&sources), self.names.fresh(&format!("{}/kept", was.input[2])));
-        self.nodes.push(new_node("Gather", &[&node.input[2], &list], &[&kept], vec![int_attribute("axis", 0)]));
-        node.input[2] = kept;
+        let (list, along) = (self.builder.operand(&sources), vec![int_attribute("axis", 0)]);
+        let kept = format!("{}/kept", was.input[2]);
+        node.input[2] = self.builder.op_called("Gather", &[&node.input[2], &list], along, &kept);
         Ok(())
     }
 
@@ -1090,9 +1070,8 @@ impl<'m> Repair<'_, 'm> {
         let right = axes.iter().zip(&old.data).all(|(&a, &s)| (from[a] as f64 * s).floor() as usize == to[a]);
         if !right {
             let scales: Vec<f32> = axes.iter().map(|&a| to[a] as f32 / from[a].max(1) as f32).collect();
-            let name = self.names.fresh("offshoot_scales");
-            self.initializers.push(tensor_from_f32(name.clone(), DataType::Float, &[scales.len()], &scales));
-            node.input[at] = name;
+            let scales = tensor_from_f32("offshoot_scales", DataType::Float, &[scales.len()], &scales);
+            node.input[at] = self.builder.tensor(scales);
         }
         Ok(true)
     }

@@ -63,7 +63,7 @@ pub fn attention_distances(
             if own != sizes[l] {
                 bail!(Anatomy, "layer {l} has attention maps of different sizes, whose heads cannot be compared");
             }
-            let float = probe.op("Cast", &[&map.value], vec![int_attribute("to", DataType::Float as i64)]);
+            let float = probe.op_with("Cast", &[&map.value], vec![int_attribute("to", DataType::Float as i64)]);
             Ok(probe.by_head(float, map, &own))
         })?;
         let bytes: usize = group.iter().map(|&l| elements(l) * size_of::<f32>()).sum();

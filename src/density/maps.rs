@@ -90,7 +90,7 @@ pub fn attention_matrices(
         if own != size(l) {
             bail!(Anatomy, "layer {l} has attention maps of different sizes");
         }
-        let float = probe.op("Cast", &[&map.value], vec![int_attribute("to", DataType::Float as i64)]);
+        let float = probe.op_with("Cast", &[&map.value], vec![int_attribute("to", DataType::Float as i64)]);
         Ok(probe.by_head(float, map, &own))
     })?;
     let mut session = runtime.load(&probe, 1, typing.image_size())?;

@@ -1,13 +1,14 @@
 //! Measures of attention probabilities, appended to the graph that computes them.
 
 use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
 
 use crate::anatomy::{Anatomy, Tokens, score_axes};
 use crate::axes::{Dim, Factor, Typing};
 use crate::error::Result;
-use crate::graph::{self, Names, int_attribute, ints_attribute, node as new_node};
-use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
-use crate::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_info};
+use crate::graph::{self, Builder, int_attribute, ints_attribute};
+use crate::onnx::proto::GraphProto;
+use crate::onnx::{DataType, Model, tensor_info};
 use crate::runtime::decompose_attention;
 
 /// Attention probabilities [.., queries, keys] in a graph.
@@ -33,8 +34,7 @@ pub(super) fn attach(
     let of_layers = || layers.iter().map(|&l| (l, &anatomy.layers[l]));
     let attentions = Attentions::new(typing, anatomy, layers)?;
     let graph = attentions.graph.clone();
-    let names = Names::new(&graph);
-    let mut probe = Probe { typing, names, nodes: Vec::new(), initializers: Vec::new() };
+    let mut probe = Probe { typing, builder: Builder::new(&graph, typing.opset, "density") };
     let mut outputs = Vec::new();
     for (l, layer) in of_layers() {
         let (count, separate) = (layer.head_count(typing), layer.has_separate_heads(typing));
@@ -55,28 +55,25 @@ pub(super) fn attach(
         }
         if separate {
             let refs: Vec<&str> = measures.iter().map(String::as_str).collect();
-            measures = vec![probe.op("Concat", &refs, vec![int_attribute("axis", 1)])];
+            measures = vec![probe.op_with("Concat", &refs, vec![int_attribute("axis", 1)])];
         }
-        let name = probe.names.fresh(&format!("density_{l}"));
         let share = probe.scalar(1.0 / measures.len() as f32);
         let sum = match &measures[..] {
             [one] => one.clone(),
             _ => {
                 let refs: Vec<&str> = measures.iter().map(String::as_str).collect();
-                probe.op("Sum", &refs, vec![])
+                probe.op("Sum", &refs)
             }
         };
-        probe.nodes.push(new_node("Mul", &[&sum, &share], &[&name], vec![]));
+        let name = probe.op_called("Mul", &[&sum, &share], vec![], &format!("density_{l}"));
         let tail = tails.get(outputs.len()).map_or(&[][..], |t| t);
         let dims: Vec<Option<usize>> = [None, Some(count)].into_iter().chain(tail.iter().copied().map(Some)).collect();
         outputs.push(tensor_info(name, DataType::Float, &dims));
     }
-    let Probe { nodes, initializers, .. } = probe;
     let mut out = model.clone();
     let target = out.graph_mut();
     *target = graph;
-    target.node.extend(nodes);
-    target.initializer.extend(initializers);
+    probe.builder.finish(target);
     target.output = outputs;
     graph::prune(target);
     Ok(out)
@@ -119,51 +116,31 @@ impl<'t, 'm> Attentions<'t, 'm> {
 /// Writes the nodes that measure probabilities.
 pub(super) struct Probe<'t, 'm> {
     typing: &'t Typing<'m>,
-    names: Names,
-    nodes: Vec<NodeProto>,
-    initializers: Vec<TensorProto>,
+    builder: Builder,
+}
+
+impl Deref for Probe<'_, '_> {
+    type Target = Builder;
+
+    fn deref(&self) -> &Builder {
+        &self.builder
+    }
+}
+
+impl DerefMut for Probe<'_, '_> {
+    fn deref_mut(&mut self) -> &mut Builder {
+        &mut self.builder
+    }
 }
 
 impl Probe<'_, '_> {
-    pub fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
-        let output = self.names.fresh(&format!("density_{}", op.to_lowercase()));
-        self.nodes.push(new_node(op, inputs, &[&output], attributes));
-        output
-    }
-
-    pub fn scalar(&mut self, value: f32) -> String {
-        let name = self.names.fresh("density_factor");
-        self.initializers.push(tensor_from_f32(name.clone(), DataType::Float, &[], &[value]));
-        name
-    }
-
-    pub fn ints(&mut self, values: &[i64]) -> String {
-        let name = self.names.fresh("density_shape");
-        self.initializers.push(tensor_from_i64(name.clone(), &[values.len()], values));
-        name
-    }
-
-    /// A reduction without kept dims; axes became an input in opset 13 (ReduceSum) and 18 (ReduceMean).
-    pub fn reduce(&mut self, op: &str, x: &str, axes: &[i64]) -> String {
-        if axes.is_empty() {
-            return x.to_string();
-        }
-        let keep = int_attribute("keepdims", 0);
-        if self.typing.opset >= if op == "ReduceSum" { 13 } else { 18 } {
-            let axes = self.ints(axes);
-            self.op(op, &[x, &axes], vec![keep])
-        } else {
-            self.op(op, &[x], vec![ints_attribute("axes", axes), keep])
-        }
-    }
-
     /// A value with its axes in another order.
     fn in_order(&mut self, value: String, dims: &[Dim], order: &[usize]) -> (String, Vec<Dim>) {
         if order.is_sorted() {
             return (value, dims.to_vec());
         }
         let perm: Vec<i64> = order.iter().map(|&a| a as i64).collect();
-        let turned = self.op("Transpose", &[&value], vec![ints_attribute("perm", &perm)]);
+        let turned = self.op_with("Transpose", &[&value], vec![ints_attribute("perm", &perm)]);
         (turned, order.iter().map(|&a| dims[a].clone()).collect())
     }
 
@@ -171,12 +148,11 @@ impl Probe<'_, '_> {
     pub fn distance(&mut self, map: &Map, places: &[Tokens; 2]) -> String {
         let table = distances(&places[0], &places[1]);
         let (queries, keys) = (places[0].positions.len(), places[1].positions.len());
-        let name = self.names.fresh("density_distances");
-        self.initializers.push(tensor_from_f32(name.clone(), DataType::Float, &[queries, keys], &table));
-        let rank = map.dims.len() as i64;
-        let float = self.op("Cast", &[&map.value], vec![int_attribute("to", DataType::Float as i64)]);
-        let weighted = self.op("Mul", &[&float, &name], vec![]);
-        let x = self.reduce("ReduceSum", &weighted, &[rank - 2, rank - 1]);
+        let table = self.floats(&[queries, keys], &table);
+        let rank = map.dims.len();
+        let float = self.op_with("Cast", &[&map.value], vec![int_attribute("to", DataType::Float as i64)]);
+        let weighted = self.op("Mul", &[&float, &table]);
+        let x = self.reduce("ReduceSum", &weighted, &[rank - 2, rank - 1], false);
         self.by_head(x, map, &[])
     }
 
@@ -201,10 +177,12 @@ impl Probe<'_, '_> {
             let offset = shape.len() - front.len();
             shape.extend(tail.clone());
             let shape = self.ints(&shape);
-            x = self.op("Reshape", &[&x, &shape], vec![]);
-            let others: Vec<i64> =
-                (0..front.len()).filter(|&i| !is_batch[i] && !is_head[i]).map(|i| (i + offset) as i64).collect();
-            x = self.reduce("ReduceMean", &x, &others);
+            x = self.op("Reshape", &[&x, &shape]);
+            let others: Vec<usize> =
+                (0..front.len()).filter(|&i| !is_batch[i] && !is_head[i]).map(|i| i + offset).collect();
+            if !others.is_empty() {
+                x = self.reduce("ReduceMean", &x, &others, false);
+            }
             let first_head = is_head.iter().position(|h| *h);
             let first_batch = is_batch.iter().position(|b| *b);
             if let (Some(h), Some(b)) = (first_head, first_batch)
@@ -213,12 +191,12 @@ impl Probe<'_, '_> {
                 let heads = is_head.iter().filter(|h| **h).count() as i64;
                 let behind = heads + 1..heads + 1 + tail.len() as i64;
                 let perm: Vec<i64> = std::iter::once(heads).chain(0..heads).chain(behind).collect();
-                x = self.op("Transpose", &[&x], vec![ints_attribute("perm", &perm)]);
+                x = self.op_with("Transpose", &[&x], vec![ints_attribute("perm", &perm)]);
             }
         }
         let shape: Vec<i64> = [-1, map.count as i64].into_iter().chain(tail).collect();
         let shape = self.ints(&shape);
-        self.op("Reshape", &[&x, &shape], vec![])
+        self.op("Reshape", &[&x, &shape])
     }
 }
 

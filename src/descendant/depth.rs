@@ -6,8 +6,8 @@ use super::taps;
 use crate::anatomy::{Anatomy, Attention};
 use crate::axes::{Dim, Typing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Links, node as new_node};
-use crate::onnx::{Model, tensor_from_i64};
+use crate::graph::{self, Builder, Links};
+use crate::onnx::Model;
 use crate::ops::{self, Mark};
 use crate::runtime::separate_skip_norms;
 
@@ -57,11 +57,10 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
         let mut enter = enter.clone();
         if let Some(shape) = reshape {
             // The same elements in the same order, on other axes (windows as a grid, tokens as a list).
-            let mut names = graph::Names::new(graph);
-            let (operand, value) = (names.fresh("offshoot_shape"), names.fresh(&format!("{enter}_reshaped")));
-            graph.initializer.push(tensor_from_i64(operand.clone(), &[shape.len()], &shape));
-            graph.node.push(new_node("Reshape", &[&enter, &operand], &[&value], vec![]));
-            enter = value;
+            let mut b = Builder::new(graph, typing.opset, &enter);
+            let operand = b.operand(&shape);
+            enter = b.op_called("Reshape", &[&enter, &operand], vec![], &format!("{enter}_reshaped"));
+            b.finish(graph);
         }
         for node in &mut graph.node {
             node.input.iter_mut().filter(|x| *x == leave).for_each(|x| *x = enter.clone());
@@ -70,7 +69,7 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
             for node in &mut graph.node {
                 node.output.iter_mut().filter(|x| *x == leave).for_each(|x| *x = format!("{leave}_dropped"));
             }
-            graph.node.push(new_node("Identity", &[&enter], &[leave], vec![]));
+            graph.node.push(graph::node("Identity", &[&enter], &[leave], vec![]));
         }
         graph.value_info.clear();
     }

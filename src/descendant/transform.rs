@@ -14,9 +14,8 @@ use super::numbers::truncated_normal;
 use crate::anatomy::{Anatomy, Roles, WeightKind, WeightUse, weight_uses};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Names, int_attribute, node as new_node};
+use crate::graph::{self, Builder, int_attribute};
 use crate::metadata::TRANSFORM_PREFIX;
-use crate::onnx::proto::{NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, tensor_from_f32, tensor_from_i64};
 
 /// How a layer transforms a weight that it shares with others.
@@ -102,8 +101,8 @@ pub(super) fn insert(
             .hint("give --transform-rank a small number such as 4"));
     }
     let (groups, shapes) = sites(model, groups, whole)?;
-    let names = Names::new(model.graph());
-    let mut maker = Maker { names, random: StdRng::seed_from_u64(seed), initializers: Vec::new(), nodes: Vec::new() };
+    let builder = Builder::new(model.graph(), model.opset(), TRANSFORM_PREFIX);
+    let mut maker = Maker { builder, random: StdRng::seed_from_u64(seed) };
     let mut renamed = Vec::new();
     for (g, group) in groups.iter().enumerate() {
         let net = match transform {
@@ -133,9 +132,9 @@ pub(super) fn insert(
     for (node, input, name) in renamed {
         graph.node[node].input[input] = name;
     }
-    graph.initializer.append(&mut maker.initializers);
-    maker.nodes.append(&mut graph.node);
-    graph.node = maker.nodes;
+    let after = std::mem::take(&mut graph.node);
+    maker.builder.finish(graph);
+    graph.node.extend(after);
     graph::sort(graph)
 }
 
@@ -213,17 +212,13 @@ struct Perceptron {
 }
 
 struct Maker {
-    names: Names,
+    builder: Builder,
     random: StdRng,
-    initializers: Vec<TensorProto>,
-    nodes: Vec<NodeProto>,
 }
 
 impl Maker {
     fn tensor(&mut self, stem: &str, kind: DataType, dims: &[usize], data: &[f32]) -> String {
-        let name = self.names.fresh(stem);
-        self.initializers.push(tensor_from_f32(name.clone(), kind, dims, data));
-        name
+        self.builder.tensor(tensor_from_f32(stem, kind, dims, data))
     }
 
     fn zeros(&mut self, stem: &str, kind: DataType, dims: &[usize]) -> String {
@@ -231,15 +226,11 @@ impl Maker {
     }
 
     fn integers(&mut self, stem: &str, dims: &[usize], values: &[i64]) -> String {
-        let name = self.names.fresh(stem);
-        self.initializers.push(tensor_from_i64(name.clone(), dims, values));
-        name
+        self.builder.tensor(tensor_from_i64(stem, dims, values))
     }
 
     fn apply_op(&mut self, op: &str, inputs: &[&str], stem: &str) -> String {
-        let name = self.names.fresh(stem);
-        self.nodes.push(new_node(op, inputs, &[&name], vec![]));
-        name
+        self.builder.op_called(op, inputs, vec![], stem)
     }
 
     /// `value * (1 + parameter)`.
@@ -316,16 +307,12 @@ impl Maker {
         if to == from {
             return value.to_string();
         }
-        let name = self.names.fresh(stem);
-        self.nodes.push(new_node("Cast", &[value], &[&name], vec![int_attribute("to", to as i64)]));
-        name
+        self.builder.op_called("Cast", &[value], vec![int_attribute("to", to as i64)], stem)
     }
 
     /// The weight of layer t of a group.
     fn component(&mut self, all: &str, t: usize, stem: &str, axis: usize) -> String {
         let index = self.integers(&format!("{stem}/index"), &[], &[t as i64]);
-        let name = self.names.fresh(stem);
-        self.nodes.push(new_node("Gather", &[all, &index], &[&name], vec![int_attribute("axis", axis as i64)]));
-        name
+        self.builder.op_called("Gather", &[all, &index], vec![int_attribute("axis", axis as i64)], stem)
     }
 }

@@ -9,8 +9,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::axis::nearest_axis;
+use super::builder::Builder;
 use super::functions;
-use super::names::Names;
 use super::nodes::{Attributes, is_quantised, node as new_node};
 use super::order::{prune, sort};
 use crate::error::{Error, ErrorKind, Result};
@@ -47,26 +47,32 @@ fn rewrite(graph: &mut GraphProto) -> Result<()> {
     let held = graph.node.iter().filter(|n| n.op_type() == "Constant");
     let held = held.filter_map(|n| Some((n.output.first()?.clone(), n.tensor("value")?.clone())));
     let constants = graph.initializer.iter().map(|t| (t.name().to_string(), t.clone())).chain(held).collect();
-    let mut work = Work { names: Names::new(graph), constants, users, ..Default::default() };
+    let mut work = Work {
+        builder: Builder::new(graph, 0, ""),
+        constants,
+        users,
+        stands: HashMap::new(),
+        real: HashSet::new(),
+        ones: HashSet::new(),
+        products: HashMap::new(),
+    };
     for node in std::mem::take(&mut graph.node) {
         let label = node_label(&node);
         work.node(node).map_err(|e| e.in_node(label))?;
     }
     for output in &graph.output {
         if let Some(value) = work.stands.get(output.name()) {
-            work.nodes.push(new_node("Identity", &[value], &[output.name()], vec![]));
+            work.builder.op_as("Identity", &[value], vec![], output.name());
         }
     }
-    graph.node = work.nodes;
-    graph.initializer.extend(work.weights);
+    work.builder.finish(graph);
     graph.value_info.clear();
     prune(graph);
     Ok(())
 }
 
-#[derive(Default)]
 struct Work {
-    names: Names,
+    builder: Builder,
     constants: HashMap<String, TensorProto>,
     /// How often a value of the quantised graph is used.
     users: HashMap<String, usize>,
@@ -76,17 +82,15 @@ struct Work {
     real: HashSet<String>,
     /// Scales that are one now.
     ones: HashSet<String>,
-    /// Products of integers, each with the place of its weight among `weights` and the axis of its columns.
+    /// Products of integers, each with the place of its weight in the builder and the axis of its columns.
     products: HashMap<String, (usize, usize)>,
-    weights: Vec<TensorProto>,
-    nodes: Vec<NodeProto>,
 }
 
 impl Work {
     fn node(&mut self, mut node: NodeProto) -> Result<()> {
         let given = node.input.clone();
         if given.is_empty() {
-            self.nodes.push(node);
+            self.builder.nodes.push(node);
             return Ok(());
         }
         let was: Vec<bool> = given.iter().map(|x| self.real.contains(x)).collect();
@@ -100,8 +104,8 @@ impl Work {
             "DynamicQuantizeLinear" => {
                 let [values, scale, zero] = &node.output[..] else { return Err(refuse("it has too few outputs")) };
                 self.constants.insert(scale.clone(), tensor_from_f32(scale, DataType::Float, &[], &[1.0]));
-                self.weights.push(tensor_from_f32(scale, DataType::Float, &[], &[1.0]));
-                self.weights.push(tensor_from_raw(zero, DataType::Uint8, &[], vec![0].into()));
+                self.builder.initializers.push(tensor_from_f32(scale, DataType::Float, &[], &[1.0]));
+                self.builder.initializers.push(tensor_from_raw(zero, DataType::Uint8, &[], vec![0].into()));
                 self.ones.insert(scale.clone());
                 self.stand(values.clone(), &node.input[0]);
             }
@@ -121,7 +125,7 @@ impl Work {
                         zero.map(|t| spread(&t, &weight, axis, n)).transpose()?,
                     ),
                 };
-                self.weights.push(float(&weight, scale.as_ref(), zero.as_ref(), axis, output(&node)?)?);
+                self.builder.initializers.push(float(&weight, scale.as_ref(), zero.as_ref(), axis, output(&node)?)?);
             }
             "MatMulInteger" | "ConvInteger" if quantised => {
                 let matrix = node.op_type() == "MatMulInteger";
@@ -132,14 +136,11 @@ impl Work {
                     let weight = self.constant(&node, 1)?;
                     let axis = if matrix { weight.dims.len().saturating_sub(1) } else { 0 };
                     let zero = self.parameter(&node, 3)?;
-                    self.products.insert(y.clone(), (self.weights.len(), axis));
+                    self.products.insert(y.clone(), (self.builder.initializers.len(), axis));
                     self.weight(&node, &weight, None, zero.as_ref(), axis)?
                 };
-                let mut product =
-                    new_node(if matrix { "MatMul" } else { "Conv" }, &[&node.input[0], &w], &[&y], vec![]);
-                product.name = node.name.take();
-                product.attribute = std::mem::take(&mut node.attribute);
-                self.nodes.push(product);
+                let op = if matrix { "MatMul" } else { "Conv" };
+                self.builder.nodes.push(float_node(&node, op, &[&node.input[0], &w], &y));
             }
             "QLinearMatMul" | "QLinearConv" if quantised => self.linear(node, &was)?,
             "QGemm" if quantised => self.gemm(node, &was)?,
@@ -175,7 +176,7 @@ impl Work {
                 } else if quantised {
                     return Err(refuse(&format!("`{op}` computes with quantised values")));
                 }
-                self.nodes.push(node);
+                self.builder.nodes.push(node);
             }
         }
         Ok(())
@@ -216,9 +217,8 @@ impl Work {
         axis: usize,
     ) -> Result<String> {
         let stem = weight.name().trim_end_matches("_quantized");
-        let name = self.names.fresh(if stem.is_empty() { node.name() } else { stem });
-        self.weights.push(float(weight, scale, zero, axis, name.clone())?);
-        Ok(name)
+        let name = if stem.is_empty() { node.name() } else { stem };
+        Ok(self.builder.tensor(float(weight, scale, zero, axis, name.into())?))
     }
 
     /// QLinearMatMul and QLinearConv: operand, scale and zero point of both factors; a bias comes in units of both
@@ -238,11 +238,9 @@ impl Work {
             inputs.push(self.bias(&node, &bias, 1.0)?);
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let mut product = new_node(if matrix { "MatMul" } else { "Conv" }, &inputs, &[&y], vec![]);
-        product.name = node.name;
-        product.attribute = node.attribute;
+        let op = if matrix { "MatMul" } else { "Conv" };
+        self.builder.nodes.push(float_node(&node, op, &inputs, &y));
         self.real.insert(y);
-        self.nodes.push(product);
         Ok(())
     }
 
@@ -271,12 +269,10 @@ impl Work {
             });
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let mut float = new_node(op, &inputs, &[&y], vec![]);
-        float.name = node.name;
-        float.attribute = node.attribute;
+        let mut float = float_node(&node, op, &inputs, &y);
         float.attribute.retain(|a| !matches!(a.name(), "channels_last" | "opset"));
         self.real.insert(y);
-        self.nodes.push(float);
+        self.builder.nodes.push(float);
         Ok(())
     }
 
@@ -290,13 +286,10 @@ impl Work {
             inputs.push(self.bias(&node, &bias, node.float("alpha").unwrap_or(1.0))?);
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let mut product = new_node("Gemm", &inputs, &[&y], vec![]);
-        product.name = node.name.clone();
-        product.attribute = node.attribute.clone();
+        self.builder.nodes.push(float_node(&node, "Gemm", &inputs, &y));
         if node.input.get(7).is_some_and(|x| !x.is_empty()) {
             self.real.insert(y);
         }
-        self.nodes.push(product);
         Ok(())
     }
 
@@ -317,7 +310,7 @@ impl Work {
         let Some(scale) = node.input.get(1 - j).and_then(|s| self.constants.get(s)).filter(|t| is_float(t)) else {
             return false;
         };
-        let (weight, Some(y)) = (&self.weights[place], node.output.first()) else { return false };
+        let (weight, Some(y)) = (&self.builder.initializers[place], node.output.first()) else { return false };
         // Behind its columns a product has no axes, that of a convolution has the image's.
         let behind = if axis == 0 { weight.dims.len().saturating_sub(2) } else { 0 };
         let columns = weight.dims.get(axis).copied().unwrap_or(1);
@@ -332,7 +325,7 @@ impl Work {
         let inner = dims.iter().skip(axis + 1).product::<usize>().max(1);
         let factor = |i: usize| factors[if factors.len() == 1 { 0 } else { i / inner % factors.len() }];
         let values: Vec<f32> = values.iter().enumerate().map(|(i, v)| v * factor(i)).collect();
-        self.weights[place] = tensor_from_f32(weight.name(), DataType::Float, &dims, &values);
+        self.builder.initializers[place] = tensor_from_f32(weight.name(), DataType::Float, &dims, &values);
         self.stands.insert(y.clone(), node.input[j].clone());
         true
     }
@@ -403,6 +396,12 @@ fn float(
         .collect();
     let kind = scale.and_then(data_type).unwrap_or(DataType::Float);
     Ok(tensor_from_f32(name, kind, &dims, &values))
+}
+
+/// A float operator in the place of a quantised one, under its name and with its attributes.
+fn float_node(node: &NodeProto, op: &str, inputs: &[&str], output: &str) -> NodeProto {
+    let (name, attribute) = (node.name.clone(), node.attribute.clone());
+    NodeProto { name, attribute, ..new_node(op, inputs, &[output], vec![]) }
 }
 
 fn output(node: &NodeProto) -> Result<String> {

@@ -5,6 +5,7 @@
 mod activations;
 mod axis;
 mod batch;
+mod builder;
 mod dequantize;
 mod functions;
 mod input;
@@ -19,6 +20,7 @@ mod values;
 
 pub use axis::{nearest_axis, nearest_border, resolve_axis};
 pub use batch::{add_batch_axis, has_added_batch, remove_batch_axis};
+pub(crate) use builder::Builder;
 pub use dequantize::dequantize;
 pub use input::{ImageInput, Values, is_integer};
 pub use links::Links;

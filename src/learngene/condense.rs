@@ -9,9 +9,9 @@ use crate::anatomy::{Anatomy, Roles};
 use crate::axes::resize::{Mixture, Plan, mix, take};
 use crate::axes::{Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Names, int_attribute, node as new_node};
+use crate::graph::{self, Builder, int_attribute};
 use crate::metadata::{LEARNGENE, SHARE_PREFIX};
-use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
+use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{
     DataType, Model, data_type, element_count, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw, to_f32,
 };
@@ -45,16 +45,15 @@ struct Condenser<'a, 'm> {
     typing: &'a Typing<'m>,
     anatomy: &'a Anatomy,
     roles: Roles<'a, 'm>,
-    names: Names,
     graph: GraphProto,
-    lookups: Vec<NodeProto>,
+    builder: Builder,
 }
 
 impl<'a, 'm> Condenser<'a, 'm> {
     fn new(gene: &'a Learngene, typing: &'a Typing<'m>, anatomy: &'a Anatomy) -> Self {
         let graph = typing.graph.clone();
-        let names = Names::new(&graph);
-        Condenser { gene, typing, anatomy, roles: Roles::new(typing), names, graph, lookups: Vec::new() }
+        let builder = Builder::new(&graph, typing.opset, SHARE_PREFIX);
+        Condenser { gene, typing, anatomy, roles: Roles::new(typing), graph, builder }
     }
 
     fn heads(&mut self) -> Result<()> {
@@ -105,8 +104,7 @@ impl<'a, 'm> Condenser<'a, 'm> {
         for (c, cluster) in clusters.iter().enumerate() {
             cluster.members.iter().for_each(|&h| slots[h] = c as i64);
         }
-        let name = self.names.fresh(name);
-        self.graph.initializer.push(tensor_from_i64(name.clone(), &[slots.len()], &slots));
+        let name = self.builder.tensor(tensor_from_i64(name, &[slots.len()], &slots));
         let mut made: HashMap<(String, usize, usize), String> = HashMap::new();
         uses.iter().try_for_each(|&(u, factor)| self.share(u, factor, clusters, &name, &mut made))
     }
@@ -140,17 +138,14 @@ impl<'a, 'm> Condenser<'a, 'm> {
         shape.push(clusters.len());
         shape.extend((inner > 1).then_some(inner));
         shape.extend(&dims[axis + 1..]);
-        let name = self.names.fresh(&format!("{SHARE_PREFIX}{}/centroids", of_use.name));
-        let centroids = centroids(tensor, clusters, self.gene.centroid, [before, heads, after], &shape, &name)?;
-        self.graph.initializer.push(centroids);
-        let (gathered, whole) = (
-            self.names.fresh(&format!("{SHARE_PREFIX}{}/gathered", of_use.name)),
-            self.names.fresh(&format!("{SHARE_PREFIX}{}", of_use.name)),
-        );
-        self.lookups.push(new_node("Gather", &[&name, slots], &[&gathered], vec![int_attribute("axis", at as i64)]));
-        let target = self.names.fresh(&format!("{SHARE_PREFIX}{}/shape", of_use.name));
-        self.graph.initializer.push(tensor_from_i64(target.clone(), &[dims.len()], &tensor.dims));
-        self.lookups.push(new_node("Reshape", &[&gathered, &target], &[&whole], vec![]));
+        let stem = format!("{SHARE_PREFIX}{}", of_use.name);
+        let (name, rule) = (format!("{stem}/centroids"), self.gene.centroid);
+        let centroids = centroids(tensor, clusters, rule, [before, heads, after], &shape, &name)?;
+        let b = &mut self.builder;
+        let (centroids, along) = (b.tensor(centroids), vec![int_attribute("axis", at as i64)]);
+        let gathered = b.op_called("Gather", &[&centroids, slots], along, &format!("{stem}/gathered"));
+        let target = b.tensor(tensor_from_i64(format!("{stem}/shape"), &[dims.len()], &tensor.dims));
+        let whole = b.op_called("Reshape", &[&gathered, &target], vec![], &stem);
         made.insert((of_use.name.clone(), axis, outer), whole.clone());
         *input = whole;
         Ok(())
@@ -192,10 +187,10 @@ impl<'a, 'm> Condenser<'a, 'm> {
                 .collect();
             data = mix(&data, &dims, axis, &mixture);
         }
-        let name = self.names.fresh(&format!("{SHARE_PREFIX}{}", of_use.name));
         let kind = data_type(tensor).unwrap_or(DataType::Float);
-        self.graph.initializer.push(tensor_from_f32(name.clone(), kind, &dims, &data));
-        self.graph.node[of_use.node].input[of_use.input] = name;
+        let name = format!("{SHARE_PREFIX}{}", of_use.name);
+        self.graph.node[of_use.node].input[of_use.input] =
+            self.builder.tensor(tensor_from_f32(name, kind, &dims, &data));
         Ok(())
     }
 
@@ -236,21 +231,16 @@ impl<'a, 'm> Condenser<'a, 'm> {
             sum.iter_mut().zip(to_f32(t)?).for_each(|(s, v)| *s += v as f64);
         }
         let mean: Vec<f32> = sum.iter().map(|s| (s / tensors.len() as f64) as f32).collect();
-        let dims = tensors[0].shape();
-        let name = self.names.fresh(&format!("{SHARE_PREFIX}{}", tensors[0].name()));
-        self.graph.initializer.push(tensor_from_f32(
-            name.clone(),
-            data_type(tensors[0]).unwrap_or(DataType::Float),
-            &dims,
-            &mean,
-        ));
-        Ok(name)
+        let name = format!("{SHARE_PREFIX}{}", tensors[0].name());
+        let kind = data_type(tensors[0]).unwrap_or(DataType::Float);
+        Ok(self.builder.tensor(tensor_from_f32(name, kind, &tensors[0].shape(), &mean)))
     }
 
     fn finish(mut self) -> GraphProto {
         // Lookups depend on initializers alone; they may stand before everything else.
-        self.lookups.append(&mut self.graph.node);
-        self.graph.node = self.lookups;
+        let after = std::mem::take(&mut self.graph.node);
+        self.builder.finish(&mut self.graph);
+        self.graph.node.extend(after);
         graph::prune(&mut self.graph);
         self.graph
     }

@@ -7,12 +7,11 @@ use faer::{Mat, Side};
 use ndarray::{Array2, Axis};
 use std::sync::Arc;
 
-use super::builder::Builder;
 use super::run::Validation;
 use crate::anatomy::{ActivationKind, Anatomy, activation, class_factor};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, int_attribute};
+use crate::graph::{self, Builder, int_attribute};
 use crate::metadata::CLASSES;
 use crate::onnx::{DataType, Model, tensor_from_f32, tensor_info};
 use crate::runtime::Runtime;
@@ -92,18 +91,18 @@ pub fn add_classifier(model: &Model, classes: usize, pooling: Option<Pooling>) -
             b.reduce("ReduceMean", &patches, &tokens, false)
         }
     };
-    b.op_as("Identity", &[&pooled], FEATURES);
+    b.op_as("Identity", &[&pooled], vec![], FEATURES);
     let logits = b.gemm(&[FEATURES, WEIGHT, BIAS], true);
-    b.op_as("Identity", &[&logits], LOGITS);
+    b.op_as("Identity", &[&logits], vec![], LOGITS);
     let output = match activation(&typing).map(|a| a.kind) {
         None => LOGITS,
         Some(ActivationKind::Sigmoid) => {
-            b.op_as("Sigmoid", &[LOGITS], PROBABILITIES);
+            b.op_as("Sigmoid", &[LOGITS], vec![], PROBABILITIES);
             PROBABILITIES
         }
         Some(kind) => {
             let name = if kind == ActivationKind::Softmax { PROBABILITIES } else { LOG_PROBABILITIES };
-            b.nodes.push(graph::node(kind.operator(), &[LOGITS], &[name], vec![int_attribute("axis", 1)]));
+            b.op_as(kind.operator(), &[LOGITS], vec![int_attribute("axis", 1)], name);
             name
         }
     };

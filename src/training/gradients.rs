@@ -2,13 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::builder::Builder;
 use super::operators::Operators;
 use super::rules;
 use super::tape::{Tape, float};
 use crate::axes::Typing;
 use crate::error::Result;
-use crate::graph::element_types;
+use crate::graph::{Builder, element_types};
 use crate::onnx::node_label;
 use crate::onnx::proto::{GraphProto, NodeProto, OperatorSetIdProto, TensorProto};
 use crate::ops::{self, Mark};

@@ -1,12 +1,11 @@
 //! Logits instead of probabilities: where an activation stands behind a classifier, losses and teachers take what comes
 //! before it. The file that is written keeps it.
 
-use super::builder::Builder;
 use super::loss::Loss;
 use crate::anatomy::{Activation, ActivationKind, activation, activations};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, declare_dim, element_types, int_attribute};
+use crate::graph::{self, Builder, declare_dim, element_types, int_attribute};
 use crate::onnx::Model;
 use crate::onnx::proto::GraphProto;
 
@@ -46,10 +45,10 @@ pub fn with_logits(model: &Model, typing: &Typing) -> Result<Option<Model>> {
             Some(own) if a.is_binary() => {
                 let zero = b.op("Sub", &[&own, &own]);
                 let both = b.op_with("Concat", &[&zero, &own], vec![int_attribute("axis", 1)]);
-                b.op_as("Identity", &[&both], &a.output);
+                b.op_as("Identity", &[&both], vec![], &a.output);
                 graph.output.iter_mut().filter(|o| o.name() == a.output).for_each(|o| declare_dim(o, 1, 2));
             }
-            Some(own) => b.op_as("Identity", &[&own], &a.output),
+            Some(own) => b.op_as("Identity", &[&own], vec![], &a.output),
             None => {}
         }
     }

@@ -2,11 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::builder::Builder;
 use crate::anatomy::check_classes;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, element_types, int_attribute};
+use crate::graph::{self, Builder, element_types, int_attribute};
 use crate::onnx::proto::TensorProto;
 use crate::onnx::{DataType, Model, tensor_info};
 
@@ -218,7 +217,7 @@ impl Loss {
         {
             bail!(Unsupported, "the model has a value called `{LOSS}` or `{TARGETS}`, which training needs for itself");
         }
-        b.op_as("Identity", &[&sum.unwrap_or_default()], LOSS);
+        b.op_as("Identity", &[&sum.unwrap_or_default()], vec![], LOSS);
         b.finish(graph);
         for (name, shape) in inputs {
             let dims: Vec<Option<usize>> = shape.iter().map(|&d| Some(d)).collect();

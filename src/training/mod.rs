@@ -5,7 +5,6 @@
 //! in one place. Nothing is computed for values that no trained weight needs, and gradients of weights that are used
 //! several times add up.
 
-mod builder;
 pub mod checkpoint;
 mod classifier;
 mod gradients;

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::builder::Builder;
+use crate::graph::Builder;
 
 /// How parameters follow their gradients.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,10 +106,10 @@ impl Optimiser {
                 let (m, v) = (&moments[0], &moments[1]);
                 let (m1, v1) = (next(m), next(v));
                 let (kept, new) = (b.scaled(m, beta1 as f32), b.scaled(p.gradient, (1.0 - beta1) as f32));
-                b.op_as("Add", &[&kept, &new], &m1);
+                b.op_as("Add", &[&kept, &new], vec![], &m1);
                 let square = b.op("Mul", &[p.gradient, p.gradient]);
                 let (kept, new) = (b.scaled(v, beta2 as f32), b.scaled(&square, (1.0 - beta2) as f32));
-                b.op_as("Add", &[&kept, &new], &v1);
+                b.op_as("Add", &[&kept, &new], vec![], &v1);
                 let root = b.op("Sqrt", &[&v1]);
                 let corrected = b.op("Mul", &[&root, CORRECTION2]);
                 let epsilon = b.scalar(epsilon as f32);
@@ -124,7 +124,7 @@ impl Optimiser {
                     let kept = b.op("Sub", &[&one, &lost]);
                     b.op("Mul", &[p.name, &kept])
                 };
-                b.op_as("Sub", &[&decayed, &change], &next(p.name));
+                b.op_as("Sub", &[&decayed, &change], vec![], &next(p.name));
             }
             Optimiser::Sgd { momentum } => {
                 let gradient = if p.decay == 0.0 {
@@ -135,9 +135,9 @@ impl Optimiser {
                 };
                 let kept = b.scaled(&moments[0], momentum as f32);
                 let momentum = next(&moments[0]);
-                b.op_as("Add", &[&kept, &gradient], &momentum);
+                b.op_as("Add", &[&kept, &gradient], vec![], &momentum);
                 let change = b.op("Mul", &[&momentum, &rate]);
-                b.op_as("Sub", &[p.name, &change], &next(p.name));
+                b.op_as("Sub", &[p.name, &change], vec![], &next(p.name));
             }
         }
     }
@@ -149,7 +149,7 @@ pub(super) fn average(b: &mut Builder, parameter: &str) {
     let one = b.scalar(1.0);
     let share = b.op("Sub", &[&one, EMA_DECAY]);
     let (kept, new) = (b.op("Mul", &[&old, EMA_DECAY]), b.op("Mul", &[&next(parameter), &share]));
-    b.op_as("Add", &[&kept, &new], &next(&old));
+    b.op_as("Add", &[&kept, &new], vec![], &next(&old));
 }
 
 /// How the learning rate changes over a run.

@@ -8,9 +8,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::builder::Builder;
 use crate::axes::Typing;
-use crate::graph::{element_types, int_attribute};
+use crate::graph::{Builder, element_types, int_attribute};
 use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::ops::{self, Mark};
 

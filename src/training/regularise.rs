@@ -4,11 +4,10 @@
 //! Which branches are dropped is drawn outside the graph, which takes the draws as an input: so a run is the same on
 //! every runtime.
 
-use super::builder::Builder;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph;
+use crate::graph::{self, Builder};
 use crate::onnx::proto::GraphProto;
 use crate::onnx::{DataType, tensor_info};
 

@@ -6,7 +6,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::builder::Builder;
 use super::gradients::Gradients;
 use super::logits;
 use super::loss::{self, LOSS, Loss};
@@ -20,7 +19,7 @@ use super::{kernels, regularise};
 use crate::anatomy::Anatomy;
 use crate::axes::{Assumption, Typing, declared_batch, open_batch};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, data_inputs};
+use crate::graph::{self, Builder, data_inputs};
 use crate::metadata::schema;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::onnx::{DataType, Model, tensor_from_i64, tensor_info};
@@ -416,7 +415,7 @@ impl Work<'_, '_> {
             let sum = accumulated(&w.name);
             // Chosen, not multiplied: what is no number times zero would stay.
             let carried = b.op("Where", &[&goes_on, &sum, &zero]);
-            b.op_as("Add", &[&carried, g], &next(&sum));
+            b.op_as("Add", &[&carried, g], vec![], &next(&sum));
             d.state.push(StateTensor { next: next(&sum), name: sum, shape: w.shape.clone(), initial: None });
         }
         d.inputs.push(scalar(CARRY, "0 in the first of the steps that are added up, else 1"));
@@ -495,7 +494,7 @@ impl Work<'_, '_> {
         if !squares.is_empty() {
             let refs: Vec<&str> = squares.iter().map(String::as_str).collect();
             let sum = b.op("Sum", &refs);
-            b.op_as("Sqrt", &[&sum], GRADIENT_NORM);
+            b.op_as("Sqrt", &[&sum], vec![], GRADIENT_NORM);
             d.outputs.push(scalar(GRADIENT_NORM, "norm of all gradients together, before clipping"));
         }
         let share = recipe.clip.map(|limit| {

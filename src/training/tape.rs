@@ -3,11 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
 
-use super::builder::Builder;
 use super::operators::Operators;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{int_attribute, ints_attribute};
+use crate::graph::{Builder, int_attribute, ints_attribute};
 use crate::onnx::DataType;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use crate::runtime::kernels::DOMAIN;

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{
-    Attributes, Names, element_types, float_attribute, int_attribute, ints_attribute, lift_constants, node as new_node,
+    Attributes, Builder, element_types, float_attribute, int_attribute, ints_attribute, lift_constants,
 };
-use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
-use crate::onnx::{DataType, node_label, tensor_from_f32, tensor_from_i64, tensor_from_raw};
+use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto};
+use crate::onnx::{DataType, node_label, tensor_from_f32, tensor_from_raw};
 use crate::ops::{self, Mark};
 
 /// A graph without the fused operators that were asked for.
@@ -76,24 +76,16 @@ fn takes_statistics(typing: &Typing, node: &NodeProto) -> bool {
 fn decompose(typing: &Typing, chosen: impl Fn(usize, &NodeProto) -> bool) -> Result<Decomposed> {
     let types = element_types(typing.graph);
     let mut graph = typing.graph.clone();
-    let mut names = Names::new(&graph);
-    let mut out = Vec::with_capacity(graph.node.len());
-    let mut initializers = Vec::new();
+    let mut builder = Builder::new(&graph, typing.opset, "");
     let mut probabilities = HashMap::new();
     for (k, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
         if !chosen(k, &node) {
-            out.push(node);
+            builder.nodes.push(node);
             continue;
         }
         let label = node_label(&node);
-        let mut work = Work {
-            typing,
-            types: &types,
-            node: &node,
-            names: &mut names,
-            out: &mut out,
-            initializers: &mut initializers,
-        };
+        builder.under(node.output.first().map_or("", String::as_str));
+        let mut work = Work { typing, types: &types, node: &node, builder: &mut builder };
         let done = match node.op_type() {
             "RotaryEmbedding" => work.rotary(),
             "BiasGelu" | "FastGelu" => work.gelu(),
@@ -109,8 +101,7 @@ fn decompose(typing: &Typing, chosen: impl Fn(usize, &NodeProto) -> bool) -> Res
         };
         done.map_err(|e| e.in_node(label))?;
     }
-    graph.node = out;
-    graph.initializer.extend(initializers);
+    builder.finish(&mut graph);
     graph.value_info.clear();
     Ok(Decomposed { graph, probabilities })
 }
@@ -119,35 +110,32 @@ struct Work<'a, 'm> {
     typing: &'a Typing<'m>,
     types: &'a HashMap<&'m str, DataType>,
     node: &'a NodeProto,
-    names: &'a mut Names,
-    out: &'a mut Vec<NodeProto>,
-    initializers: &'a mut Vec<TensorProto>,
+    builder: &'a mut Builder,
 }
 
 impl Work<'_, '_> {
     fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
-        let stem = format!("{}_{}", self.node.output[0], op.to_lowercase());
-        let output = self.names.fresh(&stem);
-        self.out.push(new_node(op, inputs, &[&output], attributes));
-        output
+        self.builder.op_with(op, inputs, attributes)
     }
 
     /// The last step, which makes output `j` of the fused node.
     fn end(&mut self, j: usize, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) {
-        self.out.push(new_node(op, inputs, &[&self.node.output[j]], attributes));
+        self.builder.op_as(op, inputs, attributes, &self.node.output[j]);
     }
 
     fn ints(&mut self, values: &[i64]) -> String {
-        let name = self.names.fresh("offshoot_shape");
-        self.initializers.push(tensor_from_i64(name.clone(), &[values.len()], values));
-        name
+        self.builder.operand(values)
     }
 
     /// A constant of the element type that the node computes in.
     fn scalar(&mut self, value: f32) -> String {
-        let name = self.names.fresh("offshoot_constant");
-        self.initializers.push(tensor_from_f32(name.clone(), self.kind(), &[], &[value]));
-        name
+        self.filled(&[], value)
+    }
+
+    /// One number everywhere, of the element type that the node computes in.
+    fn filled(&mut self, shape: &[usize], value: f32) -> String {
+        let elements = vec![value; shape.iter().product()];
+        self.builder.tensor(tensor_from_f32("offshoot_constant", self.kind(), shape, &elements))
     }
 
     /// The element type that the node computes in.
@@ -312,9 +300,9 @@ impl Work<'_, '_> {
         }
         if self.node.int("is_causal").unwrap_or(0) != 0 || self.node.int("unidirectional").unwrap_or(0) != 0 {
             let seen = (0..queries * keys).map(|i| u8::from(i % keys <= i / keys)).collect::<Vec<u8>>();
-            let name = self.names.fresh("offshoot_causal");
-            self.initializers.push(tensor_from_raw(name.clone(), DataType::Bool, &[queries, keys], seen.into()));
-            scores = self.masked(&name, &scores);
+            let seen = tensor_from_raw("offshoot_causal", DataType::Bool, &[queries, keys], seen.into());
+            let seen = self.builder.tensor(seen);
+            scores = self.masked(&seen, &scores);
         }
         let probabilities =
             self.op("Softmax", &[&scores], vec![int_attribute("axis", if typing.opset < 13 { 3 } else { -1 })]);
@@ -338,9 +326,9 @@ impl Work<'_, '_> {
             (reach[0] < 0 || -away <= reach[0]) && (reach[1] < 0 || away <= reach[1])
         };
         let seen = (0..queries * keys).map(|i| u8::from(near((i / keys, i % keys)))).collect::<Vec<u8>>();
-        let name = self.names.fresh("offshoot_window");
-        self.initializers.push(tensor_from_raw(name.clone(), DataType::Bool, &[queries, keys], seen.into()));
-        self.masked(&name, &scores)
+        let seen = tensor_from_raw("offshoot_window", DataType::Bool, &[queries, keys], seen.into());
+        let seen = self.builder.tensor(seen);
+        self.masked(&seen, &scores)
     }
 
     /// Scores where a mask is true, elsewhere as good as -∞.
@@ -568,6 +556,7 @@ impl Work<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::node;
     use crate::onnx::Model;
     use crate::onnx::proto::ModelProto;
     use crate::onnx::tensor_info;
@@ -577,7 +566,7 @@ mod tests {
     fn an_operator_without_all_its_inputs_is_an_error() {
         for op in ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"] {
             for (inputs, whole) in [(&["x", "x"][..], false), (&["x", "x", ""], false), (&["x", "x", "w"], true)] {
-                let skip = NodeProto { domain: Some("com.microsoft".into()), ..new_node(op, inputs, &["y"], vec![]) };
+                let skip = NodeProto { domain: Some("com.microsoft".into()), ..node(op, inputs, &["y"], vec![]) };
                 let model = Model::from_proto(ModelProto {
                     graph: Some(GraphProto {
                         input: vec![tensor_info("x", DataType::Float, &[Some(2), Some(5), Some(4)])],

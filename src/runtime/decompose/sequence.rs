@@ -4,7 +4,6 @@
 use super::Work;
 use crate::error::Result;
 use crate::graph::{Attributes, int_attribute, ints_attribute, resolve_axis};
-use crate::onnx::tensor_from_f32;
 
 /// Every step on its own: more of them are not worth their nodes.
 const MOST_STEPS: usize = 4096;
@@ -181,13 +180,5 @@ impl Work<'_, '_> {
     fn join(&mut self, output: usize, parts: &[String], axis: usize) {
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         self.end(output, "Concat", &parts, vec![int_attribute("axis", axis as i64)]);
-    }
-
-    /// A constant of one number, of the element type that the node computes in.
-    fn filled(&mut self, shape: &[usize], value: f32) -> String {
-        let name = self.names.fresh("offshoot_constant");
-        let elements = vec![value; shape.iter().product()];
-        self.initializers.push(tensor_from_f32(name.clone(), self.kind(), shape, &elements));
-        name
     }
 }

@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 
-use crate::graph::{Names, int_attribute, ints_attribute, node as new_node};
+use super::names::Names;
+use super::nodes::{int_attribute, ints_attribute, node as new_node};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, tensor_from_f32, tensor_from_i64};
 
 /// Nodes and constants that are to be added to a graph.
 pub(crate) struct Builder {
     /// What new values are called.
-    stem: &'static str,
+    stem: String,
     /// The version of the default operator set.
     opset: i64,
     /// The element type of constants that are not integers.
@@ -22,9 +23,9 @@ pub(crate) struct Builder {
 
 impl Builder {
     /// For a graph of the given opset; new values are called `stem_…`.
-    pub fn new(graph: &GraphProto, opset: i64, stem: &'static str) -> Self {
+    pub fn new(graph: &GraphProto, opset: i64, stem: &str) -> Self {
         Builder {
-            stem,
+            stem: stem.into(),
             opset,
             kind: DataType::Float,
             names: Names::new(graph),
@@ -32,6 +33,11 @@ impl Builder {
             initializers: Vec::new(),
             constants: HashMap::new(),
         }
+    }
+
+    /// From here on new values are called `stem_…`.
+    pub fn under(&mut self, stem: &str) {
+        self.stem = stem.into();
     }
 
     /// Adds what was built to the graph.
@@ -45,8 +51,14 @@ impl Builder {
     }
 
     pub fn op_with(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
-        let output = self.names.fresh(&format!("{}_{}", self.stem, op.to_lowercase()));
-        self.nodes.push(new_node(op, inputs, &[&output], attributes));
+        let name = format!("{}_{}", self.stem, op.to_lowercase());
+        self.op_called(op, inputs, attributes, &name)
+    }
+
+    /// An operator whose output has a name of its own, as far as that is free.
+    pub fn op_called(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>, name: &str) -> String {
+        let output = self.names.fresh(name);
+        self.op_as(op, inputs, attributes, &output);
         output
     }
 
@@ -68,9 +80,22 @@ impl Builder {
         outputs
     }
 
-    /// An operator whose output has a name that was chosen.
-    pub fn op_as(&mut self, op: &str, inputs: &[&str], output: &str) {
-        self.nodes.push(new_node(op, inputs, &[output], vec![]));
+    /// An operator whose output is a value that others know by its name.
+    pub fn op_as(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>, output: &str) {
+        self.nodes.push(new_node(op, inputs, &[output], attributes));
+    }
+
+    /// A tensor under its own name, as far as that is free.
+    pub fn tensor(&mut self, mut t: TensorProto) -> String {
+        let name = self.names.fresh(t.name());
+        t.name = Some(name.clone());
+        self.initializers.push(t);
+        name
+    }
+
+    /// A list that one node takes: a shape, borders, places.
+    pub fn operand(&mut self, values: &[i64]) -> String {
+        self.tensor(tensor_from_i64("offshoot_shape", &[values.len()], values))
     }
 
     pub fn floats(&mut self, shape: &[usize], data: &[f32]) -> String {
@@ -96,9 +121,8 @@ impl Builder {
         if let Some(name) = self.constants.get(&key) {
             return name.clone();
         }
-        let name = self.names.fresh(&format!("{}_constant", self.stem));
-        t.name = Some(name.clone());
-        self.initializers.push(t);
+        t.name = Some(format!("{}_constant", self.stem));
+        let name = self.tensor(t);
         self.constants.insert(key, name.clone());
         name
     }
