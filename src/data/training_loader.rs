@@ -4,6 +4,7 @@
 //! of an epoch sees the very batches that it would have seen, on any number of threads.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -17,7 +18,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::dataset::Dataset;
 use super::decode::pixels;
 use super::item::Item;
-use super::loader::STRICT_HINT;
+use super::loader::{Batch, STRICT_HINT};
 use super::random::{Generator, Purpose, generator};
 use super::shape::Layout;
 use super::source::Skipped;
@@ -78,24 +79,20 @@ pub struct TrainingBatch {
     pub epoch: usize,
     /// Which batch of the epoch it is, from 0.
     pub batch: usize,
-    /// The values, in standard memory order: `[images, channels, height, width]`, or `[images, height, width,
-    /// channels]` for [`Layout::Nhwc`].
-    pub images: Array4<f32>,
-    /// The same images as a [teacher](TrainingLoader::with_teacher) takes them, where it takes them otherwise.
-    pub teacher: Option<Array4<f32>>,
+    /// Its images, as they came out of augmentation and mixing.
+    pub data: Batch,
     /// What the model should answer, `[images, classes]`: 1 at the class of the image and 0 elsewhere, or what mixing
     /// made of that. `None` where labels are left aside.
     pub targets: Option<Array2<f32>>,
     /// The class of every image before mixing. `None` where labels are left aside.
     pub labels: Option<Vec<u32>>,
-    /// Which images of the data set they are.
-    pub indices: Vec<usize>,
 }
 
-impl TrainingBatch {
-    /// The images for the teacher.
-    pub fn for_teacher(&self) -> &Array4<f32> {
-        self.teacher.as_ref().unwrap_or(&self.images)
+impl Deref for TrainingBatch {
+    type Target = Batch;
+
+    fn deref(&self) -> &Batch {
+        &self.data
     }
 }
 
@@ -326,7 +323,8 @@ impl TrainingLoader {
                 mix.targets(targets);
             }
         }
-        Ok(TrainingBatch { epoch, batch: number, images, teacher, targets, labels, indices })
+        let data = Batch { first: number * batch_size, images, teacher, indices };
+        Ok(TrainingBatch { epoch, batch: number, data, targets, labels })
     }
 
     /// The image at a position of the epoch, or the next that can be read, with its index in the data set.
@@ -625,7 +623,7 @@ mod tests {
         assert_eq!(batch.labels.unwrap(), [2, 0, 1, 2]);
         let last = epoch(&new(plain.clone(), Layout::Nhwc).unwrap(), 0, 0).remove(0);
         assert!(last.images.is_standard_layout());
-        assert_eq!(last.images.permuted_axes([0, 3, 1, 2]), tensors);
+        assert_eq!(last.data.images.permuted_axes([0, 3, 1, 2]), tensors);
         let error = new(TrainingOptions { augmentation: Augmentation::standard(), ..plain }, Layout::Nchw).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
     }

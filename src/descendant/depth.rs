@@ -27,10 +27,8 @@ pub struct Shallow {
 /// shape.
 pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[usize]) -> Result<Shallow> {
     let drops = (0..anatomy.layers.len()).any(|l| !kept.contains(&l));
-    if let (true, Some(graph)) = (drops, separate_skip_norms(typing)?) {
+    if let (true, Some(apart)) = (drops, separate_skip_norms(model, typing)?) {
         // A sum that is fused with the next layer's norm is no place to cut.
-        let mut apart = model.clone();
-        *apart.graph_mut() = graph;
         let typing = Typing::new(&apart)?;
         return keep_layers(&apart, &typing, &Anatomy::new(&typing)?, kept);
     }

@@ -43,10 +43,8 @@ pub(super) fn without(model: &Model, gene: &Learngene, plan: &Plan) -> Result<Mo
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
     let is_dropped = |l: usize| plan.layers.iter().all(|p| p.ancestor_layer != l);
-    if let (true, Some(graph)) = ((0..anatomy.layers.len()).any(is_dropped), separate_skip_norms(&typing)?) {
+    if let (true, Some(apart)) = ((0..anatomy.layers.len()).any(is_dropped), separate_skip_norms(model, &typing)?) {
         // A sum that is fused with the norm behind it may have no name, and what is added there would stay.
-        let mut apart = model.clone();
-        *apart.graph_mut() = graph;
         return without(&apart, gene, plan);
     }
     let mut oracle = Oracle {

@@ -35,10 +35,8 @@ pub fn pin(model: &Model) -> Result<Model> {
     }
     graph::widen(out.graph_mut(), &[DataType::Float16, DataType::Bfloat16])?;
     // What a matrix makes and what the stream is have names of their own only where sums and norms are two nodes.
-    let apart = separate_skip_norms(&Typing::new(&out)?)?;
-    if let Some(graph) = apart {
-        *out.graph_mut() = graph;
-    }
+    let apart = separate_skip_norms(&out, &Typing::new(&out)?)?;
+    let mut out = apart.unwrap_or(out);
     let typing = Typing::new(&out)?;
     let shapes: Vec<(usize, TensorProto)> = (typing.graph.node.iter().enumerate())
         .filter(|(_, n)| matches!(n.op_type(), "Shape" | "Size"))

@@ -11,7 +11,7 @@ use crate::graph::{
     Attributes, Builder, element_types, float_attribute, int_attribute, ints_attribute, lift_constants,
 };
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto};
-use crate::onnx::{DataType, node_label, tensor_from_f32, tensor_from_raw};
+use crate::onnx::{DataType, Model, node_label, tensor_from_f32, tensor_from_raw};
 use crate::ops::{self, Mark};
 
 /// A graph without the fused operators that were asked for.
@@ -40,17 +40,19 @@ pub(super) fn without_recent(typing: &Typing) -> Result<GraphProto> {
     Ok(decompose(typing, chosen)?.graph)
 }
 
-/// The graph with every `com.microsoft` SkipLayerNormalization (SkipSimplifiedLayerNormalization) as a sum and a norm,
-/// so that the residual stream can be cut between them; `None` where there is none.
+/// The typed model with every `com.microsoft` SkipLayerNormalization (SkipSimplifiedLayerNormalization) as a sum and a
+/// norm, so that the residual stream can be cut between them; `None` where there is none.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] where the statistics are outputs of their own; it names the node.
-pub fn separate_skip_norms(typing: &Typing) -> Result<Option<GraphProto>> {
+pub fn separate_skip_norms(model: &Model, typing: &Typing) -> Result<Option<Model>> {
     let skips = |node: &NodeProto| node.op_type().starts_with("Skip");
     if !typing.graph.node.iter().any(skips) {
         return Ok(None);
     }
-    Ok(Some(decompose(typing, |_, node| skips(node))?.graph))
+    let mut apart = model.clone();
+    *apart.graph_mut() = decompose(typing, |_, node| skips(node))?.graph;
+    Ok(Some(apart))
 }
 
 /// The graph in the form that gradient rules are for: fused operators taken apart, weights in initializers.
@@ -557,7 +559,6 @@ impl Work<'_, '_> {
 mod tests {
     use super::*;
     use crate::graph::node;
-    use crate::onnx::Model;
     use crate::onnx::proto::ModelProto;
     use crate::onnx::tensor_info;
 
@@ -578,8 +579,8 @@ mod tests {
                     ..Default::default()
                 });
                 let typing = Typing::new(&model).unwrap();
-                match separate_skip_norms(&typing) {
-                    Ok(graph) => assert!(whole && graph.is_some(), "{op} {inputs:?}"),
+                match separate_skip_norms(&model, &typing) {
+                    Ok(apart) => assert!(whole && apart.is_some(), "{op} {inputs:?}"),
                     Err(e) => {
                         assert!(!whole && e.kind() == ErrorKind::Format && e.to_string().contains("input 2"), "{e}")
                     }
