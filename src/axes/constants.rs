@@ -12,7 +12,7 @@ use crate::ops::{self, Mark};
 
 impl<'m> Typing<'m> {
     /// True where a value depends on no input but by shapes, which are assumed: a weight, a known value, or what is
-    /// computed from constants alone.
+    /// computed from constants alone and is the same in every run.
     pub fn is_constant(&self, value: &str) -> bool {
         self.constants.contains(value)
     }
@@ -24,7 +24,17 @@ impl<'m> Typing<'m> {
 
     /// True where a node makes constants of operands that are `constant`, whatever that means to whoever asks.
     pub(crate) fn keeps_constant(&self, node: &NodeProto, constant: impl Fn(&str) -> bool) -> bool {
-        !ops::of(node).is(Mark::Random) && node.input.iter().all(|x| x.is_empty() || constant(x))
+        node.input.iter().all(|x| x.is_empty() || constant(x)) && !self.is_random(node)
+    }
+
+    /// True where the results of a node differ from one run to the next: it draws random numbers. So does a Dropout
+    /// that says it is being trained (its third input, since operator set 12) and drops some share (its second).
+    pub(crate) fn is_random(&self, node: &NodeProto) -> bool {
+        let says = |j: usize, default: bool| match node.input.get(j).filter(|x| !x.is_empty()) {
+            Some(x) => self.known.get(x.as_str()).is_none_or(|k| k.data.iter().any(|&v| v != 0.0)),
+            None => default,
+        };
+        ops::of(node).is(Mark::Random) || node.op_type() == "Dropout" && says(2, false) && says(1, true)
     }
 
     /// Notes the constants among the results of a node that was typed.
@@ -35,5 +45,62 @@ impl<'m> Typing<'m> {
                 self.constants.insert(o);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::node;
+    use crate::onnx::proto::{GraphProto, ModelProto};
+    use crate::onnx::{DataType, Model, tensor_from_f32, tensor_from_raw, tensor_info};
+
+    #[test]
+    fn what_is_computed_from_weights_is_constant_and_what_is_drawn_at_random_is_not() {
+        let flag = |name: &str, v: u8| tensor_from_raw(name, DataType::Bool, &[], vec![v].into());
+        let share = |name: &str, v: f32| tensor_from_f32(name.to_string(), DataType::Float, &[], &[v]);
+        let model = Model::from_proto(ModelProto {
+            graph: Some(GraphProto {
+                input: vec![tensor_info("x", DataType::Float, &[Some(2), Some(4)])],
+                initializer: vec![
+                    tensor_from_f32("w", DataType::Float, &[4], &[1.0, 2.0, 3.0, 4.0]),
+                    flag("on", 1),
+                    flag("off", 0),
+                    share("half", 0.5),
+                    share("none", 0.0),
+                ],
+                node: vec![
+                    node("Neg", &["w"], &["computed"], vec![]),
+                    node("Shape", &["x"], &["shape"], vec![]),
+                    node("Add", &["x", "w"], &["sum"], vec![]),
+                    node("Cast", &["sum"], &["mode"], vec![crate::graph::int_attribute("to", DataType::Bool as i64)]),
+                    node("Dropout", &["w", "half", "off"], &["kept"], vec![]),
+                    node("Dropout", &["w"], &["old"], vec![]),
+                    node("Dropout", &["w", "none", "on"], &["whole"], vec![]),
+                    node("Dropout", &["w", "half", "on"], &["dropped"], vec![]),
+                    node("Dropout", &["w", "", "on"], &["half dropped"], vec![]),
+                    node("Dropout", &["half", "half", "on"], &["scalar"], vec![]),
+                    node("Dropout", &["w", "half", "mode"], &["perhaps"], vec![]),
+                    node("Neg", &["dropped"], &["behind"], vec![]),
+                ],
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        let typing = Typing::with(&model, Default::default()).unwrap();
+        for value in ["w", "computed", "shape", "kept", "old", "whole"] {
+            assert!(typing.is_constant(value), "{value}");
+        }
+        for value in ["x", "sum", "mode", "dropped", "half dropped", "scalar", "perhaps", "behind", ""] {
+            assert!(!typing.is_constant(value), "{value}");
+            assert!(value == "x" || !typing.known.contains_key(value), "{value}");
+        }
+        // They have no inputs, or none that says so.
+        let drawn: Vec<&str> = ops::marked(Mark::Random).map(|op| op.name).collect();
+        assert!(drawn.contains(&"RandomNormal") && drawn.contains(&"Bernoulli"), "{drawn:?}");
+        for op in drawn {
+            assert!(!typing.keeps_constant(&node(op, &[], &["y"], vec![]), |_| true), "{op}");
+        }
+        assert!(typing.keeps_constant(&node("Constant", &[], &["y"], vec![]), |_| true));
     }
 }

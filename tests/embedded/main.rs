@@ -13,6 +13,7 @@ mod init;
 mod operators;
 mod padding;
 mod precision;
+mod random;
 mod reports;
 mod study;
 mod surgery;

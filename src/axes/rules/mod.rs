@@ -20,7 +20,7 @@ use super::factors::Dim;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::is_standard;
 use crate::onnx::proto::NodeProto;
-use crate::ops::{self, Shape};
+use crate::ops::{self, Mark, Shape};
 pub use contraction::explicit_einsum;
 pub(crate) use resampling::window_length;
 pub(super) use values::shape_value;
@@ -124,6 +124,11 @@ impl Rule<'_, '_> {
             "PackedMultiHeadAttention" => self.unpadded_attention(),
             "RestorePadding" => self.restore_padding(),
             "Range" => Err(self.fail("the length of a Range depends on more than shapes")),
+            op if ops::of(self.node).is(Mark::Random) => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("the operator `{op}` draws random numbers: the model says something else in every run"),
+            )
+            .hint("export the model in evaluation mode, or with the random numbers as an input")),
             op => {
                 let domain = if self.node.domain().is_empty() { "ai.onnx" } else { self.node.domain() };
                 Err(Error::new(ErrorKind::Unsupported, format!("the operator `{domain}.{op}` has no typing rule"))

@@ -55,6 +55,9 @@ impl<'m> Typing<'m> {
         node: &NodeProto,
         values: &std::collections::HashMap<&'m str, Known>,
     ) -> Option<Vec<Known>> {
+        if self.is_random(node) {
+            return None;
+        }
         // Rows of a table of numbers are weights (a learngene's lookups), however small the table is.
         let table = || node.input.first().and_then(|x| self.weights.get(x.as_str())).is_some_and(|t| is_float(t));
         if node.op_type() == "Gather" && table() {
