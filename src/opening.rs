@@ -49,7 +49,7 @@ impl Opening {
             true => graph::dequantize(&mut model).and_then(|_| graph::prepare(&mut model)),
             false => graph::prepare(&mut model),
         };
-        prepared.map_err(|e| e.at(path))?;
+        prepared.and_then(|()| axes::branches::inline(&mut model, self.input_size)).map_err(|e| e.at(path))?;
         Ok(model)
     }
 

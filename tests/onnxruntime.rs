@@ -80,7 +80,9 @@ fn data_as_people_hold_them_are_read_rightly() {
 #[test]
 fn models_as_people_hold_them_are_run_rightly() {
     if let Some(runtime) = runtime() {
-        use common::reports::{batches, classifiers, joined, listed, masks, models, ranges, studies, windows};
+        use common::reports::{
+            batches, branches, classifiers, joined, listed, masks, models, ranges, studies, windows,
+        };
         let checks: [fn(&str); 11] = [
             classifiers::losses_take_the_logits,
             classifiers::cross_entropy_behind_a_sigmoid_is_refused,
@@ -100,6 +102,7 @@ fn models_as_people_hold_them_are_run_rightly() {
         batches::tokens_that_are_repeated_are_opened(runtime);
         batches::open_batches_of_all_exports_are_believed(runtime);
         masks::masks_stay_finite(runtime);
+        branches::children_have_their_branches_inlined(runtime);
         joined::every_batch_is_right(runtime);
         windows::children_of_other_sizes_are_right(runtime);
     }

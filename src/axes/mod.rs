@@ -12,6 +12,8 @@
 
 pub mod arithmetic;
 mod batch;
+pub mod branches;
+mod choices;
 mod constants;
 pub mod factors;
 pub mod resize;
@@ -29,6 +31,7 @@ use crate::onnx::{DataType, Model, data_type, element_count, is_float, node_labe
 use arithmetic::{Known, LIMIT};
 pub(crate) use batch::mixed_axes;
 pub use batch::{BatchFault, batch_fault, declared_batch, fix_batch, open_batch};
+use choices::Choices;
 pub use factors::{Dim, Factor, Factors, ImageAxis, Mismatch, Spatial};
 pub use rules::explicit_einsum;
 pub(crate) use rules::window_length;
@@ -169,6 +172,10 @@ pub struct Typing<'m> {
     takes_patches: bool,
     /// The batch that is being opened, if it is.
     opening: Option<batch::Opening>,
+    /// What shapes choose, where that is to be found out.
+    choices: Option<Choices>,
+    /// How long axes are that inputs leave open, but for the batch and the image.
+    open_length: usize,
     /// What decided the image size.
     pub size_from: SizeFrom,
     /// The nodes that make values, once somebody asks.
@@ -241,8 +248,7 @@ impl<'m> Typing<'m> {
         if let Some(typing) = fitting(image_sizes(model)) {
             return from(typing, SizeFrom::Tables);
         }
-        let usual = [224, 384, 518, 336, 256, 448, 512, 192, 160, 128, 96, 64, 32, 28];
-        let Some(guess) = usual.into_iter().find_map(|n| sound([n, n])) else {
+        let Some(guess) = USUAL_SIZES.into_iter().find_map(|n| sound([n, n])) else {
             return from(typed(default)?, SizeFrom::Guess);
         };
         if guess.tables_fit(model) {
@@ -341,9 +347,18 @@ impl<'m> Typing<'m> {
 
     /// Types a model, whose batch is opened where the file fixes it, if it `opens`.
     fn begin(model: &'m Model, assumption: Assumption, opens: bool) -> Result<Self> {
-        let graph = model.graph();
-        let mut typing = Typing {
-            graph,
+        let mut typing = Self::empty(model, assumption);
+        typing.walk(opens)?;
+        Ok(typing)
+    }
+
+    /// How long axes are taken to be that inputs leave open.
+    const OPEN_LENGTH: usize = 16;
+
+    /// Nothing is typed yet.
+    fn empty(model: &'m Model, assumption: Assumption) -> Self {
+        Typing {
+            graph: model.graph(),
             factors: Factors::default(),
             dims: HashMap::new(),
             known: HashMap::new(),
@@ -361,19 +376,25 @@ impl<'m> Typing<'m> {
             assumption,
             takes_patches: false,
             opening: None,
+            choices: None,
+            open_length: Self::OPEN_LENGTH,
             size_from: SizeFrom::default(),
             makers: OnceLock::new(),
-        };
+        }
+    }
+
+    fn walk(&mut self, opens: bool) -> Result<()> {
+        let graph = self.graph;
         for t in &graph.initializer {
-            typing.weight(t.name(), t);
+            self.weight(t.name(), t);
         }
-        typing.inputs(opens)?;
-        for k in 0..graph.node.len() {
-            typing.node(k).map_err(|e| e.in_node(node_label(&graph.node[k])))?;
-            typing.note_constants(&graph.node[k]);
+        self.inputs(opens)?;
+        for (k, node) in graph.node.iter().enumerate() {
+            self.node(k, node).map_err(|e| e.in_node(node_label(node)))?;
+            self.note_constants(node);
         }
-        typing.takes_patches = typing.attends_over_batch();
-        Ok(typing)
+        self.takes_patches = self.attends_over_batch();
+        Ok(())
     }
 
     /// True where an attention runs over what the first input has in its first axis, or is not computed for each of it:
@@ -433,7 +454,7 @@ impl<'m> Typing<'m> {
                         Some(p) => self.assumption.image[p],
                         None => 3,
                     },
-                    _ => 16,
+                    _ => self.open_length,
                 };
                 dims.push(match d {
                     Some(images) if opens && i == 0 => self.groups_of(*images),
@@ -554,6 +575,8 @@ pub fn channels_last(dims: &[Option<usize>]) -> bool {
     dims.len() == 4 && !few(dims[1]) && few(dims[3])
 }
 
+/// Image sizes that are tried where nothing says one.
+const USUAL_SIZES: [usize; 14] = [224, 384, 518, 336, 256, 448, 512, 192, 160, 128, 96, 64, 32, 28];
 /// Sizes that are tried because of tables.
 const MAX_SIZES: usize = 32;
 

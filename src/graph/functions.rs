@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use prost::Message;
 
+use super::subgraphs::rename_captured;
 use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::proto::{FunctionProto, ModelProto, NodeProto};
+use crate::onnx::proto::{AttributeProto, FunctionProto, ModelProto, NodeProto};
+use crate::onnx::{subgraphs_mut, with_inner_nodes};
 
 /// Calls may nest, but a function that calls itself would never end.
 const MAX_DEPTH: usize = 64;
@@ -33,13 +35,13 @@ pub(super) fn inline(model: &mut ModelProto) -> Result<()> {
         }
     }
     let Some(graph) = model.graph.as_mut() else { return Ok(()) };
-    let mut inliner = Inliner { functions: &functions, calls: 0, bytes: 0, out: Vec::new() };
+    let mut inliner = Inliner { functions: &functions, calls: 0, nodes: 0, bytes: 0, out: Vec::new() };
     for node in std::mem::take(&mut graph.node) {
         inliner.node(node, 0)?;
     }
     graph.node = inliner.out;
     let domains: Vec<&str> = functions.keys().map(|k| k.0.as_str()).collect();
-    let used: Vec<String> = graph.node.iter().map(|n| n.domain().to_string()).collect();
+    let used: Vec<String> = with_inner_nodes(&graph.node).into_iter().map(|n| n.domain().to_string()).collect();
     model
         .opset_import
         .retain(|o| !domains.contains(&o.domain()) || o.domain().is_empty() || used.iter().any(|d| d == o.domain()));
@@ -49,6 +51,7 @@ pub(super) fn inline(model: &mut ModelProto) -> Result<()> {
 struct Inliner<'f> {
     functions: &'f HashMap<Key, FunctionProto>,
     calls: usize,
+    nodes: usize,
     bytes: usize,
     out: Vec<NodeProto>,
 }
@@ -66,11 +69,19 @@ fn copied(node: &NodeProto) -> usize {
 }
 
 impl Inliner<'_> {
-    fn node(&mut self, node: NodeProto, depth: usize) -> Result<()> {
+    fn node(&mut self, mut node: NodeProto, depth: usize) -> Result<()> {
         let key = (node.domain().to_string(), node.op_type().to_string(), node.overload().to_string());
         let Some(function) = self.functions.get(&key) else {
-            if self.out.len() >= MAX_NODES {
+            self.nodes += 1;
+            if self.nodes > MAX_NODES {
                 return Err(too_large(format!("{MAX_NODES} nodes")));
+            }
+            for graph in subgraphs_mut(&mut node) {
+                let outer = std::mem::take(&mut self.out);
+                for inner in std::mem::take(&mut graph.node) {
+                    self.node(inner, depth)?;
+                }
+                graph.node = std::mem::replace(&mut self.out, outer);
             }
             self.out.push(node);
             return Ok(());
@@ -95,25 +106,17 @@ impl Inliner<'_> {
         }
         for inner in &function.node {
             let mut inner = inner.clone();
+            let renamed = |value: &str| match rename.get(value) {
+                Some(actual) => actual.clone(),
+                None => format!("{}/{call}/{value}", function.name()),
+            };
             for value in inner.input.iter_mut().chain(inner.output.iter_mut()).filter(|v| !v.is_empty()) {
-                *value = match rename.get(value.as_str()) {
-                    Some(actual) => actual.clone(),
-                    None => format!("{}/{call}/{value}", function.name()),
-                };
+                *value = renamed(value);
             }
+            subgraphs_mut(&mut inner).for_each(|graph| rename_captured(graph, &renamed));
             inner.name = inner.name.as_ref().map(|n| format!("{}/{call}/{n}", function.name()));
-            inner.attribute.retain_mut(|a| {
-                let Some(reference) = a.ref_attr_name.take().filter(|r| !r.is_empty()) else { return true };
-                let given = node.attribute.iter().chain(&function.attribute_proto).find(|g| g.name() == reference);
-                match given {
-                    Some(given) => {
-                        let name = a.name.take();
-                        *a = given.clone();
-                        a.name = name;
-                        true
-                    }
-                    None => false,
-                }
+            fill_in(&mut inner, &|name| {
+                node.attribute.iter().chain(&function.attribute_proto).find(|given| given.name() == name)
             });
             self.bytes += copied(&inner);
             if self.bytes > MAX_BYTES {
@@ -123,6 +126,17 @@ impl Inliner<'_> {
         }
         Ok(())
     }
+}
+
+/// Puts the attributes of a call where a function's body refers to them; one that is not given is left out.
+fn fill_in<'a>(node: &mut NodeProto, given: &dyn Fn(&str) -> Option<&'a AttributeProto>) {
+    node.attribute.retain_mut(|a| {
+        let Some(reference) = a.ref_attr_name.take().filter(|r| !r.is_empty()) else { return true };
+        let Some(given) = given(&reference) else { return false };
+        *a = AttributeProto { name: a.name.take(), ..given.clone() };
+        true
+    });
+    subgraphs_mut(node).flat_map(|graph| &mut graph.node).for_each(|inner| fill_in(inner, given));
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
+use super::subgraphs::needed;
 use crate::onnx::proto::GraphProto;
 
 /// Who makes and who uses each value.
 pub struct Links<'g> {
     /// The node that makes a value.
     pub maker: HashMap<&'g str, usize>,
-    /// The nodes that use a value, in order; a node that uses it twice stands there once.
+    /// The nodes that use a value, also inside them, in order; a node that uses it twice stands there once.
     pub users: HashMap<&'g str, Vec<usize>>,
 }
 
@@ -18,7 +19,7 @@ impl<'g> Links<'g> {
         let mut maker = HashMap::new();
         let mut users: HashMap<&str, Vec<usize>> = HashMap::new();
         for (k, node) in graph.node.iter().enumerate() {
-            for x in node.input.iter().filter(|x| !x.is_empty()) {
+            for x in needed(node) {
                 let list = users.entry(x).or_default();
                 if list.last() != Some(&k) {
                     list.push(k);

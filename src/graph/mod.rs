@@ -15,6 +15,7 @@ mod narrow;
 mod nodes;
 mod order;
 mod prepare;
+mod subgraphs;
 mod types;
 mod values;
 
@@ -33,5 +34,6 @@ pub use nodes::{
 pub use order::prune;
 pub(crate) use order::sort;
 pub use prepare::prepare;
+pub use subgraphs::{name_apart, needed, rename};
 pub use types::{element_types, lift_constants, output_type, widen};
 pub use values::{data_inputs, declare_dim, declared_dims, declared_type};

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::subgraphs::inner_names;
 use crate::onnx::proto::GraphProto;
 
 /// Names for new values that no value of the graph has.
@@ -11,8 +12,15 @@ pub struct Names {
 }
 
 impl Names {
-    /// Collects the names of a graph.
+    /// Collects the names of a graph, and of the graphs inside its nodes.
     pub fn new(graph: &GraphProto) -> Self {
+        let mut names = Names::of_outer_graph(graph);
+        names.taken.extend(graph.node.iter().flat_map(inner_names).map(str::to_string));
+        names
+    }
+
+    /// Collects the names of a graph alone.
+    pub(super) fn of_outer_graph(graph: &GraphProto) -> Self {
         let nodes = graph.node.iter().flat_map(|n| n.output.iter().chain(&n.input));
         let taken = nodes
             .map(String::as_str)

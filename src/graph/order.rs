@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::links::Links;
+use super::subgraphs::needed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::node_label;
 use crate::onnx::proto::{GraphProto, NodeProto};
@@ -13,7 +14,7 @@ pub(crate) fn sort(graph: &mut GraphProto) -> Result<()> {
         graph.initializer.iter().map(|t| t.name()).chain(graph.input.iter().map(|v| v.name())).collect();
     let mut in_order = true;
     for node in &graph.node {
-        if !node.input.iter().all(|x| x.is_empty() || ready.contains(x.as_str())) {
+        if !needed(node).all(|x| ready.contains(x)) {
             in_order = false;
             break;
         }
@@ -28,12 +29,11 @@ pub(crate) fn sort(graph: &mut GraphProto) -> Result<()> {
     let mut waiting: Vec<usize> = vec![0; graph.node.len()];
     let mut queue = std::collections::BinaryHeap::new();
     for (k, node) in graph.node.iter().enumerate() {
-        let mut missing: Vec<&String> =
-            node.input.iter().filter(|x| !x.is_empty() && !ready.contains(x.as_str())).collect();
+        let mut missing: Vec<&str> = needed(node).filter(|x| !ready.contains(x)).collect();
         missing.sort();
         missing.dedup();
         for x in &missing {
-            if !links.maker.contains_key(x.as_str()) {
+            if !links.maker.contains_key(x) {
                 return Err(
                     Error::new(ErrorKind::Format, format!("nothing makes its input `{x}`")).in_node(node_label(node))
                 );
@@ -76,7 +76,7 @@ pub fn prune(graph: &mut GraphProto) {
     for (k, node) in graph.node.iter().enumerate().rev() {
         if node.output.iter().any(|o| live.contains(o)) {
             keep[k] = true;
-            live.extend(node.input.iter().cloned());
+            live.extend(needed(node).map(str::to_string));
         }
     }
     let mut k = 0;

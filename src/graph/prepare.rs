@@ -16,10 +16,11 @@ use crate::onnx::{DataType, Model, node_label};
 /// Brings a model that was just opened into the form that later stages work on: model-local functions are inlined,
 /// activations that were fused into products stand by themselves, every use of a transposed weight has a Transpose
 /// of its own, a model of a single picture has an axis of images ([`remove_batch_axis`](super::remove_batch_axis)
-/// takes it away again), and nodes stand in topological order.
+/// takes it away again), and nodes stand in topological order. An `If` stays: shapes say which branch it takes
+/// ([`branches::inline`](crate::axes::branches::inline)).
 ///
 /// # Errors
-/// [`ErrorKind::Format`] for a graph with a cycle or an undefined value, [`ErrorKind::Unsupported`] for control flow,
+/// [`ErrorKind::Format`] for a graph with a cycle or an undefined value, [`ErrorKind::Unsupported`] for loops,
 /// quantised operators, sparse initializers and text decoders with a cache of keys and values.
 pub fn prepare(model: &mut Model) -> Result<()> {
     model.own_initializers();
@@ -88,7 +89,7 @@ fn refuse(graph: &GraphProto) -> Result<()> {
     }
     for node in &graph.node {
         let op = node.op_type();
-        if matches!(op, "If" | "Loop" | "Scan") {
+        if matches!(op, "Loop" | "Scan") {
             return Err(Error::new(ErrorKind::Unsupported, format!("control flow (`{op}`) is not supported"))
                 .in_node(node_label(node))
                 .hint("export the model with fixed choices: tracing, or a simplifier, removes such nodes"));
@@ -171,7 +172,7 @@ mod tests {
     #[test]
     fn quantised_and_control_flow_graphs_are_refused() {
         for op in
-            ["MatMulInteger", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "If"]
+            ["MatMulInteger", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "Loop"]
         {
             let mut graph = chain();
             graph.node[0].op_type = Some(op.into());

@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 
 use super::proto::tensor_proto::DataLocation;
-use super::proto::{ModelProto, StringStringEntryProto, TensorProto};
+use super::proto::{ModelProto, NodeProto, StringStringEntryProto, TensorProto};
 use super::source::{Source, map};
 use super::tensor;
 use crate::error::{Error, ErrorKind, Result};
@@ -55,15 +55,27 @@ pub(super) fn resolve(
     let folder = model.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut files: HashMap<PathBuf, Bytes> = HashMap::new();
     let graph = proto.graph.get_or_insert_default();
-    let nodes = graph.node.iter_mut().chain(proto.functions.iter_mut().flat_map(|f| &mut f.node));
-    let constants = nodes.flat_map(|n| &mut n.attribute).filter_map(|a| a.t.as_mut());
-    for t in graph.initializer.iter_mut().chain(constants) {
+    let mut tensors: Vec<&mut TensorProto> = graph.initializer.iter_mut().collect();
+    let functions = proto.functions.iter_mut().flat_map(|f| &mut f.node);
+    graph.node.iter_mut().chain(functions).for_each(|node| collect_tensors(node, &mut tensors));
+    for t in tensors {
         if !tensor::is_external(t) {
             continue;
         }
         resolve_tensor(t, folder, links, &mut files, sources).map_err(|e| e.at(model))?;
     }
     Ok(files.values().map(|b| b.len() as u64).sum())
+}
+
+/// The tensors that a node holds, and those of graphs inside it.
+fn collect_tensors<'p>(node: &'p mut NodeProto, found: &mut Vec<&'p mut TensorProto>) {
+    for a in &mut node.attribute {
+        found.extend(a.t.as_mut());
+        for graph in a.g.iter_mut().chain(&mut a.graphs) {
+            found.extend(&mut graph.initializer);
+            graph.node.iter_mut().for_each(|node| collect_tensors(node, found));
+        }
+    }
 }
 
 fn resolve_tensor(

@@ -11,6 +11,7 @@ mod model;
 #[allow(missing_docs, clippy::all)]
 pub mod proto;
 mod source;
+mod subgraphs;
 mod tensor;
 mod write;
 
@@ -18,6 +19,7 @@ pub use external::ExternalLinks;
 pub(crate) use model::Payload;
 pub use model::{Model, node_label};
 pub use source::sha256;
+pub use subgraphs::{subgraphs, subgraphs_mut, with_inner_nodes};
 pub use tensor::{DataType, data_type, is_float, tensor_from_f32, tensor_from_i64, tensor_from_raw, tensor_info};
 pub use tensor::{element_count, element_size, payload, squares_along, to_f32, to_i64};
 pub use write::{encoded_len, replace_file};

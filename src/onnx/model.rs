@@ -11,6 +11,7 @@ use super::bounds;
 use super::external::{self, ExternalLinks};
 use super::proto::{self, GraphProto, ModelProto, NodeProto, TensorProto};
 use super::source::{Source, map};
+use super::subgraphs::{subgraphs, with_inner_nodes};
 use super::tensor::{self, DataType, data_type};
 use super::write::{self, encoded_len};
 use crate::error::{Error, ErrorKind, Result};
@@ -268,19 +269,20 @@ fn check(model: &ModelProto) -> Result<()> {
     Ok(())
 }
 
-/// The nodes of the graph and of the functions, which become nodes of the graph.
-fn nodes(model: &ModelProto) -> impl Iterator<Item = &NodeProto> {
-    model.graph.iter().flat_map(|g| &g.node).chain(model.functions.iter().flat_map(|f| &f.node))
+/// The nodes of the graph and of the functions, and those inside them: all may become nodes of the graph.
+fn nodes(model: &ModelProto) -> Vec<&NodeProto> {
+    with_inner_nodes(model.graph.iter().flat_map(|g| &g.node).chain(model.functions.iter().flat_map(|f| &f.node)))
 }
 
-/// Tensors among the attributes of a node, whatever type they say that they are.
+/// Tensors among the attributes of a node, whatever type they say that they are, and weights of graphs inside it.
 fn node_tensors(node: &NodeProto) -> impl Iterator<Item = &TensorProto> {
-    node.attribute.iter().filter_map(|a| a.t.as_ref())
+    let weights = subgraphs(node).flat_map(|g| &g.initializer);
+    node.attribute.iter().filter_map(|a| a.t.as_ref()).chain(weights)
 }
 
 /// The tensors that a graph may come to use.
 fn tensors(model: &ModelProto) -> impl Iterator<Item = &TensorProto> {
-    model.graph.iter().flat_map(|g| &g.initializer).chain(nodes(model).flat_map(node_tensors))
+    model.graph.iter().flat_map(|g| &g.initializer).chain(nodes(model).into_iter().flat_map(node_tensors))
 }
 
 /// How messages call a node: its name, or its operator and first output.

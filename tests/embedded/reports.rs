@@ -5,8 +5,8 @@ use std::sync::Arc;
 use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
-    batches, classes, classifiers, configs, constants, heads, joined, listed, masks, models, pictures, ranges, sizes,
-    stacks, starts, studies, tars, teachers, values, verified, windows,
+    batches, branches, classes, classifiers, configs, constants, heads, joined, listed, masks, models, pictures,
+    ranges, sizes, stacks, starts, studies, tars, teachers, values, verified, windows,
 };
 
 fn tract() -> Arc<Runtime> {
@@ -89,6 +89,16 @@ fn batches_that_are_not_open_are_found() {
 #[test]
 fn open_batches_of_all_exports_are_believed() {
     batches::open_batches_of_all_exports_are_believed(&tract());
+}
+
+#[test]
+fn branches_that_shapes_choose_are_inlined() {
+    branches::children_have_their_branches_inlined(&tract());
+}
+
+#[test]
+fn branches_that_more_than_shapes_choose_are_refused() {
+    branches::what_more_than_shapes_chooses_is_refused();
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! rules.
 
 mod attention;
+mod branches;
 mod contraction;
 mod elementwise;
 mod indexing;
@@ -21,23 +22,23 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::is_standard;
 use crate::onnx::proto::NodeProto;
 use crate::ops::{self, Mark, Shape};
+pub(super) use branches::branch_of;
 pub use contraction::explicit_einsum;
 pub(crate) use resampling::window_length;
 pub(super) use values::shape_value;
 use vocabulary::Rule;
 
-impl Typing<'_> {
-    /// Types node `k`.
-    pub(super) fn node(&mut self, k: usize) -> Result<()> {
-        let graph = self.graph;
-        let node = &graph.node[k];
+impl<'m> Typing<'m> {
+    /// Types a node: number `k` of the graph, or one inside it.
+    pub(super) fn node(&mut self, k: usize, node: &'m NodeProto) -> Result<()> {
         arity(node)?;
         match node.op_type() {
             "Constant" => return self.constant(node),
             "Shape" | "Size" => return self.shape_of(node),
+            "If" => return self.branch(k, node),
             _ => {}
         }
-        if self.arithmetic(node) {
+        if self.list(k, node)? || self.arithmetic(node) {
             return Ok(());
         }
         let mut inputs = Vec::with_capacity(node.input.len());

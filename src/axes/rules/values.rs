@@ -23,7 +23,7 @@ impl<'m> Typing<'m> {
         Ok(())
     }
 
-    fn know(&mut self, name: &'m str, known: Known) {
+    pub(super) fn know(&mut self, name: &'m str, known: Known) {
         let dims = known.data.shape().iter().map(|&n| self.factors.fresh(n)).collect();
         self.dims.insert(name, dims);
         if known.data.len() <= LIMIT {
