@@ -76,6 +76,9 @@ impl Opening {
         if let Some(size) = self.input_size {
             fix_size(model, size)?;
         }
+        if axes::holds_unread(model) {
+            warnings.extend(Typing::new(model)?.unread());
+        }
         let flags = self.pictures.clone().unwrap_or_default();
         match (&self.pictures, declare(model, &flags, self.input_size.is_some())) {
             (None, Err(error)) => warnings.push(error.to_string()),
@@ -84,9 +87,13 @@ impl Opening {
         let (images, why) = match (batch_fault(model), runtime) {
             (Some(BatchFault::Holds(images)), _) => (images, "its shapes fit no others".into()),
             (Some(BatchFault::Meets(node)), Some(runtime)) => {
-                let image = Typing::new(model)?.image_size();
-                if runtime()?.keeps_images_apart(model, image)? {
-                    return Ok(());
+                let typing = Typing::new(model)?;
+                match runtime()?.keeps_images_apart(model, typing.image_size()) {
+                    Ok(true) => return Ok(()),
+                    Ok(false) => {}
+                    // What the runtime does not know it cannot run, and the file is taken at its word.
+                    Err(_) if !typing.opaque.is_empty() => return Ok(()),
+                    Err(error) => return Err(error),
                 }
                 (1, format!("images of a batch meet in node `{node}`"))
             }

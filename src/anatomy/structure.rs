@@ -147,6 +147,7 @@ impl Attention {
                 && !self.has_separate_heads(typing)
                 && typing.factors.segments(&[*f]).is_none()
                 && !typing.is_taken_apart(*f)
+                && typing.pinned_by(*f).is_none()
         })
     }
 
@@ -165,7 +166,7 @@ impl Attention {
 impl FeedForward {
     /// The factor of its hidden neurons, where there is one.
     pub fn hidden_factor(&self, typing: &Typing) -> Option<Factor> {
-        single(typing, &self.hidden)
+        single(typing, &self.hidden).filter(|f| typing.pinned_by(*f).is_none())
     }
 }
 

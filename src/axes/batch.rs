@@ -178,7 +178,7 @@ pub fn open_batch(model: &Model) -> Result<Model> {
         graph.node.extend(before.remove(&k).unwrap_or_default());
         graph.node.push(node);
     }
-    graph.value_info.clear();
+    graph::forget_shapes(graph);
     let image = image_name(&fixed);
     graph.input.iter_mut().filter(|v| Some(v.name()) == image.as_deref()).for_each(open_first);
     graph.output.iter_mut().for_each(open_first);

@@ -1,14 +1,15 @@
 //! Branches that shapes choose, put into the graph.
 //!
-//! What is scripted, and a few functions that PyTorch's older exporter writes out (`torch.tile`), leave an `If` for what
-//! every shape decides alike, and lists of values for what is a Split or a Concat. Both are followed by the typing, for
-//! several batches and image sizes, and written as what they come to.
+//! What is scripted, and a few functions that PyTorch's older exporter writes out (`torch.tile`), leave an `If` for
+//! what every shape decides alike, and lists of values for what is a Split or a Concat. Both are followed by the
+//! typing, for several batches and image sizes, and written as what they come to.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::choices::{Choice, Choices, Lengths};
 use super::rules::branch_of;
-use super::{Assumption, Typing, USUAL_SIZES, image_sizes, named_size};
+use super::sizes::{USUAL_SIZES, image_sizes, named_size};
+use super::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{
     self, Attributes, Names, data_inputs, declare_dim, declared_dims, int_attribute, ints_attribute, is_standard,

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 
 use super::Typing;
+use crate::graph::needed;
 use crate::onnx::proto::NodeProto;
 use crate::ops::{self, Mark};
 
@@ -22,9 +23,10 @@ impl<'m> Typing<'m> {
         &self.constants
     }
 
-    /// True where a node makes constants of operands that are `constant`, whatever that means to whoever asks.
+    /// True where a node makes constants of operands that are `constant`, whatever that means to whoever asks. An
+    /// operator that is not known may draw random numbers.
     pub(crate) fn keeps_constant(&self, node: &NodeProto, constant: impl Fn(&str) -> bool) -> bool {
-        node.input.iter().all(|x| x.is_empty() || constant(x)) && !self.is_random(node)
+        needed(node).all(constant) && ops::of(node).is_known() && !self.is_random(node)
     }
 
     /// True where the results of a node differ from one run to the next: it draws random numbers. So does a Dropout

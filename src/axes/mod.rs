@@ -18,6 +18,7 @@ mod constants;
 pub mod factors;
 pub mod resize;
 mod rules;
+mod sizes;
 mod store;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -25,9 +26,9 @@ use std::sync::OnceLock;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, data_inputs, declared_dims, output_type};
-use crate::metadata::{IMAGE_SIZE, PREPROCESS};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, element_count, is_float, node_label};
+use crate::ops::{self, Mark};
 use arithmetic::{Known, LIMIT};
 pub(crate) use batch::mixed_axes;
 pub use batch::{BatchFault, batch_fault, declared_batch, fix_batch, open_batch};
@@ -35,6 +36,7 @@ use choices::Choices;
 pub use factors::{Dim, Factor, Factors, ImageAxis, Mismatch, Spatial};
 pub use rules::explicit_einsum;
 pub(crate) use rules::window_length;
+use sizes::{MAX_SIZES, USUAL_SIZES, image_sizes, named_size, patch_stride, sizes_of_grid};
 
 /// Elements of a value, an empty dimension counted as one: far more than any model has. Beyond it sizes are not
 /// computed with.
@@ -162,6 +164,14 @@ pub struct Typing<'m> {
     pub fused: HashMap<usize, Fused>,
     /// Contradictions.
     pub conflicts: Vec<Conflict>,
+    /// Nodes of which nothing is known, and why.
+    pub opaque: BTreeMap<usize, String>,
+    /// Values of which not even the shape is known, and why.
+    hidden: HashMap<&'m str, String>,
+    /// Dimensions that a node needs as they are.
+    pinned: Vec<(Dim, usize)>,
+    /// The factors of these, once somebody asks.
+    pins: OnceLock<HashMap<Factor, usize>>,
     /// The factor of the batch, if the graph has one.
     pub batch: Option<Factor>,
     /// The version of the default operator set.
@@ -371,6 +381,10 @@ impl<'m> Typing<'m> {
             head_counts: BTreeMap::new(),
             fused: HashMap::new(),
             conflicts: Vec::new(),
+            opaque: BTreeMap::new(),
+            hidden: HashMap::new(),
+            pinned: Vec::new(),
+            pins: OnceLock::new(),
             batch: None,
             opset: model.opset(),
             assumption,
@@ -569,73 +583,17 @@ impl<'m> Typing<'m> {
     }
 }
 
+/// True where some nodes may be [opaque](Typing::opaque): most models have none, and need not be typed for it.
+pub fn holds_unread(model: &Model) -> bool {
+    let is_unread =
+        |n: &NodeProto| !ops::of(n).is_known() || ops::of(n).is(Mark::Counts) || ops::of(n).is(Mark::Random);
+    model.graph().node.iter().any(is_unread)
+}
+
 /// True where the last of four dims holds the channels.
 pub fn channels_last(dims: &[Option<usize>]) -> bool {
     let few = |d: Option<usize>| matches!(d, Some(1..=4));
     dims.len() == 4 && !few(dims[1]) && few(dims[3])
-}
-
-/// Image sizes that are tried where nothing says one.
-const USUAL_SIZES: [usize; 14] = [224, 384, 518, 336, 256, 448, 512, 192, 160, 128, 96, 64, 32, 28];
-/// Sizes that are tried because of tables.
-const MAX_SIZES: usize = 32;
-
-/// The image size that the metadata name. A transform that was supplied says nothing new: its size is the one that was
-/// found for the graph.
-fn named_size(model: &Model) -> Option<[usize; 2]> {
-    let of_size = |text: &str| {
-        let (height, width) = text.split_once('x')?;
-        Some([height.parse().ok()?, width.parse().ok()?])
-    };
-    let of_transform = |text: &str| {
-        let transform: serde_json::Value = serde_json::from_str(text).ok()?;
-        serde_json::from_value::<[usize; 2]>(transform.get("size")?.clone()).ok()
-    };
-    let named = model.metadata(IMAGE_SIZE).and_then(of_size);
-    let own = || model.metadata(PREPROCESS).filter(|_| model.suppliers(PREPROCESS).is_empty());
-    let named = named.or_else(|| own().and_then(of_transform));
-    named.filter(|size: &[usize; 2]| size.iter().all(|n| (1..=1 << 16).contains(n)))
-}
-
-/// Image sizes that would agree with a square grid of a table: one of patches, or one of the offsets between them.
-fn sizes_of_grid(model: &Model, side: usize) -> Vec<usize> {
-    let Some(patch) = patch_stride(model) else { return Vec::new() };
-    let offsets = (side % 2 == 1 && side > 1).then(|| side.div_ceil(2));
-    [Some(side), offsets].into_iter().flatten().map(|n| n.saturating_mul(patch)).collect()
-}
-
-/// Pixels from one patch to the next, as the first convolution with a stride has them.
-fn patch_stride(model: &Model) -> Option<usize> {
-    let strides = model.graph().node.iter().filter(|n| n.op_type() == "Conv").filter_map(|n| n.ints("strides"));
-    strides.filter_map(|s| usize::try_from(*s.first()?).ok()).find(|&s| s > 1)
-}
-
-/// Image sizes that would agree with a position embedding of the graph: its tokens less a few prefix tokens are a
-/// square grid of patches.
-fn image_sizes(model: &Model) -> Vec<usize> {
-    let graph = model.graph();
-    let mut sizes = Vec::new();
-    let constants = graph.node.iter().filter(|n| n.op_type() == "Constant").filter_map(|n| n.tensor("value"));
-    for t in graph.initializer.iter().chain(constants) {
-        let dims = t.shape();
-        let tokens = match dims[..] {
-            [1, n, _] => n,
-            // A table that stands there as a grid, to be resampled.
-            [1, _, h, w] | [1, h, w, _] if h == w && h > 1 => {
-                sizes.extend(sizes_of_grid(model, h));
-                continue;
-            }
-            _ => continue,
-        };
-        for prefix in 0..=8 {
-            let grid = (tokens.saturating_sub(prefix) as f64).sqrt() as usize;
-            if grid > 1 && grid * grid + prefix == tokens {
-                sizes.extend(sizes_of_grid(model, grid).first());
-            }
-        }
-    }
-    sizes.truncate(MAX_SIZES);
-    sizes
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, Builder, Names, int_attribute, ints_attribute, nearest_axis, resolve_axis};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 use crate::onnx::{
-    DataType, Model, data_type, element_count, node_label, payload, tensor_from_f32, tensor_from_i64, tensor_from_raw,
-    to_f32,
+    DataType, Model, data_type, element_count, node_label, payload, subgraphs, tensor_from_f32, tensor_from_i64,
+    tensor_from_raw, to_f32,
 };
 use crate::ops::{self, Shape, Slot};
 
@@ -167,6 +167,9 @@ pub fn resize(typing: &Typing, plan: &Plan) -> Result<GraphProto> {
     if plan.is_empty() {
         return Ok(out);
     }
+    for factor in plan.gathers.keys().chain(plan.spreads.keys().map(|(_, factor)| factor)) {
+        typing.free(*factor)?;
+    }
     let mut builder = Builder::new(&out, typing.opset, "offshoot");
     let changed = weights(typing, plan)?;
     place(typing, changed, &mut builder.names, &mut out);
@@ -310,7 +313,9 @@ fn place(typing: &Typing, changed: Vec<(usize, TensorProto)>, names: &mut Names,
     for u in &typing.uses {
         *uses.entry(u.name.as_str()).or_default() += 1;
     }
-    let outputs: HashSet<&str> = typing.graph.output.iter().map(|o| o.name()).collect();
+    // What stands inside a node is found there by its name.
+    let inside = typing.graph.node.iter().filter(|n| subgraphs(n).next().is_some()).flat_map(graph::needed);
+    let outputs: HashSet<&str> = typing.graph.output.iter().map(|o| o.name()).chain(inside).collect();
     let mut by_name: BTreeMap<String, Vec<(usize, TensorProto)>> = BTreeMap::new();
     for (u, t) in changed {
         by_name.entry(typing.uses[u].name.clone()).or_default().push((u, t));
@@ -531,7 +536,7 @@ fn repair(typing: &Typing, plan: &Plan, factors: &mut Factors, builder: Builder,
             }
         }
     }
-    out.value_info.clear();
+    graph::forget_shapes(out);
     scaled.map_or(Ok(()), |k| any_batch(typing, out).map_err(|e| e.in_node(node_label(&typing.graph.node[k]))))
 }
 
@@ -588,7 +593,7 @@ impl<'m> Repair<'_, 'm> {
             }
         } else if typing.known.contains_key(first) {
             self.recompute(was, &node)?;
-        } else {
+        } else if !typing.opaque.contains_key(&k) {
             match op {
                 "Reshape" | "Expand" if was.input.len() > 1 => self.shape_operand(k, &mut node, 1)?,
                 "Resize" | "Upsample" if self.scales(was, &mut node)? => {}

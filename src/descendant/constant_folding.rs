@@ -151,7 +151,7 @@ impl<'m> Folder<'m> {
         self.batch_targets(&mut out);
         replace(&mut out, tensors);
         graph::prune(&mut out);
-        out.value_info.clear();
+        graph::forget_shapes(&mut out);
         fold_scales(&mut out)?;
         Ok(out)
     }

@@ -61,7 +61,7 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
             b.finish(graph);
         }
         for node in &mut graph.node {
-            node.input.iter_mut().filter(|x| *x == leave).for_each(|x| *x = enter.clone());
+            graph::replace_use(node, leave, &enter);
         }
         if graph.output.iter().any(|o| o.name() == leave) {
             for node in &mut graph.node {
@@ -69,7 +69,7 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
             }
             graph.node.push(graph::node("Identity", &[&enter], &[leave], vec![]));
         }
-        graph.value_info.clear();
+        graph::forget_shapes(graph);
     }
     graph::sort(out.graph_mut())?;
     graph::prune(out.graph_mut());

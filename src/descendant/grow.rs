@@ -216,8 +216,14 @@ impl<'a, 'm> Grower<'a, 'm> {
             })
             .collect();
         let (counts, warnings) = self.shape.heads.resolve(&heads)?;
-        self.warnings.extend(warnings);
         let (typing, anatomy) = (self.typing, self.anatomy);
+        let pins =
+            anatomy.layers.iter().flat_map(|l| typing.factors.leaves(&l.heads)).filter_map(|f| typing.pinned_by(f));
+        if let (Some(k), false) = (pins.min(), warnings.is_empty()) {
+            let node = node_label(&typing.graph.node[k]);
+            self.warnings.push(format!("heads that reach node `{node}`, of which nothing is known, stay"));
+        }
+        self.warnings.extend(warnings);
         let (mut mixers, mut neuron_mixers) = (None, None);
         let mut layers = Vec::new();
         for (i, &count) in counts.iter().enumerate() {

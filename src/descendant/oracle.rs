@@ -227,7 +227,7 @@ impl Oracle<'_, '_> {
                 graph.node.push(node);
             }
         }
-        graph.value_info.clear();
+        graph::forget_shapes(graph);
         out
     }
 }

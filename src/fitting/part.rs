@@ -55,7 +55,7 @@ pub fn pin(model: &Model) -> Result<Model> {
         !gone.contains(&(k - 1))
     });
     graph.initializer.extend(shapes.into_iter().map(|s| s.1));
-    graph.value_info.clear();
+    graph::forget_shapes(graph);
     Ok(out)
 }
 

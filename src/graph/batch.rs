@@ -3,11 +3,11 @@
 
 use super::names::Names;
 use super::nodes::{ints_attribute, node};
-use super::subgraphs::rename_captured;
+use super::subgraphs::replace_use;
 use super::values::{data_inputs, declared_dims};
 use crate::metadata::BATCH_PREFIX;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto, type_proto};
-use crate::onnx::{Model, subgraphs_mut, tensor_from_i64};
+use crate::onnx::{Model, tensor_from_i64};
 
 /// A height or width that is fixed is at least so many pixels.
 const LEAST: usize = 8;
@@ -105,9 +105,7 @@ fn is_picture(dims: &[Option<usize>]) -> bool {
 
 fn rename_uses(graph: &mut GraphProto, from: &str, to: &str) {
     for node in &mut graph.node {
-        node.input.iter_mut().filter(|x| *x == from).for_each(|x| *x = to.to_string());
-        let renamed = |x: &str| if x == from { to.to_string() } else { x.to_string() };
-        subgraphs_mut(node).for_each(|inner| rename_captured(inner, &renamed));
+        replace_use(node, from, to);
     }
 }
 

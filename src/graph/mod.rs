@@ -31,9 +31,9 @@ pub use narrow::{FloatType, cast, convert, convert_but};
 pub use nodes::{
     Attributes, float_attribute, floats_attribute, int_attribute, ints_attribute, is_standard, node, string_attribute,
 };
-pub use order::prune;
 pub(crate) use order::sort;
+pub use order::{forget_shapes, prune};
 pub use prepare::prepare;
-pub use subgraphs::{name_apart, needed, rename};
+pub use subgraphs::{name_apart, needed, rename, replace_use};
 pub use types::{element_types, lift_constants, output_type, widen};
 pub use values::{data_inputs, declare_dim, declared_dims, declared_type};

@@ -18,7 +18,7 @@ use super::types::{element_types, lift_constants, widen};
 use super::values::data_inputs;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};
-use crate::onnx::{DataType, Model, data_type, element_count, tensor_from_f32, to_f32};
+use crate::onnx::{DataType, Model, data_type, element_count, node_label, subgraphs, tensor_from_f32, to_f32};
 use crate::ops::{self, Mark};
 
 /// The floating-point type that a model computes in.
@@ -78,6 +78,7 @@ pub fn convert_but(model: &mut Model, to: FloatType, wide: &HashSet<String>) -> 
     };
     let opset = model.opset();
     check_known(half, opset, "--dtype")?;
+    check_types(model.graph())?;
     let clamped = narrow(model.graph_mut(), half, opset, wide)?;
     Ok(clamped.first().map(|first| {
         let more = if clamped.len() > 1 { format!(" and {} more", clamped.len() - 1) } else { String::new() };
@@ -87,6 +88,28 @@ pub fn convert_but(model: &mut Model, to: FloatType, wide: &HashSet<String>) -> 
         };
         format!("`{first}`{more} had numbers beyond {name}, which are now {largest}: compare the outputs")
     }))
+}
+
+/// Checks that what every node makes has a type that is known: between some nodes a type is changed.
+fn check_types(graph: &GraphProto) -> Result<()> {
+    let unknown = |n: &&NodeProto| !ops::of(n).is_known();
+    if !graph.node.iter().any(|n| unknown(&n)) {
+        return Ok(());
+    }
+    let types = element_types(graph);
+    let is_typed = |n: &NodeProto| n.output.iter().all(|o| o.is_empty() || types.contains_key(o.as_str()));
+    match graph.node.iter().filter(unknown).find(|n| subgraphs(n).next().is_some() || !is_typed(n)) {
+        None => Ok(()),
+        Some(node) => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "the type of what `{}` makes is not known, so nothing can change its type around it",
+                node.op_type()
+            ),
+        )
+        .in_node(node_label(node))
+        .hint("leave --dtype out, or run `onnx.shape_inference`, which writes types into the file")),
+    }
 }
 
 /// Refuses a type that an operator set does not know; `flag` is what it was asked for with.

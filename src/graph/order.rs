@@ -7,6 +7,7 @@ use super::subgraphs::needed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::node_label;
 use crate::onnx::proto::{GraphProto, NodeProto};
+use crate::ops;
 
 /// Sorts nodes topologically, stable where they are in order already.
 pub(crate) fn sort(graph: &mut GraphProto) -> Result<()> {
@@ -67,6 +68,14 @@ pub(crate) fn sort(graph: &mut GraphProto) -> Result<()> {
     let mut nodes: Vec<Option<NodeProto>> = std::mem::take(&mut graph.node).into_iter().map(Some).collect();
     graph.node = order.into_iter().filter_map(|k| nodes[k].take()).collect();
     Ok(())
+}
+
+/// Drops the shapes that the file declares for values inside, but for those that nothing else says: of operators that
+/// are not known.
+pub fn forget_shapes(graph: &mut GraphProto) {
+    let unknown = graph.node.iter().filter(|n| !ops::of(n).is_known());
+    let kept: HashSet<&str> = unknown.flat_map(|n| &n.output).map(String::as_str).collect();
+    graph.value_info.retain(|v| kept.contains(v.name()));
 }
 
 /// Removes nodes, initializers and declarations that no output needs.

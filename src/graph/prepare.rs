@@ -20,8 +20,8 @@ use crate::onnx::{DataType, Model, node_label};
 /// ([`branches::inline`](crate::axes::branches::inline)).
 ///
 /// # Errors
-/// [`ErrorKind::Format`] for a graph with a cycle or an undefined value, [`ErrorKind::Unsupported`] for loops,
-/// quantised operators, sparse initializers and text decoders with a cache of keys and values.
+/// [`ErrorKind::Format`] for a graph with a cycle or an undefined value, [`ErrorKind::Unsupported`] for quantised
+/// operators, sparse initializers and text decoders with a cache of keys and values.
 pub fn prepare(model: &mut Model) -> Result<()> {
     model.own_initializers();
     functions::inline(&mut model.proto)?;
@@ -89,11 +89,6 @@ fn refuse(graph: &GraphProto) -> Result<()> {
     }
     for node in &graph.node {
         let op = node.op_type();
-        if matches!(op, "Loop" | "Scan") {
-            return Err(Error::new(ErrorKind::Unsupported, format!("control flow (`{op}`) is not supported"))
-                .in_node(node_label(node))
-                .hint("export the model with fixed choices: tracing, or a simplifier, removes such nodes"));
-        }
         if node.domain() == "com.microsoft.nchwc" {
             let why = format!("the model was laid out for one kind of processor (`{op}` of `com.microsoft.nchwc`)");
             return Err(Error::new(ErrorKind::Unsupported, why).in_node(node_label(node)).hint(
@@ -170,10 +165,8 @@ mod tests {
     }
 
     #[test]
-    fn quantised_and_control_flow_graphs_are_refused() {
-        for op in
-            ["MatMulInteger", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "Loop"]
-        {
+    fn quantised_graphs_are_refused() {
+        for op in ["MatMulInteger", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul"] {
             let mut graph = chain();
             graph.node[0].op_type = Some(op.into());
             let error = refuse(&graph).unwrap_err();

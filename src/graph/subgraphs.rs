@@ -51,6 +51,13 @@ pub(super) fn rename_captured(graph: &mut GraphProto, rename: &dyn Fn(&str) -> S
     }
 }
 
+/// Lets a node, and what is inside it, use one value in the place of another.
+pub fn replace_use(node: &mut NodeProto, from: &str, to: &str) {
+    node.input.iter_mut().filter(|x| *x == from).for_each(|x| *x = to.to_string());
+    let renamed = |x: &str| if x == from { to.to_string() } else { x.to_string() };
+    subgraphs_mut(node).for_each(|inner| rename_captured(inner, &renamed));
+}
+
 /// Gives values other names, wherever a graph or one inside it makes or uses them.
 pub fn rename(graph: &mut GraphProto, names: &HashMap<String, String>) {
     let put = |name: &mut String| {

@@ -18,10 +18,15 @@ pub fn element_types(graph: &GraphProto) -> HashMap<&str, DataType> {
         }
     }
     types.extend(graph.initializer.iter().filter_map(|t| Some((t.name(), data_type(t)?))));
+    // What an operator makes that is not known, the file may say.
+    let infos = graph.value_info.iter().chain(&graph.output);
+    let declared: HashMap<&str, DataType> =
+        infos.filter_map(|v| Some((v.name(), DataType::try_from(declared_type(v)?).ok()?))).collect();
     for node in &graph.node {
         for (j, output) in node.output.iter().enumerate().filter(|(_, o)| !o.is_empty()) {
             let input = |i: usize| node.input.get(i).and_then(|x| types.get(x.as_str())).copied();
-            if let Some(kind) = output_type(node, j, input) {
+            let unknown = || declared.get(output.as_str()).copied().filter(|_| !ops::of(node).is_known());
+            if let Some(kind) = output_type(node, j, input).or_else(unknown) {
                 types.insert(output.as_str(), kind);
             }
         }
@@ -44,9 +49,11 @@ pub fn output_type(node: &NodeProto, j: usize, input: impl Fn(usize) -> Option<D
             AttributeType::Int | AttributeType::Ints => Some(DataType::Int64),
             _ => None,
         },
+        _ if !ops::of(node).is_known() => None,
         _ => match ops::of(node).result {
             Type::Of(i) => input(i),
-            Type::Attribute(name) => named(name),
+            // Where it is left out, the type is that of the input (EyeLike).
+            Type::Attribute(name) => named(name).or_else(|| input(0)),
             Type::Bool => Some(DataType::Bool),
             Type::Int64 => Some(DataType::Int64),
         },

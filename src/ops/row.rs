@@ -123,6 +123,8 @@ pub enum Mark {
     Composite,
     /// It is younger than the embedded runtime, and taken apart for it.
     Recent,
+    /// How many elements it makes depends on numbers.
+    Counts,
     /// It computes with quantised values, and the float operator that it approximates is known.
     Dequantised,
 }
@@ -131,6 +133,11 @@ impl Op {
     /// True where it is marked so.
     pub fn is(&self, mark: Mark) -> bool {
         self.marks.contains(&mark)
+    }
+
+    /// True where the table has it.
+    pub fn is_known(&self) -> bool {
+        !self.name.is_empty()
     }
 
     /// True where the node is of this operator, and of no namesake in another domain.

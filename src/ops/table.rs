@@ -119,8 +119,8 @@ pub(super) static TABLE: &[Op] = &[
     op("GatherND", Own).halves(11, 13).cuda(13).slots(&[Data, Indices]).marks(&[Moves]),
     op("ScatterElements", Same).needs(3).halves(11, 13).cuda(16).marks(&[Moves]),
     op("ScatterND", Own).needs(3).halves(11, 13).cuda(16).marks(&[Moves]),
-    op("Compress", Own).marks(&[Moves]),
-    op("NonZero", Own).makes(Int64),
+    op("Compress", Own).marks(&[Moves, Counts]),
+    op("NonZero", Own).makes(Int64).marks(&[Counts]),
     op("TopK", Own),
     op("OneHot", Own).makes(Of(2)),
     // Contraction
@@ -177,7 +177,11 @@ pub(super) static TABLE: &[Op] = &[
     op("Col2Im", Own),
     op("Resize", Own).halves(10, 13).marks(&[Image]),
     op("Upsample", Own).marks(&[Image]),
-    op("GridSample", Own).halves(16, 22),
+    op("GridSample", Own).takes(2).halves(16, 22),
+    op("RoiAlign", Own).needs(3).halves(10, 22),
+    // Recurrence
+    op("LSTM", Own).needs(3).halves(1, 22).slots(&[Data, Data, Data, Bias]),
+    op("GRU", Own).needs(3).halves(1, 22).slots(&[Data, Data, Data, Bias]),
     // Attention
     op("Attention", Own).halves(23, 23).cuda(23).slots(&[Data, Data, Data]).then(Slot::Heads),
     op("LinearAttention", Own).halves(27, 27).slots(&[Data, Data, Data, Constant]).marks(&[Composite, Recent]),
@@ -196,6 +200,7 @@ pub(super) static TABLE: &[Op] = &[
     op("Shape", Own).cuda(13).makes(Int64),
     op("Size", Own).cuda(13).makes(Int64),
     op("Range", Own),
+    op("EyeLike", Same).makes(Attribute("dtype")).marks(&[Flat]),
     op("RandomUniform", Own).marks(&[Random]),
     op("RandomNormal", Own).marks(&[Random]),
     op("RandomUniformLike", Own).marks(&[Random]),

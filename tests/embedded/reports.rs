@@ -6,7 +6,7 @@ use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
     batches, branches, classes, classifiers, configs, constants, heads, joined, listed, masks, models, pictures,
-    ranges, sizes, stacks, starts, studies, tars, teachers, values, verified, windows,
+    ranges, sizes, stacks, starts, studies, tars, teachers, unknown, values, verified, windows,
 };
 
 fn tract() -> Arc<Runtime> {
@@ -99,6 +99,12 @@ fn branches_that_shapes_choose_are_inlined() {
 #[test]
 fn branches_that_more_than_shapes_choose_are_refused() {
     branches::what_more_than_shapes_chooses_is_refused();
+}
+
+#[test]
+fn operators_that_are_not_known_keep_what_they_touch() {
+    unknown::an_invented_operator_keeps_what_it_touches();
+    unknown::rules_say_what_the_specification_says();
 }
 
 #[test]

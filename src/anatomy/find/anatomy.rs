@@ -22,9 +22,12 @@ impl Anatomy {
                 ErrorKind::Anatomy,
                 "no attention found: no Softmax whose heads an output projection sums over",
             )
-            .hint(
-                "Offshoot works on Vision Transformers; give the model before any compilation into custom operators",
-            ));
+            .hint(match typing.unread() {
+                Some(unread) => format!("{unread}: cut the model before that, or export it with standard operators"),
+                None => "Offshoot works on Vision Transformers; give the model before any compilation into custom \
+                         operators"
+                    .into(),
+            }));
         }
         let ffns = finder.feed_forwards(&attentions);
         finder.assign(&mut attentions, ffns);

@@ -82,6 +82,8 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("OneHot", one_hot),
     ("Range", range),
     ("ConstantOfShape", constant_of_shape),
+    ("EyeLike", eye_like),
+    ("NonZero", non_zero),
 ];
 
 fn truth(condition: bool) -> f64 {
@@ -194,13 +196,13 @@ fn clip(args: &Args) -> Option<Known> {
 }
 
 fn cast(args: &Args) -> Option<Known> {
-    use DataType::{Bfloat16, Bool, Double, Float, Float16};
-    let data = &args.x.data;
-    Some(match DataType::try_from(args.node.int("to")? as i32).ok()? {
-        Float | Float16 | Bfloat16 | Double => Known { number: Number::Float, data: data.mapv(|v| v as f32 as f64) },
-        Bool => Known { number: Number::Boolean, data: data.mapv(|v| truth(v != 0.0)) },
-        _ => Known { number: Number::Integer, data: data.mapv(f64::trunc) },
-    })
+    let number = Number::of(DataType::try_from(args.node.int("to")? as i32).ok()?);
+    let data = args.x.data.mapv(|v| match number {
+        Number::Float => v as f32 as f64,
+        Number::Boolean => truth(v != 0.0),
+        Number::Integer => v.trunc(),
+    });
+    Some(Known { number, data })
 }
 
 fn concat(args: &Args) -> Option<Known> {
@@ -339,6 +341,27 @@ fn constant_of_shape(args: &Args) -> Option<Known> {
         None => (Number::Float, 0.0),
     };
     Some(Known { number, data: ArrayD::from_elem(IxDyn(&shape), v) })
+}
+
+fn eye_like(args: &Args) -> Option<Known> {
+    let [rows, columns] = args.x.data.shape() else { return None };
+    let number = match args.node.int("dtype") {
+        Some(kind) => Number::of(DataType::try_from(kind as i32).ok()?),
+        None => args.x.number,
+    };
+    let diagonal = args.node.int("k").unwrap_or(0);
+    let at = |i: usize, j: usize| truth(j as i64 - i as i64 == diagonal);
+    let data = (0..*rows).flat_map(|i| (0..*columns).map(move |j| at(i, j))).collect();
+    Some(Known { number, data: ArrayD::from_shape_vec(IxDyn(&[*rows, *columns]), data).ok()? })
+}
+
+/// The places of what is not zero, one row an axis.
+fn non_zero(args: &Args) -> Option<Known> {
+    let places: Vec<IxDyn> = args.x.data.indexed_iter().filter(|(_, v)| **v != 0.0).map(|(at, _)| at.clone()).collect();
+    let rank = args.x.data.ndim();
+    let data = (0..rank).flat_map(|axis| places.iter().map(move |at| at[axis] as f64)).collect();
+    let data = ArrayD::from_shape_vec(IxDyn(&[rank, places.len()]), data).ok()?;
+    Some(Known { number: Number::Integer, data })
 }
 
 fn slice(args: &Args) -> Option<Known> {

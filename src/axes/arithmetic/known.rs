@@ -18,6 +18,17 @@ pub enum Number {
     Boolean,
 }
 
+impl Number {
+    /// That of an element type.
+    pub(super) fn of(kind: DataType) -> Number {
+        match kind {
+            DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double => Number::Float,
+            DataType::Bool => Number::Boolean,
+            _ => Number::Integer,
+        }
+    }
+}
+
 /// A known value.
 #[derive(Clone, Debug)]
 pub struct Known {

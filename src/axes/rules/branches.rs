@@ -43,8 +43,13 @@ impl<'m> Typing<'m> {
                 self.list_is(outer, list);
                 continue;
             }
-            let piece = self.piece(inner.name())?;
-            self.piece_is(outer, piece);
+            match self.hidden.get(inner.name()).cloned() {
+                Some(why) => drop(self.hidden.insert(outer, why)),
+                None => {
+                    let piece = self.piece(inner.name())?;
+                    self.piece_is(outer, piece);
+                }
+            }
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ mod elementwise;
 mod indexing;
 mod movement;
 mod normalisation;
+mod opaque;
+mod recurrence;
 mod resampling;
 mod values;
 mod vocabulary;
@@ -32,14 +34,25 @@ impl<'m> Typing<'m> {
     /// Types a node: number `k` of the graph, or one inside it.
     pub(super) fn node(&mut self, k: usize, node: &'m NodeProto) -> Result<()> {
         arity(node)?;
+        if let Some(why) = self.hidden_by(node).filter(|_| node.op_type() != "If") {
+            return self.opaque(k, node, why);
+        }
         match node.op_type() {
-            "Constant" => return self.constant(node),
+            "Constant" => {
+                return match self.constant(node) {
+                    Err(error) if error.kind() == ErrorKind::Unsupported => self.opaque(k, node, error.to_string()),
+                    outcome => outcome,
+                };
+            }
             "Shape" | "Size" => return self.shape_of(node),
             "If" => return self.branch(k, node),
             _ => {}
         }
         if self.list(k, node)? || self.arithmetic(node) {
             return Ok(());
+        }
+        if let Some(why) = self.has_no_rule(node) {
+            return self.opaque(k, node, why);
         }
         let mut inputs = Vec::with_capacity(node.input.len());
         for j in 0..node.input.len() {
@@ -83,6 +96,8 @@ impl Rule<'_, '_> {
         match (self.node.domain(), self.node.op_type()) {
             (_, "Split") => self.split(),
             (_, "TopK") => self.top_k(),
+            (_, "LSTM") => self.recurrence(4),
+            (_, "GRU") => self.recurrence(3),
             ("offshoot", "Attention") => self.offshoot_attention(),
             ("com.microsoft", "Attention") => Ok(vec![self.projected_attention()?]),
             (_, "Attention" | "MultiHeadAttention") => self.attention(),
@@ -121,6 +136,8 @@ impl Rule<'_, '_> {
             "AveragePool" | "MaxPool" | "LpPool" => self.pool(),
             "Col2Im" => self.columns_to_image(),
             "Resize" | "Upsample" => self.resize(),
+            "GridSample" => self.grid_sample(),
+            "RoiAlign" => self.roi_align(),
             "PackedAttention" => self.projected_attention(),
             "PackedMultiHeadAttention" => self.unpadded_attention(),
             "RestorePadding" => self.restore_padding(),

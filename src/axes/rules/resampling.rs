@@ -117,6 +117,28 @@ impl Rule<'_, '_> {
         Ok(out)
     }
 
+    /// Samples [n, channels, places...] of an image [n, channels, ...] at the places of a grid [n, places..., axes].
+    pub(super) fn grid_sample(&mut self) -> Result<Vec<Dim>> {
+        let (x, grid) = (self.input(0)?, self.input(1)?);
+        if x.len() != grid.len() || x.len() < 3 || self.size(&grid[grid.len() - 1]) != x.len() - 2 {
+            return Err(self.fail("its grid does not fit its image"));
+        }
+        let n = self.broadcast(&[vec![x[0].clone()], vec![grid[0].clone()]]);
+        Ok(n.into_iter().chain([x[1].clone()]).chain(grid[1..grid.len() - 1].iter().cloned()).collect())
+    }
+
+    /// Regions [regions, channels, height, width] of images [n, channels, ...].
+    pub(super) fn roi_align(&mut self) -> Result<Vec<Dim>> {
+        let (x, regions, image) = (self.input(0)?, self.input(1)?, self.input(2)?);
+        let ([_, channels, _, _], [regions, _], [image]) = (&x[..], &regions[..], &image[..]) else {
+            return Err(self.fail("it wants an image of four dimensions, regions of two, and places of one"));
+        };
+        self.unify(regions, image);
+        let side = |name: &str| usize::try_from(self.node.int(name).unwrap_or(1)).unwrap_or(1);
+        let [height, width] = [side("output_height"), side("output_width")].map(|n| self.typing.factors.fresh(n));
+        Ok(vec![regions.clone(), channels.clone(), height, width])
+    }
+
     pub(super) fn resize(&mut self) -> Result<Vec<Dim>> {
         let x = self.input(0)?;
         let shape = self.shape(0)?;

@@ -20,6 +20,7 @@ pub mod starts;
 pub mod studies;
 pub mod tars;
 pub mod teachers;
+pub mod unknown;
 pub mod values;
 pub mod verified;
 pub mod windows;

@@ -1,0 +1,172 @@
+//! Nodes that nothing is known of.
+//!
+//! An operator without a rule makes values with axes of their own. Nothing that it touches is resized: the factors of
+//! what goes in and of what comes out are pinned. Where the file does not say how large a result is, the result is
+//! hidden, and so is what is made of it.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::axes::Typing;
+use crate::axes::factors::{Dim, Factor};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{Attributes, declared_dims, needed, resolve_axis};
+use crate::onnx::proto::tensor_shape_proto::dimension::Value;
+use crate::onnx::proto::{NodeProto, ValueInfoProto, type_proto};
+use crate::onnx::{node_label, subgraphs};
+use crate::ops::{self, Mark};
+
+impl<'m> Typing<'m> {
+    /// Why what goes into a node is hidden, where some of it is.
+    pub(super) fn hidden_by(&self, node: &NodeProto) -> Option<String> {
+        // Most graphs hide nothing.
+        let hidden = (!self.hidden.is_empty()).then_some(&self.hidden)?;
+        needed(node).find_map(|x| hidden.get(x)).cloned()
+    }
+
+    /// Why a node has no rule, where it has none.
+    pub(super) fn has_no_rule(&self, node: &NodeProto) -> Option<String> {
+        let op = ops::of(node);
+        if op.is_known() && subgraphs(node).next().is_none() && !op.is(Mark::Counts) && !op.is(Mark::Random) {
+            return None;
+        }
+        let domain = if node.domain().is_empty() { "ai.onnx" } else { node.domain() };
+        let what = if op.is(Mark::Counts) { "makes as many elements as numbers say" } else { "has no typing rule" };
+        Some(format!("`{domain}.{}` in node `{}` {what}", node.op_type(), node_label(node)))
+    }
+
+    /// Types a node of which nothing is known but what the file declares.
+    pub(super) fn opaque(&mut self, k: usize, node: &'m NodeProto, why: String) -> Result<()> {
+        let mut touched = Vec::new();
+        for j in 0..node.input.len() {
+            if self.shape(&node.input[j]).is_none() {
+                continue;
+            }
+            touched.extend(self.operand(k, node, j)?.into_iter().flatten());
+        }
+        for x in needed(node) {
+            touched.extend(self.dims.get(x).into_iter().flatten().cloned());
+            touched.extend(self.sizes_behind(x));
+        }
+        for output in node.output.iter().filter(|o| !o.is_empty()) {
+            match self.declared_sizes(output) {
+                Some(sizes) => {
+                    let dims: Vec<Dim> = sizes.into_iter().map(|n| self.factors.fresh(n)).collect();
+                    self.sized(&dims)?;
+                    touched.extend(dims.iter().cloned());
+                    self.dims.insert(output, dims);
+                }
+                None => drop(self.hidden.insert(output, why.clone())),
+            }
+        }
+        self.pin(k, touched);
+        self.opaque.insert(k, why);
+        Ok(())
+    }
+
+    /// Pins dimensions: node `k` needs them as they are.
+    pub(super) fn pin(&mut self, k: usize, dims: impl IntoIterator<Item = Dim>) {
+        self.pinned.extend(dims.into_iter().filter(|d| !d.is_empty()).map(|d| (d, k)));
+    }
+
+    /// The dimensions that a known value is computed from.
+    fn sizes_behind(&self, value: &str) -> Vec<Dim> {
+        let (mut found, mut todo, mut seen) = (Vec::new(), vec![value], HashSet::new());
+        while let Some(x) = todo.pop() {
+            let Some(k) = self.maker(x).filter(|_| self.known.contains_key(x) && seen.insert(x)) else { continue };
+            let node = &self.graph.node[k];
+            let shape_of = |node: &NodeProto| match node.op_type() {
+                "Shape" | "Size" => self.dims.get(node.input.first()?.as_str()),
+                _ => None,
+            };
+            // Of a shape, what is picked.
+            let data = node.input.first().and_then(|x| self.maker(x)).map(|m| &self.graph.node[m]);
+            let picks =
+                data.filter(|m| node.op_type() == "Gather" && m.op_type() == "Shape" && m.int("start").is_none());
+            if let (Some(dims), Some(places)) =
+                (picks.and_then(&shape_of), node.input.get(1).and_then(|x| self.known.get(x.as_str())))
+            {
+                let at = |i: i64| resolve_axis(i, dims.len());
+                found.extend(places.ints().into_iter().filter_map(at).map(|a| dims[a].clone()));
+                continue;
+            }
+            match shape_of(node) {
+                Some(dims) => found.extend(dims.iter().cloned()),
+                None => todo.extend(node.input.iter().map(String::as_str)),
+            }
+        }
+        found
+    }
+
+    /// The sizes that the file declares for a value, where all are numbers or names that inputs give a size.
+    fn declared_sizes(&self, value: &str) -> Option<Vec<usize>> {
+        let infos = self.graph.value_info.iter().chain(&self.graph.output);
+        let info = infos.into_iter().find(|v| v.name() == value)?;
+        let named = |name: &str| {
+            self.graph.input.iter().find_map(|input| {
+                let at = names(input)?.iter().position(|n| *n == Some(name))?;
+                Some(self.factors.size(self.dims.get(input.name())?.get(at)?))
+            })
+        };
+        let sizes = declared_dims(info)?.into_iter().zip(names(info)?);
+        sizes.map(|(size, name)| size.or_else(|| named(name?))).collect()
+    }
+
+    /// The node that needs a factor as it is, where one does.
+    pub fn pinned_by(&self, factor: Factor) -> Option<usize> {
+        let pins = self.pins.get_or_init(|| {
+            let leaves = |(d, k): &(Dim, usize)| {
+                self.factors.all_leaves(d).into_iter().map(move |f| (f, *k)).collect::<Vec<_>>()
+            };
+            let mut pins = HashMap::new();
+            self.pinned.iter().flat_map(|pin| leaves(pin)).for_each(|(f, k)| drop(pins.entry(f).or_insert(k)));
+            pins
+        });
+        self.factors.all_leaves(&[factor]).iter().find_map(|f| pins.get(f)).copied()
+    }
+
+    /// What is not read of the graph, in one line; `None` where all of it is.
+    pub fn unread(&self) -> Option<String> {
+        let mut first: Vec<&String> = Vec::new();
+        for why in self.opaque.values() {
+            if !first.contains(&why) {
+                first.push(why);
+            }
+        }
+        let behind = self.opaque.len() - first.len();
+        let more = first.len().saturating_sub(3);
+        let mut what: Vec<String> = first.into_iter().take(3).cloned().collect();
+        what.extend((more > 0).then(|| format!("{more} more like these")));
+        let last = if behind > 0 { format!(", and {behind} node(s) behind are not read") } else { String::new() };
+        (!what.is_empty()).then(|| format!("{}: what they touch keeps its size{last}", what.join("; ")))
+    }
+
+    /// Checks that a factor may be resized.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where a node of which nothing is known needs it as it is.
+    pub(in crate::axes) fn free(&self, factor: Factor) -> Result<()> {
+        let Some(k) = self.pinned_by(factor) else { return Ok(()) };
+        let node = &self.graph.node[k];
+        let what = match self.opaque.get(&k) {
+            Some(why) => format!("{why}, so nothing that it touches can be resized"),
+            None => format!("the state of `{}` keeps its size", node.op_type()),
+        };
+        Err(Error::new(ErrorKind::Unsupported, what)
+            .in_node(node_label(node))
+            .hint("keep the image size, heads and widths that reach this node, or cut the model before it"))
+    }
+}
+
+/// The names of a declared value's dimensions.
+fn names(info: &ValueInfoProto) -> Option<Vec<Option<&str>>> {
+    let type_proto::Value::TensorType(tensor) = info.r#type.as_ref()?.value.as_ref()? else { return None };
+    let dims = tensor.shape.as_ref()?.dim.iter();
+    Some(
+        dims.map(|d| d.value.as_ref())
+            .map(|value| match value {
+                Some(Value::DimParam(name)) if !name.is_empty() => Some(name.as_str()),
+                _ => None,
+            })
+            .collect(),
+    )
+}

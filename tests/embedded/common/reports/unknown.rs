@@ -1,0 +1,164 @@
+//! Operators that no rule types, beside encoders that are read (scripts/fixtures/unknown.py): they were refused.
+
+use std::fs;
+use std::sync::Arc;
+
+use ndarray::{Array4, Axis, Slice};
+use offshoot::axes::Typing;
+use offshoot::graph::{int_attribute, ints_attribute, node, prepare};
+use offshoot::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
+use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_info};
+use offshoot::runtime::Runtime;
+use serde_json::Value;
+
+use crate::common::binary::{done, json, refused, text};
+use crate::common::hash::values;
+use crate::common::root;
+
+const FOLDER: &str = "fixtures/reports/unknown";
+const BASE: &str = "fixtures/graphs/timm-vit-unfused-ts17.onnx";
+
+/// Children with any number of heads say what the file says where the other heads write nothing.
+pub fn what_is_known_is_resized(runtime: &Arc<Runtime>) {
+    let golden: Vec<Value> =
+        serde_json::from_slice(&fs::read(root().join(FOLDER).join("golden.json")).unwrap()).unwrap();
+    assert_eq!(golden.len(), 3);
+    let folder = tempfile::tempdir().unwrap();
+    let child = folder.path().join("child.onnx");
+    let images = Array4::from_shape_vec((3, 3, 16, 16), values(3 * 3 * 256, 7)).unwrap();
+    for entry in &golden {
+        let model = format!("{FOLDER}/{}", entry["file"].as_str().unwrap());
+        for (heads, expected) in entry["outputs"].as_object().unwrap() {
+            let expected: Vec<f64> = expected.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+            done(&["grow", &model, "--no-images", "--heads", heads, "--force", "-o", text(&child)]);
+            let grown = Model::open(&child).unwrap();
+            for batch in 1..=3 {
+                let x = images.slice_axis(Axis(0), Slice::from(..batch));
+                let found = runtime.load(&grown, batch, [16, 16]).and_then(|mut s| s.run(x));
+                let found = found.unwrap_or_else(|e| panic!("{model} with {heads} heads, batch {batch}: {e}"));
+                assert_eq!(found[0].len() * 3, expected.len() * batch, "{model} with {heads} heads");
+                for (f, e) in found[0].iter().zip(&expected) {
+                    let far = (f64::from(*f) - e).abs();
+                    assert!(far < 1e-4, "{model} with {heads} heads, batch {batch}: {f}, not {e}");
+                }
+            }
+        }
+    }
+}
+
+/// An operator of a domain that nobody knows.
+fn invented(inputs: &[&str], outputs: &[&str]) -> NodeProto {
+    NodeProto { domain: Some("com.example".into()), ..node("Frobnicate", inputs, outputs, vec![]) }
+}
+
+/// What a plain child of the base has, and what one of the model with another node has.
+fn heads_of_children(model: &Model, said: &[&str]) -> Vec<u64> {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, child) = (folder.path().join("model.onnx"), folder.path().join("child.onnx"));
+    model.write(&path).unwrap();
+    let grown = done(&["grow", text(&path), "--no-images", "--heads", "2", "--no-verify", "-o", text(&child)]);
+    let warnings = String::from_utf8(grown.stderr).unwrap();
+    said.iter().for_each(|word| assert!(warnings.contains(word), "{word}: {warnings}"));
+    let kept = Model::open(&child).unwrap();
+    assert_eq!(kept.graph().node.iter().filter(|n| n.op_type() == "Frobnicate").count(), 1);
+    // What the file says of it is still there, and reads alike.
+    let layers = |path: &str| json(&["inspect", path, "--json"])["layers"].clone();
+    let heads = |layers: Value| layers.as_array().unwrap().iter().map(|l| l["heads"].as_u64().unwrap()).collect();
+    let before: Vec<u64> = heads(layers(text(&path)));
+    assert_eq!(before, [4, 4]);
+    refused(
+        &["grow", text(&path), "--no-images", "--heads", "2", "--dtype", "fp16", "--no-verify", "-o", text(&child)],
+        &["the type of what `Frobnicate` makes is not known", "--dtype"],
+    );
+    heads(layers(text(&child)))
+}
+
+/// Nothing that an invented operator touches is resized, and everything else is.
+pub fn an_invented_operator_keeps_what_it_touches() {
+    let base = || {
+        let mut model = Model::open(root().join(BASE)).unwrap();
+        model.graph_mut().value_info.clear();
+        model.proto.opset_import.push(OperatorSetIdProto { domain: Some("com.example".into()), version: Some(1) });
+        model
+    };
+    let said = "`com.example.Frobnicate` in node `made` has no typing rule";
+    // Behind the logits: all heads are resized.
+    let mut behind = base();
+    let graph = behind.graph_mut();
+    let logits = graph.output[0].name().to_string();
+    graph.node.push(invented(&[&logits], &["made"]));
+    graph.output = vec![tensor_info("made", DataType::Float, &[None, Some(7)])];
+    graph.output[0].r#type = None;
+    assert_eq!(heads_of_children(&behind, &[said]), [2, 2]);
+    // It takes the probabilities of the first layer: their heads stay, and those of the second do not.
+    let mut maps = base();
+    let graph = maps.graph_mut();
+    let map = graph.node.iter().find(|n| n.op_type() == "Softmax").unwrap().output[0].clone();
+    graph.node.push(invented(&[&map], &["made"]));
+    graph.output.push(Default::default());
+    graph.output[1].name = Some("made".into());
+    assert_eq!(heads_of_children(&maps, &[said, "layer 0 keeps its 4 head(s)", "reach node `made`"]), [4, 2]);
+    // It takes the tokens, which run over the image: its size stays.
+    let folder = tempfile::tempdir().unwrap();
+    let (path, child) = (folder.path().join("model.onnx"), folder.path().join("child.onnx"));
+    maps.write(&path).unwrap();
+    let grow = ["grow", text(&path), "--no-images", "--image-size", "32", "--no-verify", "-o", text(&child)];
+    refused(&grow, &["node `made`", said, "nothing that it touches can be resized"]);
+}
+
+/// The shapes of recurrent layers, regions and the rest, as ONNX's specification says them.
+pub fn rules_say_what_the_specification_says() {
+    let float = |name: &str, dims: &[usize]| {
+        tensor_from_f32(name.to_string(), DataType::Float, dims, &vec![0.5; dims.iter().product()])
+    };
+    let hidden = || int_attribute("hidden_size", 5);
+    let both = |mut n: NodeProto| {
+        n.attribute.push(offshoot::graph::string_attribute("direction", "bidirectional"));
+        n
+    };
+    let nodes = vec![
+        both(node("LSTM", &["x", "w4", "r4", "b"], &["all", "last", "cell"], vec![hidden()])),
+        both(node("GRU", &["x", "w3", "r3"], &["turned", "state"], vec![hidden(), int_attribute("layout", 1)])),
+        node("RoiAlign", &["image", "regions", "of"], &["aligned"], vec![int_attribute("output_width", 3)]),
+        node("GridSample", &["image", "grid"], &["sampled"], vec![]),
+        node("EyeLike", &["regions"], &["eye"], vec![]),
+        node("NonZero", &["some"], &["found"], vec![]),
+        node("Shape", &["found"], &["how_many"], vec![]),
+        node("Transpose", &["found"], &["places"], vec![ints_attribute("perm", &[1, 0])]),
+    ];
+    let mut model = Model::from_proto(ModelProto {
+        ir_version: Some(9),
+        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(17) }],
+        graph: Some(GraphProto {
+            input: vec![
+                tensor_info("x", DataType::Float, &[Some(7), Some(2), Some(6)]),
+                tensor_info("image", DataType::Float, &[Some(2), Some(4), Some(8), Some(8)]),
+                tensor_info("grid", DataType::Float, &[Some(2), Some(3), Some(9), Some(2)]),
+                tensor_info("regions", DataType::Float, &[Some(11), Some(4)]),
+            ],
+            initializer: vec![
+                float("w4", &[2, 20, 6]),
+                float("r4", &[2, 20, 5]),
+                float("b", &[2, 40]),
+                float("w3", &[2, 15, 6]),
+                float("r3", &[2, 15, 5]),
+                tensor_from_i64("of", &[11], &[0; 11]),
+                tensor_from_i64("some", &[2, 3], &[0, 4, 0, 1, 0, 2]),
+            ],
+            node: nodes,
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    prepare(&mut model).unwrap();
+    let typing = Typing::new(&model).unwrap();
+    let shape = |name: &str| typing.shape(name).unwrap();
+    assert_eq!([shape("all"), shape("last"), shape("cell")], [vec![7, 2, 2, 5], vec![2, 2, 5], vec![2, 2, 5]]);
+    assert_eq!([shape("turned"), shape("state")], [vec![7, 2, 2, 5], vec![7, 2, 5]]);
+    assert_eq!(shape("aligned"), [11, 4, 1, 3]);
+    assert_eq!(shape("sampled"), [2, 4, 3, 9]);
+    assert_eq!(shape("eye"), [11, 4]);
+    assert_eq!(typing.known["places"].ints(), [0, 1, 1, 0, 1, 2]);
+    assert_eq!(typing.known["how_many"].ints(), [2, 3]);
+    assert!(typing.opaque.is_empty());
+}
