@@ -54,9 +54,10 @@ impl Opening {
     }
 
     /// Opens a model and settles how its pictures are prepared; a configuration beside it that cannot be used is a
-    /// warning where none are fed. Shapes that fit one batch alone are found without running the graph. Where the graph
-    /// leaves a doubt and `runtime` gives a runtime, one image alone is compared with the same one beside another; if
-    /// they differ, the model takes one at a time from here on.
+    /// warning where none are fed. Where some are fed, what needs other inputs is cut away. Shapes that fit one batch
+    /// alone are found without running the graph. Where the graph leaves a doubt and `runtime` gives a runtime, one
+    /// image alone is compared with the same one beside another; if they differ, the model takes one at a time from
+    /// here on.
     ///
     /// # Errors
     /// Those of [`Self::read`], of [`fix_size`], of [`declare`], and of running the model.
@@ -75,6 +76,11 @@ impl Opening {
         let Opened { model, warnings, batch } = opened;
         if let Some(size) = self.input_size {
             fix_size(model, size)?;
+        }
+        if self.pictures.is_some()
+            && let Some(cut) = graph::cut_to_image(model.graph_mut())?
+        {
+            warnings.push(cut.note());
         }
         if axes::holds_unread(model) {
             warnings.extend(Typing::new(model)?.unread());

@@ -81,9 +81,10 @@ fn data_as_people_hold_them_are_read_rightly() {
 fn models_as_people_hold_them_are_run_rightly() {
     if let Some(runtime) = runtime() {
         use common::reports::{
-            batches, branches, classifiers, joined, listed, masks, models, ranges, studies, windows,
+            batches, branches, classifiers, inputs, joined, listed, masks, models, ranges, studies, windows,
         };
-        let checks: [fn(&str); 11] = [
+        let checks: [fn(&str); 12] = [
+            inputs::what_needs_other_inputs_is_cut_away,
             classifiers::losses_take_the_logits,
             classifiers::cross_entropy_behind_a_sigmoid_is_refused,
             classifiers::activations_are_found_in_any_form,

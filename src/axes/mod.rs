@@ -600,6 +600,7 @@ pub fn channels_last(dims: &[Option<usize>]) -> bool {
 mod tests {
     use super::*;
     use crate::graph::{int_attribute, ints_attribute, node};
+    use crate::metadata::{IMAGE_SIZE, PREPROCESS};
     use crate::onnx::proto::{AttributeProto, ModelProto};
     use crate::onnx::{DataType, tensor_from_f32, tensor_from_i64, tensor_info};
 

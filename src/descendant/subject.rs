@@ -46,6 +46,8 @@ impl Subject {
     pub fn new(runtime: &Arc<Runtime>, model: &Model) -> Result<Subject> {
         let mut model = model.clone();
         graph::convert(&mut model, FloatType::Fp32)?;
+        // What other inputs are needed for nobody says.
+        graph::cut_to_image(model.graph_mut())?;
         let (shape, image) = {
             let typing = Typing::new(&model)?;
             let Some((shape, _)) = typing.image_input() else {

@@ -1,10 +1,15 @@
 //! What the first nodes of a graph do to its image: exporters put the normalisation of pictures into the graph, and
 //! whoever feeds it has to know which numbers stand for a picture.
 
+use std::collections::HashSet;
+
 use super::links::Links;
 use super::nodes::Attributes;
+use super::order::prune;
+use super::subgraphs::needed;
 use super::values::{data_inputs, declared_dims, declared_type};
-use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use crate::onnx::{DataType, element_count, to_f32, to_i64};
 use crate::ops::{self, Mark};
 
@@ -46,6 +51,66 @@ impl ImageInput {
         let values = if kind.is_some_and(is_integer) { Values::Bytes } else { values };
         Some(ImageInput { name: input.name().to_string(), kind, values, reverses_channels })
     }
+}
+
+/// What was cut away of a model that is fed with images alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The outputs that need other inputs.
+    pub outputs: Vec<String>,
+    /// These inputs.
+    pub inputs: Vec<String>,
+}
+
+/// Cuts away the outputs that need other inputs than the image, and these inputs. `None` where there is nothing to cut.
+/// The nodes of the graph have to be in order.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] where every output needs another input.
+pub fn cut_to_image(graph: &mut GraphProto) -> Result<Option<Cut>> {
+    let image = ImageInput::of(graph).map(|input| input.name);
+    let others: Vec<&ValueInfoProto> =
+        data_inputs(graph).into_iter().filter(|v| Some(v.name()) != image.as_deref()).collect();
+    let Some(image) = image.filter(|_| !others.is_empty()) else { return Ok(None) };
+    let mut reached: HashSet<&str> = others.iter().map(|v| v.name()).collect();
+    for node in &graph.node {
+        if needed(node).any(|x| reached.contains(x)) {
+            reached.extend(node.output.iter().map(String::as_str));
+        }
+    }
+    let inputs: Vec<String> = others.iter().map(|v| v.name().to_string()).collect();
+    let needs_more = |v: &&ValueInfoProto| reached.contains(v.name());
+    let outputs: Vec<String> = graph.output.iter().filter(needs_more).map(|v| v.name().to_string()).collect();
+    if outputs.len() == graph.output.len() {
+        let what = format!("every output needs inputs beside the image: {}", listed(&inputs));
+        return Err(Error::new(ErrorKind::Unsupported, what)
+            .hint("only images are fed: export the model with these as constants, or an output that needs none"));
+    }
+    graph.output.retain(|v| !outputs.contains(&v.name().to_string()));
+    prune(graph);
+    let used: HashSet<String> = graph.node.iter().flat_map(needed).map(str::to_string).collect();
+    graph.input.retain(|v| v.name() == image || used.contains(v.name()));
+    Ok(Some(Cut { outputs, inputs }))
+}
+
+impl Cut {
+    /// What was cut away, in one line.
+    pub fn note(&self) -> String {
+        let inputs = listed(&self.inputs);
+        match &self.outputs[..] {
+            [] => format!("no output needs {inputs}: what is not the image is left out"),
+            outputs => format!(
+                "only images are fed: {}, made from {inputs}, {} left out",
+                listed(outputs),
+                if outputs.len() == 1 { "is" } else { "are" }
+            ),
+        }
+    }
+}
+
+/// Names in a list for messages.
+fn listed(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// True for whole numbers.

@@ -23,7 +23,7 @@ pub use axis::{nearest_axis, nearest_border, resolve_axis};
 pub use batch::{add_batch_axis, has_added_batch, remove_batch_axis};
 pub(crate) use builder::Builder;
 pub use dequantize::dequantize;
-pub use input::{ImageInput, Values, is_integer};
+pub use input::{Cut, ImageInput, Values, cut_to_image, is_integer};
 pub use links::Links;
 pub use names::Names;
 pub(crate) use narrow::{Far, check_known, clamp, clipped};

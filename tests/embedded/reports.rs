@@ -5,8 +5,8 @@ use std::sync::Arc;
 use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
-    batches, branches, classes, classifiers, configs, constants, heads, joined, listed, masks, models, pictures,
-    ranges, sizes, stacks, starts, studies, tars, teachers, unknown, values, verified, windows,
+    batches, branches, classes, classifiers, configs, constants, heads, inputs, joined, listed, masks, models,
+    pictures, ranges, sizes, stacks, starts, studies, tars, teachers, unknown, values, verified, windows,
 };
 
 fn tract() -> Arc<Runtime> {
@@ -105,6 +105,11 @@ fn branches_that_more_than_shapes_choose_are_refused() {
 fn operators_that_are_not_known_keep_what_they_touch() {
     unknown::an_invented_operator_keeps_what_it_touches();
     unknown::rules_say_what_the_specification_says();
+}
+
+#[test]
+fn what_needs_other_inputs_is_cut_away() {
+    inputs::what_needs_other_inputs_is_cut_away("tract");
 }
 
 #[test]

@@ -114,11 +114,12 @@ impl<'m> Typing<'m> {
     /// The node that needs a factor as it is, where one does.
     pub fn pinned_by(&self, factor: Factor) -> Option<usize> {
         let pins = self.pins.get_or_init(|| {
-            let leaves = |(d, k): &(Dim, usize)| {
-                self.factors.all_leaves(d).into_iter().map(move |f| (f, *k)).collect::<Vec<_>>()
-            };
             let mut pins = HashMap::new();
-            self.pinned.iter().flat_map(|pin| leaves(pin)).for_each(|(f, k)| drop(pins.entry(f).or_insert(k)));
+            for (dim, k) in &self.pinned {
+                for leaf in self.factors.all_leaves(dim) {
+                    pins.entry(leaf).or_insert(*k);
+                }
+            }
             pins
         });
         self.factors.all_leaves(&[factor]).iter().find_map(|f| pins.get(f)).copied()

@@ -8,6 +8,7 @@ pub mod configs;
 pub mod constants;
 pub mod fashion;
 pub mod heads;
+pub mod inputs;
 pub mod joined;
 pub mod listed;
 pub mod masks;
