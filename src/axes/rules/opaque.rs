@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use crate::axes::Typing;
 use crate::axes::factors::{Dim, Factor};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Attributes, declared_dims, needed, resolve_axis};
+use crate::graph::{Attributes, data_inputs, declared_dims, needed, resolve_axis};
 use crate::onnx::proto::tensor_shape_proto::dimension::Value;
 use crate::onnx::proto::{NodeProto, ValueInfoProto, type_proto};
 use crate::onnx::{node_label, subgraphs};
@@ -95,6 +95,20 @@ impl<'m> Typing<'m> {
             }
         }
         found
+    }
+
+    /// The inputs of the graph that a value is computed from, in backticks.
+    pub(super) fn inputs_behind(&self, value: &str) -> Vec<String> {
+        let inputs: Vec<&str> = data_inputs(self.graph).into_iter().map(|v| v.name()).collect();
+        let (mut todo, mut seen) = (vec![value], HashSet::new());
+        while let Some(x) = todo.pop() {
+            if let Some(k) = self.maker(x).filter(|_| seen.insert(x)) {
+                todo.extend(needed(&self.graph.node[k]).filter(|x| !self.known.contains_key(x)));
+            } else if inputs.contains(&x) {
+                seen.insert(x);
+            }
+        }
+        inputs.into_iter().filter(|x| seen.contains(x)).map(|x| format!("`{x}`")).collect()
     }
 
     /// The sizes that the file declares for a value, where all are numbers or names that inputs give a size.

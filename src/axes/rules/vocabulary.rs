@@ -55,7 +55,18 @@ impl Rule<'_, '_> {
             (None, None) => return Ok(None),
             (None, Some(x)) => match self.typing.ints(x) {
                 Some(list) => list,
-                None => return Err(self.fail(&format!("its operand `{x}` depends on more than shapes"))),
+                None => {
+                    let error = self.fail(&format!("its operand `{x}` depends on more than shapes"));
+                    let inputs = self.typing.inputs_behind(x);
+                    return Err(match inputs.is_empty() {
+                        true => error,
+                        false => error.hint(format!(
+                            "it is computed from the values of {}: export the model with fixed ones, or an output that \
+                             needs none",
+                            inputs.join(", ")
+                        )),
+                    });
+                }
             },
         };
         // Pads come in pairs.

@@ -67,7 +67,19 @@ fn heads_of_children(model: &Model, said: &[&str]) -> Vec<u64> {
     let before: Vec<u64> = heads(layers(text(&path)));
     assert_eq!(before, [4, 4]);
     refused(
-        &["grow", text(&path), "--no-images", "--heads", "2", "--dtype", "fp16", "--no-verify", "-o", text(&child)],
+        &[
+            "grow",
+            text(&path),
+            "--no-images",
+            "--heads",
+            "2",
+            "--dtype",
+            "fp16",
+            "--no-verify",
+            "--force",
+            "-o",
+            text(&child),
+        ],
         &["the type of what `Frobnicate` makes is not known", "--dtype"],
     );
     heads(layers(text(&child)))
@@ -102,7 +114,7 @@ pub fn an_invented_operator_keeps_what_it_touches() {
     let folder = tempfile::tempdir().unwrap();
     let (path, child) = (folder.path().join("model.onnx"), folder.path().join("child.onnx"));
     maps.write(&path).unwrap();
-    let grow = ["grow", text(&path), "--no-images", "--image-size", "32", "--no-verify", "-o", text(&child)];
+    let grow = ["grow", text(&path), "--no-images", "--image-size", "32", "--no-verify", "--force", "-o", text(&child)];
     refused(&grow, &["node `made`", said, "nothing that it touches can be resized"]);
 }
 
