@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::arithmetic::Known;
 use super::choices::{Choice, Choices, Lengths};
 use super::rules::branch_of;
 use super::sizes::{USUAL_SIZES, image_sizes, named_size};
@@ -17,6 +18,7 @@ use crate::graph::{
 };
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{Model, node_label, tensor_from_i64};
+use crate::ops::{self, Mark, Type};
 
 /// What nodes choose, by their first output: what messages call them, and what.
 type Made = BTreeMap<String, (String, Choice)>;
@@ -39,9 +41,12 @@ pub fn inline(model: &mut Model, image: Option<[usize; 2]>) -> Result<()> {
         return Ok(());
     }
     graph::name_apart(model.graph_mut())?;
-    let made = choices(model, image)?;
+    let (made, fixed) = choices(model, image)?;
     let opset = model.opset();
     let graph = model.graph_mut();
+    if let Some(size) = fixed {
+        fix_image(graph, size);
+    }
     let mut rewriter = Rewriter {
         made: &made,
         opset,
@@ -73,25 +78,24 @@ fn chooses(node: &NodeProto) -> bool {
     is_standard(node) && (node.op_type() == "If" || node.op_type().contains("Sequence"))
 }
 
-/// What every node chooses, for all inputs that the graph takes.
-fn choices(model: &mut Model, image: Option<[usize; 2]>) -> Result<Made> {
-    let typed = |assumption: Assumption, length: usize| {
-        let mut typing = Typing::empty(model, assumption);
+/// What every node chooses, for all inputs that the graph takes; and the image size that the graph is to have, where it
+/// depends on that.
+fn choices(model: &Model, image: Option<[usize; 2]>) -> Result<(Made, Option<[usize; 2]>)> {
+    let typed = |assumption: &Assumption, length: usize| -> Result<Sample> {
+        let mut typing = Typing::empty(model, assumption.clone());
         (typing.choices, typing.open_length) = (Some(Choices::default()), length);
-        let outcome = typing.walk(false).and_then(|()| typing.sound());
+        typing.walk(false).and_then(|()| typing.sound())?;
         let made = typing.choices.take().unwrap_or_default().made;
-        outcome.map(|()| made)
+        Ok(Sample { assumption: assumption.clone(), made, known: typing.known })
     };
     let open = Assumption::default();
-    let length = Typing::OPEN_LENGTH;
     // A size that contradicts the graph is none that it takes; what no size would mend is said at once.
-    let mut sound: Vec<(Assumption, Made)> = Vec::new();
+    let mut sound: Vec<Sample> = Vec::new();
     let mut refused = None;
     for batch in [open.batch, 1] {
         for image in sizes(model, image) {
-            let assumption = Assumption { batch, image };
-            match typed(assumption.clone(), length) {
-                Ok(made) => sound.push((assumption, made)),
+            match typed(&Assumption { batch, image }, Typing::OPEN_LENGTH) {
+                Ok(sample) => sound.push(sample),
                 Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
                 Err(error) => drop(refused.get_or_insert(error)),
             }
@@ -103,31 +107,108 @@ fn choices(model: &mut Model, image: Option<[usize; 2]>) -> Result<Made> {
             break;
         }
     }
-    let Some((first, made)) = sound.first().cloned() else {
+    let Some((first, others)) = sound.split_first() else {
         return Err(refused.unwrap_or_else(|| Error::new(ErrorKind::Typing, "no shapes fit the graph")));
     };
-    let differs = |other: &Made| {
-        made.iter().find(|(name, (_, choice))| other.get(*name).is_none_or(|(_, c)| c != choice)).map(|(_, c)| c)
-    };
-    for images in BATCHES {
-        let other = typed(Assumption { batch: images, ..first.clone() }, length);
-        if let Some((label, choice)) = other.ok().as_ref().and_then(differs) {
-            return Err(depends(label, choice, "the number of images in a batch")
-                .hint("export the model with a fixed batch, or with fixed choices, as tracing makes them"));
-        }
+    let batches = BATCHES.map(|batch| typed(&Assumption { batch, ..first.assumption.clone() }, Typing::OPEN_LENGTH));
+    if let Some((label, choice)) = batches.iter().flatten().find_map(|other| first.doubtful(other, model)) {
+        return Err(depends(label, choice, "the number of images in a batch")
+            .hint("export the model with a fixed batch, or with fixed choices, as tracing makes them"));
     }
-    if let Some((label, choice)) = typed(first.clone(), LENGTH).ok().as_ref().and_then(differs) {
+    let longer = typed(&first.assumption, LENGTH);
+    if let Some((label, choice)) = longer.iter().find_map(|other| first.doubtful(other, model)) {
         return Err(depends(label, choice, "the length of an input")
             .hint("export the model with inputs of fixed sizes, or with fixed choices, as tracing makes them"));
     }
-    if let Some((label, choice)) = sound.iter().find_map(|(_, other)| differs(other)) {
-        let Some(size) = image.filter(|&size| size == first.image) else {
+    let mut fixed = None;
+    if let Some((label, choice)) = others.iter().find_map(|other| first.doubtful(other, model)) {
+        fixed = image.filter(|&size| size == first.assumption.image);
+        if fixed.is_none() {
             return Err(depends(label, choice, "the size of the image")
                 .hint("give the size with --input-size, which fixes it, or export the model with a fixed size"));
-        };
-        fix_image(model.graph_mut(), size);
+        }
     }
-    Ok(made)
+    Ok((first.made.clone(), fixed))
+}
+
+/// What is chosen and known of a graph under an assumption.
+struct Sample<'m> {
+    assumption: Assumption,
+    made: Made,
+    known: HashMap<&'m str, Known>,
+}
+
+impl Sample<'_> {
+    /// A choice that another sample makes otherwise, or that may be made otherwise by a third: that two sizes are both
+    /// other than 16 does not say that none is. What messages call the node, and what it chooses.
+    fn doubtful(&self, other: &Sample, model: &Model) -> Option<(&str, &Choice)> {
+        let differs = |(name, (_, choice)): &(&String, &(String, Choice))| {
+            other.made.get(name.as_str()).is_none_or(|(_, own)| own != choice)
+        };
+        if let Some((_, (label, choice))) = self.made.iter().find(differs) {
+            return Some((label.as_str(), choice));
+        }
+        let mut nodes = Vec::new();
+        walked(&model.graph().node, &self.made, &mut nodes);
+        let unsound = self.chances(other, &nodes);
+        nodes.into_iter().find_map(|node| {
+            let (label, choice) = self.made.get(node.output.iter().find(|o| !o.is_empty())?)?;
+            let decides = match choice {
+                Choice::Branch(_) => 0,
+                Choice::Parts(_, Lengths::Operand) => return None,
+                Choice::Parts(..) => 1,
+                Choice::Place(_) => node.input.len().saturating_sub(1),
+            };
+            unsound.contains(node.input.get(decides)?.as_str()).then_some((label.as_str(), choice))
+        })
+    }
+
+    /// Values that are alike in both samples by chance, or may be: they are computed from some that are not.
+    fn chances<'g>(&self, other: &Sample, nodes: &[&'g NodeProto]) -> HashSet<&'g str> {
+        let varies = |x: &str| match (self.known.get(x), other.known.get(x)) {
+            (Some(a), Some(b)) => a.data != b.data,
+            (a, b) => a.is_some() != b.is_some(),
+        };
+        let mut unsound: HashSet<&str> = HashSet::new();
+        for &node in nodes {
+            if let Some((_, Choice::Branch(holds))) =
+                node.output.iter().find(|o| !o.is_empty()).and_then(|o| self.made.get(o))
+                && let Some(branch) = branch_of(node, *holds)
+            {
+                let pairs = node.output.iter().zip(&branch.output);
+                let chances: Vec<&str> =
+                    pairs.filter(|(_, i)| unsound.contains(i.name())).map(|(o, _)| o.as_str()).collect();
+                unsound.extend(chances);
+                continue;
+            }
+            if matches!(node.op_type(), "Shape" | "Size" | "Constant") {
+                continue;
+            }
+            let op = ops::of(node);
+            // Of what is moved, some elements may be alike and others not.
+            let moves = (op.is(Mark::Moves) || op.is(Mark::Keeps)) && op.result == Type::Of(0);
+            let from_chance = node.input.iter().any(|x| unsound.contains(x.as_str()));
+            let from_varying = node.input.iter().skip(usize::from(moves)).any(|x| varies(x));
+            for output in node.output.iter().filter(|o| self.known.contains_key(o.as_str())) {
+                if from_chance || (from_varying && !varies(output)) {
+                    unsound.insert(output);
+                }
+            }
+        }
+        unsound
+    }
+}
+
+/// Nodes with those of the branches that are taken, in order: an `If` stands behind its branch.
+fn walked<'g>(nodes: &'g [NodeProto], made: &Made, found: &mut Vec<&'g NodeProto>) {
+    for node in nodes {
+        if let Some((_, Choice::Branch(holds))) = node.output.iter().find(|o| !o.is_empty()).and_then(|o| made.get(o))
+            && let Some(branch) = branch_of(node, *holds)
+        {
+            walked(&branch.node, made, found);
+        }
+        found.push(node);
+    }
 }
 
 fn depends(label: &str, choice: &Choice, on: &str) -> Error {

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::OnceLock;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Attributes, data_inputs, declared_dims, output_type};
+use crate::graph::{data_inputs, declared_dims, output_type};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, element_count, is_float, node_label};
 use crate::ops::{self, Mark};
@@ -67,7 +67,8 @@ pub enum SizeFrom {
     Caller,
     /// The graph, whose input declares its height and width.
     Graph,
-    /// The model's metadata: [`IMAGE_SIZE`], else the size in [`PREPROCESS`].
+    /// The model's metadata: [`IMAGE_SIZE`](crate::metadata::IMAGE_SIZE), else the size in
+    /// [`PREPROCESS`](crate::metadata::PREPROCESS).
     Metadata,
     /// Position or bias tables, which fit this size as they are.
     Tables,
@@ -585,8 +586,7 @@ impl<'m> Typing<'m> {
 
 /// True where some nodes may be [opaque](Typing::opaque): most models have none, and need not be typed for it.
 pub fn holds_unread(model: &Model) -> bool {
-    let is_unread =
-        |n: &NodeProto| !ops::of(n).is_known() || ops::of(n).is(Mark::Counts) || ops::of(n).is(Mark::Random);
+    let is_unread = |n: &NodeProto| !ops::of(n).is_known() || ops::of(n).is(Mark::Counts);
     model.graph().node.iter().any(is_unread)
 }
 

@@ -28,7 +28,9 @@ pub(super) struct Subject {
     pub fixed: Option<usize>,
     /// Whether its input takes whole numbers.
     pub whole_numbers: bool,
-    /// Which outputs are given back.
+    /// The outputs that images alone make.
+    outputs: Vec<String>,
+    /// Which of them are given back.
     given: Vec<bool>,
     /// Whether it runs on tract, whose panics are errors.
     embedded: bool,
@@ -41,31 +43,38 @@ enum Loaded {
     Embedded(Embedded),
 }
 
+/// The part of a model that images alone are needed for.
+fn fed(model: &Model) -> Result<Model> {
+    let mut fed = model.clone();
+    graph::cut_to_image(fed.graph_mut())?;
+    Ok(fed)
+}
+
 impl Subject {
     /// The model, to be run in float32.
     pub fn new(runtime: &Arc<Runtime>, model: &Model) -> Result<Subject> {
         let mut model = model.clone();
         graph::convert(&mut model, FloatType::Fp32)?;
-        // What other inputs are needed for nobody says.
-        graph::cut_to_image(model.graph_mut())?;
+        let fed = fed(&model)?;
         let (shape, image) = {
-            let typing = Typing::new(&model)?;
+            let typing = Typing::new(&fed)?;
             let Some((shape, _)) = typing.image_input() else {
                 return Err(Error::new(ErrorKind::Unsupported, "the model does not take one batch of images"));
             };
             (shape, typing.image_size())
         };
-        let input = data_inputs(model.graph()).into_iter().next().and_then(declared_type);
+        let input = data_inputs(fed.graph()).into_iter().next().and_then(declared_type);
         let float = |t: Option<i32>| {
             let kind = t.and_then(|t| DataType::try_from(t).ok());
             matches!(kind, Some(DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double) | None)
         };
-        let floats: Vec<bool> = model.graph().output.iter().map(|o| float(declared_type(o))).collect();
+        let floats: Vec<bool> = fed.graph().output.iter().map(|o| float(declared_type(o))).collect();
         let any = floats.contains(&true);
         Ok(Subject {
             image,
             shape,
-            fixed: declared_batch(&model),
+            fixed: declared_batch(&fed),
+            outputs: fed.graph().output.iter().map(|o| o.name().to_owned()).collect(),
             whole_numbers: input.and_then(|t| DataType::try_from(t).ok()).is_some_and(is_integer),
             given: floats.into_iter().map(|float| float || !any).collect(),
             embedded: runtime.kind == Kind::Tract,
@@ -102,8 +111,8 @@ impl Subject {
 
     /// Leaves outputs out of what [`Subject::run`] gives back; false where none remain.
     pub fn leave_out(&mut self, outputs: &[String]) -> bool {
-        for (given, output) in self.given.iter_mut().zip(&self.model.graph().output) {
-            *given &= !outputs.iter().any(|name| name == output.name());
+        for (given, output) in self.given.iter_mut().zip(&self.outputs) {
+            *given &= !outputs.contains(output);
         }
         self.given.contains(&true)
     }
@@ -116,9 +125,10 @@ impl Subject {
         let open = !self.embedded && self.runtime.device == Device::Cpu;
         let batch = self.fixed.unwrap_or(if open { MOST } else { count });
         if !self.loaded.contains_key(&batch) {
+            let fed = fed(&self.model)?;
             let loaded = match self.embedded {
-                true => Loaded::Embedded(Embedded::load(&self.model, batch, self.image)?),
-                false => Loaded::Library(Box::new(self.runtime.load(&self.model, batch, self.image)?)),
+                true => Loaded::Embedded(Embedded::load(&fed, batch, self.image)?),
+                false => Loaded::Library(Box::new(self.runtime.load(&fed, batch, self.image)?)),
             };
             self.loaded.insert(batch, loaded);
         }

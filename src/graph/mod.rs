@@ -3,6 +3,7 @@
 //! names.
 
 mod activations;
+mod apart;
 mod axis;
 mod batch;
 mod builder;
@@ -19,6 +20,7 @@ mod subgraphs;
 mod types;
 mod values;
 
+pub use apart::name_apart;
 pub use axis::{nearest_axis, nearest_border, resolve_axis};
 pub use batch::{add_batch_axis, has_added_batch, remove_batch_axis};
 pub(crate) use builder::Builder;
@@ -34,6 +36,6 @@ pub use nodes::{
 pub(crate) use order::sort;
 pub use order::{forget_shapes, prune};
 pub use prepare::prepare;
-pub use subgraphs::{name_apart, needed, rename, replace_use};
+pub use subgraphs::{needed, rename, replace_use};
 pub use types::{element_types, lift_constants, output_type, widen};
 pub use values::{data_inputs, declare_dim, declared_dims, declared_type};

@@ -2,10 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::names::Names;
-use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::{GraphProto, NodeProto};
-use crate::onnx::{node_label, subgraphs, subgraphs_mut};
+use crate::onnx::{subgraphs, subgraphs_mut};
 
 /// The values that a node needs: its inputs, and what the graphs inside it use of those around them.
 pub fn needed(node: &NodeProto) -> impl Iterator<Item = &str> {
@@ -25,7 +23,7 @@ fn captured(node: &NodeProto) -> Vec<&str> {
 }
 
 /// The names that a graph gives to values, without those inside its nodes.
-fn given(graph: &GraphProto) -> impl Iterator<Item = &str> {
+pub(super) fn given(graph: &GraphProto) -> impl Iterator<Item = &str> {
     let sparse = graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
     (graph.input.iter().map(|v| v.name()))
         .chain(graph.initializer.iter().chain(sparse).map(|t| t.name()))
@@ -72,37 +70,4 @@ pub fn rename(graph: &mut GraphProto, names: &HashMap<String, String>) {
         node.input.iter_mut().chain(&mut node.output).for_each(put);
         subgraphs_mut(node).for_each(|inner| rename(inner, names));
     }
-}
-
-/// Gives every value of a graph inside a node a name that no other value has: ONNX lets the two branches of an `If`
-/// use the same ones.
-///
-/// # Errors
-/// [`ErrorKind::Format`] where one of these graphs gives a name twice.
-pub fn name_apart(graph: &mut GraphProto) -> Result<()> {
-    let mut names = Names::of_outer_graph(graph);
-    for node in &mut graph.node {
-        let label = node_label(node);
-        subgraphs_mut(node).try_for_each(|inner| apart(inner, &mut names)).map_err(|e| e.in_node(label))?;
-    }
-    Ok(())
-}
-
-fn apart(graph: &mut GraphProto, names: &mut Names) -> Result<()> {
-    let mut seen = HashSet::new();
-    let mut renamed = HashMap::new();
-    for name in given(graph) {
-        if !seen.insert(name) {
-            return Err(Error::new(ErrorKind::Format, format!("two values inside it are called `{name}`"))
-                .hint("export the model again: `onnx.checker.check_model` refuses it, too"));
-        }
-        let fresh = names.fresh(name);
-        if fresh != name {
-            renamed.insert(name.to_string(), fresh);
-        }
-    }
-    if !renamed.is_empty() {
-        rename(graph, &renamed);
-    }
-    graph.node.iter_mut().flat_map(subgraphs_mut).try_for_each(|inner| apart(inner, names))
 }

@@ -26,7 +26,7 @@ impl<'m> Typing<'m> {
     /// Why a node has no rule, where it has none.
     pub(super) fn has_no_rule(&self, node: &NodeProto) -> Option<String> {
         let op = ops::of(node);
-        if op.is_known() && subgraphs(node).next().is_none() && !op.is(Mark::Counts) && !op.is(Mark::Random) {
+        if op.is_known() && subgraphs(node).next().is_none() && !op.is(Mark::Counts) {
             return None;
         }
         let domain = if node.domain().is_empty() { "ai.onnx" } else { node.domain() };

@@ -23,26 +23,33 @@ const FOLDER: &str = "fixtures/reports/branches";
 /// Children with any number of heads say at every batch what ONNX Runtime says of the file with its branches and lists,
 /// or PyTorch of the model, where the other heads write nothing.
 pub fn children_have_their_branches_inlined(runtime: &Arc<Runtime>) {
+    children_say(runtime, FOLDER, 5, |model, grown| {
+        assert_eq!(batch_fault(grown), None, "{model}");
+        let mut names = HashSet::new();
+        for node in &grown.graph().node {
+            let op = node.op_type();
+            assert!(op != "If" && !op.contains("Sequence"), "{model}: {op}");
+            assert!(node.name().is_empty() || names.insert(node.name()), "{model}: two nodes are {}", node.name());
+        }
+    });
+}
+
+/// Children of the three models of a folder say at every batch what its `golden.json` says, for images of this seed;
+/// each is also given to `check`.
+pub fn children_say(runtime: &Arc<Runtime>, models: &str, seed: u32, check: impl Fn(&str, &Model)) {
     let golden: Vec<Value> =
-        serde_json::from_slice(&fs::read(root().join(FOLDER).join("golden.json")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(root().join(models).join("golden.json")).unwrap()).unwrap();
     assert_eq!(golden.len(), 3);
     let folder = tempfile::tempdir().unwrap();
     let child = folder.path().join("child.onnx");
-    let images = Array4::from_shape_vec((3, 3, 16, 16), values(3 * 3 * 256, 5)).unwrap();
+    let images = Array4::from_shape_vec((3, 3, 16, 16), values(3 * 3 * 256, seed)).unwrap();
     for entry in &golden {
-        let model = format!("{FOLDER}/{}", entry["file"].as_str().unwrap());
+        let model = format!("{models}/{}", entry["file"].as_str().unwrap());
         for (heads, expected) in entry["outputs"].as_object().unwrap() {
             let expected: Vec<f64> = expected.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
             done(&["grow", &model, "--no-images", "--heads", heads, "--force", "-o", text(&child)]);
             let grown = Model::open(&child).unwrap();
-            assert_eq!(batch_fault(&grown), None, "{model} with {heads} heads");
-            let graph = grown.graph();
-            let mut names = HashSet::new();
-            for node in &graph.node {
-                let op = node.op_type();
-                assert!(op != "If" && !op.contains("Sequence"), "{model} with {heads} heads: {op}");
-                assert!(node.name().is_empty() || names.insert(node.name()), "{model}: two nodes are {}", node.name());
-            }
+            check(&format!("{model} with {heads} heads"), &grown);
             for batch in 1..=3 {
                 let x = images.slice_axis(Axis(0), Slice::from(..batch));
                 let found = runtime.load(&grown, batch, [16, 16]).and_then(|mut s| s.run(x));

@@ -1,9 +1,7 @@
 //! Operators that no rule types, beside encoders that are read (scripts/fixtures/unknown.py): they were refused.
 
-use std::fs;
 use std::sync::Arc;
 
-use ndarray::{Array4, Axis, Slice};
 use offshoot::axes::Typing;
 use offshoot::graph::{int_attribute, ints_attribute, node, prepare};
 use offshoot::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
@@ -11,8 +9,8 @@ use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_i
 use offshoot::runtime::Runtime;
 use serde_json::Value;
 
+use super::branches::children_say;
 use crate::common::binary::{done, json, refused, text};
-use crate::common::hash::values;
 use crate::common::root;
 
 const FOLDER: &str = "fixtures/reports/unknown";
@@ -20,30 +18,10 @@ const BASE: &str = "fixtures/graphs/timm-vit-unfused-ts17.onnx";
 
 /// Children with any number of heads say what the file says where the other heads write nothing.
 pub fn what_is_known_is_resized(runtime: &Arc<Runtime>) {
-    let golden: Vec<Value> =
-        serde_json::from_slice(&fs::read(root().join(FOLDER).join("golden.json")).unwrap()).unwrap();
-    assert_eq!(golden.len(), 3);
-    let folder = tempfile::tempdir().unwrap();
-    let child = folder.path().join("child.onnx");
-    let images = Array4::from_shape_vec((3, 3, 16, 16), values(3 * 3 * 256, 7)).unwrap();
-    for entry in &golden {
-        let model = format!("{FOLDER}/{}", entry["file"].as_str().unwrap());
-        for (heads, expected) in entry["outputs"].as_object().unwrap() {
-            let expected: Vec<f64> = expected.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
-            done(&["grow", &model, "--no-images", "--heads", heads, "--force", "-o", text(&child)]);
-            let grown = Model::open(&child).unwrap();
-            for batch in 1..=3 {
-                let x = images.slice_axis(Axis(0), Slice::from(..batch));
-                let found = runtime.load(&grown, batch, [16, 16]).and_then(|mut s| s.run(x));
-                let found = found.unwrap_or_else(|e| panic!("{model} with {heads} heads, batch {batch}: {e}"));
-                assert_eq!(found[0].len() * 3, expected.len() * batch, "{model} with {heads} heads");
-                for (f, e) in found[0].iter().zip(&expected) {
-                    let far = (f64::from(*f) - e).abs();
-                    assert!(far < 1e-4, "{model} with {heads} heads, batch {batch}: {f}, not {e}");
-                }
-            }
-        }
-    }
+    let kept = |grown: &Model, op: &str| grown.graph().node.iter().any(|n| n.op_type() == op);
+    children_say(runtime, FOLDER, 7, |model, grown| {
+        assert!(["GridSample", "Loop", "NonZero"].iter().any(|op| kept(grown, op)), "{model}");
+    });
 }
 
 /// An operator of a domain that nobody knows.
