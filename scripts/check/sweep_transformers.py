@@ -1,0 +1,503 @@
+# /// script
+# requires-python = ">=3.12"
+# dependencies = [
+#     "numpy==2.5.5",
+#     "onnx==1.23.2",
+#     "onnxruntime==1.32.0",
+#     "onnxscript==0.7.2",
+#     "pillow",
+#     "scipy",
+#     "torch==2.15.0",
+#     "torchvision==0.29.2",
+#     "transformers==5.23.0",
+# ]
+# ///
+"""Checks Offshoot on every encoder class of Hugging Face transformers that exports: small and random, exported in four ways.
+
+    OMP_NUM_THREADS=1 python scripts/check/sweep_transformers.py export [NAME ...]     exports what sweep_transformers.csv lists
+    OMP_NUM_THREADS=1 python scripts/check/sweep_transformers.py check [NAME ...]      checks the exports with the `offshoot` binary
+    python scripts/check/sweep_transformers.py table [--write]                         counts; --write puts the table into docs/dialects.md
+    python scripts/check/sweep_transformers.py faults                                  what is not right, by its words, with the commands
+
+Options: --binary PATH (default target/release/offshoot), --cache FOLDER (default .cache/sweep), --exporter NAME, --again.
+
+A row is right when `inspect` gives the heads, the head dimension and the FFN widths that the module has, when `grow` at full size is
+exact (ONNX Runtime against the export, batch 1, and 3 where it is open), and when half the heads, half the FFN, both, and a dropped layer
+equal PyTorch's module with those rows at zero, or without that layer. A result is kept until the binary or a version changes. Every export
+and every check is a process of its own with a time limit. The oracle (`scripts/lib/tiny_transformers.py`) shares no code with Offshoot.
+"""
+
+import argparse
+import collections
+import csv
+import hashlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+ROWS = Path(__file__).with_suffix(".csv")
+PAGE = Path("docs/dialects.md")
+EXPORTERS = {"dynamo": ("dynamo", "default", "1"), "ts17": ("TorchScript", "17", "1"), "open": ("dynamo", "default", "open"), "dynamo23": ("dynamo", "23", "1")}
+LIMIT = {"export": 150, "check": 240, "command": 60}
+TOLERANCE = 2e-5
+CHECKS = ["inspect", "full size", "half heads", "half FFN", "both", "last layer dropped", "first layer dropped"]
+VERSIONS = {p: version(p) for p in ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")}
+
+
+def apart(limit, work, *arguments):
+    """Runs work in a process of its own, and gives what it returns, or why there is none."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        try:
+            silent = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silent, 1), os.dup2(silent, 2)
+            result = {"result": work(*arguments)}
+        except BaseException as problem:
+            lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+            result = {"failed": f"{type(problem).__name__}: {' '.join(lines)[:300]}"}
+        with os.fdopen(writing, "w") as pipe:
+            json.dump(result, pipe)
+        os._exit(0)
+    os.close(writing)
+    signal.signal(signal.SIGALRM, lambda *_: os.killpg(pid, signal.SIGKILL))
+    signal.alarm(limit)
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
+    signal.alarm(0)
+    os.waitpid(pid, 0)
+    return json.loads(text) if text else {"failed": f"it took more than {limit} s or ended the process"}
+
+
+# ------------------------------------------------------------------------------------------------ exports
+
+
+def rows():
+    with ROWS.open() as file:
+        return list(csv.DictReader(file))
+
+
+def fed_for(model, batch, overrides):
+    import tiny_transformers
+    return tiny_transformers.inputs_of(model, batch, overrides.get("__inputs__"))
+
+
+def made(row):
+    """The model of a row."""
+    import tiny_transformers
+    overrides = json.loads(row["overrides"] or "{}")
+    cls = getattr(sys.modules[row["module"]], row["class"])
+    return tiny_transformers.build(cls, {k: v for k, v in overrides.items() if k != "__inputs__"}), overrides
+
+
+def export(row, path):
+    import tiny_transformers
+    import torch
+    torch.set_num_threads(1)
+    model, overrides = made(row)
+    fed = fed_for(model, 2 if row["batch"] == "open" else 1, overrides)
+    wrapped = tiny_transformers.Tensors(model, list(fed))
+    with torch.no_grad():
+        expected = [t.numpy() for t in wrapped(*fed.values())]
+    options = {"input_names": list(fed)}
+    if row["exporter"] == "dynamo":
+        options |= {"dynamo": True, "external_data": False, "verbose": False}
+        if row["batch"] == "open":
+            batch = torch.export.Dim("batch")
+            options["dynamic_shapes"] = {"values": tuple({0: batch} for _ in fed)}
+    else:
+        options["dynamo"] = False
+    if row["opset"] != "default":
+        options["opset_version"] = int(row["opset"])
+    part = path.with_suffix(".part.onnx")
+    part.unlink(missing_ok=True)
+    torch.onnx.export(wrapped, tuple(fed.values()), str(part), **options)
+    try:
+        found = run(part, fed)
+    except Exception as problem:
+        raise RuntimeError(f"ONNX Runtime: {problem}") from None
+    error = distance(found, expected)
+    if not error < 1e-3:
+        raise RuntimeError(f"the export is not the model: ONNX Runtime's outputs are {error:.1e} from PyTorch's")
+    part.rename(path)
+    return {"error": error, "nodes": None}
+
+
+def session(path):
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run(path, fed):
+    opened = session(path)
+    values = {k: v.numpy() for k, v in fed.items()}
+    return opened.run(None, {i.name: values[i.name] for i in opened.get_inputs()})
+
+
+def distance(a, b):
+    """The largest difference of two lists of outputs, relative to the largest value of the output."""
+    if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b)):
+        return float("inf")
+    worst = 0.0
+    for x, y in zip(a, b):
+        if x.size == 0 or not np.issubdtype(x.dtype, np.floating):
+            continue
+        whole = np.isfinite(y) & (np.abs(y) < 1e30)
+        if not (np.isfinite(x) & (np.abs(x) < 1e30) == whole).all():
+            return float("inf")
+        worst = max(worst, float(np.abs(x - y)[whole].max(initial=0) / max(1e-3, np.abs(y)[whole].max(initial=0))))
+    return worst
+
+
+# ------------------------------------------------------------------------------------------------ checks
+
+
+class Refused(Exception):
+    pass
+
+
+class Broken(Exception):
+    pass
+
+
+class Wrong(Exception):
+    pass
+
+
+class Check:
+    """The checks of one export."""
+
+    def __init__(self, args, row, path):
+        import tiny_transformers
+        self.args, self.row, self.path, self.tiny = args, row, path, tiny_transformers
+        self.model, self.overrides = made(row)
+        self.batches = [1, 3] if row["batch"] == "open" else [1]
+        self.fed = {b: fed_for(self.model, b, self.overrides) for b in self.batches}
+        self.attentions, self.ffns = tiny_transformers.anatomy(self.model, self.fed[1])
+        self.warnings, self.verifies = [], False
+        self.base = {b: run(path, f) for b, f in self.fed.items()}
+        self.rounding = max(distance(self.base[b], self.outputs(b)) for b in self.batches)
+
+    def outputs(self, batch):
+        import torch
+        with torch.no_grad():
+            return [t.numpy() for t in self.tiny.Tensors(self.model, list(self.fed[batch]))(*self.fed[batch].values())]
+
+    def offshoot(self, *arguments):
+        command = [str(self.args.binary), *map(str, arguments)]
+        self.command = "offshoot " + shlex.join(map(str, arguments))
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT["command"])
+        except subprocess.TimeoutExpired:
+            raise Broken(f"took more than {LIMIT['command']} s") from None
+        self.warnings = [line for line in done.stderr.splitlines() if line.startswith("warning:") and "no densities" not in line]
+        if done.returncode == 2:
+            lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+            raise Refused((lines or [done.stderr[:300]])[0].removeprefix("error: ").replace(f"`{self.path}`: ", "")[:400])
+        if done.returncode:
+            raise Broken(f"exit code {done.returncode}: {done.stderr.strip()[-400:]}")
+        return done.stdout
+
+    def grown(self, *arguments):
+        """The outputs of a child, by batch, and what the child says of its layers."""
+        import onnx
+        child = self.args.cache / f"{self.path.stem}.{os.getpid()}.child.onnx"
+        try:
+            self.offshoot("grow", self.path, "-o", child, "--force", *arguments, *([] if self.verifies else ["--no-verify"]))
+            self.command = self.command.replace(str(child), "/tmp/child.onnx")
+            notes = {p.key: p.value for p in onnx.load(child, load_external_data=False).metadata_props}
+            try:
+                return {b: run(child, f) for b, f in self.fed.items()}, json.loads(notes["offshoot.descendant"])["layers"]
+            except Exception as problem:
+                raise Wrong(f"ONNX Runtime does not run the child: {str(problem)[:200]}") from None
+        finally:
+            child.unlink(missing_ok=True)
+
+    def inspect(self):
+        """Heads, head dimensions and FFN widths are those of the module."""
+        found = json.loads(self.offshoot("inspect", self.path, "--json"))
+        self.found = found
+        listed = lambda layer: layer.get("attentions") or [layer]
+        widths = lambda layer: [f["ffn_width"] if "ffn_width" in f else f["width"] for f in layer["ffns"]] if "ffns" in layer else [layer["ffn_width"]] if layer.get("ffn_width") else []
+        name = lambda a: (a["heads"], a["head_dim"])
+        self.parts = [name(a) + (k,) for k, layer in enumerate(found["layers"]) for a in listed(layer)]
+        others = [name(a) for a in found["other_attentions"]]
+        truth = [name(a) for a in self.attentions]
+        self.place = assigned(truth, [p[:2] for p in self.parts], others)
+        own = sorted(w for layer in found["layers"] + found["other_attentions"] for w in widths(layer))
+        theirs = sorted(f["width"] for f in self.ffns)
+        wrong = []
+        if self.place is None:
+            wrong.append(f"attentions (heads, head dimension) {[p[:2] for p in self.parts]} and others {others}, the module has {truth}")
+        if own != theirs:
+            wrong.append(f"FFN widths {own}, the module has {theirs}")
+        if wrong:
+            raise Wrong("; ".join(wrong))
+
+    def full(self):
+        self.verifies = True
+        found, _ = self.grown("--no-images")
+        return {b: (found[b], self.base[b]) for b in self.batches}
+
+    def zeroed(self, heads, ffn):
+        """The child with half of the heads, of the neurons, or of both, and the module with the same rows at zero."""
+        arguments = [*(["--heads", "50%"] if heads else []), *(["--ffn-width", "50%"] if ffn else [])]
+        if ffn and not self.ffns:
+            try:
+                self.grown("--init", "pretrain-finetune", *arguments)
+            except Refused:
+                return {}
+            raise Wrong("there is no FFN, and asking for half of it is no error")
+        found, layers = self.grown("--init", "pretrain-finetune", *arguments)
+        kept = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        if heads:
+            for at, a in enumerate(self.attentions):
+                layer = self.place[at] if self.place else 0
+                if layer is None:
+                    continue
+                slots = layers[self.parts[layer][2]]["slots"] if self.place else range(max(1, a["heads"] // 2))
+                wide = a["query_heads"] // a["heads"] * a["head_dim"]
+                gone = [c for h in range(a["heads"]) if h not in set(slots) for c in range(h * wide, (h + 1) * wide)]
+                self.tiny.zero_inputs(self.model, a["weight"], a["axis"], gone)
+        if ffn:
+            kept_whole = {a["block"] for a, layer in zip(self.attentions, self.place or []) if layer is None and a["block"]}
+            for f in (f for f in self.ffns if f["block"] not in kept_whole):
+                self.tiny.zero_inputs(self.model, f["weight"], f["axis"], list(range((f["width"] + 1) // 2, f["width"])))
+        expected = {b: self.outputs(b) for b in self.batches}
+        self.model.load_state_dict(kept)
+        return {b: (found[b], expected[b]) for b in self.batches}
+
+    def dropped(self, which):
+        """The child without a layer, and the module whose list lacks it."""
+        import torch
+        from torch import nn
+        counted = collections.Counter(a["block"].rpartition(".")[0] for a in {a["block"]: a for a in self.attentions}.values() if a["block"])
+        modules = dict(self.model.named_modules())
+        lists = [o for o, n in counted.items() if n > 1 and isinstance(modules[o], nn.ModuleList)]
+        repeated = len(self.attentions) > 1 and len({a["block"] for a in self.attentions}) == 1
+        if not lists and not repeated or self.place is None:
+            return None
+        if repeated:
+            gone = {len(self.attentions) - 1 if which == "last" else 0}
+        else:
+            owner = max(lists, key=lambda o: counted[o])
+            blocks = list(dict.fromkeys(a["block"] for a in self.attentions if a["block"].rpartition(".")[0] == owner))
+            block = blocks[-1 if which == "last" else 0]
+            gone = {k for k, a in enumerate(self.attentions) if a["block"] == block or a["block"].startswith(block + ".")}
+        layers = {self.parts[self.place[k]][2] for k in gone if self.place[k] is not None}
+        left = [k for k in range(len(self.found["layers"])) if k not in layers]
+        if not layers or not left:
+            return None
+        # The module is asked first: one that does not run without the layer has no truth.
+        kept = self.model
+        try:
+            self.model = made(self.row)[0]
+            if repeated:
+                self.model.config.num_hidden_layers -= 1
+            else:
+                self.tiny.drop_block(self.model, block)
+            expected = {b: self.outputs(b) for b in self.batches}
+            if len(self.tiny.anatomy(self.model, self.fed[1])[0]) != len(self.attentions) - len(gone):
+                return None
+        except Exception:
+            return None
+        finally:
+            self.model = kept
+        if any(len(x) != len(y) or any(p.shape != q.shape for p, q in zip(x, y)) for x, y in ((expected[b], self.base[b]) for b in self.batches)):
+            return None
+        found, _ = self.grown("--no-images", "--layers", ",".join(map(str, left)) + ",")
+        return {b: (found[b], expected[b]) for b in self.batches}
+
+    def all(self):
+        made_of = {
+            "inspect": self.inspect, "full size": self.full,
+            "half heads": lambda: self.zeroed(True, False), "half FFN": lambda: self.zeroed(False, True), "both": lambda: self.zeroed(True, True),
+            "last layer dropped": lambda: self.dropped("last"), "first layer dropped": lambda: self.dropped("first"),
+        }
+        many = any(a["heads"] > 1 for a in self.attentions)
+        results, self.place, self.parts = {}, None, []
+        for what in CHECKS:
+            if what == "half heads" and not many or what == "half FFN" and not self.attentions or what == "both" and not (many and self.ffns):
+                continue
+            state = self.one(what, made_of[what])
+            if state is None:
+                continue
+            if state[0] == "wrong" and what not in ("inspect", "full size"):
+                # `grow` verifies its children: what it finds wrong itself is no wrong result.
+                command, self.verifies = self.command, True
+                verified = self.one(what, made_of[what])
+                state = ("caught", f"{state[1]}; verification: {verified[1]}") if verified[0] == "refused" else state
+                self.command = command
+            self.verifies = False
+            results[what] = {"state": state[0], "reason": state[1].replace(str(self.path), self.path.name), "command": self.command}
+            if what == "inspect" and state[0] == "refused":
+                break
+        return {"results": results, "attentions": len(self.attentions), "ffns": len(self.ffns)}
+
+    def one(self, what, make):
+        """The state of one check and why; nothing where there is nothing to check."""
+        self.command = ""
+        try:
+            pairs = make()
+            if pairs is None and what != "inspect":
+                return None
+            errors = {b: distance(*pair) for b, pair in (pairs or {}).items()}
+            worst = max(errors.values(), default=0)
+            if worst <= max(TOLERANCE, 10 * self.rounding):
+                return "right", ""
+            return ("said", f"outputs {worst:.1e} off; {self.warnings[0][:300]}") if self.warnings else ("wrong", f"outputs {worst:.1e} off")
+        except Wrong as problem:
+            return "wrong", str(problem)
+        except Refused as problem:
+            return "refused", str(problem)
+        except Broken as problem:
+            return "error", str(problem)
+
+
+def assigned(truth, layers, others):
+    """For each attention of the module the layer that it is, or `None` for another attention; in their order where that goes."""
+    if sorted(truth) != sorted(layers + others):
+        return None
+
+    def go(k, i, j):
+        if k == len(truth):
+            return []
+        if i < len(layers) and layers[i] == truth[k]:
+            rest = go(k + 1, i + 1, j)
+            if rest is not None:
+                return [i, *rest]
+        if j < len(others) and others[j] == truth[k]:
+            rest = go(k + 1, i, j + 1)
+            if rest is not None:
+                return [None, *rest]
+        return None
+    place = go(0, 0, 0) if len(truth) < 200 else None
+    if place is None:
+        left = list(enumerate(layers))
+        place = []
+        for t in truth:
+            at = next((k for k, x in enumerate(left) if x[1] == t), None)
+            place.append(left.pop(at)[0] if at is not None else None)
+    return place
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+def verdict(results):
+    states = [r["state"] for r in results.values()]
+    return next((s for s in ("error", "wrong", "caught", "refused", "said") if s in states), "right")
+
+
+def name_of(row):
+    kind = next(k for k, v in EXPORTERS.items() if v == (row["exporter"], row["opset"], row["batch"]))
+    return f"{row['class']}-{kind}"
+
+
+def chosen(args):
+    return [r for r in rows() if (not args.names or any(n == r["class"] or n == name_of(r) for n in args.names))
+            and (not args.exporter or name_of(r).rpartition("-")[2] in args.exporter)]
+
+
+def kept(path):
+    return {r["name"]: r for r in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
+
+
+def keep(path, record):
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def start():
+    import tiny_transformers
+    import torch
+    import onnxscript  # noqa: F401
+    import onnxruntime  # noqa: F401
+    import transformers
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    tiny_transformers.classes()
+
+
+def export_one(args, row, log, before):
+    """Exports a row where that was not done."""
+    name = name_of(row)
+    path = args.cache / "exports" / f"{name}.onnx"
+    same = {"versions": VERSIONS, "overrides": row["overrides"]}
+    old = before.get(name)
+    if old and not args.again and all(old[k] == v for k, v in same.items()) and ("failed" in old or path.exists()):
+        return old
+    path.unlink(missing_ok=True)
+    began = time.time()
+    record = {"name": name, **same, **apart(LIMIT["export"], export, row, path), "seconds": round(time.time() - began, 1)}
+    path.with_suffix(".part.onnx").unlink(missing_ok=True)
+    keep(log, record)
+    before[name] = record
+    print(f"{name:50} {record['seconds']:5.0f} s {record.get('failed', '')[:150]}", flush=True)
+    return record
+
+
+def check_one(args, row, log, before):
+    name = name_of(row)
+    path = args.cache / "exports" / f"{name}.onnx"
+    same = {"versions": VERSIONS, "overrides": row["overrides"], "binary": args.sha}
+    old = before.get(name)
+    if old and not args.again and all(old[k] == v for k, v in same.items()):
+        return
+    began = time.time()
+    done = apart(LIMIT["check"], lambda: Check(args, row, path).all())
+    record = {"name": name, "class": row["class"], **same, **(done.get("result") or {"results": {"run": {"state": "error", "reason": done["failed"], "command": ""}}}), "seconds": round(time.time() - began, 1)}
+    record["verdict"] = verdict(record["results"])
+    keep(log, record)
+    before[name] = record
+    bad = [f"{k}: {r['state']} {r['reason'][:110]}" for k, r in record["results"].items() if r["state"] != "right"]
+    print(f"{name:50} {record['verdict']:8} {record['seconds']:4.0f} s  {' | '.join(bad)}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=Path, default=Path("target/release/offshoot"))
+    parser.add_argument("--cache", type=Path, default=Path(".cache/sweep"))
+    parser.add_argument("--exporter", action="append", choices=list(EXPORTERS))
+    parser.add_argument("--again", action="store_true", help="do anew what is there")
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("command", choices=["export", "check", "both", "table", "faults"])
+    parser.add_argument("names", nargs="*")
+    args = parser.parse_intermixed_args()
+    (args.cache / "exports").mkdir(parents=True, exist_ok=True)
+    exported, checked = args.cache / "exports.jsonl", args.cache / "checks.jsonl"
+    if args.command in ("table", "faults"):
+        return report(args, kept(exported), kept(checked))
+    start()
+    args.sha = hashlib.sha256(args.binary.read_bytes()).hexdigest() if args.command != "export" else None
+    exports, checks = kept(exported), kept(checked)
+    for row in chosen(args):
+        if args.command != "check":
+            export_one(args, row, exported, exports)
+        if args.command != "export" and (args.cache / "exports" / f"{name_of(row)}.onnx").exists():
+            check_one(args, row, checked, checks)
+
+
+def report(args, exports, checks):
+    raise SystemExit("later")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
