@@ -19,7 +19,7 @@
     python scripts/check/sweep_transformers.py table [--write]                         counts; --write puts the table into docs/dialects.md
     python scripts/check/sweep_transformers.py faults                                  what is not right, by its words, with the commands
 
-Options: --binary PATH (default target/release/offshoot), --cache FOLDER (default .cache/sweep), --exporter NAME, --again.
+Options: --binary PATH (default target/release/offshoot), --cache FOLDER (default .cache/sweep), --exporter NAME, --again, --wrong.
 
 A row is right when `inspect` gives the heads, the head dimension and the FFN widths that the module has, when `grow` at full size is
 exact (ONNX Runtime against the export, batch 1, and 3 where it is open), and when half the heads, half the FFN, both, and a dropped layer
@@ -30,6 +30,7 @@ and every check is a process of its own with a time limit. The oracle (`scripts/
 import argparse
 import collections
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -234,13 +235,14 @@ class Check:
         found = json.loads(self.offshoot("inspect", self.path, "--json"))
         self.found = found
         listed = lambda layer: layer.get("attentions") or [layer]
-        widths = lambda layer: [f["ffn_width"] if "ffn_width" in f else f["width"] for f in layer["ffns"]] if "ffns" in layer else [layer["ffn_width"]] if layer.get("ffn_width") else []
         name = lambda a: (a["heads"], a["head_dim"])
         self.parts = [name(a) + (k,) for k, layer in enumerate(found["layers"]) for a in listed(layer)]
         others = [name(a) for a in found["other_attentions"]]
         truth = [name(a) for a in self.attentions]
-        self.place = assigned(truth, [p[:2] for p in self.parts], others)
-        own = sorted(w for layer in found["layers"] + found["other_attentions"] for w in widths(layer))
+        sized = lambda a: (a["heads"], a["head_dim"], a.get("queries"), a.get("keys"))
+        self.place = assigned([name(a) + tuple(a["tokens"]) for a in self.attentions], [sized(a) for layer in found["layers"] for a in listed(layer)],
+                              [sized(a) for a in found["other_attentions"]])
+        own = sorted(w for layer in found["layers"] + found["other_attentions"] for w in self.widths(layer))
         theirs = sorted(f["width"] for f in self.ffns)
         wrong = []
         if self.place is None:
@@ -276,12 +278,23 @@ class Check:
                 gone = [c for h in range(a["heads"]) if h not in set(slots) for c in range(h * wide, (h + 1) * wide)]
                 self.tiny.zero_inputs(self.model, a["weight"], a["axis"], gone)
         if ffn:
-            kept_whole = {a["block"] for a, layer in zip(self.attentions, self.place or []) if layer is None and a["block"]}
-            for f in (f for f in self.ffns if f["block"] not in kept_whole):
+            for f in (f for f in self.ffns if self.resized(f["block"])):
                 self.tiny.zero_inputs(self.model, f["weight"], f["axis"], list(range((f["width"] + 1) // 2, f["width"])))
         expected = {b: self.outputs(b) for b in self.batches}
         self.model.load_state_dict(kept)
         return {b: (found[b], expected[b]) for b in self.batches}
+
+    def resized(self, block):
+        """Whether the FFN of a block is one of a layer: those of other attentions stay as they are."""
+        of_block = [layer for a, layer in zip(self.attentions, self.place or []) if a["block"] == block]
+        return not of_block or any(layer is not None and self.widths(self.found["layers"][self.parts[layer][2]]) for layer in of_block)
+
+    @staticmethod
+    def widths(layer):
+        """FFN widths that `inspect` gives a layer."""
+        if "ffns" in layer:
+            return [f.get("ffn_width", f.get("width")) for f in layer["ffns"]]
+        return [layer["ffn_width"]] if layer.get("ffn_width") else []
 
     def dropped(self, which):
         """The child without a layer, and the module whose list lacks it."""
@@ -291,8 +304,11 @@ class Check:
         modules = dict(self.model.named_modules())
         lists = [o for o, n in counted.items() if n > 1 and isinstance(modules[o], nn.ModuleList)]
         repeated = len(self.attentions) > 1 and len({a["block"] for a in self.attentions}) == 1
-        if not lists and not repeated or self.place is None:
-            return None
+        picks = any(getattr(self.model.config, n, None) for n in ("out_indices", "backbone_out_indices", "_out_indices"))
+        if any(f.get("alone") for f in self.ffns):
+            return None  # a layer is no element of a list
+        if not lists and not repeated or self.place is None or picks and which == "first":
+            return None  # what picks layers by number picks others then
         if repeated:
             gone = {len(self.attentions) - 1 if which == "last" else 0}
         else:
@@ -335,6 +351,8 @@ class Check:
         for what in CHECKS:
             if what == "half heads" and not many or what == "half FFN" and not self.attentions or what == "both" and not (many and self.ffns):
                 continue
+            if what in self.overrides.get("__inputs__", {}).get("skip", []):
+                continue  # the module counts its layers: one fewer means another thing there
             state = self.one(what, made_of[what])
             if state is None:
                 continue
@@ -371,30 +389,27 @@ class Check:
 
 
 def assigned(truth, layers, others):
-    """For each attention of the module the layer that it is, or `None` for another attention; in their order where that goes."""
-    if sorted(truth) != sorted(layers + others):
-        return None
+    """For each attention of the module the layer that it is, or `None` for another attention.
 
+    Heads and head dimensions must be those of the module; both sides keep their order. Of equal ones those belong together whose queries and
+    keys are as many. One head that the module does not call a head, as in an assignment of tokens to groups, may be another attention.
+    """
+    @functools.cache
     def go(k, i, j):
         if k == len(truth):
-            return []
-        if i < len(layers) and layers[i] == truth[k]:
-            rest = go(k + 1, i + 1, j)
-            if rest is not None:
-                return [i, *rest]
-        if j < len(others) and others[j] == truth[k]:
-            rest = go(k + 1, i, j + 1)
-            if rest is not None:
-                return [None, *rest]
-        return None
-    place = go(0, 0, 0) if len(truth) < 200 else None
-    if place is None:
-        left = list(enumerate(layers))
-        place = []
-        for t in truth:
-            at = next((k for k, x in enumerate(left) if x[1] == t), None)
-            place.append(left.pop(at)[0] if at is not None else None)
-    return place
+            rest = others[j:]
+            return (0, ()) if i == len(layers) and all(o[0] == 1 for o in rest) else None
+        ways = []
+        for side, at, place, after in ((layers, i, i, (k + 1, i + 1, j)), (others, j, None, (k + 1, i, j + 1))):
+            if at < len(side) and side[at][:2] == truth[k][:2] and (rest := go(*after)) is not None:
+                ways.append((rest[0] + (side[at][2:] != truth[k][2:]), (place, *rest[1])))
+        if j < len(others) and others[j][0] == 1 and (rest := go(k, i, j + 1)) is not None:
+            ways.append(rest)
+        return min(ways, key=lambda way: way[0], default=None)
+    found = go(0, 0, 0)
+    if found is None and sorted(t[:2] for t in truth) == sorted(t[:2] for t in layers + others) and len(set(t[:2] for t in truth)) == len(truth):
+        return [next((i for i, x in enumerate(layers) if x[:2] == t[:2]), None) for t in truth]
+    return found and list(found[1])
 
 
 # ------------------------------------------------------------------------------------------------ commands
@@ -459,7 +474,7 @@ def check_one(args, row, log, before):
     path = args.cache / "exports" / f"{name}.onnx"
     same = {"versions": VERSIONS, "overrides": row["overrides"], "binary": args.sha}
     old = before.get(name)
-    if old and not args.again and all(old[k] == v for k, v in same.items()):
+    if old and not args.again and not (args.wrong and old["verdict"] != "right") and all(old[k] == v for k, v in same.items()):
         return
     began = time.time()
     done = apart(LIMIT["check"], lambda: Check(args, row, path).all())
@@ -477,6 +492,7 @@ def main():
     parser.add_argument("--cache", type=Path, default=Path(".cache/sweep"))
     parser.add_argument("--exporter", action="append", choices=list(EXPORTERS))
     parser.add_argument("--again", action="store_true", help="do anew what is there")
+    parser.add_argument("--wrong", action="store_true", help="check anew what was not right")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("command", choices=["export", "check", "both", "table", "faults"])
     parser.add_argument("names", nargs="*")
@@ -495,8 +511,104 @@ def main():
             check_one(args, row, checked, checks)
 
 
+STATES = ["right", "said", "refused", "caught", "wrong", "error"]
+SAID = {"right": "right throughout", "said": "inexact, and a warning says so", "refused": "refused", "caught": "wrong, and refused by its own verification",
+        "wrong": "wrong without a word", "error": "ended otherwise"}
+
+
+def latest(args, exports, checks):
+    """The rows of the list with what is known of them: `not exported` and why, `not checked`, or the verdict."""
+    found = []
+    for row in rows():
+        name = name_of(row)
+        exported, checked = exports.get(name), checks.get(name)
+        same = lambda record: record is not None and record["overrides"] == row["overrides"]
+        if not same(exported):
+            state, why = "not tried", ""
+        elif "failed" in exported:
+            state, why = "not exported", exported["failed"]
+        elif not same(checked):
+            state, why = "not checked", ""
+        else:
+            state = verdict(checked["results"])
+            why = "; ".join(f"{k}: {r['reason']}" for k, r in checked["results"].items() if r["state"] == state and state != "right")
+        found.append((row, name, state, why, checked))
+    return found
+
+
+def cause(reason):
+    """A reason without the names and numbers of one model."""
+    reason = re.sub(r"`[^`]*/[^`]*`|`[a-z_]*\d+[^`]*`", "`…`", reason)
+    return re.sub(r"\d[\d.e+-]*", "N", re.sub(r"[\[(][\d, ()\[\]]+[\])]", "[…]", reason))[:160]
+
+
+def faults(args, found):
+    """What is not right, grouped by its words, with files and commands."""
+    groups = collections.defaultdict(list)
+    for row, name, state, why, checked in found:
+        if checked is None or state in ("right", "not exported", "not tried", "not checked"):
+            continue
+        for what, r in checked["results"].items():
+            if r["state"] != "right":
+                groups[(r["state"], what, cause(r["reason"]))].append((name, r))
+    text = [f"# Faults\n\n{summary(found)}\n"]
+    for state in reversed(STATES):
+        of_state = sorted(((k, v) for k, v in groups.items() if k[0] == state), key=lambda kv: -len(kv[1]))
+        if of_state:
+            text.append(f"\n## {SAID[state]}\n")
+        for (_, what, words), list_of in of_state:
+            text.append(f"\n### {what}: {words} ({len(list_of)})\n")
+            for name, r in list_of[:12]:
+                text.append(f"- `{name}`: {r['reason'][:500]}\n  `{r['command']}`")
+            if len(list_of) > 12:
+                text.append(f"- and {', '.join(n for n, _ in list_of[12:])}")
+    return "\n".join(text)
+
+
+def summary(found):
+    states = collections.Counter(state for _, _, state, _, _ in found)
+    ran = sum(states[s] for s in STATES)
+    return f"{len(found)} rows; {states['not exported']} do not export or do not run; of {ran} checked " + ", ".join(f"{states[s]} {SAID[s]}" for s in STATES if states[s]) + "."
+
+
 def report(args, exports, checks):
-    raise SystemExit("later")
+    found = latest(args, exports, checks)
+    if args.command == "faults":
+        print(faults(args, found))
+        return
+    print(summary(found))
+    if not args.write:
+        return
+    fill_outcomes(found)
+    lines = ["| exporter | exports | " + " | ".join(SAID[s] for s in STATES) + " |", "|---" * (2 + len(STATES)) + "|"]
+    for kind, (exporter, opset, batch) in EXPORTERS.items():
+        states = collections.Counter(state for row, _, state, _, _ in found if (row["exporter"], row["opset"], row["batch"]) == EXPORTERS[kind])
+        title = f"{exporter}, {'its own operator set' if opset == 'default' else 'operator set ' + opset}, batch {batch}"
+        lines.append(f"| {title} | {sum(states[s] for s in STATES)} | " + " | ".join(str(states[s]) for s in STATES) + " |")
+    cells = collections.defaultdict(dict)
+    for row, name, state, why, _ in found:
+        cells[row["class"]][name.rpartition("-")[2]] = (state, why)
+    whole = [c for c, of in cells.items() if all(s in ("right", "not exported", "not tried", "not checked") for s, _ in of.values()) and any(s == "right" for s, _ in of.values())]
+    lines += ["", f"Right throughout wherever they export, {len(whole)} classes: " + ", ".join(sorted(whole)) + ".", "", "The others:", ""]
+    lines += ["| class | " + " | ".join(EXPORTERS) + " | why |", "|---" * (2 + len(EXPORTERS)) + "|"]
+    for c, of in sorted(cells.items()):
+        if c in whole or not any(s in STATES for s, _ in of.values()):
+            continue
+        why = next(w for s in reversed(STATES) for state, w in of.values() if state == s)
+        lines.append(f"| {c} | " + " | ".join(of[k][0] if k in of else "" for k in EXPORTERS) + f" | {why[:200].replace('|', '/')} |")
+    text = f"{summary(found)} By {', '.join(f'{p} {v}' for p, v in VERSIONS.items())}.\n\n" + "\n".join(lines) + "\n"
+    before, rest = PAGE.read_text().split("<!-- sweep -->")[0], PAGE.read_text().split("<!-- /sweep -->")[1]
+    PAGE.write_text(f"{before}<!-- sweep -->\n\n{text}\n<!-- /sweep -->{rest}")
+
+
+def fill_outcomes(found):
+    """Writes into the list what became of each export."""
+    with ROWS.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow("class,module,overrides,exporter,opset,batch,outcome".split(","))
+        for row, _, state, why, _ in found:
+            outcome = why[:160] if state == "not exported" else row["outcome"] if state == "not tried" else "runs"
+            writer.writerow([row["class"], row["module"], row["overrides"], row["exporter"], row["opset"], row["batch"], outcome])
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ TINY = {
 }
 HEAD_NAMES = ("num_key_value_heads", "num_kv_heads", "num_heads", "num_attention_heads", "n_heads", "heads", "n_head", "h", "encoder_attention_heads")
 # Modules with a softmax over something else than keys, and modules of convolutions that look like an FFN.
-NO_FFN = re.compile(r"Convolution|ConvModule|ConvBlock|Pooler|Head$|Downsample|PatchMerging|Embed|Adapter$|ConvNextLayer|Mixer")
+NO_FFN = re.compile(r"Convolution|ConvModule|ConvBlock|Pooler|Head$|Downsample|PatchMerging|Embeddings?$|Adapter$|ConvNextLayer|Mixer|PredictionHead")
 
 
 def classes():
@@ -259,7 +259,8 @@ class Watch(TorchFunctionMode):
         elif kind == "multi_head_attention_forward":
             bound = inspect.signature(func).bind(*args, **kwargs).arguments
             heads, e = bound["num_heads"], bound["embed_dim_to_check"]
-            self.events.append(("fused", where, {"heads": heads, "width": e, "weight": self.names.get(id(bound["out_proj_weight"]))}))
+            self.events.append(("fused", where, {"heads": heads, "width": e, "weight": self.names.get(id(bound["out_proj_weight"])),
+                                                  "tokens": [bound["query"].shape[0], bound["key"].shape[0]]}))
         out = func(*args, **kwargs)
         if kind in ("softmax", "_softmax") and torch.is_tensor(args[0] if args else kwargs.get("input")):
             self.events.append(("softmax", where, {"p": tuple(out.shape)}))
@@ -311,7 +312,7 @@ def anatomy(model, fed):
     events, attentions, projections = watch.events, [], set()
     for at, (kind, where, facts) in enumerate(events):
         if kind == "fused":
-            attentions.append({"module": where[-1], "heads": facts["heads"], "head_dim": facts["width"] // facts["heads"], "weight": facts["weight"], "axis": 1, "query_heads": facts["heads"], "at": at})
+            attentions.append({"module": where[-1], "tokens": facts["tokens"], "heads": facts["heads"], "head_dim": facts["width"] // facts["heads"], "weight": facts["weight"], "axis": 1, "query_heads": facts["heads"], "at": at})
             continue
         owner = next((w for w in reversed(where) if heads_of(modules[w])), None) if kind == "softmax" else None
         if owner is None:
@@ -327,32 +328,46 @@ def anatomy(model, fed):
             continue
         width = projection[1]["in"]
         queries = queries or said
-        entry = {"module": owner, "heads": said if said <= queries else queries, "query_heads": queries, "head_dim": width // queries, "weight": projection[1]["weight"], "axis": projection[1]["axis"], "at": at}
+        tokens = facts["p"][-2:] if "p" in facts else (facts["q"][-2], facts["k"][-2])
+        entry = {"module": owner, "tokens": list(tokens), "heads": said if said <= queries else queries, "query_heads": queries, "head_dim": width // queries, "weight": projection[1]["weight"], "axis": projection[1]["axis"], "at": at}
         if attentions and attentions[-1]["weight"] == entry["weight"] and attentions[-1]["module"] == owner and projection[0] in projections:
             continue
         attentions.append(entry)
         projections.add(projection[0])
-    inside = {a["module"] for a in attentions}
     for a in attentions:
-        a["block"] = next(block_of(a["module"], modules), "")
-    ffns, blocks = [], {a["block"] for a in attentions if a["block"]}
-    pending = None
+        # A head that pools is no element of a list: its FFN is beside it.
+        a["block"] = next(block_of(a["module"], modules), a["module"].rpartition(".")[0])
+    blocks, inside = {a["block"] for a in attentions if a["block"]}, {a["module"] for a in attentions}
+    ffns = feed_forwards(watch.events, modules, projections, inside, blocks)
+    if not ffns:
+        # Some keep FFNs in elements of their own (LeViT), or in a list of their own (XLM).
+        lists = {n for n, m in modules.items() if isinstance(m, nn.ModuleList)}
+        ffns = feed_forwards(watch.events, modules, projections, inside, {n for n in modules if n.rpartition(".")[0] in lists})
+        for f in ffns:
+            f["alone"] = True
+            f["block"] = next((a["block"] for a in reversed(attentions) if a["at"] < f["at"]), f["block"])
+    return attentions, ffns
+
+
+def feed_forwards(events, modules, projections, inside, blocks):
+    """Pairs of linear maps in a block, the second of which goes back to as many channels as the first one takes."""
+    ffns, pending = [], {}
     for at, (kind, where, facts) in enumerate(events):
         path = where[-1] if where else ""
-        if kind != "map" or at in projections or any(w in inside for w in where if w) and "mlp" not in path:
+        if kind != "map" or at in projections or "position" in path or any(w in inside for w in where if w) and "mlp" not in path:
             continue
-        block = next((b for b in block_of(path, modules) if b in blocks), None)
-        if block is None or any(NO_FFN.search(type(modules[w]).__name__) for w in where if w.startswith(block + ".")):
+        block = max((b for b in blocks if path.startswith(b + ".")), key=len, default=None)
+        if block is None or facts["groups"] > 1 or any(NO_FFN.search(type(modules[w]).__name__) for w in where if w.startswith(block + ".")):
             continue
-        if facts["groups"] > 1:
-            continue
-        e, w = facts["in"], facts["out"]
-        if pending and pending["block"] == block and e == pending["width"] and w == pending["stream"] or pending and pending["block"] == block and 2 * e == pending["width"] and w == pending["stream"]:
-            ffns.append({"weight": facts["weight"], "axis": facts["axis"], "width": e, "block": block, "at": at})
-            pending = None
+        taken, given = facts["in"], facts["out"]
+        # Square maps one after the other are projections more often than an FFN.
+        named = taken != given or re.search("mlp|ffn|fc|feed", path)
+        if named and pending.get("block") == block and given == pending["stream"] and pending["width"] in (taken, 2 * taken):
+            # Two FFNs side by side may widen both before either goes back: what was made wider stays pending.
+            ffns.append({"weight": facts["weight"], "axis": facts["axis"], "width": taken, "block": block, "at": at})
         else:
-            pending = {"block": block, "stream": e, "width": w}
-    return attentions, ffns
+            pending = {"block": block, "stream": taken, "width": given}
+    return ffns
 
 
 def heads_of_shapes(facts):
