@@ -187,6 +187,9 @@ def inputs_of(model, batch, shapes=None):
         shape = shapes.get("inputs", {}).get(name)
         if shape is not None:
             kind, *shape = shape
+            if kind == "value":
+                fed[name] = torch.tensor(shape[0]).repeat(batch, *[1] * (torch.tensor(shape[0]).ndim - 1))
+                continue
             shape = [batch if s == "B" else s for s in shape]
             if kind == "made":
                 fed[name] = made[name]()
@@ -262,7 +265,9 @@ class Watch(TorchFunctionMode):
             self.events.append(("fused", where, {"heads": heads, "width": e, "weight": self.names.get(id(bound["out_proj_weight"])),
                                                   "tokens": [bound["query"].shape[0], bound["key"].shape[0]]}))
         out = func(*args, **kwargs)
-        if kind in ("softmax", "_softmax") and torch.is_tensor(args[0] if args else kwargs.get("input")):
+        # A softmax over another axis than the last weighs something else than keys.
+        along = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+        if kind in ("softmax", "_softmax") and torch.is_tensor(out) and along in (-1, out.ndim - 1):
             self.events.append(("softmax", where, {"p": tuple(out.shape)}))
         elif kind in ("linear", "conv1d", "conv2d", "_conv_forward", "addmm"):
             w = next((a for a in [*args, *kwargs.values()] if id(a) in self.names), None)
@@ -317,8 +322,8 @@ def anatomy(model, fed):
         owner = next((w for w in reversed(where) if heads_of(modules[w])), None) if kind == "softmax" else None
         if owner is None:
             continue
-        if attentions and attentions[-1]["module"] == owner and not any(e[0] == "map" for e in events[attentions[-1]["at"]:at]):
-            continue  # one attention of several softmaxes
+        # Several softmaxes before one projection are one attention, which may be listed as several.
+        again = bool(attentions) and attentions[-1]["module"] == owner and not any(e[0] == "map" for e in events[attentions[-1]["at"]:at])
         after = [(i, e) for i, e in enumerate(events[at:], at) if e[0] == "map" and e[2]["groups"] == 1]
         queries, keys = heads_of_shapes(facts)
         said = heads_of(modules[owner])
@@ -327,11 +332,10 @@ def anatomy(model, fed):
         if projection is None:
             continue
         width = projection[1]["in"]
+        dim = next((d for n in ("head_dim", "attention_head_size") if isinstance(d := getattr(modules[owner], n, None), int)), 0)
         queries = queries or said
         tokens = facts["p"][-2:] if "p" in facts else (facts["q"][-2], facts["k"][-2])
-        entry = {"module": owner, "tokens": list(tokens), "heads": said if said <= queries else queries, "query_heads": queries, "head_dim": width // queries, "weight": projection[1]["weight"], "axis": projection[1]["axis"], "at": at}
-        if attentions and attentions[-1]["weight"] == entry["weight"] and attentions[-1]["module"] == owner and projection[0] in projections:
-            continue
+        entry = {"module": owner, "again": again, "tokens": list(tokens), "heads": said if said <= queries else queries, "query_heads": queries, "head_dim": dim if width == 2 * queries * dim else width // queries, "weight": projection[1]["weight"], "axis": projection[1]["axis"], "at": at}
         attentions.append(entry)
         projections.add(projection[0])
     for a in attentions:
