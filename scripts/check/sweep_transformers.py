@@ -32,6 +32,7 @@ import collections
 import csv
 import functools
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -51,7 +52,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
 ROWS = Path(__file__).with_suffix(".csv")
 PAGE = Path("docs/dialects.md")
-EXPORTERS = {"dynamo": ("dynamo", "default", "1"), "ts17": ("TorchScript", "17", "1"), "open": ("dynamo", "default", "open"), "dynamo23": ("dynamo", "23", "1")}
+EXPORTERS = {
+    "dynamo": ("dynamo", "default", "1"), "ts17": ("TorchScript", "17", "1"), "open": ("dynamo", "default", "open"),
+    "dynamo23": ("dynamo", "23", "1"),
+}
 LIMIT = {"export": 150, "check": 240}  # seconds of processor time of each process; eight times as long by the clock
 TOLERANCE = 2e-5
 CHECKS = ["inspect", "full size", "half heads", "half FFN", "both", "last layer dropped", "first layer dropped"]
@@ -240,15 +244,16 @@ class Check:
         others = [name(a) for a in found["other_attentions"]]
         truth = [name(a) for a in self.attentions]
         sized = lambda a: (a["heads"], a["head_dim"], a.get("queries"), a.get("keys"))
-        self.place = assigned([name(a) + (*a["tokens"], a.get("again", False)) for a in self.attentions], [sized(a) for layer in found["layers"] for a in listed(layer)],
-                              [sized(a) for a in found["other_attentions"]])
+        self.place = assigned([name(a) + (*a["tokens"], a.get("again", False)) for a in self.attentions],
+                              [sized(a) for layer in found["layers"] for a in listed(layer)], [sized(a) for a in found["other_attentions"]])
         own = sorted(w for layer in found["layers"] + found["other_attentions"] for w in self.widths(layer))
         theirs = sorted(f["width"] for f in self.ffns)
         # A layer that uses one FFN twice may list it once.
         once = collections.Counter(f["width"] for f in {(f["block"], f["weight"]): f for f in self.ffns}.values())
         wrong = []
         if self.place is None:
-            wrong.append(f"attentions (heads, head dimension) {[p[:2] for p in self.parts]} and others {others}, the module has {truth}")
+            mine = [p[:2] for p in self.parts]
+            wrong.append(f"attentions (heads, head dimension) {mine} and others {others}, the module has {truth}")
         if collections.Counter(own) - collections.Counter(theirs) or once - collections.Counter(own):
             wrong.append(f"FFN widths {own}, the module has {theirs}")
         if wrong:
@@ -430,8 +435,11 @@ def name_of(row):
 
 
 def chosen(args):
-    return [r for r in rows() if (not args.names or any(n == r["class"] or n == name_of(r) for n in args.names))
-            and (not args.exporter or name_of(r).rpartition("-")[2] in args.exporter)]
+    """The rows that are asked for: classes or exports by name, in the order of the names."""
+    asked = {n: k for k, n in enumerate(args.names)}
+    place = lambda row: asked.get(name_of(row), asked.get(row["class"]))
+    found = [r for r in rows() if (not args.exporter or name_of(r).rpartition("-")[2] in args.exporter) and (not asked or place(r) is not None)]
+    return sorted(found, key=place) if asked else found
 
 
 def kept(path):
@@ -443,16 +451,18 @@ def keep(path, record):
         file.write(json.dumps(record) + "\n")
 
 
-def start():
-    import tiny_transformers
-    import torch
-    import onnxscript  # noqa: F401
+def start(modules):
+    """Imports what the processes of the rows share."""
     import onnxruntime  # noqa: F401
+    import onnxscript  # noqa: F401
+    import tiny_transformers  # noqa: F401
+    import torch
     import transformers
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    tiny_transformers.classes()
+    for module in modules:
+        importlib.import_module(module)
 
 
 def export_one(args, row, log, before):
@@ -482,7 +492,8 @@ def check_one(args, row, log, before):
         return
     began = time.time()
     done = apart(LIMIT["check"], lambda: Check(args, row, path).all())
-    record = {"name": name, "class": row["class"], **same, **(done.get("result") or {"results": {"run": {"state": "error", "reason": done["failed"], "command": ""}}}), "seconds": round(time.time() - began, 1)}
+    ended = {"results": {"run": {"state": "error", "reason": done.get("failed"), "command": ""}}}
+    record = {"name": name, **same, **(done.get("result") or ended), "seconds": round(time.time() - began, 1)}
     record["verdict"] = verdict(record["results"])
     keep(log, record)
     before[name] = record
@@ -505,7 +516,7 @@ def main():
     exported, checked = args.cache / "exports.jsonl", args.cache / "checks.jsonl"
     if args.command in ("table", "faults"):
         return report(args, kept(exported), kept(checked))
-    start()
+    start({row["module"] for row in chosen(args)})
     args.sha = hashlib.sha256(args.binary.read_bytes()).hexdigest() if args.command != "export" else None
     exports, checks = kept(exported), kept(checked)
     for row in chosen(args):
@@ -516,8 +527,10 @@ def main():
 
 
 STATES = ["right", "said", "refused", "caught", "wrong", "error"]
-SAID = {"right": "right throughout", "said": "inexact, and a warning says so", "refused": "refused", "caught": "wrong, and refused by its own verification",
-        "wrong": "wrong without a word", "error": "ended otherwise"}
+SAID = {
+    "right": "right throughout", "said": "inexact, and a warning says so", "refused": "refused",
+    "caught": "wrong, and refused by its own verification", "wrong": "wrong without a word", "error": "ended otherwise",
+}
 
 
 def latest(args, exports, checks):
@@ -572,7 +585,9 @@ def faults(args, found):
 def summary(found):
     states = collections.Counter(state for _, _, state, _, _ in found)
     ran = sum(states[s] for s in STATES)
-    return f"{len(found)} rows; {states['not exported']} do not export or do not run; of {ran} checked " + ", ".join(f"{states[s]} {SAID[s]}" for s in STATES if states[s]) + "."
+    counts = ", ".join(f"{states[s]} {SAID[s]}" for s in STATES if states[s])
+    open_ones = f", {left} not yet tried" if (left := states["not tried"] + states["not checked"]) else ""
+    return f"{len(found)} rows: {states['not exported']} do not export or do not run{open_ones}; of {ran} checked {counts}."
 
 
 def report(args, exports, checks):
@@ -592,17 +607,24 @@ def report(args, exports, checks):
     cells = collections.defaultdict(dict)
     for row, name, state, why, _ in found:
         cells[row["class"]][name.rpartition("-")[2]] = (state, why)
-    whole = [c for c, of in cells.items() if all(s in ("right", "not exported", "not tried", "not checked") for s, _ in of.values()) and any(s == "right" for s, _ in of.values())]
+    checked = {c: [s for s, _ in of.values() if s in STATES] for c, of in cells.items()}
+    whole = [c for c, states in checked.items() if states and set(states) == {"right"}]
     lines += ["", f"Right throughout wherever they export, {len(whole)} classes: " + ", ".join(sorted(whole)) + ".", "", "The others:", ""]
     lines += ["| class | " + " | ".join(EXPORTERS) + " | why |", "|---" * (2 + len(EXPORTERS)) + "|"]
     for c, of in sorted(cells.items()):
-        if c in whole or not any(s in STATES for s, _ in of.values()):
+        if c in whole or not checked[c]:
             continue
         why = next(w for s in reversed(STATES) for state, w in of.values() if state == s)
-        lines.append(f"| {c} | " + " | ".join(of[k][0] if k in of else "" for k in EXPORTERS) + f" | {why[:200].replace('|', '/')} |")
+        lines.append(f"| {c} | " + " | ".join(of[k][0] if k in of else "" for k in EXPORTERS) + f" | {short(why)} |")
     text = f"{summary(found)} By {', '.join(f'{p} {v}' for p, v in VERSIONS.items())}.\n\n" + "\n".join(lines) + "\n"
     before, rest = PAGE.read_text().split("<!-- sweep -->")[0], PAGE.read_text().split("<!-- /sweep -->")[1]
     PAGE.write_text(f"{before}<!-- sweep -->\n\n{text}\n<!-- /sweep -->{rest}")
+
+
+def short(why):
+    """A reason that fits into a cell: whole words, an even number of backquotes."""
+    text = why.replace("|", "/")[:160].rpartition(" ")[0] if len(why) > 160 else why.replace("|", "/")
+    return text + "`" * (text.count("`") % 2)
 
 
 def fill_outcomes(found):

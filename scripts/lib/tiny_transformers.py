@@ -126,7 +126,8 @@ def scramble(model, seed):
                 continue
             if p.ndim == 1 or max(p.shape) == p.numel():
                 bias = "bias" in last or re.search("token|pos|query", name)
-                p.copy_(0.3 * noise(p) if bias else (1 + 0.2 * noise(p)).clamp(0.5, 1.5) * torch.sign(p.mean() + 1e-9 if p.mean() != 0 else torch.tensor(1.0)))
+                sign = -1 if p.mean() < 0 else 1
+                p.copy_(0.3 * noise(p) if bias else sign * (1 + 0.2 * noise(p)).clamp(0.5, 1.5))
             elif id(p) in tables or re.search("embed|token|relative_position|rel_pos|position", name) and "proj" not in name:
                 p.copy_(0.5 * noise(p))
             else:
@@ -135,7 +136,6 @@ def scramble(model, seed):
             if isinstance(m, nn.modules.batchnorm._BatchNorm) or "FrozenBatchNorm" in type(m).__name__:
                 m.running_mean.copy_(0.1 * noise(m.running_mean))
                 m.running_var.copy_(1 + 0.3 * noise(m.running_var).clamp(-2, 2))
-            # Padding rows are random, too: a child that loses them shows.
 
 
 # ------------------------------------------------------------------------------------------------ inputs
@@ -171,12 +171,12 @@ def inputs_of(model, batch, shapes=None):
     main = shapes.get("main") or model.main_input_name
     main = main if isinstance(main, str) else main[0]
     made = {
-        "pixel_values": lambda: noise(batch, channels, size, size) if not shapes.get("video") else noise(batch, shapes["video"], channels, size, size),
+        "pixel_values": lambda: noise(batch, *([shapes["video"]] if "video" in shapes else []), channels, size, size),
         "pixel_values_videos": lambda: noise(batch, shapes.get("video", 4), channels, size, size),
         "pixel_mask": lambda: torch.ones(batch, size, size, dtype=torch.long).index_fill(2, torch.arange(size - size // 4, size), 0),
         "input_ids": lambda: torch.randint(3, vocabulary, (batch, tokens), generator=generator),
         "decoder_input_ids": lambda: torch.randint(3, vocabulary, (batch, tokens - 3), generator=generator),
-        "bbox": lambda: torch.cat([torch.randint(0, 50, (batch, tokens, 2), generator=generator), torch.randint(50, 100, (batch, tokens, 2), generator=generator)], -1),
+        "bbox": lambda: torch.cat([torch.randint(low, low + 50, (batch, tokens, 2), generator=generator) for low in (0, 50)], -1),
         "input_values": lambda: noise(batch, shapes.get("samples", SAMPLES)),
         "input_features": lambda: noise(batch, mels, frames) if shapes.get("features") == "mels first" else noise(batch, frames, mels),
         "hidden_states": lambda: noise(batch, tokens, HIDDEN),
@@ -187,8 +187,9 @@ def inputs_of(model, batch, shapes=None):
         shape = shapes.get("inputs", {}).get(name)
         if shape is not None:
             kind, *shape = shape
-            if kind == "value":
-                fed[name] = torch.tensor(shape[0]).repeat(batch, *[1] * (torch.tensor(shape[0]).ndim - 1))
+            if kind in ("value", "fixed"):
+                value = torch.tensor(shape[0])
+                fed[name] = value if kind == "fixed" else value.repeat(batch, *[1] * (value.ndim - 1))
                 continue
             shape = [batch if s == "B" else s for s in shape]
             if kind == "made":
@@ -227,8 +228,8 @@ class Tensors(nn.Module):
         self.model, self.names = model, names
 
     def forward(self, *values):
-        out = self.model(**dict(zip(self.names, values)), **({"return_dict": True} if "return_dict" in inspect.signature(self.model.forward).parameters else {}))
-        return tuple(flat(out))
+        named = "return_dict" in inspect.signature(self.model.forward).parameters
+        return tuple(flat(self.model(**dict(zip(self.names, values)), **({"return_dict": True} if named else {}))))
 
 
 def flat(out):
@@ -270,20 +271,14 @@ class Watch(TorchFunctionMode):
         if kind in ("softmax", "_softmax") and torch.is_tensor(out) and along in (-1, out.ndim - 1):
             self.events.append(("softmax", where, {"p": tuple(out.shape)}))
         elif kind in ("linear", "conv1d", "conv2d", "_conv_forward", "addmm"):
-            w = next((a for a in [*args, *kwargs.values()] if id(a) in self.names), None)
-            bound = (list(args) + [kwargs.get(n) for n in ("weight",)])
-            w = bound[1] if torch.is_tensor(bound[1]) and bound[1].ndim >= 2 else w
-            if kind == "addmm":
-                w = bound[2]
+            w = [*args, kwargs.get("weight")][2 if kind == "addmm" else 1]
             if not torch.is_tensor(w) or w.ndim < 2:
                 return out
             groups = kwargs.get("groups", args[6] if len(args) > 6 else 1) if kind.startswith("conv") else 1
             outer, inner = (w.shape[1], w.shape[0]) if kind == "addmm" else (w.shape[0], w.shape[1] * groups)
-            self.events.append(("map", where, {"weight": self.names.get(id(w)), "out": outer, "in": inner, "groups": groups, "axis": 0 if kind == "addmm" else 1}))
+            self.events.append(("map", where, {"weight": self.names.get(id(w)), "out": outer, "in": inner, "groups": groups,
+                                               "axis": 0 if kind == "addmm" else 1}))
         return out
-
-    def __enter__(self):
-        return super().__enter__()
 
     def close(self):
         for h in self.hooks:
@@ -314,30 +309,7 @@ def anatomy(model, fed):
     with torch.no_grad(), watch:
         model(**fed)
     watch.close()
-    events, attentions, projections = watch.events, [], set()
-    for at, (kind, where, facts) in enumerate(events):
-        if kind == "fused":
-            attentions.append({"module": where[-1], "tokens": facts["tokens"], "heads": facts["heads"], "head_dim": facts["width"] // facts["heads"], "weight": facts["weight"], "axis": 1, "query_heads": facts["heads"], "at": at})
-            continue
-        owner = next((w for w in reversed(where) if heads_of(modules[w])), None) if kind == "softmax" else None
-        if owner is None:
-            continue
-        # Several softmaxes before one projection are one attention, which may be listed as several.
-        again = bool(attentions) and attentions[-1]["module"] == owner and not any(e[0] == "map" for e in events[attentions[-1]["at"]:at])
-        after = [(i, e) for i, e in enumerate(events[at:], at) if e[0] == "map" and e[2]["groups"] == 1]
-        queries, keys = heads_of_shapes(facts)
-        said = heads_of(modules[owner])
-        said = keys if keys and said and keys < said else said
-        projection = next(((i, e[2]) for i, e in after if e[2]["in"] % (queries or said) == 0), None)
-        if projection is None:
-            continue
-        width = projection[1]["in"]
-        dim = next((d for n in ("head_dim", "attention_head_size") if isinstance(d := getattr(modules[owner], n, None), int)), 0)
-        queries = queries or said
-        tokens = facts["p"][-2:] if "p" in facts else (facts["q"][-2], facts["k"][-2])
-        entry = {"module": owner, "again": again, "tokens": list(tokens), "heads": said if said <= queries else queries, "query_heads": queries, "head_dim": dim if width == 2 * queries * dim else width // queries, "weight": projection[1]["weight"], "axis": projection[1]["axis"], "at": at}
-        attentions.append(entry)
-        projections.add(projection[0])
+    attentions, projections = attentions_of(watch.events, modules)
     for a in attentions:
         # A head that pools is no element of a list: its FFN is beside it.
         a["block"] = next(block_of(a["module"], modules), a["module"].rpartition(".")[0])
@@ -353,12 +325,48 @@ def anatomy(model, fed):
     return attentions, ffns
 
 
+def attentions_of(events, modules):
+    """Every softmax in a module with heads, and the events that are output projections."""
+    attentions, projections = [], set()
+    for at, (kind, where, facts) in enumerate(events):
+        if kind == "fused":
+            attentions.append({"module": where[-1], "at": at, "axis": 1, "head_dim": facts["width"] // facts["heads"],
+                               "query_heads": facts["heads"], **{k: facts[k] for k in ("heads", "tokens", "weight")}})
+            continue
+        owner = next((w for w in reversed(where) if heads_of(modules[w])), None) if kind == "softmax" else None
+        if owner is None:
+            continue
+        # Several softmaxes before one projection are one attention, which may be listed as several.
+        last = attentions[-1] if attentions else None
+        again = last is not None and last["module"] == owner and not any(e[0] == "map" for e in events[last["at"]:at])
+        said, (queries, keys) = heads_of(modules[owner]), heads_of_shapes(facts)
+        queries = queries or said
+        said = min(said, queries, keys or said)
+        after = ((i, e[2]) for i, e in enumerate(events[at:], at) if e[0] == "map" and e[2]["groups"] == 1)
+        place, projection = next((found for found in after if found[1]["in"] % queries == 0), (None, None))
+        if projection is None:
+            continue
+        width, names = projection["in"], ("head_dim", "attention_head_size")
+        dim = next((d for n in names if isinstance(d := getattr(modules[owner], n, None), int)), 0)
+        attentions.append({
+            # What samples an image at places (deformable attention) has no keys, and may be no attention.
+            "module": owner, "at": at, "again": again or "Deformable" in type(modules[owner]).__name__, "heads": said, "query_heads": queries,
+            # ConvBERT's projection takes as many channels from a convolution.
+            "head_dim": dim if width == 2 * queries * dim else width // queries,
+            "tokens": list(facts["p"][-2:] if "p" in facts else (facts["q"][-2], facts["k"][-2])),
+            "weight": projection["weight"], "axis": projection["axis"],
+        })
+        projections.add(place)
+    return attentions, projections
+
+
 def feed_forwards(events, modules, projections, inside, blocks):
     """Pairs of linear maps in a block, the second of which goes back to as many channels as the first one takes."""
     ffns, pending = [], {}
     for at, (kind, where, facts) in enumerate(events):
         path = where[-1] if where else ""
-        if kind != "map" or at in projections or "position" in path or any(w in inside for w in where if w) and "mlp" not in path:
+        own = any(w in inside for w in where if w) and "mlp" not in path
+        if kind != "map" or at in projections or "position" in path or own:
             continue
         block = max((b for b in blocks if path.startswith(b + ".")), key=len, default=None)
         if block is None or facts["groups"] > 1 or any(NO_FFN.search(type(modules[w]).__name__) for w in where if w.startswith(block + ".")):
