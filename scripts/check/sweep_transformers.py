@@ -309,7 +309,7 @@ class Check:
         from torch import nn
         counted = collections.Counter(a["block"].rpartition(".")[0] for a in {a["block"]: a for a in self.attentions}.values() if a["block"])
         modules = dict(self.model.named_modules())
-        lists = [o for o, n in counted.items() if n > 1 and isinstance(modules[o], nn.ModuleList)]
+        lists = [o for o, n in counted.items() if n > 1 and isinstance(modules[o], (nn.ModuleList, nn.Sequential))]
         repeated = len(self.attentions) > 1 and len({a["block"] for a in self.attentions}) == 1
         picks = any(getattr(self.model.config, n, None) for n in ("out_indices", "backbone_out_indices", "_out_indices"))
         if any(f.get("alone") for f in self.ffns):
@@ -322,6 +322,9 @@ class Check:
             owner = max(lists, key=lambda o: counted[o])
             blocks = list(dict.fromkeys(a["block"] for a in self.attentions if a["block"].rpartition(".")[0] == owner))
             block = blocks[-1 if which == "last" else 0]
+            holds = lambda b: {n for n, _ in modules[b].named_parameters()}
+            if which == "first" and holds(block) - holds(blocks[-1]):
+                return None  # it holds what the others use, as the first block of T5 its table of relative positions
             gone = {k for k, a in enumerate(self.attentions) if a["block"] == block or a["block"].startswith(block + ".")}
         layers = {self.parts[self.place[k]][2] for k in gone if self.place[k] is not None}
         left = [k for k in range(len(self.found["layers"])) if k not in layers]

@@ -293,12 +293,17 @@ def heads_of(module):
     return next((n for n in said if isinstance(n, int) and n > 0), None)
 
 
+def of_parts(modules):
+    """Whether all elements of a list are of different classes: no list of layers, but the parts of one (T5)."""
+    return len(modules) > 1 and len({type(m) for m in modules}) == len(modules)
+
+
 def block_of(path, modules):
     """The innermost element of a ModuleList, or of a Sequential, that a module lies in."""
     parts = path.split(".")
     for n in range(len(parts), 0, -1):
         owner = modules.get(".".join(parts[:n - 1]))
-        if parts[n - 1].isdigit() and isinstance(owner, (nn.ModuleList, nn.Sequential)):
+        if parts[n - 1].isdigit() and isinstance(owner, (nn.ModuleList, nn.Sequential)) and not of_parts(owner):
             yield ".".join(parts[:n])
 
 
