@@ -76,7 +76,8 @@ def apart(limit, work, *arguments):
         except BaseException as problem:
             text = re.sub(r"\x1b\[\d+m", "", str(problem)).split("## Exception summary")[-1]  # of an exporter's report
             lines = [line.strip() for line in text.splitlines() if line.strip()]
-            result = {"failed": f"{type(problem).__name__}: {' '.join(lines)[:300]}"}
+            words = re.sub(r"/\S*/", "", " ".join(lines))  # of files, their names
+            result = {"failed": f"{type(problem).__name__}: {words[:300]}"}
         with os.fdopen(writing, "w") as pipe:
             json.dump(result, pipe)
         os._exit(0)
@@ -638,7 +639,7 @@ def fill_outcomes(found):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow("class,module,overrides,exporter,opset,batch,outcome".split(","))
         for row, _, state, why, _ in found:
-            outcome = why[:160] if state == "not exported" else row["outcome"] if state == "not tried" else "runs"
+            outcome = re.sub(r"/\S*/", "", why)[:160] if state == "not exported" else row["outcome"] if state == "not tried" else "runs"
             writer.writerow([row["class"], row["module"], row["overrides"], row["exporter"], row["opset"], row["batch"], outcome])
 
 
