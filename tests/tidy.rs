@@ -396,6 +396,36 @@ fn no_list_of_operator_names_outside_the_operator_table() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
+/// The file that walks graphs.
+const WALK: &str = "src/graph/walk.rs";
+
+/// Loops that take from a list of what is open, and yet walk no graph of nodes from value to value.
+const FRONTIERS: [(&str, usize, &str); 2] = [
+    ("src/graph/order.rs", 1, "sorting counts the inputs that each node waits for"),
+    ("src/learngene/clusters.rs", 1, "DBSCAN goes from head to head"),
+];
+
+#[test]
+fn graphs_are_walked_in_one_file() {
+    let takes = [".pop()", ".pop_front()", ".pop_back()", ".pop_first()", ".pop_last()", ".maker("];
+    let is_loop = |line: &str| line.contains("while let Some") && takes.iter().any(|take| line.contains(take));
+    let mut wrong = Vec::new();
+    let mut walks = 0;
+    for source in sources() {
+        let found: Vec<usize> = source.code().filter(|(_, line)| is_loop(line)).map(|(number, _)| number).collect();
+        if source.path == WALK {
+            walks = found.len();
+            continue;
+        }
+        let listed = FRONTIERS.iter().find(|entry| entry.0 == source.path).map_or(0, |entry| entry.1);
+        if found.len() != listed {
+            wrong.push(format!("{}: loops at {found:?}, {listed} listed: {WALK} knows how to walk", source.path));
+        }
+    }
+    assert!(walks > 0, "no walk was found in {WALK}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn metadata_keys_stand_in_one_file_and_the_architecture_lists_them() {
     let mut found = BTreeSet::new();

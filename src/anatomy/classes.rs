@@ -157,7 +157,7 @@ pub fn ranking(typing: &Typing, value: &str) -> Option<usize> {
     if last.is_empty() {
         // One place has no factor of its own.
         let reader = Reader::new(typing, Dim::new());
-        let k = *reader.links.maker.get(reader.back(value))?;
+        let k = reader.links.maker(reader.back(value))?;
         return Some(k).filter(|&k| sorts(&&typing.graph.node[k]));
     }
     typing.graph.node.iter().position(|node| {
@@ -185,18 +185,18 @@ pub fn check_classes(typing: &Typing, output: &str) -> Result<()> {
 /// Reads what is behind the logits of one output.
 struct Reader<'t, 'm> {
     typing: &'t Typing<'m>,
-    links: Links<'m>,
+    links: &'t Links<'m>,
     classes: Dim,
 }
 
 impl<'t, 'm> Reader<'t, 'm> {
     fn new(typing: &'t Typing<'m>, classes: Dim) -> Self {
-        Reader { typing, links: Links::new(typing.graph), classes }
+        Reader { typing, links: typing.links(), classes }
     }
 
     /// The standard operator that makes a value: typing has seen that it has its operands.
     fn maker(&self, value: &str) -> Option<&'m NodeProto> {
-        self.links.maker.get(value).map(|&k| &self.typing.graph.node[k]).filter(|n| is_standard(n))
+        self.links.maker(value).map(|k| &self.typing.graph.node[k]).filter(|n| is_standard(n))
     }
 
     /// The value whose elements those of `value` are.
@@ -204,17 +204,24 @@ impl<'t, 'm> Reader<'t, 'm> {
     where
         'm: 'v,
     {
-        let mut value = value;
-        while let Some(before) = self.maker(value).and_then(one_form_back) {
-            value = before;
-        }
-        value
+        self.forms(value, one_form_back).last().unwrap_or(value)
+    }
+
+    /// A value, and the values that it is a form of, one after the other: `step` names the operand of an operator.
+    fn forms<'v>(
+        &self,
+        value: &'v str,
+        step: impl Fn(&'m NodeProto) -> Option<&'m str>,
+    ) -> impl Iterator<Item = &'v str>
+    where
+        'm: 'v,
+    {
+        self.links.follow_back(value, move |node| is_standard(node).then(|| step(node)).flatten())
     }
 
     fn activation(&self, output: &str) -> Option<Activation> {
-        let mut made = output;
         let mut next = None;
-        loop {
+        for made in self.forms(output, |node| one_form_back(node).or_else(|| self.unchanged(node))) {
             if let Some((kind, logits)) = self.activated(made) {
                 let same_shape = self.typing.shape(logits) == self.typing.shape(made);
                 return same_shape.then(|| Activation {
@@ -226,10 +233,9 @@ impl<'t, 'm> Reader<'t, 'm> {
                     classes: self.typing.factors.size(&self.classes),
                 });
             }
-            next = self.links.maker.get(made).copied();
-            let node = self.maker(made)?;
-            made = one_form_back(node).or_else(|| self.unchanged(node))?;
+            next = self.links.maker(made);
         }
+        None
     }
 
     /// What is multiplied by one, or added to zero, as PaddlePaddle ends its models.
@@ -363,17 +369,7 @@ impl<'t, 'm> Reader<'t, 'm> {
 
     /// What `value`, one number for all classes of an image, is spread from.
     fn spread(&self, value: &'m str) -> &'m str {
-        let mut value = value;
-        loop {
-            value = match self.maker(value) {
-                Some(m) if m.op_type() == "Expand" => &m.input[0],
-                Some(m) => match one_form_back(m) {
-                    Some(before) => before,
-                    None => return value,
-                },
-                None => return value,
-            };
-        }
+        self.forms(value, spread_from).last().unwrap_or(value)
     }
 
     /// What `value` is a reduction of over the classes.
@@ -418,21 +414,18 @@ impl<'t, 'm> Reader<'t, 'm> {
 
     /// The nearest division by a length before `value`, past constant factors and summands.
     fn norm_behind(&self, value: &str) -> Option<(String, String)> {
-        let mut value = value;
-        loop {
-            value = self.back(value);
-            if let Some(x) = self.normalised(value) {
-                let same_shape = self.typing.shape(x) == self.typing.shape(value);
-                return same_shape.then(|| (x.to_string(), value.to_string()));
-            }
-            let node = self.maker(value).filter(|m| ops::of(m).is(Mark::Arithmetic))?;
+        let computed = |node: &'m NodeProto| {
             let [a, b] = &node.input[..] else { return None };
-            value = match (self.typing.is_constant(a), self.typing.is_constant(b)) {
-                (false, true) => a,
-                (true, false) => b,
-                _ => return None,
-            };
-        }
+            match (self.typing.is_constant(a), self.typing.is_constant(b)) {
+                _ if !ops::of(node).is(Mark::Arithmetic) => None,
+                (false, true) => Some(a.as_str()),
+                (true, false) => Some(b.as_str()),
+                _ => None,
+            }
+        };
+        let mut forms = self.forms(value, |node| one_form_back(node).or_else(|| computed(node)));
+        let (value, x) = forms.find_map(|value| Some((value, self.normalised(value)?)))?;
+        (self.typing.shape(x) == self.typing.shape(value)).then(|| (x.to_string(), value.to_string()))
     }
 
     /// What `value` is, divided by its length over the classes.
@@ -475,18 +468,21 @@ impl<'t, 'm> Reader<'t, 'm> {
 
     /// A length or a sum of squares without what keeps it from zero.
     fn unbounded(&self, value: &'m str) -> &'m str {
-        let mut value = self.spread(value);
-        while let Some(m) = self.maker(value) {
-            let known = |x: &String| self.typing.known.contains_key(x.as_str());
-            let inner = match m.op_type() {
-                "Clip" => m.input.first(),
-                "Max" | "Add" if m.input.iter().any(known) => m.input.iter().find(|x| !known(x)),
-                _ => None,
-            };
-            let Some(inner) = inner else { return value };
-            value = self.spread(inner);
-        }
-        value
+        let known = |x: &String| self.typing.known.contains_key(x.as_str());
+        let bounded = |m: &'m NodeProto| match m.op_type() {
+            "Clip" => m.input.first().map(String::as_str),
+            "Max" | "Add" if m.input.iter().any(known) => m.input.iter().find(|x| !known(x)).map(String::as_str),
+            _ => None,
+        };
+        self.forms(value, |m| spread_from(m).or_else(|| bounded(m))).last().unwrap_or(value)
+    }
+}
+
+/// The first input of an operator that repeats elements, or leaves each as it is.
+fn spread_from(node: &NodeProto) -> Option<&str> {
+    match node.op_type() {
+        "Expand" => node.input.first().map(String::as_str),
+        _ => one_form_back(node),
     }
 }
 

@@ -6,18 +6,17 @@ use super::structure::{Attention, FeedForward};
 use crate::axes::{Factor, Typing};
 use crate::graph::Links;
 use crate::onnx::is_float;
-use crate::onnx::proto::NodeProto;
 
 /// Finds uses of weights by the part that they play. Uses are indices into [`Typing::uses`].
 pub struct Roles<'t, 'm> {
     typing: &'t Typing<'m>,
-    links: Links<'m>,
+    links: &'t Links<'m>,
 }
 
 impl<'t, 'm> Roles<'t, 'm> {
     /// Prepares the search.
     pub fn new(typing: &'t Typing<'m>) -> Self {
-        Roles { typing, links: Links::new(typing.graph) }
+        Roles { typing, links: typing.links() }
     }
 
     /// Uses whose axes carry the factor.
@@ -36,16 +35,8 @@ impl<'t, 'm> Roles<'t, 'm> {
     /// Uses that the fixed values in some input slots of node `k` are, or are computed from.
     fn made_of(&self, k: usize, slots: &[usize]) -> HashSet<usize> {
         let node = &self.typing.graph.node[k];
-        let mut nodes = HashSet::new();
         let given = slots.iter().filter_map(|&j| node.input.get(j)).map(String::as_str);
-        let mut todo: Vec<&str> = given.filter(|x| self.typing.is_constant(x)).collect();
-        while let Some(x) = todo.pop() {
-            if let Some(&m) = self.links.maker.get(x)
-                && nodes.insert(m)
-            {
-                todo.extend(self.typing.graph.node[m].input.iter().map(String::as_str));
-            }
-        }
+        let nodes: HashSet<usize> = self.links.upstream(given.filter(|x| self.typing.is_constant(x))).nodes().collect();
         (0..self.typing.uses.len())
             .filter(|&u| {
                 let of_use = &self.typing.uses[u];
@@ -70,17 +61,12 @@ impl<'t, 'm> Roles<'t, 'm> {
                 found.map(|u| (k, slot, u))
             })
         };
-        let behind = |node: &NodeProto| match self.links.users(node.output.first()?) {
-            [one] => Some(*one),
-            _ => None,
-        };
         float(k, &[2]).or_else(|| {
-            let mut add = behind(node)?;
             // A product over flattened tokens gets its axes back before its bias (TensorFlow's Tensordot).
-            while matches!(self.typing.graph.node[add].op_type(), "Reshape" | "Squeeze" | "Unsqueeze" | "Identity") {
-                add = behind(&self.typing.graph.node[add])?;
-            }
-            match self.typing.graph.node[add].op_type() {
+            let op = |k: usize| self.typing.graph.node[k].op_type();
+            let moves = |k: usize| matches!(op(k), "Reshape" | "Squeeze" | "Unsqueeze" | "Identity");
+            let add = self.links.follow(node.output.first()?, |_| true).find(|&k| !moves(k))?;
+            match op(add) {
                 "Add" => float(add, &[0, 1]),
                 "SkipLayerNormalization" => float(add, &[4]),
                 "SkipSimplifiedLayerNormalization" => float(add, &[3]),

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::structure::Anatomy;
 use crate::axes::{Factor, Typing};
-use crate::graph::Links;
+use crate::graph::{Links, walk};
 use crate::onnx::proto::NodeProto;
 use crate::onnx::{is_float, to_f32};
 use crate::ops::{self, Mark, Slot};
@@ -69,7 +69,7 @@ const LARGEST_TABLE: usize = 3 << 20;
 
 struct Finder<'t, 'm> {
     typing: &'t Typing<'m>,
-    links: Links<'m>,
+    links: &'t Links<'m>,
     contractions: HashSet<usize>,
     /// Nodes between the product of queries and keys and the Softmax.
     scores: HashSet<usize>,
@@ -83,7 +83,7 @@ impl<'t, 'm> Finder<'t, 'm> {
         let attentions = || anatomy.iter().flat_map(|a| a.layers.iter().chain(&a.others));
         let mut finder = Finder {
             typing,
-            links: Links::new(typing.graph),
+            links: typing.links(),
             contractions: typing.contractions.iter().map(|c| c.node).collect(),
             scores: HashSet::new(),
             heads: attentions()
@@ -92,25 +92,15 @@ impl<'t, 'm> Finder<'t, 'm> {
                 .collect(),
             embedding: attentions().flat_map(|a| typing.factors.all_leaves(&a.embedding)).collect(),
         };
-        for k in attentions().flat_map(|a| &a.softmax).filter(|k| !typing.fused.contains_key(k)) {
-            finder.mark_scores(*k);
-        }
+        let softmaxes = attentions().flat_map(|a| &a.softmax).filter(|k| !typing.fused.contains_key(k));
+        let is_product = |x: &str| finder.links.maker(x).is_some_and(|k| finder.contractions.contains(&k));
+        let scores = finder.links.upstream(softmaxes.flat_map(|&k| finder.links.outputs(k).take(1)));
+        finder.scores = scores.along(|x| !typing.is_constant(x) && !is_product(x)).nodes().collect();
         finder
     }
 
     fn node(&self, k: usize) -> &'m NodeProto {
         &self.typing.graph.node[k]
-    }
-
-    fn mark_scores(&mut self, softmax: usize) {
-        let mut todo = vec![softmax];
-        while let Some(k) = todo.pop() {
-            if self.contractions.contains(&k) || !self.scores.insert(k) {
-                continue;
-            }
-            let varying = self.node(k).input.iter().filter(|x| !self.typing.is_constant(x));
-            todo.extend(varying.filter_map(|x| self.links.maker.get(x.as_str()).copied()));
-        }
     }
 
     /// Follows one use to the nodes where it meets the data.
@@ -120,14 +110,9 @@ impl<'t, 'm> Finder<'t, 'm> {
         if !is_float(self.typing.weights[of_use.name.as_str()]) {
             return found;
         }
-        let mut seen = HashSet::new();
-        // Each with whether a sine or cosine lies before it.
-        let mut todo = vec![(of_use.node, of_use.input, false)];
         let mut only_waves = true;
-        while let Some((k, j, wave)) = todo.pop() {
-            if !seen.insert((k, j, wave)) {
-                continue;
-            }
+        // Slots of nodes, each with whether a sine or cosine lies before it.
+        let onward = |(k, j, wave): (usize, usize, bool)| {
             let outputs = self.node(k).output.iter().filter(|o| !o.is_empty());
             let met = self.by_slot(u, k, j).or_else(|| {
                 let fixed = outputs.clone().all(|o| self.typing.is_constant(o));
@@ -137,16 +122,14 @@ impl<'t, 'm> Finder<'t, 'm> {
                 found.kind = found.kind.min(kind);
                 found.meets.push((k, j));
                 only_waves &= wave;
-                continue;
+                return Vec::new();
             }
             let wave = wave || matches!(self.node(k).op_type(), "Sin" | "Cos");
-            for o in outputs {
-                for &user in self.links.users(o) {
-                    let inputs = self.node(user).input.iter().enumerate();
-                    todo.extend(inputs.filter(|(_, x)| *x == o).map(|(i, _)| (user, i, wave)));
-                }
-            }
-        }
+            let slots = |user: usize, o| self.links.inputs(user).enumerate().filter(move |(_, x)| *x == o);
+            let users = outputs.flat_map(|o| self.links.users(o).iter().map(move |&user| (user, o.as_str())));
+            users.flat_map(|(user, o)| slots(user, o).map(move |(i, _)| (user, i, wave))).collect()
+        };
+        walk::search([(of_use.node, of_use.input, false)], onward).for_each(drop);
         found.meets.sort_unstable();
         found.meets.dedup();
         let computed = !found.meets.iter().any(|(k, _)| *k == of_use.node);
@@ -287,35 +270,19 @@ impl<'t, 'm> Finder<'t, 'm> {
     }
 
     /// The node that makes a value, seen through operators that only move elements.
-    fn maker(&self, mut value: &'t str) -> Option<usize>
-    where
-        'm: 't,
-    {
-        loop {
-            let &k = self.links.maker.get(value)?;
-            let op = ops::of(self.node(k));
-            if !op.is(Mark::Keeps) && op.name != "Expand" {
-                return Some(k);
-            }
-            value = self.node(k).input.first()?;
-        }
+    fn maker(&self, value: &str) -> Option<usize> {
+        let moved = |node: &'m NodeProto| {
+            let op = ops::of(node);
+            node.input.first().filter(|_| op.is(Mark::Keeps) || op.name == "Expand").map(String::as_str)
+        };
+        self.links.follow_back(value, moved).last().and_then(|value| self.links.maker(value))
     }
 
     /// The data at this node has met a weight before: it is no image that is being prepared.
     fn trained_before(&self, k: usize, j: usize) -> bool {
-        let mut todo: Vec<&str> =
-            self.node(k).input.iter().enumerate().filter(|(i, _)| *i != j).map(|(_, x)| x.as_str()).collect();
-        let mut seen = HashSet::new();
-        while let Some(x) = todo.pop() {
-            let Some(&m) = self.links.maker.get(x).filter(|_| !self.typing.is_constant(x)) else { continue };
-            if self.contractions.contains(&m) {
-                return true;
-            }
-            if seen.insert(m) {
-                todo.extend(self.node(m).input.iter().map(String::as_str));
-            }
-        }
-        false
+        let others = self.links.inputs(k).enumerate().filter(|(i, _)| *i != j).map(|(_, x)| x);
+        let mut data = self.links.upstream(others).along(|x| !self.typing.is_constant(x));
+        data.any(|x| self.links.maker(x).is_some_and(|m| self.contractions.contains(&m)))
     }
 
     fn on_embedding(&self, k: usize, j: usize) -> bool {
@@ -353,11 +320,12 @@ impl<'t, 'm> Finder<'t, 'm> {
 
     /// A standard deviation, root mean square or length that was computed from data, or the inverse of one.
     fn is_deviation(&self, value: &str) -> bool {
-        let (mut value, mut root) = (value, false);
+        let mut root = false;
+        let computed = |x: &&str| !x.is_empty() && !self.typing.is_constant(x);
+        let operand = |x: &&str| self.maker(x).and_then(|k| self.links.inputs(k).find(computed));
         // A deviation is a few operators away from its mean: more are something else.
-        for _ in 0..8 {
-            let Some(k) = self.maker(value).filter(|_| !self.typing.is_constant(value)) else { return false };
-            let node = self.node(k);
+        let line = std::iter::successors(Some(value).filter(computed), operand).take(8);
+        for node in line.map_while(|x| self.maker(x)).map(|k| self.node(k)) {
             match node.op_type() {
                 "ReduceL2" => return true,
                 "ReduceMean" | "GlobalAveragePool" | "ReduceSum" | "ReduceSumSquare" => return root,
@@ -365,10 +333,6 @@ impl<'t, 'm> Finder<'t, 'm> {
                 _ if ops::of(node).is(Mark::Deviation) => {}
                 _ => return false,
             }
-            let Some(next) = node.input.iter().find(|x| !x.is_empty() && !self.typing.is_constant(x)) else {
-                return false;
-            };
-            value = next;
         }
         false
     }

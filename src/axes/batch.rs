@@ -355,7 +355,7 @@ impl<'m> Typing<'m> {
 
     /// True for what an Expand repeats along an axis on which its input has one row.
     fn is_repeated(&self, value: &str, rank: usize, axis: usize) -> bool {
-        let Some(node) = self.maker(value).map(|k| &self.graph.node[k]) else { return false };
+        let Some(node) = self.links().maker(value).map(|k| &self.graph.node[k]) else { return false };
         let sizes = node.input.first().and_then(|x| self.shape(x));
         // The axes of what is expanded are the last ones.
         let row =
@@ -411,7 +411,6 @@ fn apart(typing: &Typing, batch: Factor) -> std::result::Result<(), usize> {
             return Err(k);
         }
     }
-    let links = graph::Links::new(typing.graph);
     for output in &typing.graph.output {
         let dims = typing.dims.get(output.name());
         let leads = dims.is_some_and(|d| {
@@ -419,7 +418,7 @@ fn apart(typing: &Typing, batch: Factor) -> std::result::Result<(), usize> {
             first.first() == Some(&batch) && !d[1..].iter().any(holds)
         });
         if !leads {
-            return Err(links.maker.get(output.name()).copied().unwrap_or(0));
+            return Err(typing.links().maker(output.name()).unwrap_or(0));
         }
     }
     Ok(())

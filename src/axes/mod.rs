@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::OnceLock;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{data_inputs, declared_dims, output_type};
+use crate::graph::{Links, data_inputs, declared_dims, output_type};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, element_count, is_float, node_label};
 use crate::ops::{self, Mark};
@@ -189,8 +189,8 @@ pub struct Typing<'m> {
     open_length: usize,
     /// What decided the image size.
     pub size_from: SizeFrom,
-    /// The nodes that make values, once somebody asks.
-    makers: OnceLock<HashMap<&'m str, usize>>,
+    /// Who makes and uses each value, once somebody asks.
+    links: OnceLock<Links<'m>>,
 }
 
 impl<'m> Typing<'m> {
@@ -394,7 +394,7 @@ impl<'m> Typing<'m> {
             choices: None,
             open_length: Self::OPEN_LENGTH,
             size_from: SizeFrom::default(),
-            makers: OnceLock::new(),
+            links: OnceLock::new(),
         }
     }
 
@@ -533,13 +533,9 @@ impl<'m> Typing<'m> {
         declared.is_some_and(|dims| dims.first().is_some_and(Option::is_none))
     }
 
-    /// The node that makes a value.
-    fn maker(&self, value: &str) -> Option<usize> {
-        let links = self.makers.get_or_init(|| {
-            let nodes = self.graph.node.iter().enumerate();
-            nodes.flat_map(|(k, n)| n.output.iter().map(move |o| (o.as_str(), k))).collect()
-        });
-        links.get(value).copied()
+    /// Who makes and uses each value of the graph.
+    pub fn links(&self) -> &Links<'m> {
+        self.links.get_or_init(|| Links::new(self.graph))
     }
 
     /// A constant of the file that shape arithmetic may use, and its element type.
@@ -547,7 +543,7 @@ impl<'m> Typing<'m> {
         if let Some(t) = self.weights.get(value) {
             return Some((Known::read(t)?, data_type(t)?));
         }
-        let node = &self.graph.node[self.maker(value)?];
+        let node = &self.graph.node[self.links().maker(value)?];
         if node.op_type() != "Constant" {
             return None;
         }

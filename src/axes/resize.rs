@@ -424,20 +424,20 @@ impl Cone {
         let mut parts = Vec::new();
         let mut cone = Cone { nodes: Vec::new(), shapes: HashMap::new(), constants: Vec::new() };
         let mut names: Vec<&str> = Vec::new();
-        let mut todo = std::collections::VecDeque::from([operand]);
-        while let Some(x) = todo.pop_front() {
-            let Some(k) = typing.maker(x).filter(|_| typing.known.contains_key(x)) else { continue };
+        let links = typing.links();
+        let is_shape = |k: usize| matches!(graph.node[k].op_type(), "Shape" | "Size");
+        let arithmetic = links.upstream([operand]).along(|x| typing.known.contains_key(x)).nearest_first();
+        for k in arithmetic.until(|x| links.maker(x).is_some_and(is_shape)).nodes() {
+            if is_shape(k) {
+                cone.shapes.extend(links.outputs(k).take(1).map(|x| (x.to_string(), k)));
+                continue;
+            }
+            if graph.node[k].op_type() == "Constant" {
+                continue;
+            }
             let node = &graph.node[k];
-            if matches!(node.op_type(), "Shape" | "Size") {
-                cone.shapes.insert(x.to_string(), k);
-                continue;
-            }
-            if node.op_type() == "Constant" || cone.nodes.contains(&k) {
-                continue;
-            }
             cone.nodes.push(k);
             for (j, x) in node.input.iter().enumerate().filter(|(_, x)| !x.is_empty()) {
-                todo.push_back(x);
                 let Some((value, kind)) = typing.constant_number(x).filter(|_| constants.contains(x)) else {
                     if let Some(value) = known.get(x).filter(|_| node.op_type() == "Concat") {
                         parts.push(Number { value: value.clone(), kind: DataType::Int64, uses: vec![(k, j)] });

@@ -13,7 +13,7 @@ use super::scales::fold_scales;
 use crate::axes::arithmetic::Known;
 use crate::axes::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Links, Names, data_inputs, declare_dim, declared_dims, element_types};
+use crate::graph::{self, Names, data_inputs, declare_dim, declared_dims, element_types};
 use crate::onnx::proto::{GraphProto, TensorProto, ValueInfoProto};
 use crate::onnx::{DataType, Model, payload, tensor_from_i64, tensor_info};
 use crate::runtime::{Runtime, can_evaluate};
@@ -77,7 +77,6 @@ struct Folder<'m> {
     typing: Typing<'m>,
     other: Typing<'m>,
     types: HashMap<&'m str, DataType>,
-    links: Links<'m>,
     /// Values that no input changes.
     constant: HashSet<&'m str>,
 }
@@ -91,7 +90,6 @@ impl<'m> Folder<'m> {
         let mut folder = Folder {
             model,
             types: element_types(graph),
-            links: Links::new(graph),
             constant: typing.weights.keys().copied().collect(),
             typing,
             other,
@@ -116,7 +114,7 @@ impl<'m> Folder<'m> {
     }
 
     fn maker(&self, value: &str) -> Option<usize> {
-        let &k = self.links.maker.get(value)?;
+        let k = self.typing.links().maker(value)?;
         (self.model.graph().node[k].op_type() != "Constant").then_some(k)
     }
 
@@ -125,27 +123,23 @@ impl<'m> Folder<'m> {
         let outputs: HashSet<&str> = graph.output.iter().map(|o| o.name()).collect();
         // Constants that meet what is not constant, from the last node on; what is too large hands over to what it is
         // made of.
-        let (mut wanted, mut seen) = (Vec::new(), HashSet::new());
-        let mut todo: Vec<&str> = Vec::new();
+        let mut read: Vec<&str> = Vec::new();
         for node in &graph.node {
             if node.output.iter().any(|o| !o.is_empty() && !self.constant.contains(o.as_str()))
                 || node.output.iter().any(|o| outputs.contains(o.as_str()))
             {
-                todo.extend(node.input.iter().map(String::as_str));
+                read.extend(node.input.iter().map(String::as_str));
             }
         }
-        while let Some(value) = todo.pop() {
-            if !self.constant.contains(value) || outputs.contains(value) || !seen.insert(value) {
-                continue;
-            }
-            let Some(k) = self.maker(value) else { continue };
-            if self.is_worth_it(value) {
-                wanted.push(value);
-            } else {
-                todo.extend(graph.node[k].input.iter().map(String::as_str));
-            }
-        }
-        wanted.sort_unstable_by_key(|v| (self.links.maker.get(v), *v));
+        let is_computed = |v: &str| self.constant.contains(v) && !outputs.contains(v) && self.maker(v).is_some();
+        let mut wanted = Vec::new();
+        let is_taken = |value| {
+            let is_worth_it = self.is_worth_it(value);
+            wanted.extend(is_worth_it.then_some(value));
+            is_worth_it
+        };
+        self.typing.links().upstream(read).along(is_computed).until(is_taken).for_each(drop);
+        wanted.sort_unstable_by_key(|v| (self.typing.links().maker(v), *v));
         let tensors = self.values(&wanted, runtime)?;
         let mut out = graph.clone();
         self.batch_targets(&mut out);
@@ -173,7 +167,7 @@ impl<'m> Folder<'m> {
         let graph = self.model.graph();
         let sources: HashSet<&str> =
             cone.iter().flat_map(|&k| graph.node[k].input.iter().map(String::as_str)).collect();
-        let gone = |w: &&&str| self.links.users(w).iter().all(|k| cone.contains(k));
+        let gone = |w: &&&str| self.typing.links().users(w).iter().all(|k| cone.contains(k));
         let weights = sources.iter().filter(|w| self.typing.weights.contains_key(**w)).filter(gone);
         bytes <= GROWTH * weights.filter_map(|w| self.bytes_of_weight(w)).sum::<u64>()
     }
@@ -184,17 +178,8 @@ impl<'m> Folder<'m> {
 
     /// The nodes that a constant is computed by.
     fn cone(&self, value: &str) -> HashSet<usize> {
-        let mut nodes = HashSet::new();
-        let mut todo = vec![value];
-        while let Some(x) = todo.pop() {
-            if let Some(k) = self.maker(x)
-                && (x == value || self.known(x).is_none())
-                && nodes.insert(k)
-            {
-                todo.extend(self.model.graph().node[k].input.iter().map(String::as_str));
-            }
-        }
-        nodes
+        let is_computed = |x: &str| self.maker(x).is_some() && (x == value || self.known(x).is_none());
+        self.typing.links().upstream([value]).along(is_computed).nodes().collect()
     }
 
     fn known_tensor(&self, value: &str) -> Option<TensorProto> {
@@ -234,7 +219,7 @@ impl<'m> Folder<'m> {
                     None => self.known_tensor(x),
                 };
                 run.initializer.extend(tensor);
-                if let Some(&k) = self.links.maker.get(x).filter(|_| !self.typing.weights.contains_key(x))
+                if let Some(k) = self.typing.links().maker(x).filter(|_| !self.typing.weights.contains_key(x))
                     && self.known(x).is_none()
                 {
                     run.node.insert(0, graph.node[k].clone());

@@ -1,12 +1,12 @@
 //! Depth: layers are by-passed in the residual stream, which is renaming.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use super::taps;
 use crate::anatomy::{Anatomy, Attention};
 use crate::axes::{Dim, Typing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Builder, Links};
+use crate::graph::{self, Builder};
 use crate::onnx::Model;
 use crate::ops::{self, Mark};
 use crate::runtime::separate_skip_norms;
@@ -104,7 +104,6 @@ fn bridge(typing: &Typing, enter: &str, leave: &str) -> Option<Option<Vec<i64>>>
 /// is the norm of the first. Where a layer has one sum alone, a norm behind it belongs to it if none is in front of its
 /// attention. Any other norm is that of a stack, which stays when its last layer goes.
 pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
-    let links = Links::new(typing.graph);
     let mut ends: Vec<Option<String>> = anatomy.layers.iter().map(|layer| layer.leave.clone()).collect();
     for stack in &anatomy.stacks {
         let mut before: Option<Vec<&str>> = None;
@@ -113,11 +112,11 @@ pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
             let Some(leave) = layer.leave.as_deref() else { continue };
             let next = stack.layers.get(i + 1).and_then(|&n| anatomy.layers[n].enter.as_deref());
             let next = next.filter(|n| *n != leave && typing.shape(n) == typing.shape(leave));
-            let border = next.and_then(|next| norm_between(typing, &links, leave, next));
-            let (own, place) = match inner_norm(typing, &links, layer) {
+            let border = next.and_then(|next| norm_between(typing, leave, next));
+            let (own, place) = match inner_norm(typing, layer) {
                 Inner::Norm(ops) => (Some(ops), border.and(next)),
                 Inner::None => (None, None),
-                Inner::Unknown if is_normed_first(typing, &links, layer) => (None, None),
+                Inner::Unknown if is_normed_first(typing, layer) => (None, None),
                 // It ends like the layer before it, and the first as far as one norm: that of the stack may follow.
                 Inner::Unknown => {
                     let own = before.clone().or(border.as_deref().map(first_norm));
@@ -125,7 +124,7 @@ pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
                 }
             };
             if let Some(ops) = &own {
-                let end = follow(typing, &links, leave, ops).or(place.map(str::to_string));
+                let end = follow(typing, leave, ops).or(place.map(str::to_string));
                 ends[l] = end.or(ends[l].take());
             }
             before = own;
@@ -144,14 +143,14 @@ enum Inner<'m> {
     Unknown,
 }
 
-fn inner_norm<'m>(typing: &Typing<'m>, links: &Links<'m>, layer: &Attention) -> Inner<'m> {
+fn inner_norm<'m>(typing: &Typing<'m>, layer: &Attention) -> Inner<'m> {
     let sums = layer.sums.iter().enumerate();
     let pairs = sums.clone().flat_map(|(i, (_, sum))| {
         let others = sums.clone().filter(move |(j, _)| *j != i);
         others.map(move |(_, (skip, _))| (sum, skip))
     });
     for (sum, skip) in pairs {
-        match (sum == skip).then(Vec::new).or_else(|| between(typing, links, sum, skip)) {
+        match (sum == skip).then(Vec::new).or_else(|| between(typing, sum, skip)) {
             Some(ops) if is_norm(&ops) => return Inner::Norm(ops),
             // In half precision a skip may pass a Cast of its own.
             Some(ops) if ops.iter().all(|op| matches!(*op, "Cast" | "Identity")) => return Inner::None,
@@ -162,43 +161,22 @@ fn inner_norm<'m>(typing: &Typing<'m>, links: &Links<'m>, layer: &Attention) -> 
 }
 
 /// True where a norm is the first that is done with what enters a layer, beside the sum that it is added to.
-fn is_normed_first(typing: &Typing, links: &Links, layer: &Attention) -> bool {
-    let mut todo: Vec<&str> = layer.enter.as_deref().into_iter().collect();
-    let mut seen = HashSet::new();
-    while let Some(x) = todo.pop() {
-        for &k in links.users(x).iter().filter(|k| seen.insert(**k)) {
-            let node = &typing.graph.node[k];
-            if makes_norm(node.op_type()) {
-                return true;
-            }
-            if ops::of(node).is(Mark::Keeps) {
-                todo.extend(node.output.iter().map(String::as_str));
-            }
-        }
-    }
-    false
+fn is_normed_first(typing: &Typing, layer: &Attention) -> bool {
+    let node = |k: usize| &typing.graph.node[k];
+    let mut users = typing.links().downstream(layer.enter.as_deref()).until(|k| !ops::of(node(k)).is(Mark::Keeps));
+    users.any(|k| makes_norm(node(k).op_type()))
 }
 
 /// The operators of the norm that makes one value of another, and nothing else.
-fn norm_between<'m>(typing: &Typing<'m>, links: &Links<'m>, from: &str, to: &str) -> Option<Vec<&'m str>> {
-    between(typing, links, from, to).filter(|ops| is_norm(ops))
+fn norm_between<'m>(typing: &Typing<'m>, from: &str, to: &str) -> Option<Vec<&'m str>> {
+    between(typing, from, to).filter(|ops| is_norm(ops))
 }
 
 /// Operators between two values, in order; `None` where the second is not made from the first alone.
-fn between<'m>(typing: &Typing<'m>, links: &Links<'m>, from: &str, to: &str) -> Option<Vec<&'m str>> {
+fn between<'m>(typing: &Typing<'m>, from: &str, to: &str) -> Option<Vec<&'m str>> {
     let mut nodes = BTreeSet::new();
-    let mut todo = vec![to];
-    let mut seen = HashSet::new();
-    while let Some(x) = todo.pop() {
-        if x == from || typing.is_constant(x) || !seen.insert(x) {
-            continue;
-        }
-        let &k = links.maker.get(x)?;
-        if nodes.len() > 16 {
-            return None;
-        }
-        nodes.insert(k);
-        todo.extend(typing.graph.node[k].input.iter().filter(|x| !x.is_empty()).map(String::as_str));
+    for x in typing.links().upstream([to]).along(|x| x != from && !typing.is_constant(x)) {
+        nodes.insert(typing.links().maker(x).filter(|_| nodes.len() <= 16)?);
     }
     Some(nodes.into_iter().map(|k| typing.graph.node[k].op_type()).collect())
 }
@@ -224,19 +202,13 @@ fn makes_norm(op: &str) -> bool {
 }
 
 /// Follows a value through the given operators.
-fn follow<'m>(typing: &Typing<'m>, links: &Links<'m>, from: &str, ops: &[&str]) -> Option<String> {
-    let mut made: HashSet<&str> = HashSet::from([from]);
-    let mut todo: BTreeSet<usize> = links.users(from).iter().copied().collect();
+fn follow(typing: &Typing, from: &str, ops: &[&str]) -> Option<String> {
+    let mut walk = typing.links().downstream([from]);
     let mut last = None;
     for op in ops {
-        let k = todo.pop_first()?;
-        let node = &typing.graph.node[k];
+        let node = &typing.graph.node[walk.next()?];
         if node.op_type() != *op {
             return None;
-        }
-        for o in &node.output {
-            made.insert(o);
-            todo.extend(links.users(o));
         }
         last = node.output.first().cloned();
     }

@@ -9,7 +9,6 @@ use std::collections::{HashMap, HashSet};
 use super::depth;
 use crate::anatomy::{Anatomy, WeightKind, WeightUse};
 use crate::axes::Typing;
-use crate::graph::Links;
 
 /// The weights of each layer.
 pub(super) struct LayerWeights {
@@ -64,33 +63,17 @@ impl LayerWeights {
 
 /// For each layer, its nodes that depend on data, numbered in the order of a walk back from its end.
 fn walks(typing: &Typing, anatomy: &Anatomy) -> Vec<HashMap<usize, usize>> {
-    let links = Links::new(typing.graph);
+    let links = typing.links();
     let ends = depth::ends(typing, anatomy);
     let mut out = Vec::new();
     for (layer, end) in anatomy.layers.iter().zip(&ends) {
         let mut order = HashMap::new();
         if let (Some(enter), Some(end)) = (layer.enter.as_deref(), end.as_deref()) {
-            // Behind the value that enters...
-            let mut behind = HashSet::new();
-            let mut todo = vec![enter];
-            while let Some(x) = todo.pop() {
-                for &k in links.users(x) {
-                    if behind.insert(k) {
-                        todo.extend(typing.graph.node[k].output.iter().filter(|o| *o != end).map(String::as_str));
-                    }
-                }
-            }
-            // ...and in front of the one that leaves.
-            let mut todo = vec![end];
-            while let Some(x) = todo.pop() {
-                let Some(&k) = links.maker.get(x).filter(|k| x != enter && behind.contains(k)) else { continue };
-                let next = order.len();
-                if order.contains_key(&k) {
-                    continue;
-                }
-                order.insert(k, next);
-                todo.extend(typing.graph.node[k].input.iter().filter(|x| !typing.is_constant(x)).map(String::as_str));
-            }
+            // Behind the value that enters, and in front of the one that leaves.
+            let behind: HashSet<usize> = links.downstream([enter]).along(|o| o != end).collect();
+            let is_behind = |x: &str| links.maker(x).is_some_and(|k| behind.contains(&k));
+            let inside = links.upstream([end]).along(|x| x != enter && !typing.is_constant(x) && is_behind(x));
+            order.extend(inside.nodes().enumerate().map(|(at, k)| (k, at)));
         }
         out.push(order);
     }

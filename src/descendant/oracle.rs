@@ -10,6 +10,7 @@ use crate::axes::{Factor, Typing};
 use crate::error::Result;
 use crate::graph::{self, Links, Names};
 use crate::learngene::{Cluster, Kind as Block, Learngene};
+use crate::onnx::proto::NodeProto;
 use crate::onnx::{DataType, Model, data_type, tensor_from_f32, to_f32};
 use crate::ops::{self, Mark};
 use crate::runtime::separate_skip_norms;
@@ -51,7 +52,7 @@ pub(super) fn without(model: &Model, gene: &Learngene, plan: &Plan) -> Result<Mo
         typing: &typing,
         anatomy: &anatomy,
         roles: Roles::new(&typing),
-        links: Links::new(typing.graph),
+        links: typing.links(),
         rows: BTreeMap::new(),
         done: HashSet::new(),
         branches: Vec::new(),
@@ -96,7 +97,7 @@ struct Oracle<'t, 'm> {
     typing: &'t Typing<'m>,
     anatomy: &'t Anatomy,
     roles: Roles<'t, 'm>,
-    links: Links<'m>,
+    links: &'t Links<'m>,
     /// New elements, by use.
     rows: BTreeMap<usize, Vec<f32>>,
     done: HashSet<(usize, Factor)>,
@@ -154,7 +155,7 @@ impl Oracle<'_, '_> {
             bail!(Unsupported, "layer {l} goes with the norm behind its sums, which nothing else can stand for");
         }
         for (skip, sum) in &self.anatomy.layers[l].sums {
-            let Some(&k) = self.links.maker.get(sum.as_str()) else {
+            let Some(k) = self.links.maker(sum) else {
                 bail!(Unsupported, "nothing makes `{sum}`, a sum of layer {l}");
             };
             let node = &self.typing.graph.node[k];
@@ -186,17 +187,8 @@ impl Oracle<'_, '_> {
 
     /// True where a value is another one, at most on other axes.
     fn is_moved(&self, value: &str, from: &str) -> bool {
-        let mut value = value;
-        loop {
-            if value == from {
-                return true;
-            }
-            let maker = self.links.maker.get(value).map(|&k| &self.typing.graph.node[k]);
-            match maker.filter(|n| ops::of(n).is(Mark::Keeps)).and_then(|n| n.input.first()) {
-                Some(input) => value = input,
-                None => return false,
-            }
-        }
+        let moved = |n: &NodeProto| ops::of(n).is(Mark::Keeps);
+        self.links.follow_back(value, |n| n.input.first().filter(|_| moved(n)).map(String::as_str)).any(|x| x == from)
     }
 
     /// The model with all that.

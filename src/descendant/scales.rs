@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use crate::error::Result;
 use crate::graph::{self, Attributes, Links};
-use crate::onnx::proto::{GraphProto, TensorProto};
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, data_type, element_count, tensor_from_f32, to_f32};
 use crate::ops::{self, Mark};
 
@@ -100,7 +100,7 @@ impl<'g> Scales<'g> {
             ("Add", Some(t), None) => (b, t),
             _ => return Ok(None),
         };
-        let made = self.links.maker.get(value.as_str()).map(|&m| &self.graph.node[m]);
+        let made = self.links.maker(value).map(|m| &self.graph.node[m]);
         let weight = made.filter(|m| m.op_type() == "MatMul").and_then(|m| self.tensors.get(m.input.get(1)?.as_str()));
         let fits = weight.is_some_and(|w| w.dims.len() == 2 && bias.dims[..] == w.dims[1..]);
         let is_output = self.graph.output.iter().any(|o| o.name() == node.output[0]);
@@ -118,28 +118,30 @@ impl<'g> Scales<'g> {
             let t = self.tensors.get(name)?;
             (alone(name) && t.dims.len() == dims && data_type(t) == Some(DataType::Float)).then_some(name)
         };
+        // What a bias is added to, and the bias.
+        let summands = |node: &'g NodeProto| match &node.input[..] {
+            [x, b] => weight(b, 1).map(|bias| (x.as_str(), bias)).or_else(|| Some((b.as_str(), weight(x, 1)?))),
+            _ => None,
+        };
+        let before = |node: &'g NodeProto| match node.op_type() {
+            "Add" => summands(node).map(|(x, _)| x),
+            _ => node.input.first().map(String::as_str),
+        };
         let mut targets = Vec::new();
-        let mut value = value;
         let mut columns = None;
-        loop {
+        for value in self.links.follow_back(value, before) {
             if !alone(value) {
                 return None;
             }
-            let node = &self.graph.node[*self.links.maker.get(value)?];
+            let node = &self.graph.node[self.links.maker(value)?];
             let input = |i: usize| node.input.get(i).map(String::as_str);
             match (node.op_type(), columns) {
                 // A single factor passes what only moves elements.
-                (op, None) if length == 1 && ops::of(node).is(Mark::Keeps) && !matches!(op, "Cast" | "Flatten") => {
-                    value = input(0)?
-                }
+                (op, None) if length == 1 && ops::of(node).is(Mark::Keeps) && !matches!(op, "Cast" | "Flatten") => {}
                 ("Add", None) => {
-                    let (x, bias) = match weight(input(1)?, 1) {
-                        Some(bias) => (input(0)?, bias),
-                        None => (input(1)?, weight(input(0)?, 1)?),
-                    };
+                    let (_, bias) = summands(node)?;
                     columns = Some(self.tensors[bias].dims[0]);
                     targets.push(bias);
-                    value = x;
                 }
                 ("MatMul", _) => {
                     let matrix = weight(input(1)?, 2)?;
@@ -161,6 +163,7 @@ impl<'g> Scales<'g> {
                 _ => return None,
             }
         }
+        None
     }
 
     fn fits(&self, bias: Option<i64>, columns: i64, length: usize) -> bool {

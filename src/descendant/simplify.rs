@@ -11,7 +11,7 @@ use crate::anatomy::{WeightKind, weight_uses};
 use crate::axes::Typing;
 use crate::axes::arithmetic::{Number, broadcast_shape, resolve_shape};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Attributes, Links, Names, resolve_axis};
+use crate::graph::{self, Attributes, Names, resolve_axis};
 use crate::metadata::SHARE_PREFIX;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, Model, data_type, is_float, tensor_from_f32, to_f32, to_i64};
@@ -25,7 +25,6 @@ use crate::onnx::{DataType, Model, data_type, is_float, tensor_from_f32, to_f32,
 pub fn simplify(model: &Model) -> Result<Model> {
     let typing = Typing::new(model)?;
     let uses = weight_uses(&typing);
-    let links = Links::new(model.graph());
     // Values at which weights meet the data, apart from weights that meet it as they are.
     let (mut wanted, mut left) = (HashSet::new(), HashSet::new());
     for (of_use, found) in typing.uses.iter().zip(&uses) {
@@ -34,7 +33,7 @@ pub fn simplify(model: &Model) -> Result<Model> {
         let is_integer = !is_float(typing.weights[of_use.name.as_str()]);
         for &(k, j) in &found.meets {
             let value = model.graph().node[k].input[j].as_str();
-            if is_integer || !links.maker.contains_key(value) || typing.weights.contains_key(value) {
+            if is_integer || typing.links().maker(value).is_none() || typing.weights.contains_key(value) {
                 continue;
             }
             if is_weight {
@@ -47,12 +46,12 @@ pub fn simplify(model: &Model) -> Result<Model> {
     }
     let mut wanted: Vec<&str> = wanted.into_iter().filter(|v| !left.contains(v)).collect();
     wanted.sort_unstable();
-    let mut evaluator = Evaluator { typing: &typing, links: &links, done: HashMap::new() };
+    let mut evaluator = Evaluator { typing: &typing, done: HashMap::new() };
     let mut made: Vec<(String, TensorProto)> = Vec::new();
     let mut renamed = HashMap::new();
     for value in wanted {
         // Another name of a weight, as exporters give each use of a shared one, is no weight of its own.
-        if let Some(weight) = named_by(&typing, &links, value) {
+        if let Some(weight) = named_by(&typing, value) {
             renamed.insert(value.to_string(), weight.to_string());
             continue;
         }
@@ -78,16 +77,10 @@ pub fn simplify(model: &Model) -> Result<Model> {
 }
 
 /// The weight that a value is another name of: nothing but Identity nodes stand between them.
-fn named_by<'m>(typing: &Typing<'m>, links: &Links<'m>, value: &str) -> Option<&'m str> {
-    let mut node = &typing.graph.node[*links.maker.get(value)?];
-    while node.op_type() == "Identity" {
-        let input = node.input.first()?.as_str();
-        if typing.weights.contains_key(input) {
-            return Some(input);
-        }
-        node = &typing.graph.node[*links.maker.get(input)?];
-    }
-    None
+fn named_by<'m>(typing: &Typing<'m>, value: &str) -> Option<&'m str> {
+    let named = |node: &'m NodeProto| node.input.first().filter(|_| node.op_type() == "Identity").map(String::as_str);
+    let mut names = typing.links().follow_back(value, named).skip(1);
+    names.find_map(|x| typing.weights.get_key_value(x).map(|(name, _)| *name))
 }
 
 fn replace_inputs(graph: &mut GraphProto, renamed: &HashMap<String, String>) {
@@ -109,7 +102,6 @@ enum Value {
 
 struct Evaluator<'t, 'm> {
     typing: &'t Typing<'m>,
-    links: &'t Links<'m>,
     done: HashMap<String, Value>,
 }
 
@@ -128,7 +120,7 @@ impl Evaluator<'_, '_> {
                 _ => Value::Integers(known.data.mapv(|v| v as i64)),
             }));
         }
-        let Some(&k) = self.links.maker.get(name) else { bail!(Format, "nothing makes the value `{name}`") };
+        let Some(k) = self.typing.links().maker(name) else { bail!(Format, "nothing makes the value `{name}`") };
         let node = &self.typing.graph.node[k];
         if node.input.iter().any(String::is_empty) {
             return Ok(None);
@@ -138,7 +130,7 @@ impl Evaluator<'_, '_> {
         };
         let value = evaluate(node, &inputs);
         // Only what several nodes need is worth its memory.
-        if let (Some(value), true) = (&value, self.links.users(name).len() > 1) {
+        if let (Some(value), true) = (&value, self.typing.links().users(name).len() > 1) {
             self.done.insert(name.to_string(), value.clone());
         }
         Ok(value)

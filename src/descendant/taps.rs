@@ -2,18 +2,16 @@
 //! outputs, scores that the next layer adds to. A layer that is by-passed goes on computing it, on a stream that is no
 //! longer its own, and that is said.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::graph::Links;
 
 /// Names that a message lists.
 const LISTED: usize = 3;
 
 /// What is to be said of outputs when the layers that are not `kept` go; `ends` says where each layer ends.
 pub(super) fn said(typing: &Typing, anatomy: &Anatomy, ends: &[Option<String>], kept: &[usize]) -> Vec<String> {
-    let links = Links::new(typing.graph);
     let outputs: HashSet<&str> = typing.graph.output.iter().map(|o| o.name()).collect();
     let mut said = Vec::new();
     for l in (0..anatomy.layers.len()).filter(|l| !kept.contains(l)) {
@@ -25,7 +23,7 @@ pub(super) fn said(typing: &Typing, anatomy: &Anatomy, ends: &[Option<String>], 
                 "layer {l} is left out: the output `{end}`, which held what leaves it, holds what would have entered it"
             ));
         }
-        let needed = needed(typing, &links, enter, end);
+        let needed = needed(typing, enter, end);
         if !needed.is_empty() {
             let more = if needed.len() > LISTED { " and others" } else { "" };
             said.push(format!(
@@ -40,34 +38,19 @@ pub(super) fn said(typing: &Typing, anatomy: &Anatomy, ends: &[Option<String>], 
 }
 
 /// Outputs that need what lies between two values, and not the second of them alone, in their order.
-fn needed<'m>(typing: &Typing<'m>, links: &Links<'m>, enter: &str, end: &str) -> Vec<&'m str> {
-    let Some(&last) = links.maker.get(end) else { return Vec::new() };
+fn needed<'m>(typing: &Typing<'m>, enter: &str, end: &str) -> Vec<&'m str> {
+    let links = typing.links();
+    let Some(last) = links.maker(end) else { return Vec::new() };
     let node = |k: usize| &typing.graph.node[k];
     // Sizes do not depend on what is computed.
     let computes = |k: usize| !node(k).output.iter().all(|o| o.is_empty() || typing.is_constant(o));
-    let users = |x: &str| links.users(x).iter().copied().filter(|&k| computes(k)).collect::<Vec<_>>();
-    let mut behind: BTreeSet<usize> = BTreeSet::new();
-    let mut todo = users(enter);
-    while let Some(k) = todo.pop() {
-        if k <= last && behind.insert(k) {
-            todo.extend(node(k).output.iter().filter(|o| *o != end).flat_map(|o| users(o)));
-        }
-    }
-    let mut inside: HashSet<usize> = HashSet::new();
-    let mut todo = vec![last];
-    while let Some(k) = todo.pop() {
-        if behind.contains(&k) && inside.insert(k) {
-            todo.extend(node(k).input.iter().filter(|x| *x != enter).filter_map(|x| links.maker.get(x.as_str())));
-        }
-    }
-    let mut reached: HashSet<&str> = HashSet::new();
-    let mut todo: Vec<usize> = inside.iter().copied().collect();
-    let mut seen = HashSet::new();
-    while let Some(k) = todo.pop() {
-        for o in node(k).output.iter().filter(|o| *o != end && !o.is_empty()) {
-            reached.insert(o);
-            todo.extend(users(o).into_iter().filter(|u| !inside.contains(u) && seen.insert(*u)));
-        }
-    }
+    let behind = links.downstream([enter]).along(|o| o != end).through(|k| k <= last && computes(k));
+    let behind: HashSet<usize> = behind.collect();
+    let is_behind = |x: &str| links.maker(x).is_some_and(|k| behind.contains(&k));
+    let inside: HashSet<usize> = links.upstream([end]).along(|x| x != enter && is_behind(x)).nodes().collect();
+    let taken = inside.iter().flat_map(|&k| links.outputs(k)).filter(|o| *o != end);
+    let others = links.downstream(taken).along(|o| o != end).through(|k| computes(k) && !inside.contains(&k));
+    let reached: HashSet<&str> =
+        inside.iter().copied().chain(others).flat_map(|k| links.outputs(k)).filter(|o| *o != end).collect();
     typing.graph.output.iter().map(|o| o.name()).filter(|o| reached.contains(o)).collect()
 }

@@ -2,7 +2,7 @@
 
 use crate::anatomy::{Attention, in_usual_order};
 use crate::axes::{Factor, Typing};
-use crate::graph::Links;
+use crate::onnx::proto::NodeProto;
 use crate::ops::{self, Mark};
 
 /// The products of an attention that is not fused, and the dimensions that they sum over and make.
@@ -14,7 +14,7 @@ pub(super) struct HeadFactors {
 }
 
 /// Finds them; `None` where heads are mixed or shared, or where a dimension is made of parts (a rotation).
-pub(super) fn head_factors(typing: &Typing, links: &Links, layer: &Attention) -> Option<HeadFactors> {
+pub(super) fn head_factors(typing: &Typing, layer: &Attention) -> Option<HeadFactors> {
     let [softmax] = layer.softmax[..] else { return None };
     if typing.fused.contains_key(&softmax) || !layer.mixings.is_empty() || !layer.shared.is_empty() {
         return None;
@@ -23,7 +23,7 @@ pub(super) fn head_factors(typing: &Typing, links: &Links, layer: &Attention) ->
     if !in_usual_order(typing, node) {
         return None;
     }
-    let (scores, mix) = (back(typing, links, node.input.first()?)?, forth(typing, links, node.output.first()?)?);
+    let (scores, mix) = (back(typing, node.input.first()?)?, forth(typing, node.output.first()?)?);
     let summed = &typing.contractions.iter().find(|c| c.node == scores)?.summed;
     match (&typing.factors.leaves(summed)[..], &typing.factors.leaves(&layer.head_dim)[..]) {
         (&[q], &[v]) => Some(HeadFactors { scores, mix, factors: [q, v] }),
@@ -32,10 +32,15 @@ pub(super) fn head_factors(typing: &Typing, links: &Links, layer: &Attention) ->
 }
 
 /// The product of two computed values that a value is made of, by operators that keep its elements apart.
-fn back(typing: &Typing, links: &Links, value: &str) -> Option<usize> {
-    let mut value = value;
-    for _ in 0..32 {
-        let &k = links.maker.get(value)?;
+fn back<'m>(typing: &Typing<'m>, value: &str) -> Option<usize> {
+    // Shapes that are computed are known, and no data.
+    let data = |x: &&String| !x.is_empty() && !typing.is_constant(x) && !typing.known.contains_key(x.as_str());
+    let operand = |node: &'m NodeProto| {
+        let mut computed = node.input.iter().filter(data);
+        computed.next().filter(|_| computed.next().is_none()).map(String::as_str)
+    };
+    for value in typing.links().follow_back(value, operand).take(32) {
+        let k = typing.links().maker(value)?;
         let node = &typing.graph.node[k];
         if typing.contractions.iter().any(|c| c.node == k) {
             return node.input.iter().all(|x| !typing.is_constant(x)).then_some(k);
@@ -44,24 +49,13 @@ fn back(typing: &Typing, links: &Links, value: &str) -> Option<usize> {
         if !op.is(Mark::Arithmetic) && !op.is(Mark::Heads) && op.name != "Where" {
             return None;
         }
-        // Shapes that are computed are known, and no data.
-        let data = |x: &&String| !x.is_empty() && !typing.is_constant(x);
-        let mut computed = node.input.iter().filter(data);
-        value = computed.next()?;
-        if computed.next().is_some() {
-            return None;
-        }
     }
     None
 }
 
 /// The product with another computed value that a value goes into.
-fn forth(typing: &Typing, links: &Links, value: &str) -> Option<usize> {
-    let mut value = value;
-    for _ in 0..16 {
-        let data = |k: &&usize| !["Shape", "Size"].contains(&typing.graph.node[**k].op_type());
-        let users: Vec<&usize> = links.users(value).iter().filter(data).collect();
-        let [&k] = users[..] else { return None };
+fn forth(typing: &Typing, value: &str) -> Option<usize> {
+    for k in typing.links().follow(value, |node| !["Shape", "Size"].contains(&node.op_type())).take(16) {
         let node = &typing.graph.node[k];
         if typing.contractions.iter().any(|c| c.node == k) {
             return Some(k);
@@ -69,7 +63,6 @@ fn forth(typing: &Typing, links: &Links, value: &str) -> Option<usize> {
         if !ops::of(node).is(Mark::Heads) && node.op_type() != "Dropout" {
             return None;
         }
-        value = node.output.first()?;
     }
     None
 }

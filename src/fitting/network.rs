@@ -15,7 +15,6 @@ use super::targets::{Site, Way, sites};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::Links;
 use crate::learngene::Kind;
 use crate::onnx::{Model, node_label};
 use crate::parallel;
@@ -325,14 +324,9 @@ impl<'m> Network<'m> {
 
 /// True where a value depends on what leaves every site.
 fn sees_all(typing: &Typing, value: &str, sites: &[Site]) -> bool {
-    let links = Links::new(typing.graph);
-    let mut before: HashSet<&str> = HashSet::new();
-    let mut todo = vec![value];
-    while let Some(x) = todo.pop() {
-        if let Some(&k) = links.maker.get(x) {
-            todo.extend(typing.graph.node[k].input.iter().map(String::as_str).filter(|x| before.insert(x)));
-        }
-    }
+    let links = typing.links();
+    let operands = links.maker(value).into_iter().flat_map(|k| links.inputs(k));
+    let before: HashSet<&str> = links.upstream(operands).collect();
     sites.iter().all(|s| before.contains(s.output.as_str()))
 }
 

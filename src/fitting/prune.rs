@@ -8,7 +8,7 @@ use crate::axes::Typing;
 use crate::axes::resize::{Plan, resize};
 use crate::descendant::keep_layers;
 use crate::error::Result;
-use crate::graph::{self, Links};
+use crate::graph;
 use crate::learngene::{Kind, Removals};
 use crate::metadata::LEARNGENE;
 use crate::onnx::Model;
@@ -56,9 +56,8 @@ pub(super) fn cut(
             plan.gather(&typing.factors, factor, list.clone())?;
         }
     }
-    let links = Links::new(typing.graph);
     for (layer, sizes) in dims {
-        let Some(found) = anatomy.layers.get(layer).and_then(|l| head_factors(&typing, &links, l)) else {
+        let Some(found) = anatomy.layers.get(layer).and_then(|l| head_factors(&typing, l)) else {
             bail!(Unsupported, "the head dimension of layer {layer} cannot be cut")
         };
         plan.gather(&typing.factors, found.factors[0], (0..sizes[0]).collect())?;

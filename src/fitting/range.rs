@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Names, data_inputs, element_types, node};
+use crate::graph::{Links, Names, data_inputs, element_types, node};
 use crate::onnx::proto::type_proto::Value;
 use crate::onnx::{DataType, Model, tensor_info};
 use crate::runtime::Runtime;
@@ -29,17 +29,13 @@ pub fn beyond_half(runtime: &Arc<Runtime>, model: &Model, views: &[&ArrayD<f32>]
     let mut probe = model.clone();
     let graph = probe.graph_mut();
     let mut names = Names::new(graph);
-    let mut reached: HashSet<&str> = data_inputs(graph).iter().map(|v| v.name()).collect();
-    let types = element_types(graph);
-    let mut values: Vec<String> = Vec::new();
-    for node in &graph.node {
-        if matches!(node.op_type(), "Shape" | "Size") || !node.input.iter().any(|x| reached.contains(x.as_str())) {
-            continue;
-        }
-        let made = node.output.iter().filter(|o| !o.is_empty());
-        reached.extend(made.clone().map(String::as_str));
-        values.extend(made.filter(|o| types.get(o.as_str()) == Some(&DataType::Float)).cloned());
-    }
+    let values: Vec<String> = {
+        let (links, types) = (Links::new(graph), element_types(graph));
+        let inputs = data_inputs(graph).into_iter().map(|v| v.name());
+        let computed = links.downstream(inputs).through(|k| !matches!(graph.node[k].op_type(), "Shape" | "Size"));
+        let made = computed.flat_map(|k| links.outputs(k)).filter(|o| !o.is_empty());
+        made.filter(|o| types.get(o) == Some(&DataType::Float)).map(str::to_string).collect()
+    };
     let mut probes = Vec::with_capacity(values.len());
     for value in &values {
         let [size, most] = ["size", "largest"].map(|what| names.fresh(&format!("{value}/{what}")));

@@ -6,7 +6,7 @@
 //! Every session works on one image with one thread; images are worked on side by side, and so results do not depend on
 //! the number of threads.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use ndarray::ArrayD;
@@ -15,7 +15,7 @@ use super::part::{Part, Values};
 use super::targets::Site;
 use crate::axes::Typing;
 use crate::error::Result;
-use crate::graph::{self, Links};
+use crate::graph;
 use crate::onnx::Model;
 use crate::runtime::Runtime;
 
@@ -45,7 +45,7 @@ impl Stages {
         sites: &[Site],
         end: &[String],
     ) -> Result<Stages> {
-        let links = Links::new(typing.graph);
+        let links = typing.links();
         let input = graph::data_inputs(typing.graph).first().map(|v| v.name().to_string()).unwrap_or_default();
         let mut made: HashMap<&str, usize> = HashMap::new();
         let mut plans: Vec<(Vec<usize>, Vec<&str>)> = Vec::new();
@@ -56,18 +56,13 @@ impl Stages {
             };
             let put_in = |v: &str| sites[..s].iter().any(|site| site.output == v) || v == input;
             let mut nodes = Vec::new();
-            let mut seen = HashSet::new();
-            let mut todo = targets.clone();
-            while let Some(v) = todo.pop() {
-                if v.is_empty() || made.contains_key(v) || put_in(v) || typing.is_constant(v) || !seen.insert(v) {
-                    continue;
-                }
-                let Some(&k) = links.maker.get(v) else { bail!(Format, "nothing makes the value `{v}`") };
+            let is_there = |v: &str| made.contains_key(v) || put_in(v) || typing.is_constant(v);
+            for v in links.upstream(targets.iter().copied()).along(|v| !is_there(v)) {
+                let Some(k) = links.maker(v) else { bail!(Format, "nothing makes the value `{v}`") };
                 if sites[s.min(sites.len())..].iter().any(|site| site.output == v) {
                     bail!(Unsupported, "the value `{v}` is needed before it can be fitted");
                 }
                 nodes.push(k);
-                todo.extend(typing.graph.node[k].input.iter().map(String::as_str));
             }
             nodes.sort_unstable();
             nodes.dedup();

@@ -75,12 +75,12 @@ pub fn sites(typing: &Typing, anatomy: &Anatomy) -> (Vec<Site>, Vec<String>) {
 pub(super) struct Finder<'t, 'm> {
     typing: &'t Typing<'m>,
     pub(super) roles: Roles<'t, 'm>,
-    links: Links<'m>,
+    links: &'t Links<'m>,
 }
 
 impl<'t, 'm> Finder<'t, 'm> {
     pub(super) fn new(typing: &'t Typing<'m>) -> Self {
-        Finder { typing, roles: Roles::new(typing), links: Links::new(typing.graph) }
+        Finder { typing, roles: Roles::new(typing), links: typing.links() }
     }
 
     /// The site of contraction `k`, which sums over the units of `factor` where one is named.
@@ -140,7 +140,7 @@ impl<'t, 'm> Finder<'t, 'm> {
         let units = factor.map_or(1, |f| typing.factors.factor_size(f));
         let (skip, sum) = sum.unzip();
         // A skip value that is made behind the site would be needed before it is there.
-        let early = |v: &String| self.links.maker.get(v.as_str()).is_none_or(|&m| m < k);
+        let early = |v: &String| self.links.maker(v).is_none_or(|m| m < k);
         let (skip, sum) = if skip.as_ref().is_some_and(early) { (skip, sum) } else { (None, None) };
         Some(Site {
             layer,
@@ -312,26 +312,12 @@ impl Site {
 
     /// Values besides what leaves the site that the sum is computed from.
     fn beside(&self, typing: &Typing, sum: &str) -> Vec<String> {
-        let links = Links::new(typing.graph);
-        let mut behind: HashSet<&str> = HashSet::from([self.output.as_str()]);
-        for node in &typing.graph.node {
-            if node.input.iter().any(|x| behind.contains(x.as_str())) {
-                behind.extend(node.output.iter().map(String::as_str));
-            }
-        }
-        let mut feeds = vec![self.output.clone()];
-        let mut todo = vec![sum];
-        let mut seen = HashSet::new();
-        while let Some(v) = todo.pop() {
-            if v.is_empty() || typing.is_constant(v) || !seen.insert(v) || v == self.output {
-                continue;
-            }
-            match links.maker.get(v) {
-                Some(&k) if behind.contains(v) => todo.extend(typing.graph.node[k].input.iter().map(String::as_str)),
-                _ => feeds.push(v.to_string()),
-            }
-        }
-        feeds
+        let links = typing.links();
+        let behind: HashSet<usize> = links.downstream([self.output.as_str()]).collect();
+        let is_beside = |v: &str| links.maker(v).is_none_or(|k| !behind.contains(&k));
+        let needed = links.upstream([sum]).along(|v| v != self.output && !typing.is_constant(v)).until(is_beside);
+        let beside = needed.filter(|v| is_beside(v)).map(str::to_string);
+        std::iter::once(self.output.clone()).chain(beside).collect()
     }
 }
 

@@ -123,10 +123,9 @@ pub fn is_integer(kind: DataType) -> bool {
 fn first_nodes(graph: &GraphProto, input: &str) -> (Values, bool) {
     let links = Links::new(graph);
     let (mut value, mut affine, mut reverses) = (input, Affine { scale: vec![1.0], shift: vec![0.0] }, false);
-    for _ in 0..MAX_STEPS {
-        // Whoever asks for the shape does nothing with the values.
-        let mut users = links.users(value).iter().map(|&k| &graph.node[k]).filter(|n| n.op_type() != "Shape");
-        let (Some(node), None) = (users.next(), users.next()) else { break };
+    // Whoever asks for the shape does nothing with the values.
+    for k in links.follow(input, |n| n.op_type() != "Shape").take(MAX_STEPS) {
+        let node = &graph.node[k];
         let is_first = node.input.first().is_some_and(|x| x == value);
         match node.op_type() {
             _ if is_first && ops::of(node).is(Mark::Image) => {}
@@ -158,21 +157,12 @@ fn first_nodes(graph: &GraphProto, input: &str) -> (Values, bool) {
 
 /// A constant, behind casts and reshapes.
 fn constant<'g>(graph: &'g GraphProto, links: &Links<'g>, name: &'g str) -> Option<&'g TensorProto> {
-    let mut name = name;
-    for _ in 0..4 {
-        if let Some(tensor) = graph.initializer.iter().find(|t| t.name() == name) {
-            return Some(tensor);
-        }
-        let node: &NodeProto = &graph.node[*links.maker.get(name)?];
-        match node.op_type() {
-            "Constant" => return node.tensor("value"),
-            op if ops::of(node).is(Mark::Keeps) && !matches!(op, "Flatten" | "Transpose") => {
-                name = node.input.first()?
-            }
-            _ => return None,
-        }
-    }
-    None
+    let moves = |node: &NodeProto| ops::of(node).is(Mark::Keeps) && !matches!(node.op_type(), "Flatten" | "Transpose");
+    let moved = |node: &'g NodeProto| node.input.first().filter(|_| moves(node)).map(String::as_str);
+    let name = links.follow_back(name, moved).take(4).last()?;
+    let written = graph.initializer.iter().find(|t| t.name() == name);
+    let node = links.maker(name).map(|k| &graph.node[k]).filter(|node| node.op_type() == "Constant");
+    written.or_else(|| node?.tensor("value"))
 }
 
 /// One number for all channels, or one for each.

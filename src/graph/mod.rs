@@ -19,6 +19,7 @@ mod prepare;
 mod subgraphs;
 mod types;
 mod values;
+pub mod walk;
 
 pub use apart::name_apart;
 pub use axis::{nearest_axis, nearest_border, resolve_axis};

@@ -34,7 +34,7 @@ pub(crate) fn sort(graph: &mut GraphProto) -> Result<()> {
         missing.sort();
         missing.dedup();
         for x in &missing {
-            if !links.maker.contains_key(x) {
+            if links.maker(x).is_none() {
                 return Err(
                     Error::new(ErrorKind::Format, format!("nothing makes its input `{x}`")).in_node(node_label(node))
                 );

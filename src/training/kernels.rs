@@ -11,7 +11,7 @@
 //! [`fuse`] runs on a graph in differentiable form, before [`Gradients`](super::Gradients). Gradient rules emit the
 //! other fused operators by themselves where [`Operators::Fused`](super::Operators::Fused) is asked for.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 
 use crate::axes::Typing;
 use crate::axes::arithmetic::slice_range;
@@ -40,7 +40,7 @@ pub fn import() -> OperatorSetIdProto {
 pub fn fuse(typing: &Typing) -> GraphProto {
     let mut fusion = Fusion {
         typing,
-        links: Links::new(typing.graph),
+        links: typing.links(),
         types: element_types(typing.graph),
         outputs: typing.graph.output.iter().map(|o| o.name()).collect(),
         names: Names::new(typing.graph),
@@ -116,12 +116,8 @@ pub fn in_place(graph: &GraphProto) -> HashSet<String> {
     let is_adamw = |n: &NodeProto| n.domain() == DOMAIN && n.op_type() == "AdamW";
     let Some(last) = graph.node.iter().position(is_adamw) else { return HashSet::new() };
     let links = Links::new(graph);
-    let mut before = HashSet::from([last]);
-    let mut open = vec![last];
-    while let Some(k) = open.pop() {
-        let makers = graph.node[k].input.iter().filter_map(|x| links.maker.get(x.as_str()));
-        open.extend(makers.copied().filter(|&m| before.insert(m)));
-    }
+    let earlier = links.upstream(links.inputs(last)).nodes();
+    let before: HashSet<usize> = std::iter::once(last).chain(earlier).collect();
     let state = graph.node[last].input.iter().skip(5).take(graph.node[last].output.len());
     state.filter(|s| links.users(s).iter().all(|k| before.contains(k))).cloned().collect()
 }
@@ -139,7 +135,7 @@ fn fused(
 
 struct Fusion<'t, 'm> {
     typing: &'t Typing<'m>,
-    links: Links<'m>,
+    links: &'t Links<'m>,
     types: HashMap<&'m str, DataType>,
     outputs: HashSet<&'m str>,
     names: Names,
@@ -149,7 +145,7 @@ struct Fusion<'t, 'm> {
 
 impl<'m> Fusion<'_, 'm> {
     fn maker(&self, value: &str) -> Option<&'m NodeProto> {
-        self.links.maker.get(value).map(|&k| &self.typing.graph.node[k]).filter(|n| is_standard(n))
+        self.links.maker(value).map(|k| &self.typing.graph.node[k]).filter(|n| is_standard(n))
     }
 
     /// A known number.
@@ -292,22 +288,13 @@ impl<'m> Fusion<'_, 'm> {
     }
 
     /// Values that a value is computed from by arithmetic, the nearest first.
-    fn before(&self, value: &'m str) -> Vec<&'m str> {
-        let mut found: Vec<&str> = Vec::new();
-        let mut queue = VecDeque::from([(value, 0)]);
-        while let Some((value, depth)) = queue.pop_front() {
-            let arithmetic =
-                |n: &&NodeProto| ops::of(n).is(Mark::Arithmetic) || matches!(n.op_type(), "Identity" | "Neg" | "Pow");
-            if let Some(node) = self.maker(value).filter(arithmetic).filter(|_| depth < DEPTH) {
-                for x in &node.input {
-                    if !found.contains(&x.as_str()) && self.scalar(x).is_none() {
-                        found.push(x);
-                        queue.push_back((x, depth + 1));
-                    }
-                }
-            }
-        }
-        found
+    fn before(&self, value: &'m str) -> impl Iterator<Item = &'m str> {
+        let arithmetic =
+            |n: &&NodeProto| ops::of(n).is(Mark::Arithmetic) || matches!(n.op_type(), "Identity" | "Neg" | "Pow");
+        let is_computed = move |x: &str| self.maker(x).filter(arithmetic).is_some();
+        let values = self.links.upstream([value]).along(|x| self.scalar(x).is_none()).nearest_first();
+        // What stands further back is more than an expression holds.
+        values.until(move |x| !is_computed(x)).skip(1).take(1 << DEPTH)
     }
 
     /// GELU (Hendrycks and Gimpel 2016) as x/2 (1 + erf(x/√2)), or with tanh(√(2/π) (x + 0.044715 x³)) in the place of
@@ -323,25 +310,20 @@ impl<'m> Fusion<'_, 'm> {
         };
         let argument = Expression { plain: argument, ..Default::default() };
         let is = |x: &&str| self.expression(inner, x, "", DEPTH).is_some_and(|e| e.close(argument));
-        let x = self.before(inner).into_iter().find(is)?;
+        let x = self.before(inner).find(is)?;
         let half = [0.0, 0.5, 0.0, 0.0];
         let gelu = Expression { plain: half, factor: half };
-        let mut queue = VecDeque::from([(t, 0)]);
-        while let Some((value, depth)) = queue.pop_front() {
-            for &user in self.links.users(value) {
-                let Some(y) = self.typing.graph.node[user].output.first().map(String::as_str) else { continue };
-                let Some(found) = self.expression(y, x, t, DEPTH) else { continue };
-                if found.close(gelu) && self.is_float(y) && self.typing.shape(x) == self.typing.shape(y) {
-                    let form = string_attribute("approximate", if tanh { "tanh" } else { "none" });
-                    self.replaced.insert(user, fused("Gelu", &[x], &[y], vec![form]));
-                    return Some(());
-                }
-                if depth < DEPTH {
-                    queue.push_back((y, depth + 1));
-                }
-            }
-        }
-        None
+        let of_both = |k: usize| self.expression(self.links.outputs(k).next()?, x, t, DEPTH);
+        let is_whole = |k: &usize| {
+            let y = self.links.outputs(*k).next().unwrap_or_default();
+            let is_gelu = of_both(*k).is_some_and(|found| found.close(gelu));
+            is_gelu && self.is_float(y) && self.typing.shape(x) == self.typing.shape(y)
+        };
+        let user = self.links.downstream([t]).through(|k| of_both(k).is_some()).find(is_whole)?;
+        let y = self.links.outputs(user).next()?;
+        let form = string_attribute("approximate", if tanh { "tanh" } else { "none" });
+        self.replaced.insert(user, fused("Gelu", &[x], &[y], vec![form]));
+        Some(())
     }
 }
 

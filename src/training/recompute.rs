@@ -6,10 +6,10 @@
 //! the second time is made to wait for the gradient that reaches the layer and for the gradients of all weights above
 //! it: a zero that is made from one element of each is added.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::axes::Typing;
-use crate::graph::{Builder, element_types, int_attribute};
+use crate::graph::{Builder, Links, element_types, int_attribute};
 use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::ops::{self, Mark};
 
@@ -90,26 +90,13 @@ fn follow(renamed: &HashMap<String, String>, value: &mut String) {
 
 /// The nodes on the way from one value to another, in order.
 pub(super) fn inside<'g>(forward: &'g [NodeProto], enter: &str, leave: &str) -> Vec<&'g NodeProto> {
-    let mut reached: HashSet<&str> = HashSet::from([enter]);
-    let mut way: Vec<&NodeProto> = Vec::new();
+    let links = Links::of(forward);
     // What differs from one run to the next is kept.
-    let repeats = |n: &&NodeProto| !ops::of(n).is(Mark::Random) && n.op_type() != "Dropout";
-    for node in forward.iter().filter(repeats) {
-        if node.input.iter().any(|x| reached.contains(x.as_str())) {
-            reached.extend(node.output.iter().map(String::as_str));
-            way.push(node);
-        }
-    }
-    let mut needed: HashSet<&str> = HashSet::from([leave]);
-    let mut found: Vec<&NodeProto> = Vec::new();
-    for node in way.into_iter().rev() {
-        if node.output.iter().any(|o| needed.contains(o.as_str())) {
-            needed.extend(node.input.iter().map(String::as_str));
-            found.push(node);
-        }
-    }
-    found.reverse();
-    found
+    let repeats = |k: usize| !ops::of(&forward[k]).is(Mark::Random) && forward[k].op_type() != "Dropout";
+    let behind: HashSet<usize> = links.downstream([enter]).through(repeats).collect();
+    let is_behind = |x: &str| links.maker(x).is_some_and(|k| behind.contains(&k));
+    let inside: BTreeSet<usize> = links.upstream([leave]).along(is_behind).nodes().collect();
+    inside.into_iter().map(|k| &forward[k]).collect()
 }
 
 /// Where the backward pass reaches a layer.

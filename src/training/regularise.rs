@@ -21,12 +21,12 @@ pub const KEPT: &str = "kept_branches";
 /// # Errors
 /// [`ErrorKind::Unsupported`] where no residual sum was found, or where images are no axis of it.
 pub(super) fn stochastic_depth(typing: &Typing, anatomy: &Anatomy) -> Result<(GraphProto, usize)> {
-    let links = graph::Links::new(typing.graph);
+    let links = typing.links();
     let mut sums: Vec<(usize, &str)> = anatomy
         .layers
         .iter()
         .flat_map(|l| &l.sums)
-        .filter_map(|(skip, sum)| Some((*links.maker.get(sum.as_str())?, skip.as_str())))
+        .filter_map(|(skip, sum)| Some((links.maker(sum)?, skip.as_str())))
         .collect();
     sums.sort_unstable();
     sums.dedup();

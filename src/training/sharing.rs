@@ -8,7 +8,7 @@
 //! apart from blocks that share another weight with each other: there the first use in one block goes with the first in
 //! the other, the second with the second, and so on.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -148,22 +148,15 @@ fn is_of_module(kind: WeightKind) -> bool {
 /// The nodes that take a weight as a whole, not a part of it, which several products do with the matrix of queries,
 /// keys and values.
 fn whole_uses<'m>(typing: &Typing<'m>) -> HashMap<&'m str, Vec<usize>> {
-    let links = Links::new(typing.graph);
+    let links = typing.links();
     let mut out = HashMap::new();
     for &name in typing.weights.keys() {
-        let mut users = Vec::new();
-        let mut todo = vec![name];
-        while let Some(value) = todo.pop() {
-            for &k in links.users(value) {
-                let node = &typing.graph.node[k];
-                match node.op_type() {
-                    _ if ops::of(node).is(Mark::Keeps) => todo.extend(node.output.iter().map(String::as_str)),
-                    "Slice" | "Split" | "Gather" => {}
-                    _ => users.push(k),
-                }
-            }
-        }
-        out.insert(name, users);
+        let node = |k: usize| &typing.graph.node[k];
+        let moves = |k: usize| ops::of(node(k)).is(Mark::Keeps);
+        let moved = links.downstream([name]).through(moves).flat_map(|k| links.outputs(k));
+        let users = std::iter::once(name).chain(moved).flat_map(|value| links.users(value)).copied();
+        let whole = |k: &usize| !moves(*k) && !matches!(node(*k).op_type(), "Slice" | "Split" | "Gather");
+        out.insert(name, users.filter(whole).collect());
     }
     out
 }
@@ -204,25 +197,17 @@ fn copy(
 ) {
     let Some(tensor) = graph.initializer.iter().find(|t| t.name() == name) else { return };
     graph.initializer.push(TensorProto { name: Some(new.to_string()), ..tensor.clone() });
-    let mut computed: HashSet<&str> = HashSet::from([name]);
-    let mut between = Vec::new();
-    for node in &graph.node {
-        let is_constant = node.output.iter().any(|o| constants.contains(o));
-        if is_constant && node.input.iter().any(|x| computed.contains(x.as_str())) {
-            computed.extend(node.output.iter().map(String::as_str));
-            between.push(node);
-        }
-    }
-    let mut needed: HashSet<String> = places.iter().map(|&(k, j)| graph.node[k].input[j].clone()).collect();
-    let mut path: Vec<NodeProto> = Vec::new();
-    for node in between.into_iter().rev() {
-        if node.output.iter().any(|o| needed.contains(o)) {
-            needed.extend(node.input.iter().cloned());
-            path.push(node.clone());
-        }
-    }
+    let path: Vec<NodeProto> = {
+        let links = Links::new(graph);
+        let is_constant = |k: usize| links.outputs(k).any(|o| constants.contains(o));
+        let behind: HashSet<usize> = links.downstream([name]).through(is_constant).collect();
+        let is_behind = |x: &str| links.maker(x).is_some_and(|k| behind.contains(&k));
+        let needed = places.iter().map(|&(k, j)| graph.node[k].input[j].as_str());
+        let path: BTreeSet<usize> = links.upstream(needed).along(is_behind).nodes().collect();
+        path.into_iter().map(|k| graph.node[k].clone()).collect()
+    };
     let mut renamed = HashMap::from([(name.to_string(), new.to_string())]);
-    for mut node in path.into_iter().rev() {
+    for mut node in path {
         node.input.iter_mut().for_each(|x| rename(x, &renamed));
         for o in node.output.iter_mut().filter(|o| !o.is_empty()) {
             let fresh = names.fresh(o);

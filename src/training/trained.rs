@@ -8,7 +8,6 @@ use wildmatch::WildMatch;
 use crate::anatomy::{Anatomy, WeightKind, weight_kinds};
 use crate::axes::{Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::Links;
 use crate::onnx::proto::TensorProto;
 use crate::onnx::{element_count, is_float};
 
@@ -131,8 +130,8 @@ impl Layers {
     /// Finds the layers; none in a graph without any.
     pub(super) fn new(typing: &Typing) -> Layers {
         let Ok(anatomy) = Anatomy::new(typing) else { return Layers { starts: Vec::new(), end: usize::MAX } };
-        let links = Links::new(typing.graph);
-        let position = |v: &Option<String>| v.as_deref().and_then(|v| links.maker.get(v).copied());
+        let links = typing.links();
+        let position = |v: &Option<String>| v.as_deref().and_then(|v| links.maker(v));
         Layers {
             starts: anatomy.layers.iter().map(|l| position(&l.enter).unwrap_or(0)).collect(),
             end: anatomy.layers.last().and_then(|l| position(&l.leave)).unwrap_or(usize::MAX),
@@ -151,24 +150,13 @@ impl Layers {
 /// Depth of every weight, by where it first meets the data, and the number of layers.
 fn depths<'m>(typing: &Typing<'m>) -> (HashMap<&'m str, usize>, usize) {
     let layers = Layers::new(typing);
-    let links = Links::new(typing.graph);
+    let links = typing.links();
     let mut depths = HashMap::new();
     for &name in typing.weights.keys() {
         // Through everything that is computed from weights alone.
-        let mut first = usize::MAX;
-        let mut seen = HashSet::new();
-        let mut todo = vec![name];
-        while let Some(value) = todo.pop() {
-            for &k in links.users(value).iter().filter(|k| seen.insert(**k)) {
-                let node = &typing.graph.node[k];
-                if node.output.iter().any(|o| typing.is_constant(o)) {
-                    todo.extend(node.output.iter().map(String::as_str));
-                } else {
-                    first = first.min(k);
-                }
-            }
-        }
-        depths.insert(name, layers.depth(first));
+        let is_data = |k: usize| !links.outputs(k).any(|o| typing.is_constant(o));
+        let first = links.downstream([name]).find(|&k| is_data(k));
+        depths.insert(name, layers.depth(first.unwrap_or(usize::MAX)));
     }
     (depths, layers.starts.len())
 }

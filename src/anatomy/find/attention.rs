@@ -1,7 +1,5 @@
 //! Attentions: a Softmax, its heads, and the projection behind it.
 
-use std::collections::{BTreeSet, HashSet};
-
 use super::super::softmax::score_axes;
 use super::super::structure::{Attention, Mixing};
 use super::finder::{Finder, WeightContraction};
@@ -71,7 +69,7 @@ impl<'m> Finder<'_, 'm> {
     /// A Softmax over the last axis, also where it is written out: exponentials over their sum.
     fn is_softmax(&self, k: usize) -> bool {
         let node = self.node(k);
-        let maker = |x: &String| self.links.maker.get(x.as_str()).map(|&m| self.node(m));
+        let maker = |x: &String| self.links.maker(x).map(|m| self.node(m));
         let sums_last = |sum: &NodeProto, of: &String| {
             let shape = |x: &String| self.typing.shape(x);
             sum.op_type() == "ReduceSum"
@@ -107,38 +105,29 @@ impl<'m> Finder<'_, 'm> {
             |from: &[Factor], to: &[Factor]| from.len() == 1 && to.len() == 1 && self.size(from) == self.size(to);
         // Backwards to the product of queries and keys: what is summed over makes heads.
         let mut heads = front.clone();
-        let mut todo = vec![softmax];
-        let mut seen = HashSet::new();
-        while let Some(k) = todo.pop() {
-            for m in self.node(k).input.iter().filter_map(|x| self.links.maker.get(x.as_str()).copied()) {
-                if !seen.insert(m) {
-                    continue;
-                }
-                match self.weight.get(&m) {
-                    Some(w) if mixes(&w.summed, &w.made) && self.meet(&w.made, &heads) => {
-                        found.insert(0, Mixing { node: m, heads: w.summed.clone() });
-                        heads = w.summed.clone();
-                        todo = vec![m];
-                    }
-                    None if !self.is_product(m) => todo.push(m),
-                    _ => {}
-                }
-            }
+        let mut from = softmax;
+        let is_end = |m: usize| self.weight.contains_key(&m) || self.is_product(m);
+        loop {
+            let values = self.links.upstream(self.links.inputs(from));
+            let nodes = values.until(|x| self.links.maker(x).is_some_and(is_end)).nodes();
+            let mut contractions = nodes.filter_map(|m| self.weight.get_key_value(&m));
+            let mixing = contractions.find(|(_, w)| mixes(&w.summed, &w.made) && self.meet(&w.made, &heads));
+            let Some((&m, w)) = mixing else { break };
+            found.insert(0, Mixing { node: m, heads: w.summed.clone() });
+            (from, heads) = (m, w.summed.clone());
         }
         // Forwards to the product with the values.
         let mut heads = front.clone();
-        let mut todo: BTreeSet<usize> =
-            self.node(softmax).output.iter().flat_map(|o| self.links.users(o)).copied().collect();
-        while let Some(m) = todo.pop_first().filter(|&m| m < projection) {
+        let mut walk = self.links.downstream(self.links.outputs(softmax)).through(|m| m < projection);
+        while let Some(m) = walk.next() {
             match self.weight.get(&m) {
                 Some(w) if mixes(&w.summed, &w.made) && self.meet(&w.summed, &heads) => {
                     found.push(Mixing { node: m, heads: w.summed.clone() });
                     heads = w.made.clone();
                 }
                 None if !self.is_product(m) => {}
-                _ => continue,
+                _ => walk.stop(),
             }
-            todo.extend(self.node(m).output.iter().flat_map(|o| self.links.users(o)).copied());
         }
         (found, heads)
     }
@@ -151,19 +140,12 @@ impl<'m> Finder<'_, 'm> {
     fn own_heads(&self, softmax: usize, heads: &Dim) -> Dim {
         let [_, keys] = self.score_operands(softmax)[..] else { return heads.clone() };
         let mut own = heads.clone();
-        let mut todo = vec![keys];
-        let mut seen = HashSet::new();
-        while let Some(x) = todo.pop() {
-            if !seen.insert(x) || x.is_empty() || self.typing.is_constant(x) {
-                continue;
-            }
+        let projected = |x: &str| self.links.maker(x).is_some_and(|m| self.weight.contains_key(&m));
+        for x in self.links.upstream([keys]).along(|x| !self.typing.is_constant(x)).until(projected) {
             let carried: Vec<Factor> =
                 self.typing.dims.get(x).into_iter().flatten().flat_map(|d| self.typing.factors.all_leaves(d)).collect();
             if heads.iter().any(|f| carried.contains(f)) {
                 own.retain(|f| carried.contains(f));
-            }
-            if let Some(&m) = self.links.maker.get(x).filter(|m| !self.weight.contains_key(m)) {
-                todo.extend(self.node(m).input.iter().map(String::as_str));
             }
         }
         own
@@ -173,16 +155,10 @@ impl<'m> Finder<'_, 'm> {
     fn attended(&self, softmax: usize) -> Dim {
         let product =
             |k: &usize| self.typing.fused.contains_key(k) || (self.is_product(*k) && !self.weight.contains_key(k));
-        let mut todo = BTreeSet::from([softmax]);
-        while let Some(k) = todo.pop_first() {
-            let outputs = self.node(k).output.iter();
-            if product(&k) {
-                let dims = outputs.take(1).filter_map(|o| self.typing.dims.get(o.as_str())).flatten();
-                return dims.flat_map(|d| self.typing.factors.leaves(d)).collect();
-            }
-            todo.extend(outputs.flat_map(|o| self.links.users(o)).copied());
-        }
-        Dim::new()
+        let later = self.links.downstream(self.links.outputs(softmax));
+        let Some(k) = std::iter::once(softmax).chain(later).find(product) else { return Dim::new() };
+        let dims = self.links.outputs(k).take(1).filter_map(|o| self.typing.dims.get(o)).flatten();
+        dims.flat_map(|d| self.typing.factors.leaves(d)).collect()
     }
 
     /// Forward from the probabilities: their product with the values, then the first contraction with a weight of what
@@ -191,19 +167,18 @@ impl<'m> Finder<'_, 'm> {
         let attended = self.attended(softmax);
         let mut product = self.typing.fused.contains_key(&softmax);
         let mut first = None;
-        let mut seen = BTreeSet::from([softmax]);
-        let mut todo = seen.clone();
-        while let Some(k) = todo.pop_first() {
-            if let (true, Some(w)) = (product && k != softmax, self.weight.get(&k)) {
-                first = first.or(Some(k));
-                if todo.is_empty() && self.meet(&w.summed, &attended) {
-                    return Some(k);
+        let computed = |o: &str| !self.typing.known.contains_key(o);
+        let mut walk = self.links.downstream(self.links.outputs(softmax)).along(computed);
+        while let Some(k) = walk.next() {
+            match self.weight.get(&k) {
+                Some(w) if product => {
+                    first = first.or(Some(k));
+                    if walk.is_bottleneck() && self.meet(&w.summed, &attended) {
+                        return Some(k);
+                    }
                 }
-            } else {
-                product |= self.is_product(k) && !self.weight.contains_key(&k);
-            }
-            for o in self.node(k).output.iter().filter(|o| !self.typing.known.contains_key(o.as_str())) {
-                todo.extend(self.links.users(o).iter().filter(|u| seen.insert(**u)));
+                Some(_) => {}
+                None => product |= self.is_product(k),
             }
         }
         first
@@ -220,14 +195,10 @@ impl<'m> Finder<'_, 'm> {
         }
         let dims = node.output.first().and_then(|o| self.typing.dims.get(o.as_str()));
         let Some([.., queries, keys]) = dims.map(Vec::as_slice) else { return Vec::new() };
-        let mut todo: Vec<&str> = node.input.iter().map(String::as_str).collect();
-        let mut seen = HashSet::new();
-        while let Some(x) = todo.pop() {
-            let Some(&m) = self.links.maker.get(x).filter(|m| seen.insert(**m)) else { continue };
-            let maker = self.node(m);
-            let product = self.is_product(m);
-            let operands: Vec<&str> = maker.input.iter().take(2).map(String::as_str).collect();
-            if product && operands.len() == 2 {
+        let computed = self.links.upstream(self.links.inputs(softmax)).along(|x| !self.typing.is_constant(x));
+        for m in computed.nodes().filter(|&m| self.is_product(m)) {
+            let operands: Vec<&str> = self.links.inputs(m).take(2).collect();
+            if operands.len() == 2 {
                 if !operands.iter().any(|o| self.typing.is_constant(o)) {
                     return operands;
                 }
@@ -242,7 +213,6 @@ impl<'m> Finder<'_, 'm> {
                     return operands;
                 }
             }
-            todo.extend(maker.input.iter().filter(|i| !self.typing.is_constant(i)).map(String::as_str));
         }
         Vec::new()
     }

@@ -1,11 +1,10 @@
 //! FFNs: a hidden factor made from the residual stream, and summed over on the way back to it.
 
-use std::collections::BTreeSet;
-
 use super::super::structure::{Attention, FeedForward};
 use super::finder::{Finder, WeightContraction};
 use crate::axes::{Dim, Factor};
 use crate::graph::Attributes;
+use crate::onnx::proto::NodeProto;
 use crate::ops::{self, Mark};
 
 impl Finder<'_, '_> {
@@ -56,19 +55,9 @@ impl Finder<'_, '_> {
     /// The nonlinearity between the contractions of an FFN, before or behind a convolution of each neuron on its own.
     fn activation(&self, up: &[usize], down: usize, hidden: &Dim) -> String {
         let passes = |u: &usize| self.weight.get(u).is_none_or(|w| self.meet(&w.summed, hidden));
-        let mut seen = BTreeSet::new();
-        let mut todo: Vec<usize> = up.to_vec();
-        let mut between = Vec::new();
-        while let Some(k) = todo.pop() {
-            for o in &self.node(k).output {
-                for &u in self.links.users(o) {
-                    if u < down && passes(&u) && seen.insert(u) {
-                        between.push(self.node(u));
-                        todo.push(u);
-                    }
-                }
-            }
-        }
+        let made = up.iter().flat_map(|&k| self.links.outputs(k));
+        let between = self.links.downstream(made).through(|u| u < down && passes(&u));
+        let between: Vec<&NodeProto> = between.map(|u| self.node(u)).collect();
         let has = |op: &str| between.iter().find(|n| n.op_type() == op);
         let constant = |value: f64| {
             between.iter().flat_map(|n| &n.input).any(|x| {

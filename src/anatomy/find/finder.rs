@@ -15,7 +15,7 @@ pub(super) struct WeightContraction {
 /// A typed graph in which attentions and FFNs are looked for.
 pub(super) struct Finder<'t, 'm> {
     pub typing: &'t Typing<'m>,
-    pub links: Links<'m>,
+    pub links: &'t Links<'m>,
     pub weight: HashMap<usize, WeightContraction>,
 }
 
@@ -50,7 +50,7 @@ impl<'t, 'm> Finder<'t, 'm> {
             });
             weight.insert(c.node, WeightContraction { summed, made });
         }
-        Finder { typing, links: Links::new(typing.graph), weight }
+        Finder { typing, links: typing.links(), weight }
     }
 
     pub fn node(&self, k: usize) -> &'m NodeProto {

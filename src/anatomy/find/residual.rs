@@ -1,6 +1,6 @@
 //! The residual stream: where layers begin and end in it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use super::super::structure::{Attention, FeedForward};
 use super::finder::Finder;
@@ -60,7 +60,7 @@ impl<'m> Finder<'_, 'm> {
                 taken.insert(i);
                 a.ffn = Some(ffns[i].clone());
                 a.sums.extend(sums[i].0.clone().zip(sums[i].1.clone()).filter(|s| !a.sums.contains(s)));
-                let position = |v: &Option<String>| v.as_deref().and_then(|v| self.links.maker.get(v).copied());
+                let position = |v: &Option<String>| v.as_deref().and_then(|v| self.links.maker(v));
                 if position(&sums[i].1) > position(&a.leave) {
                     a.leave = sums[i].1.clone();
                 }
@@ -71,19 +71,23 @@ impl<'m> Finder<'_, 'm> {
 
     /// Everything that a node is made from.
     pub fn ancestors(&self, k: usize) -> HashSet<&'m str> {
-        let mut before = HashSet::new();
-        let mut todo: Vec<&str> = self.node(k).input.iter().map(String::as_str).collect();
-        while let Some(x) = todo.pop() {
-            if before.insert(x)
-                && let Some(&m) = self.links.maker.get(x)
-            {
-                let node = self.node(m);
-                todo.extend(node.input.iter().map(String::as_str));
-                // What a skip norm normalises is its fourth output.
-                before.extend(node.output.get(3).filter(|_| is_skip_norm(node)).map(String::as_str));
-            }
-        }
-        before
+        let values = self.links.upstream(self.links.inputs(k));
+        values.flat_map(|x| std::iter::once(x).chain(self.normalised_sum(x))).collect()
+    }
+
+    /// True where a node is made from a value.
+    pub fn is_made_from(&self, k: usize, value: &str) -> bool {
+        // What stands before that value in the graph is not made from it.
+        let first = self.links.maker(value).unwrap_or(0);
+        let later = |x: &str| x == value || self.links.maker(x).is_some_and(|m| m >= first);
+        let mut values = self.links.upstream(self.links.inputs(k)).along(later);
+        values.any(|x| x == value || self.normalised_sum(x) == Some(value))
+    }
+
+    /// The sum of which a skip norm makes `value`, its fourth output.
+    fn normalised_sum(&self, value: &str) -> Option<&'m str> {
+        let node = self.links.maker(value).map(|m| self.node(m)).filter(|node| is_skip_norm(node))?;
+        node.output.get(3).map(String::as_str)
     }
 
     /// The skip value and the sum of the first Add that joins what node `k` makes with something that `k` was made
@@ -91,21 +95,10 @@ impl<'m> Finder<'_, 'm> {
     pub fn residual_add(&self, k: usize) -> (Option<String>, Option<String>) {
         let before = self.ancestors(k);
         // In half precision a skip may pass a Cast of its own.
-        let is_before = |x: &str| {
-            let mut x = x;
-            loop {
-                if before.contains(x) {
-                    return true;
-                }
-                match self.links.maker.get(x).map(|&m| self.node(m)) {
-                    Some(node) if node.op_type() == "Cast" => x = node.input.first().map_or("", String::as_str),
-                    _ => return false,
-                }
-            }
-        };
-        let mut made: HashSet<&str> = self.node(k).output.iter().map(String::as_str).collect();
-        let mut todo: BTreeSet<usize> = made.iter().flat_map(|o| self.links.users(o)).copied().collect();
-        while let Some(c) = todo.pop_first() {
+        let cast = |node: &'m NodeProto| node.input.first().filter(|_| node.op_type() == "Cast").map(String::as_str);
+        let is_before = |x: &str| self.links.follow_back(x, cast).any(|x| before.contains(x));
+        let mut made: HashSet<&str> = self.links.outputs(k).collect();
+        for c in self.links.downstream(self.links.outputs(k)) {
             let node = self.node(c);
             if matches!(node.op_type(), "Add" | "Sum") || is_skip_norm(node) {
                 let skip = node
@@ -121,8 +114,7 @@ impl<'m> Finder<'_, 'm> {
                     return (Some(skip.clone()), sum.cloned());
                 }
             }
-            made.extend(node.output.iter().map(String::as_str));
-            todo.extend(node.output.iter().flat_map(|o| self.links.users(o)).copied());
+            made.extend(self.links.outputs(c));
         }
         (None, None)
     }
@@ -147,21 +139,10 @@ impl<'m> Finder<'_, 'm> {
     /// The sums that a value is made from most directly, and whether it depends on the model's input at all.
     fn sources<'s>(&self, value: &'m str, sums: &HashSet<&'s str>) -> (HashSet<&'s str>, bool) {
         let (mut found, mut varies) = (HashSet::new(), false);
-        let mut seen = HashSet::new();
-        let mut todo = vec![value];
-        while let Some(x) = todo.pop() {
-            if !seen.insert(x) || self.typing.is_constant(x) || x.is_empty() {
-                continue;
-            }
-            if let Some(sum) = sums.get(x) {
-                found.insert(*sum);
-                varies = true;
-                continue;
-            }
-            match self.links.maker.get(x) {
-                Some(&m) => todo.extend(self.node(m).input.iter().map(String::as_str)),
-                None => varies = true,
-            }
+        let values = self.links.upstream([value]).along(|x| !self.typing.is_constant(x));
+        for x in values.until(|x| sums.contains(x)) {
+            found.extend(sums.get(x).copied());
+            varies |= sums.contains(x) || self.links.maker(x).is_none();
         }
         (found, varies)
     }

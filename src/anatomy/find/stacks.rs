@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use super::super::structure::{Attention, Stack};
 use super::finder::Finder;
 use super::residual::is_skip_norm;
-use crate::graph::{data_inputs, declared_dims, declared_type, is_integer};
+use crate::graph::{data_inputs, declared_dims, declared_type, is_integer, walk};
 use crate::onnx::DataType;
 use crate::onnx::proto::ValueInfoProto;
 
@@ -57,38 +57,29 @@ pub(super) fn stacks(finder: &Finder, layers: &[Attention]) -> Vec<Stack> {
 
 /// Goes back from what enters a layer to the layers before it. Of a sum of a value and what was made of it, the value
 /// is the stream.
-fn origin<'m>(finder: &Finder<'_, 'm>, layer: &Attention, made_by: &HashMap<&str, usize>) -> Origin<'m> {
-    let graph = finder.typing.graph;
-    let mut found = Origin::default();
-    let mut seen = HashSet::new();
-    let mut todo: Vec<&str> = match layer.enter.as_deref().and_then(|e| finder.links.users.get_key_value(e)) {
-        Some((&enter, _)) => vec![enter],
-        None => graph.node[layer.softmax[0]].input.iter().map(String::as_str).collect(),
-    };
-    while let Some(x) = todo.pop() {
-        if x.is_empty() || finder.typing.is_constant(x) || !seen.insert(x) {
-            continue;
-        }
-        if let Some(&l) = made_by.get(x) {
-            found.layers.push(l);
-            continue;
-        }
-        let Some(&k) = finder.links.maker.get(x) else {
-            found.inputs.insert(x);
-            continue;
-        };
-        let node = finder.node(k);
-        let operands: Vec<&str> =
-            node.input.iter().map(String::as_str).filter(|x| !finder.typing.is_constant(x)).collect();
-        let sums = matches!(node.op_type(), "Add" | "Sum") || is_skip_norm(node);
+fn origin<'a>(finder: &'a Finder, layer: &'a Attention, made_by: &HashMap<&str, usize>) -> Origin<'a> {
+    let links = &finder.links;
+    let computed = |x: &&str| !x.is_empty() && !finder.typing.is_constant(x);
+    let back = |x: &'a str| -> Vec<&'a str> {
+        let Some(k) = links.maker(x).filter(|_| !made_by.contains_key(x)) else { return Vec::new() };
+        let operands: Vec<&str> = links.inputs(k).filter(computed).collect();
+        let sums = matches!(finder.node(k).op_type(), "Add" | "Sum") || is_skip_norm(finder.node(k));
         let skip = operands.iter().filter(|_| sums).find(|skip| {
             let others = operands.iter().filter(|o| o != skip);
-            others.filter_map(|o| finder.links.maker.get(o)).any(|&m| finder.ancestors(m).contains(*skip))
+            others.filter_map(|o| links.maker(o)).any(|m| finder.is_made_from(m, skip))
         });
-        let skip = skip.copied();
-        match skip {
-            Some(skip) => todo.push(skip),
-            None => todo.extend(operands),
+        skip.map_or_else(|| operands.clone(), |skip| vec![skip])
+    };
+    let start: Vec<&str> = match layer.enter.as_deref() {
+        Some(enter) => vec![enter],
+        None => links.inputs(layer.softmax[0]).collect(),
+    };
+    let mut found = Origin::default();
+    for x in walk::search(start.into_iter().filter(computed), back) {
+        if let Some(&l) = made_by.get(x) {
+            found.layers.push(l);
+        } else if links.maker(x).is_none() {
+            found.inputs.insert(x);
         }
     }
     found

@@ -69,17 +69,18 @@ impl<'m> Typing<'m> {
     }
 
     /// The dimensions that a known value is computed from.
-    fn sizes_behind(&self, value: &str) -> Vec<Dim> {
-        let (mut found, mut todo, mut seen) = (Vec::new(), vec![value], HashSet::new());
-        while let Some(x) = todo.pop() {
-            let Some(k) = self.maker(x).filter(|_| self.known.contains_key(x) && seen.insert(x)) else { continue };
-            let node = &self.graph.node[k];
-            let shape_of = |node: &NodeProto| match node.op_type() {
-                "Shape" | "Size" => self.dims.get(node.input.first()?.as_str()),
-                _ => None,
-            };
+    fn sizes_behind(&self, value: &'m str) -> Vec<Dim> {
+        let links = self.links();
+        let shape_of = |node: &NodeProto| match node.op_type() {
+            "Shape" | "Size" => self.dims.get(node.input.first()?.as_str()),
+            _ => None,
+        };
+        let mut found = Vec::new();
+        let mut walk = links.upstream([value]).along(|x| self.known.contains_key(x));
+        while let Some(x) = walk.next() {
+            let Some(node) = links.maker(x).map(|k| &self.graph.node[k]) else { continue };
             // Of a shape, what is picked.
-            let data = node.input.first().and_then(|x| self.maker(x)).map(|m| &self.graph.node[m]);
+            let data = node.input.first().and_then(|x| links.maker(x)).map(|m| &self.graph.node[m]);
             let picks =
                 data.filter(|m| node.op_type() == "Gather" && m.op_type() == "Shape" && m.int("start").is_none());
             if let (Some(dims), Some(places)) =
@@ -87,28 +88,21 @@ impl<'m> Typing<'m> {
             {
                 let at = |i: i64| resolve_axis(i, dims.len());
                 found.extend(places.ints().into_iter().filter_map(at).map(|a| dims[a].clone()));
-                continue;
-            }
-            match shape_of(node) {
-                Some(dims) => found.extend(dims.iter().cloned()),
-                None => todo.extend(node.input.iter().map(String::as_str)),
+                walk.stop();
+            } else if let Some(dims) = shape_of(node) {
+                found.extend(dims.iter().cloned());
+                walk.stop();
             }
         }
         found
     }
 
     /// The inputs of the graph that a value is computed from, in backticks.
-    pub(super) fn inputs_behind(&self, value: &str) -> Vec<String> {
-        let inputs: Vec<&str> = data_inputs(self.graph).into_iter().map(|v| v.name()).collect();
-        let (mut todo, mut seen) = (vec![value], HashSet::new());
-        while let Some(x) = todo.pop() {
-            if let Some(k) = self.maker(x).filter(|_| seen.insert(x)) {
-                todo.extend(needed(&self.graph.node[k]).filter(|x| !self.known.contains_key(x)));
-            } else if inputs.contains(&x) {
-                seen.insert(x);
-            }
-        }
-        inputs.into_iter().filter(|x| seen.contains(x)).map(|x| format!("`{x}`")).collect()
+    pub(super) fn inputs_behind(&self, value: &'m str) -> Vec<String> {
+        let walk = self.links().upstream([value]).along(|x| x == value || !self.known.contains_key(x));
+        let behind: HashSet<&str> = walk.collect();
+        let inputs = data_inputs(self.graph).into_iter().map(|v| v.name());
+        inputs.filter(|x| behind.contains(x)).map(|x| format!("`{x}`")).collect()
     }
 
     /// The sizes that the file declares for a value, where all are numbers or names that inputs give a size.

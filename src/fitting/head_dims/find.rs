@@ -16,7 +16,6 @@ use super::super::targets::{Finder, Site, Way};
 use crate::anatomy::{Anatomy, Attention};
 use crate::axes::{Factor, Typing};
 use crate::error::Result;
-use crate::graph::Links;
 use crate::learngene::Kind;
 use crate::onnx::Model;
 use crate::ops::{self, Mark};
@@ -64,8 +63,7 @@ impl Narrow {
 pub fn narrows(runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<Vec<Narrow>> {
     let anatomy = Anatomy::new(typing)?;
     let finder = Finder::new(typing);
-    let links = Links::new(typing.graph);
-    let search = Search { runtime, typing, model, finder, links };
+    let search = Search { runtime, typing, model, finder };
     let found: Vec<Option<Narrow>> =
         anatomy.layers.par_iter().enumerate().map(|(l, layer)| search.attention(l, layer)).collect::<Result<_>>()?;
     Ok(found.into_iter().flatten().collect())
@@ -76,7 +74,6 @@ struct Search<'t, 'm> {
     typing: &'t Typing<'m>,
     model: &'t Model,
     finder: Finder<'t, 'm>,
-    links: Links<'m>,
 }
 
 impl Search<'_, '_> {
@@ -84,7 +81,7 @@ impl Search<'_, '_> {
         let typing = self.typing;
         // A single head has no axis of its own.
         let head: Vec<Factor> = layer.head_factor(typing).map(|f| typing.factors.root(f)).into_iter().collect();
-        let Some(found) = head_factors(typing, &self.links, layer) else { return Ok(None) };
+        let Some(found) = head_factors(typing, layer) else { return Ok(None) };
         let HeadFactors { scores, mix, factors: [fq, fv] } = found;
         let node = &typing.graph.node[layer.softmax[0]];
         let (Some(before), Some(after)) = (node.input.first(), node.output.first()) else { return Ok(None) };

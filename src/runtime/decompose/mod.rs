@@ -520,7 +520,7 @@ impl Work<'_, '_> {
         let (beta, bias) = (beta.map(str::to_string), bias.map(str::to_string));
         // The bias belongs to the branch: optimisers put it on either side, and the branch is the one that is made
         // later.
-        let made = |v: &str| self.typing.graph.node.iter().position(|n| n.output.iter().any(|o| o == v));
+        let made = |v: &str| self.typing.links().maker(v);
         let (stream, branch) = if made(&skip) > made(&x) { (x, skip) } else { (skip, x) };
         // The sum stands under one name: what the norm takes is what the stream goes on with.
         let branch = match &bias {
