@@ -1,8 +1,8 @@
 //! Constants: what depends on no input. Whatever tells weights from data asks here.
 //!
-//! They are noted while the graph is typed, node by node. The three evaluators (`axes::arithmetic` for shapes,
-//! `descendant::simplify` for weights, the runtime for all else) compute values of constants, and do not ask which
-//! values are.
+//! They are found once for a typing, when somebody first asks: many typings only try an image size or a batch. The
+//! three evaluators (`axes::arithmetic` for shapes, `descendant::simplify` for weights, the runtime for all else)
+//! compute values of constants, and do not ask which values are.
 
 use std::collections::HashSet;
 
@@ -15,12 +15,23 @@ impl<'m> Typing<'m> {
     /// True where a value depends on no input but by shapes, which are assumed: a weight, a known value, or what is
     /// computed from constants alone and is the same in every run.
     pub fn is_constant(&self, value: &str) -> bool {
-        self.constants.contains(value)
+        self.constants().contains(value)
     }
 
     /// All constants.
     pub(crate) fn constants(&self) -> &HashSet<&'m str> {
-        &self.constants
+        self.constants.get_or_init(|| self.constants_so_far())
+    }
+
+    /// The constants, as far as the graph is typed.
+    pub(super) fn constants_so_far(&self) -> HashSet<&'m str> {
+        let mut found: HashSet<&str> = self.weights.keys().chain(self.known.keys()).copied().collect();
+        for node in &self.graph.node {
+            if self.keeps_constant(node, |x| found.contains(x)) {
+                found.extend(node.output.iter().filter(|o| !o.is_empty()).map(String::as_str));
+            }
+        }
+        found
     }
 
     /// True where a node makes constants of operands that are `constant`, whatever that means to whoever asks. An
@@ -37,16 +48,6 @@ impl<'m> Typing<'m> {
             None => default,
         };
         ops::of(node).is(Mark::Random) || node.op_type() == "Dropout" && says(2, false) && says(1, true)
-    }
-
-    /// Notes the constants among the results of a node that was typed.
-    pub(super) fn note_constants(&mut self, node: &'m NodeProto) {
-        let follows = self.keeps_constant(node, |x| self.is_constant(x));
-        for o in node.output.iter().filter(|o| !o.is_empty()) {
-            if follows || self.known.contains_key(o.as_str()) {
-                self.constants.insert(o);
-            }
-        }
     }
 }
 

@@ -149,8 +149,8 @@ pub struct Typing<'m> {
     pub known: HashMap<&'m str, Known>,
     /// Initializers, and tensors of Constant nodes.
     pub weights: HashMap<&'m str, &'m TensorProto>,
-    /// Values that depend on no input.
-    constants: HashSet<&'m str>,
+    /// Values that depend on no input, once somebody asks.
+    constants: OnceLock<HashSet<&'m str>>,
     /// Uses of weights.
     pub uses: Vec<Use>,
     /// Contractions.
@@ -374,7 +374,7 @@ impl<'m> Typing<'m> {
             dims: HashMap::new(),
             known: HashMap::new(),
             weights: HashMap::new(),
-            constants: HashSet::new(),
+            constants: OnceLock::new(),
             uses: Vec::new(),
             contractions: Vec::new(),
             parts: Vec::new(),
@@ -406,7 +406,6 @@ impl<'m> Typing<'m> {
         self.inputs(opens)?;
         for (k, node) in graph.node.iter().enumerate() {
             self.node(k, node).map_err(|e| e.in_node(node_label(node)))?;
-            self.note_constants(node);
         }
         self.takes_patches = self.attends_over_batch();
         Ok(())
@@ -442,7 +441,6 @@ impl<'m> Typing<'m> {
 
     fn weight(&mut self, name: &'m str, t: &'m TensorProto) {
         self.weights.insert(name, t);
-        self.constants.insert(name);
         let count = element_count(t).unwrap_or(usize::MAX);
         let limit = if is_float(t) { 1 } else { LIMIT };
         if count <= limit

@@ -23,7 +23,7 @@ impl<'m> Typing<'m> {
     pub(super) fn branch(&mut self, k: usize, node: &'m NodeProto) -> Result<()> {
         let condition = node.input.first().map(String::as_str).unwrap_or("");
         let known = self.known.get(condition).and_then(|c| c.data.first()).map(|&v| v != 0.0);
-        let holds = known.ok_or_else(|| undecided(node, self.is_constant(condition)))?;
+        let holds = known.ok_or_else(|| undecided(node, self.constants_so_far().contains(condition)))?;
         let Some(branch) = branch_of(node, holds) else { bail!(Format, "it has no branch for a condition of {holds}") };
         if self.choices.is_none() {
             bail!(

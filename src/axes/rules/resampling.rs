@@ -164,7 +164,8 @@ impl Rule<'_, '_> {
             self.typing.opened_sizes(self.k, &x, &mut target);
         }
         // A table of offsets along one axis is resampled to the length that the grid wants, also where that is its own.
-        let is_line = x.len() == 3 && self.node.input.first().is_some_and(|x| self.typing.is_constant(x));
+        let is_line = x.len() == 3
+            && self.node.input.first().is_some_and(|x| self.typing.constants_so_far().contains(x.as_str()));
         let mut out = Vec::new();
         for (i, d) in x.iter().enumerate() {
             if target[i] == shape[i] && !(is_line && i == 2) {
