@@ -9,7 +9,9 @@
 use std::collections::HashMap;
 
 use super::arithmetic::{Known, elements};
-use super::{Assumption, Dim, Factor, Typing};
+use super::factors::{Dim, Factor};
+use super::opening::{Correction, Opening};
+use super::typing::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, Builder, data_inputs, declare_dim, declared_dims, int_attribute, nearest_border};
 use crate::onnx::proto::{NodeProto, ValueInfoProto, tensor_shape_proto::dimension::Value, type_proto};
@@ -27,26 +29,6 @@ pub enum BatchFault {
     Holds(usize),
     /// By the graph, images of a batch may meet in the node of this name.
     Meets(String),
-}
-
-/// The batch that is being opened, and what has to change for it.
-pub(super) struct Opening {
-    groups: Factor,
-    corrections: Vec<Correction>,
-}
-
-/// What is to change in the inputs of a node.
-enum Correction {
-    /// The target of a Reshape: as it stands there, the sizes that it means, and the axis that images lie on. With
-    /// `copies` that axis is the input's own.
-    Target { node: usize, target: Vec<i64>, sizes: Vec<usize>, axis: usize, copies: bool },
-    /// The shape of an Expand, one of whose axes the input has already.
-    Shape { node: usize, shape: Vec<i64>, axis: usize },
-    /// The sizes of a Resize, along whose axis images lie.
-    Sizes { node: usize, sizes: Vec<i64>, axis: usize },
-    /// An operand of a Concat that is the same for all images, along an axis where another operand has them. Where it
-    /// has more than one row there, all are the same.
-    Repeat { node: usize, input: usize, like: usize, axis: usize, one_row: bool },
 }
 
 /// The images in a batch of the image input, where the file fixes them.

@@ -10,7 +10,7 @@ use super::arithmetic::Known;
 use super::choices::{Choice, Choices, Lengths};
 use super::rules::branch_of;
 use super::sizes::{USUAL_SIZES, image_sizes, named_size};
-use super::{Assumption, Typing};
+use super::typing::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{
     self, Attributes, Names, data_inputs, declare_dim, declared_dims, int_attribute, ints_attribute, is_standard,

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use super::Typing;
+use super::typing::Typing;
 use crate::graph::needed;
 use crate::onnx::proto::NodeProto;
 use crate::ops::{self, Mark};

@@ -9,7 +9,7 @@ use super::arithmetic::{Known, slice_range};
 use super::factors::{Dim, Factor, Factors, gcd};
 use super::rules::shape_value;
 use super::store::Store;
-use super::{Assumption, Typing, Use};
+use super::typing::{Assumption, Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, Builder, Names, int_attribute, ints_attribute, nearest_axis, resolve_axis};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};

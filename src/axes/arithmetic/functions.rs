@@ -4,7 +4,7 @@ use ndarray::{ArrayD, Axis, Dimension, IxDyn, Slice, concatenate};
 
 use super::known::{Known, LIMIT, Number};
 use super::shapes::{broadcast_shape, elements, resolve_shape, slice_range, split_lengths};
-use crate::axes::MAX_RANK;
+use crate::axes::limits::MAX_RANK;
 use crate::graph::{Attributes, nearest_border, resolve_axis};
 use crate::onnx::DataType;
 use crate::onnx::proto::NodeProto;

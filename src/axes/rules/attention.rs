@@ -2,7 +2,7 @@
 
 use super::vocabulary::Rule;
 use crate::axes::factors::Dim;
-use crate::axes::{Contraction, Fused};
+use crate::axes::typing::{Contraction, Fused};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Attributes;
 

@@ -3,10 +3,10 @@
 use ndarray::{Axis, Slice};
 
 use super::vocabulary::Rule;
-use crate::axes::Typing;
 use crate::axes::arithmetic::{Known, LIMIT, evaluate};
 use crate::axes::choices::{Choice, Lengths, Piece};
 use crate::axes::factors::Dim;
+use crate::axes::typing::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, int_attribute, node as new_node, resolve_axis};
 use crate::onnx::node_label;

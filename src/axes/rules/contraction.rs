@@ -1,8 +1,8 @@
 //! Typing of products: what they sum over is the same in both operands.
 
 use super::vocabulary::Rule;
-use crate::axes::Contraction;
 use crate::axes::factors::Dim;
+use crate::axes::typing::Contraction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Attributes;
 

@@ -1,9 +1,9 @@
 //! Typing of operators that move elements: factors are regrouped, permuted, cut and joined.
 
 use super::vocabulary::Rule;
-use crate::axes::Part;
 use crate::axes::arithmetic::{elements, resolve_shape, slice_range, split_lengths};
 use crate::axes::factors::{Dim, Spatial};
+use crate::axes::typing::Part;
 use crate::error::Result;
 use crate::graph::{Attributes, nearest_border};
 

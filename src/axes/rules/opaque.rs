@@ -6,8 +6,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::axes::Typing;
 use crate::axes::factors::{Dim, Factor};
+use crate::axes::typing::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, data_inputs, declared_dims, needed, resolve_axis};
 use crate::onnx::proto::tensor_shape_proto::dimension::Value;

@@ -1,8 +1,8 @@
 //! Typing of recurrent layers.
 
 use super::vocabulary::Rule;
-use crate::axes::Contraction;
 use crate::axes::factors::Dim;
+use crate::axes::typing::Contraction;
 use crate::error::Result;
 use crate::graph::Attributes;
 

@@ -2,7 +2,7 @@
 
 use crate::axes::arithmetic::{self, Known, LIMIT, elements, evaluate};
 use crate::axes::factors::Dim;
-use crate::axes::{Typing, Use};
+use crate::axes::typing::{Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, nearest_border};
 use crate::onnx::proto::NodeProto;

@@ -1,7 +1,8 @@
 //! The vocabulary that typing rules are written in.
 
 use crate::axes::factors::Dim;
-use crate::axes::{Conflict, Contraction, MAX_RANK, Typing};
+use crate::axes::limits::MAX_RANK;
+use crate::axes::typing::{Conflict, Contraction, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, resolve_axis};
 use crate::onnx::proto::NodeProto;
