@@ -595,7 +595,9 @@ def summary(found):
     ran = sum(states[s] for s in STATES)
     counts = ", ".join(f"{states[s]} {SAID[s]}" for s in STATES if states[s])
     open_ones = f", {left} not yet tried" if (left := states["not tried"] + states["not checked"]) else ""
-    return f"{len(found)} rows: {states['not exported']} do not export or do not run{open_ones}; of {ran} checked {counts}."
+    builds = {checked["binary"][:12] for _, _, state, _, checked in found if state in STATES}
+    by = f"by the build {', '.join(sorted(builds))}" if len(builds) < 3 else f"by {len(builds)} builds"
+    return f"{len(found)} rows: {states['not exported']} do not export or do not run{open_ones}; of {ran} checked {by} {counts}."
 
 
 def report(args, exports, checks):
