@@ -21,7 +21,7 @@ pub fn what_needs_other_inputs_is_cut_away(runtime: &str) {
     model.write(&path).unwrap();
     let data = fashion::idx(folder.path(), &[0, 7, 8], 4);
     let told = "only images are fed: `chosen`, made from `mask`, is left out";
-    let images = ["--images", "fixtures/fashion-png", "--runtime", runtime];
+    let images = ["--images", "fixtures/fashion-png", "--runtime", runtime, "--limit", "6"];
     let run = |arguments: &[&str]| {
         let output = done(&[arguments, &images[..]].concat());
         let said = String::from_utf8(output.stderr).unwrap();
@@ -34,13 +34,13 @@ pub fn what_needs_other_inputs_is_cut_away(runtime: &str) {
     let own = done(&[&["density", ANCESTOR, "--json"], &images[..]].concat()).stdout;
     let layers = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap()["layers"].clone();
     assert_eq!(layers(&run(&["density", text(&path), "--json"])), layers(&own));
-    run(&["shrink", text(&path), "--to", "70%", "--limit", "8", "-o", text(&child)]);
+    run(&["shrink", text(&path), "--to", "70%", "-o", text(&child)]);
     let names = |infos: &[offshoot::onnx::proto::ValueInfoProto]| -> Vec<String> {
         infos.iter().map(|v| v.name().to_string()).collect()
     };
     let shrunk = Model::open(&child).unwrap();
     assert_eq!((shrunk.graph().input.len(), names(&shrunk.graph().output)), (1, vec![logits.clone()]));
-    let compared = ["compare", text(&path), text(&child), "--limit", "8"];
+    let compared = ["compare", text(&path), text(&child)];
     run(&compared);
     // Without pictures nothing is cut, and what is verified is what can be run.
     let grow =
