@@ -21,6 +21,9 @@ impl<'m> Finder<'_, 'm> {
                 }
                 _ => continue,
             };
+            if fused.is_none() && !self.weighs_values(k, &keys) {
+                continue;
+            }
             let Some(projection) = self.projection(k) else { continue };
             let WeightContraction { summed, made } = &self.weight[&projection];
             let front: Dim = front.iter().flat_map(|d| typing.factors.leaves(d)).collect();
@@ -149,6 +152,20 @@ impl<'m> Finder<'_, 'm> {
             }
         }
         own
+    }
+
+    /// True where a product behind a Softmax sums over its keys, with the probabilities as weights. Places that are
+    /// sampled (deformable attention) are added up as they are, and are no keys that queries meet.
+    fn weighs_values(&self, softmax: usize, keys: &Dim) -> bool {
+        let leaves = |dim: &Dim| self.typing.factors.all_leaves(dim);
+        let keys = leaves(keys);
+        let is_product = |k: usize| self.is_product(k) && !self.weight.contains_key(&k);
+        let sums_keys = |k: usize| {
+            let mut summed = self.typing.contractions.iter().filter(|c| c.node == k).flat_map(|c| leaves(&c.summed));
+            summed.any(|f| keys.contains(&f))
+        };
+        let later = self.links.downstream(self.links.outputs(softmax)).until(is_product);
+        keys.is_empty() || later.into_iter().any(|k| is_product(k) && sums_keys(k))
     }
 
     /// The factors of what an attention makes: of the product of its probabilities with the values.

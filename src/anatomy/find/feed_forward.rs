@@ -7,7 +7,7 @@ use crate::graph::Attributes;
 use crate::onnx::proto::NodeProto;
 use crate::ops::{self, Mark};
 
-impl Finder<'_, '_> {
+impl<'m> Finder<'_, 'm> {
     pub fn feed_forwards(&self, attentions: &[Attention]) -> Vec<FeedForward> {
         let residual: Vec<Factor> = attentions.iter().flat_map(|a| a.embedding.iter().copied()).collect();
         let inside: Vec<Factor> = attentions
@@ -45,19 +45,27 @@ impl Finder<'_, '_> {
                     own.map(|s| self.size(&s)).sum()
                 };
                 let gated = up.len() > 1 || up.iter().any(|k| neurons(k) > self.size(&hidden));
-                let activation = self.activation(&up, down, &hidden);
+                let between = self.between(&up, down, &hidden);
+                // Values that are sampled at places of their own: deformable attention.
+                if between.iter().any(|n| n.op_type() == "GridSample") {
+                    continue;
+                }
+                let activation = self.activation(&between);
                 found.push(FeedForward { up, down, hidden, gated, activation });
             }
         }
         found
     }
 
-    /// The nonlinearity between the contractions of an FFN, before or behind a convolution of each neuron on its own.
-    fn activation(&self, up: &[usize], down: usize, hidden: &Dim) -> String {
+    /// The nodes between the contractions of an FFN; a convolution of each neuron on its own is one of them.
+    fn between(&self, up: &[usize], down: usize, hidden: &Dim) -> Vec<&'m NodeProto> {
         let passes = |u: &usize| self.weight.get(u).is_none_or(|w| self.meet(&w.summed, hidden));
         let made = up.iter().flat_map(|&k| self.links.outputs(k));
-        let between = self.links.downstream(made).through(|u| u < down && passes(&u));
-        let between: Vec<&NodeProto> = between.map(|u| self.node(u)).collect();
+        self.links.downstream(made).through(|u| u < down && passes(&u)).map(|u| self.node(u)).collect()
+    }
+
+    /// The nonlinearity among the nodes between the contractions of an FFN.
+    fn activation(&self, between: &[&NodeProto]) -> String {
         let has = |op: &str| between.iter().find(|n| n.op_type() == op);
         let constant = |value: f64| {
             between.iter().flat_map(|n| &n.input).any(|x| {

@@ -34,12 +34,12 @@ pub fn children_have_their_branches_inlined(runtime: &Arc<Runtime>) {
     });
 }
 
-/// Children of the three models of a folder say at every batch what its `golden.json` says, for images of this seed;
+/// Children of the models of a folder say at every batch what its `golden.json` says, for images of this seed;
 /// each is also given to `check`.
 pub fn children_say(runtime: &Arc<Runtime>, models: &str, seed: u32, check: impl Fn(&str, &Model)) {
     let golden: Vec<Value> =
         serde_json::from_slice(&fs::read(root().join(models).join("golden.json")).unwrap()).unwrap();
-    assert_eq!(golden.len(), 3);
+    assert!(golden.len() >= 3, "{models}");
     let folder = tempfile::tempdir().unwrap();
     let child = folder.path().join("child.onnx");
     let images = Array4::from_shape_vec((3, 3, 16, 16), values(3 * 3 * 256, seed)).unwrap();

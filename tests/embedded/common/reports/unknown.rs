@@ -7,10 +7,10 @@ use offshoot::graph::{int_attribute, ints_attribute, node, prepare};
 use offshoot::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_info};
 use offshoot::runtime::Runtime;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::branches::children_say;
-use crate::common::binary::{done, json, refused, text};
+use crate::common::binary::{done, json as json_of, refused, text};
 use crate::common::root;
 
 const FOLDER: &str = "fixtures/reports/unknown";
@@ -22,6 +22,17 @@ pub fn what_is_known_is_resized(runtime: &Arc<Runtime>) {
     children_say(runtime, FOLDER, 7, |model, grown| {
         assert!(["GridSample", "Loop", "NonZero"].iter().any(|op| kept(grown, op)), "{model}");
     });
+}
+
+/// Deformable attention adds up a few places of a map. Its Softmax makes no attention over keys, and what it samples
+/// are no neurons: the layer has the FFN behind it.
+pub fn what_is_sampled_is_no_attention() {
+    let found = json_of(&["inspect", &format!("{FOLDER}/deformable.onnx"), "--json"]);
+    let layers = found["layers"].as_array().unwrap();
+    let read: Vec<[&Value; 3]> =
+        layers.iter().map(|l| ["heads", "ffn_width", "ffn_activation"].map(|k| &l[k])).collect();
+    assert_eq!(read, [[&json!(4), &json!(32), &json!("gelu")]; 3]);
+    assert_eq!(found["other_attentions"], json!([]));
 }
 
 /// An operator of a domain that nobody knows.
@@ -40,7 +51,7 @@ fn heads_of_children(model: &Model, said: &[&str]) -> Vec<u64> {
     let kept = Model::open(&child).unwrap();
     assert_eq!(kept.graph().node.iter().filter(|n| n.op_type() == "Frobnicate").count(), 1);
     // What the file says of it is still there, and reads alike.
-    let layers = |path: &str| json(&["inspect", path, "--json"])["layers"].clone();
+    let layers = |path: &str| json_of(&["inspect", path, "--json"])["layers"].clone();
     let heads = |layers: Value| layers.as_array().unwrap().iter().map(|l| l["heads"].as_u64().unwrap()).collect();
     let before: Vec<u64> = heads(layers(text(&path)));
     assert_eq!(before, [4, 4]);
