@@ -23,7 +23,7 @@ const FOLDER: &str = "fixtures/reports/branches";
 /// Children with any number of heads say at every batch what ONNX Runtime says of the file with its branches and lists,
 /// or PyTorch of the model, where the other heads write nothing.
 pub fn children_have_their_branches_inlined(runtime: &Arc<Runtime>) {
-    children_say(runtime, FOLDER, 5, |model, grown| {
+    children_say(runtime, (FOLDER, 3), 5, |model, grown| {
         assert_eq!(batch_fault(grown), None, "{model}");
         let mut names = HashSet::new();
         for node in &grown.graph().node {
@@ -34,12 +34,12 @@ pub fn children_have_their_branches_inlined(runtime: &Arc<Runtime>) {
     });
 }
 
-/// Children of the models of a folder say at every batch what its `golden.json` says, for images of this seed;
+/// Children of the `count` models of a folder say at every batch what its `golden.json` says, for images of this seed;
 /// each is also given to `check`.
-pub fn children_say(runtime: &Arc<Runtime>, models: &str, seed: u32, check: impl Fn(&str, &Model)) {
+pub fn children_say(runtime: &Arc<Runtime>, (models, count): (&str, usize), seed: u32, check: impl Fn(&str, &Model)) {
     let golden: Vec<Value> =
         serde_json::from_slice(&fs::read(root().join(models).join("golden.json")).unwrap()).unwrap();
-    assert!(golden.len() >= 3, "{models}");
+    assert_eq!(golden.len(), count, "{models}");
     let folder = tempfile::tempdir().unwrap();
     let child = folder.path().join("child.onnx");
     let images = Array4::from_shape_vec((3, 3, 16, 16), values(3 * 3 * 256, seed)).unwrap();
