@@ -139,6 +139,12 @@ impl<'m> Finder<'_, 'm> {
         matches!(self.node(k).op_type(), "MatMul" | "FusedMatMul" | "Einsum")
     }
 
+    /// A product of two values that both depend on the input. One that mixes heads (talking heads, CaiT) has a weight,
+    /// also where a single head leaves it no axis to sum over.
+    fn is_product_of_computed(&self, k: usize) -> bool {
+        self.is_product(k) && !self.node(k).input.iter().any(|x| self.typing.is_constant(x))
+    }
+
     /// The heads that keys carry all the way from their projection: grouped queries share the others.
     fn own_heads(&self, softmax: usize, heads: &Dim) -> Dim {
         let [_, keys] = self.score_operands(softmax)[..] else { return heads.clone() };
@@ -159,19 +165,17 @@ impl<'m> Finder<'_, 'm> {
     fn weighs_values(&self, softmax: usize, keys: &Dim) -> bool {
         let leaves = |dim: &Dim| self.typing.factors.all_leaves(dim);
         let keys = leaves(keys);
-        let is_product = |k: usize| self.is_product(k) && !self.weight.contains_key(&k);
         let sums_keys = |k: usize| {
             let mut summed = self.typing.contractions.iter().filter(|c| c.node == k).flat_map(|c| leaves(&c.summed));
             summed.any(|f| keys.contains(&f))
         };
-        let later = self.links.downstream(self.links.outputs(softmax)).until(is_product);
-        keys.is_empty() || later.into_iter().any(|k| is_product(k) && sums_keys(k))
+        let later = self.links.downstream(self.links.outputs(softmax)).until(|k| self.is_product_of_computed(k));
+        keys.is_empty() || later.into_iter().any(|k| self.is_product_of_computed(k) && sums_keys(k))
     }
 
     /// The factors of what an attention makes: of the product of its probabilities with the values.
     fn attended(&self, softmax: usize) -> Dim {
-        let product =
-            |k: &usize| self.typing.fused.contains_key(k) || (self.is_product(*k) && !self.weight.contains_key(k));
+        let product = |k: &usize| self.typing.fused.contains_key(k) || self.is_product_of_computed(*k);
         let later = self.links.downstream(self.links.outputs(softmax));
         let Some(k) = std::iter::once(softmax).chain(later).find(product) else { return Dim::new() };
         let dims = self.links.outputs(k).take(1).filter_map(|o| self.typing.dims.get(o)).flatten();
