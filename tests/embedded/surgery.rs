@@ -13,3 +13,8 @@ fn densities_of_every_fixture_equal_their_attention_maps() {
     let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
     crate::common::densities::check_all(&runtime);
 }
+
+#[test]
+fn no_child_has_a_node_more_than_its_ancestor() {
+    crate::common::nodes::no_child_has_more();
+}

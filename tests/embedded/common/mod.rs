@@ -9,6 +9,7 @@ pub mod forms;
 pub mod gradients;
 pub mod hash;
 pub mod image_size;
+pub mod nodes;
 pub mod precision;
 pub mod reports;
 pub mod rules;

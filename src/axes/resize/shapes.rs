@@ -1,0 +1,316 @@
+//! Shape operands: what is computed from shapes gives the new sizes by the constants that it is computed with.
+
+use std::collections::{HashMap, HashSet};
+
+use super::repair::{OTHER_BATCH, Repair};
+use crate::axes::arithmetic::{self, Known};
+use crate::axes::factors::{Factor, gcd};
+use crate::axes::rules::shape_value;
+use crate::axes::typing::Typing;
+use crate::error::Result;
+use crate::graph::Attributes;
+use crate::onnx::DataType;
+use crate::onnx::proto::NodeProto;
+use crate::ops::{self, Shape, Slot};
+
+/// Inputs of nodes that get other numbers, with their types.
+type Changes = HashMap<(usize, usize), (Known, DataType)>;
+
+/// The arithmetic that makes a shape operand out of shapes and constants.
+struct Cone {
+    /// Its nodes, in the order of the graph.
+    nodes: Vec<usize>,
+    /// The nodes that make the shapes.
+    shapes: HashMap<String, usize>,
+    /// The constants that are numbers there, from the operand on, with the inputs that they are; then the parts of
+    /// lists that are taken from shapes, which may become constants.
+    constants: Vec<Number>,
+}
+
+/// A number of the arithmetic, or a list of them, and the inputs of nodes that it is.
+struct Number {
+    value: Known,
+    kind: DataType,
+    uses: Vec<(usize, usize)>,
+}
+
+impl Cone {
+    fn new(typing: &Typing, known: &HashMap<String, Known>, constants: &HashSet<String>, operand: &str) -> Cone {
+        let graph = typing.graph;
+        let mut parts = Vec::new();
+        let mut cone = Cone { nodes: Vec::new(), shapes: HashMap::new(), constants: Vec::new() };
+        let mut names: Vec<&str> = Vec::new();
+        let links = typing.links();
+        let is_shape = |k: usize| matches!(graph.node[k].op_type(), "Shape" | "Size");
+        let arithmetic = links.upstream([operand]).along(|x| typing.known.contains_key(x)).nearest_first();
+        for k in arithmetic.until(|x| links.maker(x).is_some_and(is_shape)).nodes() {
+            if is_shape(k) {
+                cone.shapes.extend(links.outputs(k).take(1).map(|x| (x.to_string(), k)));
+                continue;
+            }
+            if graph.node[k].op_type() == "Constant" {
+                continue;
+            }
+            let node = &graph.node[k];
+            cone.nodes.push(k);
+            for (j, x) in node.input.iter().enumerate().filter(|(_, x)| !x.is_empty()) {
+                let Some((value, kind)) = typing.constant_number(x).filter(|_| constants.contains(x)) else {
+                    if let Some(value) = known.get(x).filter(|_| node.op_type() == "Concat") {
+                        parts.push(Number { value: value.clone(), kind: DataType::Int64, uses: vec![(k, j)] });
+                    }
+                    continue;
+                };
+                let op = ops::of(node);
+                let is_place = matches!(op.slot(j), Slot::Sizes | Slot::Places | Slot::Indices);
+                if j > 0 && (is_place || op.shape == Shape::Reduce) {
+                    continue;
+                }
+                match names.iter().position(|n| *n == x) {
+                    Some(at) => cone.constants[at].uses.push((k, j)),
+                    None => {
+                        names.push(x);
+                        cone.constants.push(Number { value, kind, uses: vec![(k, j)] });
+                    }
+                }
+            }
+        }
+        cone.nodes.sort_unstable();
+        cone.constants.extend(parts);
+        cone
+    }
+
+    /// Other numbers that a constant may have wherever it is used, and then in one place: resized by one of the ratios,
+    /// or what is wanted.
+    fn candidates<'c>(
+        &'c self,
+        ratios: &'c [(usize, usize)],
+        wanted: &'c [i64],
+    ) -> impl Iterator<Item = (Vec<(usize, usize)>, (Known, DataType))> + 'c {
+        self.constants.iter().flat_map(move |Number { value, kind, uses }| {
+            let mut places = vec![uses.clone()];
+            if uses.len() > 1 {
+                places.extend(uses.iter().map(|&u| vec![u]));
+            }
+            let numbers = value.data.iter().copied().enumerate().take(MAX_ELEMENTS_OF_SHAPE);
+            numbers.flat_map(move |(e, old)| {
+                let scaled = ratios.iter().filter(move |(n, _)| old != 0.0 && old % *n as f64 == 0.0);
+                let scaled = scaled.map(move |&(n, m)| old / n as f64 * m as f64);
+                let others: Vec<f64> = scaled.chain(wanted.iter().map(|&w| w as f64)).filter(|v| *v != old).collect();
+                let places = places.clone();
+                others.into_iter().flat_map(move |v| {
+                    let mut number = value.clone();
+                    if let Some(x) = number.data.iter_mut().nth(e) {
+                        *x = v;
+                    }
+                    places.clone().into_iter().map(move |p| (p, (number.clone(), *kind)))
+                })
+            })
+        })
+    }
+}
+
+/// Elements of a constant list that are tried.
+const MAX_ELEMENTS_OF_SHAPE: usize = 8;
+
+impl Repair<'_, '_> {
+    /// Corrects a shape operand: in place where it is constant; where it is computed (from the batch, say), at the
+    /// constants that carry what was resized. Behind a division of whole numbers it would be too late: half the heads
+    /// of one image are no image. Where no constant is found a multiplication and a division stand behind it.
+    pub(super) fn shape_operand(&mut self, k: usize, node: &mut NodeProto, j: usize) -> Result<()> {
+        let was = &self.typing.graph.node[k];
+        let have = self.operand(&node.input[j])?;
+        let (right, want) = self.agreement(was, &have);
+        let agrees = right.iter().all(|&r| r);
+        if agrees && !self.divided.contains(&node.input[j]) {
+            return Ok(());
+        }
+        if self.constants.contains(&node.input[j]) {
+            if agrees {
+                return Ok(());
+            }
+            let values: Vec<i64> =
+                have.iter().zip(&want).zip(&right).map(|((&h, &w), &r)| if r { h } else { w }).collect();
+            node.input[j] = self.builder.operand(&values);
+            return Ok(());
+        }
+        if let Some(corrected) = self.at_its_constants(was, &node.input[j]) {
+            node.input[j] = corrected;
+            return Ok(());
+        }
+        self.scaled.get_or_insert(k);
+        if agrees {
+            return Ok(());
+        }
+        let ratios: Vec<(i64, i64)> = have
+            .iter()
+            .zip(&want)
+            .zip(&right)
+            .map(|((&h, &w), &r)| {
+                let g = gcd(h.unsigned_abs() as usize, w.unsigned_abs() as usize).max(1) as i64;
+                if r { (1, 1) } else { (w / g, h / g) }
+            })
+            .collect();
+        if ratios.iter().any(|r| r.1 == 0) {
+            bail!(Typing, "a computed shape operand of zero cannot be corrected");
+        }
+        let times = self.builder.operand(&ratios.iter().map(|r| r.0).collect::<Vec<_>>());
+        let by = self.builder.operand(&ratios.iter().map(|r| r.1).collect::<Vec<_>>());
+        let product = self.builder.op_called("Mul", &[&node.input[j], &times], vec![], "offshoot_shape_times");
+        node.input[j] = self.builder.op_called("Div", &[&product, &by], vec![], "offshoot_shape_by");
+        Ok(())
+    }
+
+    /// Which elements of a shape operand agree with the typing, and what it wants of each.
+    fn agreement(&self, was: &NodeProto, have: &[i64]) -> (Vec<bool>, Vec<i64>) {
+        let op = was.op_type();
+        let shape = self.shape(&was.output[0]);
+        let skip = shape.len().saturating_sub(have.len());
+        let want: Vec<i64> = shape[skip..].iter().map(|&n| n as i64).collect();
+        let source = if op == "Reshape" { self.shape(&was.input[0]) } else { Vec::new() };
+        let allow_zero = was.int("allowzero").unwrap_or(0) != 0;
+        let agrees = |(i, (&h, &w)): (usize, (&i64, &i64))| match op {
+            _ if h == w => true,
+            "Reshape" => h == -1 || (h == 0 && !allow_zero && source.get(i) == Some(&(w as usize))),
+            "Expand" => h == 1,
+            _ => false,
+        };
+        (have.iter().zip(&want).enumerate().map(agrees).collect(), want)
+    }
+
+    /// The shape operand, computed anew with other constants where that takes it to agree with the typing at the
+    /// assumed batch and at another one: its name, or `None` where no such constants are found.
+    fn at_its_constants(&mut self, was: &NodeProto, operand: &str) -> Option<String> {
+        if let Some(made) = self.corrected.get(operand) {
+            let fits = |(_, value): &&(String, Vec<i64>)| self.agreement(was, value).0.iter().all(|&r| r);
+            if let Some((name, _)) = made.iter().find(fits) {
+                return Some(name.clone());
+            }
+        }
+        let cone = Cone::new(self.typing, &self.known, &self.constants, operand);
+        let mut changes = Changes::new();
+        let (mut good, want) = self.good(was, operand, &cone, &changes)?;
+        if good.iter().all(|&g| g) {
+            return Some(operand.to_string());
+        }
+        let wanted: Vec<i64> = want.iter().zip(&good).filter(|(_, g)| !**g).map(|(&w, _)| w).collect();
+        let ratios = self.ratios();
+        while !good.iter().all(|&g| g) {
+            let better = cone.candidates(&ratios, &wanted).find_map(|(places, value)| {
+                let mut with = changes.clone();
+                with.extend(places.into_iter().map(|place| (place, value.clone())));
+                let (then, _) = self.good(was, operand, &cone, &with)?;
+                let gains = then.iter().zip(&good).any(|(t, g)| *t && !g);
+                let loses = then.iter().zip(&good).any(|(t, g)| !t && *g);
+                (gains && !loses).then_some((with, then))
+            });
+            (changes, good) = better?;
+        }
+        let value = self.computed(operand, &cone, &changes)?;
+        let mut renamed: HashMap<&str, String> = HashMap::new();
+        for &k in &cone.nodes {
+            let node = &self.typing.graph.node[k];
+            let changed = (0..node.input.len()).any(|j| changes.contains_key(&(k, j)));
+            if !changed && !node.input.iter().any(|x| renamed.contains_key(x.as_str())) {
+                continue;
+            }
+            let mut copy = node.clone();
+            for (j, x) in copy.input.iter_mut().enumerate() {
+                if let Some((number, kind)) = changes.get(&(k, j)) {
+                    *x = self.number(number, *kind)?;
+                } else if let Some(name) = renamed.get(x.as_str()) {
+                    x.clone_from(name);
+                }
+            }
+            let outputs = match self.recomputed.get(&(k, copy.input.clone())) {
+                Some(made) => made.clone(),
+                None => self.write_anew(k, copy),
+            };
+            renamed.extend(node.output.iter().map(String::as_str).zip(outputs).filter(|(old, _)| !old.is_empty()));
+        }
+        let name = renamed.get(operand)?.clone();
+        self.corrected.entry(operand.to_string()).or_default().push((name.clone(), value));
+        Some(name)
+    }
+
+    /// A number as a constant of the graph, the same for equal numbers.
+    fn number(&mut self, number: &Known, kind: DataType) -> Option<String> {
+        let same = |(value, k, _): &&(Known, DataType, String)| *k == kind && value.data == number.data;
+        if let Some((.., name)) = self.numbers.iter().find(same) {
+            return Some(name.clone());
+        }
+        let name = self.builder.tensor(number.tensor("offshoot_shape", kind)?);
+        self.numbers.push((number.clone(), kind, name.clone()));
+        Some(name)
+    }
+
+    /// Writes a node of shape arithmetic once more, with other inputs; its outputs.
+    fn write_anew(&mut self, k: usize, mut node: NodeProto) -> Vec<String> {
+        for o in node.output.iter_mut().filter(|o| !o.is_empty()) {
+            *o = self.builder.names.fresh(o);
+        }
+        node.name = node.name.and(node.output.first().cloned());
+        self.recomputed.insert((k, node.input.clone()), node.output.clone());
+        let outputs = node.output.clone();
+        self.builder.nodes.push(node);
+        outputs
+    }
+
+    /// Which elements of a shape operand agree with the typing under changes of constants, at the assumed batch and at
+    /// another one where the file leaves it open; and what the typing wants of each at the assumed one.
+    fn good(
+        &mut self,
+        was: &NodeProto,
+        operand: &str,
+        cone: &Cone,
+        changes: &Changes,
+    ) -> Option<(Vec<bool>, Vec<i64>)> {
+        let (mut good, want) = self.agreement(was, &self.computed(operand, cone, changes)?);
+        if let Some(batch) = self.typing.batch.filter(|_| self.typing.batch_is_open()) {
+            let assumed = self.factors.factor_size(batch);
+            self.factors.set_size(batch, OTHER_BATCH);
+            let there = self.computed(operand, cone, changes).map(|value| self.agreement(was, &value).0);
+            self.factors.set_size(batch, assumed);
+            good.iter_mut().zip(there?).for_each(|(g, t)| *g &= t);
+        }
+        Some((good, want))
+    }
+
+    /// The value of a shape operand under changes of constants.
+    fn computed(&self, operand: &str, cone: &Cone, changes: &Changes) -> Option<Vec<i64>> {
+        let mut values: HashMap<&str, Known> = HashMap::new();
+        for &k in &cone.nodes {
+            let node = &self.typing.graph.node[k];
+            let mut inputs = Vec::with_capacity(node.input.len());
+            for (j, x) in node.input.iter().enumerate() {
+                inputs.push(match (changes.get(&(k, j)), values.get(x.as_str()), cone.shapes.get(x)) {
+                    _ if x.is_empty() => None,
+                    (Some((number, _)), ..) => Some(number.clone()),
+                    (None, Some(value), _) => Some(value.clone()),
+                    (None, None, Some(&at)) => {
+                        let shape = &self.typing.graph.node[at];
+                        Some(shape_value(shape, &self.shape(shape.input.first()?)))
+                    }
+                    (None, None, None) => {
+                        let stored = || self.typing.weights.get(x.as_str()).and_then(|t| Known::read(t));
+                        self.known.get(x).cloned().or_else(stored)
+                    }
+                });
+            }
+            let made = arithmetic::evaluate(node, &inputs)?;
+            values.extend(node.output.iter().map(String::as_str).zip(made));
+        }
+        values.get(operand).map(Known::ints)
+    }
+
+    /// By how much factors are resized, and pairs of them.
+    fn ratios(&self) -> Vec<(usize, usize)> {
+        let of = |(&f, list): (&Factor, &Vec<usize>)| (self.typing.factors.factor_size(f), list.len());
+        let mut single: Vec<(usize, usize)> = self.plan.gathers.iter().map(of).filter(|(n, m)| n != m).collect();
+        single.sort_unstable();
+        single.dedup();
+        let pairs: Vec<(usize, usize)> =
+            single.iter().flat_map(|a| single.iter().map(move |b| (a.0 * b.0, a.1 * b.1))).collect();
+        single.extend(pairs);
+        single
+    }
+}

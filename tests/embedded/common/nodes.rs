@@ -1,0 +1,76 @@
+//! Nodes of children: surgery changes sizes, and a child has no node that its ancestor lacks.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use offshoot::anatomy::Anatomy;
+use offshoot::axes::{Typing, branches};
+use offshoot::descendant::{FfnWidth, Heads, Shape, grow};
+use offshoot::learngene::Learngene;
+use offshoot::onnx::Model;
+use rayon::prelude::*;
+
+use super::root;
+
+/// Half the heads, half the FFN and both, of every model of the fixtures that is an encoder: no operator stands more
+/// often in the child.
+pub fn no_child_has_more() {
+    let mut paths = Vec::new();
+    ["fixtures", "models"].iter().for_each(|folder| models(&root().join(folder), &mut paths));
+    paths.sort();
+    let counts: Vec<usize> = paths.par_iter().map(|path| children(path)).collect();
+    let children: usize = counts.iter().sum();
+    assert!(children > 350, "only {children} children of {} models were grown", paths.len());
+}
+
+/// The children of one model that can be grown, checked.
+fn children(path: &Path) -> usize {
+    let Some(ancestor) = opened(path) else { return 0 };
+    let Ok(typing) = Typing::new(&ancestor) else { return 0 };
+    let Ok(anatomy) = Anatomy::new(&typing) else { return 0 };
+    let gene = Learngene::identity(&typing, &anatomy);
+    let (half, ffn_width) = (Heads::Percent(50.0), FfnWidth::Percent(50.0));
+    let shapes = [
+        Shape { heads: half.clone(), ..Shape::default() },
+        Shape { ffn_width, ..Shape::default() },
+        Shape { heads: half, ffn_width, ..Shape::default() },
+    ];
+    let before = operators(&ancestor);
+    let grown = shapes.iter().filter_map(|shape| Some((shape, grow(&ancestor, &gene, shape).ok()?.model)));
+    let check = |(shape, child): (&Shape, Model)| {
+        for (operator, n) in operators(&child) {
+            let had = before.get(&operator).copied().unwrap_or(0);
+            assert!(n <= had, "{}, {shape:?}: {n} {operator} instead of {had}", path.display());
+        }
+    };
+    grown.map(check).count()
+}
+
+/// A model as a command works on it.
+fn opened(path: &Path) -> Option<Model> {
+    let mut model = Model::open(path).ok()?;
+    offshoot::graph::prepare(&mut model).ok()?;
+    branches::inline(&mut model, None).ok()?;
+    Some(model)
+}
+
+fn operators(model: &Model) -> HashMap<String, usize> {
+    let mut counts = HashMap::new();
+    for node in &model.graph().node {
+        *counts.entry(node.op_type().to_string()).or_default() += 1;
+    }
+    counts
+}
+
+/// The paths of all models of a folder.
+fn models(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => models(&path, found),
+            false if path.extension().is_some_and(|e| e == "onnx") => found.push(path),
+            false => {}
+        }
+    }
+}
