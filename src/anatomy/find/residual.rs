@@ -69,12 +69,6 @@ impl<'m> Finder<'_, 'm> {
         }
     }
 
-    /// Everything that a node is made from.
-    pub fn ancestors(&self, k: usize) -> HashSet<&'m str> {
-        let values = self.links.upstream(self.links.inputs(k));
-        values.flat_map(|x| std::iter::once(x).chain(self.normalised_sum(x))).collect()
-    }
-
     /// True where a node is made from a value.
     pub fn is_made_from(&self, k: usize, value: &str) -> bool {
         // What stands before that value in the graph is not made from it.
@@ -93,10 +87,9 @@ impl<'m> Finder<'_, 'm> {
     /// The skip value and the sum of the first Add that joins what node `k` makes with something that `k` was made
     /// from.
     pub fn residual_add(&self, k: usize) -> (Option<String>, Option<String>) {
-        let before = self.ancestors(k);
         // In half precision a skip may pass a Cast of its own.
         let cast = |node: &'m NodeProto| node.input.first().filter(|_| node.op_type() == "Cast").map(String::as_str);
-        let is_before = |x: &str| self.links.follow_back(x, cast).any(|x| before.contains(x));
+        let is_before = |x: &str| self.links.follow_back(x, cast).any(|x| self.is_made_from(k, x));
         let mut made: HashSet<&str> = self.links.outputs(k).collect();
         for c in self.links.downstream(self.links.outputs(k)) {
             let node = self.node(c);
@@ -104,7 +97,7 @@ impl<'m> Finder<'_, 'm> {
                 let skip = node
                     .input
                     .iter()
-                    .find(|x| !made.contains(x.as_str()) && is_before(x) && !self.typing.is_constant(x));
+                    .find(|x| !made.contains(x.as_str()) && !self.typing.is_constant(x) && is_before(x));
                 if let Some(skip) = skip {
                     let sum = match node.op_type() {
                         "Add" | "Sum" => node.output.first(),
