@@ -41,7 +41,7 @@ MEASURED = [
     (re.compile(r"\b\d+(\.\d+)? (images|updates|samples)/s\b"), "RATE"),
     (re.compile(r"\b\d+(\.\d+)? ms an image, the ancestor \d+(\.\d+)?"), "LATENCY"),
     # ONNX Runtime's log.
-    (re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\b"), "CLOCK"),
+    (re.compile(r"(?<!\d)\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\b"), "CLOCK"),
     (re.compile(r"\bTIME an image, the ancestor \d+(\.\d+)?"), "LATENCY"),
 ]
 
