@@ -21,6 +21,9 @@ pub const TRANSFORM_PREFIX: &str = "offshoot.transform/";
 /// Begins the names of the nodes that give a model of one image the axis of images, and take it away again.
 pub const BATCH_PREFIX: &str = "offshoot.batch/";
 
+/// Begins the names of the nodes and tensors that stand for an input which was given a value.
+pub const FEED_PREFIX: &str = "offshoot.feed/";
+
 /// Versions of JSON, in its field `schema`: `offshoot.COMMAND/VERSION`. A field may be added under the same version.
 pub mod schema {
     /// Metadata [`LEARNGENE`](super::LEARNGENE).

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::axes::{self, BatchFault, Typing, batch_fault};
-use crate::data::{Preprocess, PreprocessFlags, declare, fix_size};
+use crate::data::{FedReport, Feed, Preprocess, PreprocessFlags, declare, fix_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
 use crate::metadata::PREPROCESS;
@@ -23,6 +23,10 @@ pub struct Opening {
     pub dequantize: bool,
     /// Height and width of the images, for a model that leaves them open.
     pub input_size: Option<[usize; 2]>,
+    /// Values of inputs other than the image.
+    pub feeds: Vec<Feed>,
+    /// The output that counts, where pictures are fed; else all that these and the feeds can compute.
+    pub of: Option<String>,
     /// What is said about the transform of pictures; `None` where none are fed.
     pub pictures: Option<PreprocessFlags>,
 }
@@ -34,35 +38,49 @@ pub struct Opened {
     pub model: Model,
     /// What its user should know.
     pub warnings: Vec<String>,
+    /// What was assumed and left out because it was asked for.
+    pub notes: Vec<String>,
     /// The warning about a batch that its file declares open and its graph does not have, where there is one.
     pub batch: Option<String>,
 }
 
 impl Opening {
-    /// Reads a model and brings it into the form that everything else works on.
+    /// Reads a model, brings it into the form that everything else works on, and feeds what it is to be fed.
+    ///
+    /// # Errors
+    /// Those of [`Self::prepared`], of [`Feed::give`] and of [`axes::branches::inline`]; they name the file.
+    pub fn read(&self, path: &Path) -> Result<Model> {
+        let mut model = self.prepared(path)?;
+        // Branches may depend on what is fed.
+        let given = self.feeds.iter().try_for_each(|feed| feed.give(&mut model));
+        given.and_then(|()| axes::branches::inline(&mut model, self.input_size)).map_err(|e| e.at(path))?;
+        Ok(model)
+    }
+
+    /// Reads a model, fed with nothing, whose branches stand as they are.
     ///
     /// # Errors
     /// Those of reading, of the graph's form, and of weights that cannot be made float; they name the file.
-    pub fn read(&self, path: &Path) -> Result<Model> {
+    pub fn prepared(&self, path: &Path) -> Result<Model> {
         let mut model = Model::open_with(path, self.links)?;
         let prepared = match self.dequantize {
             true => graph::dequantize(&mut model).and_then(|_| graph::prepare(&mut model)),
             false => graph::prepare(&mut model),
         };
-        prepared.and_then(|()| axes::branches::inline(&mut model, self.input_size)).map_err(|e| e.at(path))?;
+        prepared.map_err(|e| e.at(path))?;
         Ok(model)
     }
 
     /// Opens a model and settles how its pictures are prepared; a configuration beside it that cannot be used is a
-    /// warning where none are fed. Where some are fed, what needs other inputs is cut away. Shapes that fit one batch
-    /// alone are found without running the graph. Where the graph leaves a doubt and `runtime` gives a runtime, one
-    /// image alone is compared with the same one beside another; if they differ, the model takes one at a time from
-    /// here on.
+    /// warning where none are fed. Where some are fed, what needs inputs that nothing is given for is cut away. Shapes
+    /// that fit one batch alone are found without running the graph. Where the graph leaves a doubt and `runtime` gives
+    /// a runtime, one image alone is compared with the same one beside another; if they differ, the model takes one at
+    /// a time from here on.
     ///
     /// # Errors
-    /// Those of [`Self::read`], of [`fix_size`], of [`declare`], and of running the model.
+    /// Those of [`Self::read`], of [`graph::cut`], of [`fix_size`], of [`declare`], and of running the model.
     pub fn open(&self, path: &Path, runtime: Option<&dyn Fn() -> Result<Arc<Runtime>>>) -> Result<Opened> {
-        let mut opened = Opened { model: self.read(path)?, warnings: Vec::new(), batch: None };
+        let mut opened = Opened { model: self.read(path)?, warnings: Vec::new(), notes: Vec::new(), batch: None };
         let settled = self.settle(path, &mut opened, runtime);
         settled.map_err(|e| e.at(path)).map(|()| opened)
     }
@@ -73,15 +91,21 @@ impl Opening {
         opened: &mut Opened,
         runtime: Option<&dyn Fn() -> Result<Arc<Runtime>>>,
     ) -> Result<()> {
-        let Opened { model, warnings, batch } = opened;
+        let Opened { model, warnings, notes, batch } = opened;
+        let of = self.of.as_deref();
+        if self.pictures.is_some()
+            && let Some(cut) = graph::cut(model, of)?
+        {
+            let told = if cut.of.is_some() { &mut *notes } else { &mut *warnings };
+            told.push(cut.note());
+        } else if of.is_some() {
+            // It is there, and can be computed.
+            graph::cut(&mut model.clone(), of)?;
+        }
         if let Some(size) = self.input_size {
             fix_size(model, size)?;
         }
-        if self.pictures.is_some()
-            && let Some(cut) = graph::cut_to_image(model.graph_mut())?
-        {
-            warnings.push(cut.note());
-        }
+        notes.extend(FedReport::of(model).iter().map(FedReport::line));
         if axes::holds_unread(model) {
             warnings.extend(Typing::new(model)?.unread());
         }

@@ -8,9 +8,13 @@ use super::factors::{Dim, Factors, ImageAxis, Spatial};
 use super::limits::{MAX_ELEMENTS, MAX_RANK};
 use super::typing::{Assumption, SizeFrom, Typing, channels_last};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{data_inputs, declared_dims};
-use crate::onnx::proto::TensorProto;
+use crate::graph::{self, data_inputs, declared_dims, is_feed};
+use crate::metadata::FEED_PREFIX;
+use crate::onnx::proto::{NodeProto, TensorProto};
 use crate::onnx::{Model, element_count, is_float, node_label};
+
+/// Floats that are known of what an input is fed.
+const FLOATS: usize = 16;
 
 impl<'m> Typing<'m> {
     /// How long axes are taken to be that inputs leave open.
@@ -41,6 +45,7 @@ impl<'m> Typing<'m> {
             known: HashMap::new(),
             weights: HashMap::new(),
             constants: OnceLock::new(),
+            fed: OnceLock::new(),
             uses: Vec::new(),
             contractions: Vec::new(),
             parts: Vec::new(),
@@ -72,15 +77,47 @@ impl<'m> Typing<'m> {
         self.inputs(opens)?;
         for (k, node) in graph.node.iter().enumerate() {
             self.node(k, node).map_err(|e| e.in_node(node_label(node)))?;
+            if is_feed(node) {
+                self.hold(k, node);
+            }
         }
         self.takes_patches = self.attends_over_batch();
         Ok(())
     }
 
+    /// Settles what an input is fed. Axes that are as long as one of another input are that axis, and the others are
+    /// pinned: the file takes the input as it is. A value that decides nothing is not known: it is data.
+    fn hold(&mut self, k: usize, node: &'m NodeProto) {
+        let Some(output) = node.output.first().filter(|o| !o.starts_with(FEED_PREFIX)) else { return };
+        if !graph::decides(self.graph, output) {
+            self.known.remove(output.as_str());
+        }
+        let graph = self.graph;
+        let made = |x: &str| self.links().maker(x).map(|m| &graph.node[m]);
+        let parts = node.input.get(1).and_then(|x| made(x)).map_or(&[][..], |concat| &concat.input);
+        let like = |axis: usize| {
+            let gather = made(parts.get(axis)?)?;
+            let (shape, at) = (made(gather.input.first()?)?, self.ints(gather.input.get(1)?)?);
+            let dims = self.dims.get(shape.input.first()?.as_str())?;
+            dims.get(usize::try_from(*at.first()?).ok()?).cloned()
+        };
+        let Some(own) = self.dims.get(output.as_str()) else { return };
+        let likes: Vec<Option<Dim>> = (0..own.len()).map(like).collect();
+        let fixed: Vec<Dim> = own.iter().zip(&likes).filter(|(_, l)| l.is_none()).map(|(dim, _)| dim.clone()).collect();
+        let dims = own.iter().zip(likes).map(|(dim, like)| like.unwrap_or_else(|| dim.clone())).collect();
+        self.dims.insert(output, dims);
+        self.pin(k, fixed);
+    }
+
     pub(super) fn weight(&mut self, name: &'m str, t: &'m TensorProto) {
         self.weights.insert(name, t);
         let count = element_count(t).unwrap_or(usize::MAX);
-        let limit = if is_float(t) { 1 } else { LIMIT };
+        // Of what an input is fed, the numbers that a Resize takes may be floats.
+        let limit = match is_float(t) {
+            true if name.starts_with(FEED_PREFIX) => FLOATS,
+            true => 1,
+            false => LIMIT,
+        };
         if count <= limit
             && let Some(known) = Known::read(t)
         {

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use super::typing::Typing;
-use crate::graph::needed;
+use crate::graph::{is_feed, needed};
 use crate::onnx::proto::NodeProto;
 use crate::ops::{self, Mark};
 
@@ -25,7 +25,9 @@ impl<'m> Typing<'m> {
 
     /// The constants, as far as the graph is typed.
     pub(super) fn constants_so_far(&self) -> HashSet<&'m str> {
-        let mut found: HashSet<&str> = self.weights.keys().chain(self.known.keys()).copied().collect();
+        let fed = self.fed();
+        let known = self.known.keys().filter(|x| !fed.contains(*x));
+        let mut found: HashSet<&str> = self.weights.keys().chain(known).copied().collect();
         for node in &self.graph.node {
             if self.keeps_constant(node, |x| found.contains(x)) {
                 found.extend(node.output.iter().filter(|o| !o.is_empty()).map(String::as_str));
@@ -34,10 +36,28 @@ impl<'m> Typing<'m> {
         found
     }
 
+    /// Values that are computed from those which inputs were fed: they are known, and no constants.
+    pub(crate) fn fed(&self) -> &HashSet<&'m str> {
+        self.fed.get_or_init(|| {
+            let mut found = HashSet::new();
+            // Most models are fed nothing.
+            if !self.graph.node.iter().any(is_feed) {
+                return found;
+            }
+            for node in &self.graph.node {
+                let of_values = !matches!(node.op_type(), "Shape" | "Size");
+                if is_feed(node) || (of_values && needed(node).any(|x| found.contains(x))) {
+                    found.extend(node.output.iter().filter(|o| !o.is_empty()).map(String::as_str));
+                }
+            }
+            found
+        })
+    }
+
     /// True where a node makes constants of operands that are `constant`, whatever that means to whoever asks. An
-    /// operator that is not known may draw random numbers.
+    /// operator that is not known may draw random numbers, and what an input is fed is none.
     pub(crate) fn keeps_constant(&self, node: &NodeProto, constant: impl Fn(&str) -> bool) -> bool {
-        needed(node).all(constant) && ops::of(node).is_known() && !self.is_random(node)
+        needed(node).all(constant) && ops::of(node).is_known() && !self.is_random(node) && !is_feed(node)
     }
 
     /// True where the results of a node differ from one run to the next: it draws random numbers. So does a Dropout

@@ -120,6 +120,8 @@ pub struct Typing<'m> {
     pub weights: HashMap<&'m str, &'m TensorProto>,
     /// Values that depend on no input, once somebody asks.
     pub(super) constants: OnceLock<HashSet<&'m str>>,
+    /// Values that are computed from what inputs were fed, once somebody asks.
+    pub(super) fed: OnceLock<HashSet<&'m str>>,
     /// Uses of weights.
     pub uses: Vec<Use>,
     /// Contractions.

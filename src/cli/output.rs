@@ -235,12 +235,13 @@ pub fn write_text(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes a model at once or not at all, with the input that it was opened with. Returns its bytes.
+/// Writes a model at once or not at all, with the inputs that it was opened with. Returns its bytes.
 pub fn write_model(path: &Path, model: &Model) -> Result<u64> {
     if !parallel::is_first() {
         return Ok(0);
     }
     let mut model = model.clone();
     graph::remove_batch_axis(&mut model);
+    graph::take_feeds_back(&mut model);
     model.write(path)
 }

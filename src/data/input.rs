@@ -8,6 +8,7 @@
 use serde::Serialize;
 
 use super::configs::{self, Config};
+use super::feeds::FedReport;
 use super::transforms::{BYTES, ChannelOrder, Preprocess, PreprocessFlags};
 use crate::axes::{Assumption, SizeFrom, Typing, channels_last};
 use crate::error::{Error, ErrorKind, Result};
@@ -223,6 +224,11 @@ pub struct InputReport {
     pub transform: Option<Preprocess>,
     /// What decided the transform, the strongest first, in the same words.
     pub transform_from: Vec<String>,
+    /// Inputs that were given a value.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fed: Vec<FedReport>,
+    /// The outputs that count.
+    pub outputs: Vec<String>,
     #[serde(skip)]
     input: Option<ImageInput>,
 }
@@ -247,6 +253,8 @@ impl InputReport {
             size_from,
             transform: transform.cloned(),
             transform_from,
+            fed: FedReport::of(model),
+            outputs: model.graph().output.iter().map(|o| o.name().to_string()).collect(),
             input: ImageInput::of(model.graph()),
         }
     }

@@ -11,6 +11,7 @@ mod classes;
 mod configs;
 mod dataset;
 mod decode;
+mod feeds;
 mod folders;
 mod formats;
 mod input;
@@ -28,6 +29,7 @@ mod transforms;
 
 pub use classes::{ClassesBy, Correspondence, Matched, class_names};
 pub use dataset::{Dataset, DatasetOptions, Split};
+pub use feeds::{FedReport, Feed};
 pub use formats::parquet_codecs;
 pub use input::{InputReport, declare, fix_size, takes_size};
 pub use loader::{Batch, Batches, Loader};

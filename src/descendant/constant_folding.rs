@@ -107,9 +107,15 @@ impl<'m> Folder<'m> {
         Ok(folder)
     }
 
+    /// The values of a result of shape arithmetic under both batch sizes.
+    fn both(&self, value: &str) -> Option<(&Known, &Known)> {
+        let known = (self.typing.known.get(value)?, self.other.known.get(value)?);
+        (!self.typing.fed().contains(value)).then_some(known)
+    }
+
     /// The value of a result of shape arithmetic that does not depend on the batch.
     fn known(&self, value: &str) -> Option<&Known> {
-        let (a, b) = (self.typing.known.get(value)?, self.other.known.get(value)?);
+        let (a, b) = self.both(value)?;
         (a.data == b.data).then_some(a)
     }
 
@@ -241,10 +247,7 @@ impl<'m> Folder<'m> {
         let mut targets = Vec::new();
         for node in out.node.iter_mut().filter(|n| n.op_type() == "Reshape" && n.input.len() > 1) {
             let target = node.input[1].clone();
-            let (Some(a), Some(b)) = (self.typing.known.get(target.as_str()), self.other.known.get(target.as_str()))
-            else {
-                continue;
-            };
+            let Some((a, b)) = self.both(&target) else { continue };
             let (a, b) = (a.ints(), b.ints());
             let differ: Vec<usize> = (0..a.len().min(b.len())).filter(|&i| a[i] != b[i]).collect();
             let ([i], true, true) = (&differ[..], a.len() == b.len(), a.iter().all(|&n| n > 0)) else { continue };

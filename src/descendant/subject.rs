@@ -28,12 +28,14 @@ pub(super) struct Subject {
     pub fixed: Option<usize>,
     /// Whether its input takes whole numbers.
     pub whole_numbers: bool,
-    /// The outputs that images alone make.
+    /// The outputs that images and feeds alone make.
     outputs: Vec<String>,
     /// Which of them are given back.
     given: Vec<bool>,
     /// Whether it runs on tract, whose panics are errors.
     embedded: bool,
+    /// The output that was picked.
+    of: Option<String>,
     runtime: Arc<Runtime>,
     loaded: HashMap<usize, Loaded>,
 }
@@ -43,19 +45,19 @@ enum Loaded {
     Embedded(Embedded),
 }
 
-/// The part of a model that images alone are needed for.
-fn fed(model: &Model) -> Result<Model> {
+/// The part of a model that images and feeds alone are needed for, or of that what an output needs.
+fn fed(model: &Model, of: Option<&str>) -> Result<Model> {
     let mut fed = model.clone();
-    graph::cut_to_image(fed.graph_mut())?;
+    graph::cut(&mut fed, of)?;
     Ok(fed)
 }
 
 impl Subject {
-    /// The model, to be run in float32.
-    pub fn new(runtime: &Arc<Runtime>, model: &Model) -> Result<Subject> {
+    /// The model, to be run in float32; of one output, where that is picked.
+    pub fn new(runtime: &Arc<Runtime>, model: &Model, of: Option<&str>) -> Result<Subject> {
         let mut model = model.clone();
         graph::convert(&mut model, FloatType::Fp32)?;
-        let fed = fed(&model)?;
+        let fed = fed(&model, of)?;
         let (shape, image) = {
             let typing = Typing::new(&fed)?;
             let Some((shape, _)) = typing.image_input() else {
@@ -78,6 +80,7 @@ impl Subject {
             whole_numbers: input.and_then(|t| DataType::try_from(t).ok()).is_some_and(is_integer),
             given: floats.into_iter().map(|float| float || !any).collect(),
             embedded: runtime.kind == Kind::Tract,
+            of: of.map(str::to_owned),
             runtime: runtime.clone(),
             loaded: HashMap::new(),
             model,
@@ -125,7 +128,7 @@ impl Subject {
         let open = !self.embedded && self.runtime.device == Device::Cpu;
         let batch = self.fixed.unwrap_or(if open { MOST } else { count });
         if !self.loaded.contains_key(&batch) {
-            let fed = fed(&self.model)?;
+            let fed = fed(&self.model, self.of.as_deref())?;
             let loaded = match self.embedded {
                 true => Loaded::Embedded(Embedded::load(&fed, batch, self.image)?),
                 false => Loaded::Library(Box::new(self.runtime.load(&fed, batch, self.image)?)),

@@ -91,6 +91,7 @@ pub fn predicted_seconds(macs: u64) -> f64 {
 pub struct Verifier {
     runtime: Arc<Runtime>,
     images: Option<Array4<f32>>,
+    of: Option<String>,
 }
 
 /// What a comparison found.
@@ -106,12 +107,17 @@ enum Found {
 impl Verifier {
     /// Runs them on noise.
     pub fn new(runtime: Arc<Runtime>) -> Self {
-        Verifier { runtime, images: None }
+        Verifier { runtime, images: None, of: None }
     }
 
     /// Runs them on images instead; there has to be one.
     pub fn on(self, images: Array4<f32>) -> Self {
         Verifier { images: Some(images), ..self }
+    }
+
+    /// Looks at one output alone.
+    pub fn of(self, output: Option<String>) -> Self {
+        Verifier { of: output, ..self }
     }
 
     /// All checks.
@@ -401,7 +407,7 @@ impl Verifier {
     }
 
     fn subject(&self, model: &Model) -> Result<Subject> {
-        Subject::new(&self.runtime, model)
+        Subject::new(&self.runtime, model, self.of.as_deref())
     }
 }
 

@@ -9,8 +9,8 @@ use super::order::prune;
 use super::subgraphs::needed;
 use super::values::{data_inputs, declared_dims, declared_type};
 use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
-use crate::onnx::{DataType, element_count, to_f32, to_i64};
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
+use crate::onnx::{DataType, Model, element_count, to_f32, to_i64};
 use crate::ops::{self, Mark};
 
 /// The numbers that stand for a picture.
@@ -53,63 +53,103 @@ impl ImageInput {
     }
 }
 
-/// What was cut away of a model that is fed with images alone.
+/// What was cut away of a model that is fed with images, and with what else was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// The outputs that need other inputs.
+    /// The outputs that are left out.
     pub outputs: Vec<String>,
-    /// These inputs.
+    /// The inputs that they are made from and that nothing is given for; none where another output was picked.
     pub inputs: Vec<String>,
+    /// The output that was picked.
+    pub of: Option<String>,
+    /// The inputs that were fed.
+    fed: Vec<String>,
 }
 
-/// Cuts away the outputs that need other inputs than the image, and these inputs. `None` where there is nothing to cut.
-/// The nodes of the graph have to be in order.
+/// Cuts away the outputs that need other inputs than the image, and these inputs; of the rest all but `of`, where one
+/// is picked. Inputs that were [fed](super::feed) are none. `None` where there is nothing to cut. The nodes of the
+/// graph have to be in order.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] where every output needs another input.
-pub fn cut_to_image(graph: &mut GraphProto) -> Result<Option<Cut>> {
+/// [`ErrorKind::Usage`] where there is no output `of`, [`ErrorKind::Unsupported`] where it, or every output, needs
+/// another input.
+pub fn cut(model: &mut Model, of: Option<&str>) -> Result<Option<Cut>> {
+    let fed: Vec<String> = model.fed.iter().map(|f| f.info.name().to_string()).collect();
+    let graph = model.graph_mut();
+    let all: Vec<String> = graph.output.iter().map(|v| v.name().to_string()).collect();
+    if let Some(of) = of.filter(|of| all.iter().all(|o| o != of)) {
+        return Err(Error::new(ErrorKind::Usage, format!("the model has no output `{of}`"))
+            .hint(format!("its outputs are {}", listed(&all))));
+    }
     let image = ImageInput::of(graph).map(|input| input.name);
-    let others: Vec<&ValueInfoProto> =
-        data_inputs(graph).into_iter().filter(|v| Some(v.name()) != image.as_deref()).collect();
-    let Some(image) = image.filter(|_| !others.is_empty()) else { return Ok(None) };
-    let mut reached: HashSet<&str> = others.iter().map(|v| v.name()).collect();
+    let others: Vec<&str> =
+        data_inputs(graph).into_iter().map(|v| v.name()).filter(|name| Some(*name) != image.as_deref()).collect();
+    // What takes no image is fed otherwise.
+    let others = if image.is_some() { others } else { Vec::new() };
+    if others.is_empty() && of.is_none_or(|_| all.len() == 1) {
+        return Ok(None);
+    }
+    let mut reached: HashSet<&str> = others.iter().copied().collect();
     for node in &graph.node {
         if needed(node).any(|x| reached.contains(x)) {
             reached.extend(node.output.iter().map(String::as_str));
         }
     }
-    let inputs: Vec<String> = others.iter().map(|v| v.name().to_string()).collect();
-    let needs_more = |v: &&ValueInfoProto| reached.contains(v.name());
-    let outputs: Vec<String> = graph.output.iter().filter(needs_more).map(|v| v.name().to_string()).collect();
-    if outputs.len() == graph.output.len() {
-        let what = format!("every output needs inputs beside the image: {}", listed(&inputs));
-        return Err(Error::new(ErrorKind::Unsupported, what)
-            .hint("only images are fed: export the model with these as constants, or an output that needs none"));
+    let wanted: Vec<&String> = all.iter().filter(|o| of.is_none_or(|of| of == *o)).collect();
+    let kept: HashSet<String> = wanted.into_iter().filter(|o| !reached.contains(o.as_str())).cloned().collect();
+    if kept.is_empty() {
+        return Err(needs_more(graph, of, &others));
     }
-    graph.output.retain(|v| !outputs.contains(&v.name().to_string()));
+    let inputs = others.into_iter().map(str::to_string).collect();
+    let outputs = all.into_iter().filter(|o| !kept.contains(o)).collect();
+    graph.output.retain(|v| kept.contains(v.name()));
     prune(graph);
     let used: HashSet<String> = graph.node.iter().flat_map(needed).map(str::to_string).collect();
-    graph.input.retain(|v| v.name() == image || used.contains(v.name()));
-    Ok(Some(Cut { outputs, inputs }))
+    graph.input.retain(|v| Some(v.name()) == image.as_deref() || used.contains(v.name()));
+    // What was fed and is needed no more is no input of what remains either.
+    model.fed.retain(|f| used.contains(f.info.name()));
+    Ok(Some(Cut { outputs, inputs, of: of.map(str::to_string), fed }))
+}
+
+/// The error where what is wanted needs inputs that nothing is given for.
+fn needs_more(graph: &GraphProto, of: Option<&str>, others: &[&str]) -> Error {
+    let links = Links::new(graph);
+    let behind: Option<HashSet<&str>> = of.map(|of| links.upstream([of]).collect());
+    let needed = others.iter().filter(|x| behind.as_ref().is_none_or(|b| b.contains(**x)));
+    let needed: Vec<String> = needed.map(|x| x.to_string()).collect();
+    let what = of.map_or("every output needs".to_string(), |of| format!("the output `{of}` needs"));
+    let first = needed.first().map(String::as_str).unwrap_or_default();
+    Error::new(ErrorKind::Unsupported, format!("{what} inputs beside the image: {}", listed(&needed))).hint(format!(
+        "give them with --feed, such as --feed {first}=ones, or export the model with these as constants"
+    ))
 }
 
 impl Cut {
     /// What was cut away, in one line.
     pub fn note(&self) -> String {
+        let outputs = listed(&self.outputs);
+        if let Some(of) = &self.of {
+            return match self.outputs.len() {
+                0 => format!("`{of}` needs no {}: what it does not need is left out", listed(&self.inputs)),
+                1 => format!("`{of}` is the output that counts: {outputs} is left out"),
+                _ => format!("`{of}` is the output that counts: {outputs} are left out"),
+            };
+        }
         let inputs = listed(&self.inputs);
+        let given = match &self.fed[..] {
+            [] => "images".to_string(),
+            fed => format!("images and {}", listed(fed)),
+        };
         match &self.outputs[..] {
             [] => format!("no output needs {inputs}: what is not the image is left out"),
-            outputs => format!(
-                "only images are fed: {}, made from {inputs}, {} left out",
-                listed(outputs),
-                if outputs.len() == 1 { "is" } else { "are" }
-            ),
+            [_] => format!("only {given} are fed: {outputs}, made from {inputs}, is left out"),
+            _ => format!("only {given} are fed: {outputs}, made from {inputs}, are left out"),
         }
     }
 }
 
 /// Names in a list for messages.
-fn listed(names: &[String]) -> String {
+pub(crate) fn listed(names: &[String]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 

@@ -13,7 +13,7 @@ use crate::anatomy::{Anatomy, Roles, Tokens, class_factors};
 use crate::axes::Typing;
 use crate::density::Densities;
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::{LEARNGENE, schema};
+use crate::metadata::{FEED_PREFIX, LEARNGENE, schema};
 use crate::onnx::proto::GraphProto;
 use crate::onnx::{Model, element_count, is_float};
 
@@ -393,7 +393,7 @@ pub fn parameters(graph: &GraphProto) -> u64 {
         .initializer
         .iter()
         .chain(constants)
-        .filter(|t| is_float(t))
+        .filter(|t| is_float(t) && !t.name().starts_with(FEED_PREFIX))
         .filter_map(|t| element_count(t).ok())
         .filter(|&n| n > 1)
         .map(|n| n as u64)

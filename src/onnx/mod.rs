@@ -17,7 +17,7 @@ mod write;
 
 pub use external::ExternalLinks;
 pub(crate) use model::Payload;
-pub use model::{Model, node_label};
+pub use model::{Fed, Like, Model, node_label};
 pub use source::sha256;
 pub use subgraphs::{subgraphs, subgraphs_mut, with_inner_nodes};
 pub use tensor::{DataType, data_type, is_float, tensor_from_f32, tensor_from_i64, tensor_from_raw, tensor_info};

@@ -9,7 +9,8 @@ use prost::Message;
 
 use super::bounds;
 use super::external::{self, ExternalLinks};
-use super::proto::{self, GraphProto, ModelProto, NodeProto, TensorProto};
+use super::proto::tensor_shape_proto::Dimension;
+use super::proto::{self, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use super::source::{Source, map};
 use super::subgraphs::{subgraphs, with_inner_nodes};
 use super::tensor::{self, DataType, data_type};
@@ -34,8 +35,38 @@ pub struct Model {
     pub(super) sources: Arc<Vec<Source>>,
     /// Where metadata come from that are not the file's own, by their key.
     suppliers: HashMap<String, Vec<String>>,
+    /// Inputs that stand in the graph as values.
+    pub(crate) fed: Vec<Fed>,
     /// The IR version of the file.
     ir_version: i64,
+}
+
+/// An input that was given a value, which stands in the graph in its place until the model is written.
+#[derive(Clone, Debug)]
+pub struct Fed {
+    /// What the file declares of the input.
+    pub info: ValueInfoProto,
+    /// Its place among the inputs, when it was taken from there.
+    pub place: usize,
+    /// The value, in words.
+    pub value: String,
+    /// True where shapes, or what the graph does, are computed from the value.
+    pub decides: bool,
+    /// Axes that are as long as one of another input.
+    pub like: Vec<Like>,
+}
+
+/// An axis of an input that is as long as one of another input.
+#[derive(Clone, Debug)]
+pub struct Like {
+    /// The axis.
+    pub axis: usize,
+    /// The other input.
+    pub input: String,
+    /// The axis of the other input.
+    pub of: usize,
+    /// What the other input declared of it.
+    pub declared: Dimension,
 }
 
 impl Model {
@@ -76,15 +107,8 @@ impl Model {
         }
         let external = external::resolve(&mut proto, path, links, &mut sources)?;
         check(&proto).map_err(|e| e.at(path))?;
-        let ir_version = proto.ir_version();
-        Ok(Model {
-            proto,
-            path: path.to_path_buf(),
-            bytes: size + external,
-            sources: Arc::new(sources),
-            suppliers: HashMap::new(),
-            ir_version,
-        })
+        let (bytes, sources) = (size + external, Arc::new(sources));
+        Ok(Model { path: path.to_path_buf(), bytes, sources, ..Model::bare(proto) })
     }
 
     /// Decodes a model from bytes in memory.
@@ -104,15 +128,25 @@ impl Model {
             bail!(Unsupported, "a model in memory cannot have external data");
         }
         check(&proto)?;
-        let ir_version = proto.ir_version();
-        Ok(Model { proto, path, bytes: size, sources: Arc::default(), suppliers: HashMap::new(), ir_version })
+        Ok(Model { path, bytes: size, ..Model::bare(proto) })
+    }
+
+    /// A model of no file.
+    fn bare(proto: ModelProto) -> Model {
+        Model {
+            path: PathBuf::new(),
+            bytes: 0,
+            sources: Arc::default(),
+            suppliers: HashMap::new(),
+            fed: Vec::new(),
+            ir_version: proto.ir_version(),
+            proto,
+        }
     }
 
     /// A model made in memory.
     pub fn from_proto(proto: ModelProto) -> Model {
-        let ir_version = proto.ir_version();
-        let bytes = encoded_len(&proto);
-        Model { proto, path: PathBuf::new(), bytes, sources: Arc::default(), suppliers: HashMap::new(), ir_version }
+        Model { bytes: encoded_len(&proto), ..Model::bare(proto) }
     }
 
     /// The main graph.

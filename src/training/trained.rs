@@ -8,6 +8,7 @@ use wildmatch::WildMatch;
 use crate::anatomy::{Anatomy, WeightKind, weight_kinds};
 use crate::axes::{Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::FEED_PREFIX;
 use crate::onnx::proto::TensorProto;
 use crate::onnx::{element_count, is_float};
 
@@ -63,7 +64,7 @@ impl Selection {
         let mut out = Selection { layers, ..Selection::default() };
         for tensor in &typing.graph.initializer {
             let name = tensor.name();
-            let Some(&kind) = kinds.get(name) else { continue };
+            let Some(&kind) = kinds.get(name).filter(|_| !name.starts_with(FEED_PREFIX)) else { continue };
             let shape = tensor.shape();
             let asked = train_patterns.iter().any(|p| p.matches(name));
             let frozen = freeze_patterns.iter().any(|p| p.matches(name));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
-    batches, branches, classes, classifiers, configs, constants, heads, inputs, joined, listed, masks, models,
+    batches, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined, listed, masks, models,
     pictures, ranges, sizes, stacks, starts, studies, tars, teachers, unknown, values, verified, windows,
 };
 
@@ -106,6 +106,31 @@ fn operators_that_are_not_known_keep_what_they_touch() {
     unknown::an_invented_operator_keeps_what_it_touches();
     unknown::rules_say_what_the_specification_says();
     unknown::what_is_sampled_is_no_attention();
+}
+
+#[test]
+fn children_keep_what_was_fed() {
+    feeds::children_keep_what_was_fed(&tract(), "tract");
+}
+
+#[test]
+fn commands_run_with_what_is_fed() {
+    feeds::commands_run_with_what_is_fed("tract");
+}
+
+#[test]
+fn one_output_of_several_counts() {
+    feeds::one_output_of_several_counts(&tract(), "tract");
+}
+
+#[test]
+fn inputs_that_decide_shapes_are_fed() {
+    feeds::inputs_that_decide_shapes_are_fed(&tract(), "tract");
+}
+
+#[test]
+fn wrong_feeds_are_refused() {
+    feeds::wrong_feeds_are_refused();
 }
 
 #[test]

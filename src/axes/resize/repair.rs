@@ -9,6 +9,7 @@ use crate::axes::rules::shape_value;
 use crate::axes::typing::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, Builder};
+use crate::metadata::FEED_PREFIX;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::onnx::{DataType, Model, node_label};
 
@@ -49,7 +50,10 @@ pub(super) fn repair(
     let mut known = HashMap::new();
     let mut constants: HashSet<String> = HashSet::new();
     for t in &out.initializer {
-        constants.insert(t.name().to_string());
+        // What an input is fed is the input's.
+        if !t.name().starts_with(FEED_PREFIX) {
+            constants.insert(t.name().to_string());
+        }
         let old = typing.known.contains_key(t.name()) || !typing.weights.contains_key(t.name());
         if old && let Some(value) = Known::read(t) {
             known.insert(t.name().to_string(), value);

@@ -23,7 +23,14 @@ impl<'m> Typing<'m> {
     pub(super) fn branch(&mut self, k: usize, node: &'m NodeProto) -> Result<()> {
         let condition = node.input.first().map(String::as_str).unwrap_or("");
         let known = self.known.get(condition).and_then(|c| c.data.first()).map(|&v| v != 0.0);
-        let holds = known.ok_or_else(|| undecided(node, self.constants_so_far().contains(condition)))?;
+        let holds = known.ok_or_else(|| {
+            let error = undecided(node, self.constants_so_far().contains(condition));
+            let fixed = "export the model with fixed choices: tracing, or a simplifier, removes such nodes";
+            match self.may_be_fed(condition) {
+                true => self.unknown(error, condition),
+                false => error.hint(fixed),
+            }
+        })?;
         let Some(branch) = branch_of(node, holds) else { bail!(Format, "it has no branch for a condition of {holds}") };
         if self.choices.is_none() {
             bail!(
@@ -244,5 +251,4 @@ fn undecided(node: &NodeProto, by_weights: bool) -> Error {
     let [then, otherwise] = [true, false].map(branch);
     let what = format!("the branch that `If` takes, {then} or {otherwise}, depends on {by} (condition `{condition}`)");
     Error::new(ErrorKind::Unsupported, what)
-        .hint("export the model with fixed choices: tracing, or a simplifier, removes such nodes")
 }

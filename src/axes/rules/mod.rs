@@ -141,7 +141,11 @@ impl Rule<'_, '_> {
             "PackedAttention" => self.projected_attention(),
             "PackedMultiHeadAttention" => self.unpadded_attention(),
             "RestorePadding" => self.restore_padding(),
-            "Range" => Err(self.fail("the length of a Range depends on more than shapes")),
+            "Range" => {
+                let error = self.fail("the length of a Range depends on more than shapes");
+                let unknown = self.node.input.iter().find(|x| !self.typing.known.contains_key(x.as_str()));
+                Err(unknown.map_or_else(|| self.fail("its numbers make no list"), |x| self.typing.unknown(error, x)))
+            }
             op if ops::of(self.node).is(Mark::Random) => Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("the operator `{op}` draws random numbers: the model says something else in every run"),

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use crate::axes::factors::{Dim, Factor};
 use crate::axes::typing::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Attributes, data_inputs, declared_dims, needed, resolve_axis};
+use crate::graph::{Attributes, ImageInput, data_inputs, declared_dims, is_feed, nearest_border, needed, resolve_axis};
 use crate::onnx::proto::tensor_shape_proto::dimension::Value;
 use crate::onnx::proto::{NodeProto, ValueInfoProto, type_proto};
 use crate::onnx::{node_label, subgraphs};
@@ -64,12 +64,12 @@ impl<'m> Typing<'m> {
     }
 
     /// Pins dimensions: node `k` needs them as they are.
-    pub(super) fn pin(&mut self, k: usize, dims: impl IntoIterator<Item = Dim>) {
+    pub(in crate::axes) fn pin(&mut self, k: usize, dims: impl IntoIterator<Item = Dim>) {
         self.pinned.extend(dims.into_iter().filter(|d| !d.is_empty()).map(|d| (d, k)));
     }
 
     /// The dimensions that a known value is computed from.
-    fn sizes_behind(&self, value: &'m str) -> Vec<Dim> {
+    pub(crate) fn sizes_behind(&self, value: &'m str) -> Vec<Dim> {
         let links = self.links();
         let shape_of = |node: &NodeProto| match node.op_type() {
             "Shape" | "Size" => self.dims.get(node.input.first()?.as_str()),
@@ -90,19 +90,46 @@ impl<'m> Typing<'m> {
                 found.extend(places.ints().into_iter().filter_map(at).map(|a| dims[a].clone()));
                 walk.stop();
             } else if let Some(dims) = shape_of(node) {
-                found.extend(dims.iter().cloned());
+                let border =
+                    |name: &str, default: usize| node.int(name).map_or(default, |v| nearest_border(v, dims.len()));
+                let (start, end) = (border("start", 0), border("end", dims.len()));
+                found.extend(dims.iter().take(end).skip(start).cloned());
                 walk.stop();
             }
         }
         found
     }
 
-    /// The inputs of the graph that a value is computed from, in backticks.
-    pub(super) fn inputs_behind(&self, value: &'m str) -> Vec<String> {
+    /// The error about a value that has to be known: its hint names the inputs whose values it is computed from.
+    pub(super) fn unknown(&self, error: Error, value: &'m str) -> Error {
+        let inputs = self.inputs_behind(value);
+        let feeds: Vec<String> = self.feeds_of(&inputs).map(|x| format!("--feed {x}=VALUE")).collect();
+        let names: Vec<String> = inputs.iter().map(|x| format!("`{x}`")).collect();
+        let from = format!("it is computed from the values of {}", names.join(", "));
+        match (inputs.is_empty(), feeds.is_empty()) {
+            (true, _) => error,
+            (_, true) => error.hint(format!("{from}: export the model with fixed ones, or an output that needs none")),
+            _ => error.hint(format!("{from}: give them with {}, or export the model with fixed ones", feeds.join(" "))),
+        }
+    }
+
+    /// True where a value is computed from those of an input that can be fed.
+    pub(super) fn may_be_fed(&self, value: &'m str) -> bool {
+        self.feeds_of(&self.inputs_behind(value)).next().is_some()
+    }
+
+    /// All of some inputs but the image.
+    fn feeds_of<'x>(&self, inputs: &'x [&'m str]) -> impl Iterator<Item = &'x &'m str> {
+        let image = ImageInput::of(self.graph).map(|image| image.name);
+        inputs.iter().filter(move |x| image.as_deref() != Some(**x))
+    }
+
+    /// The inputs of the graph that a value is computed from.
+    fn inputs_behind(&self, value: &'m str) -> Vec<&'m str> {
         let walk = self.links().upstream([value]).along(|x| x == value || !self.known.contains_key(x));
         let behind: HashSet<&str> = walk.collect();
         let inputs = data_inputs(self.graph).into_iter().map(|v| v.name());
-        inputs.filter(|x| behind.contains(x)).map(|x| format!("`{x}`")).collect()
+        inputs.filter(|x| behind.contains(x)).collect()
     }
 
     /// The sizes that the file declares for a value, where all are numbers or names that inputs give a size.
@@ -158,6 +185,11 @@ impl<'m> Typing<'m> {
         let node = &self.graph.node[k];
         let what = match self.opaque.get(&k) {
             Some(why) => format!("{why}, so nothing that it touches can be resized"),
+            None if is_feed(node) => {
+                let input = node.output.first().map_or("", String::as_str);
+                return Err(Error::new(ErrorKind::Unsupported, format!("the input `{input}` keeps its shape"))
+                    .hint("keep the image size, heads and widths that go with it"));
+            }
             None => format!("the state of `{}` keeps its size", node.op_type()),
         };
         Err(Error::new(ErrorKind::Unsupported, what)

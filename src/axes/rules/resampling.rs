@@ -158,7 +158,13 @@ impl Rule<'_, '_> {
             (None, Some(s)) if s.len() == axes.len() => {
                 axes.iter().zip(s).for_each(|(&a, v)| target[a] = ((shape[a] as f64 * v).floor() as usize).max(1));
             }
-            _ => return Err(self.fail("neither its sizes nor its scales are known")),
+            _ => {
+                let error = self.fail("neither its sizes nor its scales are known");
+                let by = operand(3).or_else(|| operand(scale_input));
+                return Err(
+                    by.map_or_else(|| self.fail("it has neither sizes nor scales"), |x| self.typing.unknown(error, x))
+                );
+            }
         }
         if operand(3).is_some() && axes.len() == x.len() {
             self.typing.opened_sizes(self.k, &x, &mut target);

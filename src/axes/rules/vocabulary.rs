@@ -58,15 +58,7 @@ impl Rule<'_, '_> {
                 Some(list) => list,
                 None => {
                     let error = self.fail(&format!("its operand `{x}` depends on more than shapes"));
-                    let inputs = self.typing.inputs_behind(x);
-                    return Err(match inputs.is_empty() {
-                        true => error,
-                        false => error.hint(format!(
-                            "it is computed from the values of {}: export the model with fixed ones, or an output that \
-                             needs none",
-                            inputs.join(", ")
-                        )),
-                    });
+                    return Err(self.typing.unknown(error, x));
                 }
             },
         };

@@ -48,7 +48,7 @@ pub struct CompareArgs {
 
 /// Runs the command.
 pub fn run(c: &CompareArgs) -> Result<()> {
-    let [a, b] = open_pair([&c.a, &c.b], c.run.open, &c.run.runtime, [&c.run.transform; 2])?;
+    let [a, b] = open_pair([&c.a, &c.b], &c.run.open, &c.run.runtime, [&c.run.transform; 2])?;
     let (ta, tb) = (named(&c.a, Typing::new(&a))?, named(&c.b, Typing::new(&b))?);
     let (la, lb) = (images(&c.images, &c.run.transform, &a, &ta)?, images(&c.images, &c.run.transform, &b, &tb)?);
     let runtime = Runtime::start(&c.run.runtime.options())?;

@@ -60,7 +60,7 @@ pub struct CondenseArgs {
 
 /// Runs the command.
 pub fn run(c: &CondenseArgs) -> Result<()> {
-    let model = open_to_run(&c.model, c.run.open, &c.run.runtime, &c.run.transform)?;
+    let model = open_to_run(&c.model, &c.run.open, &c.run.runtime, &c.run.transform)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     output::check_output(&c.output, &[&c.model], c.force)?;

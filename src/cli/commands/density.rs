@@ -39,7 +39,7 @@ pub struct DensityArgs {
 
 /// Runs the command.
 pub fn run(c: &DensityArgs) -> Result<()> {
-    let model = open_to_run(&c.model, c.run.open, &c.run.runtime, &c.run.transform)?;
+    let model = open_to_run(&c.model, &c.run.open, &c.run.runtime, &c.run.transform)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     if let Some(plot) = &c.plot {

@@ -66,7 +66,7 @@ pub enum Part {
 
 /// Runs the command.
 pub fn run(c: &EvalArgs) -> Result<()> {
-    let (model, batch_note) = opened(&c.model, c.run.open, Some(&c.run.runtime), Some(&c.run.transform))?;
+    let (model, batch_note) = opened(&c.model, &c.run.open, Some(&c.run.runtime), Some(&c.run.transform))?;
     let dataset = dataset(&c.data)?;
     let cut = c.val_split.map(|share| dataset.split(share, c.seed));
     let split = cut.as_ref().or(dataset.given_split());

@@ -16,7 +16,7 @@ use crate::axes::Typing;
 use crate::cli::common::values::{batch_axis, image_size};
 use crate::cli::common::{ClusterFlags, RunFlags, ShapeFlags, VerifyFlags};
 use crate::cli::output::{self, Bars, count, table};
-use crate::data::InputReport;
+use crate::data::{FedReport, InputReport};
 use crate::descendant::{
     BatchAxis, Case, Descendant, Grown, Heads, Init, Plan, Projection, Shape, Transform, Verification, Verifier, cost,
     grow,
@@ -115,8 +115,8 @@ pub struct GrowArgs {
 pub fn run(c: &GrowArgs) -> Result<()> {
     let mut jobs = jobs(c)?;
     let model = match &c.images {
-        Some(_) => open_to_run(&c.model, c.run.open, &c.run.runtime, &c.run.transform)?,
-        None => open(&c.model, c.run.open)?,
+        Some(_) => open_to_run(&c.model, &c.run.open, &c.run.runtime, &c.run.transform)?,
+        None => open(&c.model, &c.run.open)?,
     };
     let given = Learngene::read(&model)?;
     let calibrated = given.as_ref().is_some_and(|gene| gene.removals.is_some());
@@ -209,17 +209,23 @@ pub fn run(c: &GrowArgs) -> Result<()> {
     for (job, plan) in jobs.iter().zip(&plans) {
         report(c, job, plan);
     }
-    if c.json {
-        let mut value = match (&plans[..], &c.batch) {
-            ([plan], None) => json!(plan),
-            _ => json!({"schema": schema::PLANS, "plans": plans}),
-        };
-        if let Some(input) = input {
-            value["input"] = json!(input);
-        }
-        return output::print_json(&value);
+    if c.json { print_plans(c, &plans, input, &model) } else { Ok(()) }
+}
+
+/// The plans as JSON, with what images became and what inputs were fed.
+fn print_plans(c: &GrowArgs, plans: &[Plan], input: Option<InputReport>, model: &Model) -> Result<()> {
+    let mut value = match (plans, &c.batch) {
+        ([plan], None) => json!(plan),
+        _ => json!({"schema": schema::PLANS, "plans": plans}),
+    };
+    if let Some(input) = input {
+        value["input"] = json!(input);
     }
-    Ok(())
+    let fed = FedReport::of(model);
+    if !fed.is_empty() {
+        value["fed"] = json!(fed);
+    }
+    output::print_json(&value)
 }
 
 /// Verifies a descendant, which is not written where it is wrong. One of another image size is run once in any case.
@@ -230,7 +236,10 @@ fn verified(c: &GrowArgs, job: &Job, case: &Case) -> Result<Verification> {
     // An ancestor is typed where the descendant alone does not decide.
     let macs = if verifying.takes_long(cost(child, 0)) { cost(child, 0) } else { cost(child, ancestor()) };
     let resized = job.shape.image_size.is_some();
-    let verification = named(&c.model, verifying.verify(case, macs, resized, Verifier::new))?;
+    let verification = named(
+        &c.model,
+        verifying.verify(case, macs, resized, |runtime| Verifier::new(runtime).of(c.run.open.of.clone())),
+    )?;
     let refused = |e: Error| {
         e.at(job.output.as_ref().unwrap_or(&c.model))
             .hint("nothing was written: please report the model; --no-verify writes the descendant as it is")

@@ -10,9 +10,9 @@ use crate::anatomy::{Anatomy, Attention, Grid, Roles};
 use crate::axes::{Factor, Typing};
 use crate::cli::common::OpenFlags;
 use crate::cli::output::{self, count, table};
-use crate::data::{InputReport, InputShape, Preprocess, PreprocessFlags};
+use crate::data::{FedReport, InputReport, InputShape, Preprocess, PreprocessFlags};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{data_inputs, declared_dims, declared_type, has_added_batch};
+use crate::graph::{self, declared_dims, declared_type, has_added_batch};
 use crate::learngene::parameters;
 use crate::metadata::{PREPROCESS, schema};
 use crate::onnx::proto::ValueInfoProto;
@@ -39,7 +39,10 @@ pub struct InspectArgs {
 
 /// Runs the command.
 pub fn run(c: &InspectArgs) -> Result<()> {
-    let model = open(&c.model, c.open)?;
+    let mut model = open(&c.model, &c.open)?;
+    if let Some(of) = &c.open.of {
+        named(&c.model, graph::cut(&mut model, Some(of)))?;
+    }
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     if let Some(layer) = c.explain {
@@ -92,9 +95,10 @@ pub fn describe(
         "producer": format!("{} {}", proto.producer_name(), proto.producer_version()).trim(),
         "opset": model.opset(),
         "ir_version": model.ir_version(),
-        "inputs": values(&data_inputs(model.graph())),
+        "inputs": values(&graph::declared_inputs(model).iter().collect::<Vec<_>>()),
         "outputs": values(&model.graph().output.iter().collect::<Vec<_>>()),
         "input": input,
+        "fed": FedReport::of(model),
         "parameters": parameters(model.graph()),
         "macs": typing.macs(),
         "bytes": model.bytes,

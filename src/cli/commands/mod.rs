@@ -23,7 +23,7 @@ use super::common::{OpenFlags, RuntimeFlags, TransformFlags};
 use super::output;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::data::{InputReport, InputShape, Loader, Skipped, takes_size};
+use crate::data::{Feed, InputReport, InputShape, Loader, Skipped, takes_size};
 use crate::density::{Densities, measure, obstacle};
 use crate::error::{Error, Result};
 use crate::graph::{self, FloatType};
@@ -35,39 +35,58 @@ use crate::runtime::Runtime;
 
 /// Opens a model and brings it into the form that everything else works on. A configuration beside it that cannot be
 /// used is no matter where no pictures are fed: it is named in a warning.
-pub fn open(path: &Path, flags: OpenFlags) -> Result<Model> {
+pub fn open(path: &Path, flags: &OpenFlags) -> Result<Model> {
     opened(path, flags, None, None).map(|(model, _)| model)
 }
 
 /// Opens a model that is to run on batches of pictures: see [`opened`].
-pub fn open_to_run(path: &Path, flags: OpenFlags, runtime: &RuntimeFlags, transform: &TransformFlags) -> Result<Model> {
+pub fn open_to_run(
+    path: &Path,
+    flags: &OpenFlags,
+    runtime: &RuntimeFlags,
+    transform: &TransformFlags,
+) -> Result<Model> {
     opened(path, flags, Some(runtime), Some(transform)).map(|(model, _)| model)
 }
 
 /// Opens a model that is fed with pictures, one at a time.
-pub fn open_for_images(path: &Path, flags: OpenFlags, transform: &TransformFlags) -> Result<Model> {
+pub fn open_for_images(path: &Path, flags: &OpenFlags, transform: &TransformFlags) -> Result<Model> {
     opened(path, flags, None, Some(transform)).map(|(model, _)| model)
 }
 
 /// Opens two models that are fed with the same pictures.
 pub fn open_pair(
     paths: [&Path; 2],
-    flags: OpenFlags,
+    flags: &OpenFlags,
     runtime: &RuntimeFlags,
     transforms: [&TransformFlags; 2],
 ) -> Result<[Model; 2]> {
-    let [a, b] = size_for(paths, flags)?;
-    Ok([open_to_run(paths[0], a, runtime, transforms[0])?, open_to_run(paths[1], b, runtime, transforms[1])?])
+    let [a, b] = flags_for(paths, flags)?;
+    Ok([open_to_run(paths[0], &a, runtime, transforms[0])?, open_to_run(paths[1], &b, runtime, transforms[1])?])
 }
 
-/// Flags for each of two models that see the same pictures: an image size is for those that leave theirs open, and has
-/// to be for one.
-pub fn size_for(paths: [&Path; 2], flags: OpenFlags) -> Result<[OpenFlags; 2]> {
-    let Some(size) = flags.input_size else { return Ok([flags; 2]) };
-    let takes = |path: &Path| -> Result<bool> { Ok(takes_size(&flags.opening().read(path)?, size)) };
-    let takes = [takes(paths[0])?, takes(paths[1])?];
-    let nobody = takes == [false; 2];
-    Ok(takes.map(|takes| OpenFlags { input_size: Some(size).filter(|_| takes || nobody), ..flags }))
+/// Flags for each of two models that see the same pictures: an image size is for those that leave theirs open, a value
+/// for those that have its input, and an output for those that have it. Each has to be for one.
+pub fn flags_for(paths: [&Path; 2], flags: &OpenFlags) -> Result<[OpenFlags; 2]> {
+    let OpenFlags { input_size, feed, of, .. } = flags;
+    if input_size.is_none() && feed.is_empty() && of.is_none() {
+        return Ok([flags.clone(), flags.clone()]);
+    }
+    let bare = OpenFlags { input_size: None, feed: Vec::new(), of: None, ..flags.clone() };
+    let files = [bare.opening().prepared(paths[0])?, bare.opening().prepared(paths[1])?];
+    // What fits neither is for both, which refuse it.
+    let fits = |takes: &dyn Fn(&Model) -> bool| {
+        let takes = [takes(&files[0]), takes(&files[1])];
+        takes.map(|own| own || takes == [false; 2])
+    };
+    let mut both = [bare.clone(), bare];
+    for (k, own) in both.iter_mut().enumerate() {
+        own.input_size = input_size.filter(|&size| fits(&|m| takes_size(m, size))[k]);
+        let has = |feed: &&Feed| fits(&|m| m.graph().input.iter().any(|v| v.name() == feed.input))[k];
+        own.feed = feed.iter().filter(has).cloned().collect();
+        own.of = of.clone().filter(|of| fits(&|m| m.graph().output.iter().any(|v| v.name() == of))[k]);
+    }
+    Ok(both)
 }
 
 /// Says what a model's images become, and who decided that.
@@ -80,13 +99,14 @@ pub fn tell_input(report: &InputReport) {
 /// [`Opening::open`].
 pub fn opened(
     path: &Path,
-    flags: OpenFlags,
+    flags: &OpenFlags,
     runtime: Option<&RuntimeFlags>,
     transform: Option<&TransformFlags>,
 ) -> Result<(Model, Option<String>)> {
     let opening = Opening { pictures: transform.map(TransformFlags::preprocess), ..flags.opening() };
     let start = runtime.map(|flags| || Runtime::start(&flags.options()));
-    let Opened { model, warnings, batch } = opening.open(path, start.as_ref().map(|start| start as _))?;
+    let Opened { model, warnings, notes, batch } = opening.open(path, start.as_ref().map(|start| start as _))?;
+    notes.iter().for_each(|note| output::note(note));
     warnings.iter().for_each(|warning| output::warn(warning));
     Ok((model, batch))
 }

@@ -11,7 +11,7 @@ use super::condense::condense;
 use super::eval::{dataset, measure};
 use super::grow::shape;
 use super::training::{Asked, Training, Wanted};
-use super::{images, named, open_to_run, size_for, tell_input};
+use super::{flags_for, images, named, open_to_run, tell_input};
 use crate::anatomy::{Anatomy, activation};
 use crate::axes::Typing;
 use crate::cli::common::{ClusterFlags, DataFlags, OpenFlags, RunFlags, ShapeFlags, TrainingFlags};
@@ -80,12 +80,12 @@ pub fn run(c: &RunArgs) -> Result<()> {
         check_output(path, &[&c.model], c.force)?;
     }
     let [of_ancestor, of_teacher] = match &c.training.teacher {
-        None => [c.run.open; 2],
-        Some(teacher) => size_for([&c.model, teacher], c.run.open)?,
+        None => [c.run.open.clone(), c.run.open.clone()],
+        Some(teacher) => flags_for([&c.model, teacher], &c.run.open)?,
     };
     // The child is of a size of its own.
-    let of_child = OpenFlags { input_size: None, ..c.run.open };
-    let model = open_to_run(&c.model, of_ancestor, &c.run.runtime, &c.run.transform)?;
+    let of_child = OpenFlags { input_size: None, ..of_ancestor.clone() };
+    let model = open_to_run(&c.model, &of_ancestor, &c.run.runtime, &c.run.transform)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     let data = dataset(&c.data)?;
@@ -123,7 +123,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
     output::note("3/4 tuning");
     let asked = Asked {
         model: &written[1],
-        open: [of_child, of_teacher],
+        open: [of_child.clone(), of_teacher],
         data: &c.data,
         training: &c.training,
         transform: &c.run.transform,
@@ -136,7 +136,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let outcome = Training::new(&asked, &files)?.run()?;
 
     output::note("4/4 evaluation and report");
-    let tuned = open_to_run(&written[2], of_child, &c.run.runtime, &c.run.transform)?;
+    let tuned = open_to_run(&written[2], &of_child, &c.run.runtime, &c.run.transform)?;
     let judged: Vec<usize> = match (c.training.val_split, data.given_split()) {
         (None, Some(given)) => given.validation.clone(),
         (share, _) => data.split(share.unwrap_or(data.held_out_share()), c.training.seed).validation,

@@ -12,6 +12,7 @@ use crate::axes::Typing;
 use crate::cli::common::RunFlags;
 use crate::cli::common::values::tolerance;
 use crate::cli::output::{self, Bars, count, table};
+use crate::data::FedReport;
 use crate::density::attention_maps;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{
@@ -165,8 +166,8 @@ pub fn run(c: &ShrinkArgs) -> Result<()> {
 fn shrink(c: &ShrinkArgs) -> Result<()> {
     let start = Instant::now();
     let model = match c.images {
-        Some(_) => open_for_images(&c.model, c.run.open, &c.run.transform)?,
-        None => open(&c.model, c.run.open)?,
+        Some(_) => open_for_images(&c.model, &c.run.open, &c.run.transform)?,
+        None => open(&c.model, &c.run.open)?,
     };
     let sizes = sizes(c, &model)?;
     let outputs: Vec<PathBuf> =
@@ -219,6 +220,7 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
             "held_out": held_out,
             "seed": c.seed,
             "input": calibrated.as_ref().map(|f| &f.input),
+            "fed": FedReport::of(&model),
             "descendants": reports,
             "seconds": {"stages": timings, "total": total},
             "runtime": job.runtime.kind,

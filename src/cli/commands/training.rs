@@ -91,7 +91,7 @@ impl<'c> Training<'c> {
     pub fn new(asked: &'c Asked<'c>, wanted: &'c Wanted<'c>) -> Result<Training<'c>> {
         let outputs = Outputs::new(asked, wanted)?;
         let bars = Bars::default();
-        let [student, of_teacher] = asked.open;
+        let [student, of_teacher] = &asked.open;
         let (model, batch) = opened(asked.model, student, Some(asked.runtime), Some(asked.transform))?;
         let data = named(&asked.data.data, open_data(asked, &bars))?;
         agree(asked.model, || data.fingerprint())?;

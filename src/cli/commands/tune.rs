@@ -6,7 +6,7 @@ use clap::Args;
 use ndarray::{ArrayD, IxDyn};
 use serde_json::{Value, json};
 
-use super::size_for;
+use super::flags_for;
 use super::training::{Asked, Outcome, Training, Wanted};
 use crate::anatomy::WeightKind;
 use crate::axes::Typing;
@@ -80,8 +80,8 @@ pub struct TuneArgs {
 /// Runs the command.
 pub fn run(c: &TuneArgs) -> Result<()> {
     let open = match &c.training.teacher {
-        None => [c.run.open; 2],
-        Some(teacher) => size_for([&c.model, teacher], c.run.open)?,
+        None => [c.run.open.clone(), c.run.open.clone()],
+        Some(teacher) => flags_for([&c.model, teacher], &c.run.open)?,
     };
     let asked = Asked {
         model: &c.model,

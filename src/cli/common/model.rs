@@ -3,11 +3,12 @@
 use clap::Args;
 
 use super::values::image_size;
+use crate::data::Feed;
 use crate::onnx::ExternalLinks;
 use crate::opening::Opening;
 
 /// How a model file is opened.
-#[derive(Args, Clone, Copy, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct OpenFlags {
     /// Follow links that lead external data outside the model's folder
     #[arg(long)]
@@ -19,13 +20,30 @@ pub struct OpenFlags {
     /// configuration beside it, or its position tables say]
     #[arg(long, value_name = "N|HxW", value_parser = image_size)]
     pub input_size: Option<[usize; 2]>,
+    /// Give an input other than the image a value: a number, ones, zeros, a list such as 1,16,16, or an .npy file
+    ///
+    /// The value is that of one sample and the same for each; it has the type that the model declares, and its shape: a
+    /// file has one row where the batch is, or no such axis. What is written keeps the input. Shapes that are computed
+    /// from a value hold for it. Of two models, whichever has the input is fed.
+    #[arg(long, value_name = "NAME=VALUE|FILE", help_heading = "Inputs and outputs")]
+    pub feed: Vec<Feed>,
+    /// The output that counts [default: all that images and --feed can compute; the others are named and left out]
+    #[arg(long, value_name = "NAME", help_heading = "Inputs and outputs")]
+    pub of: Option<String>,
 }
 
 impl OpenFlags {
     /// As the library has it, for a model that is fed with no pictures.
-    pub fn opening(self) -> Opening {
+    pub fn opening(&self) -> Opening {
         let links = if self.allow_external_links { ExternalLinks::Accept } else { ExternalLinks::Refuse };
-        Opening { links, dequantize: self.dequantize, input_size: self.input_size, pictures: None }
+        Opening {
+            links,
+            dequantize: self.dequantize,
+            input_size: self.input_size,
+            feeds: self.feed.clone(),
+            of: self.of.clone(),
+            pictures: None,
+        }
     }
 }
 

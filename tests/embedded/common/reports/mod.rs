@@ -7,6 +7,7 @@ pub mod classifiers;
 pub mod configs;
 pub mod constants;
 pub mod fashion;
+pub mod feeds;
 pub mod heads;
 pub mod inputs;
 pub mod joined;
