@@ -56,6 +56,7 @@ fn surgery_on_every_fixture_equals_its_oracle() {
 fn children_of_another_image_size_equal_timms() {
     if let Some(runtime) = runtime() {
         common::image_size::check_all(runtime);
+        common::image_size::check_masks_that_hide_nothing(runtime);
     }
 }
 
@@ -106,6 +107,17 @@ fn models_as_people_hold_them_are_run_rightly() {
         branches::children_have_their_branches_inlined(runtime);
         joined::every_batch_is_right(runtime);
         windows::children_of_other_sizes_are_right(runtime);
+    }
+}
+
+#[test]
+fn inputs_are_fed_and_outputs_picked() {
+    if let Some(runtime) = runtime() {
+        use common::reports::feeds;
+        feeds::children_keep_what_was_fed(runtime, "onnxruntime");
+        feeds::commands_run_with_what_is_fed("onnxruntime");
+        feeds::one_output_of_several_counts(runtime, "onnxruntime");
+        feeds::inputs_that_decide_shapes_are_fed(runtime, "onnxruntime");
     }
 }
 

@@ -17,6 +17,12 @@ fn children_of_another_image_size_equal_timms() {
 }
 
 #[test]
+fn masks_that_hide_nothing_hide_nothing_at_any_size() {
+    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    crate::common::image_size::check_masks_that_hide_nothing(&runtime);
+}
+
+#[test]
 fn folded_fixtures_give_the_same_outputs() {
     let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
     crate::common::image_size::check_folding(&runtime);

@@ -5,7 +5,7 @@
 //! patches of the same size, more windows of the same size); a window that covers its whole grid goes on covering it.
 //! What was made for the old grid is made again: position tables are resampled (antialiased bicubic, prefix tokens
 //! kept), relative position biases interpolated, rotary tables computed from the frequencies that they show, masks of
-//! shifted windows repeated. What is none of these is an error.
+//! shifted windows repeated, masks that hide nothing left out. What is none of these is an error.
 
 mod relative;
 mod resample;
@@ -14,5 +14,6 @@ mod rotary;
 mod sizes;
 mod tables;
 mod tokens;
+mod uniform;
 
 pub use resize::resize_image;

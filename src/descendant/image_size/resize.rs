@@ -3,6 +3,7 @@
 
 use super::sizes::Sizes;
 use super::tables::Tables;
+use super::uniform;
 use crate::axes::resize::resize;
 use crate::axes::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,6 +39,9 @@ pub fn resize_image(model: &Model, size: [usize; 2]) -> Result<Model> {
     }
     if axes.map(|a| shape[a]) == size {
         return Ok(out);
+    }
+    if let Some(bare) = uniform::with_numbers(model, &typing)? {
+        return resize_image(&bare, size);
     }
     let sizes = Sizes::carry(&typing, size).map_err(|e| near(&typing, size, e))?;
     let plan = Tables::new(&typing, sizes).plan()?;

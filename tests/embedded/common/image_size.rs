@@ -7,9 +7,9 @@ use ndarray::{Array4, ArrayD, IxDyn};
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
 use offshoot::descendant::{Shape, fold_constants, grow};
-use offshoot::graph::{data_inputs, declared_dims};
+use offshoot::graph::{data_inputs, declared_dims, int_attribute, node};
 use offshoot::learngene::Learngene;
-use offshoot::onnx::Model;
+use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_from_raw};
 use offshoot::runtime::Runtime;
 use serde_json::Value;
 
@@ -114,4 +114,53 @@ pub fn check_all(runtime: &Arc<Runtime>) {
         }
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// A table of truth that hides nothing, as transformers' exporters leave one, changes nothing at any size.
+pub fn check_masks_that_hide_nothing(runtime: &Arc<Runtime>) {
+    let plain = open("graphs/timm-vit-unfused-ts17.onnx");
+    let tokens = {
+        let typing = Typing::new(&plain).unwrap();
+        let softmax = plain.graph().node.iter().find(|n| n.op_type() == "Softmax").unwrap();
+        typing.shape(&softmax.output[0]).unwrap()[3]
+    };
+    let mut masked = plain.clone();
+    let graph = masked.graph_mut();
+    let input = graph.input[0].name().to_string();
+    let every = tensor_from_raw("every", DataType::Bool, &[1, 1, tokens, tokens], vec![1; tokens * tokens].into());
+    let number = |name: &str, v: f32| tensor_from_f32(name.to_string(), DataType::Float, &[], &[v]);
+    let sizes = tensor_from_i64("sizes", &[3], &[1, tokens as i64, tokens as i64]);
+    graph.initializer.extend([
+        every,
+        sizes,
+        tensor_from_i64("first", &[1], &[0]),
+        number("least", f32::MIN),
+        number("0", 0.0),
+    ]);
+    let mut nodes = vec![
+        node("Shape", &[&input], &["whole"], vec![]),
+        node("Gather", &["whole", "first"], &["count"], vec![]),
+        node("Concat", &["count", "sizes"], &["all"], vec![int_attribute("axis", 0)]),
+        node("Expand", &["every", "all"], &["seen"], vec![]),
+        node("Where", &["seen", "0", "least"], &["bias"], vec![]),
+    ];
+    let mut layers = 0;
+    for mut n in std::mem::take(&mut graph.node) {
+        if n.op_type() == "Softmax" {
+            let (scores, masked) = (n.input[0].clone(), format!("masked {layers}"));
+            nodes.push(match layers {
+                0 => node("Where", &["seen", &scores, "least"], &[&masked], vec![]),
+                _ => node("Add", &[&scores, "bias"], &[&masked], vec![]),
+            });
+            n.input[0] = masked;
+            layers += 1;
+        }
+        nodes.push(n);
+    }
+    assert!(layers > 1);
+    graph.node = nodes;
+    let size = Typing::new(&plain).unwrap().image_size().map(|n| 2 * n);
+    let said = |model: &Model, size| surgery::run(runtime, &at_size(model, size).unwrap(), &image(size)).unwrap();
+    let error = surgery::error(&said(&masked, size), &said(&plain, size));
+    assert!(error <= TOLERANCE, "{error:e}");
 }
