@@ -51,7 +51,7 @@ pub mod schema {
     /// `offshoot eval`.
     pub const EVAL: &str = "offshoot.eval/1";
     /// `offshoot inspect`.
-    pub const INSPECT: &str = "offshoot.inspect/1";
+    pub const INSPECT: &str = "offshoot.inspect/2";
     /// `offshoot inspect --explain`.
     pub const EXPLAIN: &str = "offshoot.explain/1";
     /// `offshoot run`.

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::structure::Anatomy;
+use super::structure::{Anatomy, Attention};
 use crate::axes::{Dim, Factor, Typing, mixed_axes};
 use crate::graph::Attributes;
 use crate::onnx::proto::NodeProto;
@@ -20,11 +20,11 @@ impl Anatomy {
         mixers(typing, self.layers.iter().map(|l| l.head_factors(typing)).collect(), &known)
     }
 
-    /// For each layer, the nodes that take the neurons of its FFN together, beside the contraction that sums over them.
+    /// For each layer, the nodes that take the neurons of an FFN together, beside the contractions that sum over them.
     pub fn neuron_mixers(&self, typing: &Typing) -> Vec<Vec<usize>> {
-        let ffns = self.layers.iter().chain(&self.others).filter_map(|l| l.ffn.as_ref());
-        let hidden = self.layers.iter().map(|l| l.ffn.as_ref().and_then(|f| f.hidden_factor(typing)));
-        mixers(typing, hidden.map(|f| f.into_iter().collect()).collect(), &ffns.map(|f| f.down).collect())
+        let ffns = self.layers.iter().chain(&self.others).flat_map(|l| l.ffns.iter().chain(&l.convolution));
+        let hidden = |l: &Attention| l.ffns.iter().filter_map(|f| f.hidden_factor(typing)).collect();
+        mixers(typing, self.layers.iter().map(hidden).collect(), &ffns.map(|f| f.down).collect())
     }
 }
 

@@ -124,6 +124,11 @@ impl<'t, 'm> Roles<'t, 'm> {
         uses
     }
 
+    /// All uses of a layer's FFNs, one FFN after the other.
+    pub fn layer_ffn_uses(&self, layer: &Attention) -> Vec<usize> {
+        layer.ffns.iter().flat_map(|f| self.ffn_uses(f)).collect()
+    }
+
     /// The axis of a use that holds a factor, also inside a sum, and where along it each index of the factor lies.
     pub fn along(&self, of_use: usize, factor: Factor) -> Option<(usize, Vec<Vec<usize>>)> {
         let (factors, dims) = (&self.typing.factors, &self.typing.uses[of_use].dims);

@@ -21,7 +21,8 @@ pub struct Anatomy {
     pub prefix_tokens: usize,
 }
 
-/// An attention with what belongs to it.
+/// An attention with what belongs to it: of a layer, everything that adds to the residual stream between the value that
+/// enters it and the value where the next one begins.
 #[derive(Clone, Debug)]
 pub struct Attention {
     /// Its Softmax nodes, or its fused operator. Several where several attention maps share one output projection.
@@ -44,13 +45,18 @@ pub struct Attention {
     pub queries: Dim,
     /// Keys.
     pub keys: Dim,
-    /// The FFN that follows it.
-    pub ffn: Option<FeedForward>,
+    /// The FFNs of the layer, in order of execution. Most have one.
+    pub ffns: Vec<FeedForward>,
+    /// A convolution module that stands in the layer beside FFNs (Conformer). It is kept whole.
+    pub convolution: Option<FeedForward>,
+    /// The residual sum of the attention itself: the value that it adds to, and the sum.
+    pub sum: Option<(String, String)>,
     /// The value of the residual stream that enters the layer.
     pub enter: Option<String>,
     /// The value of the residual stream that leaves the layer.
     pub leave: Option<String>,
-    /// The residual sums of its attention and of its FFN: the value that each adds to, and the sum.
+    /// The residual sums of the layer, of its attention and of its FFNs among them: the value that each adds to, and
+    /// the sum.
     pub sums: Vec<(String, String)>,
 }
 
@@ -76,6 +82,10 @@ pub struct FeedForward {
     pub gated: bool,
     /// Its nonlinearity: `gelu`, `gelu-tanh`, `quick-gelu`, `silu`, `relu` or `hard-swish`, or the operator's own name.
     pub activation: String,
+    /// True where a convolution over tokens stands between its contractions.
+    pub convolves: bool,
+    /// The residual sum that is its own: the value that it adds to, and the sum. None where the attention has the same.
+    pub sum: Option<(String, String)>,
 }
 
 /// Layers on one residual stream.
@@ -118,6 +128,11 @@ impl Attention {
     /// Number of heads.
     pub fn head_count(&self, typing: &Typing) -> usize {
         typing.factors.size(&self.heads)
+    }
+
+    /// The FFN whose neurons a learngene clusters and orders, and whose last matrix is fitted: the last one.
+    pub fn ffn(&self) -> Option<&FeedForward> {
+        self.ffns.last()
     }
 
     /// Number of heads of its queries.

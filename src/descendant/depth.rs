@@ -1,13 +1,14 @@
 //! Depth: layers are by-passed in the residual stream, which is renaming.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::taps;
 use crate::anatomy::{Anatomy, Attention};
 use crate::axes::{Dim, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Builder};
-use crate::onnx::Model;
+use crate::onnx::proto::NodeProto;
+use crate::onnx::{Model, node_label};
 use crate::ops::{self, Mark};
 use crate::runtime::separate_skip_norms;
 
@@ -47,6 +48,10 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
         let Some(reshape) = bridge(typing, enter, leave) else {
             return Err(fail("the residual stream changes its shape there"));
         };
+        if let Some(node) = left_behind(typing, anatomy, &ends, l) {
+            let node = node_label(&typing.graph.node[node]);
+            return Err(fail(&format!("node `{node}` behind its attention is no FFN that is known, and would stay")));
+        }
         let outside = anatomy.layers.iter().enumerate().any(|(o, other)| o != l && other.enter.as_ref() == Some(enter));
         if outside {
             return Err(fail("another attention branches from the same value"));
@@ -76,6 +81,20 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
     Ok(Shallow { model: out, warnings })
 }
 
+/// A contraction with a weight between the end of a layer that has no FFN and the next layer of its stack: it may be
+/// what the layer has in place of one.
+fn left_behind(typing: &Typing, anatomy: &Anatomy, ends: &[Option<String>], l: usize) -> Option<usize> {
+    let (stack, place) = anatomy.stack_of(l).filter(|_| anatomy.layers[l].ffns.is_empty())?;
+    let next = stack.layers.get(place + 1).and_then(|&n| anatomy.layers[n].enter.as_deref())?;
+    let end = ends[l].as_deref()?;
+    let links = typing.links();
+    let behind: HashSet<usize> = links.downstream([end]).collect();
+    let between = links.upstream([next]).along(|x| x != end && links.maker(x).is_some_and(|k| behind.contains(&k)));
+    let between: HashSet<usize> = between.nodes().collect();
+    let weighs = |k: &usize| typing.uses.iter().any(|u| u.node == *k);
+    typing.contractions.iter().map(|c| c.node).filter(|k| between.contains(k)).find(weighs)
+}
+
 /// How the value that enters a layer becomes one of the shape that leaves it: not at all (`Some(None)`), by a Reshape
 /// that keeps every element in its place, or by no means (`None`).
 fn bridge(typing: &Typing, enter: &str, leave: &str) -> Option<Option<Vec<i64>>> {
@@ -102,19 +121,21 @@ fn bridge(typing: &Typing, enter: &str, leave: &str) -> Option<Option<Vec<i64>>>
 ///
 /// A norm belongs to a layer only where the layer's own sums are followed by one: of two sums, what the second adds to
 /// is the norm of the first. Where a layer has one sum alone, a norm behind it belongs to it if none is in front of its
-/// attention. Any other norm is that of a stack, which stays when its last layer goes.
+/// attention. A norm behind every layer is the layers' own, too (Conformer). Any other norm is that of a stack, which
+/// stays when its last layer goes.
 pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
     let mut ends: Vec<Option<String>> = anatomy.layers.iter().map(|layer| layer.leave.clone()).collect();
     for stack in &anatomy.stacks {
         let mut before: Option<Vec<&str>> = None;
+        let everywhere = norm_everywhere(typing, anatomy, &stack.layers);
         for (i, &l) in stack.layers.iter().enumerate() {
             let layer = &anatomy.layers[l];
             let Some(leave) = layer.leave.as_deref() else { continue };
-            let next = stack.layers.get(i + 1).and_then(|&n| anatomy.layers[n].enter.as_deref());
-            let next = next.filter(|n| *n != leave && typing.shape(n) == typing.shape(leave));
+            let next = next_enter(typing, anatomy, &stack.layers, i);
             let border = next.and_then(|next| norm_between(typing, leave, next));
             let (own, place) = match inner_norm(typing, layer) {
                 Inner::Norm(ops) => (Some(ops), border.and(next)),
+                Inner::None if everywhere.is_some() => (everywhere.clone(), border.and(next)),
                 Inner::None => (None, None),
                 Inner::Unknown if is_normed_first(typing, layer) => (None, None),
                 // It ends like the layer before it, and the first as far as one norm: that of the stack may follow.
@@ -131,6 +152,25 @@ pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
         }
     }
     ends
+}
+
+/// The value that enters the next layer of a stack, where it is another one than leaves layer `i`, of the same shape.
+fn next_enter<'a>(typing: &Typing, anatomy: &'a Anatomy, stack: &[usize], i: usize) -> Option<&'a str> {
+    let leave = anatomy.layers[stack[i]].leave.as_deref()?;
+    let next = stack.get(i + 1).and_then(|&n| anatomy.layers[n].enter.as_deref());
+    next.filter(|n| *n != leave && typing.shape(n) == typing.shape(leave))
+}
+
+/// The operators of the norm between every two layers of a stack, where there is one. Two layers alone may be two
+/// stacks with a norm behind each, unless they have a form that is known to end with one.
+fn norm_everywhere<'m>(typing: &Typing<'m>, anatomy: &Anatomy, stack: &[usize]) -> Option<Vec<&'m str>> {
+    let border = |i: usize| {
+        let leave = anatomy.layers[stack[i]].leave.as_deref()?;
+        norm_between(typing, leave, next_enter(typing, anatomy, stack, i)?)
+    };
+    let borders: Vec<_> = (0..stack.len().saturating_sub(1)).map(border).collect::<Option<_>>()?;
+    let first = borders.first().filter(|_| borders.len() > 1 || anatomy.layers[stack[0]].ffns.len() > 1)?;
+    Some(first_norm(first))
 }
 
 /// What stands between the first sum of a layer and the value that its second adds to.
@@ -178,7 +218,12 @@ fn between<'m>(typing: &Typing<'m>, from: &str, to: &str) -> Option<Vec<&'m str>
     for x in typing.links().upstream([to]).along(|x| x != from && !typing.is_constant(x)) {
         nodes.insert(typing.links().maker(x).filter(|_| nodes.len() <= 16)?);
     }
-    Some(nodes.into_iter().map(|k| typing.graph.node[k].op_type()).collect())
+    // A cut that leaves everything is nothing (LUKE's words without entities).
+    let cuts = |node: &&NodeProto| {
+        let shape = |list: &[String]| list.first().and_then(|x| typing.shape(x));
+        node.op_type() != "Slice" || shape(&node.input) != shape(&node.output)
+    };
+    Some(nodes.into_iter().map(|k| &typing.graph.node[k]).filter(cuts).map(|node| node.op_type()).collect())
 }
 
 /// Of the operators of norms, those of the first, where each is one operator.

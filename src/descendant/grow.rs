@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::choice::{self, LayerHeads};
+use super::choice::{self, FfnWidth, LayerHeads};
 use super::depth;
 use super::image_size::resize_image;
 use super::inherit;
@@ -66,6 +66,12 @@ fn grow_layers(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descend
     gene.check(&typing, &anatomy)?;
     if anatomy.layers.is_empty() {
         return Err(Error::new(ErrorKind::Anatomy, "the model has no self-attention layer to inherit").at(&model.path));
+    }
+    if shape.ffn_width != FfnWidth::Same && anatomy.layers.iter().all(|l| l.ffns.is_empty()) {
+        let message = "an FFN width was asked for, and no layer has an FFN that is known";
+        return Err(Error::new(ErrorKind::Unsupported, message)
+            .at(&model.path)
+            .hint("leave out --ffn-width: heads and layers can be chosen still"));
     }
     let (kept, sources) = inherit::layers(shape, &anatomy.stacks)?;
     let mut warnings = choice::check_stacks(&typing, &anatomy, &shape.layers, &kept)?;
@@ -249,16 +255,24 @@ impl<'a, 'm> Grower<'a, 'm> {
                     .into_iter()
                     .for_each(|warning| self.warn_inexact(warning));
             }
-            let (ffn_width, neurons) = self.ffn(i)?;
-            let width = layer.ffn.as_ref().map(|f| typing.factors.size(&f.hidden));
-            if ffn_width != width {
+            let (widths, neurons): (Vec<usize>, Vec<Vec<usize>>) =
+                (0..layer.ffns.len()).map(|n| self.ffn(i, n)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+            if widths != ffn_widths(typing, layer) {
                 let mixers = neuron_mixers.get_or_insert_with(|| anatomy.neuron_mixers(typing));
                 mixed_elsewhere(typing, self.kept[i], Kind::Neurons, &mixers[i])
                     .into_iter()
                     .for_each(|warning| self.warn_inexact(warning));
             }
             let source = self.sources[i];
-            layers.push(PlannedLayer { ancestor_layer: self.kept[i], source, heads: count, slots, ffn_width, neurons });
+            layers.push(PlannedLayer {
+                ancestor_layer: self.kept[i],
+                source,
+                heads: count,
+                slots,
+                ffn_width: widths.last().copied(),
+                ffn_widths: if widths.len() > 1 { widths } else { Vec::new() },
+                neurons,
+            });
         }
         Ok(layers)
     }
@@ -375,20 +389,21 @@ impl<'a, 'm> Grower<'a, 'm> {
         Ok((axis, mixture))
     }
 
-    /// Plans the FFN of one layer. Returns its width, and the ancestor's neuron in each place where that is another.
-    fn ffn(&mut self, i: usize) -> Result<(Option<usize>, Vec<usize>)> {
-        let Some(ffn) = &self.anatomy.layers[i].ffn else { return Ok((None, Vec::new())) };
+    /// Plans FFN `n` of one layer. Returns its width, and the ancestor's neuron in each place where that is another.
+    fn ffn(&mut self, i: usize, n: usize) -> Result<(usize, Vec<usize>)> {
+        let ffn = &self.anatomy.layers[i].ffns[n];
+        let is_last = n + 1 == self.anatomy.layers[i].ffns.len();
         let width = self.typing.factors.size(&ffn.hidden);
         let wanted = self.shape.ffn_width.resolve(width);
         if wanted == width {
-            return Ok((Some(width), Vec::new()));
+            return Ok((width, Vec::new()));
         }
         if wanted < 2 {
             bail!(Usage, "layer {} was given {wanted} FFN neuron(s); an FFN needs at least two", self.kept[i]);
         }
         let Some(factor) = ffn.hidden_factor(self.typing) else {
             self.warnings.push(format!("layer {} keeps its FFN: its neurons have no axis of their own", self.kept[i]));
-            return Ok((Some(width), Vec::new()));
+            return Ok((width, Vec::new()));
         };
         if norm_over(self.typing, factor) {
             self.warn_inexact(format!(
@@ -398,10 +413,11 @@ impl<'a, 'm> Grower<'a, 'm> {
         }
         if self.shape.init != Init::ClusterLearngene {
             let neurons = self.plain_neurons(factor, wanted)?;
-            return Ok((Some(wanted), neurons));
+            return Ok((wanted, neurons));
         }
-        let clusters = self.gene.neurons(self.kept[i]);
-        let removal = self.removal(self.kept[i], Kind::Neurons).filter(|_| wanted < width);
+        // A learngene knows the neurons of a layer's last FFN.
+        let clusters = if is_last { self.gene.neurons(self.kept[i]) } else { &[] };
+        let removal = self.removal(self.kept[i], Kind::Neurons).filter(|_| is_last && wanted < width);
         let (neurons, rows): (Vec<usize>, Vec<Vec<(usize, f32)>>) = if let Some(kept) = removal {
             (kept.at(wanted), Vec::new())
         } else if !clusters.is_empty() {
@@ -426,7 +442,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             }
         }
         self.resizing.gather(&self.typing.factors, factor, neurons.clone())?;
-        Ok((Some(wanted), neurons))
+        Ok((wanted, neurons))
     }
 
     /// Heads of a layer by the rule of any method but Cluster-Learngene. Returns the ancestor's head in each slot.
@@ -604,11 +620,10 @@ impl<'a, 'm> Grower<'a, 'm> {
         }
         let mut used: HashMap<String, usize> = HashMap::new();
         for (i, l) in self.kept.iter().enumerate() {
-            let Some(ffn) = &self.anatomy.layers[i].ffn else { continue };
             if !shared.iter().any(|g| g.contains(l)) {
                 continue;
             }
-            for u in self.roles.ffn_uses(ffn) {
+            for u in self.roles.layer_ffn_uses(&self.anatomy.layers[i]) {
                 let of_use = &self.typing.uses[u];
                 let Some(&k) = at.get(&self.typing.graph.node[of_use.node].output[0]) else { continue };
                 let name = graph.node[k].input[of_use.input].clone();
@@ -631,14 +646,15 @@ impl<'a, 'm> Grower<'a, 'm> {
         let child = out.clone();
         let typing = Typing::new(&child)?;
         let anatomy = Anatomy::new(&typing)?;
-        let found: Vec<(usize, Option<usize>)> = anatomy
-            .layers
-            .iter()
-            .map(|l| (l.query_heads(&typing), l.ffn.as_ref().map(|f| typing.factors.size(&f.hidden))))
-            .collect();
+        let found: Vec<(usize, Vec<usize>)> =
+            anatomy.layers.iter().map(|l| (l.query_heads(&typing), ffn_widths(&typing, l))).collect();
         // Counted on the side of the queries: what shares one last head of keys is heads of its own.
         let shared = self.anatomy.layers.iter().map(|l| self.typing.factors.size(&l.shared));
-        let planned: Vec<_> = layers.iter().zip(shared).map(|(l, s)| (l.heads * s, l.ffn_width)).collect();
+        let widths = |l: &PlannedLayer| match l.ffn_widths.is_empty() {
+            true => l.ffn_width.into_iter().collect(),
+            false => l.ffn_widths.clone(),
+        };
+        let planned: Vec<_> = layers.iter().zip(shared).map(|(l, s)| (l.heads * s, widths(l))).collect();
         let channels = anatomy.layers.first().map(|l| typing.factors.size(&l.embedding));
         if found != planned || self.shape.embedding_dim.is_some_and(|n| Some(n) != channels) {
             return Err(Error::new(
@@ -687,6 +703,11 @@ impl<'a, 'm> Grower<'a, 'm> {
             verification: None,
         })
     }
+}
+
+/// Neurons of each FFN of a layer.
+fn ffn_widths(typing: &Typing, layer: &Attention) -> Vec<usize> {
+    layer.ffns.iter().map(|f| typing.factors.size(&f.hidden)).collect()
 }
 
 /// Output rows of each slot as sums of the ancestor's: those of all heads that the centroid stands for, over its slots.

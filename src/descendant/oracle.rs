@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::depth;
 use super::plan::Plan;
 use crate::anatomy::{Anatomy, Attention, Roles};
 use crate::axes::resize::{Plan as Resizing, resize};
@@ -32,8 +33,8 @@ pub(super) fn permute(model: &Model) -> Result<Model> {
 /// The factors of heads and of FFNs' neurons.
 pub(super) fn units(typing: &Typing, anatomy: &Anatomy) -> Vec<Factor> {
     let of_layer = |layer: &Attention| {
-        let neurons = layer.ffn.as_ref().and_then(|f| f.hidden_factor(typing));
-        layer.head_factors(typing).into_iter().chain(neurons)
+        let neurons = layer.ffns.iter().filter_map(|f| f.hidden_factor(typing));
+        layer.head_factors(typing).into_iter().chain(neurons).collect::<Vec<_>>()
     };
     anatomy.layers.iter().flat_map(of_layer).map(|f| typing.factors.root(f)).collect()
 }
@@ -55,6 +56,7 @@ pub(super) fn without(model: &Model, gene: &Learngene, plan: &Plan) -> Result<Mo
         links: typing.links(),
         rows: BTreeMap::new(),
         done: HashSet::new(),
+        ends: depth::ends(&typing, &anatomy),
         branches: Vec::new(),
     };
     let mut kept: HashMap<Factor, &[usize]> = HashMap::new();
@@ -66,11 +68,13 @@ pub(super) fn without(model: &Model, gene: &Learngene, plan: &Plan) -> Result<Mo
         let clusters = gene.layers.get(l).map_or(&[][..], Vec::as_slice);
         oracle.heads(layer, &sums(layer.head_count(&typing), &planned.slots, clusters))?;
         kept.extend(layer.head_factors(&typing).into_iter().map(|f| (typing.factors.root(f), &planned.slots[..])));
-        let hidden = layer.ffn.as_ref().and_then(|f| Some((f, f.hidden_factor(&typing)?)));
-        if let Some((ffn, factor)) = hidden.filter(|_| !planned.neurons.is_empty()) {
+        for (i, (ffn, neurons)) in layer.ffns.iter().zip(&planned.neurons).enumerate() {
+            let Some(factor) = ffn.hidden_factor(&typing).filter(|_| !neurons.is_empty()) else { continue };
             let ordered = gene.removals.as_ref().is_some_and(|r| r.block(l, Block::Neurons).is_some());
-            let clusters = if ordered { &[][..] } else { gene.neurons(l) };
-            let sums = sums(typing.factors.factor_size(factor), &planned.neurons, clusters);
+            // A learngene knows the neurons of the last FFN.
+            let known = i + 1 == layer.ffns.len() && !ordered;
+            let clusters = if known { gene.neurons(l) } else { &[][..] };
+            let sums = sums(typing.factors.factor_size(factor), neurons, clusters);
             let down = oracle.roles.operand(ffn.down);
             for u in oracle.roles.carriers(factor).into_iter().filter(|u| down.contains(u)) {
                 oracle.pool(u, factor, &sums)?;
@@ -101,6 +105,8 @@ struct Oracle<'t, 'm> {
     /// New elements, by use.
     rows: BTreeMap<usize, Vec<f32>>,
     done: HashSet<(usize, Factor)>,
+    /// Where layers end.
+    ends: Vec<Option<String>>,
     /// Nodes and their inputs that become zero.
     branches: Vec<(usize, usize)>,
 }
@@ -174,6 +180,9 @@ impl Oracle<'_, '_> {
     /// True where a layer leaves what it adds to as it is: its sums follow each other, and no norm is between them.
     fn is_added(&self, l: usize) -> bool {
         let layer = &self.anatomy.layers[l];
+        if self.ends[l] != layer.leave {
+            return false;
+        }
         if layer.sums.len() > 1 {
             return layer.sums.windows(2).all(|w| self.is_moved(&w[1].0, &w[0].1));
         }

@@ -98,12 +98,15 @@ pub struct PlannedLayer {
     pub heads: usize,
     /// The ancestor's head that each slot receives; none where weights are not inherited as they are.
     pub slots: Vec<usize>,
-    /// Neurons of the FFN, where there is one.
+    /// Neurons of the FFN, where there is one; of several those of the last.
     pub ffn_width: Option<usize>,
-    /// The ancestor's neuron in each place of the FFN; empty where all stay, and where weights are not inherited as
+    /// Neurons of every FFN in order of execution, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ffn_widths: Vec<usize>,
+    /// For each FFN the ancestor's neuron in each place; empty where all stay, and where weights are not inherited as
     /// they are.
     #[serde(skip)]
-    pub neurons: Vec<usize>,
+    pub neurons: Vec<Vec<usize>>,
 }
 
 /// What growing does, and how large the result is.

@@ -153,7 +153,7 @@ fn sites(model: &Model, groups: &[Vec<usize>], whole: bool) -> Result<(Vec<Group
             .iter()
             .map(|&l| match whole {
                 true => weights.layers[l].clone(),
-                false => anatomy.layers[l].ffn.as_ref().map(|f| roles.ffn_uses(f)).unwrap_or_default(),
+                false => roles.layer_ffn_uses(&anatomy.layers[l]),
             })
             .collect();
         let mut parts = Vec::new();

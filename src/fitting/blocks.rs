@@ -28,7 +28,7 @@ pub(super) fn factor(typing: &Typing, anatomy: &Anatomy, layer: usize, kind: Kin
     let layer = anatomy.layers.get(layer)?;
     match kind {
         Kind::Heads => layer.head_factor(typing),
-        Kind::Neurons => layer.ffn.as_ref()?.hidden_factor(typing),
+        Kind::Neurons => layer.ffn()?.hidden_factor(typing),
     }
 }
 

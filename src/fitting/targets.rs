@@ -55,14 +55,12 @@ pub fn sites(typing: &Typing, anatomy: &Anatomy) -> (Vec<Site>, Vec<String>) {
     let finder = Finder::new(typing);
     let (mut found, mut warnings) = (Vec::new(), Vec::new());
     for (layer, a) in anatomy.layers.iter().enumerate() {
-        let mut sums = a.sums.iter().cloned();
-        let own = a.enter.as_ref().and_then(|_| sums.next());
-        match finder.site(layer, Kind::Heads, a.projection, a.head_factor(typing), own) {
+        match finder.site(layer, Kind::Heads, a.projection, a.head_factor(typing), a.sum.clone()) {
             Some(site) => found.push(site),
             None => warnings.push(format!("layer {layer}: the output projection has a form that is not fitted")),
         }
-        let Some(ffn) = &a.ffn else { continue };
-        match finder.site(layer, Kind::Neurons, ffn.down, ffn.hidden_factor(typing), sums.next()) {
+        let Some(ffn) = a.ffn() else { continue };
+        match finder.site(layer, Kind::Neurons, ffn.down, ffn.hidden_factor(typing), ffn.sum.clone()) {
             Some(site) => found.push(site),
             None => warnings.push(format!("layer {layer}: the last matrix of the FFN has a form that is not fitted")),
         }

@@ -84,7 +84,7 @@ impl<'a, 'm> Condenser<'a, 'm> {
     fn neurons(&mut self) -> Result<()> {
         for (l, layer) in self.anatomy.layers.iter().enumerate() {
             let clusters = self.gene.neurons(l);
-            let Some(ffn) = layer.ffn.as_ref().filter(|_| clusters.iter().any(|c| c.members.len() > 1)) else {
+            let Some(ffn) = layer.ffn().filter(|_| clusters.iter().any(|c| c.members.len() > 1)) else {
                 continue;
             };
             let Some(factor) = ffn.hidden_factor(self.typing) else {
@@ -198,10 +198,8 @@ impl<'a, 'm> Condenser<'a, 'm> {
         for group in self.gene.ffn_groups.iter().filter(|g| g.len() > 1) {
             let densities = self.gene.densities.clone().unwrap_or_default();
             let centroid = ffn_centroid(group, &densities, self.gene.ffn_centroid);
-            let uses: Vec<Vec<usize>> = group
-                .iter()
-                .map(|&l| self.anatomy.layers[l].ffn.as_ref().map(|f| self.roles.ffn_uses(f)).unwrap_or_default())
-                .collect();
+            let uses: Vec<Vec<usize>> =
+                group.iter().map(|&l| self.roles.layer_ffn_uses(&self.anatomy.layers[l])).collect();
             let Some(position) = group.iter().position(|&l| l == centroid) else { continue };
             if uses.iter().any(|u| u.len() != uses[position].len()) {
                 bail!(Unsupported, "the FFNs of layers {group:?} differ in form and cannot be shared");

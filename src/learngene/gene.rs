@@ -336,7 +336,7 @@ impl Learngene {
         }
         for (l, layer) in anatomy.layers.iter().enumerate() {
             let neurons: usize = self.neurons(l).iter().map(|c| c.members.len()).sum();
-            let width = layer.ffn.as_ref().map_or(0, |f| typing.factors.size(&f.hidden));
+            let width = layer.ffn().map_or(0, |f| typing.factors.size(&f.hidden));
             if ![0, width].contains(&neurons) {
                 let what = format!("the learngene describes {neurons} FFN neurons of layer {l}, which has {width}");
                 return Err(wrong(what));
@@ -346,7 +346,7 @@ impl Learngene {
             let layer = &anatomy.layers[block.layer];
             let factor = match block.kind {
                 Kind::Heads => layer.head_factor(typing),
-                Kind::Neurons => layer.ffn.as_ref().and_then(|f| f.hidden_factor(typing)),
+                Kind::Neurons => layer.ffn().and_then(|f| f.hidden_factor(typing)),
             };
             let units = factor.map_or(1, |f| typing.factors.factor_size(f));
             if ![1, units].contains(&block.kept.units()) {
@@ -403,9 +403,9 @@ pub fn parameters(graph: &GraphProto) -> u64 {
 /// True where two layers' FFNs have the same form and shapes, so that one can stand for both.
 fn alike(typing: &Typing, anatomy: &Anatomy, roles: &Roles, a: usize, b: usize) -> bool {
     let form = |l: usize| -> Option<Vec<(String, usize, Vec<i64>)>> {
-        let ffn = anatomy.layers.get(l)?.ffn.as_ref()?;
-        ffn.hidden_factor(typing)?;
-        let uses = roles.ffn_uses(ffn);
+        let layer = anatomy.layers.get(l)?;
+        layer.ffns.iter().map(|ffn| ffn.hidden_factor(typing)).collect::<Option<Vec<_>>>()?;
+        let uses = roles.layer_ffn_uses(layer);
         // A matrix that heads share with the FFN cannot be another layer's.
         let heads = anatomy.layers[l].head_factors(typing).into_iter().flat_map(|f| roles.carriers(f));
         if heads.into_iter().any(|u| uses.contains(&u)) {

@@ -12,9 +12,9 @@ fn describe(typing: &Typing, a: &Attention) -> Value {
         "heads": size(&a.heads),
         "head_dim": size(&a.head_dim),
         "embedding_dim": size(&a.embedding),
-        "ffn_kind": a.ffn.as_ref().map(|f| if f.gated { "gated" } else { "plain" }),
-        "activation": a.ffn.as_ref().map(|f| f.activation.clone()),
-        "ffn_width": a.ffn.as_ref().map(|f| size(&f.hidden)),
+        "ffn_kind": a.ffn().map(|f| if f.gated { "gated" } else { "plain" }),
+        "activation": a.ffn().map(|f| f.activation.clone()),
+        "ffn_width": a.ffn().map(|f| size(&f.hidden)),
     })
 }
 

@@ -21,7 +21,7 @@ fn pictures() -> PathBuf {
 #[test]
 fn inspect_keeps_its_contract() {
     let v = json(&["inspect", text(&ancestor()), "--json"]);
-    assert_eq!(v["schema"], "offshoot.inspect/1");
+    assert_eq!(v["schema"], "offshoot.inspect/2");
     assert_eq!(v["patch_size"], 4);
     assert_eq!(v["grid"], serde_json::json!([7, 7]));
     assert_eq!(v["prefix_tokens"], 1);

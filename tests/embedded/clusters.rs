@@ -105,7 +105,7 @@ fn neurons_that_are_the_same_are_found_and_merged() {
         let anatomy = Anatomy::new(&typing).unwrap();
         let mut gene = Learngene::identity(&typing, &anatomy);
         let width = |l: &offshoot::anatomy::Attention| {
-            let ffn = l.ffn.as_ref().filter(|f| f.hidden_factor(&typing).is_some());
+            let ffn = l.ffn().filter(|f| f.hidden_factor(&typing).is_some());
             ffn.map_or(0, |f| typing.factors.size(&f.hidden))
         };
         let widths: Vec<usize> = anatomy.layers.iter().map(width).collect();

@@ -100,7 +100,7 @@ fn by_magnitude(ancestor: &Model, child: &Model) -> Model {
             }
         };
         cut(l.head_factors(&typing), m.head_count(&thin));
-        if let (Some(f), Some(g)) = (&l.ffn, &m.ffn) {
+        if let (Some(f), Some(g)) = (l.ffn(), m.ffn()) {
             cut(f.hidden_factor(&typing).into_iter().collect(), thin.factors.size(&g.hidden));
         }
     }

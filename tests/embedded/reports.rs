@@ -5,7 +5,8 @@ use std::sync::Arc;
 use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
-    batches, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined, listed, masks, models,
+    batches, blocks, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined, listed, masks,
+    models,
     pictures, ranges, sizes, stacks, starts, studies, tars, teachers, unknown, values, verified, windows,
 };
 
@@ -152,6 +153,16 @@ fn norms_behind_a_stack_stay() {
 #[test]
 fn layers_are_those_of_a_stack() {
     stacks::layers_are_those_of_a_stack(&tract());
+}
+
+#[test]
+fn layers_go_whole() {
+    blocks::layers_go_whole(&tract());
+}
+
+#[test]
+fn every_ffn_of_a_layer_is_resized() {
+    blocks::every_ffn_of_a_layer_is_resized(&tract());
 }
 
 #[test]

@@ -124,10 +124,10 @@ pub fn anatomy(data: &[u8]) -> bool {
         a.query_heads(&typing);
         roles.head_uses(a);
         roles.projection_uses(a);
-        a.ffn.as_ref().map(|f| roles.ffn_uses(f));
+        a.ffn().map(|f| roles.ffn_uses(f));
     }
     let Some(layer) = anatomy.layers.first() else { return true };
-    let ffn = layer.ffn.as_ref().and_then(|f| f.hidden.first().copied());
+    let ffn = layer.ffn().and_then(|f| f.hidden.first().copied());
     for factor in layer.head_factors(&typing).into_iter().chain(ffn) {
         let size = typing.factors.factor_size(factor);
         // Numbers of heads beyond any model's only cost time.

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::super::structure::Anatomy;
 use super::super::tokens::Tokens;
 use super::finder::Finder;
+use super::layers::complete;
 use super::stacks::stacks;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
@@ -30,16 +31,19 @@ impl Anatomy {
             }));
         }
         let ffns = finder.feed_forwards(&attentions);
-        finder.assign(&mut attentions, ffns);
+        finder.assign(&mut attentions, &ffns);
         let stream: Vec<String> = attentions.iter().flat_map(|a| [&a.enter, &a.leave]).flatten().cloned().collect();
         let sums: HashSet<&str> = stream.iter().map(String::as_str).collect();
-        let (layers, others): (Vec<_>, Vec<_>) = attentions.iter().cloned().partition(|a| finder.is_layer(a, &sums));
+        let (mut layers, mut others): (Vec<_>, Vec<_>) =
+            attentions.iter().cloned().partition(|a| finder.is_layer(a, &sums));
+        let stacks = stacks(&finder, &layers);
+        complete(&finder, &mut layers, &mut others, &ffns, &stacks);
         let first = layers.first().or(others.first());
         let tokens = first.map(|a| Tokens::new(typing, &a.queries));
         Ok(Anatomy {
             grid: tokens.as_ref().and_then(|t| t.grid(typing)),
             prefix_tokens: tokens.map(|t| t.prefix()).unwrap_or(0),
-            stacks: stacks(&finder, &layers),
+            stacks,
             layers,
             others,
         })

@@ -34,15 +34,11 @@ impl<'m> Finder<'_, 'm> {
                 true => Dim::new(),
                 false => std::mem::replace(&mut heads, own.clone()).into_iter().filter(|f| !own.contains(f)).collect(),
             };
-            if let Some(same) = found.iter_mut().find(|a| a.projection == projection) {
-                same.softmax.push(k);
-                continue;
-            }
             // What is summed over may hold more than heads: a projection that an FFN shares.
             let made_of = if heads.is_empty() { self.attended(k) } else { heads.clone() };
             let own = self.segments(summed).find(|s| self.meet(s, &made_of)).unwrap_or_else(|| summed.clone());
             let head_dim = own.into_iter().filter(|f| !self.meet(&[*f], &heads)).collect();
-            found.push(Attention {
+            let attention = Attention {
                 softmax: vec![k],
                 projection,
                 heads,
@@ -52,11 +48,22 @@ impl<'m> Finder<'_, 'm> {
                 embedding: made.clone(),
                 queries: typing.factors.leaves(&queries),
                 keys: typing.factors.leaves(&keys),
-                ffn: None,
+                ffns: Vec::new(),
+                convolution: None,
+                sum: None,
                 enter: None,
                 leave: None,
                 sums: Vec::new(),
-            });
+            };
+            // Of several behind one projection the one with tokens as queries and keys decides: another may run over
+            // the places of a kernel that is made for each token (ConvBERT).
+            let over_tokens = |a: &Attention| self.size(&a.queries) > 1 && a.queries == a.keys;
+            match found.iter_mut().find(|a| a.projection == projection) {
+                Some(same) if self.size(&same.queries) < 2 && over_tokens(&attention) => *same = attention,
+                Some(same) if self.size(&attention.queries) < 2 && over_tokens(same) => {}
+                Some(same) => same.softmax.push(k),
+                None => found.push(attention),
+            }
         }
         // Heads that each have a Softmax of their own are joined by a Concat: its pieces are the heads.
         for a in found.iter_mut().filter(|a| a.heads.is_empty() && a.softmax.len() > 1) {
@@ -139,10 +146,31 @@ impl<'m> Finder<'_, 'm> {
         matches!(self.node(k).op_type(), "MatMul" | "FusedMatMul" | "Einsum")
     }
 
-    /// A product of two values that both depend on the input. One that mixes heads (talking heads, CaiT) has a weight,
-    /// also where a single head leaves it no axis to sum over.
-    fn is_product_of_computed(&self, k: usize) -> bool {
-        self.is_product(k) && !self.node(k).input.iter().any(|x| self.typing.is_constant(x))
+    /// True for a product that takes values together by their keys. A product that mixes heads (talking heads, CaiT) has
+    /// a weight, also where a single head leaves it no axis to sum over. Values may be constants, as those of queries
+    /// that are zero at first (DETR).
+    fn takes_values(&self, k: usize, keys: &Dim) -> bool {
+        let is_computed = || !self.node(k).input.iter().any(|x| self.typing.is_constant(x));
+        self.is_product(k) && (is_computed() || self.sums_over(k, keys))
+    }
+
+    /// True where a node sums over some of these factors.
+    fn sums_over(&self, k: usize, factors: &Dim) -> bool {
+        let leaves = |dim: &Dim| self.typing.factors.all_leaves(dim);
+        let factors = leaves(factors);
+        let mut summed = self.typing.contractions.iter().filter(|c| c.node == k).flat_map(|c| leaves(&c.summed));
+        summed.any(|f| factors.contains(&f))
+    }
+
+    /// The keys that a Softmax runs over.
+    fn keys(&self, softmax: usize) -> Dim {
+        if let Some(fused) = self.typing.fused.get(&softmax) {
+            return self.typing.factors.leaves(&fused.keys);
+        }
+        let node = self.node(softmax);
+        let dims = node.output.first().and_then(|o| self.typing.dims.get(o.as_str()));
+        let axes = dims.and_then(|dims| Some((dims, score_axes(self.typing, node, dims)?.1)));
+        axes.map(|(dims, [_, keys])| self.typing.factors.leaves(&dims[keys])).unwrap_or_default()
     }
 
     /// The heads that keys carry all the way from their projection: grouped queries share the others.
@@ -163,19 +191,14 @@ impl<'m> Finder<'_, 'm> {
     /// True where a product behind a Softmax sums over its keys, with the probabilities as weights. Places that are
     /// sampled (deformable attention) are added up as they are, and are no keys that queries meet.
     fn weighs_values(&self, softmax: usize, keys: &Dim) -> bool {
-        let leaves = |dim: &Dim| self.typing.factors.all_leaves(dim);
-        let keys = leaves(keys);
-        let sums_keys = |k: usize| {
-            let mut summed = self.typing.contractions.iter().filter(|c| c.node == k).flat_map(|c| leaves(&c.summed));
-            summed.any(|f| keys.contains(&f))
-        };
-        let later = self.links.downstream(self.links.outputs(softmax)).until(|k| self.is_product_of_computed(k));
-        keys.is_empty() || later.into_iter().any(|k| self.is_product_of_computed(k) && sums_keys(k))
+        let later = self.links.downstream(self.links.outputs(softmax)).until(|k| self.takes_values(k, keys));
+        keys.is_empty() || later.into_iter().any(|k| self.takes_values(k, keys) && self.sums_over(k, keys))
     }
 
     /// The factors of what an attention makes: of the product of its probabilities with the values.
     fn attended(&self, softmax: usize) -> Dim {
-        let product = |k: &usize| self.typing.fused.contains_key(k) || self.is_product_of_computed(*k);
+        let keys = self.keys(softmax);
+        let product = |k: &usize| self.typing.fused.contains_key(k) || self.takes_values(*k, &keys);
         let later = self.links.downstream(self.links.outputs(softmax));
         let Some(k) = std::iter::once(softmax).chain(later).find(product) else { return Dim::new() };
         let dims = self.links.outputs(k).take(1).filter_map(|o| self.typing.dims.get(o)).flatten();
@@ -185,7 +208,7 @@ impl<'m> Finder<'_, 'm> {
     /// Forward from the probabilities: their product with the values, then the first contraction with a weight of what
     /// the attention made that everything made from it passes through; else the first one.
     fn projection(&self, softmax: usize) -> Option<usize> {
-        let attended = self.attended(softmax);
+        let (attended, keys) = (self.attended(softmax), self.keys(softmax));
         let mut product = self.typing.fused.contains_key(&softmax);
         let mut first = None;
         let computed = |o: &str| !self.typing.known.contains_key(o);
@@ -198,8 +221,7 @@ impl<'m> Finder<'_, 'm> {
                         return Some(k);
                     }
                 }
-                Some(_) => {}
-                None => product |= self.is_product(k),
+                _ => product |= self.takes_values(k, &keys),
             }
         }
         first

@@ -50,8 +50,8 @@ impl<'m> Finder<'_, 'm> {
                 if between.iter().any(|n| n.op_type() == "GridSample") {
                     continue;
                 }
-                let activation = self.activation(&between);
-                found.push(FeedForward { up, down, hidden, gated, activation });
+                let (activation, convolves) = (self.activation(&between), between.iter().any(|n| convolves(n)));
+                found.push(FeedForward { up, down, hidden, gated, activation, convolves, sum: None });
             }
         }
         found
@@ -95,4 +95,9 @@ impl<'m> Finder<'_, 'm> {
         };
         name.to_string()
     }
+}
+
+/// True for a convolution that takes several tokens together.
+fn convolves(node: &NodeProto) -> bool {
+    node.op_type() == "Conv" && node.ints("kernel_shape").unwrap_or(&[]).iter().any(|&n| n > 1)
 }

@@ -4,5 +4,6 @@ mod anatomy;
 mod attention;
 mod feed_forward;
 mod finder;
+mod layers;
 mod residual;
 mod stacks;

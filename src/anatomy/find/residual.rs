@@ -13,11 +13,12 @@ pub(super) fn is_skip_norm(node: &NodeProto) -> bool {
 
 impl<'m> Finder<'_, 'm> {
     /// Gives every attention the FFN that follows it, and finds where layers begin and end in the residual stream.
-    pub fn assign(&self, attentions: &mut [Attention], ffns: Vec<FeedForward>) {
+    pub fn assign(&self, attentions: &mut [Attention], ffns: &[FeedForward]) {
         let sums: Vec<_> = ffns.iter().map(|f| self.residual_add(f.down)).collect();
         for a in attentions.iter_mut() {
             (a.enter, a.leave) = self.residual_add(a.projection);
-            a.sums.extend(a.enter.clone().zip(a.leave.clone()));
+            a.sum = a.enter.clone().zip(a.leave.clone());
+            a.sums.extend(a.sum.clone());
         }
         let order: Vec<usize> = attentions.iter().map(|a| a.projection).collect();
         let mut taken = HashSet::new();
@@ -58,8 +59,9 @@ impl<'m> Finder<'_, 'm> {
                 };
                 let Some(i) = shared.or(joined).or(behind).or_else(beside) else { continue };
                 taken.insert(i);
-                a.ffn = Some(ffns[i].clone());
-                a.sums.extend(sums[i].0.clone().zip(sums[i].1.clone()).filter(|s| !a.sums.contains(s)));
+                let own = sums[i].0.clone().zip(sums[i].1.clone()).filter(|s| !a.sums.contains(s));
+                a.ffns = vec![FeedForward { sum: own.clone(), ..ffns[i].clone() }];
+                a.sums.extend(own);
                 let position = |v: &Option<String>| v.as_deref().and_then(|v| self.links.maker(v));
                 if position(&sums[i].1) > position(&a.leave) {
                     a.leave = sums[i].1.clone();
@@ -87,6 +89,19 @@ impl<'m> Finder<'_, 'm> {
     /// The skip value and the sum of the first Add that joins what node `k` makes with something that `k` was made
     /// from.
     pub fn residual_add(&self, k: usize) -> (Option<String>, Option<String>) {
+        let Some((skip, c)) = self.residual_join(k) else { return (None, None) };
+        (Some(skip.to_string()), self.sum_of(c).map(str::to_string))
+    }
+
+    /// What a residual sum makes: the fourth output of a skip norm, whose first is already normalised.
+    pub fn sum_of(&self, join: usize) -> Option<&'m str> {
+        let node = self.node(join);
+        let sum = if is_skip_norm(node) { node.output.get(3) } else { node.output.first() };
+        sum.filter(|o| !o.is_empty()).map(String::as_str)
+    }
+
+    /// The skip value and the node of the sum, as [`Finder::residual_add`] finds them.
+    pub fn residual_join(&self, k: usize) -> Option<(&'m str, usize)> {
         // In half precision a skip may pass a Cast of its own.
         let cast = |node: &'m NodeProto| node.input.first().filter(|_| node.op_type() == "Cast").map(String::as_str);
         let is_before = |x: &str| self.links.follow_back(x, cast).any(|x| self.is_made_from(k, x));
@@ -99,17 +114,12 @@ impl<'m> Finder<'_, 'm> {
                     .iter()
                     .find(|x| !made.contains(x.as_str()) && !self.typing.is_constant(x) && is_before(x));
                 if let Some(skip) = skip {
-                    let sum = match node.op_type() {
-                        "Add" | "Sum" => node.output.first(),
-                        // The fourth output of a skip norm is the sum; the first is already normalised.
-                        _ => node.output.get(3).filter(|o| !o.is_empty()),
-                    };
-                    return (Some(skip.clone()), sum.cloned());
+                    return Some((skip.as_str(), c));
                 }
             }
             made.extend(self.links.outputs(c));
         }
-        (None, None)
+        None
     }
 
     /// A layer has more than one query, and its queries and keys come from the same stream: going back from both, the

@@ -272,7 +272,10 @@ fn report(c: &GrowArgs, job: &Job, plan: &Plan) {
             .iter()
             .enumerate()
             .map(|(i, l)| {
-                let ffn = l.ffn_width.map(|w| w.to_string()).unwrap_or("-".into());
+                let ffn = match l.ffn_widths.is_empty() {
+                    true => l.ffn_width.map(|w| w.to_string()).unwrap_or("-".into()),
+                    false => l.ffn_widths.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),
+                };
                 let source = format!("{:?}", l.source).to_lowercase();
                 let slots = format!("{:?}", l.slots);
                 vec![i.to_string(), l.ancestor_layer.to_string(), source, l.heads.to_string(), slots, ffn]

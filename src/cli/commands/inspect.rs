@@ -6,8 +6,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{named, open};
-use crate::anatomy::{Anatomy, Attention, Grid, Roles};
-use crate::axes::{Factor, Typing};
+use crate::anatomy::{Anatomy, Attention, FeedForward, Grid, Roles};
+use crate::axes::{Dim, Factor, Typing};
 use crate::cli::common::OpenFlags;
 use crate::cli::output::{self, count, table};
 use crate::data::{FedReport, InputReport, InputShape, Preprocess, PreprocessFlags};
@@ -78,6 +78,13 @@ pub fn describe(
         layer["stack"] = json!(stack.map(|(stack, _)| &stack.name));
         layer["stack_index"] = json!(stack.map(|(_, place)| place));
     }
+    let mut others = list(&anatomy.others);
+    for (other, a) in others.iter_mut().zip(&anatomy.others) {
+        // A cross-attention goes with the layer that its sum is one of.
+        if let Some(l) = anatomy.layers.iter().position(|l| a.sum.as_ref().is_some_and(|sum| l.sums.contains(sum))) {
+            other["layer"] = json!(l);
+        }
+    }
     let values = |list: &[&ValueInfoProto]| -> Vec<Value> {
         list.iter()
             .map(|v| {
@@ -108,7 +115,7 @@ pub fn describe(
         "embedding_dim": anatomy.layers.first().map(|l| typing.factors.size(&l.embedding)),
         "stacks": anatomy.stacks.iter().map(|s| json!({"name": s.name, "layers": s.layers})).collect::<Vec<_>>(),
         "layers": layers,
-        "other_attentions": list(&anatomy.others),
+        "other_attentions": others,
     })
 }
 
@@ -119,18 +126,28 @@ fn patch_size(grid: Grid) -> Value {
 }
 
 fn attention(typing: &Typing, a: &Attention, index: usize, roles: Option<&Roles>) -> Value {
-    let size = |d| typing.factors.size(d);
+    let size = |d: &Dim| typing.factors.size(d);
+    let kind = |f: &FeedForward| if f.gated { "gated" } else { "plain" };
+    let ffn = |f: &FeedForward| json!({"kind": kind(f), "activation": f.activation, "width": size(&f.hidden)});
+    // Queries that share keys are heads of their own.
+    let of_head: Dim = a.head_dim.iter().copied().filter(|f| !typing.factors.meet(&[*f], &a.shared)).collect();
+    // What a layer has several of is told by the list alone.
+    let one = a.ffns.first().filter(|_| a.ffns.len() == 1);
     let mut value = json!({
         "index": index,
         "heads": size(&a.heads),
-        "head_dim": size(&a.head_dim),
+        "head_dim": size(&of_head),
         "embedding_dim": size(&a.embedding),
         "queries": size(&a.queries),
         "keys": size(&a.keys),
-        "ffn_kind": a.ffn.as_ref().map(|f| if f.gated { "gated" } else { "plain" }),
-        "ffn_activation": a.ffn.as_ref().map(|f| &f.activation),
-        "ffn_width": a.ffn.as_ref().map(|f| size(&f.hidden)),
+        "ffn_kind": one.map(kind),
+        "ffn_activation": one.map(|f| &f.activation),
+        "ffn_width": one.map(|f| size(&f.hidden)),
+        "ffns": a.ffns.iter().map(ffn).collect::<Vec<_>>(),
     });
+    if let Some(convolution) = &a.convolution {
+        value["convolution"] = ffn(convolution);
+    }
     if size(&a.shared) > 1 {
         value["query_heads"] = json!(a.query_heads(typing));
     }
@@ -139,7 +156,7 @@ fn attention(typing: &Typing, a: &Attention, index: usize, roles: Option<&Roles>
         value["weights"] = json!({
             "heads": names(roles.head_uses(a).into_iter().map(|(u, _)| u).collect()),
             "output_projection": names(roles.projection_uses(a)),
-            "ffn": a.ffn.as_ref().map(|f| names(roles.ffn_uses(f))),
+            "ffn": a.ffns.first().map(|_| names(roles.layer_ffn_uses(a))),
         });
     }
     value
@@ -167,9 +184,8 @@ fn explain(typing: &Typing, anatomy: &Anatomy, layer: usize) -> Result<Value> {
     };
     let mut parts =
         vec![("heads", &a.heads), ("head_dim", &a.head_dim), ("embedding", &a.embedding), ("queries", &a.queries)];
-    if let Some(ffn) = &a.ffn {
-        parts.push(("ffn", &ffn.hidden));
-    }
+    parts.extend(a.ffns.iter().map(|ffn| ("ffn", &ffn.hidden)));
+    parts.extend(a.convolution.iter().map(|c| ("convolution", &c.hidden)));
     let roles = Roles::new(typing);
     let mut list = Vec::new();
     for (name, dim) in parts {
@@ -268,27 +284,25 @@ fn render(v: &Value, input: Option<&InputReport>) -> String {
         // Of several stacks a layer says its own, in the words of `--layers`.
         let stacks = key == "layers" && v["stacks"].as_array().is_some_and(|s| s.len() > 1);
         let of_stack = |a: &Value| stacks.then(|| format!("{}:{}", text(&a["stack"]), a["stack_index"]));
-        let rows = list
-            .iter()
-            .map(|a| {
-                let row = [
-                    "index",
-                    "heads",
-                    "head_dim",
-                    "embedding_dim",
-                    "queries",
-                    "keys",
-                    "ffn_kind",
-                    "ffn_activation",
-                    "ffn_width",
-                ]
-                .map(|k| text(&a[k]));
-                row.into_iter().chain(of_stack(a)).collect()
-            })
-            .collect();
+        // What only some models have gets a column where it is.
+        let extra = [("convolution", "convolution"), ("layer", "of layer")];
+        let extra: Vec<_> = extra.into_iter().filter(|(k, _)| list.iter().any(|a| !a[k].is_null())).collect();
+        let cell = |v: &Value| text(v.get("width").unwrap_or(v));
+        let of_ffns = |a: &Value, k: &str| match a["ffns"].as_array().map_or(&[][..], Vec::as_slice) {
+            [] => "-".to_string(),
+            ffns => ffns.iter().map(|f| text(&f[k])).collect::<Vec<_>>().join(", "),
+        };
+        let row = |a: &Value| -> Vec<String> {
+            let own = ["index", "heads", "head_dim", "embedding_dim", "queries", "keys"].map(|k| text(&a[k]));
+            let ffns = ["kind", "activation", "width"].map(|k| of_ffns(a, k));
+            let more = extra.iter().map(|(k, _)| cell(&a[k]));
+            own.into_iter().chain(ffns).chain(more).chain(of_stack(a)).collect()
+        };
+        let rows = list.iter().map(row).collect();
         out += "\n";
         let header = [title, "heads", "head dim", "embedding", "queries", "keys", "FFN", "activation", "FFN width"];
-        let header: Vec<&str> = header.into_iter().chain(stacks.then_some("stack")).collect();
+        let header: Vec<&str> =
+            header.into_iter().chain(extra.iter().map(|e| e.1)).chain(stacks.then_some("stack")).collect();
         out += &table(&header, rows);
         for a in &list {
             for (role, weights) in a["weights"].as_object().into_iter().flatten() {

@@ -35,7 +35,7 @@ fn check(runtime: &Arc<Runtime>, model: &Model, x: &Array4<f32>, to: FloatType) 
     }
     let (before, after) = (Typing::new(model).unwrap(), Typing::new(&half).map_err(|e| e.to_string())?);
     let layers = |t: &Typing| {
-        Anatomy::new(t).map(|a| a.layers.iter().map(|l| (l.head_count(t), l.ffn.is_some())).collect::<Vec<_>>())
+        Anatomy::new(t).map(|a| a.layers.iter().map(|l| (l.head_count(t), l.ffn().is_some())).collect::<Vec<_>>())
     };
     if layers(&before).ok() != layers(&after).ok() {
         return Err("the anatomy changed".into());

@@ -246,7 +246,7 @@ impl<'c> Case<'c> {
         let mut plan = Plan::default();
         let mut oracle = self.model.clone();
         for a in self.anatomy.layers.iter().chain(&self.anatomy.others) {
-            let Some(ffn) = &a.ffn else { continue };
+            let Some(ffn) = a.ffn() else { continue };
             let f = ffn.hidden_factor(typing).expect("neurons are one factor");
             let n = typing.factors.factor_size(f);
             let odd = || (0..n).filter(|i| i % 2 == 1).collect();
@@ -298,7 +298,7 @@ impl<'c> Case<'c> {
     fn silenced(&self, layer: usize) -> Model {
         let mut out = self.model.clone();
         let a = &self.anatomy.layers[layer];
-        for k in [Some(a.projection), a.ffn.as_ref().map(|f| f.down)].into_iter().flatten() {
+        for k in [Some(a.projection), a.ffn().map(|f| f.down)].into_iter().flatten() {
             let mut uses: Vec<usize> = self.roles.operand(k).into_iter().collect();
             uses.extend(self.roles.bias(k));
             for u in uses {
@@ -406,7 +406,7 @@ impl<'c> Case<'c> {
     }
 
     fn ffn_uses(&self, layer: usize) -> Vec<usize> {
-        self.roles.ffn_uses(self.anatomy.layers[layer].ffn.as_ref().unwrap())
+        self.roles.ffn_uses(self.anatomy.layers[layer].ffn().unwrap())
     }
 
     /// The same with means of heads, and of FFNs where they can be shared.

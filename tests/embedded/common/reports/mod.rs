@@ -1,6 +1,7 @@
 //! What users reported of tools of this trade, one file a kind: each began as a wrong result without a word.
 
 pub mod batches;
+pub mod blocks;
 pub mod branches;
 pub mod classes;
 pub mod classifiers;

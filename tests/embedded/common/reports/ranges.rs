@@ -19,7 +19,7 @@ fn large() -> Model {
     let (up, down) = {
         let typing = Typing::new(&model).unwrap();
         let anatomy = Anatomy::new(&typing).unwrap();
-        let ffn = anatomy.layers[2].ffn.as_ref().unwrap();
+        let ffn = anatomy.layers[2].ffn().unwrap();
         let weight = |k: usize| model.graph().node[k].input[1].clone();
         (weight(ffn.up[0]), weight(ffn.down))
     };

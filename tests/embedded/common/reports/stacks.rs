@@ -50,9 +50,14 @@ pub fn far(runtime: &Arc<Runtime>, model: &Model, x: &Array4<f32>, truth: &[f32]
 
 /// A norm goes with a layer where the layer's own sums are followed by one, and stays where it is that of a stack.
 pub fn norms_behind_a_stack_stay(runtime: &Arc<Runtime>) {
-    let (folder, golden) = golden("stacks");
+    children_are_pytorchs(runtime, "stacks", "encoders");
+}
+
+/// Children that keep some layers of the models that a list of a folder names: PyTorch's modules without the others.
+pub fn children_are_pytorchs(runtime: &Arc<Runtime>, folder: &str, list: &str) {
+    let (folder, golden) = golden(folder);
     let x = images(&golden);
-    for entry in golden["encoders"].as_array().unwrap() {
+    for entry in golden[list].as_array().unwrap() {
         let file = entry["file"].as_str().unwrap();
         let model = opened(folder.join(file));
         let typing = Typing::new(&model).unwrap();

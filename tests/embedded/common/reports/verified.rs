@@ -145,11 +145,11 @@ fn rotate(model: &mut Model, of_ffn: bool) {
     let typing = Typing::new(model).unwrap();
     let anatomy = Anatomy::new(&typing).unwrap();
     let layer = &anatomy.layers[0];
-    let k = if of_ffn { layer.ffn.as_ref().unwrap().down } else { layer.projection };
+    let k = if of_ffn { layer.ffn().unwrap().down } else { layer.projection };
     let roles = Roles::new(&typing);
     let uses = roles.operand(k);
     let u = uses.into_iter().next().unwrap();
-    let factor = if of_ffn { layer.ffn.as_ref().unwrap().hidden_factor(&typing) } else { layer.head_factor(&typing) };
+    let factor = if of_ffn { layer.ffn().unwrap().hidden_factor(&typing) } else { layer.head_factor(&typing) };
     let (axis, _) = roles.along(u, factor.unwrap()).unwrap();
     let name = typing.uses[u].name.clone();
     let tensor = model.graph_mut().initializer.iter_mut().find(|t| t.name() == name).unwrap();
