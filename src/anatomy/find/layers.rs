@@ -220,6 +220,8 @@ fn ranges(finder: &Finder, sums: &[Sum], stack: &Stack, ffns: &[FeedForward]) ->
         let trail = end.min(gap.unwrap_or(end));
         let lead = match gap {
             Some(gap) => start.min(gap - trail),
+            // What stands in front of a decoder's layer is another one's: its queries may have been zero (DETR).
+            None if decodes(i) => 0,
             None => start.min(alike(finder, sums, front, back, ffns)),
         };
         let mut range = front[front.len().saturating_sub(lead)..].to_vec();
