@@ -81,8 +81,8 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
     Ok(Shallow { model: out, warnings })
 }
 
-/// A contraction with a weight between the end of a layer that has no FFN and the next layer of its stack: it may be
-/// what the layer has in place of one.
+/// A contraction with a weight between the end of a layer without an FFN and the next layer of its stack. It may be the
+/// FFN of that layer, in a form that is not known.
 fn left_behind(typing: &Typing, anatomy: &Anatomy, ends: &[Option<String>], l: usize) -> Option<usize> {
     let (stack, place) = anatomy.stack_of(l).filter(|_| anatomy.layers[l].ffns.is_empty())?;
     let next = stack.layers.get(place + 1).and_then(|&n| anatomy.layers[n].enter.as_deref())?;
@@ -121,8 +121,8 @@ fn bridge(typing: &Typing, enter: &str, leave: &str) -> Option<Option<Vec<i64>>>
 ///
 /// A norm belongs to a layer only where the layer's own sums are followed by one: of two sums, what the second adds to
 /// is the norm of the first. Where a layer has one sum alone, a norm behind it belongs to it if none is in front of its
-/// attention. A norm behind every layer is the layers' own, too (Conformer). Any other norm is that of a stack, which
-/// stays when its last layer goes.
+/// attention. A norm behind every layer belongs to the layers, too (Conformer). Any other norm is that of the stack,
+/// and stays when the last layer goes.
 pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
     let mut ends: Vec<Option<String>> = anatomy.layers.iter().map(|layer| layer.leave.clone()).collect();
     for stack in &anatomy.stacks {
@@ -161,8 +161,8 @@ fn next_enter<'a>(typing: &Typing, anatomy: &'a Anatomy, stack: &[usize], i: usi
     next.filter(|n| *n != leave && typing.shape(n) == typing.shape(leave))
 }
 
-/// The operators of the norm between every two layers of a stack, where there is one. Two layers alone may be two
-/// stacks with a norm behind each, unless they have a form that is known to end with one.
+/// The operators of the norm between all neighbours in a stack, where there is one. Of two layers it may be the norm
+/// between an encoder and what follows, unless they have several FFNs each.
 fn norm_everywhere<'m>(typing: &Typing<'m>, anatomy: &Anatomy, stack: &[usize]) -> Option<Vec<&'m str>> {
     let border = |i: usize| {
         let leave = anatomy.layers[stack[i]].leave.as_deref()?;
@@ -218,7 +218,7 @@ fn between<'m>(typing: &Typing<'m>, from: &str, to: &str) -> Option<Vec<&'m str>
     for x in typing.links().upstream([to]).along(|x| x != from && !typing.is_constant(x)) {
         nodes.insert(typing.links().maker(x).filter(|_| nodes.len() <= 16)?);
     }
-    // A cut that leaves everything is nothing (LUKE's words without entities).
+    // A Slice that keeps everything does nothing (LUKE without entities).
     let cuts = |node: &&NodeProto| {
         let shape = |list: &[String]| list.first().and_then(|x| typing.shape(x));
         node.op_type() != "Slice" || shape(&node.input) != shape(&node.output)

@@ -71,7 +71,7 @@ fn grow_layers(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descend
         let message = "an FFN width was asked for, and no layer has an FFN that is known";
         return Err(Error::new(ErrorKind::Unsupported, message)
             .at(&model.path)
-            .hint("leave out --ffn-width: heads and layers can be chosen still"));
+            .hint("leave out --ffn-width; heads and layers can still be chosen"));
     }
     let (kept, sources) = inherit::layers(shape, &anatomy.stacks)?;
     let mut warnings = choice::check_stacks(&typing, &anatomy, &shape.layers, &kept)?;

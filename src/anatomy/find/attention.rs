@@ -24,7 +24,7 @@ impl<'m> Finder<'_, 'm> {
             if fused.is_none() && !self.weighs_values(k, &keys) {
                 continue;
             }
-            let Some(projection) = self.projection(k) else { continue };
+            let Some(projection) = self.projection(k, &keys) else { continue };
             let WeightContraction { summed, made } = &self.weight[&projection];
             let front: Dim = front.iter().flat_map(|d| typing.factors.leaves(d)).collect();
             let (mixings, behind) = self.mixings(k, &front, projection);
@@ -35,7 +35,7 @@ impl<'m> Finder<'_, 'm> {
                 false => std::mem::replace(&mut heads, own.clone()).into_iter().filter(|f| !own.contains(f)).collect(),
             };
             // What is summed over may hold more than heads: a projection that an FFN shares.
-            let made_of = if heads.is_empty() { self.attended(k) } else { heads.clone() };
+            let made_of = if heads.is_empty() { self.attended(k, &keys) } else { heads.clone() };
             let own = self.segments(summed).find(|s| self.meet(s, &made_of)).unwrap_or_else(|| summed.clone());
             let head_dim = own.into_iter().filter(|f| !self.meet(&[*f], &heads)).collect();
             let attention = Attention {
@@ -55,8 +55,8 @@ impl<'m> Finder<'_, 'm> {
                 leave: None,
                 sums: Vec::new(),
             };
-            // Of several behind one projection the one with tokens as queries and keys decides: another may run over
-            // the places of a kernel that is made for each token (ConvBERT).
+            // Of several Softmaxes before one projection, one whose queries and keys are tokens decides: another may
+            // run over the places of a kernel that is computed for each token (ConvBERT).
             let over_tokens = |a: &Attention| self.size(&a.queries) > 1 && a.queries == a.keys;
             match found.iter_mut().find(|a| a.projection == projection) {
                 Some(same) if self.size(&same.queries) < 2 && over_tokens(&attention) => *same = attention,
@@ -146,9 +146,9 @@ impl<'m> Finder<'_, 'm> {
         matches!(self.node(k).op_type(), "MatMul" | "FusedMatMul" | "Einsum")
     }
 
-    /// True for a product that takes values together by their keys. A product that mixes heads (talking heads, CaiT) has
-    /// a weight, also where a single head leaves it no axis to sum over. Values may be constants, as those of queries
-    /// that are zero at first (DETR).
+    /// True for a product of probabilities with values. Values may be constants where it sums over the keys: those of
+    /// queries that are zero at first (DETR). Any other product with a weight mixes heads (talking heads), also where
+    /// one head is left and nothing is summed over.
     fn takes_values(&self, k: usize, keys: &Dim) -> bool {
         let is_computed = || !self.node(k).input.iter().any(|x| self.typing.is_constant(x));
         self.is_product(k) && (is_computed() || self.sums_over(k, keys))
@@ -160,17 +160,6 @@ impl<'m> Finder<'_, 'm> {
         let factors = leaves(factors);
         let mut summed = self.typing.contractions.iter().filter(|c| c.node == k).flat_map(|c| leaves(&c.summed));
         summed.any(|f| factors.contains(&f))
-    }
-
-    /// The keys that a Softmax runs over.
-    fn keys(&self, softmax: usize) -> Dim {
-        if let Some(fused) = self.typing.fused.get(&softmax) {
-            return self.typing.factors.leaves(&fused.keys);
-        }
-        let node = self.node(softmax);
-        let dims = node.output.first().and_then(|o| self.typing.dims.get(o.as_str()));
-        let axes = dims.and_then(|dims| Some((dims, score_axes(self.typing, node, dims)?.1)));
-        axes.map(|(dims, [_, keys])| self.typing.factors.leaves(&dims[keys])).unwrap_or_default()
     }
 
     /// The heads that keys carry all the way from their projection: grouped queries share the others.
@@ -192,13 +181,12 @@ impl<'m> Finder<'_, 'm> {
     /// sampled (deformable attention) are added up as they are, and are no keys that queries meet.
     fn weighs_values(&self, softmax: usize, keys: &Dim) -> bool {
         let later = self.links.downstream(self.links.outputs(softmax)).until(|k| self.takes_values(k, keys));
-        keys.is_empty() || later.into_iter().any(|k| self.takes_values(k, keys) && self.sums_over(k, keys))
+        keys.is_empty() || later.into_iter().any(|k| self.is_product(k) && self.sums_over(k, keys))
     }
 
     /// The factors of what an attention makes: of the product of its probabilities with the values.
-    fn attended(&self, softmax: usize) -> Dim {
-        let keys = self.keys(softmax);
-        let product = |k: &usize| self.typing.fused.contains_key(k) || self.takes_values(*k, &keys);
+    fn attended(&self, softmax: usize, keys: &Dim) -> Dim {
+        let product = |k: &usize| self.typing.fused.contains_key(k) || self.takes_values(*k, keys);
         let later = self.links.downstream(self.links.outputs(softmax));
         let Some(k) = std::iter::once(softmax).chain(later).find(product) else { return Dim::new() };
         let dims = self.links.outputs(k).take(1).filter_map(|o| self.typing.dims.get(o)).flatten();
@@ -207,8 +195,8 @@ impl<'m> Finder<'_, 'm> {
 
     /// Forward from the probabilities: their product with the values, then the first contraction with a weight of what
     /// the attention made that everything made from it passes through; else the first one.
-    fn projection(&self, softmax: usize) -> Option<usize> {
-        let (attended, keys) = (self.attended(softmax), self.keys(softmax));
+    fn projection(&self, softmax: usize, keys: &Dim) -> Option<usize> {
+        let attended = self.attended(softmax, keys);
         let mut product = self.typing.fused.contains_key(&softmax);
         let mut first = None;
         let computed = |o: &str| !self.typing.known.contains_key(o);
@@ -221,7 +209,7 @@ impl<'m> Finder<'_, 'm> {
                         return Some(k);
                     }
                 }
-                _ => product |= self.takes_values(k, &keys),
+                _ => product = product || self.takes_values(k, keys),
             }
         }
         first

@@ -1,10 +1,10 @@
 //! What belongs to a layer beside its attention: everything that adds to the residual stream, from the value that
 //! enters the layer to the one where the next begins.
 //!
-//! The sums of a stream follow each other. Those between two attentions belong partly to the layer before and partly to
-//! the one behind. What follows the last attention of a stack, and what stands in front of its first, tells how many of
-//! each: a Conformer has half an FFN in front of its attention, and a convolution and the other half behind it; a
-//! decoder has its cross-attention and its FFN behind.
+//! The sums of a stream follow each other. Those between two attentions are split between the layer before and the
+//! layer behind. How many go to each is read off the ends of the stack: what follows its last attention, and what
+//! stands in front of its first. A Conformer has half an FFN in front of its attention, a convolution and the other
+//! half behind; a decoder has its cross-attention and its FFN behind.
 
 use std::collections::HashMap;
 
@@ -31,6 +31,12 @@ struct Sum<'m> {
     before: Option<usize>,
 }
 
+impl<'m> Sum<'m> {
+    fn new(join: usize, skip: &'m str) -> Self {
+        Sum { join, skip, layers: vec![], pools: false, crosses: false, ffns: vec![], before: None }
+    }
+}
+
 /// Gives layers what belongs to them beside their attention and one FFN. A layer whose stream is not a line of sums, or
 /// whose own sums are not among those found, stays as it is.
 pub(super) fn complete(
@@ -49,7 +55,7 @@ pub(super) fn complete(
                 continue;
             }
             let own: Vec<usize> = range.iter().filter_map(|&s| ffn_of(&sums[s], layers, others, l, ffns)).collect();
-            // Where all parts are the layer's already, what else adds to its stream (a convolution of positions) stays.
+            // A layer that has all its FFNs already takes nothing else: a convolution of positions stays where it is.
             let crosses = range.iter().any(|&s| sums[s].crosses);
             if !crosses && !layers[l].ffns.is_empty() && own.len() == layers[l].ffns.len() {
                 continue;
@@ -58,7 +64,7 @@ pub(super) fn complete(
             if layers.iter().enumerate().any(|(o, other)| o != l && is_taken(other)) {
                 continue;
             }
-            // What a cross-attention was given is its layer's.
+            // An FFN that follows a cross-attention belongs to the layer of both.
             others.iter_mut().filter(|o| is_taken(o)).for_each(|o| o.ffns.clear());
             let layer = &mut layers[l];
             let (enter, leave) = (range.first().map(|&s| sums[s].skip), range.last().map(|&s| sums[s].join));
@@ -71,19 +77,17 @@ pub(super) fn complete(
                 ffn.sum = sum.0.zip(sum.1).filter(|s| Some(s) != of_attention.as_ref());
             }
             layer.sums = found;
-            // A convolution is the FFN of a layer that has no other, and stands beside others as it is.
-            if let (true, Some(at)) = (
-                layer.ffns.iter().any(|f| !f.convolves),
-                layer.ffns.iter().position(|f| f.convolves).filter(|_| layer.ffns.len() > 1),
-            ) {
+            // A convolution is the FFN of a layer that has no other. Beside others it stays as it is.
+            let convolution = layer.ffns.iter().position(|f| f.convolves);
+            if let Some(at) = convolution.filter(|_| layer.ffns.iter().any(|f| !f.convolves)) {
                 layer.convolution = Some(layer.ffns.remove(at));
             }
         }
     }
 }
 
-/// The FFN that a sum adds: the one that follows an attention, else the first. What else adds to one sum stands within
-/// the FFN's own branch.
+/// The FFN that a sum adds: one that was given to an attention already, else the first. Any other in the same sum lies
+/// within the branch of that FFN.
 fn ffn_of(sum: &Sum, layers: &[Attention], others: &[Attention], layer: usize, ffns: &[FeedForward]) -> Option<usize> {
     let given: Vec<usize> =
         std::iter::once(&layers[layer]).chain(others).flat_map(|a| &a.ffns).map(|f| f.down).collect();
@@ -96,8 +100,7 @@ fn sums<'m>(finder: &Finder<'_, 'm>, layers: &[Attention], others: &[Attention],
     let mut found: HashMap<usize, Sum<'m>> = HashMap::new();
     let mut add = |k: usize, note: &dyn Fn(&mut Sum)| {
         if let Some((skip, join)) = finder.residual_join(k) {
-            let new = || Sum { join, skip, layers: vec![], pools: false, crosses: false, ffns: vec![], before: None };
-            note(found.entry(join).or_insert_with(new));
+            note(found.entry(join).or_insert_with(|| Sum::new(join, skip)));
         }
     };
     layers.iter().enumerate().for_each(|(l, a)| add(a.projection, &|s| s.layers.push(l)));
@@ -115,8 +118,7 @@ fn sums<'m>(finder: &Finder<'_, 'm>, layers: &[Attention], others: &[Attention],
         if carries.is_some_and(|dims| dims.iter().any(|d| finder.meet(d, &stream)))
             && let Some(skip) = skip_of(finder, join).filter(|skip| adds_contraction(finder, join, skip))
         {
-            let sum = Sum { join, skip, layers: vec![], pools: false, crosses: false, ffns: vec![], before: None };
-            found.insert(join, sum);
+            found.insert(join, Sum::new(join, skip));
         }
     }
     let mut sums: Vec<Sum> = found.into_values().collect();
@@ -209,7 +211,7 @@ fn ranges(finder: &Finder, sums: &[Sum], stack: &Stack, ffns: &[FeedForward]) ->
             (std::iter::successors(next(&s), next).collect(), true)
         })
         .collect();
-    // Layers that attend to other tokens, too, are others than those that do not, also where they are in one stack.
+    // A stack may hold layers with a cross-attention and layers without: each is compared with its own kind.
     let decodes = |i: usize| backs[i].0.first().is_some_and(|&s| sums[s].crosses);
     let range = |(i, &(l, s)): (usize, &(usize, usize))| {
         let like = || (0..own.len()).filter(|&o| decodes(o) == decodes(i));
@@ -220,7 +222,7 @@ fn ranges(finder: &Finder, sums: &[Sum], stack: &Stack, ffns: &[FeedForward]) ->
         let trail = end.min(gap.unwrap_or(end));
         let lead = match gap {
             Some(gap) => start.min(gap - trail),
-            // What stands in front of a decoder's layer is another one's: its queries may have been zero (DETR).
+            // What stands in front of a single decoder layer belongs to another, whose queries were zero (DETR).
             None if decodes(i) => 0,
             None => start.min(alike(finder, sums, front, back, ffns)),
         };
@@ -232,8 +234,8 @@ fn ranges(finder: &Finder, sums: &[Sum], stack: &Stack, ffns: &[FeedForward]) ->
     own.iter().enumerate().map(range).collect()
 }
 
-/// Where no second attention tells, what stands in front of one belongs to it if all of it is like what follows: FFNs
-/// of the same width.
+/// How many sums in front of a single attention belong to its layer: all of them if they are FFNs as wide as those
+/// that follow, else none.
 fn alike(finder: &Finder, sums: &[Sum], front: &[usize], back: &[usize], ffns: &[FeedForward]) -> usize {
     let hidden =
         |s: &usize| sums[*s].ffns.first().map(|&i| &ffns[i]).filter(|f| !f.convolves).map(|f| finder.size(&f.hidden));
