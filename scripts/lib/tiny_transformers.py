@@ -259,7 +259,8 @@ class Watch(TorchFunctionMode):
         kind, where = getattr(func, "__name__", ""), list(self.stack)
         if kind == "scaled_dot_product_attention":
             q, k, v = [*args, *[kwargs[n] for n in ("query", "key", "value") if n in kwargs]][:3]
-            self.events.append(("softmax", where, {"q": tuple(q.shape), "k": tuple(k.shape), "v": tuple(v.shape)}))
+            sums = tuple(float(x.double().sum()) for x in (q, k, v))
+            self.events.append(("softmax", where, {"q": tuple(q.shape), "k": tuple(k.shape), "v": tuple(v.shape), "sums": sums}))
         elif kind == "multi_head_attention_forward":
             bound = inspect.signature(func).bind(*args, **kwargs).arguments
             heads, e = bound["num_heads"], bound["embed_dim_to_check"]
@@ -307,23 +308,34 @@ def block_of(path, modules):
             yield ".".join(parts[:n])
 
 
-def anatomy(model, fed):
-    """Attentions and FFNs in order of execution, each with the block that it lies in."""
-    modules = dict(model.named_modules())
+def watched(model, fed):
     watch = Watch(model)
     with torch.no_grad(), watch:
         model(**fed)
     watch.close()
-    attentions, projections = attentions_of(watch.events, modules)
+    return watch.events
+
+
+def anatomy(model, fed):
+    """Attentions and FFNs in order of execution, each with the block that it lies in."""
+    modules = dict(model.named_modules())
+    events = watched(model, fed)
+    attentions, projections = attentions_of(events, modules)
+    # What depends on no input is a constant, and may be folded or read as one: the first attention of DETR's decoder.
+    other = watched(model, {k: v.flip(-1) * 2 if v.is_floating_point() else v for k, v in fed.items()})
+    for a in attentions:
+        sums = events[a["at"]][2].get("sums")
+        if sums and len(other) == len(events) and any(v.is_floating_point() for v in fed.values()) and other[a["at"]][2].get("sums") == sums:
+            a["again"] = True
     for a in attentions:
         # A head that pools is no element of a list: its FFN is beside it.
         a["block"] = next(block_of(a["module"], modules), a["module"].rpartition(".")[0])
     blocks, inside = {a["block"] for a in attentions if a["block"]}, {a["module"] for a in attentions}
-    ffns = feed_forwards(watch.events, modules, projections, inside, blocks)
+    ffns = feed_forwards(events, modules, projections, inside, blocks)
     if not ffns:
         # Some keep FFNs in elements of their own (LeViT), or in a list of their own (XLM).
         lists = {n for n, m in modules.items() if isinstance(m, nn.ModuleList)}
-        ffns = feed_forwards(watch.events, modules, projections, inside, {n for n in modules if n.rpartition(".")[0] in lists})
+        ffns = feed_forwards(events, modules, projections, inside, {n for n in modules if n.rpartition(".")[0] in lists})
         for f in ffns:
             f["alone"] = True
             f["block"] = next((a["block"] for a in reversed(attentions) if a["at"] < f["at"]), f["block"])

@@ -145,7 +145,10 @@ pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
                 }
             };
             if let Some(ops) = &own {
-                let end = follow(typing, leave, ops).or(place.map(str::to_string));
+                // Where moves behind the norm are missing at the end of a model, the norm ends the layer.
+                let norm = &ops[..ops.len() - ops.iter().rev().take_while(|op| moves(op)).count()];
+                let end =
+                    follow(typing, leave, ops).or(place.map(str::to_string)).or_else(|| follow(typing, leave, norm));
                 ends[l] = end.or(ends[l].take());
             }
             before = own;
@@ -192,8 +195,8 @@ fn inner_norm<'m>(typing: &Typing<'m>, layer: &Attention) -> Inner<'m> {
     for (sum, skip) in pairs {
         match (sum == skip).then(Vec::new).or_else(|| between(typing, sum, skip)) {
             Some(ops) if is_norm(&ops) => return Inner::Norm(ops),
-            // In half precision a skip may pass a Cast of its own.
-            Some(ops) if ops.iter().all(|op| matches!(*op, "Cast" | "Identity")) => return Inner::None,
+            // A skip may be weighed (LASR), and in half precision pass a Cast of its own.
+            Some(ops) if ops.iter().all(|op| matches!(*op, "Cast" | "Identity" | "Mul")) => return Inner::None,
             _ => {}
         }
     }
@@ -235,10 +238,18 @@ fn first_norm<'m>(ops: &[&'m str]) -> Vec<&'m str> {
     }
 }
 
-/// True where the operators are those of a norm.
+/// True where the operators are those of a norm, or the gain and the bias alone (MobileBERT).
 fn is_norm(names: &[&str]) -> bool {
-    let is_step = |op: &&str| makes_norm(op) || ops::named(op).is(Mark::NormStep);
+    if names == ["Mul", "Add"] {
+        return true;
+    }
+    let is_step = |op: &&str| makes_norm(op) || moves(op) || ops::named(op).is(Mark::NormStep);
     names.iter().any(|op| makes_norm(op)) && names.iter().all(is_step)
+}
+
+/// True for an operator that keeps every element, on other axes perhaps.
+fn moves(op: &str) -> bool {
+    ops::named(op).is(Mark::Keeps)
 }
 
 /// True for an operator that only a norm has in a residual stream.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::super::structure::Anatomy;
 use super::super::tokens::Tokens;
 use super::finder::Finder;
-use super::layers::complete;
+use super::layers::{complete, enclose};
 use super::stacks::stacks;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,14 +36,17 @@ impl Anatomy {
         let sums: HashSet<&str> = stream.iter().map(String::as_str).collect();
         let (mut layers, mut others): (Vec<_>, Vec<_>) =
             attentions.iter().cloned().partition(|a| finder.is_layer(a, &sums));
-        let stacks = stacks(&finder, &layers);
-        complete(&finder, &mut layers, &mut others, &ffns, &stacks);
+        let mut found = stacks(&finder, &layers);
+        complete(&finder, &mut layers, &mut others, &ffns, &found);
+        if enclose(&finder, &mut layers) {
+            found = stacks(&finder, &layers);
+        }
         let first = layers.first().or(others.first());
         let tokens = first.map(|a| Tokens::new(typing, &a.queries));
         Ok(Anatomy {
             grid: tokens.as_ref().and_then(|t| t.grid(typing)),
             prefix_tokens: tokens.map(|t| t.prefix()).unwrap_or(0),
-            stacks,
+            stacks: found,
             layers,
             others,
         })

@@ -12,6 +12,10 @@ impl<'m> Finder<'_, 'm> {
         let mut found: Vec<Attention> = Vec::new();
         for (k, node) in typing.graph.node.iter().enumerate() {
             let fused = typing.fused.get(&k);
+            // What depends on no input is a constant, as the first attention of DETR's decoder, whose queries are zero.
+            if node.output.first().is_some_and(|o| typing.is_constant(o)) {
+                continue;
+            }
             let (front, queries, keys) = match (fused, node) {
                 (Some(f), _) => (vec![f.batch.clone(), f.heads.clone()], f.queries.clone(), f.keys.clone()),
                 (None, _) if self.is_softmax(k) => {

@@ -1,7 +1,10 @@
 //! FFNs: a hidden factor made from the residual stream, and summed over on the way back to it.
 
+use std::collections::HashSet;
+
 use super::super::structure::{Attention, FeedForward};
 use super::finder::{Finder, WeightContraction};
+use super::residual::is_skip_norm;
 use crate::axes::{Dim, Factor};
 use crate::graph::Attributes;
 use crate::onnx::proto::NodeProto;
@@ -46,8 +49,9 @@ impl<'m> Finder<'_, 'm> {
                 };
                 let gated = up.len() > 1 || up.iter().any(|k| neurons(k) > self.size(&hidden));
                 let between = self.between(&up, down, &hidden);
-                // Values that are sampled at places of their own: deformable attention.
-                if between.iter().any(|n| n.op_type() == "GridSample") {
+                // Values that are sampled at places of their own are deformable attention, and those that are added to
+                // others a residual stream.
+                if between.iter().any(|n| n.op_type() == "GridSample") || self.adds_to_others(&up, &between, &hidden) {
                     continue;
                 }
                 let (activation, convolves) = (self.activation(&between), between.iter().any(|n| convolves(n)));
@@ -62,6 +66,19 @@ impl<'m> Finder<'_, 'm> {
         let passes = |u: &usize| self.weight.get(u).is_none_or(|w| self.meet(&w.summed, hidden));
         let made = up.iter().flat_map(|&k| self.links.outputs(k));
         self.links.downstream(made).through(|u| u < down && passes(&u)).map(|u| self.node(u)).collect()
+    }
+
+    /// True where what an FFN would make of its hidden values is added to values that are made elsewhere.
+    fn adds_to_others(&self, up: &[usize], between: &[&NodeProto], hidden: &Dim) -> bool {
+        let made: HashSet<&str> = up
+            .iter()
+            .flat_map(|&k| self.links.outputs(k))
+            .chain(between.iter().flat_map(|n| n.output.iter().map(String::as_str)))
+            .collect();
+        let carries = |x: &str| self.typing.dims.get(x).is_some_and(|dims| dims.iter().any(|d| self.meet(d, hidden)));
+        let is_other = |x: &&String| !made.contains(x.as_str()) && !self.typing.is_constant(x) && carries(x);
+        let mut sums = between.iter().filter(|n| matches!(n.op_type(), "Add" | "Sum") || is_skip_norm(n));
+        sums.any(|n| n.input.iter().any(|x| is_other(&x)))
     }
 
     /// The nonlinearity among the nodes between the contractions of an FFN.

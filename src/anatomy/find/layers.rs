@@ -68,7 +68,7 @@ pub(super) fn complete(
             others.iter_mut().filter(|o| is_taken(o)).for_each(|o| o.ffns.clear());
             let layer = &mut layers[l];
             let (enter, leave) = (range.first().map(|&s| sums[s].skip), range.last().map(|&s| sums[s].join));
-            layer.enter = enter.map(str::to_string);
+            layer.enter = enter.map(|skip| finder.unscaled(skip).to_string());
             layer.leave = leave.and_then(|join| finder.sum_of(join)).map(str::to_string);
             let of_attention = layer.sum.clone();
             layer.ffns = own.into_iter().map(|i| ffns[i].clone()).collect();
@@ -140,7 +140,7 @@ fn skip_of<'m>(finder: &Finder<'_, 'm>, join: usize) -> Option<&'m str> {
         finder.links.inputs(join).filter(|x| !x.is_empty() && !finder.typing.is_constant(x)).collect();
     operands.iter().copied().find(|skip| {
         let branches = operands.iter().filter(|o| *o != skip);
-        branches.filter_map(|o| finder.links.maker(o)).any(|m| finder.is_made_from(m, skip))
+        branches.filter_map(|o| finder.links.maker(o)).any(|m| finder.is_made_from(m, finder.unscaled(skip)))
     })
 }
 
@@ -215,23 +215,37 @@ fn ranges(finder: &Finder, sums: &[Sum], stack: &Stack, ffns: &[FeedForward]) ->
     let decodes = |i: usize| backs[i].0.first().is_some_and(|&s| sums[s].crosses);
     let range = |(i, &(l, s)): (usize, &(usize, usize))| {
         let like = || (0..own.len()).filter(|&o| decodes(o) == decodes(i));
-        let follow = |last: bool| like().filter(|&o| backs[o].1 == last).map(|o| backs[o].0.len()).min();
-        let (gap, end) = (follow(false), follow(true).unwrap_or(0));
-        let start = like().filter(|&o| fronts[o].1.is_none()).map(|o| fronts[o].0.len()).min().unwrap_or(0);
+        let gap = like().filter(|&o| !backs[o].1).map(|o| &backs[o].0).min_by_key(|gap| gap.len());
+        let ends = like().filter(|&o| backs[o].1).map(|o| &backs[o].0);
+        let starts = like().filter(|&o| fronts[o].1.is_none()).map(|o| &fronts[o].0);
+        let same = |a: &usize, b: &usize| kind(&sums[*a], ffns) == kind(&sums[*b], ffns);
         let (front, back) = (&fronts[i].0, &backs[i].0);
-        let trail = end.min(gap.unwrap_or(end));
-        let lead = match gap {
-            Some(gap) => start.min(gap - trail),
+        let (lead, trail) = match gap {
+            Some(gap) => {
+                let prefix = |end: &Vec<usize>| gap.iter().zip(end).take_while(|(a, b)| same(a, b)).count();
+                let trail = ends.map(prefix).max().unwrap_or(0);
+                let left = gap[trail..].iter().rev();
+                let suffix =
+                    |start: &Vec<usize>| left.clone().zip(start.iter().rev()).take_while(|(a, b)| same(a, b)).count();
+                (starts.map(suffix).max().unwrap_or(0), trail)
+            }
             // What stands in front of a single decoder layer belongs to another, whose queries were zero (DETR).
-            None if decodes(i) => 0,
-            None => start.min(alike(finder, sums, front, back, ffns)),
+            None if decodes(i) => (0, back.len()),
+            None => (alike(finder, sums, front, back, ffns), back.len()),
         };
+        let trail = trail.min(back.len());
         let mut range = front[front.len().saturating_sub(lead)..].to_vec();
         range.push(s);
         range.extend(&back[..trail]);
         (l, range)
     };
     own.iter().enumerate().map(range).collect()
+}
+
+/// What tells sums of different places in a layer apart: an attention to other tokens, and the form of an FFN.
+fn kind<'f>(sum: &Sum, ffns: &'f [FeedForward]) -> (bool, Option<(bool, bool, &'f str)>) {
+    let ffn = sum.ffns.first().map(|&i| (ffns[i].convolves, ffns[i].gated, ffns[i].activation.as_str()));
+    (sum.crosses, ffn)
 }
 
 /// How many sums in front of a single attention belong to its layer: all of them if they are FFNs as wide as those
@@ -241,4 +255,37 @@ fn alike(finder: &Finder, sums: &[Sum], front: &[usize], back: &[usize], ffns: &
         |s: &usize| sums[*s].ffns.first().map(|&i| &ffns[i]).filter(|f| !f.convolves).map(|f| finder.size(&f.hidden));
     let same = |s: &usize| hidden(s).is_some() && back.iter().any(|b| hidden(b) == hidden(s));
     if front.iter().all(same) { front.len() } else { 0 }
+}
+
+/// Takes layers whose stream is enclosed in a wider one (MobileBERT's bottlenecks) from where they leave the wider
+/// stream to where they are added to it. Returns true where there are any.
+pub(super) fn enclose(finder: &Finder, layers: &mut [Attention]) -> bool {
+    let found: Vec<_> = (0..layers.len()).filter_map(|l| Some((l, enclosing(finder, layers, l)?))).collect();
+    let any = !found.is_empty();
+    for (l, (contraction, skip, sum)) in found {
+        let layer = &mut layers[l];
+        layer.embedding = finder.weight[&contraction].made.clone();
+        layer.enter = Some(finder.unscaled(skip).to_string());
+        layer.leave = Some(sum.to_string());
+        layer.sums.push((skip.to_string(), sum.to_string()));
+    }
+    any
+}
+
+/// The contraction that leads from a layer back to a wider stream: all that leaves the layer goes into it, it makes
+/// other channels, and what it makes is added to the value that the layer starts from. Returns it with that value and
+/// the sum.
+fn enclosing<'m>(finder: &Finder<'_, 'm>, layers: &[Attention], l: usize) -> Option<(usize, &'m str, &'m str)> {
+    let (enter, leave) = layers[l].enter.as_deref().zip(layers[l].leave.as_deref())?;
+    let leave = finder.links.outputs(finder.links.maker(leave)?).find(|o| *o == leave)?;
+    let mut walk = finder.links.downstream([leave]).along(|o| !finder.typing.known.contains_key(o));
+    let contraction = walk.find(|k| finder.weight.contains_key(k)).filter(|_| walk.is_bottleneck())?;
+    if finder.meet(&finder.weight[&contraction].made, &layers[l].embedding) {
+        return None;
+    }
+    let (skip, join) = finder.residual_join(contraction)?;
+    let (first, sum) = (finder.links.maker(skip).map_or(0, |k| k + 1), finder.sum_of(join)?);
+    let is_alone = layers.iter().filter(|o| (first..join).contains(&o.projection)).count() == 1;
+    let is_inside = is_alone && finder.is_made_from(finder.links.maker(enter)?, skip);
+    is_inside.then_some((contraction, skip, sum))
 }

@@ -16,8 +16,10 @@ impl<'m> Finder<'_, 'm> {
     pub fn assign(&self, attentions: &mut [Attention], ffns: &[FeedForward]) {
         let sums: Vec<_> = ffns.iter().map(|f| self.residual_add(f.down)).collect();
         for a in attentions.iter_mut() {
-            (a.enter, a.leave) = self.residual_add(a.projection);
-            a.sum = a.enter.clone().zip(a.leave.clone());
+            let (skip, sum) = self.residual_add(a.projection);
+            a.enter = skip.as_deref().map(|skip| self.unscaled(skip).to_string());
+            a.leave = sum.clone();
+            a.sum = skip.zip(sum);
             a.sums.extend(a.sum.clone());
         }
         let order: Vec<usize> = attentions.iter().map(|a| a.projection).collect();
@@ -102,9 +104,12 @@ impl<'m> Finder<'_, 'm> {
 
     /// The skip value and the node of the sum, as [`Finder::residual_add`] finds them.
     pub fn residual_join(&self, k: usize) -> Option<(&'m str, usize)> {
-        // In half precision a skip may pass a Cast of its own.
-        let cast = |node: &'m NodeProto| node.input.first().filter(|_| node.op_type() == "Cast").map(String::as_str);
-        let is_before = |x: &str| self.links.follow_back(x, cast).any(|x| self.is_made_from(k, x));
+        let is_before = |x: &str| {
+            // In half precision a skip may pass a Cast of its own.
+            let cast =
+                |node: &'m NodeProto| node.input.first().filter(|_| node.op_type() == "Cast").map(String::as_str);
+            self.links.follow_back(self.unscaled(x), cast).any(|x| self.is_made_from(k, x))
+        };
         let mut made: HashSet<&str> = self.links.outputs(k).collect();
         for c in self.links.downstream(self.links.outputs(k)) {
             let node = self.node(c);
@@ -120,6 +125,21 @@ impl<'m> Finder<'_, 'm> {
             made.extend(self.links.outputs(c));
         }
         None
+    }
+
+    /// What a skip is a multiple of: it may be weighed for the sum alone (LASR). A multiple that others take, too, is
+    /// the stream itself.
+    pub fn unscaled<'v>(&self, value: &'v str) -> &'v str
+    where
+        'm: 'v,
+    {
+        let weighed = |node: &'m NodeProto| {
+            let mut computed = node.input.iter().filter(|x| !self.typing.is_constant(x));
+            let alone = node.output.first().is_some_and(|o| self.links.users(o).len() == 1);
+            let value = computed.next().filter(|_| node.op_type() == "Mul" && alone && computed.next().is_none());
+            value.map(String::as_str)
+        };
+        self.links.follow_back(value, weighed).last().unwrap_or(value)
     }
 
     /// A layer has more than one query, and its queries and keys come from the same stream: going back from both, the

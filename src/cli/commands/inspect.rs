@@ -125,18 +125,31 @@ fn patch_size(grid: Grid) -> Value {
     if h == w { number(h) } else { json!([number(h), number(w)]) }
 }
 
+/// The dimension of one head.
+fn of_head(typing: &Typing, a: &Attention) -> Dim {
+    // Queries that share keys are heads of their own.
+    let own: Dim = a.head_dim.iter().copied().filter(|f| !typing.factors.meet(&[*f], &a.shared)).collect();
+    if own.len() < 2 {
+        return own;
+    }
+    // What is joined with the heads in front of the projection (ConvBERT's convolution) is no part of one: no other
+    // weight has an axis for the pieces.
+    let roles = Roles::new(typing);
+    let joined = roles.operand(a.projection);
+    let made: Dim = own.iter().copied().filter(|f| roles.carriers(*f).iter().any(|u| !joined.contains(u))).collect();
+    if made.is_empty() { own } else { made }
+}
+
 fn attention(typing: &Typing, a: &Attention, index: usize, roles: Option<&Roles>) -> Value {
     let size = |d: &Dim| typing.factors.size(d);
     let kind = |f: &FeedForward| if f.gated { "gated" } else { "plain" };
     let ffn = |f: &FeedForward| json!({"kind": kind(f), "activation": f.activation, "width": size(&f.hidden)});
-    // Queries that share keys are heads of their own.
-    let of_head: Dim = a.head_dim.iter().copied().filter(|f| !typing.factors.meet(&[*f], &a.shared)).collect();
     // What a layer has several of is told by the list alone.
     let one = a.ffns.first().filter(|_| a.ffns.len() == 1);
     let mut value = json!({
         "index": index,
         "heads": size(&a.heads),
-        "head_dim": size(&of_head),
+        "head_dim": size(&of_head(typing, a)),
         "embedding_dim": size(&a.embedding),
         "queries": size(&a.queries),
         "keys": size(&a.keys),

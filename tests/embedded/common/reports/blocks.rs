@@ -1,5 +1,6 @@
 //! Layers that are more than an attention and an FFN: half FFNs and a convolution around it, a cross-attention, several
-//! FFNs, an FFN that is not read as one; against PyTorch's children (scripts/fixtures/blocks.py).
+//! FFNs, an FFN that is not read as one, weighed skips, a narrow stream inside a wide one; against PyTorch's children
+//! (scripts/fixtures/blocks.py).
 
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ pub fn every_ffn_of_a_layer_is_resized(runtime: &Arc<Runtime>) {
         let layers = found["layers"].as_array().unwrap();
         let widths =
             |layer: &Value| -> Value { layer["ffns"].as_array().unwrap().iter().map(|f| f["width"].clone()).collect() };
-        if path.ends_with("grouped.onnx") {
+        if path.ends_with("grouped.onnx") || path.ends_with("channels.onnx") {
             assert!(layers.iter().all(|layer| widths(layer) == json!([])), "{layers:?}");
             let child = temporary.path().join("child.onnx");
             let half = ["grow", text(&path), "--no-images", "--ffn-width", "50%", "-o", text(&child)];

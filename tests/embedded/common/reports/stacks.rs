@@ -69,6 +69,12 @@ pub fn children_are_pytorchs(runtime: &Arc<Runtime>, folder: &str, list: &str) {
             let error = far(runtime, &grown.model, &x, &numbers(&child["outputs"]));
             assert!(error < 2e-5, "{file}, {}: {error:e}", child["kept"]);
         }
+        for kept in entry["refused"].as_array().into_iter().flatten() {
+            let kept = kept.as_array().unwrap().iter().map(|l| l.as_u64().unwrap() as usize).collect();
+            let shape = Shape { layers: Layers::List(kept), ..Shape::default() };
+            let error = grow(&model, &gene, &shape).unwrap_err().to_string();
+            assert!(error.contains("cannot be dropped"), "{file}: {error}");
+        }
     }
 }
 
