@@ -270,7 +270,9 @@ class Watch(TorchFunctionMode):
         # A softmax over another axis than the last weighs something else than keys.
         along = kwargs.get("dim", args[1] if len(args) > 1 else -1)
         if kind in ("softmax", "_softmax") and torch.is_tensor(out) and along in (-1, out.ndim - 1):
-            self.events.append(("softmax", where, {"p": tuple(out.shape)}))
+            places = torch.linspace(0, 1, out.numel(), dtype=torch.float64)
+            sums = (float((out.double().flatten() * places).sum()),)
+            self.events.append(("softmax", where, {"p": tuple(out.shape), "sums": sums}))
         elif kind in ("linear", "conv1d", "conv2d", "_conv_forward", "addmm"):
             w = [*args, kwargs.get("weight")][2 if kind == "addmm" else 1]
             if not torch.is_tensor(w) or w.ndim < 2:

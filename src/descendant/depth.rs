@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::taps;
 use crate::anatomy::{Anatomy, Attention};
-use crate::axes::{Dim, Typing};
+use crate::axes::{Dim, Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Builder};
 use crate::onnx::proto::NodeProto;
@@ -100,10 +100,18 @@ fn left_behind(typing: &Typing, anatomy: &Anatomy, ends: &[Option<String>], l: u
 fn bridge(typing: &Typing, enter: &str, leave: &str) -> Option<Option<Vec<i64>>> {
     let (a, b) = (typing.dims.get(enter)?, typing.dims.get(leave)?);
     let leaves = |dims: &[Dim]| dims.iter().flat_map(|d| typing.factors.leaves(d)).collect::<Vec<_>>();
-    if typing.shape(enter) == typing.shape(leave) {
+    let (before, after) = (leaves(a), leaves(b));
+    let sorted = |list: &[Factor]| {
+        let mut list = list.to_vec();
+        list.sort_unstable();
+        list
+    };
+    // As many channels as tokens have the same shape on either axis.
+    let turned = before != after && sorted(&before) == sorted(&after);
+    if typing.shape(enter) == typing.shape(leave) && !turned {
         return Some(None);
     }
-    if leaves(a) != leaves(b) {
+    if before != after {
         return None;
     }
     let batch = typing.batch.map(|f| typing.factors.root(f));
@@ -127,7 +135,10 @@ pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
     let mut ends: Vec<Option<String>> = anatomy.layers.iter().map(|layer| layer.leave.clone()).collect();
     for stack in &anatomy.stacks {
         let mut before: Option<Vec<&str>> = None;
-        let everywhere = norm_everywhere(typing, anatomy, &stack.layers);
+        let shape = |l: usize| anatomy.layers[l].leave.as_deref().and_then(|leave| typing.shape(leave));
+        let stages = stack.layers.chunk_by(|&a, &b| shape(a) == shape(b));
+        let everywhere: Vec<Option<Vec<&str>>> =
+            stages.flat_map(|stage| vec![norm_everywhere(typing, anatomy, stage); stage.len()]).collect();
         for (i, &l) in stack.layers.iter().enumerate() {
             let layer = &anatomy.layers[l];
             let Some(leave) = layer.leave.as_deref() else { continue };
@@ -135,7 +146,7 @@ pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
             let border = next.and_then(|next| norm_between(typing, leave, next));
             let (own, place) = match inner_norm(typing, layer) {
                 Inner::Norm(ops) => (Some(ops), border.and(next)),
-                Inner::None if everywhere.is_some() => (everywhere.clone(), border.and(next)),
+                Inner::None if everywhere[i].is_some() => (everywhere[i].clone(), border.and(next)),
                 Inner::None => (None, None),
                 Inner::Unknown if is_normed_first(typing, layer) => (None, None),
                 // It ends like the layer before it, and the first as far as one norm: that of the stack may follow.
@@ -145,16 +156,22 @@ pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
                 }
             };
             if let Some(ops) = &own {
-                // Where moves behind the norm are missing at the end of a model, the norm ends the layer.
-                let norm = &ops[..ops.len() - ops.iter().rev().take_while(|op| moves(op)).count()];
-                let end =
-                    follow(typing, leave, ops).or(place.map(str::to_string)).or_else(|| follow(typing, leave, norm));
-                ends[l] = end.or(ends[l].take());
+                ends[l] = end(typing, leave, ops, place).or(ends[l].take());
             }
             before = own;
         }
     }
     ends
+}
+
+/// What the operators of a norm make of a value, or the place that they lead to.
+fn end(typing: &Typing, leave: &str, ops: &[&str], place: Option<&str>) -> Option<String> {
+    // Moves behind the norm belong to it where nothing else reads what it makes.
+    let norm = &ops[..ops.len() - ops.iter().rev().take_while(|op| moves(op)).count()];
+    let alone = |x: String| typing.links().users(&x).len() == 1;
+    let whole = norm.len() == ops.len() || follow(typing, leave, norm).is_some_and(alone);
+    let end = follow(typing, leave, ops).or(place.map(str::to_string)).filter(|_| whole);
+    end.or_else(|| follow(typing, leave, norm))
 }
 
 /// The value that enters the next layer of a stack, where it is another one than leaves layer `i`, of the same shape.
@@ -164,7 +181,7 @@ fn next_enter<'a>(typing: &Typing, anatomy: &'a Anatomy, stack: &[usize], i: usi
     next.filter(|n| *n != leave && typing.shape(n) == typing.shape(leave))
 }
 
-/// The operators of the norm between all neighbours in a stack, where there is one. Of two layers it may be the norm
+/// The operators of the norm between all neighbours of one stage, where there is one. Of two layers it may be the norm
 /// between an encoder and what follows, unless they have several FFNs each.
 fn norm_everywhere<'m>(typing: &Typing<'m>, anatomy: &Anatomy, stack: &[usize]) -> Option<Vec<&'m str>> {
     let border = |i: usize| {

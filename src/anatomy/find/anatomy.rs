@@ -38,7 +38,7 @@ impl Anatomy {
             attentions.iter().cloned().partition(|a| finder.is_layer(a, &sums));
         let mut found = stacks(&finder, &layers);
         complete(&finder, &mut layers, &mut others, &ffns, &found);
-        if enclose(&finder, &mut layers) {
+        if enclose(&finder, &mut layers, &ffns) {
             found = stacks(&finder, &layers);
         }
         let first = layers.first().or(others.first());

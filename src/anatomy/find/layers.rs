@@ -6,7 +6,7 @@
 //! stands in front of its first. A Conformer has half an FFN in front of its attention, a convolution and the other
 //! half behind; a decoder has its cross-attention and its FFN behind.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::super::structure::{Attention, FeedForward, Stack};
 use super::finder::Finder;
@@ -257,35 +257,41 @@ fn alike(finder: &Finder, sums: &[Sum], front: &[usize], back: &[usize], ffns: &
     if front.iter().all(same) { front.len() } else { 0 }
 }
 
-/// Takes layers whose stream is enclosed in a wider one (MobileBERT's bottlenecks) from where they leave the wider
-/// stream to where they are added to it. Returns true where there are any.
-pub(super) fn enclose(finder: &Finder, layers: &mut [Attention]) -> bool {
-    let found: Vec<_> = (0..layers.len()).filter_map(|l| Some((l, enclosing(finder, layers, l)?))).collect();
-    let any = !found.is_empty();
-    for (l, (contraction, skip, sum)) in found {
-        let layer = &mut layers[l];
-        layer.embedding = finder.weight[&contraction].made.clone();
-        layer.enter = Some(finder.unscaled(skip).to_string());
-        layer.leave = Some(sum.to_string());
-        layer.sums.push((skip.to_string(), sum.to_string()));
+/// Completes layers on fewer channels than the stream that they add to (MobileBERT): every FFN between the attention
+/// and that sum belongs to the layer. Returns true where there are any.
+pub(super) fn enclose(finder: &Finder, layers: &mut [Attention], ffns: &[FeedForward]) -> bool {
+    let taken: HashSet<usize> = layers.iter().flat_map(|l| &l.ffns).map(|f| f.down).collect();
+    let projections: Vec<usize> = layers.iter().map(|l| l.projection).collect();
+    let mut any = false;
+    for layer in layers.iter_mut() {
+        let Some((skip, sum)) = layer.sum.clone() else { continue };
+        let dims = finder.typing.dims.get(skip.as_str());
+        if dims.is_none_or(|dims| dims.iter().any(|d| finder.meet(d, &layer.embedding))) {
+            continue;
+        }
+        let (Some(join), Some(made)) = (finder.links.maker(&sum), finder.links.outputs(layer.projection).next()) else {
+            continue;
+        };
+        if projections.iter().any(|p| (layer.projection + 1..join).contains(p)) {
+            continue;
+        }
+        let mut branch = finder.links.upstream(finder.links.inputs(join).filter(|x| *x != skip)).nodes();
+        let Some(back) = branch.find_map(|k| finder.weight.get(&k)) else { continue };
+        let has = |f: &FeedForward| layer.ffns.iter().any(|own| own.down == f.down);
+        let is_inside =
+            |f: &FeedForward| f.down < join && !taken.contains(&f.down) && finder.is_made_from(f.down, made);
+        let sum = |f: &FeedForward| {
+            let (skip, sum) = finder.residual_add(f.down);
+            skip.zip(sum).filter(|s| Some(s) != layer.sum.as_ref())
+        };
+        let own = ffns.iter().filter(|f| has(f) || is_inside(f));
+        let own: Vec<_> = own.map(|f| FeedForward { sum: sum(f), ..f.clone() }).collect();
+        if own.len() > layer.ffns.len() {
+            let inner: Vec<_> = own.iter().filter_map(|f| f.sum.clone()).collect();
+            layer.sums.retain(|s| !inner.contains(s));
+            layer.sums.extend(inner);
+            (layer.ffns, layer.embedding, any) = (own, back.made.clone(), true);
+        }
     }
     any
-}
-
-/// The contraction that leads from a layer back to a wider stream: all that leaves the layer goes into it, it makes
-/// other channels, and what it makes is added to the value that the layer starts from. Returns it with that value and
-/// the sum.
-fn enclosing<'m>(finder: &Finder<'_, 'm>, layers: &[Attention], l: usize) -> Option<(usize, &'m str, &'m str)> {
-    let (enter, leave) = layers[l].enter.as_deref().zip(layers[l].leave.as_deref())?;
-    let leave = finder.links.outputs(finder.links.maker(leave)?).find(|o| *o == leave)?;
-    let mut walk = finder.links.downstream([leave]).along(|o| !finder.typing.known.contains_key(o));
-    let contraction = walk.find(|k| finder.weight.contains_key(k)).filter(|_| walk.is_bottleneck())?;
-    if finder.meet(&finder.weight[&contraction].made, &layers[l].embedding) {
-        return None;
-    }
-    let (skip, join) = finder.residual_join(contraction)?;
-    let (first, sum) = (finder.links.maker(skip).map_or(0, |k| k + 1), finder.sum_of(join)?);
-    let is_alone = layers.iter().filter(|o| (first..join).contains(&o.projection)).count() == 1;
-    let is_inside = is_alone && finder.is_made_from(finder.links.maker(enter)?, skip);
-    is_inside.then_some((contraction, skip, sum))
 }
