@@ -216,22 +216,26 @@ fn ranges(finder: &Finder, sums: &[Sum], stack: &Stack, ffns: &[FeedForward]) ->
     let range = |(i, &(l, s)): (usize, &(usize, usize))| {
         let like = || (0..own.len()).filter(|&o| decodes(o) == decodes(i));
         let gap = like().filter(|&o| !backs[o].1).map(|o| &backs[o].0).min_by_key(|gap| gap.len());
-        let ends = like().filter(|&o| backs[o].1).map(|o| &backs[o].0);
-        let starts = like().filter(|&o| fronts[o].1.is_none()).map(|o| &fronts[o].0);
+        let ends = || like().filter(|&o| backs[o].1).map(|o| &backs[o].0);
+        let starts = || like().filter(|&o| fronts[o].1.is_none()).map(|o| &fronts[o].0);
+        let end = ends().map(Vec::len).min().unwrap_or(0);
         let same = |a: &usize, b: &usize| kind(&sums[*a], ffns) == kind(&sums[*b], ffns);
         let (front, back) = (&fronts[i].0, &backs[i].0);
         let (lead, trail) = match gap {
             Some(gap) => {
                 let prefix = |end: &Vec<usize>| gap.iter().zip(end).take_while(|(a, b)| same(a, b)).count();
-                let trail = ends.map(prefix).max().unwrap_or(0);
+                let trail = ends().map(prefix).max().unwrap_or(0);
                 let left = gap[trail..].iter().rev();
                 let suffix =
                     |start: &Vec<usize>| left.clone().zip(start.iter().rev()).take_while(|(a, b)| same(a, b)).count();
-                (starts.map(suffix).max().unwrap_or(0), trail)
+                (starts().map(suffix).max().unwrap_or(0), trail)
             }
             // What stands in front of a single decoder layer belongs to another, whose queries were zero (DETR).
-            None if decodes(i) => (0, back.len()),
-            None => (alike(finder, sums, front, back, ffns), back.len()),
+            None if decodes(i) => (0, end),
+            None => {
+                let start = starts().map(Vec::len).min().unwrap_or(0);
+                (start.min(alike(finder, sums, front, back, ffns)), end)
+            }
         };
         let trail = trail.min(back.len());
         let mut range = front[front.len().saturating_sub(lead)..].to_vec();
