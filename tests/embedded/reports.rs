@@ -6,8 +6,7 @@ use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
     batches, blocks, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined, listed, masks,
-    models,
-    pictures, ranges, sizes, stacks, starts, studies, tars, teachers, unknown, values, verified, windows,
+    models, pictures, ranges, sizes, stacks, starts, studies, tars, teachers, unknown, values, verified, windows,
 };
 
 fn tract() -> Arc<Runtime> {
