@@ -11,7 +11,7 @@ use crate::onnx::proto::GraphProto;
 /// Carries out a plan. The result is pruned and consistent; type it again to work on it further.
 ///
 /// # Errors
-/// [`ErrorKind::Typing`] where an operand cannot be corrected; it names the node.
+/// [`ErrorKind::Typing`](crate::error::ErrorKind::Typing) where an operand cannot be corrected; it names the node.
 pub fn resize(typing: &Typing, plan: &Plan) -> Result<GraphProto> {
     let mut out = typing.graph.clone();
     if plan.is_empty() {

@@ -24,7 +24,8 @@ impl Plan {
     /// Index i of the factor becomes what index `indices[i]` was.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] where the factor has another plan already (layers that share it must be resized alike).
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) where the factor has another plan already (layers that
+    /// share it must be resized alike).
     pub fn gather(&mut self, factors: &Factors, factor: Factor, indices: Vec<usize>) -> Result<()> {
         if indices.is_empty() {
             bail!(Usage, "an axis cannot become empty");
@@ -35,7 +36,8 @@ impl Plan {
         }
     }
 
-    /// Along one axis of one use (an index into [`Typing::uses`]), rows are mixed instead of gathered.
+    /// Along one axis of one use (an index into [`Typing::uses`](crate::axes::Typing::uses)), rows are mixed instead of
+    /// gathered.
     pub fn mix(&mut self, of_use: usize, axis: usize, mixture: Mixture) {
         self.mixtures.insert((of_use, axis), mixture);
     }
