@@ -3,13 +3,15 @@
 //! A model that comes through it has the form that everything else works on, says how its pictures are prepared, and
 //! declares the batch that its graph really has. What was assumed on the way is told, for the caller to pass on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::axes::{self, BatchFault, Typing, batch_fault};
-use crate::data::{FedReport, Feed, Preprocess, PreprocessFlags, declare, fix_size};
+use crate::data::{
+    ArrayFile, Arrays, FedReport, Feed, Preprocess, PreprocessFlags, Samples, check_names, declare, fix_size,
+};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph;
+use crate::graph::{self, Given};
 use crate::metadata::PREPROCESS;
 use crate::onnx::{ExternalLinks, Model};
 use crate::runtime::Runtime;
@@ -29,6 +31,8 @@ pub struct Opening {
     pub of: Option<String>,
     /// What is said about the transform of pictures; `None` where none are fed.
     pub pictures: Option<PreprocessFlags>,
+    /// A file of arrays that are fed, one for each input by name.
+    pub arrays: Option<PathBuf>,
 }
 
 /// A model that was opened.
@@ -42,6 +46,8 @@ pub struct Opened {
     pub notes: Vec<String>,
     /// The warning about a batch that its file declares open and its graph does not have, where there is one.
     pub batch: Option<String>,
+    /// The arrays that it is fed with. It is to be [fixed](Arrays::fixed) to their lengths where it is run.
+    pub arrays: Option<Arrays>,
 }
 
 impl Opening {
@@ -72,15 +78,17 @@ impl Opening {
     }
 
     /// Opens a model and settles how its pictures are prepared; a configuration beside it that cannot be used is a
-    /// warning where none are fed. Where some are fed, what needs inputs that nothing is given for is cut away. Shapes
-    /// that fit one batch alone are found without running the graph. Where the graph leaves a doubt and `runtime` gives
-    /// a runtime, one image alone is compared with the same one beside another; if they differ, the model takes one at
-    /// a time from here on.
+    /// warning where none are fed. Where some are fed, or arrays, what needs inputs that nothing is given for is cut
+    /// away. Shapes that fit one batch alone are found without running the graph. Where the graph leaves a doubt and
+    /// `runtime` gives a runtime, one sample alone is compared with the same one beside another; if they differ, the
+    /// model takes one at a time from here on.
     ///
     /// # Errors
-    /// Those of [`Self::read`], of [`graph::cut`], of [`fix_size`], of [`declare`], and of running the model.
+    /// Those of [`Self::read`], of [`graph::cut`], of [`fix_size`], of [`declare`], of reading arrays, and of running
+    /// the model.
     pub fn open(&self, path: &Path, runtime: Option<&dyn Fn() -> Result<Arc<Runtime>>>) -> Result<Opened> {
-        let mut opened = Opened { model: self.read(path)?, warnings: Vec::new(), notes: Vec::new(), batch: None };
+        let (warnings, notes) = (Vec::new(), Vec::new());
+        let mut opened = Opened { model: self.read(path)?, warnings, notes, batch: None, arrays: None };
         let settled = self.settle(path, &mut opened, runtime);
         settled.map_err(|e| e.at(path)).map(|()| opened)
     }
@@ -91,45 +99,61 @@ impl Opening {
         opened: &mut Opened,
         runtime: Option<&dyn Fn() -> Result<Arc<Runtime>>>,
     ) -> Result<()> {
-        let Opened { model, warnings, notes, batch } = opened;
+        let Opened { model, warnings, notes, batch, arrays } = opened;
         let of = self.of.as_deref();
-        if self.pictures.is_some()
-            && let Some(cut) = graph::cut(model, of)?
+        let file = self.arrays.as_deref().map(ArrayFile::open).transpose()?;
+        let names: Option<Vec<String>> = file.as_ref().map(|f| f.names().map(str::to_string).collect());
+        file.iter().try_for_each(|file| check_names(file, model))?;
+        let given = names.as_deref().map_or(Given::Image, Given::Inputs);
+        if (self.pictures.is_some() || file.is_some())
+            && let Some(cut) = graph::cut(model, given, of)?
         {
             let told = if cut.of.is_some() { &mut *notes } else { &mut *warnings };
             told.push(cut.note());
         } else if of.is_some() {
             // It is there, and can be computed.
-            graph::cut(&mut model.clone(), of)?;
+            graph::cut(&mut model.clone(), given, of)?;
         }
         if let Some(size) = self.input_size {
             fix_size(model, size)?;
         }
+        *arrays = file.map(|file| Arrays::read(&file, model)).transpose()?;
         notes.extend(FedReport::of(model).iter().map(FedReport::line));
         if axes::holds_unread(model) {
             warnings.extend(Typing::new(model)?.unread());
         }
         let flags = self.pictures.clone().unwrap_or_default();
-        match (&self.pictures, declare(model, &flags, self.input_size.is_some())) {
-            (None, Err(error)) => warnings.push(error.to_string()),
-            (_, declared) => declared?,
+        match (&self.pictures, arrays.is_none().then(|| declare(model, &flags, self.input_size.is_some()))) {
+            (None, Some(Err(error))) => warnings.push(error.to_string()),
+            (_, declared) => declared.transpose().map(drop)?,
         }
-        let (images, why) = match (batch_fault(model), runtime) {
+        let noun = if arrays.is_some() { "samples" } else { "images" };
+        let (fault, samples, sized) = match arrays {
+            Some(arrays) => {
+                let sized = arrays.fixed(model);
+                (axes::batch_fault_of_all(&sized), Some(arrays.select(&[0, arrays.len().min(2) - 1]).arrays), sized)
+            }
+            None => (batch_fault(model), None, model.clone()),
+        };
+        let (images, why) = match (fault, runtime) {
             (Some(BatchFault::Holds(images)), _) => (images, "its shapes fit no others".into()),
             (Some(BatchFault::Meets(node)), Some(runtime)) => {
-                let typing = Typing::new(model)?;
-                match runtime()?.keeps_images_apart(model, typing.image_size()) {
+                let typing = Typing::new(&sized)?;
+                match runtime()?.keeps_apart(&sized, typing.image_size(), samples) {
                     Ok(true) => return Ok(()),
                     Ok(false) => {}
                     // What the runtime does not know it cannot run, and the file is taken at its word.
                     Err(_) if !typing.opaque.is_empty() => return Ok(()),
                     Err(error) => return Err(error),
                 }
-                (1, format!("images of a batch meet in node `{node}`"))
+                (1, format!("{noun} of a batch meet in node `{node}`"))
             }
             _ => return Ok(()),
         };
-        axes::fix_batch(model, images);
+        match arrays {
+            Some(_) => axes::fix_batches(model, images),
+            None => axes::fix_batch(model, images),
+        }
         let note = format!(
             "`{}` declares an open batch and has none, since {why}: it is run on batches of {images}; `grow \
              --batch-axis open` opens it",

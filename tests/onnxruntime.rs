@@ -122,6 +122,16 @@ fn inputs_are_fed_and_outputs_picked() {
 }
 
 #[test]
+fn arrays_are_fed_by_name() {
+    if runtime().is_some() {
+        use common::reports::texts;
+        texts::densities_are_those_of_real_tokens("onnxruntime");
+        texts::models_are_compared_on_real_tokens("onnxruntime");
+        texts::images_may_be_arrays("onnxruntime");
+    }
+}
+
+#[test]
 fn surgery_is_right_or_says_what_is_not() {
     if let Some(runtime) = runtime() {
         use common::reports::{blocks, heads, stacks, unknown};

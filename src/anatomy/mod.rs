@@ -24,5 +24,5 @@ pub use mixers::norm_over;
 pub use roles::Roles;
 pub(crate) use softmax::{in_usual_order, score_axes};
 pub use structure::{Anatomy, Attention, FeedForward, Mixing, Stack};
-pub use tokens::{Grid, Tokens};
+pub use tokens::{Grid, Tokens, sequences, token_axis};
 pub use weights::{WeightKind, WeightUse, weight_kinds, weight_uses};

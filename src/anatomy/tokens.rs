@@ -1,6 +1,10 @@
-//! Where tokens lie on the image: the factors of a token axis that run over pixels, and the tokens that do not.
+//! Where tokens lie: on the image, by the factors of a token axis that run over pixels, or in a sequence; and the
+//! tokens that do neither.
 
-use crate::axes::{Dim, ImageAxis, Typing};
+use crate::axes::{Dim, Factor, ImageAxis, Typing};
+use crate::graph::{data_inputs, declared_type, is_integer};
+use crate::onnx::DataType;
+use crate::ops::{self, Mark, Slot};
 
 /// The patch grid of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -11,23 +15,63 @@ pub struct Grid {
     pub patch_size: [f64; 2],
 }
 
-/// The tokens of one attention, in order: the position of each on the image in pixels, or `None` for a token that is no
-/// patch (class token, register).
+/// The tokens of one attention, in order: the position of each on the image in pixels, or its place in a sequence, or
+/// `None` for a token that has neither (class token, register).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tokens {
-    /// (row, column) in pixels, of the patch's upper left corner.
+    /// (row, column) in pixels, of the patch's upper left corner; (0, place) in a sequence.
     pub positions: Vec<Option<(f64, f64)>>,
+    /// The axis of token numbers whose sequence they are, in order and without others beside them.
+    pub sequence: Option<Factor>,
     stride: Option<[f64; 2]>,
     extent: [usize; 2],
+}
+
+/// The axes along which an input has the numbers of tokens: those that an embedding looks up.
+pub fn sequences(typing: &Typing) -> Vec<Factor> {
+    let (links, graph) = (typing.links(), typing.graph);
+    let is_numbers = |t: Option<i32>| t.and_then(|t| DataType::try_from(t).ok()).is_some_and(is_integer);
+    let mut found = Vec::new();
+    for info in data_inputs(graph).into_iter().filter(|v| is_numbers(declared_type(v))) {
+        let Some([_, tokens]) = typing.dims.get(info.name()).map(Vec::as_slice) else { continue };
+        // The numbers, cast or in another shape, are the places of rows of a table.
+        let looks_up = |x: &str| {
+            links.users(x).iter().map(|&k| &graph.node[k]).any(|n| {
+                let by = |(j, own): (usize, &String)| own == x && ops::of(n).slot(j) == Slot::Indices;
+                n.input.iter().enumerate().any(by) && n.input.first().is_some_and(|t| typing.is_constant(t))
+            })
+        };
+        let forms = links.downstream([info.name()]).through(|k| ops::of(&graph.node[k]).is(Mark::Keeps));
+        let mut values = forms.flat_map(|k| links.outputs(k)).chain([info.name()]);
+        if let ([factor], true) = (typing.factors.leaves(tokens).as_slice(), values.any(looks_up)) {
+            found.push(*factor);
+        }
+    }
+    found
+}
+
+/// The axis of tokens of a value [samples, tokens, ..].
+pub fn token_axis(typing: &Typing, value: &str) -> Option<Factor> {
+    match typing.factors.leaves(typing.dims.get(value)?.get(1)?)[..] {
+        [factor] => Some(factor),
+        _ => None,
+    }
 }
 
 impl Tokens {
     /// Reads the tokens of a typed axis.
     pub fn new(typing: &Typing, axis: &Dim) -> Tokens {
         let segments = typing.factors.segments(axis).unwrap_or_else(|| vec![axis.clone()]);
-        let mut tokens = Tokens { positions: Vec::new(), stride: None, extent: [1, 1] };
+        let mut tokens = Tokens { positions: Vec::new(), sequence: None, stride: None, extent: [1, 1] };
         for segment in &segments {
             tokens.push(typing, segment);
+        }
+        if let ([segment], None) = (&segments[..], tokens.stride)
+            && let [factor] = typing.factors.leaves(segment)[..]
+            && sequences(typing).contains(&factor)
+        {
+            tokens.sequence = Some(factor);
+            tokens.positions = (0..typing.factors.factor_size(factor)).map(|i| Some((0.0, i as f64))).collect();
         }
         tokens
     }
@@ -66,7 +110,7 @@ impl Tokens {
         if self.stride.is_none() { 0 } else { self.positions.iter().filter(|p| p.is_none()).count() }
     }
 
-    /// True where at least two tokens lie on the image.
+    /// True where at least two tokens lie on the image, or in a sequence.
     pub fn are_placed(&self) -> bool {
         self.positions.iter().flatten().count() > 1
     }

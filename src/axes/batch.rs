@@ -45,6 +45,15 @@ pub fn fix_batch(model: &mut Model, images: usize) {
     }
 }
 
+/// Declares that batches are of so many samples, for every input that leaves that open.
+pub fn fix_batches(model: &mut Model, samples: usize) {
+    for info in &mut model.graph_mut().input {
+        if declared_dims(info).is_some_and(|d| d.first().is_some_and(Option::is_none)) {
+            declare_dim(info, 0, samples);
+        }
+    }
+}
+
 fn is_image(info: &ValueInfoProto) -> bool {
     declared_dims(info).is_some_and(|d| d.len() == 4)
 }
@@ -59,9 +68,16 @@ fn image_dims(model: &Model) -> Option<Vec<Option<usize>>> {
 
 /// What is wrong with a batch that the file declares open; `None` where nothing is, or where the file fixes it.
 pub fn batch_fault(model: &Model) -> Option<BatchFault> {
-    if image_dims(model)?[0].is_some() {
-        return None;
-    }
+    if image_dims(model)?[0].is_some() { None } else { fault(model) }
+}
+
+/// The same for a model whose inputs all have samples along their first axes.
+pub fn batch_fault_of_all(model: &Model) -> Option<BatchFault> {
+    let is_fixed = |v: &&ValueInfoProto| declared_dims(v).is_some_and(|d| d.first().is_some_and(Option::is_some));
+    if data_inputs(model.graph()).iter().any(is_fixed) { None } else { fault(model) }
+}
+
+fn fault(model: &Model) -> Option<BatchFault> {
     let of = |images| Typing::settled(model, images).ok().filter(|t| t.conflicts.is_empty());
     // What grows with the batch may become too large to follow.
     let Some(typing) = of(GROUPS).or_else(|| of(3)) else {

@@ -26,7 +26,7 @@ mod store;
 mod typing;
 
 pub(crate) use batch::mixed_axes;
-pub use batch::{BatchFault, batch_fault, declared_batch, fix_batch, open_batch};
+pub use batch::{BatchFault, batch_fault, batch_fault_of_all, declared_batch, fix_batch, fix_batches, open_batch};
 pub use factors::{Dim, Factor, Factors, ImageAxis, Mismatch, Spatial};
 pub use rules::explicit_einsum;
 pub(crate) use rules::window_length;

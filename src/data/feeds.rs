@@ -334,7 +334,7 @@ fn axes(info: &ValueInfoProto, other: &ValueInfoProto) -> Vec<Axis> {
 }
 
 /// An input for messages: its name, type and axes.
-fn in_words(info: &ValueInfoProto) -> String {
+pub(super) fn in_words(info: &ValueInfoProto) -> String {
     let size = |d: &Dimension| match &d.value {
         Some(Size::DimValue(n)) => n.to_string(),
         Some(Size::DimParam(name)) if !name.is_empty() => name.clone(),
@@ -346,7 +346,7 @@ fn in_words(info: &ValueInfoProto) -> String {
 }
 
 /// An element type for messages.
-fn kind_name(kind: DataType) -> String {
+pub(super) fn kind_name(kind: DataType) -> String {
     kind.as_str_name().to_lowercase()
 }
 

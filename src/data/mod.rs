@@ -7,6 +7,7 @@
 //! For training, a [`Dataset`] is a source with labels and a split, an [`Augmentation`] says which random transforms
 //! come before normalisation, and [`TrainingLoader`] streams shuffled, augmented and mixed batches.
 
+mod arrays;
 mod classes;
 mod configs;
 mod dataset;
@@ -20,6 +21,7 @@ mod jpeg;
 mod limits;
 mod loader;
 mod random;
+mod samples;
 mod shape;
 mod source;
 #[cfg(test)]
@@ -27,12 +29,16 @@ mod testing;
 mod training_loader;
 mod transforms;
 
+pub(crate) use arrays::check_names;
+pub use arrays::{ArrayReport, Arrays, ArraysReport, TokensReport};
 pub use classes::{ClassesBy, Correspondence, Matched, class_names};
 pub use dataset::{Dataset, DatasetOptions, Split};
 pub use feeds::{FedReport, Feed};
+pub(crate) use formats::ArrayFile;
 pub use formats::parquet_codecs;
 pub use input::{InputReport, declare, fix_size, takes_size};
 pub use loader::{Batch, Batches, Loader};
+pub use samples::{Inputs, Samples};
 pub use shape::{InputShape, Layout};
 pub use source::{ImageSource, Skipped};
 pub use training_loader::{TrainingBatch, TrainingBatches, TrainingLoader, TrainingOptions};

@@ -144,16 +144,32 @@ impl Probe<'_, '_> {
         (turned, order.iter().map(|&a| dims[a].clone()).collect())
     }
 
-    /// Probabilities to [images, heads] distances.
-    pub fn distance(&mut self, map: &Map, places: &[Tokens; 2]) -> String {
-        let table = distances(&places[0], &places[1]);
+    /// Probabilities to [samples, heads] distances. `counted` is a value that has ones for tokens that count, [samples,
+    /// tokens], and how many tokens there are.
+    pub fn distance(&mut self, map: &Map, places: &[Tokens; 2], counted: Option<(&str, usize)>) -> String {
+        let table = distances(&places[0], &places[1], counted.is_none());
         let (queries, keys) = (places[0].positions.len(), places[1].positions.len());
         let table = self.floats(&[queries, keys], &table);
         let rank = map.dims.len();
         let float = self.op_with("Cast", &[&map.value], vec![int_attribute("to", DataType::Float as i64)]);
         let weighted = self.op("Mul", &[&float, &table]);
-        let x = self.reduce("ReduceSum", &weighted, &[rank - 2, rank - 1], false);
-        self.by_head(x, map, &[])
+        let Some((counted, tokens)) = counted else {
+            let x = self.reduce("ReduceSum", &weighted, &[rank - 2, rank - 1], false);
+            return self.by_head(x, map, &[]);
+        };
+        let x = self.by_head(weighted, map, &[queries, keys]);
+        let column = self.ints(&[-1, 1, tokens as i64, 1]);
+        let column = self.op("Reshape", &[counted, &column]);
+        let by_query = self.op("MatMul", &[&x, &column]);
+        // Chosen, not multiplied: what padding attends to may be no number.
+        let zero = self.scalar(0.0);
+        let counts = self.op("Greater", &[&column, &zero]);
+        let chosen = self.op("Where", &[&counts, &by_query, &zero]);
+        let sum = self.reduce("ReduceSum", &chosen, &[2, 3], false);
+        let one = self.scalar(1.0);
+        let number = self.reduce("ReduceSum", counted, &[1], true);
+        let number = self.op("Max", &[&number, &one]);
+        self.op("Div", &[&sum, &number])
     }
 
     /// What stands by the leading axes of a map, and some axes of its own (`tail`), as [images, heads, tail..]; windows
@@ -200,10 +216,10 @@ impl Probe<'_, '_> {
     }
 }
 
-/// Distances in pixels between the patches of queries and keys, divided by the number of query patches; zero for tokens
-/// that are no patches. As [queries x keys].
-fn distances(queries: &Tokens, keys: &Tokens) -> Vec<f32> {
-    let patches = queries.positions.iter().flatten().count().max(1) as f64;
+/// Distances between queries and keys in pixels, or in tokens of a sequence, divided by the number of queries that have
+/// a place where it is their mean; zero for tokens that have none. As [queries x keys].
+fn distances(queries: &Tokens, keys: &Tokens, mean: bool) -> Vec<f32> {
+    let patches = if mean { queries.positions.iter().flatten().count().max(1) as f64 } else { 1.0 };
     // Where keys are coarser than queries, the centres of patches count.
     let half = |t: &Tokens| t.stride().map(|s| [s[0] / 2.0, s[1] / 2.0]).unwrap_or_default();
     let (hq, hk) = (half(queries), half(keys));

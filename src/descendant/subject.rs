@@ -10,7 +10,7 @@ use super::oracle::units;
 use crate::anatomy::Anatomy;
 use crate::axes::{Dim, Factor, Typing, declared_batch};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, FloatType, data_inputs, declared_type, is_integer};
+use crate::graph::{self, FloatType, Given, data_inputs, declared_type, is_integer};
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model};
 use crate::runtime::{Device, Embedded, Kind, Runtime, Session};
@@ -48,7 +48,7 @@ enum Loaded {
 /// The part of a model that images and feeds alone are needed for, or of that what an output needs.
 fn fed(model: &Model, of: Option<&str>) -> Result<Model> {
     let mut fed = model.clone();
-    graph::cut(&mut fed, of)?;
+    graph::cut(&mut fed, Given::Image, of)?;
     Ok(fed)
 }
 

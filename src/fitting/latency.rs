@@ -135,14 +135,17 @@ impl Timed {
         };
         let session = runtime.load(model, 1, Typing::new(model)?.image_size())?;
         // Any image does, as long as it makes no denormal numbers.
+        let Some(&[n, c, h, w]) = session.inputs.first().map(|i| i.shape.as_slice()) else {
+            bail!(Unsupported, "times are measured on images")
+        };
         let image =
-            Array4::from_shape_fn(session.shape, |(_, c, y, x)| ((3 * c + 5 * y + 7 * x) % 17) as f32 / 8.0 - 1.0);
+            Array4::from_shape_fn([n, c, h, w], |(_, c, y, x)| ((3 * c + 5 * y + 7 * x) % 17) as f32 / 8.0 - 1.0);
         Ok(Timed { session, image })
     }
 
     fn run(&mut self) -> Result<f64> {
         let per_image = self.session.batch.max(1) as f64;
-        Ok(1e3 * self.session.seconds(self.image.view())? / per_image)
+        Ok(1e3 * self.session.seconds(&[("image", self.image.view().into_dyn())])? / per_image)
     }
 }
 

@@ -62,18 +62,30 @@ pub struct Cut {
     pub inputs: Vec<String>,
     /// The output that was picked.
     pub of: Option<String>,
+    /// What samples are given of, in words.
+    sampled: String,
     /// The inputs that were fed.
     fed: Vec<String>,
 }
 
-/// Cuts away the outputs that need other inputs than the image, and these inputs; of the rest all but `of`, where one
-/// is picked. Inputs that were [fed](super::feed) are none. `None` where there is nothing to cut. The nodes of the
-/// graph have to be in order.
+/// What a model is given samples of.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Given<'a> {
+    /// The image, where it takes one.
+    #[default]
+    Image,
+    /// The inputs of these names.
+    Inputs(&'a [String]),
+}
+
+/// Cuts away the outputs that need other inputs than those that are `given`, and these inputs; of the rest all but
+/// `of`, where one is picked. Inputs that were [fed](super::feed) are none. `None` where there is nothing to cut. The
+/// nodes of the graph have to be in order.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] where there is no output `of`, [`ErrorKind::Unsupported`] where it, or every output, needs
 /// another input.
-pub fn cut(model: &mut Model, of: Option<&str>) -> Result<Option<Cut>> {
+pub fn cut(model: &mut Model, given: Given, of: Option<&str>) -> Result<Option<Cut>> {
     let fed: Vec<String> = model.fed.iter().map(|f| f.info.name().to_string()).collect();
     let graph = model.graph_mut();
     let all: Vec<String> = graph.output.iter().map(|v| v.name().to_string()).collect();
@@ -81,11 +93,15 @@ pub fn cut(model: &mut Model, of: Option<&str>) -> Result<Option<Cut>> {
         return Err(Error::new(ErrorKind::Usage, format!("the model has no output `{of}`"))
             .hint(format!("its outputs are {}", listed(&all))));
     }
-    let image = ImageInput::of(graph).map(|input| input.name);
+    let image: Vec<String> = ImageInput::of(graph).into_iter().map(|input| input.name).collect();
+    let sampled = match given {
+        Given::Image => &image[..],
+        Given::Inputs(names) => names,
+    };
     let others: Vec<&str> =
-        data_inputs(graph).into_iter().map(|v| v.name()).filter(|name| Some(*name) != image.as_deref()).collect();
+        data_inputs(graph).into_iter().map(|v| v.name()).filter(|&name| sampled.iter().all(|x| x != name)).collect();
     // What takes no image is fed otherwise.
-    let others = if image.is_some() { others } else { Vec::new() };
+    let others = if sampled.is_empty() { Vec::new() } else { others };
     if others.is_empty() && of.is_none_or(|_| all.len() == 1) {
         return Ok(None);
     }
@@ -98,30 +114,39 @@ pub fn cut(model: &mut Model, of: Option<&str>) -> Result<Option<Cut>> {
     let wanted: Vec<&String> = all.iter().filter(|o| of.is_none_or(|of| of == *o)).collect();
     let kept: HashSet<String> = wanted.into_iter().filter(|o| !reached.contains(o.as_str())).cloned().collect();
     if kept.is_empty() {
-        return Err(needs_more(graph, of, &others));
+        return Err(needs_more(graph, given, of, &others));
     }
     let inputs = others.into_iter().map(str::to_string).collect();
     let outputs = all.into_iter().filter(|o| !kept.contains(o)).collect();
     graph.output.retain(|v| kept.contains(v.name()));
     prune(graph);
     let used: HashSet<String> = graph.node.iter().flat_map(needed).map(str::to_string).collect();
-    graph.input.retain(|v| Some(v.name()) == image.as_deref() || used.contains(v.name()));
+    let is_image = |name: &str| matches!(given, Given::Image) && image.iter().any(|x| x == name);
+    graph.input.retain(|v| is_image(v.name()) || used.contains(v.name()));
+    let sampled = match given {
+        Given::Image => "images".to_string(),
+        Given::Inputs(_) => listed(&graph.input.iter().map(|v| v.name().to_string()).collect::<Vec<_>>()),
+    };
     // What was fed and is needed no more is no input of what remains either.
     model.fed.retain(|f| used.contains(f.info.name()));
-    Ok(Some(Cut { outputs, inputs, of: of.map(str::to_string), fed }))
+    Ok(Some(Cut { outputs, inputs, of: of.map(str::to_string), sampled, fed }))
 }
 
 /// The error where what is wanted needs inputs that nothing is given for.
-fn needs_more(graph: &GraphProto, of: Option<&str>, others: &[&str]) -> Error {
+fn needs_more(graph: &GraphProto, given: Given, of: Option<&str>, others: &[&str]) -> Error {
     let links = Links::new(graph);
     let behind: Option<HashSet<&str>> = of.map(|of| links.upstream([of]).collect());
     let needed = others.iter().filter(|x| behind.as_ref().is_none_or(|b| b.contains(**x)));
     let needed: Vec<String> = needed.map(|x| x.to_string()).collect();
     let what = of.map_or("every output needs".to_string(), |of| format!("the output `{of}` needs"));
     let first = needed.first().map(String::as_str).unwrap_or_default();
-    Error::new(ErrorKind::Unsupported, format!("{what} inputs beside the image: {}", listed(&needed))).hint(format!(
-        "give them with --feed, such as --feed {first}=ones, or export the model with these as constants"
-    ))
+    let feed =
+        format!("give them with --feed, such as --feed {first}=ones, or export the model with these as constants");
+    let (beside, hint) = match given {
+        Given::Image => ("inputs beside the image", feed),
+        Given::Inputs(_) => ("inputs that --inputs has no array for", format!("add arrays of these names, or {feed}")),
+    };
+    Error::new(ErrorKind::Unsupported, format!("{what} {beside}: {}", listed(&needed))).hint(hint)
 }
 
 impl Cut {
@@ -137,11 +162,11 @@ impl Cut {
         }
         let inputs = listed(&self.inputs);
         let given = match &self.fed[..] {
-            [] => "images".to_string(),
-            fed => format!("images and {}", listed(fed)),
+            [] => self.sampled.clone(),
+            fed => format!("{} and {}", self.sampled, listed(fed)),
         };
         match &self.outputs[..] {
-            [] => format!("no output needs {inputs}: what is not the image is left out"),
+            [] => format!("no output needs {inputs}, and nothing is given for it: it is left out"),
             [_] => format!("only {given} are fed: {outputs}, made from {inputs}, is left out"),
             _ => format!("only {given} are fed: {outputs}, made from {inputs}, are left out"),
         }

@@ -29,7 +29,7 @@ pub(crate) use builder::Builder;
 pub use dequantize::dequantize;
 pub(crate) use feed::decides;
 pub use feed::{Length, declared_axes, declared_inputs, feed, is_feed, take_feeds_back};
-pub use input::{Cut, ImageInput, Values, cut, is_integer};
+pub use input::{Cut, Given, ImageInput, Values, cut, is_integer};
 pub use links::Links;
 pub use names::Names;
 pub(crate) use narrow::{Far, check_known, clamp, clipped};

@@ -1,6 +1,6 @@
 //! How well the outputs of two models agree.
 
-use ndarray::{ArrayD, ArrayView1, Axis};
+use ndarray::{Array2, ArrayD, ArrayView1, Axis};
 use serde::Serialize;
 
 /// Sums over batches; [`Agreement::finish`] gives the measures.
@@ -19,7 +19,7 @@ pub struct Agreement {
 /// Measures of agreement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measures {
-    /// Images compared.
+    /// Samples compared.
     pub images: usize,
     /// Largest absolute difference of any output element.
     pub max_abs_error: f64,
@@ -64,6 +64,17 @@ impl Agreement {
             if a.ndim() == 2 && x.len() > 1 && !self.ranked {
                 self.logits += 1;
                 self.same_class += (largest(x.view()) == largest(y.view())) as usize;
+            }
+        }
+    }
+
+    /// Adds a batch of one output [samples, tokens, ..] of which the `real` tokens alone count, [samples, tokens].
+    pub fn add_real(&mut self, a: &ArrayD<f32>, b: &ArrayD<f32>, first: bool, real: &Array2<bool>) {
+        for (sample, real) in real.outer_iter().enumerate() {
+            let rows: Vec<usize> = real.iter().enumerate().filter(|(_, r)| **r).map(|(i, _)| i).collect();
+            let own = |x: &ArrayD<f32>| x.index_axis(Axis(0), sample).select(Axis(0), &rows).insert_axis(Axis(0));
+            if !rows.is_empty() {
+                self.add(&own(a), &own(b), first);
             }
         }
     }
@@ -136,6 +147,19 @@ mod tests {
         assert_eq!(m.top1_agreement, Some(0.5));
         // Correlations of -1 and 1: a deviation of the square root of two, over that of two images.
         assert!((m.correlation_error.unwrap() - 1.0).abs() < 1e-12 && m.correlations.len() == 2);
+    }
+
+    #[test]
+    fn padding_does_not_count() {
+        let a = array![[[1.0f32, 2.0], [4.0, 1.0], [9.0, 9.0]], [[1.0, 3.0], [7.0, 7.0], [8.0, 8.0]]].into_dyn();
+        let b = array![[[1.0f32, 2.0], [4.0, 2.0], [0.0, 9.0]], [[1.0, 3.0], [f32::NAN, 7.0], [8.0, 0.0]]].into_dyn();
+        let mut agreement = Agreement::default();
+        agreement.add_real(&a, &b, true, &array![[true, true, false], [true, false, false]]);
+        let m = agreement.finish();
+        assert_eq!((m.images, m.max_abs_error, m.relative_error), (2, 1.0, 0.25));
+        assert_eq!((m.correlations.len(), m.correlations[1], m.top1_agreement), (2, 1.0, None));
+        // Of 1 2 4 1 and 1 2 4 2 about their means of 2 and 2.25: 5 over the square root of 6 times 4.75.
+        assert!((m.correlations[0] - 5.0 / (6.0f64 * 4.75).sqrt()).abs() < 1e-12, "{}", m.correlations[0]);
     }
 
     #[test]

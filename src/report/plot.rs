@@ -5,17 +5,19 @@ use plotters::prelude::*;
 use crate::density::AttentionMap;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Density of every head against depth, as in figure 1c of the paper: one dot a head, sorted within a layer by colour.
+/// Density of every head, in a unit, against depth, as in figure 1c of the paper: one dot a head, sorted within a layer
+/// by colour.
 ///
 /// # Errors
 /// [`ErrorKind::Internal`] where the plot cannot be drawn.
-pub fn density_plot(densities: &[Vec<f64>]) -> Result<String> {
+pub fn density_plot(densities: &[Vec<f64>], unit: &str) -> Result<String> {
     let mut svg = String::new();
-    draw(densities, &mut svg).map_err(|e| Error::new(ErrorKind::Internal, format!("the plot cannot be drawn: {e}")))?;
+    let drawn = draw(densities, unit, &mut svg);
+    drawn.map_err(|e| Error::new(ErrorKind::Internal, format!("the plot cannot be drawn: {e}")))?;
     Ok(svg)
 }
 
-fn draw(densities: &[Vec<f64>], svg: &mut String) -> std::result::Result<(), Box<dyn std::error::Error>> {
+fn draw(densities: &[Vec<f64>], unit: &str, svg: &mut String) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let top = densities.iter().flatten().copied().fold(1.0, f64::max) * 1.08;
     let depth = densities.len().max(1);
     let root = SVGBackend::with_string(svg, (760, 460)).into_drawing_area();
@@ -31,7 +33,7 @@ fn draw(densities: &[Vec<f64>], svg: &mut String) -> std::result::Result<(), Box
         .disable_x_mesh()
         .light_line_style(WHITE)
         .x_desc("layer")
-        .y_desc("mean attention distance (pixels)")
+        .y_desc(format!("mean attention distance ({unit})"))
         .x_labels(depth.min(24))
         .x_label_formatter(&|x| if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { String::new() })
         .draw()?;
@@ -412,7 +414,7 @@ mod tests {
 
     #[test]
     fn a_dot_stands_for_every_head() {
-        let svg = super::density_plot(&[vec![10.0, 20.0], vec![30.0, 5.0], vec![1.0, 1.0]]).unwrap();
+        let svg = super::density_plot(&[vec![10.0, 20.0], vec![30.0, 5.0], vec![1.0, 1.0]], "pixels").unwrap();
         assert_eq!(svg.matches("<circle").count(), 6);
         assert!(svg.ends_with("</svg>\n") || svg.ends_with("</svg>"));
     }

@@ -1,8 +1,8 @@
-//! Whether what a model says of an image depends on which images are beside it.
+//! Whether what a model says of a sample depends on which samples are beside it.
 
 use std::sync::Arc;
 
-use ndarray::{Array4, ArrayD, Axis, Slice};
+use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Slice};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::start::Runtime;
@@ -14,18 +14,32 @@ use crate::onnx::{DataType, Model};
 const TOLERANCES: [f32; 2] = [1e-3, 2e-2];
 
 impl Runtime {
-    /// Compares what a model says of two images of noise, one alone and both together. `false` where the first rows of
-    /// its outputs differ, or where it does not run on two images.
+    /// Compares what a model says of two samples, one alone and both together: of arrays for its inputs, by name, or of
+    /// two images of noise. `false` where the first rows of its outputs differ, or where it does not run on two
+    /// samples.
     ///
     /// # Errors
-    /// Those of [`Runtime::load`] and of a run, for one image alone.
-    pub fn keeps_images_apart(self: &Arc<Self>, model: &Model, image: [usize; 2]) -> Result<bool> {
+    /// Those of [`Runtime::load`] and of a run, for one sample alone.
+    pub fn keeps_apart(
+        self: &Arc<Self>,
+        model: &Model,
+        image: [usize; 2],
+        samples: Option<Vec<(String, ArrayD<f32>)>>,
+    ) -> Result<bool> {
         let mut alone = self.load(model, 1, image)?;
         let mut random = StdRng::seed_from_u64(3);
-        let [_, a, b, c] = alone.shape;
-        let images = Array4::from_shape_simple_fn([2, a, b, c], || random.random_range(-1.0..1.0f32));
-        let first = alone.run(images.slice_axis(Axis(0), Slice::from(..1)))?;
-        let together = self.load(model, 2, image).and_then(|mut session| session.run(images.view()));
+        let mut noise = |shape: &[usize]| {
+            let shape = [&[2], &shape[1..]].concat();
+            ArrayD::from_shape_simple_fn(IxDyn(&shape), || random.random_range(-1.0..1.0f32))
+        };
+        let samples =
+            samples.unwrap_or_else(|| alone.inputs.iter().map(|i| (i.name.clone(), noise(&i.shape))).collect());
+        let rows = |count: usize| -> Vec<(&str, ArrayViewD<f32>)> {
+            let first = |a: &'_ ArrayD<f32>| Slice::from(..count.min(a.len_of(Axis(0))));
+            samples.iter().map(|(name, a)| (name.as_str(), a.slice_axis(Axis(0), first(a)))).collect()
+        };
+        let first = alone.run_on(&rows(1))?;
+        let together = self.load(model, 2, image).and_then(|mut session| session.run_on(&rows(2)));
         let Ok(together) = together else { return Ok(false) };
         let half = element_types(model.graph()).values().any(|t| matches!(t, DataType::Float16 | DataType::Bfloat16));
         Ok(first.iter().zip(&together).all(|(one, two)| same_row(one, two, TOLERANCES[usize::from(half)])))

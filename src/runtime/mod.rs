@@ -22,6 +22,6 @@ pub use gpu::{Gpu, gpu};
 pub use library::{Library, candidates, find};
 pub use program::{Ports, Program, State};
 pub(crate) use session::fix_input;
-pub use session::{Session, suggested_batch};
+pub use session::{Session, SessionInput, suggested_batch};
 pub(crate) use start::refuse_telemetry;
 pub use start::{Device, Kind, Options, Runtime};

@@ -1,4 +1,4 @@
-//! A loaded graph that maps a batch of images to named outputs.
+//! A loaded graph that maps a batch of samples, images or other arrays, to named outputs.
 
 use std::borrow::Cow;
 use std::ffi::CString;
@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use ndarray::{Array4, ArrayD, ArrayView4, Axis, Slice, concatenate};
+use ndarray::{ArrayD, ArrayView4, ArrayViewD, Axis, Slice, concatenate};
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session as OrtSession, SessionInputValue};
@@ -19,7 +19,7 @@ use super::start::{Device, Kind, Runtime};
 use crate::axes::{Assumption, Typing, channels_last};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, data_inputs, declare_dim, declared_dims, declared_type, int_attribute};
-use crate::onnx::proto::{GraphProto, NodeProto};
+use crate::onnx::proto::{GraphProto, NodeProto, ValueInfoProto};
 use crate::onnx::{DataType, Model, Payload, encoded_len};
 use crate::ops::{self, Mark};
 
@@ -29,20 +29,26 @@ const MAX_IN_MEMORY: u64 = 1 << 30;
 /// ONNX Runtime's passes that move a Transpose through a graph once its nodes have an execution provider.
 const TRANSPOSE_OPTIMIZERS: &str = "TransposeOptimizer_CPUExecutionProvider;TransposeOptimizer_CUDAExecutionProvider";
 
-/// A model that was loaded into the runtime, with one image input of fixed batch size.
+/// A model that was loaded into the runtime, with inputs of fixed shapes.
 pub struct Session {
     inner: OrtSession,
     runtime: Arc<Runtime>,
-    input: String,
+    /// Its inputs, in the order of the model's.
+    pub inputs: Vec<SessionInput>,
     outputs: Vec<String>,
-    /// Images in a batch.
+    /// Samples in a batch.
     pub batch: usize,
     /// Whether a smaller batch runs as it is; else it is filled up, and the surplus dropped.
     open: bool,
-    /// The input's shape: batch, then channels, height and width in the model's own order.
-    pub shape: [usize; 4],
-    /// True where channels are the last axis.
-    pub channels_last: bool,
+}
+
+/// An input of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionInput {
+    /// Its name.
+    pub name: String,
+    /// Its shape: the batch, then a sample; of an image channels, height and width in the model's own order.
+    pub shape: Vec<usize>,
 }
 
 /// What a graph is loaded for.
@@ -64,25 +70,37 @@ pub fn suggested_batch(size: [usize; 2], images: usize) -> usize {
     (8 * 224 * 224 / pixels.max(1)).clamp(1, 64).min(images.max(1))
 }
 
+/// The same for what a model takes: by the longest axis behind the batch of its inputs where none is an image.
+fn batch_for(model: &Model, image: [usize; 2], samples: usize) -> usize {
+    // As many tokens as eight images of 224 pixels have.
+    const TOKENS: usize = 8 * 196;
+    let dims: Vec<_> = data_inputs(model.graph()).into_iter().filter_map(declared_dims).collect();
+    if dims.iter().any(|d| d.len() == 4) {
+        return suggested_batch(image, samples);
+    }
+    let tokens = dims.iter().filter_map(|d| *d.get(1)?).max().unwrap_or(1);
+    (TOKENS / tokens.max(1)).clamp(1, 64).min(samples.max(1))
+}
+
 impl Runtime {
-    /// Loads a model whose only data input is a batch of images. What no output needs is cut away first. A batch size
-    /// that the model fixes wins over `batch`; an image size that it leaves open becomes `image` (height, width).
+    /// Loads a model whose inputs are batches of samples. What no output needs is cut away first. A batch size that the
+    /// model fixes wins over `batch`; an image size that it leaves open becomes `image` (height, width).
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for models with other inputs, [`ErrorKind::Runtime`] where the runtime cannot load
-    /// it.
+    /// [`ErrorKind::Unsupported`] for models that leave other axes open, [`ErrorKind::Runtime`] where the runtime
+    /// cannot load it.
     pub fn load(self: &Arc<Self>, model: &Model, batch: usize, image: [usize; 2]) -> Result<Session> {
         self.load_to(Purpose::Often, model, batch, image)
     }
 
-    /// Loads a model as [`Runtime::load`] does, for so many images in batches of [`suggested_batch`]: the less for few
+    /// Loads a model as [`Runtime::load`] does, for so many samples in batches of [`suggested_batch`]: the less for few
     /// of them.
     ///
     /// # Errors
     /// Those of [`Runtime::load`].
-    pub fn load_for(self: &Arc<Self>, images: usize, model: &Model, image: [usize; 2]) -> Result<Session> {
-        let batch = suggested_batch(image, images);
-        let purpose = if images <= batch { Purpose::Once } else { Purpose::Often };
+    pub fn load_for(self: &Arc<Self>, samples: usize, model: &Model, image: [usize; 2]) -> Result<Session> {
+        let batch = batch_for(model, image, samples);
+        let purpose = if samples <= batch { Purpose::Once } else { Purpose::Often };
         self.load_to(purpose, model, batch, image)
     }
 
@@ -99,15 +117,16 @@ impl Runtime {
         let open = self.kind == Kind::Onnxruntime
             && self.device == Device::Cpu
             && !graph::element_types(model.graph()).values().any(|t| *t == DataType::Float16);
-        let (input, shape, channels_last) = image_input(model.graph_mut(), batch, image, open)?;
+        let inputs = fix_inputs(model.graph_mut(), batch, image, open)?;
+        let batch = inputs.first().map_or(batch, |i| i.shape[0]);
         let open = data_inputs(model.graph()).iter().any(|v| declared_dims(v).is_some_and(|d| d[0].is_none()));
         if self.kind == Kind::Tract {
-            for_tract(&mut model, Assumption { batch: shape[0], image })?;
+            for_tract(&mut model, Assumption { batch, image })?;
         }
         float_borders(model.graph_mut());
         let outputs = model.graph().output.iter().map(|o| o.name().to_string()).collect();
         let inner = guarded(self.kind, || self.build(model, purpose))?;
-        Ok(Session { inner, runtime: self.clone(), input, outputs, batch: shape[0], open, shape, channels_last })
+        Ok(Session { inner, runtime: self.clone(), inputs, outputs, batch, open })
     }
 
     /// Loads a graph.
@@ -269,44 +288,68 @@ pub(super) fn guarded<T>(kind: Kind, work: impl FnOnce() -> Result<T>) -> Result
     }
 }
 
-/// Gives the image input a fixed shape.
+/// Gives the image input, the only one, a fixed shape: its name, its shape, and whether channels are its last axis.
 pub(crate) fn fix_input(graph: &mut GraphProto, batch: usize, image: [usize; 2]) -> Result<(String, [usize; 4], bool)> {
-    image_input(graph, batch, image, false)
+    let names: Vec<String> = data_inputs(graph).iter().map(|v| v.name().to_string()).collect();
+    if names.len() != 1 {
+        return Err(several(&names));
+    }
+    let last = data_inputs(graph).first().and_then(|v| declared_dims(v)).is_some_and(|d| channels_last(&d));
+    let inputs = fix_inputs(graph, batch, image, false)?;
+    let input = inputs.into_iter().next().and_then(|i| Some((i.name, <[usize; 4]>::try_from(i.shape).ok()?)));
+    match input {
+        Some((name, shape)) => Ok((name, shape, last)),
+        None => Err(Error::new(ErrorKind::Unsupported, format!("the input `{}` is not a batch of images", names[0]))
+            .hint("Offshoot feeds [batch, channels, height, width] or [batch, height, width, channels]")),
+    }
 }
 
-/// Gives the image input a fixed shape, up to a batch that may stay `open` where the model does not fix it.
-fn image_input(
+fn several(inputs: &[String]) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("the model has the inputs {inputs:?}, not one image"))
+        .hint("export the image encoder alone")
+}
+
+/// Gives all data inputs fixed shapes, up to a batch that may stay `open` where the model does not fix it. They take
+/// floats from then on.
+pub(crate) fn fix_inputs(
     graph: &mut GraphProto,
     batch: usize,
     image: [usize; 2],
     open: bool,
-) -> Result<(String, [usize; 4], bool)> {
-    let inputs: Vec<String> = data_inputs(graph).iter().map(|v| v.name().to_string()).collect();
-    let [name] = &inputs[..] else {
-        return Err(Error::new(ErrorKind::Unsupported, format!("the model has the inputs {inputs:?}, not one image"))
-            .hint("export the image encoder alone"));
-    };
-    let Some(info) = graph.input.iter_mut().find(|v| v.name() == name.as_str()) else {
-        return Err(Error::new(ErrorKind::Internal, "the input disappeared"));
-    };
-    let dims = declared_dims(info).unwrap_or_default();
-    let &[n, a, b, c] = &dims[..] else {
-        return Err(Error::new(ErrorKind::Unsupported, format!("the input `{name}` is not a batch of images"))
-            .hint("Offshoot feeds [batch, channels, height, width] or [batch, height, width, channels]"));
-    };
-    let last = channels_last(&dims);
-    let shape = match last {
-        true => [n.unwrap_or(batch), a.unwrap_or(image[0]), b.unwrap_or(image[1]), c.unwrap_or(3)],
-        false => [n.unwrap_or(batch), a.unwrap_or(3), b.unwrap_or(image[0]), c.unwrap_or(image[1])],
-    };
-    for (axis, size) in shape.into_iter().enumerate().skip(usize::from(open && n.is_none())) {
-        declare_dim(info, axis, size);
+) -> Result<Vec<SessionInput>> {
+    let inputs: Vec<ValueInfoProto> = data_inputs(graph).into_iter().cloned().collect();
+    let dims: Vec<Vec<Option<usize>>> = inputs.iter().map(|v| declared_dims(v).unwrap_or_default()).collect();
+    let mut fixed: Vec<usize> = dims.iter().filter_map(|d| *d.first()?).collect();
+    fixed.dedup();
+    if fixed.len() > 1 {
+        return Err(Error::new(ErrorKind::Unsupported, format!("the model's inputs fix batches of {fixed:?}"))
+            .hint("give what is the same for all samples with --feed NAME=VALUE"));
     }
-    let kind = declared_type(info).and_then(|t| DataType::try_from(t).ok()).filter(|t| graph::is_integer(*t));
-    if let Some(kind) = kind {
-        take_floats(graph, name, kind);
+    let open = open && fixed.is_empty();
+    let batch = fixed.first().copied().unwrap_or(batch);
+    let mut found = Vec::new();
+    for (info, dims) in inputs.iter().zip(dims) {
+        let name = info.name();
+        let own = match (dims.len(), channels_last(&dims)) {
+            (4, true) => vec![batch, image[0], image[1], 3],
+            (4, false) => vec![batch, 3, image[0], image[1]],
+            _ => std::iter::once(batch).chain(dims.iter().skip(1).map(|d| d.unwrap_or(0))).collect(),
+        };
+        let shape: Vec<usize> = dims.iter().zip(own).map(|(d, own)| d.unwrap_or(own)).collect();
+        if shape.is_empty() || shape.contains(&0) {
+            return Err(Error::new(ErrorKind::Unsupported, format!("the input `{name}` leaves its shape open"))
+                .hint("--inputs FILE.npz gives an array for each input, and with it its shape"));
+        }
+        if let Some(info) = graph.input.iter_mut().find(|v| v.name() == name) {
+            shape.iter().enumerate().skip(usize::from(open)).for_each(|(axis, &size)| declare_dim(info, axis, size));
+        }
+        let kind = declared_type(info).and_then(|t| DataType::try_from(t).ok());
+        if let Some(kind) = kind.filter(|&t| graph::is_integer(t) || t == DataType::Bool) {
+            take_floats(graph, name, kind);
+        }
+        found.push(SessionInput { name: name.to_string(), shape });
     }
-    Ok((name.clone(), shape, last))
+    Ok(found)
 }
 
 /// Lets an input of whole numbers take floats, which are rounded: pictures that were mixed are in between.
@@ -331,10 +374,9 @@ pub(super) fn float_borders(graph: &mut GraphProto) {
     let mut names = graph::Names::new(graph);
     let cast =
         |from: &str, to: &str, kind: i32| graph::node("Cast", &[from], &[to], vec![int_attribute("to", kind as i64)]);
-    let input = data_inputs(graph).first().map(|v| (v.name().to_string(), declared_type(v)));
-    if let Some((input, kind)) = input
-        && half(kind)
-    {
+    let inputs: Vec<(String, Option<i32>)> =
+        data_inputs(graph).into_iter().map(|v| (v.name().to_string(), declared_type(v))).collect();
+    for (input, kind) in inputs.into_iter().filter(|(_, kind)| half(*kind)) {
         let inside = names.fresh(&format!("{input}_cast"));
         for node in &mut graph.node {
             node.input.iter_mut().filter(|x| **x == input).for_each(|x| *x = inside.clone());
@@ -362,7 +404,7 @@ pub(super) fn float_borders(graph: &mut GraphProto) {
     }
 }
 
-fn retype(info: Option<&mut crate::onnx::proto::ValueInfoProto>) {
+fn retype(info: Option<&mut ValueInfoProto>) {
     use crate::onnx::proto::type_proto::Value;
     if let Some(Value::TensorType(t)) = info.and_then(|i| i.r#type.as_mut()).and_then(|t| t.value.as_mut()) {
         t.elem_type = Some(DataType::Float as i32);
@@ -378,15 +420,26 @@ impl Session {
     /// Runs any number of images and returns every output, images along the first axis.
     ///
     /// # Errors
-    /// [`ErrorKind::Runtime`].
+    /// [`ErrorKind::Unsupported`] for a model of several inputs, [`ErrorKind::Runtime`].
     pub fn run(&mut self, images: ArrayView4<f32>) -> Result<Vec<ArrayD<f32>>> {
+        self.run_on(&[("image", images.into_dyn())])
+    }
+
+    /// Runs any number of samples, an array for each input by its name, and returns every output, samples along the
+    /// first axis. Where there is one array and one input, names do not matter; what no input takes is left out.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where an input has no array, [`ErrorKind::Images`] for arrays of other shapes,
+    /// [`ErrorKind::Runtime`].
+    pub fn run_on(&mut self, arrays: &[(&str, ArrayViewD<f32>)]) -> Result<Vec<ArrayD<f32>>> {
         let mut parts: Vec<Vec<ArrayD<f32>>> = vec![Vec::new(); self.outputs.len()];
-        let n = images.len_of(Axis(0));
+        let n = arrays.first().map_or(0, |(_, a)| a.len_of(Axis(0)));
         let mut at = 0;
         while at < n {
             let count = self.batch.min(n - at);
-            let chunk = images.slice_axis(Axis(0), Slice::from(at..at + count));
-            for (list, mut output) in parts.iter_mut().zip(self.run_batch(chunk)?) {
+            let chunk: Vec<(&str, ArrayViewD<f32>)> =
+                arrays.iter().map(|(name, a)| (*name, a.slice_axis(Axis(0), Slice::from(at..at + count)))).collect();
+            for (list, mut output) in parts.iter_mut().zip(self.run_batch(&chunk)?) {
                 if count < self.batch && output.ndim() > 0 && output.len_of(Axis(0)) == self.batch {
                     output.slice_axis_inplace(Axis(0), Slice::from(..count));
                 }
@@ -408,34 +461,40 @@ impl Session {
             .collect()
     }
 
-    /// Runs one batch, filled up with its last image where it is smaller than the session's, and that is fixed.
-    fn run_batch(&mut self, images: ArrayView4<f32>) -> Result<Vec<ArrayD<f32>>> {
-        let count = images.len_of(Axis(0));
-        if images.shape()[1..] != self.shape[1..] {
-            return Err(Error::new(
-                ErrorKind::Images,
-                format!(
-                    "images of shape {:?} do not fit the model's input {:?}",
-                    &images.shape()[1..],
-                    &self.shape[1..]
-                ),
-            ));
-        }
-        let filled = if count == self.batch || self.open {
-            images.as_standard_layout()
-        } else {
-            let mut all = Array4::zeros((self.batch, self.shape[1], self.shape[2], self.shape[3]));
-            for i in 0..self.batch {
-                all.index_axis_mut(Axis(0), i).assign(&images.index_axis(Axis(0), i.min(count - 1)));
+    /// Runs one batch, filled up with its last sample where it is smaller than the session's, and that is fixed.
+    fn run_batch(&mut self, arrays: &[(&str, ArrayViewD<f32>)]) -> Result<Vec<ArrayD<f32>>> {
+        let mut filled = Vec::with_capacity(self.inputs.len());
+        for input in &self.inputs {
+            let array = match (arrays, self.inputs.len()) {
+                ([(_, only)], 1) => only,
+                _ => match arrays.iter().find(|(name, _)| *name == input.name) {
+                    Some((_, array)) => array,
+                    None => return Err(several(&self.inputs.iter().map(|i| i.name.clone()).collect::<Vec<_>>())),
+                },
+            };
+            if array.shape().get(1..) != input.shape.get(1..) {
+                let what = if input.shape.len() == 4 { "images" } else { "samples" };
+                let (own, wanted) = (&array.shape()[1..], &input.shape[1..]);
+                let message = format!("{what} of shape {own:?} do not fit the model's input {wanted:?}");
+                return Err(Error::new(ErrorKind::Images, message));
             }
-            all.into()
-        };
+            let count = array.len_of(Axis(0));
+            filled.push(if count == self.batch || self.open {
+                array.as_standard_layout()
+            } else {
+                let rows: Vec<usize> = (0..self.batch).map(|i| i.min(count - 1)).collect();
+                array.select(Axis(0), &rows).into()
+            });
+        }
         let kind = self.runtime.kind;
-        let (input, outputs, inner) = (&self.input, &self.outputs, &mut self.inner);
+        let (inputs, outputs, inner) = (&self.inputs, &self.outputs, &mut self.inner);
         guarded(kind, || {
             let fail = |e: String| Error::new(ErrorKind::Runtime, format!("{} failed: {e}", kind.name()));
-            let tensor = TensorRef::from_array_view(&filled).map_err(|e| fail(e.to_string()))?;
-            let feed: Vec<(String, SessionInputValue)> = vec![(input.clone(), tensor.into())];
+            let mut feed: Vec<(String, SessionInputValue)> = Vec::with_capacity(filled.len());
+            for (input, array) in inputs.iter().zip(&filled) {
+                let tensor = TensorRef::from_array_view(array).map_err(|e| fail(e.to_string()))?;
+                feed.push((input.name.clone(), tensor.into()));
+            }
             let results = inner.run(feed).map_err(|e| fail(e.to_string()))?;
             outputs
                 .iter()
@@ -451,10 +510,13 @@ impl Session {
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`].
-    pub fn seconds(&mut self, images: ArrayView4<f32>) -> Result<f64> {
-        let one = images.slice_axis(Axis(0), Slice::from(..self.batch.min(images.len_of(Axis(0)))));
+    pub fn seconds(&mut self, arrays: &[(&str, ArrayViewD<f32>)]) -> Result<f64> {
+        let batch = self.batch;
+        let first = |a: &ArrayViewD<f32>| Slice::from(..a.len_of(Axis(0)).min(batch));
+        let one: Vec<(&str, ArrayViewD<f32>)> =
+            arrays.iter().map(|(name, a)| (*name, a.slice_axis(Axis(0), first(a)))).collect();
         let start = Instant::now();
-        self.run_batch(one)?;
+        self.run_batch(&one)?;
         Ok(start.elapsed().as_secs_f64())
     }
 }

@@ -6,7 +6,8 @@ use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
     batches, blocks, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined, listed, masks,
-    models, pictures, ranges, sizes, stacks, starts, studies, tars, teachers, unknown, values, verified, windows,
+    models, pictures, ranges, sizes, stacks, starts, studies, tars, teachers, texts, unknown, values, verified,
+    windows,
 };
 
 fn tract() -> Arc<Runtime> {
@@ -126,6 +127,26 @@ fn one_output_of_several_counts() {
 #[test]
 fn inputs_that_decide_shapes_are_fed() {
     feeds::inputs_that_decide_shapes_are_fed(&tract(), "tract");
+}
+
+#[test]
+fn densities_are_those_of_real_tokens() {
+    texts::densities_are_those_of_real_tokens("tract");
+}
+
+#[test]
+fn models_are_compared_on_real_tokens() {
+    texts::models_are_compared_on_real_tokens("tract");
+}
+
+#[test]
+fn images_may_be_arrays() {
+    texts::images_may_be_arrays("tract");
+}
+
+#[test]
+fn wrong_arrays_are_refused() {
+    texts::wrong_arrays_are_refused();
 }
 
 #[test]

@@ -208,7 +208,7 @@ pub fn condense(
     }
     let (measured, digest) = std::thread::scope(|scope| {
         let digest = scope.spawn(|| sha256(&model.path));
-        (named(&model.path, densities(runtime, model, typing, anatomy, loader)), digest.join())
+        (named(&model.path, densities(runtime, model, typing, anatomy, loader, || loader.skipped())), digest.join())
     });
     let measured = measured?;
     let rules = clusters.rules();

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{agree, densities, images, named, open_to_run, without_density};
+use super::source::{Source, open_for};
+use super::{agree, densities, named, without_density};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::cli::common::RunFlags;
+use crate::cli::common::{RunFlags, SampleFlags};
 use crate::cli::output::{self, table};
-use crate::data::InputReport;
+use crate::density::Unit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::schema;
 use crate::report;
@@ -21,9 +22,8 @@ use crate::runtime::Runtime;
 pub struct DensityArgs {
     /// The model
     pub model: PathBuf,
-    /// Images: a folder, an IDX file, or an .npz or .npy of prepared tensors
-    #[arg(long, value_name = "PATH")]
-    pub images: PathBuf,
+    #[command(flatten)]
+    pub samples: SampleFlags,
     /// Write a plot of density against depth (SVG)
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
@@ -39,7 +39,7 @@ pub struct DensityArgs {
 
 /// Runs the command.
 pub fn run(c: &DensityArgs) -> Result<()> {
-    let model = open_to_run(&c.model, &c.run.open, &c.run.runtime, &c.run.transform)?;
+    let (model, arrays) = open_for(&c.model, &c.run, &c.samples)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     if let Some(plot) = &c.plot {
@@ -48,22 +48,27 @@ pub fn run(c: &DensityArgs) -> Result<()> {
         }
         output::check_output(plot, &[&c.model], c.force)?;
     }
-    let loader = images(&c.images, &c.run.transform, &model, &typing)?;
-    agree(&c.model, || loader.fingerprint())?;
+    let source = Source::new(&c.samples, &c.run, &model, &typing, arrays)?;
+    agree(&c.model, || source.fingerprint())?;
     let runtime = Runtime::start(&c.run.runtime.options())?;
-    let measured = named(&c.model, densities(&runtime, &model, &typing, &anatomy, &loader))?;
+    let unit = unit(&typing, &anatomy)?;
+    if let (Source::Arrays(_, report), Unit::Tokens) = (&source, unit) {
+        report.special_line().iter().for_each(|line| output::note(line));
+    }
+    let unread = || source.skipped();
+    let measured = named(&c.model, densities(&runtime, &model, &typing, &anatomy, source.samples(), unread))?;
     if let Some(plot) = &c.plot {
-        let svg = report::density_plot(&measured.layers)?;
+        let svg = report::density_plot(&measured.layers, unit.plural())?;
         output::write_text(plot, &svg)?;
         output::note(&format!("wrote {}", plot.display()));
     }
     if c.json {
         return output::print_json(&json!({
             "schema": schema::DENSITY,
-            "unit": "px",
+            "unit": unit,
             "images": measured.images,
-            "preprocess": loader.preprocess(),
-            "input": InputReport::new(&model, &typing, loader.preprocess()),
+            "preprocess": source.preprocess(),
+            "input": source.report(),
             "densities": measured.layers,
             "without": without_density(&typing, &anatomy)
                 .into_iter()
@@ -90,6 +95,23 @@ pub fn run(c: &DensityArgs) -> Result<()> {
         })
         .collect();
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    output::note(&format!("mean attention distance in pixels over {} images", measured.images));
+    let (unit, many) = (unit.plural(), source.noun().many);
+    output::note(&format!("mean attention distance in {unit} over {} {many}", measured.images));
     output::print(&table(&header, rows))
+}
+
+/// What densities are in; pixels where no layer has any, which measuring them refuses.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] where some are in pixels and some in tokens.
+fn unit(typing: &Typing, anatomy: &Anatomy) -> Result<Unit> {
+    let units: Vec<Unit> = anatomy.layers.iter().filter_map(|l| Unit::of(typing, l)).collect();
+    match units.split_first() {
+        Some((first, rest)) if rest.iter().any(|unit| unit != first) => {
+            Err(Error::new(ErrorKind::Unsupported, "some layers attend over an image, and others over a sequence")
+                .hint("pick the output of one of them with --of"))
+        }
+        Some((first, _)) => Ok(*first),
+        None => Ok(Unit::Pixels),
+    }
 }

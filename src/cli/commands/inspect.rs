@@ -12,7 +12,7 @@ use crate::cli::common::OpenFlags;
 use crate::cli::output::{self, count, table};
 use crate::data::{FedReport, InputReport, InputShape, Preprocess, PreprocessFlags};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, declared_dims, declared_type, has_added_batch};
+use crate::graph::{self, Given, declared_dims, declared_type, has_added_batch};
 use crate::learngene::parameters;
 use crate::metadata::{PREPROCESS, schema};
 use crate::onnx::proto::ValueInfoProto;
@@ -41,7 +41,7 @@ pub struct InspectArgs {
 pub fn run(c: &InspectArgs) -> Result<()> {
     let mut model = open(&c.model, &c.open)?;
     if let Some(of) = &c.open.of {
-        named(&c.model, graph::cut(&mut model, Some(of)))?;
+        named(&c.model, graph::cut(&mut model, Given::Image, Some(of)))?;
     }
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;

@@ -10,6 +10,7 @@ pub mod grow;
 pub mod inspect;
 pub mod run;
 pub mod shrink;
+pub mod source;
 pub mod study;
 pub mod training;
 pub mod tune;
@@ -23,7 +24,7 @@ use super::common::{OpenFlags, RuntimeFlags, TransformFlags};
 use super::output;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::data::{Feed, InputReport, InputShape, Loader, Skipped, takes_size};
+use crate::data::{Feed, InputReport, InputShape, Loader, Samples, Skipped, takes_size};
 use crate::density::{Densities, measure, obstacle};
 use crate::error::{Error, Result};
 use crate::graph::{self, FloatType};
@@ -54,18 +55,7 @@ pub fn open_for_images(path: &Path, flags: &OpenFlags, transform: &TransformFlag
     opened(path, flags, None, Some(transform)).map(|(model, _)| model)
 }
 
-/// Opens two models that are fed with the same pictures.
-pub fn open_pair(
-    paths: [&Path; 2],
-    flags: &OpenFlags,
-    runtime: &RuntimeFlags,
-    transforms: [&TransformFlags; 2],
-) -> Result<[Model; 2]> {
-    let [a, b] = flags_for(paths, flags)?;
-    Ok([open_to_run(paths[0], &a, runtime, transforms[0])?, open_to_run(paths[1], &b, runtime, transforms[1])?])
-}
-
-/// Flags for each of two models that see the same pictures: an image size is for those that leave theirs open, a value
+/// Flags for each of two models that see the same samples: an image size is for those that leave theirs open, a value
 /// for those that have its input, and an output for those that have it. Each has to be for one.
 pub fn flags_for(paths: [&Path; 2], flags: &OpenFlags) -> Result<[OpenFlags; 2]> {
     let OpenFlags { input_size, feed, of, .. } = flags;
@@ -105,10 +95,15 @@ pub fn opened(
 ) -> Result<(Model, Option<String>)> {
     let opening = Opening { pictures: transform.map(TransformFlags::preprocess), ..flags.opening() };
     let start = runtime.map(|flags| || Runtime::start(&flags.options()));
-    let Opened { model, warnings, notes, batch } = opening.open(path, start.as_ref().map(|start| start as _))?;
-    notes.iter().for_each(|note| output::note(note));
-    warnings.iter().for_each(|warning| output::warn(warning));
-    Ok((model, batch))
+    let opened = told(opening.open(path, start.as_ref().map(|start| start as _))?);
+    Ok((opened.model, opened.batch))
+}
+
+/// Passes on what the door tells.
+pub fn told(opened: Opened) -> Opened {
+    opened.notes.iter().for_each(|note| output::note(note));
+    opened.warnings.iter().for_each(|warning| output::warn(warning));
+    opened
 }
 
 /// Opens images for a model.
@@ -141,13 +136,14 @@ pub fn densities(
     model: &Model,
     typing: &Typing,
     anatomy: &Anatomy,
-    loader: &Loader,
+    samples: &dyn Samples,
+    unread: impl FnOnce() -> Skipped,
 ) -> Result<Densities> {
-    let bar = output::progress(loader.len(), "density");
-    let result = measure(runtime, model, typing, anatomy, loader, |n| bar.set_position(n as u64));
+    let bar = output::progress(samples.len(), "density");
+    let result = measure(runtime, model, typing, anatomy, samples, |n| bar.set_position(n as u64));
     bar.finish_and_clear();
     let result = result?;
-    skipped(loader.skipped())?;
+    skipped(unread())?;
     for (l, why) in without_density(typing, anatomy) {
         output::warn(&format!("layer {l} has no densities: {why}"));
     }

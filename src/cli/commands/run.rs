@@ -194,7 +194,7 @@ fn report(
         ("Images that judge", judged.to_string()),
         ("Runtime", runtime.describe()),
     ];
-    let plot = densities.map(density_plot).transpose()?;
+    let plot = densities.map(|d| density_plot(d, "pixels")).transpose()?;
     let page = run_page("From ancestor to descendant", &facts, &header, &cells, plot.as_deref(), Some(curve))?;
     write_text(&c.output.join("report.html"), &page)?;
     let models: Vec<_> = rows

@@ -143,7 +143,7 @@ fn write(
     let mut plots = tables.plots()?;
     let densities: BTreeMap<String, Vec<Vec<f64>>> = study.densities()?;
     for (name, layers) in &densities {
-        plots.push((format!("density: {name}"), density_plot(layers)?));
+        plots.push((format!("density: {name}"), density_plot(layers, "pixels")?));
     }
     let pictures = pictures(cells, records)?;
     let note = format!("{}\n\n{}", study.note, tables.summary());

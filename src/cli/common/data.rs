@@ -6,6 +6,22 @@ use clap::Args;
 
 use crate::data::{ChannelOrder, DatasetOptions, Interpolation, PreprocessFlags, Resize};
 
+/// What a model is run on.
+#[derive(Args, Clone, Debug, Default)]
+#[group(required = true, multiple = false)]
+pub struct SampleFlags {
+    /// Images: a folder, an IDX file, or an .npz or .npy of prepared tensors
+    #[arg(long, value_name = "PATH")]
+    pub images: Option<PathBuf>,
+    /// Arrays instead, one for each input by its name: an .npz archive, a folder of .npy files, or a .safetensors file
+    ///
+    /// The first axis of each is the sample; the others and the type are those that the input declares. Tokens at the
+    /// zeros of an input that is called `attention_mask` are padding and count nowhere. An array
+    /// `special_tokens_mask`, ones for tokens that stand for no content, keeps these out of densities.
+    #[arg(long, value_name = "PATH")]
+    pub inputs: Option<PathBuf>,
+}
+
 /// How images are prepared.
 #[derive(Args, Clone, Debug, Default)]
 pub struct TransformFlags {
@@ -39,7 +55,7 @@ pub struct TransformFlags {
     /// Order in which the model takes colours: rgb or bgr; --mean and --std are in the same
     #[arg(long, value_name = "ORDER", help_heading = "Preprocessing")]
     pub channel_order: Option<ChannelOrder>,
-    /// Use the first N images only
+    /// Use the first N images, or samples of arrays, only
     #[arg(long, value_name = "N", help_heading = "Preprocessing", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
 }

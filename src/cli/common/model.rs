@@ -43,6 +43,7 @@ impl OpenFlags {
             feeds: self.feed.clone(),
             of: self.of.clone(),
             pictures: None,
+            arrays: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Files of images: a format is one file that implements [`Container`](super::item::Container), and `open` knows them
 //! by their first bytes.
 
+mod arrays;
 mod cifar;
 mod files;
 mod find;
@@ -11,6 +12,7 @@ mod parquet;
 mod pixels;
 mod webdataset;
 
+pub(crate) use arrays::ArrayFile;
 pub(super) use files::Files;
 pub(super) use find::{Found, find, is_folder};
 pub(super) use open::Opener;

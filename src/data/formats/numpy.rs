@@ -218,7 +218,7 @@ where
     Ok(ArrayViewD::<T>::view_npy(bytes)?.mapv(|label| i64::try_from(label).unwrap_or(-1)))
 }
 
-fn read_member(path: &Path, archive: &mut zip::ZipArchive<BufReader<File>>, name: &str) -> Result<Vec<u8>> {
+pub(super) fn read_member(path: &Path, archive: &mut zip::ZipArchive<BufReader<File>>, name: &str) -> Result<Vec<u8>> {
     let member = archive.by_name(name).map_err(|error| broken(path, error))?;
     // Deflate packs at most about a thousand to one, so a size beyond that is a lie; and no header is believed before
     // the bytes that it speaks of are there.

@@ -23,6 +23,7 @@ pub mod starts;
 pub mod studies;
 pub mod tars;
 pub mod teachers;
+pub mod texts;
 pub mod unknown;
 pub mod values;
 pub mod verified;

@@ -1,0 +1,157 @@
+//! What commands run a model on: pictures, or arrays for its inputs.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{flags_for, images, open_to_run, told, warn_skipped};
+use crate::axes::Typing;
+use crate::cli::common::{OpenFlags, RunFlags, SampleFlags};
+use crate::cli::output;
+use crate::data::{Arrays, ArraysReport, InputReport, Loader, Preprocess, Samples, Skipped};
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::Model;
+use crate::opening::Opening;
+use crate::runtime::Runtime;
+
+/// What a model is run on.
+pub enum Source {
+    /// Pictures, and what they become.
+    Images(Loader, Box<InputReport>),
+    /// Arrays, and what they are.
+    Arrays(Arrays, ArraysReport),
+}
+
+/// What samples are called.
+#[derive(Clone, Copy)]
+pub struct Noun {
+    /// One of them.
+    pub one: &'static str,
+    /// Several.
+    pub many: &'static str,
+}
+
+/// Opens a model that is to run on what is named. Of arrays it has the lengths.
+///
+/// # Errors
+/// Those of [`Opening::open`]; [`ErrorKind::Usage`] where arrays are to be prepared like pictures.
+pub fn open_for(path: &Path, run: &RunFlags, samples: &SampleFlags) -> Result<(Model, Option<Arrays>)> {
+    let Some(inputs) = &samples.inputs else {
+        return open_to_run(path, &run.open, &run.runtime, &run.transform).map(|model| (model, None));
+    };
+    if !run.transform.preprocess().is_empty() {
+        let what = "arrays are fed to the model as they are, and cannot be preprocessed";
+        return Err(Error::new(ErrorKind::Usage, what)
+            .at(inputs)
+            .hint("drop --mean, --std, --crop-ratio, --interpolation, --resize and --channel-order"));
+    }
+    let opening = Opening { arrays: Some(inputs.clone()), ..run.open.opening() };
+    let start = || Runtime::start(&run.runtime.options());
+    let opened = told(opening.open(path, Some(&start))?);
+    let Some(arrays) = opened.arrays else { bail!(Internal, "the arrays were not read") };
+    let model = arrays.fixed(&opened.model);
+    Ok((model, Some(arrays.limit(run.transform.limit().unwrap_or(usize::MAX)))))
+}
+
+/// Opens two models that are to run on the same.
+///
+/// # Errors
+/// Those of [`open_for`].
+pub fn open_both(paths: [&Path; 2], run: &RunFlags, samples: &SampleFlags) -> Result<[(Model, Option<Arrays>); 2]> {
+    let [a, b] = flags_for(paths, &run.open)?;
+    let open = |path, open: OpenFlags| open_for(path, &RunFlags { open, ..run.clone() }, samples);
+    Ok([open(paths[0], a)?, open(paths[1], b)?])
+}
+
+impl Source {
+    /// What a model that was [opened for it](open_for) is run on; says what that is.
+    ///
+    /// # Errors
+    /// Those of opening images.
+    pub fn new(
+        samples: &SampleFlags,
+        run: &RunFlags,
+        model: &Model,
+        typing: &Typing,
+        arrays: Option<Arrays>,
+    ) -> Result<Source> {
+        match (arrays, &samples.images) {
+            (Some(arrays), _) => {
+                let report = arrays.report(model);
+                report.lines().iter().for_each(|line| output::note(line));
+                Ok(Source::Arrays(arrays, report))
+            }
+            (None, Some(path)) => {
+                let loader = images(path, &run.transform, model, typing)?;
+                let report = InputReport::new(model, typing, loader.preprocess());
+                Ok(Source::Images(loader, Box::new(report)))
+            }
+            (None, None) => Err(Error::new(ErrorKind::Usage, "there is nothing to run the model on")
+                .hint("give --images PATH, or --inputs PATH")),
+        }
+    }
+
+    /// As samples.
+    pub fn samples(&self) -> &dyn Samples {
+        match self {
+            Source::Images(loader, _) => loader,
+            Source::Arrays(arrays, _) => arrays,
+        }
+    }
+
+    /// What they are called.
+    pub fn noun(&self) -> Noun {
+        match self {
+            Source::Images(..) => Noun { one: "an image", many: "images" },
+            Source::Arrays(..) => Noun { one: "a sample", many: "samples" },
+        }
+    }
+
+    /// Where they are.
+    pub fn path(&self) -> &Path {
+        match self {
+            Source::Images(loader, _) => loader.source().path(),
+            Source::Arrays(arrays, _) => arrays.path(),
+        }
+    }
+
+    /// The transform of pictures.
+    pub fn preprocess(&self) -> Option<&Preprocess> {
+        match self {
+            Source::Images(loader, _) => loader.preprocess(),
+            Source::Arrays(..) => None,
+        }
+    }
+
+    /// A hash of what they are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub fn fingerprint(&self) -> Result<String> {
+        match self {
+            Source::Images(loader, _) => loader.fingerprint(),
+            Source::Arrays(arrays, _) => Ok(arrays.fingerprint()),
+        }
+    }
+
+    /// What could not be read.
+    pub fn skipped(&self) -> Skipped {
+        match self {
+            Source::Images(loader, _) => loader.skipped(),
+            Source::Arrays(..) => Skipped::default(),
+        }
+    }
+
+    /// Says which of them could not be read.
+    pub fn warn_skipped(&self) {
+        warn_skipped(&self.skipped());
+    }
+
+    /// What the model is fed with, for the field `input` of JSON.
+    pub fn report(&self) -> Value {
+        match self {
+            Source::Images(_, report) => json!(report),
+            Source::Arrays(_, report) => json!(report),
+        }
+    }
+}

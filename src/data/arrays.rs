@@ -1,0 +1,371 @@
+//! Arrays as samples: one for each input of a model, by name.
+//!
+//! An array has the element type and the rank that its input declares, and its first axis is the sample. Values are
+//! held as float32 on the way to the model, which takes whole numbers exactly; the runtime casts them to the model's
+//! type. Where an input is called `attention_mask`, tokens at its zeros are padding, and count nowhere.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use ndarray::{Array2, ArrayD, Axis, Ix2};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::feeds::{FedReport, in_words, kind_name};
+use super::formats::ArrayFile;
+use super::samples::{Inputs, Samples};
+use super::source::hexadecimal;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{self, data_inputs, declare_dim, declared_axes, declared_dims, declared_type, is_integer};
+use crate::onnx::proto::ValueInfoProto;
+use crate::onnx::proto::tensor_shape_proto::dimension::Value as Size;
+use crate::onnx::{DataType, Model};
+use crate::parallel;
+
+/// The input whose zeros are padding.
+const MASK: &str = "attention_mask";
+/// An array beside those of the inputs: ones for tokens such as the first and the last, which stand for no content.
+const SPECIAL: &str = "special_tokens_mask";
+
+/// Samples that are arrays by the names of a model's inputs. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Arrays {
+    held: Arc<Held>,
+    count: usize,
+}
+
+#[derive(Debug)]
+struct Held {
+    path: std::path::PathBuf,
+    inputs: Vec<Input>,
+    /// The place of the mask among the inputs.
+    mask: Option<usize>,
+    /// The input that tokens lie along, and where they are special.
+    special: Option<(usize, ArrayD<f32>)>,
+}
+
+/// The array of an input.
+#[derive(Debug)]
+struct Input {
+    name: String,
+    kind: DataType,
+    values: ArrayD<f32>,
+}
+
+/// What a model is fed with, for JSON.
+#[derive(Clone, Debug, Serialize)]
+pub struct ArraysReport {
+    /// Samples that are used.
+    pub samples: usize,
+    /// The arrays, in the order of the model's inputs.
+    pub arrays: Vec<ArrayReport>,
+    /// Which tokens count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokensReport>,
+    /// Inputs that were given a value.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fed: Vec<FedReport>,
+    /// The outputs that count.
+    pub outputs: Vec<String>,
+}
+
+/// An array, for JSON.
+#[derive(Clone, Debug, Serialize)]
+pub struct ArrayReport {
+    /// The input that takes it.
+    pub input: String,
+    /// The type of its elements.
+    pub r#type: String,
+    /// The shape of one sample.
+    pub shape: Vec<usize>,
+}
+
+/// Which tokens count, for JSON.
+#[derive(Clone, Debug, Serialize)]
+pub struct TokensReport {
+    /// The input whose zeros are padding; none where padding counts like any token.
+    pub mask: Option<String>,
+    /// True where the file says which tokens are special.
+    pub special_tokens: bool,
+    /// Tokens that are not padding.
+    pub real: usize,
+    /// All tokens.
+    pub of: usize,
+}
+
+impl Arrays {
+    /// Reads the arrays that a model's data inputs take.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for an array that is missing, or of another type, rank or length; the hint lists the
+    /// inputs.
+    /// [`ErrorKind::Unsupported`] for an input that no array can be for. Those of reading.
+    pub(crate) fn read(file: &ArrayFile, model: &Model) -> Result<Arrays> {
+        let inputs = data_inputs(model.graph());
+        let wrong = |what: String| Error::new(ErrorKind::Usage, what).at(file.path()).hint(listed(model));
+        let mut found: Vec<Input> = Vec::new();
+        let mut named: BTreeMap<String, (usize, String)> = BTreeMap::new();
+        for info in inputs {
+            let name = info.name().to_string();
+            if !file.names().any(|own| own == name) {
+                return Err(wrong(format!("it has no array for the input `{name}`")));
+            }
+            let kind = declared_type(info).and_then(|t| DataType::try_from(t).ok());
+            let (Some(kind), Some(dims)) = (kind, declared_dims(info).filter(|d| !d.is_empty())) else {
+                bail!(Unsupported, "the input `{name}` declares no type or no axis of samples, and takes no arrays");
+            };
+            let values = file.read(&name, kind)?;
+            if values.ndim() != dims.len() {
+                let words = in_words(info);
+                return Err(wrong(format!(
+                    "its array `{name}` has {} dimensions, and the input is {words}",
+                    values.ndim()
+                )));
+            }
+            let fits = dims.iter().zip(values.shape()).skip(1).all(|(d, &n)| d.is_none_or(|d| d == n));
+            if !fits || values.is_empty() {
+                return Err(wrong(format!(
+                    "its array `{name}` is {:?}, and the input is {}",
+                    values.shape(),
+                    in_words(info)
+                )));
+            }
+            if let Some(first) = found.first().filter(|f| f.values.len_of(Axis(0)) != values.len_of(Axis(0))) {
+                let (own, other) = (values.len_of(Axis(0)), first.values.len_of(Axis(0)));
+                return Err(wrong(format!("its array `{name}` holds {own} samples, and `{}` {other}", first.name)));
+            }
+            // Axes that bear one name are as long as each other.
+            for (axis, d) in declared_axes(info).unwrap_or_default().iter().enumerate().skip(1) {
+                let Some(Size::DimParam(axis_name)) = d.value.as_ref().filter(|v| !matches!(v, Size::DimValue(_)))
+                else {
+                    continue;
+                };
+                let own = values.shape()[axis];
+                match named.get(axis_name).filter(|_| !axis_name.is_empty()) {
+                    Some((length, other)) if *length != own => {
+                        return Err(wrong(format!(
+                            "axis `{axis_name}` is {own} long in its array `{name}`, and {length} in `{other}`"
+                        )));
+                    }
+                    _ => drop(named.insert(axis_name.clone(), (own, name.clone()))),
+                }
+            }
+            found.push(Input { name, kind, values });
+        }
+        let is_mask = |i: &Input| {
+            let plain = i.name.split(':').next().unwrap_or_default();
+            plain == MASK && i.values.ndim() == 2 && (is_integer(i.kind) || i.kind == DataType::Bool)
+        };
+        let mask = found.iter().position(is_mask);
+        let special = special(file, &found, mask)?;
+        let count = found.first().map_or(0, |i| i.values.len_of(Axis(0)));
+        if count == 0 {
+            bail!(Unsupported, "the model has no inputs that arrays could be for");
+        }
+        Ok(Arrays { held: Arc::new(Held { path: file.path().to_path_buf(), inputs: found, mask, special }), count })
+    }
+
+    /// Keeps the first `count` samples.
+    pub fn limit(self, count: usize) -> Self {
+        Arrays { count: self.count.min(count), ..self }
+    }
+
+    /// A model whose axes that it leaves open are as long as those of the arrays, but for the batch.
+    pub fn fixed(&self, model: &Model) -> Model {
+        let mut model = model.clone();
+        for input in &self.held.inputs {
+            let info = model.graph_mut().input.iter_mut().find(|v| v.name() == input.name);
+            let Some(info) = info else { continue };
+            (1..input.values.ndim()).for_each(|axis| declare_dim(info, axis, input.values.shape()[axis]));
+        }
+        graph::forget_shapes(model.graph_mut());
+        model
+    }
+
+    /// The shape of one sample of each input, in their order.
+    pub fn shapes(&self) -> Vec<(&str, &[usize])> {
+        self.held.inputs.iter().map(|i| (i.name.as_str(), &i.values.shape()[1..])).collect()
+    }
+
+    /// Some samples, by their places.
+    pub fn select(&self, samples: &[usize]) -> Inputs {
+        let chosen = |values: &ArrayD<f32>| values.select(Axis(0), samples);
+        let held = &self.held;
+        let is_set = |values: ArrayD<f32>| values.mapv(|v| v != 0.0).into_dimensionality::<Ix2>().ok();
+        let real: Option<Array2<bool>> = held.mask.and_then(|m| is_set(chosen(&held.inputs[m].values)));
+        let special = held.special.as_ref().and_then(|(_, values)| is_set(chosen(values)));
+        let content = match (&real, special) {
+            (real, None) => real.clone(),
+            (None, Some(special)) => Some(special.mapv(|s| !s)),
+            (Some(real), Some(special)) => {
+                Some(Array2::from_shape_fn(real.dim(), |at| real[at] && !special.get(at).copied().unwrap_or(false)))
+            }
+        };
+        let arrays = held.inputs.iter().map(|i| (i.name.clone(), chosen(&i.values))).collect();
+        Inputs { arrays, real, content }
+    }
+
+    /// The path that they were read from.
+    pub fn path(&self) -> &Path {
+        &self.held.path
+    }
+
+    /// The input whose zeros are padding.
+    pub fn mask(&self) -> Option<&str> {
+        self.held.mask.map(|m| self.held.inputs[m].name.as_str())
+    }
+
+    /// A hash of the arrays, for records of what a result was computed from: SHA-256, in hexadecimal.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = Sha256::new();
+        for input in &self.held.inputs {
+            hasher.update(input.name.as_bytes());
+            hasher.update(format!("{:?}", input.values.shape()));
+            input.values.iter().for_each(|v| hasher.update(v.to_le_bytes()));
+        }
+        hexadecimal(hasher)
+    }
+
+    /// What a model is fed with.
+    pub fn report(&self, model: &Model) -> ArraysReport {
+        let array = |i: &Input| ArrayReport {
+            input: i.name.clone(),
+            r#type: kind_name(i.kind),
+            shape: i.values.shape()[1..].to_vec(),
+        };
+        let all: Vec<usize> = (0..self.count).collect();
+        let whole = self.select(&all);
+        // Token numbers are whole numbers; features and pictures have no padding to speak of.
+        let is_tokens = |i: &&Input| i.values.ndim() == 2 && is_integer(i.kind);
+        let tokens = self.held.inputs.iter().find(is_tokens).map(|i| {
+            let of = self.count * i.values.shape()[1];
+            TokensReport {
+                mask: self.mask().map(str::to_string),
+                special_tokens: self.held.special.is_some(),
+                real: whole.real.as_ref().map_or(of, |r| r.iter().filter(|v| **v).count()),
+                of: whole.real.as_ref().map_or(of, |r| r.len()),
+            }
+        });
+        ArraysReport {
+            samples: self.count,
+            arrays: self.held.inputs.iter().map(array).collect(),
+            tokens,
+            fed: FedReport::of(model),
+            outputs: model.graph().output.iter().map(|o| o.name().to_string()).collect(),
+        }
+    }
+}
+
+impl ArraysReport {
+    /// What is used, and what is assumed, in lines.
+    pub fn lines(&self) -> Vec<String> {
+        let array = |a: &ArrayReport| format!("`{}` {} {:?}", a.input, a.r#type, a.shape);
+        let arrays: Vec<String> = self.arrays.iter().map(array).collect();
+        let mut lines = vec![format!("{} samples of {}", self.samples, arrays.join(", "))];
+        lines.extend(self.tokens.as_ref().map(|t| match &t.mask {
+            Some(mask) => {
+                format!("`{mask}` says which tokens are real: {} of {}; padding counts nowhere", t.real, t.of)
+            }
+            None => format!("no input is called `{MASK}`: padding, where there is some, counts like any token"),
+        }));
+        let rounded: Vec<String> =
+            self.arrays.iter().filter(|a| a.r#type == "double").map(|a| format!("`{}`", a.input)).collect();
+        if !rounded.is_empty() {
+            lines.push(format!("{} is rounded to float32", rounded.join(", ")));
+        }
+        lines
+    }
+
+    /// What is assumed of special tokens, where there are tokens.
+    pub fn special_line(&self) -> Option<String> {
+        let tokens = self.tokens.as_ref()?;
+        Some(match tokens.special_tokens {
+            true => format!("`{SPECIAL}` says which tokens are special: they are left out"),
+            false => format!("special tokens count; an array `{SPECIAL}` in the file leaves them out"),
+        })
+    }
+}
+
+impl Samples for Arrays {
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    fn batches_of(&self, size: usize) -> Box<dyn Iterator<Item = Result<Inputs>> + '_> {
+        self.chunks((0..self.count).collect(), size)
+    }
+
+    fn own_batches_of(&self, size: usize) -> Box<dyn Iterator<Item = Result<Inputs>> + '_> {
+        self.chunks(parallel::share(self.count).collect(), size)
+    }
+
+    fn token_input(&self) -> Option<&str> {
+        let place = self.held.mask.or(self.held.special.as_ref().map(|s| s.0))?;
+        Some(&self.held.inputs[place].name)
+    }
+
+    fn check_any(&self, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn advice(&self) -> &'static str {
+        "check the arrays of --inputs and the model's weights"
+    }
+}
+
+impl Arrays {
+    fn chunks(&self, samples: Vec<usize>, size: usize) -> Box<dyn Iterator<Item = Result<Inputs>> + '_> {
+        let size = size.max(1);
+        let count = samples.len().div_ceil(size);
+        let chunk = move |i: usize| Ok(self.select(&samples[i * size..((i + 1) * size).min(samples.len())]));
+        Box::new((0..count).map(chunk))
+    }
+}
+
+/// Checks that every array is for an input of a model.
+///
+/// # Errors
+/// [`ErrorKind::Usage`]; the hint lists the inputs.
+pub(crate) fn check_names(file: &ArrayFile, model: &Model) -> Result<()> {
+    let inputs = data_inputs(model.graph());
+    let is_input = |name: &str| inputs.iter().any(|v| v.name() == name);
+    if let Some(fed) = model.fed.iter().map(|f| f.info.name()).find(|fed| file.names().any(|name| name == *fed)) {
+        return Err(Error::new(ErrorKind::Usage, format!("it has an array for `{fed}`, which --feed gives a value"))
+            .at(file.path())
+            .hint("leave out one of the two"));
+    }
+    match file.names().find(|name| *name != SPECIAL && !is_input(name)) {
+        Some(name) => {
+            Err(Error::new(ErrorKind::Usage, format!("the model has no input `{name}`, which it has an array for"))
+                .at(file.path())
+                .hint(listed(model)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The inputs of a model in a sentence.
+fn listed(model: &Model) -> String {
+    let inputs = data_inputs(model.graph());
+    let words: Vec<String> = inputs.iter().map(|info: &&ValueInfoProto| in_words(info)).collect();
+    format!("--inputs takes an array for each input, by its name: {}", words.join(", "))
+}
+
+/// The array that says which tokens are special, where the file has one that is no input: it is as large as the mask,
+/// else as the first input of whole numbers [samples, tokens].
+fn special(file: &ArrayFile, inputs: &[Input], mask: Option<usize>) -> Result<Option<(usize, ArrayD<f32>)>> {
+    if !file.names().any(|name| name == SPECIAL) || inputs.iter().any(|i| i.name == SPECIAL) {
+        return Ok(None);
+    }
+    let along = mask.or_else(|| inputs.iter().position(|i| i.values.ndim() == 2 && is_integer(i.kind)));
+    let kinds = [DataType::Int64, DataType::Bool, DataType::Int32, DataType::Uint8];
+    let read = kinds.iter().map(|&kind| file.read(SPECIAL, kind));
+    let values = read.reduce(|found, next| found.or(next)).unwrap_or_else(|| bail!(Internal, "no type"))?;
+    match along {
+        Some(place) if inputs[place].values.shape() == values.shape() => Ok(Some((place, values))),
+        _ => Err(Error::new(ErrorKind::Usage, format!("its array `{SPECIAL}` is {:?}", values.shape()))
+            .at(file.path())
+            .hint("it has a row for each sample, and a number for each token")),
+    }
+}

@@ -1,0 +1,183 @@
+//! Models whose inputs are arrays (scripts/fixtures/texts.py, feeds.py): `--inputs` gives one for each by name.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array2, Array3, Array4};
+use ndarray_npy::{NpzReader, NpzWriter, write_npy};
+use serde_json::{Value, json};
+
+use crate::common::binary::{done, json as json_of, offshoot, refused, text};
+use crate::common::hash::values;
+use crate::common::root;
+
+const FOLDER: &str = "fixtures/reports/texts";
+const MODELS: [&str; 2] = ["bert-ts", "bert-dynamo"];
+const NAMES: [&str; 4] = ["input_ids", "attention_mask", "token_type_ids", "special_tokens_mask"];
+
+fn golden(folder: &str, keys: &[&str]) -> Value {
+    let all: Value = serde_json::from_slice(&fs::read(root().join(folder).join("golden.json")).unwrap()).unwrap();
+    keys.iter().fold(all, |found, key| found[key].clone())
+}
+
+fn agree(found: &Value, expected: &Value, tolerance: f64, what: &str) {
+    match (found, expected) {
+        (Value::Array(f), Value::Array(e)) => {
+            assert_eq!(f.len(), e.len(), "{what}");
+            f.iter().zip(e).for_each(|(f, e)| agree(f, e, tolerance, what));
+        }
+        _ => {
+            let (f, e) = (found.as_f64().unwrap(), expected.as_f64().unwrap_or_else(|| panic!("{what}: {expected}")));
+            assert!((f - e).abs() < tolerance, "{what}: {f}, not {e}");
+        }
+    }
+}
+
+/// The arrays of the fixture.
+fn arrays() -> [Array2<i64>; 4] {
+    let file = File::open(root().join(FOLDER).join("texts.npz")).unwrap();
+    let mut archive = NpzReader::new(file).unwrap();
+    NAMES.map(|name| archive.by_name(name).unwrap())
+}
+
+/// Some of the arrays in an archive.
+fn archive(folder: &Path, name: &str, arrays: &[(&str, &Array2<i64>)]) -> PathBuf {
+    let path = folder.join(name);
+    let mut archive = NpzWriter::new(File::create(&path).unwrap());
+    arrays.iter().for_each(|(name, array)| archive.add_array(*name, *array).unwrap());
+    archive.finish().unwrap();
+    path
+}
+
+/// Padding counts nowhere, and neither do special tokens where they are known: densities are those that NumPy computes
+/// from PyTorch's attention maps, whatever stands where padding is.
+pub fn densities_are_those_of_real_tokens(kind: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let [ids, mask, types, special] = arrays();
+    let junk =
+        Array2::from_shape_fn(ids.dim(), |at| if mask[at] == 1 { ids[at] } else { (7 * at.0 + at.1) as i64 % 40 });
+    let whole = [("input_ids", &junk), ("attention_mask", &mask), ("token_type_ids", &types)];
+    let real = archive(folder.path(), "real.npz", &whole);
+    let content = archive(folder.path(), "content.npz", &[&whole[..], &[("special_tokens_mask", &special)]].concat());
+    let unmasked = archive(folder.path(), "unmasked.npz", &[("input_ids", &ids), ("token_type_ids", &types)]);
+    let fixture = root().join(FOLDER).join("texts.npz");
+    for model in MODELS {
+        let path = format!("{FOLDER}/{model}.onnx");
+        let density = |inputs: &Path, more: &[&str]| {
+            let command = ["density", &path, "--inputs", text(inputs), "--runtime", kind, "--json"];
+            json_of(&[&command[..], more].concat())
+        };
+        for (name, inputs) in [("content", &fixture), ("content", &content), ("real", &real)] {
+            let found = density(inputs, &[]);
+            agree(&found["densities"], &golden(FOLDER, &["densities", name]), 1e-4, &format!("{model}, {name}"));
+            let tokens = json!({"mask": "attention_mask", "special_tokens": name == "content", "real": 48, "of": 72});
+            assert_eq!((&found["unit"], &found["input"]["tokens"]), (&json!("tokens"), &tokens), "{model}");
+        }
+        let found = density(&unmasked, &["--feed", "attention_mask=ones"]);
+        agree(&found["densities"], &golden(FOLDER, &["densities", "all"]), 1e-4, &format!("{model}, all"));
+        assert_eq!(found["input"]["tokens"]["mask"], Value::Null);
+        let found = density(&fixture, &["--limit", "4"]);
+        assert_eq!((&found["images"], &found["input"]["tokens"]["real"]), (&json!(4), &json!(33)));
+        let told = offshoot(&["density", &path, "--inputs", text(&real), "--runtime", kind]);
+        let told = String::from_utf8(told.stderr).unwrap();
+        for says in
+            ["`attention_mask` says which tokens are real: 48 of 72", "special tokens count", "in tokens over 6"]
+        {
+            assert!(told.contains(says), "{says}: {told}");
+        }
+    }
+}
+
+/// Two models are compared on real tokens: with two heads of four left a child is as far from its ancestor as PyTorch
+/// says.
+pub fn models_are_compared_on_real_tokens(kind: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let child = folder.path().join("child.onnx");
+    let inputs = format!("{FOLDER}/texts.npz");
+    for model in MODELS {
+        let path = format!("{FOLDER}/{model}.onnx");
+        done(&["grow", &path, "--no-images", "--heads", "2", "--no-verify", "--force", "-o", text(&child)]);
+        let compare = ["compare", &path, text(&child), "--inputs", &inputs, "--runtime", kind, "--runs", "1"];
+        let found = json_of(&[&compare[..], &["--json"]].concat());
+        let wanted = golden(FOLDER, &["of_two_heads"]);
+        for field in ["max_abs_error", "relative_error", "correlation", "correlations"] {
+            agree(&found[field], &wanted[field], 1e-4, &format!("{model}, {field}"));
+        }
+        assert_eq!((&found["images"], &found["input"]["b"]["samples"]), (&json!(6), &json!(6)));
+        let output = offshoot(&[&compare[..], &["--tolerance", "1e-3"]].concat());
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.code() == Some(1) && told.contains("over 6 samples"), "{told}");
+        let output =
+            offshoot(&["compare", &path, &path, "--inputs", &inputs, "--tolerance", "1e-6", "--runtime", kind]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// An image is one array among others, as PyTorch has it.
+pub fn images_may_be_arrays(kind: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let images = Array4::from_shape_vec((6, 3, 32, 32), values(6 * 3 * 32 * 32, 7)).unwrap();
+    let half = Array3::from_shape_fn((6, 32, 32), |(_, _, column)| i64::from(column < 16));
+    write_npy(folder.path().join("pixel_values.npy"), &images).unwrap();
+    write_npy(folder.path().join("pixel_mask.npy"), &half).unwrap();
+    for model in ["masked-ts", "masked-dynamo"] {
+        let path = format!("fixtures/reports/feeds/{model}.onnx");
+        let density = ["density", &path, "--inputs", text(folder.path()), "--runtime", kind, "--json"];
+        let found = json_of(&density);
+        agree(&found["densities"], &golden("fixtures/reports/feeds", &["masked", "half", "densities"]), 1e-3, model);
+        assert_eq!((&found["unit"], &found["input"]["tokens"]), (&json!("px"), &Value::Null));
+    }
+}
+
+/// What fits no input is an error that names the array and lists the inputs.
+pub fn wrong_arrays_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let [ids, mask, types, special] = arrays();
+    let (path, listed) = (format!("{FOLDER}/bert-ts.onnx"), "`input_ids` int64 [batch, tokens], `attention_mask`");
+    let refuse = |arrays: &[(&str, &Array2<i64>)], says: &[&str]| {
+        let inputs = archive(folder.path(), "wrong.npz", arrays);
+        refused(&["density", &path, "--inputs", text(&inputs)], says);
+        refused(&["compare", &path, &path, "--inputs", text(&inputs)], says);
+    };
+    let [i, m, t] = [("input_ids", &ids), ("attention_mask", &mask), ("token_type_ids", &types)];
+    refuse(&[i, m], &["needs inputs that --inputs has no array for: `token_type_ids`", "--feed token_type_ids=ones"]);
+    refuse(&[i, m, t, ("labels", &ids)], &["the model has no input `labels`", listed]);
+    let (few, short) = (ids.slice(ndarray::s![..4, ..]).to_owned(), ids.slice(ndarray::s![.., ..9]).to_owned());
+    refuse(&[i, m, ("token_type_ids", &few)], &["`token_type_ids` holds 4 samples, and `input_ids` 6", listed]);
+    refuse(
+        &[i, m, ("token_type_ids", &short)],
+        &["axis `tokens` is 9 long in its array `token_type_ids`, and 12", listed],
+    );
+    refuse(
+        &[i, m, t, ("special_tokens_mask", &short)],
+        &["`special_tokens_mask` is [6, 9]", "a number for each token"],
+    );
+    assert_eq!(special.dim(), ids.dim());
+    let many = folder.path().join("many");
+    fs::create_dir(&many).unwrap();
+    for (name, array) in [i, m, t] {
+        write_npy(many.join(format!("{name}.npy")), array).unwrap();
+    }
+    let density = ["density", &path, "--inputs", text(&many)];
+    write_npy(many.join("attention_mask.npy"), &mask.mapv(|v| v as f32)).unwrap();
+    refused(&density, &["`attention_mask` is of type '<f4', and the input takes int64", "astype(\"int64\")"]);
+    write_npy(many.join("attention_mask.npy"), &mask.clone().insert_axis(ndarray::Axis(1))).unwrap();
+    refused(
+        &density,
+        &["`attention_mask` has 3 dimensions, and the input is `attention_mask` int64 [batch, tokens]", listed],
+    );
+    let fixture = format!("{FOLDER}/texts.npz");
+    let density = ["density", &path, "--inputs", &fixture];
+    refused(&[&density[..], &["--mean", "0.5"]].concat(), &["arrays are fed to the model as they are", "drop --mean"]);
+    refused(
+        &[&density[..], &["--feed", "attention_mask=ones"]].concat(),
+        &["an array for `attention_mask`, which --feed gives a value", "leave out one"],
+    );
+    refused(&["density", &path, "--inputs", "Cargo.toml"], &["neither an .npz archive nor a safetensors file"]);
+    refused(&["density", &path, "--inputs", "missing.npz"], &["no such file", "an .npz archive"]);
+    for flags in [&["--inputs", &fixture, "--images", "photos"][..], &[]] {
+        let output = offshoot(&[&["density", &path][..], flags].concat());
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && told.contains("--inputs <PATH>"), "{told}");
+    }
+}
