@@ -84,12 +84,10 @@ fn group_norm(typing: &Typing, node: &NodeProto, dims: &[Dim]) -> Vec<usize> {
     if groups.is_multiple_of(outermost) { Vec::new() } else { vec![1] }
 }
 
-/// True where a norm takes its statistics over the factor.
-pub fn norm_over(typing: &Typing, factor: Factor) -> bool {
+/// The factors that norms take their statistics over.
+pub fn normed(typing: &Typing) -> HashSet<Factor> {
     let reduces = |op: &str| op.contains("Normalization") || op == "ReduceMean";
-    let root = typing.factors.root(factor);
-    typing.graph.node.iter().filter(|n| reduces(n.op_type())).any(|n| {
-        let dims = n.input.first().and_then(|x| typing.dims.get(x.as_str()));
-        dims.and_then(|d| d.last()).is_some_and(|last| typing.factors.leaves(last).contains(&root))
-    })
+    let inputs = typing.graph.node.iter().filter(|n| reduces(n.op_type())).filter_map(|n| n.input.first());
+    let channels = inputs.filter_map(|x| typing.dims.get(x.as_str())?.last());
+    channels.flat_map(|last| typing.factors.leaves(last)).collect()
 }

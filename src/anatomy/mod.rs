@@ -20,7 +20,7 @@ pub use classes::{
     Activation, ActivationKind, activation, activations, check_classes, class_factor, class_factors, other_outputs,
     ranking, unit_norms,
 };
-pub use mixers::norm_over;
+pub use mixers::normed;
 pub use roles::Roles;
 pub(crate) use softmax::{in_usual_order, score_axes};
 pub use structure::{Anatomy, Attention, FeedForward, Mixing, Stack};

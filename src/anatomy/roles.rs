@@ -1,6 +1,6 @@
 //! Which uses of weights belong to a head axis, an output projection or an FFN.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::structure::{Attention, FeedForward};
 use crate::axes::{Factor, Typing};
@@ -11,20 +11,26 @@ use crate::onnx::is_float;
 pub struct Roles<'t, 'm> {
     typing: &'t Typing<'m>,
     links: &'t Links<'m>,
+    /// Uses by the factors that their axes carry, and by their nodes.
+    by_factor: HashMap<Factor, Vec<usize>>,
+    by_node: HashMap<usize, Vec<usize>>,
 }
 
 impl<'t, 'm> Roles<'t, 'm> {
     /// Prepares the search.
     pub fn new(typing: &'t Typing<'m>) -> Self {
-        Roles { typing, links: typing.links() }
+        let (mut by_factor, mut by_node) = (HashMap::<Factor, Vec<usize>>::new(), HashMap::<usize, Vec<usize>>::new());
+        for (u, of_use) in typing.uses.iter().enumerate() {
+            by_node.entry(of_use.node).or_default().push(u);
+            let carried: HashSet<Factor> = of_use.dims.iter().flat_map(|d| typing.factors.all_leaves(d)).collect();
+            carried.into_iter().for_each(|f| by_factor.entry(f).or_default().push(u));
+        }
+        Roles { typing, links: typing.links(), by_factor, by_node }
     }
 
     /// Uses whose axes carry the factor.
     pub fn carriers(&self, factor: Factor) -> Vec<usize> {
-        let factor = self.typing.factors.root(factor);
-        (0..self.typing.uses.len())
-            .filter(|&u| self.typing.uses[u].dims.iter().any(|d| self.typing.factors.all_leaves(d).contains(&factor)))
-            .collect()
+        self.by_factor.get(&self.typing.factors.root(factor)).cloned().unwrap_or_default()
     }
 
     /// Uses that the weight operand of contraction `k` is made of.
@@ -36,13 +42,9 @@ impl<'t, 'm> Roles<'t, 'm> {
     fn made_of(&self, k: usize, slots: &[usize]) -> HashSet<usize> {
         let node = &self.typing.graph.node[k];
         let given = slots.iter().filter_map(|&j| node.input.get(j)).map(String::as_str);
-        let nodes: HashSet<usize> = self.links.upstream(given.filter(|x| self.typing.is_constant(x))).nodes().collect();
-        (0..self.typing.uses.len())
-            .filter(|&u| {
-                let of_use = &self.typing.uses[u];
-                nodes.contains(&of_use.node) || (of_use.node == k && slots.contains(&of_use.input))
-            })
-            .collect()
+        let uses = |node: usize| self.by_node.get(&node).into_iter().flatten().copied();
+        let own = uses(k).filter(|&u| slots.contains(&self.typing.uses[u].input));
+        self.links.upstream(given.filter(|x| self.typing.is_constant(x))).nodes().flat_map(uses).chain(own).collect()
     }
 
     /// The bias that contraction `k` adds: its own third input, or a weight in the Add (or skip norm, or BiasGelu)

@@ -174,7 +174,7 @@ impl<'t, 'm> Finder<'t, 'm> {
             Slot::Bias => return Some(Bias),
             Slot::Constant => return Some(Constant),
             Slot::Heads => return Some(self.head_table(u)),
-            Slot::Data | Slot::Sizes | Slot::Places | Slot::Borders | Slot::Indices => {}
+            Slot::Data | Slot::Sizes | Slot::Places | Slot::Borders | Slot::Extent | Slot::Indices => {}
         }
         Some(match (node.op_type(), j) {
             // A learned query: one row in front of a matrix that is itself a weight.

@@ -65,6 +65,7 @@ impl<'m> Typing<'m> {
             choices: None,
             open_length: Self::OPEN_LENGTH,
             size_from: SizeFrom::default(),
+            taken_apart: OnceLock::new(),
             links: OnceLock::new(),
         }
     }
@@ -89,7 +90,7 @@ impl<'m> Typing<'m> {
     /// pinned: the file takes the input as it is. A value that decides nothing is not known: it is data.
     fn hold(&mut self, k: usize, node: &'m NodeProto) {
         let Some(output) = node.output.first().filter(|o| !o.starts_with(FEED_PREFIX)) else { return };
-        if !graph::decides(self.graph, output) {
+        if !graph::decides(self.links(), output) {
             self.known.remove(output.as_str());
         }
         let graph = self.graph;

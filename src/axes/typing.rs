@@ -160,6 +160,8 @@ pub struct Typing<'m> {
     pub(super) open_length: usize,
     /// What decided the image size.
     pub size_from: SizeFrom,
+    /// Factors that some node takes pieces of, once somebody asks.
+    pub(super) taken_apart: OnceLock<HashSet<Factor>>,
     /// Who makes and uses each value, once somebody asks.
     pub(super) links: OnceLock<Links<'m>>,
 }
@@ -241,16 +243,21 @@ impl<'m> Typing<'m> {
     /// index to the next (groups of heads that convolutions of different size treat, each behind its own output of a
     /// Split).
     pub fn is_taken_apart(&self, factor: Factor) -> bool {
-        let factor = self.factors.root(factor);
-        let holds = |x: &String| {
+        self.taken_apart.get_or_init(|| self.parted()).contains(&self.factors.root(factor))
+    }
+
+    /// The factors that some node takes pieces of out of an axis.
+    fn parted(&self) -> HashSet<Factor> {
+        let leaves = |x: &String| -> HashSet<Factor> {
             let dims = self.dims.get(x.as_str()).into_iter().flatten();
-            dims.flat_map(|d| self.factors.all_leaves(d)).any(|f| f == factor)
+            dims.flat_map(|d| self.factors.all_leaves(d)).collect()
         };
-        self.graph.node.iter().any(|n| {
-            matches!(n.op_type(), "Split" | "Slice" | "Gather")
-                && n.input.first().is_some_and(&holds)
-                && !n.output.iter().any(&holds)
-        })
+        let takes = |n: &&NodeProto| matches!(n.op_type(), "Split" | "Slice" | "Gather");
+        let lost = |n: &NodeProto| {
+            let left: HashSet<Factor> = n.output.iter().flat_map(leaves).collect();
+            n.input.first().map(leaves).unwrap_or_default().into_iter().filter(move |f| !left.contains(f))
+        };
+        self.graph.node.iter().filter(takes).flat_map(lost).collect()
     }
 
     /// Batch elements of the assumed input, over which sizes are divided to speak of one image. One where the input

@@ -14,7 +14,9 @@ use ndarray_npy::{ReadNpyError, ReadNpyExt, ReadableElement};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, ImageInput, Length, data_inputs, declared_axes, declared_dims, declared_type};
+use crate::graph::{
+    self, ImageInput, Length, Links, data_inputs, decides, declared_axes, declared_dims, declared_type,
+};
 use crate::onnx::proto::tensor_shape_proto::Dimension;
 use crate::onnx::proto::tensor_shape_proto::dimension::Value as Size;
 use crate::onnx::proto::{TensorProto, ValueInfoProto};
@@ -94,11 +96,15 @@ pub struct FedReport {
 impl FedReport {
     /// Those of a model.
     pub fn of(model: &Model) -> Vec<FedReport> {
+        if model.fed.is_empty() {
+            return Vec::new();
+        }
+        let links = Links::new(model.graph());
         let report = |fed: &Fed| FedReport {
             input: fed.info.name().to_string(),
             shape: declared_dims(&fed.info),
             value: fed.value.clone(),
-            decides: fed.decides,
+            decides: decides(&links, fed.info.name()),
         };
         model.fed.iter().map(report).collect()
     }

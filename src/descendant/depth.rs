@@ -91,8 +91,8 @@ fn left_behind(typing: &Typing, anatomy: &Anatomy, ends: &[Option<String>], l: u
     let behind: HashSet<usize> = links.downstream([end]).collect();
     let between = links.upstream([next]).along(|x| x != end && links.maker(x).is_some_and(|k| behind.contains(&k)));
     let between: HashSet<usize> = between.nodes().collect();
-    let weighs = |k: &usize| typing.uses.iter().any(|u| u.node == *k);
-    typing.contractions.iter().map(|c| c.node).filter(|k| between.contains(k)).find(weighs)
+    let weighing: HashSet<usize> = typing.uses.iter().map(|u| u.node).collect();
+    typing.contractions.iter().map(|c| c.node).find(|k| between.contains(k) && weighing.contains(k))
 }
 
 /// How the value that enters a layer becomes one of the shape that leaves it: not at all (`Some(None)`), by a Reshape

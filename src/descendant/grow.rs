@@ -1,6 +1,6 @@
 //! Grows a descendant: plans its layers, heads and widths, resizes the graph, and checks what came of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -14,8 +14,7 @@ use super::numbers::select;
 use super::plan::{Descendant, Plan, PlannedLayer, Projection, Shape};
 use super::transform::{self, DEFAULT_RANK, Transform};
 use crate::anatomy::{
-    Anatomy, Attention, FeedForward, Roles, WeightKind, class_factors, norm_over, other_outputs, unit_norms,
-    weight_uses,
+    Anatomy, Attention, FeedForward, Roles, WeightKind, class_factors, normed, other_outputs, unit_norms, weight_uses,
 };
 use crate::axes::resize::{Mixture, Plan as Resizing, resize};
 use crate::axes::{Factor, Typing};
@@ -125,6 +124,8 @@ struct Grower<'a, 'm> {
     typing: &'a Typing<'m>,
     anatomy: &'a Anatomy,
     roles: Roles<'a, 'm>,
+    /// The factors that norms take their statistics over.
+    normed: HashSet<Factor>,
     gene: &'a Learngene,
     shape: &'a Shape,
     kept: Vec<usize>,
@@ -149,6 +150,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             typing,
             anatomy,
             roles: Roles::new(typing),
+            normed: normed(typing),
             gene,
             shape,
             kept,
@@ -157,6 +159,10 @@ impl<'a, 'm> Grower<'a, 'm> {
             warnings: Vec::new(),
             inexact: Vec::new(),
         }
+    }
+
+    fn is_normed(&self, factor: Factor) -> bool {
+        self.normed.contains(&self.typing.factors.root(factor))
     }
 
     /// Warns of what keeps the rest of a layer from being what it was.
@@ -236,7 +242,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             let slots = self.heads(i, count)?;
             let layer = &self.anatomy.layers[i];
             if count < layer.head_count(self.typing)
-                && layer.head_factor(self.typing).is_some_and(|f| norm_over(self.typing, f))
+                && layer.head_factor(self.typing).is_some_and(|f| self.is_normed(f))
             {
                 let l = self.kept[i];
                 self.warn_inexact(format!(
@@ -405,7 +411,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             self.warnings.push(format!("layer {} keeps its FFN: its neurons have no axis of their own", self.kept[i]));
             return Ok((width, Vec::new()));
         };
-        if norm_over(self.typing, factor) {
+        if self.is_normed(factor) {
             self.warn_inexact(format!(
                 "layer {}: a norm runs over the FFN's neurons, so its statistics change with their number",
                 self.kept[i]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::budget::Limits;
 use super::targets::sites;
-use crate::anatomy::{Anatomy, Roles, norm_over};
+use crate::anatomy::{Anatomy, Roles, normed};
 use crate::axes::{Factor, Typing};
 use crate::descendant::{keep_layers, mixed_elsewhere};
 use crate::error::Result;
@@ -50,6 +50,7 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
     {
         bail!(Usage, "there is no layer {l}, only {}", anatomy.layers.len());
     }
+    let normed = normed(&typing);
     let blocks = sites.iter().map(|site| {
         let f = root(site.layer, site.kind);
         let alone = f.is_some_and(|f| uses[&f] == 1);
@@ -61,7 +62,7 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
             Kind::Neurons => limits.neurons,
         } && limits.touches(site.layer);
         let free = asked && alone && site.divides;
-        if free && f.is_some_and(|f| norm_over(&typing, f)) {
+        if free && f.is_some_and(|f| normed.contains(&typing.factors.root(f))) {
             warnings.push(format!(
                 "layer {}: a norm runs over its {}, whose statistics change with their number; the matrix behind it is \
                  fitted to them",

@@ -5,16 +5,17 @@
 
 use std::collections::HashSet;
 
+use super::links::Links;
 use super::names::Names;
 use super::nodes::{int_attribute, node};
 use super::order::prune;
-use super::subgraphs::{needed, replace_use};
+use super::subgraphs::replace_use;
 use super::types::element_types;
 use super::values::declared_type;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::FEED_PREFIX;
 use crate::onnx::proto::tensor_shape_proto::Dimension;
-use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
+use crate::onnx::proto::{NodeProto, TensorProto, ValueInfoProto, type_proto};
 use crate::onnx::{Fed, Like, Model, tensor_from_i64};
 use crate::ops::{self, Slot};
 
@@ -47,8 +48,7 @@ pub fn feed(model: &mut Model, input: &str, value: TensorProto, lengths: &[Lengt
     let info = graph.input.remove(place);
     graph.node.splice(0..0, nodes);
     graph.initializer.extend(initializers);
-    let decides = decides(graph, input);
-    model.fed.push(Fed { info, place, value: said, decides, like });
+    model.fed.push(Fed { info, place, value: said, like });
     Ok(())
 }
 
@@ -93,23 +93,18 @@ pub fn is_feed(node: &NodeProto) -> bool {
 }
 
 /// True where shapes, or the branch that is taken, are computed from a value.
-pub(crate) fn decides(graph: &GraphProto, value: &str) -> bool {
+pub fn decides<'g>(links: &Links<'g>, value: &'g str) -> bool {
+    let has_values = |k: usize| !matches!(links.nodes[k].op_type(), "Shape" | "Size");
     let mut reached: HashSet<&str> = HashSet::from([value]);
-    for node in graph.node.iter().filter(|n| !matches!(n.op_type(), "Shape" | "Size")) {
+    links.downstream([value]).through(has_values).any(|k| {
+        let node = &links.nodes[k];
+        let is_condition = node.op_type() == "If";
         let op = ops::of(node);
-        let of_shape = |j: usize| match node.op_type() {
-            "Resize" => j > 0,
-            "If" | "Range" => true,
-            _ => matches!(op.slot(j), Slot::Sizes | Slot::Places | Slot::Borders),
-        };
-        if node.input.iter().enumerate().any(|(j, x)| reached.contains(x.as_str()) && of_shape(j)) {
-            return true;
-        }
-        if needed(node).any(|x| reached.contains(x)) {
-            reached.extend(node.output.iter().filter(|o| !o.is_empty()).map(String::as_str));
-        }
-    }
-    false
+        let mut taken = (0..).zip(&node.input).filter(|(_, x)| reached.contains(x.as_str()));
+        let decides = taken.any(|(j, _)| is_condition || op.slot(j).is_of_shape() || op.slot(j) == Slot::Extent);
+        reached.extend(links.outputs(k).filter(|o| !o.is_empty()));
+        decides
+    })
 }
 
 /// Gives a model that is about to be written the inputs back that were fed: as the file declares them, but for axes
@@ -173,7 +168,7 @@ fn dims_mut(info: &mut ValueInfoProto) -> Option<&mut Vec<Dimension>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::proto::ModelProto;
+    use crate::onnx::proto::{GraphProto, ModelProto};
     use crate::onnx::{DataType, tensor_info};
 
     fn model() -> Model {
@@ -208,7 +203,8 @@ mod tests {
         feed(&mut fed, "mask", tensor_from_i64("", &[1, 1], &[1]), &[batch, Length::Of(4)], "ones".into()).unwrap();
         feed(&mut fed, "sizes", tensor_from_i64("", &[2], &[2, 6]), &[Length::Of(2)], "2,6".into()).unwrap();
         assert_eq!(names(&fed), ["x"]);
-        assert_eq!(fed.fed.iter().map(|f| f.decides).collect::<Vec<_>>(), [false, true]);
+        let links = Links::new(fed.graph());
+        assert_eq!(["mask", "sizes"].map(|input| decides(&links, input)), [false, true]);
         assert!(fed.graph().node.iter().filter(|n| is_feed(n)).all(|n| n.output[0] != "x"));
         take_feeds_back(&mut fed);
         assert_eq!(fed.proto, before.proto);

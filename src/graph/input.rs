@@ -105,14 +105,11 @@ pub fn cut(model: &mut Model, given: Given, of: Option<&str>) -> Result<Option<C
     if others.is_empty() && of.is_none_or(|_| all.len() == 1) {
         return Ok(None);
     }
-    let mut reached: HashSet<&str> = others.iter().copied().collect();
-    for node in &graph.node {
-        if needed(node).any(|x| reached.contains(x)) {
-            reached.extend(node.output.iter().map(String::as_str));
-        }
-    }
-    let wanted: Vec<&String> = all.iter().filter(|o| of.is_none_or(|of| of == *o)).collect();
-    let kept: HashSet<String> = wanted.into_iter().filter(|o| !reached.contains(o.as_str())).cloned().collect();
+    let links = Links::new(graph);
+    let needy: HashSet<usize> = links.downstream(others.iter().copied()).collect();
+    let needs_others = |x: &str| others.contains(&x) || links.maker(x).is_some_and(|k| needy.contains(&k));
+    let wanted = all.iter().filter(|o| of.is_none_or(|of| of == *o));
+    let kept: HashSet<String> = wanted.filter(|o| !needs_others(o)).cloned().collect();
     if kept.is_empty() {
         return Err(needs_more(graph, given, of, &others));
     }

@@ -12,6 +12,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::links::Links;
 use super::names::Names;
 use super::nodes::{Attributes, float_attribute, int_attribute, node as new_node};
 use super::types::{element_types, lift_constants, widen};
@@ -297,7 +298,11 @@ struct Plan {
 
 impl Plan {
     fn new(graph: &GraphProto, half: DataType, opset: i64, floats: &HashSet<String>, wide: &HashSet<String>) -> Plan {
-        let mut reached: HashSet<&str> = data_inputs(graph).iter().map(|v| v.name()).collect();
+        let inputs: HashSet<&str> = data_inputs(graph).iter().map(|v| v.name()).collect();
+        let links = Links::new(graph);
+        let has_values = |k: usize| !matches!(graph.node[k].op_type(), "Shape" | "Size");
+        let of_inputs: HashSet<usize> = links.downstream(inputs.iter().copied()).through(has_values).collect();
+        let is_data = |x: &str| inputs.contains(x) || links.maker(x).is_some_and(|k| of_inputs.contains(&k));
         let mut narrow: HashSet<String> = HashSet::new();
         let mut small: HashSet<String> = HashSet::new();
         let outputs: HashSet<&str> = graph.output.iter().map(|o| o.name()).collect();
@@ -307,12 +312,8 @@ impl Plan {
         }
         let mut used: [HashSet<String>; 2] = Default::default();
         let mut halves = Vec::with_capacity(graph.node.len());
-        for node in &graph.node {
-            let of_data =
-                node.input.iter().any(|x| reached.contains(x.as_str())) && !matches!(node.op_type(), "Shape" | "Size");
-            if of_data {
-                reached.extend(node.output.iter().map(String::as_str).filter(|o| !o.is_empty()));
-            }
+        for (k, node) in graph.node.iter().enumerate() {
+            let of_data = of_inputs.contains(&k);
             if node.op_type() == "Constant" {
                 small.extend(node.output.iter().filter(|o| floats.contains(*o)).cloned());
             }
@@ -326,9 +327,7 @@ impl Plan {
                 && match node.op_type() {
                     "Cast" => node.int("to") == Some(DataType::Float as i64) && of_data,
                     _ if op.is(Mark::Moves) => node.input.iter().any(halved),
-                    _ if op.is(Mark::Elementwise) => {
-                        node.input.iter().any(|x| halved(x) && reached.contains(x.as_str()))
-                    }
+                    _ if op.is(Mark::Elementwise) => node.input.iter().any(|x| halved(x) && is_data(x)),
                     _ => of_data,
                 };
             for (j, x) in node.input.iter().enumerate().filter(|(_, x)| small.contains(*x)) {

@@ -50,8 +50,6 @@ pub struct Fed {
     pub place: usize,
     /// The value, in words.
     pub value: String,
-    /// True where shapes, or what the graph does, are computed from the value.
-    pub decides: bool,
     /// Axes that are as long as one of another input.
     pub like: Vec<Like>,
 }

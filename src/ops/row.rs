@@ -80,8 +80,17 @@ pub enum Slot {
     Places,
     /// How many elements are put before and behind each axis.
     Borders,
+    /// Numbers, floats among them, that lengths of the output are computed from: factors, limits, steps.
+    Extent,
     /// Where elements are taken from.
     Indices,
+}
+
+impl Slot {
+    /// True for integers that say what shape the output has.
+    pub fn is_of_shape(self) -> bool {
+        matches!(self, Slot::Sizes | Slot::Places | Slot::Borders)
+    }
 }
 
 /// What is true of some operators.

@@ -2,7 +2,7 @@
 
 use super::row::Mark::*;
 use super::row::Shape::*;
-use super::row::Slot::{Bias, Borders, Constant, Data, Indices, Places, Scale, Shift, Sizes};
+use super::row::Slot::{Bias, Borders, Constant, Data, Extent, Indices, Places, Scale, Shift, Sizes};
 use super::row::Type::*;
 use super::row::{ANY, Op, Shape, Slot};
 
@@ -175,8 +175,8 @@ pub(super) static TABLE: &[Op] = &[
     op("GlobalAveragePool", Own).halves(1, 22),
     op("GlobalMaxPool", Own).halves(1, 22),
     op("Col2Im", Own),
-    op("Resize", Own).halves(10, 13).marks(&[Image]),
-    op("Upsample", Own).marks(&[Image]),
+    op("Resize", Own).halves(10, 13).slots(&[Data]).then(Extent).marks(&[Image]),
+    op("Upsample", Own).slots(&[Data]).then(Extent).marks(&[Image]),
     op("GridSample", Own).takes(2).halves(16, 22),
     op("RoiAlign", Own).needs(3).halves(10, 22),
     // Recurrence
@@ -199,7 +199,7 @@ pub(super) static TABLE: &[Op] = &[
     op("ConstantOfShape", Own).cuda(13).slots(&[Sizes]).marks(&[Flat]),
     op("Shape", Own).cuda(13).makes(Int64),
     op("Size", Own).cuda(13).makes(Int64),
-    op("Range", Own),
+    op("Range", Own).then(Extent),
     op("EyeLike", Same).makes(Attribute("dtype")).marks(&[Flat]),
     op("RandomUniform", Own).marks(&[Random]),
     op("RandomNormal", Own).marks(&[Random]),

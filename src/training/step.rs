@@ -23,7 +23,7 @@ use crate::graph::{self, Builder, data_inputs};
 use crate::metadata::schema;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::onnx::{DataType, Model, tensor_from_i64, tensor_info};
-use crate::ops::{self, Slot};
+use crate::ops;
 use crate::runtime::{Ports, fix_input};
 
 /// The norm of all gradients together, an output.
@@ -637,7 +637,7 @@ fn fix_shapes(graph: &mut GraphProto, typing: &Typing) {
     let mut constants = Vec::new();
     for node in &mut graph.node {
         let op = ops::of(node);
-        let of_shape = |j: &usize| matches!(op.slot(*j), Slot::Sizes | Slot::Places | Slot::Borders);
+        let of_shape = |j: &usize| op.slot(*j).is_of_shape();
         for j in (0..node.input.len()).filter(of_shape) {
             let x = &mut node.input[j];
             let Some(known) = typing.known.get(x.as_str()).filter(|_| !typing.weights.contains_key(x.as_str())) else {

@@ -162,8 +162,7 @@ impl<'m> Finder<'_, 'm> {
     fn sums_over(&self, k: usize, factors: &Dim) -> bool {
         let leaves = |dim: &Dim| self.typing.factors.all_leaves(dim);
         let factors = leaves(factors);
-        let mut summed = self.typing.contractions.iter().filter(|c| c.node == k).flat_map(|c| leaves(&c.summed));
-        summed.any(|f| factors.contains(&f))
+        self.summed.get(&k).into_iter().flatten().any(|dim| leaves(dim).iter().any(|f| factors.contains(f)))
     }
 
     /// The heads that keys carry all the way from their projection: grouped queries share the others.

@@ -1,6 +1,6 @@
 //! FFNs: a hidden factor made from the residual stream, and summed over on the way back to it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::super::structure::{Attention, FeedForward};
 use super::finder::{Finder, WeightContraction};
@@ -12,32 +12,33 @@ use crate::ops::{self, Mark};
 
 impl<'m> Finder<'_, 'm> {
     pub fn feed_forwards(&self, attentions: &[Attention]) -> Vec<FeedForward> {
-        let residual: Vec<Factor> = attentions.iter().flat_map(|a| a.embedding.iter().copied()).collect();
-        let inside: Vec<Factor> = attentions
-            .iter()
-            .flat_map(|a| a.heads.iter().chain(&a.head_dim).chain(a.mixings.iter().flat_map(|m| &m.heads)).copied())
-            .collect();
+        let residual = self.leaves(attentions.iter().map(|a| &a.embedding));
+        let own = attentions.iter().flat_map(|a| [&a.heads, &a.head_dim]);
+        let mixed = attentions.iter().flat_map(|a| a.mixings.iter().map(|m| &m.heads));
+        let inside = self.leaves(own.chain(mixed));
         let mut nodes: Vec<usize> = self.weight.keys().copied().collect();
         nodes.sort_unstable();
+        // The contractions of the stream, by the factors that they make.
+        let mut makers: HashMap<Factor, Vec<usize>> = HashMap::new();
+        for &k in nodes.iter().filter(|k| self.is_among(&self.weight[k].summed, &residual)) {
+            for factor in self.leaves([&self.weight[&k].made]) {
+                makers.entry(factor).or_default().push(k);
+            }
+        }
         let mut found = Vec::new();
         for &down in &nodes {
             let WeightContraction { summed, made } = &self.weight[&down];
-            if made.is_empty() || !self.meet(made, &residual) {
+            if made.is_empty() || !self.is_among(made, &residual) {
                 continue;
             }
-            let whole = made.iter().all(|f| self.meet(&[*f], &residual));
+            let whole = made.iter().all(|f| self.is_among(&[*f], &residual));
             for hidden in self.segments(summed) {
-                if self.meet(&hidden, &residual) || self.meet(&hidden, &inside) {
+                if self.is_among(&hidden, &residual) || self.is_among(&hidden, &inside) {
                     continue;
                 }
-                let up: Vec<usize> = nodes
-                    .iter()
-                    .copied()
-                    .filter(|&k| {
-                        let w = &self.weight[&k];
-                        k < down && self.meet(&hidden, &w.made) && self.meet(&w.summed, &residual)
-                    })
-                    .collect();
+                let made_hidden = self.leaves([&hidden]).into_iter().filter_map(|f| makers.get(&f)).flatten().copied();
+                let up: BTreeSet<usize> = made_hidden.filter(|&k| k < down).collect();
+                let up: Vec<usize> = up.into_iter().collect();
                 // Channels that were cut apart and joined again on the way share some factors with the stream: there
                 // the sum that it returns to must be one that it was made from.
                 if up.is_empty() || !(whole || self.residual_add(down).0.is_some()) {

@@ -1,6 +1,6 @@
 //! What every search starts from: links, constants, and contractions with weights.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::axes::{Dim, Factor, Typing};
 use crate::graph::Links;
@@ -16,7 +16,10 @@ pub(super) struct WeightContraction {
 pub(super) struct Finder<'t, 'm> {
     pub typing: &'t Typing<'m>,
     pub links: &'t Links<'m>,
+    /// By node.
     pub weight: HashMap<usize, WeightContraction>,
+    /// What every contraction sums over, by node.
+    pub summed: HashMap<usize, Vec<&'t Dim>>,
 }
 
 impl<'t, 'm> Finder<'t, 'm> {
@@ -26,7 +29,9 @@ impl<'t, 'm> Finder<'t, 'm> {
             uses.insert((u.node, u.input), &u.dims);
         }
         let mut weight = HashMap::new();
+        let mut summed: HashMap<usize, Vec<&Dim>> = HashMap::new();
         for c in &typing.contractions {
+            summed.entry(c.node).or_default().push(&c.summed);
             let node = &typing.graph.node[c.node];
             let operands: Vec<usize> =
                 (0..node.input.len().min(2)).filter(|&j| typing.is_constant(&node.input[j])).collect();
@@ -50,7 +55,7 @@ impl<'t, 'm> Finder<'t, 'm> {
             });
             weight.insert(c.node, WeightContraction { summed, made });
         }
-        Finder { typing, links: typing.links(), weight }
+        Finder { typing, links: typing.links(), weight, summed }
     }
 
     pub fn node(&self, k: usize) -> &'m NodeProto {
@@ -59,6 +64,17 @@ impl<'t, 'm> Finder<'t, 'm> {
 
     pub fn meet(&self, a: &[Factor], b: &[Factor]) -> bool {
         self.typing.factors.meet(a, b)
+    }
+
+    /// The leaves of some dimensions, to look others up in: where there are many, [`meet`](Finder::meet) would take them
+    /// apart each time.
+    pub fn leaves<'d>(&self, dims: impl IntoIterator<Item = &'d Dim>) -> HashSet<Factor> {
+        dims.into_iter().flat_map(|dim| self.typing.factors.all_leaves(dim)).collect()
+    }
+
+    /// True where a leaf of a dimension is one of these.
+    pub fn is_among(&self, dim: &[Factor], leaves: &HashSet<Factor>) -> bool {
+        self.typing.factors.all_leaves(dim).iter().any(|f| leaves.contains(f))
     }
 
     pub fn size(&self, dim: &[Factor]) -> usize {

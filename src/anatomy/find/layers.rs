@@ -109,13 +109,13 @@ fn sums<'m>(finder: &Finder<'_, 'm>, layers: &[Attention], others: &[Attention],
         add(other.projection, &|s| if pools { s.pools = true } else { s.crosses = true });
     }
     ffns.iter().enumerate().for_each(|(i, f)| add(f.down, &|s| s.ffns.push(i)));
-    let stream: Vec<_> = layers.iter().flat_map(|a| a.embedding.iter().copied()).collect();
+    let stream = finder.leaves(layers.iter().map(|a| &a.embedding));
     for join in 0..finder.typing.graph.node.len() {
         if found.contains_key(&join) || !is_sum(finder, join) {
             continue;
         }
         let carries = finder.node(join).output.first().and_then(|o| finder.typing.dims.get(o.as_str()));
-        if carries.is_some_and(|dims| dims.iter().any(|d| finder.meet(d, &stream)))
+        if carries.is_some_and(|dims| dims.iter().any(|d| finder.is_among(d, &stream)))
             && let Some(skip) = skip_of(finder, join).filter(|skip| adds_contraction(finder, join, skip))
         {
             found.insert(join, Sum::new(join, skip));
