@@ -12,6 +12,7 @@ attention.
 
 import importlib
 import inspect
+import math
 import json
 import os
 import re
@@ -281,7 +282,24 @@ class Watch(TorchFunctionMode):
             outer, inner = (w.shape[1], w.shape[0]) if kind == "addmm" else (w.shape[0], w.shape[1] * groups)
             self.events.append(("map", where, {"weight": self.names.get(id(w)), "out": outer, "in": inner, "groups": groups,
                                                "axis": 0 if kind == "addmm" else 1}))
+        elif kind == "einsum":
+            self.einsum(args, where)
         return out
+
+    def einsum(self, args, where):
+        """A sum of products with a parameter (XLNet): the axes of the parameter that are summed over stand side by side."""
+        equation, *operands = args
+        terms, result = equation.replace(" ", "").split("->")[0].split(","), equation.replace(" ", "").split("->")[1]
+        operands = operands[0] if isinstance(operands[0], (list, tuple)) else operands
+        for term, w in zip(terms, operands):
+            if id(w) not in self.names or w.ndim < 2:
+                continue
+            summed = [i for i, letter in enumerate(term) if letter not in result]
+            if not summed or summed != list(range(summed[0], summed[-1] + 1)):
+                continue
+            inner = math.prod(w.shape[i] for i in summed)
+            self.events.append(("map", where, {"weight": self.names[id(w)], "out": w.numel() // inner, "in": inner, "groups": 1,
+                                               "axis": [summed[0], summed[-1]]}))
 
     def close(self):
         for h in self.hooks:
@@ -419,6 +437,8 @@ def zero_inputs(model, name, axis, places):
     """Puts what a linear map takes from these places to zero."""
     with torch.no_grad():
         p = parameter(model, name)
+        if isinstance(axis, list):
+            p, axis = p.view(*p.shape[:axis[0]], -1, *p.shape[axis[1] + 1:]), axis[0]
         p.index_fill_(axis, torch.tensor(places, dtype=torch.long), 0) if places else None
 
 
