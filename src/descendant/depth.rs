@@ -81,18 +81,25 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
     Ok(Shallow { model: out, warnings })
 }
 
-/// A contraction with a weight between the end of a layer without an FFN and the next layer of its stack. It may be the
-/// FFN of that layer, in a form that is not known.
+/// A node behind a layer without an FFN that may be part of one, in a form that is not known: between the end of the
+/// layer and the next one of its stack, a contraction with a weight or a node that is not read. Behind the last layer,
+/// where others have FFNs, one that is not read.
 fn left_behind(typing: &Typing, anatomy: &Anatomy, ends: &[Option<String>], l: usize) -> Option<usize> {
     let (stack, place) = anatomy.stack_of(l).filter(|_| anatomy.layers[l].ffns.is_empty())?;
-    let next = stack.layers.get(place + 1).and_then(|&n| anatomy.layers[n].enter.as_deref())?;
     let end = ends[l].as_deref()?;
     let links = typing.links();
     let behind: HashSet<usize> = links.downstream([end]).collect();
+    let unread = |among: &HashSet<usize>| typing.opaque.keys().copied().find(|k| among.contains(k));
+    let Some(&next) = stack.layers.get(place + 1) else {
+        let others_have = stack.layers.iter().any(|&other| !anatomy.layers[other].ffns.is_empty());
+        return unread(&behind).filter(|_| others_have);
+    };
+    let next = anatomy.layers[next].enter.as_deref()?;
     let between = links.upstream([next]).along(|x| x != end && links.maker(x).is_some_and(|k| behind.contains(&k)));
     let between: HashSet<usize> = between.nodes().collect();
     let weighing: HashSet<usize> = typing.uses.iter().map(|u| u.node).collect();
-    typing.contractions.iter().map(|c| c.node).find(|k| between.contains(k) && weighing.contains(k))
+    let mut contractions = typing.contractions.iter().map(|c| c.node);
+    contractions.find(|k| between.contains(k) && weighing.contains(k)).or_else(|| unread(&between))
 }
 
 /// How the value that enters a layer becomes one of the shape that leaves it: not at all (`Some(None)`), by a Reshape

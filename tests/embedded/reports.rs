@@ -105,6 +105,7 @@ fn branches_that_more_than_shapes_choose_are_refused() {
 #[test]
 fn operators_that_are_not_known_keep_what_they_touch() {
     unknown::an_invented_operator_keeps_what_it_touches();
+    unknown::a_layer_whose_ffn_is_not_read_stays();
     unknown::rules_say_what_the_specification_says();
     unknown::what_is_sampled_is_no_attention();
 }

@@ -107,6 +107,21 @@ pub fn an_invented_operator_keeps_what_it_touches() {
     refused(&grow, &["node `made`", said, "nothing that it touches can be resized"]);
 }
 
+/// A layer whose FFN an invented operator has a part in is not dropped: its FFN would stay, and without a word.
+pub fn a_layer_whose_ffn_is_not_read_stays() {
+    let mut model = Model::open(root().join(BASE)).unwrap();
+    model.graph_mut().value_info.clear();
+    model.proto.opset_import.push(OperatorSetIdProto { domain: Some("com.example".into()), version: Some(1) });
+    let nodes = &mut model.graph_mut().node;
+    let last = nodes.iter().rposition(|n| n.op_type() == "Erf").unwrap();
+    nodes[last] = invented(&[&nodes[last].input[0]], &[&nodes[last].output[0]]);
+    let folder = tempfile::tempdir().unwrap();
+    let (path, child) = (folder.path().join("model.onnx"), folder.path().join("child.onnx"));
+    model.write(&path).unwrap();
+    let grow = |layer: &'static str| ["grow", text(&path), "--no-images", "--layers", layer, "-o", text(&child)];
+    refused(&grow("1"), &["layer 1 cannot be dropped", "Erf_output_0` behind its attention is no FFN that is known"]);
+}
+
 /// The shapes of recurrent layers, regions and the rest, as ONNX's specification says them.
 pub fn rules_say_what_the_specification_says() {
     let float = |name: &str, dims: &[usize]| {
