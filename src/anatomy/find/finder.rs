@@ -66,8 +66,8 @@ impl<'t, 'm> Finder<'t, 'm> {
         self.typing.factors.meet(a, b)
     }
 
-    /// The leaves of some dimensions, to look others up in: where there are many, [`meet`](Finder::meet) would take them
-    /// apart each time.
+    /// The leaves of some dimensions, to look others up in: [`meet`](Finder::meet) would take all of them apart each
+    /// time.
     pub fn leaves<'d>(&self, dims: impl IntoIterator<Item = &'d Dim>) -> HashSet<Factor> {
         dims.into_iter().flat_map(|dim| self.typing.factors.all_leaves(dim)).collect()
     }
