@@ -128,6 +128,7 @@ fn arrays_are_fed_by_name() {
         texts::densities_are_those_of_real_tokens("onnxruntime");
         texts::models_are_compared_on_real_tokens("onnxruntime");
         texts::images_may_be_arrays("onnxruntime");
+        texts::children_are_fitted_on_real_tokens("onnxruntime");
     }
 }
 

@@ -240,7 +240,8 @@ fn no_latencies() -> Error {
 fn sizes(d: &Dimensions) -> Vec<([usize; 2], f64)> {
     let of = |i: usize| -> Vec<usize> {
         let step = (d.of[i] / 8).max(1);
-        (1..).map(|k| k * step).skip_while(|&r| 4 * r < d.of[i]).take_while(|&r| r <= d.of[i]).collect()
+        // One dimension has no axis of its own, by which it would be found again.
+        (1..).map(|k| k * step).skip_while(|&r| 4 * r < d.of[i] || r < 2).take_while(|&r| r <= d.of[i]).collect()
     };
     let error = |dims: [usize; 2]| f64::from(d.error[0][dims[0]]) + f64::from(d.error[1][dims[1]]);
     let mut all: Vec<[usize; 2]> = of(0).into_iter().flat_map(|q| of(1).into_iter().map(move |v| [q, v])).collect();

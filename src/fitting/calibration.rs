@@ -1,11 +1,13 @@
-//! Calibration: random views of unlabelled images, some of them held out for every choice.
+//! Calibration: random views of unlabelled images, or samples of arrays as they are, some of them held out for every
+//! choice.
 
-use ndarray::{Array3, ArrayD, Axis};
+use ndarray::{Array3, Axis};
 use rand::seq::SliceRandom;
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::network::Progress;
-use crate::data::{Augmentation, Crop, Loader};
+use super::part::Values;
+use crate::data::{Arrays, Augmentation, Crop, Loader, Samples};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The least and the greatest area of a view, as shares of the picture.
@@ -19,33 +21,35 @@ const HELD_OUT: usize = 16;
 /// Fewer images than these are said to be few.
 const FEW: usize = 24;
 
-/// Views of images: a batch of one each.
-#[derive(Clone, Debug)]
+/// Views of images, or samples of arrays: a batch of one each, by the inputs that take them.
+#[derive(Clone, Debug, Default)]
 pub struct Calibration {
     /// Views that matrices are fitted on.
-    pub fit: Vec<ArrayD<f32>>,
+    pub fit: Vec<Values>,
     /// Views of other images, for choices and for the error that is told.
-    pub held_out: Vec<ArrayD<f32>>,
-    /// Images that the views are of.
+    pub held_out: Vec<Values>,
+    /// Images that the views are of, or samples.
     pub images: usize,
     /// Seed that drew them.
     pub seed: u64,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// The input at whose zeros tokens are padding.
+    pub mask: Option<String>,
+    /// True where these are arrays: models take them as long as they are.
+    pub of_arrays: bool,
 }
 
 impl Calibration {
-    /// Draws `count` views, spread evenly over the images of a loader, and views of images that are held out. The same
-    /// seed draws the same views.
+    /// Draws `count` views, spread evenly over the images of a loader, and views of images that are held out, for the
+    /// input of a model. The same seed draws the same views.
     ///
     /// # Errors
     /// [`ErrorKind::Images`] where no image can be read or all views are alike.
-    pub fn draw(loader: &Loader, count: usize, seed: u64, progress: Progress) -> Result<Calibration> {
+    pub fn draw(loader: &Loader, input: &str, count: usize, seed: u64, progress: Progress) -> Result<Calibration> {
         let images = loader.len();
-        let mut order: Vec<usize> = (0..images).collect();
-        order.shuffle(&mut StdRng::seed_from_u64(seed));
+        let (order, apart) = drawn(images, seed);
         let mut warnings = Vec::new();
-        let apart = (images / HELD_OUT_SHARE).clamp(usize::from(images > 1), HELD_OUT);
         let (held_out, fit) = order.split_at(apart);
         let fit = if images == 1 { &order } else { fit };
         let share = |list: &[usize], count: usize| {
@@ -64,9 +68,10 @@ impl Calibration {
         };
         let done = std::sync::atomic::AtomicUsize::new(0);
         let tell = || progress(1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed), images);
-        let batch = |counts: &[usize], seed: u64| -> Result<Vec<ArrayD<f32>>> {
+        let batch = |counts: &[usize], seed: u64| -> Result<Vec<Values>> {
             let views = loader.views(&augmentation, counts, seed, tell)?;
-            Ok(views.into_iter().map(|v: Array3<f32>| v.insert_axis(Axis(0)).into_dyn()).collect())
+            let one = |v: Array3<f32>| Values::from([(input.to_string(), v.insert_axis(Axis(0)).into_dyn())]);
+            Ok(views.into_iter().map(one).collect())
         };
         let fitted = batch(&share(fit, count), seed)?;
         let judged = if images == 1 {
@@ -93,6 +98,47 @@ impl Calibration {
                 .at(loader.source().path())
                 .hint("give different photographs"));
         }
-        Ok(Calibration { fit: fitted, held_out: judged, images, seed, warnings })
+        Ok(Calibration { fit: fitted, held_out: judged, images, seed, warnings, ..Calibration::default() })
     }
+
+    /// Takes up to `count` samples of arrays as they are, which are drawn at random, and others that are held out. The
+    /// same seed draws the same ones.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Images`] where there are too few, or all are alike.
+    pub fn of_arrays(arrays: &Arrays, count: usize, seed: u64) -> Result<Calibration> {
+        let samples = arrays.len();
+        if samples < 2 {
+            return Err(Error::new(ErrorKind::Images, "there is one sample: nothing can be fitted and judged on it")
+                .at(arrays.path())
+                .hint("give a few dozen samples or more, as different as there are"));
+        }
+        let (order, apart) = drawn(samples, seed);
+        let (held_out, fit) = order.split_at(apart);
+        let taken = |list: &[usize]| -> Vec<Values> {
+            list.iter().map(|&sample| arrays.select(&[sample]).arrays.into_iter().collect()).collect()
+        };
+        let (fit, held_out) = (taken(&fit[..fit.len().min(count)]), taken(held_out));
+        if fit.iter().chain(&held_out).all(|v| *v == fit[0]) {
+            return Err(Error::new(ErrorKind::Images, "the samples are all alike: nothing can be fitted on them")
+                .at(arrays.path())
+                .hint("give different samples"));
+        }
+        let few = format!("there are {samples} samples; a fit wants {FEW} or more, as different as there are");
+        let warnings = if samples < FEW { vec![few] } else { Vec::new() };
+        let mask = arrays.mask().map(str::to_string);
+        Ok(Calibration { fit, held_out, images: samples, seed, warnings, mask, of_arrays: true })
+    }
+
+    /// A sample that models are timed on, where they take arrays.
+    pub fn sample(&self) -> Option<&Values> {
+        self.fit.first().filter(|_| self.of_arrays)
+    }
+}
+
+/// The places of so many images in a random order, and how many of the first of them are held out.
+fn drawn(images: usize, seed: u64) -> (Vec<usize>, usize) {
+    let mut order: Vec<usize> = (0..images).collect();
+    order.shuffle(&mut StdRng::seed_from_u64(seed));
+    (order, (images / HELD_OUT_SHARE).clamp(usize::from(images > 1), HELD_OUT))
 }

@@ -6,7 +6,8 @@ use ndarray::ArrayD;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::part::{Part, Values, pin};
+use super::padding::Mask;
+use super::part::{Part, Values, pin_on};
 use crate::anatomy::{Anatomy, ranking};
 use crate::axes::Typing;
 use crate::error::Result;
@@ -25,20 +26,22 @@ pub struct Comparison {
     pub layers: Vec<Option<f64>>,
 }
 
-/// Values that a model makes of one image.
-struct Probe {
+/// Values that a model makes of one sample.
+struct Probe<'m> {
+    typing: Typing<'m>,
+    mask: Option<Mask>,
     part: Part,
-    input: String,
     outputs: usize,
     /// The place of what leaves each layer among the results.
     leaves: Vec<Option<usize>>,
 }
 
-impl Probe {
-    fn new(runtime: &Arc<Runtime>, model: &Model, layers: &[usize]) -> Result<Probe> {
+impl<'m> Probe<'m> {
+    fn new(runtime: &Arc<Runtime>, model: &'m Model, layers: &[usize], mask: Option<&str>) -> Result<Probe<'m>> {
         let typing = Typing::new(model)?;
         let anatomy = Anatomy::new(&typing)?;
-        let input = data_inputs(typing.graph).first().map(|v| v.name().to_string()).unwrap_or_default();
+        let mask = Mask::new(&typing, mask);
+        let inputs = data_inputs(typing.graph).into_iter().map(|v| v.name().to_string()).collect();
         let mut results: Vec<String> = model.graph().output.iter().map(|o| o.name().to_string()).collect();
         let outputs = results.len();
         let mut leaves = Vec::new();
@@ -52,16 +55,23 @@ impl Probe {
                 place
             }));
         }
-        Ok(Probe { part: Part::cut(runtime, &typing, model, vec![input.clone()], results), input, outputs, leaves })
+        let part = Part::cut(runtime, &typing, model, inputs, results);
+        Ok(Probe { typing, mask, part, outputs, leaves })
     }
 
-    fn run(&self, view: &ArrayD<f32>) -> Result<Vec<ArrayD<f32>>> {
-        self.part.run(&Values::from([(self.input.clone(), view.clone())]))
+    /// What it makes of a sample, without what is padding's.
+    fn run(&self, view: &Values) -> Result<Vec<ArrayD<f32>>> {
+        let results = self.part.run(view)?;
+        let real = |(name, value): (&String, _)| match &self.mask {
+            Some(mask) => mask.part(&self.typing, name, value, view),
+            None => value,
+        };
+        Ok(self.part.results.iter().zip(results).map(real).collect())
     }
 }
 
-/// Compares on views of one image each. Layer l of the descendant comes from layer `sources[l]`; `runtime` should have
-/// one thread.
+/// Compares on samples, a batch of one each. Layer l of the descendant comes from layer `sources[l]`; `runtime` should
+/// have one thread; tokens at the zeros of the input `mask` do not count.
 ///
 /// # Errors
 /// Those of typing and of the runtime.
@@ -70,11 +80,13 @@ pub fn compare(
     ancestor: &Model,
     child: &Model,
     sources: &[usize],
-    views: &[ArrayD<f32>],
+    views: &[Values],
+    mask: Option<&str>,
 ) -> Result<Comparison> {
-    let (ancestor, child) = (pin(ancestor)?, pin(child)?);
+    let first = views.first().cloned().unwrap_or_default();
+    let (ancestor, child) = (pin_on(ancestor, &first)?, pin_on(child, &first)?);
     let own: Vec<usize> = (0..sources.len()).collect();
-    let (a, b) = (Probe::new(runtime, &ancestor, sources)?, Probe::new(runtime, &child, &own)?);
+    let (a, b) = (Probe::new(runtime, &ancestor, sources, mask)?, Probe::new(runtime, &child, &own, mask)?);
     let runs: Vec<[Vec<ArrayD<f32>>; 2]> =
         views.par_iter().map(|view| Ok([a.run(view)?, b.run(view)?])).collect::<Result<_>>()?;
     let first = ancestor.graph().output.first().map_or("", |o| o.name());

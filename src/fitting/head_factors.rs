@@ -31,13 +31,18 @@ pub(super) fn head_factors(typing: &Typing, layer: &Attention) -> Option<HeadFac
     }
 }
 
-/// The product of two computed values that a value is made of, by operators that keep its elements apart.
+/// The product of two computed values that a value is made of, by operators that keep its elements apart. A mask that
+/// is made from an input is computed, too, but from no product.
 fn back<'m>(typing: &Typing<'m>, value: &str) -> Option<usize> {
     // Shapes that are computed are known, and no data.
     let data = |x: &&String| !x.is_empty() && !typing.is_constant(x) && !typing.known.contains_key(x.as_str());
     let operand = |node: &'m NodeProto| {
-        let mut computed = node.input.iter().filter(data);
-        computed.next().filter(|_| computed.next().is_none()).map(String::as_str)
+        let computed: Vec<&str> = node.input.iter().filter(data).map(String::as_str).collect();
+        if let [only] = computed[..] {
+            return Some(only);
+        }
+        let mut of_products = computed.into_iter().filter(|x| back(typing, x).is_some());
+        of_products.next().filter(|_| of_products.next().is_none())
     };
     for value in typing.links().follow_back(value, operand).take(32) {
         let k = typing.links().maker(value)?;

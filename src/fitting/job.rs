@@ -8,16 +8,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ndarray::ArrayD;
 use serde_json::json;
 
+use super::part::fixed_to;
 use super::{
-    Allocation, Budget, Calibration, Latencies, Limits, Progress, Shrinker, Shrunk, Timing, beyond_half, pin, plan,
-    thin,
+    Allocation, Budget, Calibration, Latencies, Limits, Progress, Shrinker, Shrunk, Timing, Values, beyond_half,
+    image_input, pin_on, plan, thin,
 };
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::data::{Loader, Preprocess};
+use crate::data::{Arrays, Loader, Preprocess};
 use crate::descendant::{fold_constants, has_fixed_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::FloatType;
@@ -52,7 +52,7 @@ impl Fitter {
     /// Draws `views` views of images for a model; `runtime` should have one thread. The time counts from `begun`.
     ///
     /// # Errors
-    /// Those of [`Calibration::draw`] and of [`pin`].
+    /// Those of [`Calibration::draw`] and of [`pin_on`].
     pub fn new(
         model: &Model,
         images: &Loader,
@@ -61,8 +61,27 @@ impl Fitter {
         begun: Instant,
         listener: &dyn Listener,
     ) -> Result<Fitter> {
-        let calibration = Calibration::draw(images, views, seed, &|n, of| listener.progress("views", n, of))?;
-        let pinned = pin(model).map_err(|e| e.at(&model.path))?;
+        let (input, tell) = (image_input(model.graph()), |n, of| listener.progress("views", n, of));
+        Fitter::with(model, Calibration::draw(images, &input, views, seed, &tell)?, runtime, begun)
+    }
+
+    /// The same on up to `count` samples of arrays, as they are.
+    ///
+    /// # Errors
+    /// Those of [`Calibration::of_arrays`] and of [`pin_on`].
+    pub fn on_arrays(
+        model: &Model,
+        arrays: &Arrays,
+        runtime: Arc<Runtime>,
+        (count, seed): (usize, u64),
+        begun: Instant,
+    ) -> Result<Fitter> {
+        Fitter::with(model, Calibration::of_arrays(arrays, count, seed)?, runtime, begun)
+    }
+
+    fn with(model: &Model, calibration: Calibration, runtime: Arc<Runtime>, begun: Instant) -> Result<Fitter> {
+        let view = calibration.fit.first().cloned().unwrap_or_default();
+        let pinned = pin_on(model, &view).map_err(|e| e.at(&model.path))?;
         Ok(Fitter { pinned, runtime, calibration, drawn: begun.elapsed().as_secs_f64() })
     }
 
@@ -82,8 +101,13 @@ impl Fitter {
     }
 
     /// Views that no fit sees.
-    pub fn held_out(&self) -> &[ArrayD<f32>] {
+    pub fn held_out(&self) -> &[Values] {
         &self.calibration.held_out
+    }
+
+    /// The input at whose zeros tokens are padding.
+    pub fn mask(&self) -> Option<&str> {
+        self.calibration.mask.as_deref()
     }
 
     /// The values of a descendant that stay in float32 in a file of `dtype`, since float16 might not hold them; says
@@ -123,11 +147,21 @@ pub fn analyse(shrinker: &mut Shrinker, limits: &Limits, listener: &dyn Listener
     Ok(removals)
 }
 
+/// What an order of removal was measured on.
+pub struct Origin<'a> {
+    /// Images or samples.
+    pub count: usize,
+    /// A hash of them.
+    pub sha256: String,
+    /// The transform of pictures.
+    pub transform: Option<&'a Preprocess>,
+}
+
 /// The ancestor as a learngene that carries the order of removal.
 ///
 /// # Errors
-/// Those of typing, and of reading the files whose hashes it notes.
-pub fn carrying(model: &Model, removals: Removals, loader: Option<&Loader>) -> Result<Model> {
+/// Those of typing, and of reading the file whose hash it notes.
+pub fn carrying(model: &Model, removals: Removals, origin: Option<Origin>) -> Result<Model> {
     let on = |e: Error| e.at(&model.path);
     let typing = Typing::new(model).map_err(on)?;
     let anatomy = Anatomy::new(&typing).map_err(on)?;
@@ -135,12 +169,13 @@ pub fn carrying(model: &Model, removals: Removals, loader: Option<&Loader>) -> R
     gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     gene.source.sha256 = sha256(&model.path)?;
     gene.source.parameters = parameters(model.graph());
-    if let Some(loader) = loader {
-        gene.source.images = loader.len();
-        gene.source.images_sha256 = loader.fingerprint()?;
+    let transform = origin.as_ref().and_then(|o| o.transform);
+    if let Some(origin) = origin {
+        gene.source.images = origin.count;
+        gene.source.images_sha256 = origin.sha256;
     }
     let mut out = gene.condense(model, &typing, &anatomy).map_err(on)?;
-    keep_transform(&mut out, loader.and_then(Loader::preprocess), None)?;
+    keep_transform(&mut out, transform, None)?;
     Ok(out)
 }
 
@@ -175,6 +210,8 @@ pub struct Job<'m> {
     limits: Limits,
     options: JobOptions,
     latencies: Option<Latencies>,
+    /// The ancestor as long as the samples of arrays.
+    sized: Option<Model>,
 }
 
 impl<'m> Job<'m> {
@@ -187,7 +224,18 @@ impl<'m> Job<'m> {
         runtime: Arc<Runtime>,
         options: JobOptions,
     ) -> Job<'m> {
-        Job { ancestor, removals, shrinker, runtime, limits, options, latencies: None }
+        let sized = shrinker.as_ref().and_then(Shrinker::sample).map(|sample| fixed_to(ancestor, sample));
+        Job { ancestor, removals, shrinker, runtime, limits, options, latencies: None, sized }
+    }
+
+    /// A sample that models are timed on, where they take arrays.
+    pub fn sample(&self) -> Option<&Values> {
+        self.shrinker.as_ref()?.sample()
+    }
+
+    /// The ancestor, as long as the samples of arrays where it takes arrays.
+    pub fn sized(&self) -> &Model {
+        self.sized.as_ref().unwrap_or(self.ancestor)
     }
 
     /// Measures what blocks of the ancestor take in time, which budgets of time and the frontier go by. The first
@@ -197,7 +245,8 @@ impl<'m> Job<'m> {
     /// Those of [`Latencies::measure`].
     pub fn measure(&mut self, listener: &dyn Listener) -> Result<()> {
         let tell = |n, of| listener.progress("latency", n, of);
-        let measure = || Latencies::measure(&self.runtime, self.ancestor, &self.limits, self.options.fold, &tell);
+        let how = (self.sample(), self.options.fold);
+        let measure = || Latencies::measure(&self.runtime, self.ancestor, &self.limits, how, &tell);
         self.latencies = Some(parallel::first(measure)?);
         Ok(())
     }
@@ -208,7 +257,7 @@ impl<'m> Job<'m> {
     }
 
     fn plan(&self, limits: &Limits, budget: Budget) -> Result<Allocation> {
-        plan(self.ancestor, &self.removals, limits, budget, self.latencies.as_ref())
+        plan(self.sized(), &self.removals, limits, budget, self.latencies.as_ref())
     }
 
     /// An allocation, which the first process decides on. One under a budget of time is made anew until the thinned
@@ -235,7 +284,8 @@ impl<'m> Job<'m> {
         let mut asked = wanted;
         for _ in 0..TRIES {
             let thinned = thin(self.ancestor, &self.removals, &allocation)?;
-            let found = latencies.of(&self.runtime, self.ancestor, &thinned, self.options.fold)?;
+            let how = (self.sample(), self.options.fold);
+            let found = latencies.of(&self.runtime, self.ancestor, &thinned, how)?;
             allocation.latency = Some(found);
             if found <= wanted * (1.0 + SLACK) {
                 return Ok(allocation);
@@ -254,7 +304,7 @@ impl<'m> Job<'m> {
     pub fn make(&mut self, allocation: &Allocation, progress: Progress) -> Result<Shrunk> {
         let child = match &mut self.shrinker {
             Some(shrinker) => shrinker.shrink(&self.removals, allocation, progress)?,
-            None => Shrunk::of(thin(self.ancestor, &self.removals, allocation)?)?,
+            None => Shrunk::of(thin(self.ancestor, &self.removals, allocation)?, None)?,
         };
         match self.options.max_error {
             Some(limit) if child.error.is_nan() || child.error > limit => Err(Error::new(

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blocks::{Block, blocks, counts};
 use super::budget::Limits;
+use super::part::{Values, fixed_to};
 use super::prune::cut;
 use crate::axes::Typing;
 use crate::descendant::{fold_constants, has_fixed_size};
@@ -36,8 +37,8 @@ pub struct Latencies {
 }
 
 impl Latencies {
-    /// Measures on a runtime that has the threads that the descendant will have. `fold` times models with their
-    /// constants folded.
+    /// Measures on a runtime that has the threads that the descendant will have, on `sample`, or where there is none on
+    /// an image. `fold` times models with their constants folded.
     ///
     /// # Errors
     /// Those of surgery and of the runtime.
@@ -45,11 +46,11 @@ impl Latencies {
         runtime: &Arc<Runtime>,
         model: &Model,
         limits: &Limits,
-        fold: bool,
+        (sample, fold): (Option<&Values>, bool),
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Latencies> {
         let (blocks, _) = blocks(model, limits)?;
-        let mut whole = Timed::new(runtime, model, fold)?;
+        let mut whole = Timed::new(runtime, model, sample, fold)?;
         let alone = pair(&mut whole, None)?.0;
         // Blocks of one shape.
         let alike = |a: &Block, b: &Block| (a.kind, a.units, a.free, a.unit) == (b.kind, b.units, b.free, b.unit);
@@ -79,7 +80,7 @@ impl Latencies {
             for count in levels {
                 let units: Vec<(usize, Kind, Vec<usize>)> =
                     group.iter().map(|&b| (blocks[b].layer, blocks[b].kind, (0..count).collect())).collect();
-                let mut thin = Timed::new(runtime, &cut(model, &all, units, Vec::new())?, fold)?;
+                let mut thin = Timed::new(runtime, &cut(model, &all, units, Vec::new())?, sample, fold)?;
                 let (a, b) = pair(&mut whole, Some(&mut thin))?;
                 table.push((count, (alone * (1.0 - b / a) / group.len() as f64).max(0.0)));
             }
@@ -97,8 +98,15 @@ impl Latencies {
     ///
     /// # Errors
     /// Those of the runtime.
-    pub fn of(&self, runtime: &Arc<Runtime>, model: &Model, thin: &Model, fold: bool) -> Result<f64> {
-        let (a, b) = pair(&mut Timed::new(runtime, model, fold)?, Some(&mut Timed::new(runtime, thin, fold)?))?;
+    pub fn of(
+        &self,
+        runtime: &Arc<Runtime>,
+        model: &Model,
+        thin: &Model,
+        (sample, fold): (Option<&Values>, bool),
+    ) -> Result<f64> {
+        let timed = |model| Timed::new(runtime, model, sample, fold);
+        let (a, b) = pair(&mut timed(model)?, Some(&mut timed(thin)?))?;
         Ok(self.whole * b / a)
     }
 
@@ -118,14 +126,14 @@ impl Latencies {
     }
 }
 
-/// A model that is timed on one image.
+/// A model that is timed on one sample.
 struct Timed {
     session: Session,
-    image: Array4<f32>,
+    sample: Values,
 }
 
 impl Timed {
-    fn new(runtime: &Arc<Runtime>, model: &Model, fold: bool) -> Result<Timed> {
+    fn new(runtime: &Arc<Runtime>, model: &Model, sample: Option<&Values>, fold: bool) -> Result<Timed> {
         let folded;
         let model = if fold && has_fixed_size(model) {
             folded = fold_constants(runtime, model, None)?;
@@ -133,6 +141,11 @@ impl Timed {
         } else {
             model
         };
+        if let Some(sample) = sample {
+            let fixed = fixed_to(model, sample);
+            let session = runtime.load(&fixed, 1, Typing::new(&fixed)?.image_size())?;
+            return Ok(Timed { session, sample: sample.clone() });
+        }
         let session = runtime.load(model, 1, Typing::new(model)?.image_size())?;
         // Any image does, as long as it makes no denormal numbers.
         let Some(&[n, c, h, w]) = session.inputs.first().map(|i| i.shape.as_slice()) else {
@@ -140,12 +153,13 @@ impl Timed {
         };
         let image =
             Array4::from_shape_fn([n, c, h, w], |(_, c, y, x)| ((3 * c + 5 * y + 7 * x) % 17) as f32 / 8.0 - 1.0);
-        Ok(Timed { session, image })
+        Ok(Timed { session, sample: Values::from([("image".to_string(), image.into_dyn())]) })
     }
 
     fn run(&mut self) -> Result<f64> {
         let per_image = self.session.batch.max(1) as f64;
-        Ok(1e3 * self.session.seconds(&[("image", self.image.view().into_dyn())])? / per_image)
+        let arrays: Vec<_> = self.sample.iter().map(|(name, array)| (name.as_str(), array.view())).collect();
+        Ok(1e3 * self.session.seconds(&arrays)? / per_image)
     }
 }
 
@@ -168,12 +182,13 @@ fn pair(a: &mut Timed, mut b: Option<&mut Timed>) -> Result<(f64, f64)> {
     Ok((median(times.0), median(times.1)))
 }
 
-/// Milliseconds of one image through a model and through another, taking turns: medians.
+/// Milliseconds of one sample, or of an image where there is none, through a model and through another, taking turns:
+/// medians.
 ///
 /// # Errors
 /// Those of the runtime.
-pub fn side_by_side(runtime: &Arc<Runtime>, a: &Model, b: &Model) -> Result<(f64, f64)> {
-    pair(&mut Timed::new(runtime, a, false)?, Some(&mut Timed::new(runtime, b, false)?))
+pub fn side_by_side(runtime: &Arc<Runtime>, a: &Model, b: &Model, sample: Option<&Values>) -> Result<(f64, f64)> {
+    pair(&mut Timed::new(runtime, a, sample, false)?, Some(&mut Timed::new(runtime, b, sample, false)?))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::algebra::{Covariance, Moments, Partial, affine, product, scale, times};
 use super::order::{self, Thinning, features, predict};
+use super::padding::{Mask, chosen};
 use super::part::{Part, Values};
 use super::stages::Stages;
 use super::targets::{Site, Way, sites};
@@ -48,18 +49,22 @@ pub struct Network<'m> {
     pub end: Vec<String>,
     /// The matrix and the bias of every site.
     pub matrices: Vec<(Array2<f32>, Vec<f32>)>,
+    /// Which tokens are padding, where that is known: they count in no statistics and no error.
+    pub(super) mask: Option<Mask>,
     pub(super) runtime: Arc<Runtime>,
     /// Made when they are first asked for: their sessions serve every pass over the network.
     stages: OnceLock<Stages>,
 }
 
 impl<'m> Network<'m> {
-    /// Finds the sites of a model that was [pinned](super::part::pin). `runtime` should have one thread.
+    /// Finds the sites of a model that was [pinned](super::part::pin). `runtime` should have one thread; tokens at the
+    /// zeros of the input `mask` are padding.
     ///
     /// # Errors
     /// Those of typing and of the runtime; [`ErrorKind::Anatomy`] where no matrix can be fitted.
-    pub fn new(runtime: &Arc<Runtime>, model: &'m Model) -> Result<Network<'m>> {
+    pub fn new(runtime: &Arc<Runtime>, model: &'m Model, mask: Option<&str>) -> Result<Network<'m>> {
         let typing = Typing::new(model)?;
+        let mask = Mask::new(&typing, mask);
         let anatomy = Anatomy::new(&typing)?;
         let (sites, warnings) = sites(&typing, &anatomy);
         if sites.is_empty() {
@@ -76,7 +81,7 @@ impl<'m> Network<'m> {
             .collect::<Result<_>>()
             .map_err(|e| e.at(&model.path))?;
         let stages = OnceLock::new();
-        Ok(Network { model, typing, sites, warnings, end, matrices, runtime: runtime.clone(), stages })
+        Ok(Network { model, typing, sites, warnings, end, matrices, mask, runtime: runtime.clone(), stages })
     }
 
     /// The network in stages.
@@ -87,7 +92,8 @@ impl<'m> Network<'m> {
         if let Some(stages) = self.stages.get() {
             return Ok(stages);
         }
-        let stages = Stages::new(&self.runtime, &self.typing, self.model, &self.sites, &self.end)?;
+        let kept = self.mask.as_ref().map(Mask::input);
+        let stages = Stages::new(&self.runtime, &self.typing, self.model, &self.sites, &self.end, kept)?;
         Ok(self.stages.get_or_init(|| stages))
     }
 
@@ -99,24 +105,46 @@ impl<'m> Network<'m> {
         self.sites.par_iter().map(|s| s.way(&self.runtime, &self.typing, self.model)).collect()
     }
 
-    /// Runs images to given values.
-    pub(super) fn run(&self, images: &[ArrayD<f32>], results: &[String]) -> Result<Vec<Vec<ArrayD<f32>>>> {
-        let (part, input) = self.whole(results);
-        images.par_iter().map(|image| part.run(&Values::from([(input.clone(), image.clone())]))).collect()
+    /// The end of the network for some samples, without what is padding's.
+    pub(super) fn ends(&self, samples: &[Values]) -> Result<Vec<Vec<ArrayD<f32>>>> {
+        let part = self.whole(&self.end);
+        samples.par_iter().map(|sample| Ok(self.real_end(part.run(sample)?, sample))).collect()
     }
 
-    pub(super) fn whole(&self, results: &[String]) -> (Part, String) {
-        let input =
-            crate::graph::data_inputs(self.typing.graph).first().map(|v| v.name().to_string()).unwrap_or_default();
-        (Part::cut(&self.runtime, &self.typing, self.model, vec![input.clone()], results.to_vec()), input)
+    /// The values at the end of the network without what is padding's.
+    pub(super) fn real_end(&self, end: Vec<ArrayD<f32>>, sample: &Values) -> Vec<ArrayD<f32>> {
+        self.end.iter().zip(end).map(|(name, value)| self.real(name, value, sample)).collect()
     }
 
-    /// Means and covariances of what enters every site, over images, in one pass whose memory does not grow with them.
-    /// Processes that work together share the images out.
+    /// One of the values of a sample without what is padding's.
+    pub(super) fn real_part(&self, name: &str, sample: &Values) -> Option<ArrayD<f32>> {
+        Some(self.real(name, sample.get(name)?.clone(), sample))
+    }
+
+    fn real(&self, name: &str, value: ArrayD<f32>, sample: &Values) -> ArrayD<f32> {
+        match &self.mask {
+            Some(mask) => mask.part(&self.typing, name, value, sample),
+            None => value,
+        }
+    }
+
+    /// The rows of site `i` that are those of real tokens; none where all are.
+    pub(super) fn real_rows(&self, i: usize, sample: &Values) -> Option<Vec<usize>> {
+        self.mask.as_ref()?.rows(&self.typing, &self.sites[i].rows_over, sample)
+    }
+
+    /// The network from its inputs to given values.
+    pub(super) fn whole(&self, results: &[String]) -> Part {
+        let inputs = crate::graph::data_inputs(self.typing.graph).into_iter().map(|v| v.name().to_string()).collect();
+        Part::cut(&self.runtime, &self.typing, self.model, inputs, results.to_vec())
+    }
+
+    /// Means and covariances of what enters every site, over samples, in one pass whose memory does not grow with them.
+    /// Processes that work together share the samples out.
     ///
     /// # Errors
     /// [`ErrorKind::Images`] for activations that are no numbers; it names the node. Errors of the runtime.
-    pub fn statistics(&self, images: &[ArrayD<f32>], progress: Progress) -> Result<Vec<Covariance>> {
+    pub fn statistics(&self, images: &[Values], progress: Progress) -> Result<Vec<Covariance>> {
         let mut collector = Collector::new(self);
         let mut done = 0;
         for group in images[parallel::part(images.len(), collector.chunk)].chunks(collector.chunk) {
@@ -136,7 +164,7 @@ impl<'m> Network<'m> {
         let maker = self.typing.graph.node.iter().find(|n| n.output.contains(&site.input));
         let error = Error::new(
             ErrorKind::Images,
-            format!("the activations that enter layer {} are not numbers on these images", site.layer),
+            format!("the activations that enter layer {} are not numbers on these samples", site.layer),
         );
         let error = maker.map(node_label).into_iter().fold(error, Error::in_node);
         Err(error.at(&self.model.path).hint("check preprocessing (--mean, --std) and the model's weights"))
@@ -207,13 +235,13 @@ impl<'m> Network<'m> {
         thinnings: &[Thinning],
         ways: &[Option<Way>],
         removable: &[bool],
-        images: &[ArrayD<f32>],
+        images: &[Values],
         progress: Progress,
     ) -> Result<Costs> {
         let stages = self.stages()?;
-        let end = self.run(images, &self.end)?;
+        let end = self.ends(images)?;
         let size: f64 = end.iter().flatten().flatten().map(|v| f64::from(*v).powi(2)).sum();
-        let mut states: Vec<Values> = images.iter().map(|i| stages.start(i.clone())).collect();
+        let mut states: Vec<Values> = images.to_vec();
         let mut found = Costs { blocks: Vec::new(), layers: vec![None; removable.len()] };
         for (i, site) in self.sites.iter().enumerate() {
             progress(i, self.sites.len());
@@ -234,7 +262,7 @@ impl<'m> Network<'m> {
                             let nothing = self.typing.shape(&self.sites[j].output).unwrap_or_default();
                             values.insert(self.sites[j].output.clone(), ArrayD::zeros(nothing));
                         }
-                        Ok(distance(&rest.run(&values)?, end))
+                        Ok(distance(&self.real_end(rest.run(&values)?, &values), end))
                     })
                     .collect::<Result<_>>()?;
                 found.layers[site.layer] = Some(errors.iter().sum::<f64>() / size);
@@ -268,7 +296,7 @@ impl<'m> Network<'m> {
                         out += bias;
                         let mut values = states[image].clone();
                         values.insert(site.output.clone(), site.leaving(&self.typing, &out)?);
-                        Ok(distance(&rest.run(&values)?, &end[image]))
+                        Ok(distance(&self.real_end(rest.run(&values)?, &values), &end[image]))
                     })
                     .collect::<Result<_>>()?;
                 let error = |l: usize| -> f64 { errors.iter().skip(l).step_by(levels.len()).sum::<f64>() / size };
@@ -361,8 +389,7 @@ pub(super) fn distance(a: &[ArrayD<f32>], b: &[ArrayD<f32>]) -> f64 {
 pub struct Collector<'n, 'm> {
     network: &'n Network<'m>,
     part: Part,
-    input: String,
-    /// Images that are worked on at once.
+    /// Samples that are worked on at once.
     pub chunk: usize,
     /// By site.
     pub moments: Vec<Moments>,
@@ -372,28 +399,26 @@ impl<'n, 'm> Collector<'n, 'm> {
     /// No images yet.
     pub fn new(network: &'n Network<'m>) -> Self {
         let inputs: Vec<String> = network.sites.iter().map(|s| s.input.clone()).collect();
-        let (part, input) = network.whole(&inputs);
+        let part = network.whole(&inputs);
         let size = |i: &String| 4 * network.typing.shape(i).unwrap_or_default().iter().product::<usize>();
         let bytes: usize = inputs.iter().map(size).sum();
         let moments = network.sites.iter().map(|s| Moments::new(s.features(), 0)).collect();
-        Collector { network, part, input, chunk: (CHUNK_BYTES / bytes.max(1)).clamp(1, CHUNK), moments }
+        Collector { network, part, chunk: (CHUNK_BYTES / bytes.max(1)).clamp(1, CHUNK), moments }
     }
 
-    /// Adds images, batches of one each.
+    /// Adds samples, batches of one each.
     ///
     /// # Errors
     /// Those of [`Network::statistics`].
-    pub fn add(&mut self, images: &[ArrayD<f32>]) -> Result<()> {
-        let (part, input, network) = (&self.part, &self.input, self.network);
-        let runs: Vec<Values> = images
+    pub fn add(&mut self, samples: &[Values]) -> Result<()> {
+        let (part, network) = (&self.part, self.network);
+        let runs: Vec<Values> = samples
             .par_iter()
-            .map(|image| {
-                let results = part.run(&Values::from([(input.clone(), image.clone())]))?;
-                Ok(part.results.iter().cloned().zip(results).collect())
-            })
+            .map(|sample| Ok(part.results.iter().cloned().zip(part.run(sample)?).collect()))
             .collect::<Result<_>>()?;
-        network.sites.par_iter().zip(&mut self.moments).try_for_each(|(site, moments)| {
-            let rows = stack(runs.iter().map(|v| site.rows(v)).collect::<Result<Vec<_>>>()?.iter())?;
+        network.sites.par_iter().enumerate().zip(&mut self.moments).try_for_each(|((i, site), moments)| {
+            let rows = |(run, sample)| Ok(chosen(site.rows(run)?, network.real_rows(i, sample).as_deref()));
+            let rows = stack(runs.iter().zip(samples).map(rows).collect::<Result<Vec<_>>>()?.iter())?;
             let part = Partial::of(rows.view(), Array2::zeros((rows.nrows(), 0)).view());
             network.finite(site, &part)?;
             moments.add(&part);

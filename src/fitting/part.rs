@@ -8,27 +8,51 @@ use ndarray::ArrayD;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
-use crate::onnx::proto::TensorProto;
+use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{DataType, Model, tensor_from_i64, tensor_info};
-use crate::runtime::{Ports, Program, Runtime, State as Empty, fix_input, separate_skip_norms};
+use crate::runtime::{Ports, Program, Runtime, State as Empty, fix_inputs, separate_skip_norms};
 
-/// Values of one image, by name.
+/// Values of one sample, by name.
 pub type Values = HashMap<String, ArrayD<f32>>;
 
-/// The model for a batch of one image of fixed size, in float32, with shapes as constants and no norms fused with the
+/// The name of the only input of a model that takes images.
+pub fn image_input(graph: &GraphProto) -> String {
+    graph::data_inputs(graph).first().map(|v| v.name().to_string()).unwrap_or_default()
+}
+
+/// The model with the axes that it leaves open as long as those of a sample, but for the batch.
+pub(super) fn fixed_to(model: &Model, view: &Values) -> Model {
+    let mut fixed = model.clone();
+    for info in &mut fixed.graph_mut().input {
+        let Some(array) = view.get(info.name()) else { continue };
+        array.shape().iter().enumerate().skip(1).for_each(|(axis, &size)| graph::declare_dim(info, axis, size));
+    }
+    graph::forget_shapes(fixed.graph_mut());
+    fixed
+}
+
+/// The model for one sample, as long as `view`: see [`pin`].
+///
+/// # Errors
+/// Those of [`pin`].
+pub fn pin_on(model: &Model, view: &Values) -> Result<Model> {
+    pin(&fixed_to(model, view))
+}
+
+/// The model for a batch of one sample of fixed size, in float32, with shapes as constants and no norms fused with the
 /// sums before them.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] for a model of a fixed batch of several images, and those of typing.
+/// [`ErrorKind::Unsupported`] for a model of a fixed batch of several samples, and those of typing.
 pub fn pin(model: &Model) -> Result<Model> {
     let image = Typing::new(model)?.image_size();
     let mut out = model.clone();
     graph::prune(out.graph_mut());
-    let (_, shape, _) = fix_input(out.graph_mut(), 1, image)?;
-    if shape[0] != 1 {
+    let inputs = fix_inputs(out.graph_mut(), 1, image, false)?;
+    if let Some(input) = inputs.iter().find(|i| i.shape[0] != 1) {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("the model takes batches of {} images only, and fits work image by image", shape[0]),
+            format!("the model takes batches of {} samples only, and fits work on one after the other", input.shape[0]),
         )
         .at(&model.path)
         .hint("export it with an open batch size, or with a batch of one"));

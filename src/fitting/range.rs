@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use ndarray::{ArrayD, Ix4};
 use rayon::prelude::*;
 
+use super::part::{Values, fixed_to};
 use crate::axes::Typing;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::graph::{Links, Names, data_inputs, element_types, node};
 use crate::onnx::proto::type_proto::Value;
 use crate::onnx::{DataType, Model, tensor_info};
@@ -20,13 +20,14 @@ const NEAR: f32 = 32_752.0;
 const CHUNK: usize = 32;
 
 /// The values of a model of float32 that are beyond 32752 on some view, half of what float16 holds; views are batches
-/// of one image.
+/// of one sample.
 ///
 /// # Errors
-/// [`ErrorKind::Runtime`] where the runtime cannot run the model.
-pub fn beyond_half(runtime: &Arc<Runtime>, model: &Model, views: &[&ArrayD<f32>]) -> Result<HashSet<String>> {
-    let image = Typing::new(model)?.image_size();
-    let mut probe = model.clone();
+/// [`ErrorKind::Runtime`](crate::error::ErrorKind::Runtime) where the runtime cannot run the model.
+pub fn beyond_half(runtime: &Arc<Runtime>, model: &Model, views: &[&Values]) -> Result<HashSet<String>> {
+    let Some(first) = views.first() else { return Ok(HashSet::new()) };
+    let mut probe = fixed_to(model, first);
+    let image = Typing::new(&probe)?.image_size();
     let graph = probe.graph_mut();
     let mut names = Names::new(graph);
     let values: Vec<String> = {
@@ -53,13 +54,12 @@ pub fn beyond_half(runtime: &Arc<Runtime>, model: &Model, views: &[&ArrayD<f32>]
         }
         graph.output.push(output);
     }
-    let of_chunk = |chunk: &[&ArrayD<f32>]| -> Result<Vec<f32>> {
+    let of_chunk = |chunk: &[&Values]| -> Result<Vec<f32>> {
         let mut session = runtime.load_for(chunk.len(), &probe, image)?;
         let mut largest = vec![0f32; values.len()];
         for view in chunk {
-            let x = view.view().into_dimensionality::<Ix4>();
-            let x = x.map_err(|e| Error::new(ErrorKind::Internal, format!("a view is no batch of images: {e}")))?;
-            for (most, found) in largest.iter_mut().zip(session.run(x)?) {
+            let arrays: Vec<_> = view.iter().map(|(name, array)| (name.as_str(), array.view())).collect();
+            for (most, found) in largest.iter_mut().zip(session.run_on(&arrays)?) {
                 *most = found.iter().fold(*most, |m, &v| if v.is_nan() { f32::INFINITY } else { m.max(v) });
             }
         }

@@ -2,9 +2,9 @@
 //! before it.
 //!
 //! X is the residual stream of the descendant before a block and Y the ancestor's. Features A come from X; the targets
-//! are what the ancestor's block adds (T1) and Y − X, the error so far (T2). With centred covariances, W = (G + a m)⁻¹
-//! (C1 + a m W0 + c C2), m the mean of G's diagonal; the bias follows from the means. a and c are those with the least
-//! error on held-out images, and the old matrix is kept where it is better.
+//! are what the ancestor's block adds (T1) and Y − X, the error so far (T2). With centred covariances, W = (G + a
+//! m)⁻¹ (C1 + a m W0 + c C2), m the mean of G's diagonal; the bias follows from the means. a and c are those with
+//! the least error on held-out images, and the old matrix is kept where it is better.
 
 use faer::Mat;
 use ndarray::{Array, Array1, Array2, ArrayD, Dimension, IxDyn};
@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::algebra::{Covariance, Moments, Partial, affine, product, ridge_solve, scale};
 use super::network::{Network, Progress, stack};
+use super::padding::chosen;
 use super::part::Values;
 use super::scratch::{Arrays, Scratch, Slot};
 use super::targets::Way;
@@ -81,8 +82,12 @@ struct AtHand {
 }
 
 impl Image {
-    fn at_hand(&self) -> AtHand {
-        AtHand { rows: self.rows.clone(), added: self.added.clone(), missing: self.missing.clone() }
+    /// What belongs to site `i` of the child, without what is padding's.
+    fn at_hand(&self, child: &Network, i: usize) -> AtHand {
+        let real = child.real_rows(i, &self.child);
+        let [rows, added, missing] =
+            [&self.rows, &self.added, &self.missing].map(|m| chosen(m.clone(), real.as_deref()));
+        AtHand { rows, added, missing }
     }
 }
 
@@ -133,8 +138,8 @@ pub fn refit(
     ways: &[Option<Way>],
     child: &Network,
     sources: &[usize],
-    images: &[ArrayD<f32>],
-    held_out: &[ArrayD<f32>],
+    images: &[Values],
+    held_out: &[Values],
     memory: u64,
     progress: Progress,
 ) -> Result<Refit> {
@@ -147,7 +152,7 @@ pub fn refit(
         .chain(held_out)
         .enumerate()
         .map(|(k, i)| {
-            let image = Image { ancestor: whole.start(i.clone()), child: thin.start(i.clone()), ..Image::default() };
+            let image = Image { ancestor: i.clone(), child: i.clone(), ..Image::default() };
             Slot::new(&scratch, k, image)
         })
         .collect::<Result<_>>()?;
@@ -211,7 +216,8 @@ pub fn refit(
             let (fits, rest) = all.split_at(images.len());
             let covariance = covariance(child, j, fits, &scratch)?;
             let gain = ways[i].as_ref().map(|w| w.gain.as_slice());
-            let rest = rest.iter().map(|slot| slot.look(&scratch, |i| Ok(i.at_hand()))).collect::<Result<Vec<_>>>()?;
+            let at_hand = |image: &Image| Ok(image.at_hand(child, j));
+            let rest = rest.iter().map(|slot| slot.look(&scratch, at_hand)).collect::<Result<Vec<_>>>()?;
             choose(&mut fit, &covariance, gain, &rest)?;
         }
         each(&mut all, &|image| {
@@ -242,8 +248,9 @@ pub fn refit(
                 thin.advance(child.sites.len(), &mut image.child)?;
                 let mut sums = (0.0, 0.0);
                 for (a, b) in ancestor.end.iter().zip(&child.end) {
-                    let (Some(a), Some(b)) = (image.ancestor.get(a), image.child.get(b)) else { continue };
-                    sums.0 += a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
+                    let ends = (ancestor.real_part(a, &image.ancestor), child.real_part(b, &image.child));
+                    let (Some(a), Some(b)) = ends else { continue };
+                    sums.0 += a.iter().zip(&b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
                     sums.1 += a.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
                 }
                 Ok(sums)
@@ -266,8 +273,10 @@ fn covariance(child: &Network, i: usize, images: &[Slot<Image>], scratch: &Scrat
         let parts: Vec<Partial> = group
             .par_iter()
             .map(|slots| {
-                let parts =
-                    slots.iter().map(|slot| slot.look(scratch, |i| Ok(i.at_hand()))).collect::<Result<Vec<_>>>()?;
+                let parts = slots
+                    .iter()
+                    .map(|slot| slot.look(scratch, |x| Ok(x.at_hand(child, i))))
+                    .collect::<Result<Vec<_>>>()?;
                 let rows = stack(parts.iter().map(|p| &p.rows))?;
                 let added = stack(parts.iter().map(|p| &p.added))?;
                 let missing = stack(parts.iter().map(|p| &p.missing))?;

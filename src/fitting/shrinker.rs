@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ndarray::ArrayD;
 use serde::Serialize;
 
 use super::algebra::Covariance;
@@ -13,7 +12,7 @@ use super::calibration::Calibration;
 use super::head_dims::{self, Measured, Narrow, dimension_costs, local_errors};
 use super::knapsack::curve;
 use super::network::{Network, Progress};
-use super::part::pin;
+use super::part::{Values, fixed_to, pin_on};
 use super::prune::thin;
 use super::refit::{self, Fitted, refit};
 use super::targets::{Way, sites};
@@ -103,7 +102,7 @@ impl<'m> Shrinker<'m> {
                 .hint("give the ancestor, or grow a descendant from it"));
         }
         let start = Instant::now();
-        let network = Network::new(runtime, pinned)?;
+        let network = Network::new(runtime, pinned, calibration.mask.as_deref())?;
         let ways = network.ways()?;
         let timings = vec![Timing { stage: "graph", seconds: start.elapsed().as_secs_f64() }];
         Ok(Shrinker {
@@ -166,7 +165,7 @@ impl<'m> Shrinker<'m> {
     fn dimensions(
         &self,
         statistics: &[Covariance],
-        images: &[ArrayD<f32>],
+        images: &[Values],
         progress: Progress,
     ) -> Result<(Vec<Dimensions>, Narrowed)> {
         let own = self.narrowed(statistics)?;
@@ -223,8 +222,8 @@ impl<'m> Shrinker<'m> {
         }
         let (mut error, mut fits) = (0.0, Vec::new());
         if model.graph() != self.model.graph() {
-            let pinned = pin(&model)?;
-            let child = Network::new(&self.runtime, &pinned)?;
+            let pinned = self.pin(&model)?;
+            let child = Network::new(&self.runtime, &pinned, self.calibration.mask.as_deref())?;
             let sources = allocation.kept_layers();
             let counts: Vec<usize> = child.sites.iter().map(|s| s.units).collect();
             let planned: Vec<usize> = self
@@ -248,7 +247,17 @@ impl<'m> Shrinker<'m> {
             fits = found.fitted.iter().map(|f| Fit { layer: f.layer, kind: f.kind, chosen: f.chosen }).collect();
         }
         self.timings.push(Timing { stage: "refit", seconds: start.elapsed().as_secs_f64() });
-        Ok(Shrunk { error, fits, ..Shrunk::of(model)? })
+        Ok(Shrunk { error, fits, ..Shrunk::of(model, self.sample())? })
+    }
+
+    /// A model for one sample, as long as those that it is calibrated on.
+    fn pin(&self, model: &Model) -> Result<Model> {
+        pin_on(model, self.calibration.fit.first().unwrap_or(&Values::new()))
+    }
+
+    /// A sample that models are timed on, where they take arrays.
+    pub fn sample(&self) -> Option<&Values> {
+        self.calibration.sample()
     }
 
     /// Puts the projections of heads that were cut into a model of their shape.
@@ -271,7 +280,7 @@ impl<'m> Shrinker<'m> {
             let (narrow, measured) = (&own.narrows[i], &own.measured[i]);
             cuts.push(head_dims::Cut { narrow, measured, statistics: &own.statistics[i], layer, heads });
         }
-        let pinned = pin(model)?;
+        let pinned = self.pin(model)?;
         let out = head_dims::write(&self.runtime, &self.network, &cuts, &pinned, model)?;
         self.narrowed = Some(own);
         Ok(out)
@@ -289,20 +298,22 @@ impl<'m> Shrinker<'m> {
     /// # Errors
     /// Those of typing and of the runtime.
     pub fn refit(&self, child: &Model, sources: &[usize], progress: Progress) -> Result<(Model, f64)> {
-        let pinned = pin(child)?;
-        let network = Network::new(&self.runtime, &pinned)?;
+        let pinned = self.pin(child)?;
+        let network = Network::new(&self.runtime, &pinned, self.calibration.mask.as_deref())?;
         let found = self.fit(&network, sources, progress)?;
         Ok((write(child, &found.fitted)?, found.error))
     }
 }
 
 impl Shrunk {
-    /// A descendant as it is, not fitted.
+    /// A descendant as it is, not fitted; operations are those for `sample`, where models take arrays.
     ///
     /// # Errors
     /// Those of typing.
-    pub fn of(model: Model) -> Result<Shrunk> {
-        let (parameters, macs) = (parameters(model.graph()), Typing::new(&model)?.macs());
+    pub fn of(model: Model, sample: Option<&Values>) -> Result<Shrunk> {
+        let sized = sample.map(|sample| fixed_to(&model, sample));
+        let (parameters, macs) = (parameters(model.graph()), Typing::new(sized.as_ref().unwrap_or(&model))?.macs());
+        drop(sized);
         let bytes = encoded_len(&model.proto);
         Ok(Shrunk { model, error: 0.0, fits: Vec::new(), parameters, macs, bytes })
     }

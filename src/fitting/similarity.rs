@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use faer::Mat;
-use ndarray::{Array2, ArrayD, Axis};
+use ndarray::{Array2, Axis};
 
 use super::algebra::{Moments, inner, ridge_solve, scale, select, times};
 use super::network::{Collector, Network};
 use super::order::features;
-use super::part::pin;
+use super::part::{Values, image_input, pin};
 use super::targets::Site;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
@@ -48,7 +48,7 @@ pub fn head_distances(
     progress: impl FnMut(usize),
 ) -> Result<HeadDistances> {
     let pinned = pin(model)?;
-    let network = Network::new(runtime, &pinned).map_err(|e| e.hint(HINT))?;
+    let network = Network::new(runtime, &pinned, None).map_err(|e| e.hint(HINT))?;
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
     let collector = collected(&network, images, progress)?;
@@ -84,11 +84,13 @@ fn collected<'n, 'm>(
     mut progress: impl FnMut(usize),
 ) -> Result<Collector<'n, 'm>> {
     let mut collector = Collector::new(network);
+    let input = image_input(network.typing.graph);
     let mut done = 0;
     for batch in images.clone().share().batches(collector.chunk) {
         let batch = batch?;
-        let one = |x: ndarray::ArrayView3<f32>| -> ArrayD<f32> { x.to_owned().insert_axis(Axis(0)).into_dyn() };
-        let list: Vec<ArrayD<f32>> = batch.images.outer_iter().map(one).collect();
+        let one =
+            |x: ndarray::ArrayView3<f32>| Values::from([(input.clone(), x.to_owned().insert_axis(Axis(0)).into_dyn())]);
+        let list: Vec<Values> = batch.images.outer_iter().map(one).collect();
         collector.add(&list)?;
         done += list.len();
         progress((done * parallel::size()).min(images.len()));
@@ -144,7 +146,7 @@ pub fn neuron_distances(
             .hint("use --neuron-similarity output, prediction, or output+prediction"));
     }
     let pinned = pin(model)?;
-    let network = Network::new(runtime, &pinned)?;
+    let network = Network::new(runtime, &pinned, None)?;
     let collector = collected(&network, images, progress)?;
     for (i, site) in network.sites.iter().enumerate().filter(|(_, s)| s.kind == Kind::Neurons && s.divides) {
         if site.units < 3 || site.size != 1 {

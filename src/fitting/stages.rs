@@ -6,17 +6,15 @@
 //! Every session works on one image with one thread; images are worked on side by side, and so results do not depend on
 //! the number of threads.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-
-use ndarray::ArrayD;
 
 use super::part::{Part, Values};
 use super::targets::Site;
 use crate::axes::Typing;
 use crate::error::Result;
 use crate::graph;
-use crate::onnx::Model;
+use crate::onnx::{DataType, Model};
 use crate::runtime::Runtime;
 
 /// One stage.
@@ -30,11 +28,12 @@ struct Stage {
 pub struct Stages {
     stages: Vec<Stage>,
     rests: Vec<(Vec<String>, Vec<String>)>,
-    input: String,
 }
 
 impl Stages {
-    /// Cuts a pinned model at `sites`, which stand in order; the last stage makes the values `end`.
+    /// Cuts a pinned model at `sites`, which stand in order; the last stage makes the values `end`. Values that are no
+    /// floats, such as masks of booleans, are not kept: each stage makes those that it needs. The input `kept` is never
+    /// dropped.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) where a site depends on a later one.
@@ -44,9 +43,12 @@ impl Stages {
         model: &Model,
         sites: &[Site],
         end: &[String],
+        kept: Option<&str>,
     ) -> Result<Stages> {
         let links = typing.links();
-        let input = graph::data_inputs(typing.graph).first().map(|v| v.name().to_string()).unwrap_or_default();
+        let inputs: HashSet<&str> = graph::data_inputs(typing.graph).into_iter().map(|v| v.name()).collect();
+        let types = graph::element_types(typing.graph);
+        let is_kept = |v: &str| types.get(v).is_none_or(|t| *t == DataType::Float);
         let mut made: HashMap<&str, usize> = HashMap::new();
         let mut plans: Vec<(Vec<usize>, Vec<&str>)> = Vec::new();
         for s in 0..=sites.len() {
@@ -54,9 +56,9 @@ impl Stages {
                 Some(site) => site.skip.iter().chain([&site.input]).map(String::as_str).collect(),
                 None => end.iter().map(String::as_str).collect(),
             };
-            let put_in = |v: &str| sites[..s].iter().any(|site| site.output == v) || v == input;
+            let put_in = |v: &str| sites[..s].iter().any(|site| site.output == v) || inputs.contains(v);
             let mut nodes = Vec::new();
-            let is_there = |v: &str| made.contains_key(v) || put_in(v) || typing.is_constant(v);
+            let is_there = |v: &str| (made.contains_key(v) && is_kept(v)) || put_in(v) || typing.is_constant(v);
             for v in links.upstream(targets.iter().copied()).along(|v| !is_there(v)) {
                 let Some(k) = links.maker(v) else { bail!(Format, "nothing makes the value `{v}`") };
                 if sites[s.min(sites.len())..].iter().any(|site| site.output == v) {
@@ -68,7 +70,7 @@ impl Stages {
             nodes.dedup();
             for &k in &nodes {
                 for o in typing.graph.node[k].output.iter().filter(|o| !o.is_empty()) {
-                    made.insert(o, s);
+                    made.entry(o).or_insert(s);
                 }
             }
             plans.push((nodes, targets));
@@ -79,8 +81,11 @@ impl Stages {
             .enumerate()
             .map(|(s, (nodes, _))| {
                 let all = nodes.iter().flat_map(|&k| &typing.graph.node[k].input).map(String::as_str);
+                let own: HashSet<&str> =
+                    nodes.iter().flat_map(|&k| &typing.graph.node[k].output).map(String::as_str).collect();
                 let mut list: Vec<&str> = all
-                    .filter(|v| !v.is_empty() && !typing.is_constant(v) && made.get(v).is_none_or(|&at| at < s))
+                    .filter(|v| !v.is_empty() && !typing.is_constant(v) && !own.contains(v))
+                    .filter(|v| made.get(v).is_none_or(|&at| at < s))
                     .collect();
                 list.sort_unstable();
                 list.dedup();
@@ -104,8 +109,8 @@ impl Stages {
             results.dedup();
             let feeds: Vec<String> = needs[s].iter().map(|v| v.to_string()).collect();
             let part = (!results.is_empty()).then(|| Part::cut(runtime, typing, model, feeds, results));
-            let mut done: Vec<String> =
-                last.iter().filter(|(_, at)| **at + 1 == s).map(|(v, _)| v.to_string()).collect();
+            let is_done = |(v, at): &(&&str, &usize)| **at + 1 == s && kept != Some(**v);
+            let mut done: Vec<String> = last.iter().filter(is_done).map(|(v, _)| v.to_string()).collect();
             done.sort_unstable();
             stages.push(Stage { part, done });
         }
@@ -123,12 +128,7 @@ impl Stages {
                 (feeds, end.to_vec())
             })
             .collect();
-        Ok(Stages { stages, rests, input })
-    }
-
-    /// The values that the first stage starts from.
-    pub fn start(&self, image: ArrayD<f32>) -> Values {
-        HashMap::from([(self.input.clone(), image)])
+        Ok(Stages { stages, rests })
     }
 
     /// Runs stage `s`; what no later stage needs is dropped.

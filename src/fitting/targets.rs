@@ -48,6 +48,8 @@ pub struct Site {
     entering: Layout,
     leaving: Layout,
     weight: Layout,
+    /// The factors of its rows.
+    pub(super) rows_over: Vec<Factor>,
 }
 
 /// The sites of a pinned model in order of execution, and what is to be said about layers that have none.
@@ -157,6 +159,7 @@ impl<'t, 'm> Finder<'t, 'm> {
             entering: Layout::new(typing, entering, &features)?,
             leaving: Layout::new(typing, leaving, &outputs)?,
             weight: Layout::new(typing, dims, &[features.clone(), outputs].concat())?,
+            rows_over: rows_in,
         })
     }
 }

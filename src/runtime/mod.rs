@@ -21,7 +21,7 @@ pub use evaluate::can_evaluate;
 pub use gpu::{Gpu, gpu};
 pub use library::{Library, candidates, find};
 pub use program::{Ports, Program, State};
-pub(crate) use session::fix_input;
 pub use session::{Session, SessionInput, suggested_batch};
+pub(crate) use session::{fix_input, fix_inputs};
 pub(crate) use start::refuse_telemetry;
 pub use start::{Device, Kind, Options, Runtime};

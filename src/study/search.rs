@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use ndarray::{ArrayD, Axis};
+use ndarray::Axis;
 use serde::{Deserialize, Serialize};
 
 use super::text::Text;
@@ -17,6 +17,7 @@ use crate::density::measure;
 use crate::descendant::{self, Heads};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::comparison::compare;
+use crate::fitting::{Values, image_input};
 use crate::learngene::{Learngene, Rules, parameters};
 use crate::onnx::Model;
 use crate::runtime::Runtime;
@@ -97,8 +98,9 @@ pub fn search(
     let (typing, runtime) = (Typing::new(model)?, runtime.single_threaded());
     let anatomy = Anatomy::new(&typing)?;
     let judges = (images.len() / 4).clamp(1, JUDGES);
-    let views: Vec<ArrayD<f32>> = (images.len() - judges..images.len())
-        .map(|i| Ok(images.image(i)?.insert_axis(Axis(0)).into_dyn()))
+    let input = image_input(model.graph());
+    let views: Vec<Values> = (images.len() - judges..images.len())
+        .map(|i| Ok(Values::from([(input.clone(), images.image(i)?.insert_axis(Axis(0)).into_dyn())])))
         .collect::<Result<_>>()?;
     let seen = images.clone().limit((images.len() - judges).max(1));
     let densities = measure(&runtime, model, &typing, &anatomy, &seen, |_| {})?;
@@ -116,7 +118,7 @@ pub fn search(
                 let shape = descendant::Shape { heads: Heads::Width(width), classes: None, ..shape.clone() };
                 let child = descendant::grow(&condensed, &gene, &shape)?;
                 let sources: Vec<usize> = child.plan.layers.iter().map(|l| l.ancestor_layer).collect();
-                let found = compare(&runtime, model, &child.model, &sources, &views)?;
+                let found = compare(&runtime, model, &child.model, &sources, &views, None)?;
                 // A new classifier answers nothing yet: then what leaves the last layer is compared.
                 let last = found.layers.last().copied().flatten();
                 let correlation = Some(found.outputs.correlation).filter(|c| c.is_finite()).or(last);

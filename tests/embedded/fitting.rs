@@ -6,7 +6,7 @@ use ndarray::{ArrayD, IxDyn};
 use offshoot::anatomy::{Anatomy, Roles};
 use offshoot::axes::resize::{Plan, resize};
 use offshoot::axes::{Factor, Typing};
-use offshoot::fitting::{Budget, Calibration, Limits, Shrinker, pin, plan, thin};
+use offshoot::fitting::{Budget, Calibration, Limits, Shrinker, Values, image_input, pin, plan, thin};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::{Model, to_f32};
 use offshoot::runtime::{Kind, Options, Runtime};
@@ -39,6 +39,11 @@ fn input_shape(model: &Model) -> Vec<usize> {
     let typing = Typing::new(model).unwrap();
     let name = offshoot::graph::data_inputs(model.graph())[0].name().to_string();
     typing.shape(&name).unwrap()
+}
+
+/// Images as views for the input of a model.
+fn views(model: &Model, images: Vec<ArrayD<f32>>) -> Vec<Values> {
+    images.into_iter().map(|x| Values::from([(image_input(model.graph()), x)])).collect()
 }
 
 fn outputs(runtime: &Arc<Runtime>, model: &Model, images: &[ArrayD<f32>]) -> Vec<Vec<ArrayD<f32>>> {
@@ -120,11 +125,10 @@ fn shrink(runtime: &Arc<Runtime>, fixture: &Fixture) -> Found {
     let model = fixture.open();
     let shape = input_shape(&model);
     let calibration = Calibration {
-        fit: images(&shape, 32, 1),
-        held_out: images(&shape, 8, 2),
+        fit: views(&model, images(&shape, 32, 1)),
+        held_out: views(&model, images(&shape, 8, 2)),
         images: 40,
-        seed: 0,
-        warnings: Vec::new(),
+        ..Calibration::default()
     };
     let pinned = pin(&model).unwrap();
     let mut shrinker = Shrinker::new(&model, &pinned, runtime, calibration).unwrap();
@@ -192,8 +196,9 @@ impl Bundled {
     }
 
     fn shrinker(&self) -> Shrinker<'_> {
-        let (fit, held_out) = (images(&self.shape, 20, 1), images(&self.shape, 4, 2));
-        let calibration = Calibration { fit, held_out, images: 24, seed: 0, warnings: Vec::new() };
+        let view = |count, seed| views(&self.model, images(&self.shape, count, seed));
+        let (fit, held_out) = (view(20, 1), view(4, 2));
+        let calibration = Calibration { fit, held_out, images: 24, ..Calibration::default() };
         Shrinker::new(&self.model, &self.pinned, &self.runtime, calibration).unwrap()
     }
 }

@@ -146,6 +146,11 @@ fn images_may_be_arrays() {
 }
 
 #[test]
+fn children_are_fitted_on_real_tokens() {
+    texts::children_are_fitted_on_real_tokens("tract");
+}
+
+#[test]
 fn wrong_arrays_are_refused() {
     texts::wrong_arrays_are_refused();
 }

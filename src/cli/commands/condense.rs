@@ -133,13 +133,13 @@ fn fitted(c: &CondenseArgs, model: &Model) -> Result<()> {
     let limits = Limits { dims: true, ..Limits::default() };
     let removals = named(&c.model, analyse(&mut shrinker, &limits, &bars))?;
     bars.clear();
-    let gene = carrying(model, removals, Some(&calibrated.loader))?;
+    let gene = carrying(model, removals, Some(calibrated.origin()?))?;
     let bytes = output::write_model(&c.output, &gene)?;
     output::note(&format!("wrote {} ({bytes} bytes)", c.output.display()));
     match (c.json, Learngene::read(&gene)?) {
         (true, Some(gene)) => {
             let mut value = serde_json::to_value(&gene).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
-            value["input"] = json!(calibrated.input);
+            value["input"] = calibrated.source.report();
             output::print_json(&value)
         }
         _ => Ok(()),

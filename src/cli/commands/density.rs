@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::source::{Source, open_for};
+use super::source::{Source, open_for, sized};
 use super::{agree, densities, named, without_density};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
@@ -39,7 +39,7 @@ pub struct DensityArgs {
 
 /// Runs the command.
 pub fn run(c: &DensityArgs) -> Result<()> {
-    let (model, arrays) = open_for(&c.model, &c.run, &c.samples)?;
+    let (model, arrays) = sized(open_for(&c.model, &c.run, &c.samples)?);
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     if let Some(plot) = &c.plot {

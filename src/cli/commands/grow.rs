@@ -158,7 +158,7 @@ pub fn run(c: &GrowArgs) -> Result<()> {
                 .hint("give --images PATH and the ancestor, or a learngene of condense --fitted"));
         }
     };
-    input = input.or(fitter.as_ref().map(|f| f.input.clone()));
+    input = input.or(fitter.as_ref().and_then(|f| f.source.of_images().cloned()));
     let shrinker = fitter.as_ref().map(|f| named(&model.path, f.fitter.shrinker(&model))).transpose()?;
     if let Some(shrinker) = &shrinker {
         shrinker.warnings(&Limits::default())?.iter().for_each(|w| output::warn(w));
@@ -193,7 +193,7 @@ pub fn run(c: &GrowArgs) -> Result<()> {
                     .flatten();
                 named(&c.model, child.convert(dtype, wide.as_ref()))?;
             }
-            let transform = fitter.as_ref().and_then(|f| f.loader.preprocess());
+            let transform = fitter.as_ref().and_then(|f| f.source.preprocess());
             keep_transform(&mut child.model, transform, job.shape.image_size)?;
             if let (Some(grown), Some(single)) = (&grown, &single) {
                 let how = Grown { gene, shape: &job.shape, plan: &child.plan, model: grown };

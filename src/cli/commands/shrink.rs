@@ -6,11 +6,12 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::fitter::{Calibrated, calibrated};
+use super::fitter::{Calibrated, calibrated, calibrated_on};
+use super::source::{Source, open_for};
 use super::{in_type, named, open, open_for_images};
 use crate::axes::Typing;
-use crate::cli::common::RunFlags;
 use crate::cli::common::values::tolerance;
+use crate::cli::common::{RunFlags, SampleFlags};
 use crate::cli::output::{self, Bars, count, table};
 use crate::data::FedReport;
 use crate::density::attention_maps;
@@ -38,6 +39,12 @@ pub struct ShrinkArgs {
     /// A learngene that carries the order of removal gives descendants without images too, which are then not fitted.
     #[arg(long, value_name = "PATH")]
     pub images: Option<PathBuf>,
+    /// Arrays instead, one for each input by its name: an .npz archive, a folder of .npy files, or a .safetensors file
+    ///
+    /// The first axis of each is the sample; samples are taken as they are. Tokens at the zeros of an input that is
+    /// called `attention_mask` are padding, and count in no statistics, cost or fit.
+    #[arg(long, value_name = "PATH", conflicts_with = "images")]
+    pub inputs: Option<PathBuf>,
     /// The descendant to write; with several sizes, the folder for them
     #[arg(short, long, value_name = "CHILD.onnx", required_unless_present_any = ["dry_run", "save_learngene"])]
     pub output: Option<PathBuf>,
@@ -61,7 +68,7 @@ pub struct ShrinkArgs {
     /// Memory for the streams of tokens that the fit keeps; what is above it goes to a scratch file [default: 4GB]
     #[arg(long, value_name = "BYTES", value_parser = amount)]
     pub memory_limit: Option<f64>,
-    /// Random views of the images that matrices are fitted on
+    /// Random views of the images that matrices are fitted on; of arrays, samples at most
     #[arg(long, value_name = "N", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub crops: u32,
     /// Seed of the views and of which images are held out
@@ -165,9 +172,11 @@ pub fn run(c: &ShrinkArgs) -> Result<()> {
 
 fn shrink(c: &ShrinkArgs) -> Result<()> {
     let start = Instant::now();
-    let model = match c.images {
-        Some(_) => open_for_images(&c.model, &c.run.open, &c.run.transform)?,
-        None => open(&c.model, &c.run.open)?,
+    let samples = SampleFlags { images: None, inputs: c.inputs.clone() };
+    let (model, arrays) = match (&c.inputs, &c.images) {
+        (Some(_), _) => open_for(&c.model, &c.run, &samples)?,
+        (None, Some(_)) => (open_for_images(&c.model, &c.run.open, &c.run.transform)?, None),
+        (None, None) => (open(&c.model, &c.run.open)?, None),
     };
     let sizes = sizes(c, &model)?;
     let outputs: Vec<PathBuf> =
@@ -179,9 +188,14 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
     let recorded = Learngene::read(&model)?.and_then(|gene| gene.removals);
     let bars = Bars::default();
     let views = (c.crops as usize, c.seed);
-    let calibrated = match &c.images {
-        Some(path) => Some(calibrated(&model, path, &c.run.transform, &c.run.runtime, views, &bars)?),
-        None => None,
+    let calibrated = match (arrays, &c.images) {
+        (Some(arrays), _) => {
+            let begun = Instant::now();
+            let source = Source::of_arrays(arrays, &model);
+            Some(named(&c.model, calibrated_on(&model, source, &c.run.runtime, views, begun, &bars))?)
+        }
+        (None, Some(path)) => Some(calibrated(&model, path, &c.run.transform, &c.run.runtime, views, &bars)?),
+        (None, None) => None,
     };
     let mut job = job(c, &model, recorded, &sizes, calibrated.as_ref(), &bars)?;
     let wants_time = |b: &Budget| matches!(b, Budget::Latency(_));
@@ -219,7 +233,7 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
             "views": views,
             "held_out": held_out,
             "seed": c.seed,
-            "input": calibrated.as_ref().map(|f| &f.input),
+            "input": calibrated.as_ref().map(|f| f.source.report()),
             "fed": FedReport::of(&model),
             "descendants": reports,
             "seconds": {"stages": timings, "total": total},
@@ -249,16 +263,22 @@ fn job<'m>(
         (Some(removals), _) => removals,
         (None, Some(shrinker)) => named(&c.model, analyse(shrinker, &limits, bars))?,
         (None, None) => {
-            return Err(Error::new(ErrorKind::Usage, "shrink calibrates the ancestor on images")
+            let takes_images = Typing::new(model).is_ok_and(|typing| typing.image_input().is_some());
+            let (what, hint) = match takes_images {
+                true => ("images", "give --images PATH: a few dozen photographs, no labels"),
+                false => ("samples", "give --inputs PATH: arrays for its inputs, of a few dozen samples, no labels"),
+            };
+            return Err(Error::new(ErrorKind::Usage, format!("shrink calibrates the ancestor on {what}"))
                 .at(&c.model)
-                .hint("give --images PATH: a few dozen photographs, no labels"));
+                .hint(hint));
         }
     };
     if shrinker.is_none() {
         output::warn("no images: descendants are thinned in the learngene's order, and not fitted");
     }
     if let Some(path) = &c.save_learngene {
-        let gene = carrying(model, removals.clone(), calibrated.map(|f| &f.loader))?;
+        let origin = calibrated.map(Calibrated::origin).transpose()?;
+        let gene = carrying(model, removals.clone(), origin)?;
         let bytes = output::write_model(path, &gene)?;
         output::note(&format!("wrote {} ({bytes} bytes)", path.display()));
     }
@@ -305,10 +325,11 @@ impl Made<'_> {
         named(&c.model, job.fold(&mut child))?;
         let wide = images.map(|f| named(&c.model, f.fitter.wide(&child.model, c.dtype, bars))).transpose()?.flatten();
         named(&c.model, in_type(&mut child.model, c.dtype, wide.as_ref()))?;
-        job.describe(&mut child, &allocation, images.and_then(|f| f.loader.preprocess()))?;
-        let milliseconds = latency::side_by_side(&job.runtime, job.ancestor, &child.model)?;
+        job.describe(&mut child, &allocation, images.and_then(|f| f.source.preprocess()))?;
+        let milliseconds = latency::side_by_side(&job.runtime, job.ancestor, &child.model, job.sample())?;
         child.bytes = output::write_model(self.path, &child.model)?;
-        let report = report(self.path, &allocation, &child, milliseconds);
+        let noun = images.map_or("image", |f| f.source.noun().single);
+        let report = report(self.path, &allocation, &child, milliseconds, noun);
         if let (Some(file), Some(images)) = (&c.report, images) {
             let page = page(c, job, &images.fitter, &allocation, &child, milliseconds, self.frontier);
             output::write_text(file, &named(&c.model, page)?)?;
@@ -349,7 +370,13 @@ impl std::fmt::Display for Percent {
     }
 }
 
-fn report(path: &Path, allocation: &Allocation, child: &Shrunk, (whole, own): (f64, f64)) -> serde_json::Value {
+fn report(
+    path: &Path,
+    allocation: &Allocation,
+    child: &Shrunk,
+    (whole, own): (f64, f64),
+    noun: &str,
+) -> serde_json::Value {
     let part = |n: Option<usize>, of: Option<usize>| match (n, of) {
         (Some(n), Some(of)) => format!("{n} of {of}"),
         _ => "-".into(),
@@ -370,14 +397,15 @@ fn report(path: &Path, allocation: &Allocation, child: &Shrunk, (whole, own): (f
         .collect();
     output::note(table(&["layer", "heads", "dimensions (q k, v)", "FFN neurons"], rows).trim_end());
     output::note(&format!(
-        "wrote {}: {:.1} % of heads and FFNs, {} parameters, {} MACs, {} bytes; error on held-out images {:.4}; \
-         {own:.2} ms an image, the ancestor {whole:.2}",
+        "wrote {}: {:.1} % of heads and FFNs, {} parameters, {} MACs, {} bytes; error on held-out {noun}s {:.4}; \
+         {own:.2} ms {} {noun}, the ancestor {whole:.2}",
         path.display(),
         100.0 * allocation.share,
         count(child.parameters),
         count(child.macs),
         child.bytes,
-        child.error
+        child.error,
+        if noun == "image" { "an" } else { "a" },
     ));
     json!({
         "file": path,
@@ -404,7 +432,8 @@ fn page(
     frontier: Option<&str>,
 ) -> Result<String> {
     let (model, sources) = (job.ancestor, allocation.kept_layers());
-    let found = comparison::compare(&fitter.runtime, model, &child.model, &sources, fitter.held_out())?;
+    let (held, mask) = (fitter.held_out(), fitter.mask());
+    let found = comparison::compare(&fitter.runtime, model, &child.model, &sources, held, mask)?;
     let [views, held_out] = fitter.views();
     let mut facts = vec![
         ("Ancestor", c.model.display().to_string()),
@@ -424,7 +453,7 @@ fn page(
     let n = |v: f64| count(v as u64);
     let models = [
         ratio("Parameters", parameters(model.graph()) as f64, child.parameters as f64, n),
-        ratio("MACs an image", Typing::new(model)?.macs() as f64, child.macs as f64, n),
+        ratio("MACs an image", Typing::new(job.sized())?.macs() as f64, child.macs as f64, n),
         ratio("Bytes", model.bytes as f64, child.bytes as f64, n),
         ratio("Milliseconds an image", whole, own, |v| format!("{v:.2}")),
     ];
@@ -440,7 +469,8 @@ fn page(
         (0..MAPS).map(|i| i * sources.len().saturating_sub(1) / (MAPS - 1)).filter(|&i| i < sources.len()).collect();
     shown.dedup();
     let mut maps = Vec::new();
-    if let Some(view) = fitter.held_out().first() {
+    let images = fitter.held_out().first().filter(|view| view.len() == 1).and_then(|view| view.values().next());
+    if let Some(view) = images.filter(|view| view.ndim() == 4) {
         let of: Vec<usize> = shown.iter().map(|&i| sources[i]).collect();
         let a = attention_maps(&fitter.runtime, model, &of, view)?;
         let b = attention_maps(&fitter.runtime, &child.model, &shown, view)?;

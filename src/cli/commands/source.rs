@@ -25,13 +25,15 @@ pub enum Source {
 /// What samples are called.
 #[derive(Clone, Copy)]
 pub struct Noun {
+    /// The word.
+    pub single: &'static str,
     /// One of them.
     pub one: &'static str,
     /// Several.
     pub many: &'static str,
 }
 
-/// Opens a model that is to run on what is named. Of arrays it has the lengths.
+/// Opens a model that is to run on what is named. Axes that it leaves open stay so: see [`sized`].
 ///
 /// # Errors
 /// Those of [`Opening::open`]; [`ErrorKind::Usage`] where arrays are to be prepared like pictures.
@@ -49,22 +51,27 @@ pub fn open_for(path: &Path, run: &RunFlags, samples: &SampleFlags) -> Result<(M
     let start = || Runtime::start(&run.runtime.options());
     let opened = told(opening.open(path, Some(&start))?);
     let Some(arrays) = opened.arrays else { bail!(Internal, "the arrays were not read") };
-    let model = arrays.fixed(&opened.model);
-    Ok((model, Some(arrays.limit(run.transform.limit().unwrap_or(usize::MAX)))))
+    Ok((opened.model, Some(arrays.limit(run.transform.limit().unwrap_or(usize::MAX)))))
 }
 
-/// Opens two models that are to run on the same.
+/// A model as long as the arrays that it is run on.
+pub fn sized((model, arrays): (Model, Option<Arrays>)) -> (Model, Option<Arrays>) {
+    let sized = arrays.as_ref().map(|arrays| arrays.fixed(&model));
+    (sized.unwrap_or(model), arrays)
+}
+
+/// Opens two models that are to run on the same, of whose arrays they have the lengths.
 ///
 /// # Errors
 /// Those of [`open_for`].
 pub fn open_both(paths: [&Path; 2], run: &RunFlags, samples: &SampleFlags) -> Result<[(Model, Option<Arrays>); 2]> {
     let [a, b] = flags_for(paths, &run.open)?;
-    let open = |path, open: OpenFlags| open_for(path, &RunFlags { open, ..run.clone() }, samples);
+    let open = |path, open: OpenFlags| open_for(path, &RunFlags { open, ..run.clone() }, samples).map(sized);
     Ok([open(paths[0], a)?, open(paths[1], b)?])
 }
 
 impl Source {
-    /// What a model that was [opened for it](open_for) is run on; says what that is.
+    /// What a model that was [opened for it](open_for), and is as long, is run on; says what that is.
     ///
     /// # Errors
     /// Those of opening images.
@@ -76,11 +83,7 @@ impl Source {
         arrays: Option<Arrays>,
     ) -> Result<Source> {
         match (arrays, &samples.images) {
-            (Some(arrays), _) => {
-                let report = arrays.report(model);
-                report.lines().iter().for_each(|line| output::note(line));
-                Ok(Source::Arrays(arrays, report))
-            }
+            (Some(arrays), _) => Ok(Source::of_arrays(arrays, model)),
             (None, Some(path)) => {
                 let loader = images(path, &run.transform, model, typing)?;
                 let report = InputReport::new(model, typing, loader.preprocess());
@@ -89,6 +92,13 @@ impl Source {
             (None, None) => Err(Error::new(ErrorKind::Usage, "there is nothing to run the model on")
                 .hint("give --images PATH, or --inputs PATH")),
         }
+    }
+
+    /// Arrays that a model is run on; says what they are.
+    pub fn of_arrays(arrays: Arrays, model: &Model) -> Source {
+        let report = arrays.report(model);
+        report.lines().iter().for_each(|line| output::note(line));
+        Source::Arrays(arrays, report)
     }
 
     /// As samples.
@@ -102,8 +112,8 @@ impl Source {
     /// What they are called.
     pub fn noun(&self) -> Noun {
         match self {
-            Source::Images(..) => Noun { one: "an image", many: "images" },
-            Source::Arrays(..) => Noun { one: "a sample", many: "samples" },
+            Source::Images(..) => Noun { single: "image", one: "an image", many: "images" },
+            Source::Arrays(..) => Noun { single: "sample", one: "a sample", many: "samples" },
         }
     }
 
@@ -119,6 +129,14 @@ impl Source {
     pub fn preprocess(&self) -> Option<&Preprocess> {
         match self {
             Source::Images(loader, _) => loader.preprocess(),
+            Source::Arrays(..) => None,
+        }
+    }
+
+    /// What pictures become.
+    pub fn of_images(&self) -> Option<&InputReport> {
+        match self {
+            Source::Images(_, report) => Some(report),
             Source::Arrays(..) => None,
         }
     }

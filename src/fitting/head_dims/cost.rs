@@ -27,13 +27,13 @@ pub fn dimension_costs(
     statistics: &[Covariance],
     narrows: &[Narrow],
     measured: &[Measured],
-    images: &[ArrayD<f32>],
+    images: &[Values],
     progress: Progress,
 ) -> Result<Vec<DimensionCosts>> {
     let stages = network.stages()?;
-    let end = network.run(images, &network.end)?;
+    let end = network.ends(images)?;
     let size: f64 = end.iter().flatten().flatten().map(|v| f64::from(*v).powi(2)).sum();
-    let mut states: Vec<Values> = images.iter().map(|i| stages.start(i.clone())).collect();
+    let mut states: Vec<Values> = images.to_vec();
     let mut found = vec![[Vec::new(), Vec::new()]; narrows.len()];
     for (i, site) in network.sites.iter().enumerate() {
         progress(i, network.sites.len());
@@ -49,7 +49,7 @@ pub fn dimension_costs(
             let error = |image: usize, out: &Array2<f32>| -> Result<f64> {
                 let mut values = states[image].clone();
                 values.insert(site.output.clone(), site.leaving(&network.typing, out)?);
-                Ok(distance(&rest.run(&values)?, &end[image]))
+                Ok(distance(&network.real_end(rest.run(&values)?, &values), &end[image]))
             };
             let query = n.query.value.clone();
             let feeds = stages.feeds(i);

@@ -11,11 +11,12 @@ use rayon::prelude::*;
 
 use super::super::head_factors::{HeadFactors, head_factors};
 use super::super::layout::Layout;
-use super::super::part::{Part, Values};
+use super::super::part::Part;
 use super::super::targets::{Finder, Site, Way};
 use crate::anatomy::{Anatomy, Attention};
 use crate::axes::{Factor, Typing};
 use crate::error::Result;
+use crate::graph::data_inputs;
 use crate::learngene::Kind;
 use crate::onnx::Model;
 use crate::ops::{self, Mark};
@@ -27,6 +28,8 @@ pub(super) struct Operand {
     /// Columns are heads, tokens and dimensions.
     pub layout: Layout,
     pub tokens: usize,
+    /// The factors of the tokens.
+    pub axis: Vec<Factor>,
     pub projection: Site,
     /// The column of the projection that makes dimension j of head h, at h * size + j.
     pub columns: Vec<usize>,
@@ -177,8 +180,17 @@ impl Search<'_, '_> {
             if columns.iter().any(|&c| (way.gain[c] - gain).abs() > 1e-4 * gain.abs()) {
                 return Ok(None);
             }
-            let tokens = factors.size(&factors.leaves(tokens));
-            return Ok(Some(Operand { value: value.to_string(), layout, tokens, projection: site, columns, gain }));
+            let axis = factors.leaves(tokens).to_vec();
+            let tokens = factors.size(&axis);
+            return Ok(Some(Operand {
+                value: value.to_string(),
+                layout,
+                tokens,
+                axis,
+                projection: site,
+                columns,
+                gain,
+            }));
         }
         Ok(None)
     }
@@ -207,12 +219,15 @@ impl Search<'_, '_> {
         if scores == softmax {
             return Ok(Some(1.0));
         }
-        let part =
-            Part::cut(self.runtime, self.typing, self.model, vec![scores.to_string()], vec![softmax.to_string()]);
-        let shape = self.typing.shape(scores).unwrap_or_default();
+        // A mask is made from inputs: of ones, it hides nothing.
+        let inputs = data_inputs(self.typing.graph).into_iter().map(|v| v.name().to_string());
+        let feeds: Vec<String> = std::iter::once(scores.to_string()).chain(inputs).collect();
+        let part = Part::cut(self.runtime, self.typing, self.model, feeds.clone(), vec![softmax.to_string()]);
+        let shape = |name: &str| self.typing.shape(name).unwrap_or_default();
         let run = |v: f32| -> Result<ArrayD<f32>> {
-            let values = Values::from([(scores.to_string(), ArrayD::from_elem(IxDyn(&shape), v))]);
-            Ok(part.run(&values)?.into_iter().next().unwrap_or_default())
+            let of = |name: &String| if name == scores { v } else { 1.0 };
+            let value = |name: &String| (name.clone(), ArrayD::from_elem(IxDyn(&shape(name)), of(name)));
+            Ok(part.run(&feeds.iter().map(value).collect())?.into_iter().next().unwrap_or_default())
         };
         let (zero, one) = (run(0.0)?, run(1.0)?);
         let gains: Vec<f32> =

@@ -1,14 +1,16 @@
 //! What queries and keys are on some images.
 
 use faer::{Mat, Side};
-use ndarray::{Array2, ArrayD, ArrayView2, s};
+use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 
 use super::super::algebra::{self, product, ridged, select, times};
 use super::super::network::Network;
 use super::super::order::features;
+use super::super::padding::chosen;
 use super::super::part::Values;
 use super::find::Narrow;
+use crate::axes::Factor;
 use crate::error::Result;
 use crate::parallel;
 
@@ -34,7 +36,10 @@ pub struct Measured(pub(super) Vec<Scores>);
 ///
 /// # Errors
 /// Those of the runtime.
-pub fn measure(network: &Network, narrows: &[Narrow], images: &[ArrayD<f32>]) -> Result<Vec<Measured>> {
+pub fn measure(network: &Network, narrows: &[Narrow], images: &[Values]) -> Result<Vec<Measured>> {
+    if narrows.is_empty() {
+        return Ok(Vec::new());
+    }
     let images = &images[..images.len().min(IMAGES)];
     let operands = |n: &Narrow| -> [String; 4] {
         [&n.query.value, &n.key.value, &n.values.value, &n.probabilities.0].map(String::clone)
@@ -42,7 +47,7 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[ArrayD<f32>]) ->
     let mut results: Vec<String> = narrows.iter().flat_map(operands).collect();
     results.sort_unstable();
     results.dedup();
-    let (part, input) = network.whole(&results);
+    let part = network.whole(&results);
     let outputs: Vec<Mat<f64>> = narrows.iter().map(|n| network.output_of_heads(n.layer)).collect::<Result<_>>()?;
     let mut sums: Vec<Vec<[Mat<f64>; 3]>> =
         narrows.iter().map(|n| (0..n.heads).map(|_| [0; 3].map(|_| Mat::zeros(n.of[0], n.of[0]))).collect()).collect();
@@ -51,7 +56,8 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[ArrayD<f32>]) ->
         let parts: Vec<Vec<Vec<[Mat<f64>; 3]>>> = group
             .par_iter()
             .map(|image| {
-                let values = part.run(&Values::from([(input.clone(), image.clone())]))?;
+                let values = part.run(image)?;
+                let real = |axis: &[Factor]| network.mask.as_ref().and_then(|mask| mask.along(axis, image));
                 let value = |name: &str| results.iter().position(|r| r == name).map(|i| &values[i]);
                 narrows
                     .iter()
@@ -68,7 +74,8 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[ArrayD<f32>]) ->
                             let Some(value) = value(name) else { bail!(Internal, "the value `{name}` was not kept") };
                             matrices.push(layout.matrix(value)?);
                         }
-                        Ok((0..n.heads).map(|h| head_sums(n, h, &matrices, w)).collect())
+                        let real = [&n.query.axis, &n.key.axis].map(|axis| real(axis));
+                        Ok((0..n.heads).map(|h| head_sums(n, h, &matrices, w, &real)).collect())
                     })
                     .collect::<Result<_>>()
             })
@@ -97,9 +104,16 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[ArrayD<f32>]) ->
         .collect())
 }
 
-/// Sums over one image: q qᵀ, k̃ k̃ᵀ, and M Mᵀ over queries, where M = Σ p k̃ uᵀ − (Σ p k̃)(Σ p u)ᵀ and u uᵀ is what
-/// values become in the stream.
-fn head_sums(n: &Narrow, h: usize, matrices: &[Array2<f32>], output: &Mat<f64>) -> [Mat<f64>; 3] {
+/// Sums over one sample: q qᵀ, k̃ k̃ᵀ, and M Mᵀ over queries, where M = Σ p k̃ uᵀ − (Σ p k̃)(Σ p u)ᵀ
+/// and u uᵀ is what values become in the stream. Of queries and of keys those that are `real` count, where these are
+/// named.
+fn head_sums(
+    n: &Narrow,
+    h: usize,
+    matrices: &[Array2<f32>],
+    output: &Mat<f64>,
+    real: &[Option<Vec<usize>>; 2],
+) -> [Mat<f64>; 3] {
     let [d, e] = n.of;
     let (tq, tk) = (n.query.tokens, n.key.tokens);
     let mut sums = [0; 3].map(|_| Mat::<f64>::zeros(d, d));
@@ -114,15 +128,18 @@ fn head_sums(n: &Narrow, h: usize, matrices: &[Array2<f32>], output: &Mat<f64>) 
             let flat = m.slice(s![window.min(m.nrows() - 1), h * rows * columns..(h + 1) * rows * columns]);
             flat.to_owned().into_shape_with_order((rows, columns)).unwrap_or_default()
         };
-        let (q, mut k) = (of(&matrices[0], tq, d), of(&matrices[1], tk, d));
-        let (v, p) = (of(&matrices[2], tk, e), of(&matrices[3], tq, tk));
+        let [queries, keys] = real.each_ref().map(Option::as_deref);
+        let q = chosen(of(&matrices[0], tq, d), queries);
+        let (mut k, v) = (chosen(of(&matrices[1], tk, d), keys), chosen(of(&matrices[2], tk, e), keys));
+        let p = chosen(chosen(of(&matrices[3], tq, tk), queries).reversed_axes(), keys).reversed_axes();
+        let tq = q.nrows();
         if let Some(mean) = k.mean_axis(ndarray::Axis(0)) {
             k -= &mean;
         }
         let u = product(v.view(), root.view());
         add(&mut sums[0], product(q.t(), q.view()).view());
         add(&mut sums[1], product(k.t(), k.view()).view());
-        for i in (0..tq).step_by(tq.div_ceil(QUERIES)) {
+        for i in (0..tq).step_by(tq.div_ceil(QUERIES).max(1)) {
             let p = p.row(i);
             let mut weighted = u.clone();
             let mut mean_u = vec![0.0; e];

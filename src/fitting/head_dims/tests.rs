@@ -36,13 +36,14 @@ fn check(path: &str, joint: bool, kept: &[usize]) {
     let mut model = Model::open(std::path::Path::new(path)).unwrap();
     crate::graph::prepare(&mut model).unwrap();
     let pinned = pin(&model).unwrap();
-    let network = Network::new(&runtime, &pinned).unwrap();
+    let network = Network::new(&runtime, &pinned, None).unwrap();
     let found = narrows(&runtime, &network.typing, &pinned).unwrap();
     let n = found.iter().find(|n| n.layer == 1).unwrap_or_else(|| panic!("{path}: none of {}", found.len()));
     assert_eq!(n.is_joint(), joint, "{path}");
     let input = crate::graph::data_inputs(pinned.graph())[0].name().to_string();
     let shape = network.typing.shape(&input).unwrap();
-    let images: Vec<ArrayD<f32>> = (0..6).map(|i| image(&shape, i)).collect();
+    let view = |i| Values::from([(input.clone(), image(&shape, i))]);
+    let images: Vec<Values> = (0..6).map(view).collect();
     let i = network.site_of_heads(n.layer).unwrap();
     let statistics = network.statistics(&images, &|_, _| {}).unwrap();
     let measured = measure(&network, std::slice::from_ref(n), &images).unwrap();
@@ -56,10 +57,10 @@ fn check(path: &str, joint: bool, kept: &[usize]) {
         [Cut { narrow: n, measured: &measured[0], statistics: &statistics[i], layer: n.layer, heads: heads.clone() }];
     let child = write(&runtime, &network, &cuts, &pin(&thin).unwrap(), &thin).unwrap();
     let child = pin(&child).unwrap();
-    let small = Network::new(&runtime, &child).unwrap();
+    let small = Network::new(&runtime, &child, None).unwrap();
     // On the way.
     let stages = network.stages().unwrap();
-    let mut values = stages.start(images[0].clone());
+    let mut values = images[0].clone();
     for s in 0..i {
         stages.advance(s, &mut values).unwrap();
         let rows = network.sites[s].rows(&values).unwrap();
@@ -91,10 +92,10 @@ fn check(path: &str, joint: bool, kept: &[usize]) {
     values.insert(site.output.clone(), site.leaving(&network.typing, &out).unwrap());
     let rest = stages.rest(&runtime, &network.typing, &pinned, i);
     let want = rest.run(&values).unwrap();
-    let (part, input) = small.whole(&small.end);
-    let have = part.run(&Values::from([(input, images[0].clone())])).unwrap();
-    let (whole, input) = network.whole(&network.end);
-    let before = whole.run(&Values::from([(input, images[0].clone())])).unwrap();
+    let part = small.whole(&small.end);
+    let have = part.run(&images[0]).unwrap();
+    let whole = network.whole(&network.end);
+    let before = whole.run(&images[0]).unwrap();
     for ((w, h), b) in want.iter().zip(&have).zip(&before) {
         assert!(close(w, h) < 2e-4, "{path}: {}", close(w, h));
         assert!(close(w, b) > 1e-3, "{path}: cutting half of the dimensions changes nothing");
@@ -152,11 +153,12 @@ fn costs(change: impl Fn(&mut Narrow, &Narrow)) -> Result<DimensionCosts> {
     let mut model = Model::open(std::path::Path::new("models/fashion-vit.onnx")).unwrap();
     crate::graph::prepare(&mut model).unwrap();
     let pinned = pin(&model).unwrap();
-    let network = Network::new(&runtime, &pinned).unwrap();
+    let network = Network::new(&runtime, &pinned, None).unwrap();
     let mut found = narrows(&runtime, &network.typing, &pinned).unwrap();
     let input = crate::graph::data_inputs(pinned.graph())[0].name().to_string();
     let shape = network.typing.shape(&input).unwrap();
-    let images: Vec<ArrayD<f32>> = (0..2).map(|i| image(&shape, i)).collect();
+    let view = |i| Values::from([(input.clone(), image(&shape, i))]);
+    let images: Vec<Values> = (0..2).map(view).collect();
     let statistics = network.statistics(&images, &|_, _| {}).unwrap();
     let (first, mut second) = (found.remove(0), found.remove(0));
     let measured = measure(&network, std::slice::from_ref(&second), &images).unwrap();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, Array3, Array4};
 use ndarray_npy::{NpzReader, NpzWriter, write_npy};
+use offshoot::onnx::Model;
 use serde_json::{Value, json};
 
 use crate::common::binary::{done, json as json_of, offshoot, refused, text};
@@ -179,5 +180,59 @@ pub fn wrong_arrays_are_refused() {
         let output = offshoot(&[&["density", &path][..], flags].concat());
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(2) && told.contains("--inputs <PATH>"), "{told}");
+    }
+}
+
+/// Samples of 40 texts, of which `padding` tokens at the end are none: what stands there is drawn with the seed.
+fn many(folder: &Path, name: &str, padding: usize, seed: usize) -> PathBuf {
+    let length = |row: usize| 4 + (5 * row + row / 7) % 9;
+    let tokens = 12 + padding;
+    let real = |(row, at): (usize, usize)| at < length(row);
+    let id = |(row, at): (usize, usize)| 3 + (7 * row * row + 11 * at * (row + 3) + at) % 37;
+    let junk = |(row, at): (usize, usize)| (seed * (row + 1) + 13 * at) % 40;
+    let ids = Array2::from_shape_fn((40, tokens), |p| if real(p) { id(p) } else { junk(p) } as i64);
+    let mask = Array2::from_shape_fn((40, tokens), |p| i64::from(real(p)));
+    let types = Array2::from_shape_fn((40, tokens), |p| i64::from(!real(p) && seed % 2 == 1));
+    archive(folder, name, &[("input_ids", &ids), ("attention_mask", &mask), ("token_type_ids", &types)])
+}
+
+/// A child is fitted on real tokens: what stands where padding is, and how much of it there is, changes nothing but
+/// what is rounded; its inputs are those of its ancestor, and fits hold for texts of other lengths.
+pub fn children_are_fitted_on_real_tokens(kind: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let [calm, wild, long] = [("calm", 0, 0), ("wild", 0, 5), ("long", 3, 8)]
+        .map(|(name, padding, seed)| many(folder.path(), &format!("{name}.npz"), padding, seed));
+    let test = root().join(FOLDER).join("texts.npz");
+    for model in MODELS {
+        let path = format!("{FOLDER}/{model}.onnx");
+        let child = |name: &str| folder.path().join(format!("{name}.onnx"));
+        let shrink = |inputs: &Path, name: &str| {
+            let command =
+                ["shrink", &path, "--inputs", text(inputs), "--to", "50%", "--min-ffn", "2", "--multiple-of", "2"];
+            let output = child(name);
+            json_of(&[&command[..], &["--runtime", kind, "--json", "--force", "-o", text(&output)]].concat())
+        };
+        let apart = |name: &str, other: &str| {
+            let (a, b) = (child(name), child(other));
+            let compare =
+                ["compare", text(&a), text(&b), "--inputs", text(&test), "--runtime", kind, "--runs", "1", "--json"];
+            json_of(&compare)
+        };
+        let found = shrink(&calm, "calm");
+        let error = found["descendants"][0]["error"].as_f64().unwrap();
+        assert!(error > 0.0 && error < 0.1, "{model}: {error}");
+        assert_eq!(found["input"]["tokens"]["mask"], json!("attention_mask"));
+        for (inputs, name) in [(&wild, "wild"), (&long, "long")] {
+            let other = shrink(inputs, name);
+            agree(&other["descendants"][0]["error"], &json!(error), 1e-4, &format!("{model}, {name}"));
+            let found = apart("calm", name);
+            assert!(found["relative_error"].as_f64().unwrap() < 1e-3, "{model}, {name}: {found}");
+        }
+        // It says what its ancestor says, as far as half of it can, and takes what that takes.
+        let files = [root().join(&path), child("calm")].map(|path| Model::open(path).unwrap());
+        assert_eq!(files[0].graph().input, files[1].graph().input);
+        fs::copy(root().join(&path), child("ancestor")).unwrap();
+        let found = apart("ancestor", "calm");
+        assert!(found["correlation"].as_f64().unwrap() > 0.9, "{model}: {found}");
     }
 }
