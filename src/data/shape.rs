@@ -78,6 +78,9 @@ fn no_images(typing: &Typing) -> Error {
                  `grow --no-images` need none",
             )
         }
-        None => error("the model has no input of four dimensions".into()).hint("give the image encoder"),
+        None => error("the model has no input of four dimensions".into()).hint(
+            "`density`, `compare` and `shrink` take arrays for its inputs instead: --inputs FILE.npz; `inspect` and \
+             `grow --no-images` need none",
+        ),
     }
 }

@@ -85,8 +85,8 @@ struct Narrowed {
 pub const MEMORY: u64 = 4 << 30;
 
 impl<'m> Shrinker<'m> {
-    /// Prepares an ancestor. `pinned` is the model as [`pin_on`] gives it; `runtime` should have one thread, as images are
-    /// worked on side by side by the threads of rayon's pool.
+    /// Prepares an ancestor. `pinned` is the model as [`pin_on`] gives it; `runtime` should have one thread, as images
+    /// are worked on side by side by the threads of rayon's pool.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a learngene whose heads are shared, and those of [`Network::new`].

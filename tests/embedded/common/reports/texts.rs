@@ -176,6 +176,12 @@ pub fn wrong_arrays_are_refused() {
     );
     refused(&["density", &path, "--inputs", "Cargo.toml"], &["neither an .npz archive nor a safetensors file"]);
     refused(&["density", &path, "--inputs", "missing.npz"], &["no such file", "an .npz archive"]);
+    // Without arrays the way out is named.
+    refused(&["shrink", &path, "--to", "50%", "-o", "child.onnx"], &["calibrates the ancestor on samples", "--inputs"]);
+    refused(
+        &["density", &path, "--images", "fixtures/fashion-png"],
+        &["takes no images", "arrays for its inputs instead: --inputs FILE.npz"],
+    );
     for flags in [&["--inputs", &fixture, "--images", "photos"][..], &[]] {
         let output = offshoot(&[&["density", &path][..], flags].concat());
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
