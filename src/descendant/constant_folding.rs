@@ -9,19 +9,22 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::decided::{self, Verdict};
 use super::scales::fold_scales;
 use crate::axes::arithmetic::Known;
 use crate::axes::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Names, data_inputs, declare_dim, declared_dims, element_types};
+use crate::graph::{self, Builder, Names, data_inputs, declare_dim, declared_dims, element_types};
 use crate::onnx::proto::{GraphProto, TensorProto, ValueInfoProto};
-use crate::onnx::{DataType, Model, payload, tensor_from_i64, tensor_info};
+use crate::onnx::{DataType, Model, payload, tensor_from_i64, tensor_info, to_i64};
 use crate::runtime::{Runtime, can_evaluate};
 
 /// A value of up to this many bytes is always worth writing down.
 const SMALL: u64 = 64 << 10;
 /// A larger one may take this many times the bytes of the weights that are gone with it.
 const GROWTH: u64 = 8;
+/// A condition of more bytes is not looked at.
+const LARGEST_CONDITION: u64 = 256 << 20;
 
 /// Replaces what depends on weights and shapes alone by weights. An image size that the graph leaves open becomes
 /// `image` (height, width); the batch size may stay open. Values that would make the file much larger are left as they
@@ -42,6 +45,11 @@ pub fn fold_constants(runtime: &Arc<Runtime>, model: &Model, image: Option<[usiz
         )
         .at(&model.path)
         .hint("give the size with --image-size"));
+    }
+    loop {
+        let decided = Folder::new(&model)?.decided(runtime)?;
+        let Some(graph) = decided else { break };
+        model.proto.graph = Some(graph);
     }
     model.proto.graph = Some(Folder::new(&model)?.fold(runtime)?);
     Ok(model)
@@ -70,6 +78,16 @@ fn fix_size(graph: &mut GraphProto, size: [usize; 2]) {
             return;
         }
     }
+}
+
+/// The first operator set with Expand.
+const EXPAND: i64 = 8;
+
+/// The truth value that all elements of a tensor have, where it is one.
+fn one_value(t: &TensorProto) -> Option<bool> {
+    let truths: Vec<bool> = to_i64(t).ok()?.into_iter().map(|n| n != 0).collect();
+    let first = *truths.first()?;
+    truths.iter().all(|&truth| truth == first).then_some(first)
 }
 
 struct Folder<'m> {
@@ -122,6 +140,79 @@ impl<'m> Folder<'m> {
     fn maker(&self, value: &str) -> Option<usize> {
         let k = self.typing.links().maker(value)?;
         (self.model.graph().node[k].op_type() != "Constant").then_some(k)
+    }
+
+    /// The graph without the choices that constants decide; `None` where there is none.
+    fn decided(&self, runtime: &Arc<Runtime>) -> Result<Option<GraphProto>> {
+        let graph = self.model.graph();
+        let is_constant = |x: &str| {
+            let is_bool = self.types.get(x) == Some(&DataType::Bool);
+            is_bool && self.typing.is_constant(x) && self.bytes(x).is_some_and(|n| n <= LARGEST_CONDITION)
+        };
+        let input = |(k, j): (usize, usize)| graph.node[k].input[j].as_str();
+        let found: Vec<(usize, usize)> = decided::conditions(graph).filter(|&at| is_constant(input(at))).collect();
+        let mut computed: Vec<&str> =
+            found.iter().map(|&at| input(at)).filter(|x| !self.typing.weights.contains_key(x)).collect();
+        computed.sort_unstable();
+        computed.dedup();
+        // A condition may be as long as the batch: it has to be the same throughout, whatever that is.
+        let truths = |typing: &Typing| -> Result<HashMap<String, bool>> {
+            let tensors = self.evaluated(&computed, |x| typing.known.get(x), runtime)?;
+            Ok(tensors.iter().filter_map(|t| Some((t.name().to_string(), one_value(t)?))).collect())
+        };
+        // What the runtime does not know decides nothing.
+        let (here, there) = (truths(&self.typing).unwrap_or_default(), truths(&self.other).unwrap_or_default());
+        let same = |x: &str| here.get(x).filter(|truth| there.get(x) == Some(truth)).copied();
+        let value = |x: &str| same(x).or_else(|| one_value(self.typing.weights.get(x)?));
+        let mut out = graph.clone();
+        let mut builder = Builder::new(graph, self.typing.opset, "offshoot");
+        let mut done = HashSet::new();
+        for (k, j) in found {
+            let node = &graph.node[k];
+            let left = value(node.input[j].as_str()).and_then(|value| decided::verdict(node, j, value));
+            match left.filter(|_| !done.contains(&k)) {
+                Some(Verdict::Is(j)) => {
+                    let Some(target) = self.shape_to_expand(&node.input[j], &node.output[0]) else { continue };
+                    let target = (!target.is_empty()).then(|| builder.operand(&target));
+                    decided::replace(&mut out, k, j, target.as_deref());
+                }
+                Some(Verdict::Without(j)) => {
+                    out.node[k].input[j].clear();
+                    while out.node[k].input.last().is_some_and(String::is_empty) {
+                        out.node[k].input.pop();
+                    }
+                }
+                None => continue,
+            }
+            done.insert(k);
+        }
+        if done.is_empty() {
+            return Ok(None);
+        }
+        builder.finish(&mut out);
+        graph::prune(&mut out);
+        Ok(Some(out))
+    }
+
+    /// What a value has to be expanded to, to have the shape of another one; nothing where it has it. `None` where that
+    /// depends on the batch, or the operator set knows no Expand.
+    fn shape_to_expand(&self, value: &str, like: &str) -> Option<Vec<i64>> {
+        let shapes = |x: &str| Some([self.typing.shape(x)?, self.other.shape(x)?]);
+        let (own, wanted) = (shapes(value)?, shapes(like)?);
+        let skip = wanted[0].len().checked_sub(own[0].len())?;
+        let axis = |axis: usize| {
+            let [was, other] = [0, 1].map(|t| axis.checked_sub(skip).map(|a| own[t][a]));
+            let [n, m] = [wanted[0][axis], wanted[1][axis]];
+            match (was, other) == (Some(n), Some(m)) {
+                true => Some(1),
+                false => (n == m).then_some(n as i64),
+            }
+        };
+        let target: Vec<i64> = (0..wanted[0].len()).map(axis).collect::<Option<_>>()?;
+        match skip == 0 && target.iter().all(|&n| n == 1) {
+            true => Some(Vec::new()),
+            false => (self.typing.opset >= EXPAND).then_some(target),
+        }
     }
 
     fn fold(self, runtime: &Arc<Runtime>) -> Result<GraphProto> {
@@ -184,26 +275,38 @@ impl<'m> Folder<'m> {
 
     /// The nodes that a constant is computed by.
     fn cone(&self, value: &str) -> HashSet<usize> {
-        let is_computed = |x: &str| self.maker(x).is_some() && (x == value || self.known(x).is_none());
-        self.typing.links().upstream([value]).along(is_computed).nodes().collect()
+        self.made_by(value, |x| self.known(x).is_some())
     }
 
-    fn known_tensor(&self, value: &str) -> Option<TensorProto> {
-        self.known(value)?.tensor(value, *self.types.get(value)?)
+    /// The nodes that a value is computed by, up to values that are known.
+    fn made_by(&self, value: &str, is_known: impl Fn(&str) -> bool) -> HashSet<usize> {
+        let is_computed = |x: &str| self.maker(x).is_some() && (x == value || !is_known(x));
+        self.typing.links().upstream([value]).along(is_computed).nodes().collect()
     }
 
     /// The tensors of constants: from the typing where it knows them, else from one run of the nodes that make them.
     fn values(&self, wanted: &[&str], runtime: &Arc<Runtime>) -> Result<Vec<TensorProto>> {
+        self.evaluated(wanted, |x| self.known(x), runtime)
+    }
+
+    /// [`Self::values`], where something else is known.
+    fn evaluated<'k>(
+        &self,
+        wanted: &[&str],
+        known: impl Fn(&str) -> Option<&'k Known>,
+        runtime: &Arc<Runtime>,
+    ) -> Result<Vec<TensorProto>> {
+        let known_tensor = |x: &str| known(x)?.tensor(x, *self.types.get(x)?);
         let graph = self.model.graph();
         let mut made: HashMap<String, TensorProto> = HashMap::new();
         let mut run = GraphProto { name: Some("constants".into()), ..Default::default() };
         let (mut nodes, mut operands) = (HashSet::new(), HashSet::new());
         for &value in wanted {
-            if let Some(t) = self.known_tensor(value) {
+            if let Some(t) = known_tensor(value) {
                 made.insert(value.to_string(), t);
                 continue;
             }
-            nodes.extend(self.cone(value));
+            nodes.extend(self.made_by(value, |x| known(x).is_some()));
             let kind = self.types.get(value).copied().unwrap_or(DataType::Float);
             run.output.push(tensor_info(value, kind, &[]));
         }
@@ -222,11 +325,11 @@ impl<'m> Folder<'m> {
                 }
                 let tensor = match self.typing.weights.get(x) {
                     Some(t) => Some(TensorProto { name: Some(x.to_string()), ..(*t).clone() }),
-                    None => self.known_tensor(x),
+                    None => known_tensor(x),
                 };
                 run.initializer.extend(tensor);
                 if let Some(k) = self.typing.links().maker(x).filter(|_| !self.typing.weights.contains_key(x))
-                    && self.known(x).is_none()
+                    && known(x).is_none()
                 {
                     run.node.insert(0, graph.node[k].clone());
                 }

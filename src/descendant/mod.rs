@@ -9,6 +9,7 @@
 
 mod choice;
 mod constant_folding;
+mod decided;
 mod depth;
 mod grow;
 mod image_size;

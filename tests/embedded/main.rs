@@ -4,6 +4,7 @@ mod anatomy;
 mod cli;
 mod clusters;
 mod common;
+mod decided;
 mod dequantize;
 mod fitting;
 mod forms;
