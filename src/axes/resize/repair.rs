@@ -29,6 +29,8 @@ pub(super) struct Repair<'t, 'm> {
     pub(super) recomputed: HashMap<(usize, Vec<String>), Vec<String>>,
     /// Numbers that took the place of others.
     pub(super) numbers: Vec<(Known, DataType, String)>,
+    /// True while numbers are written where the exporter left -1 for what is resized.
+    pub(super) names_counts: bool,
     /// The first node whose computed shape may not fit every batch.
     pub(super) scaled: Option<usize>,
     /// Known values that a division has a part in: they may be right at one batch and wrong at another.
@@ -69,6 +71,7 @@ pub(super) fn repair(
         corrected: HashMap::new(),
         recomputed: HashMap::new(),
         numbers: Vec::new(),
+        names_counts: false,
         scaled: None,
         divided: HashSet::new(),
     };

@@ -79,6 +79,21 @@ impl Cone {
         cone
     }
 
+    /// The nodes that compute something else under changes of constants, in order.
+    fn changed(&self, typing: &Typing, changes: &Changes) -> Vec<usize> {
+        let mut values: HashSet<&str> = HashSet::new();
+        let mut nodes = Vec::new();
+        for &k in &self.nodes {
+            let node = &typing.graph.node[k];
+            let direct = (0..node.input.len()).any(|j| changes.contains_key(&(k, j)));
+            if direct || node.input.iter().any(|x| values.contains(x.as_str())) {
+                values.extend(node.output.iter().map(String::as_str).filter(|o| !o.is_empty()));
+                nodes.push(k);
+            }
+        }
+        nodes
+    }
+
     /// Other numbers that a constant may have wherever it is used, and then in one place: resized by one of the ratios,
     /// or what is wanted.
     fn candidates<'c>(
@@ -116,25 +131,25 @@ impl Repair<'_, '_> {
     /// Corrects a shape operand: in place where it is constant; where it is computed (from the batch, say), at the
     /// constants that carry what was resized. Behind a division of whole numbers it would be too late: half the heads
     /// of one image are no image. Where no constant is found a multiplication and a division stand behind it.
+    ///
+    /// Where the exporter left -1 for what is resized (`[.., -1, 32]`), the number is written, as far as that takes no
+    /// more than other constants: whoever reads heads off a shape finds those of the child.
     pub(super) fn shape_operand(&mut self, k: usize, node: &mut NodeProto, j: usize) -> Result<()> {
         let was = &self.typing.graph.node[k];
         let have = self.operand(&node.input[j])?;
+        self.names_counts = true;
+        let leaves_count = !self.agreement(was, &have).0.iter().all(|&r| r);
+        let named = leaves_count.then(|| self.at_constants(was, node, j, &have));
+        self.names_counts = false;
+        if named == Some(true) {
+            return Ok(());
+        }
         let (right, want) = self.agreement(was, &have);
         let agrees = right.iter().all(|&r| r);
         if agrees && !self.divided.contains(&node.input[j]) {
             return Ok(());
         }
-        if self.constants.contains(&node.input[j]) {
-            if agrees {
-                return Ok(());
-            }
-            let values: Vec<i64> =
-                have.iter().zip(&want).zip(&right).map(|((&h, &w), &r)| if r { h } else { w }).collect();
-            node.input[j] = self.builder.operand(&values);
-            return Ok(());
-        }
-        if let Some(corrected) = self.at_its_constants(was, &node.input[j]) {
-            node.input[j] = corrected;
+        if self.at_constants(was, node, j, &have) {
             return Ok(());
         }
         self.scaled.get_or_insert(k);
@@ -160,6 +175,35 @@ impl Repair<'_, '_> {
         Ok(())
     }
 
+    /// Corrects a shape operand that is constant, or is computed of constants that can be others; false where neither
+    /// helps.
+    fn at_constants(&mut self, was: &NodeProto, node: &mut NodeProto, j: usize, have: &[i64]) -> bool {
+        if self.constants.contains(&node.input[j]) {
+            let (right, want) = self.agreement(was, have);
+            if !right.iter().all(|&r| r) {
+                let values = have.iter().zip(&want).zip(&right).map(|((&h, &w), &r)| if r { h } else { w });
+                node.input[j] = self.builder.operand(&values.collect::<Vec<i64>>());
+            }
+            return true;
+        }
+        let corrected = self.at_its_constants(was, &node.input[j]);
+        let found = corrected.is_some();
+        node.input[j] = corrected.unwrap_or_else(|| std::mem::take(&mut node.input[j]));
+        found
+    }
+
+    /// True where an axis of a value is made of nothing but what gets another number of elements, for every image.
+    fn is_count(&self, value: &str, axis: usize) -> bool {
+        let of_image = |f: &Factor| self.typing.factors.spatial(*f).is_some();
+        let changes = |f: &Factor| {
+            let now = self.plan.gathers.get(f).map(Vec::len);
+            now.is_some_and(|n| n != self.typing.factors.factor_size(*f))
+        };
+        let dim = self.typing.dims.get(value).and_then(|dims| dims.get(axis));
+        let leaves = dim.map(|d| self.typing.factors.leaves(d)).unwrap_or_default();
+        !leaves.is_empty() && leaves.iter().all(changes) && !self.plan.gathers.keys().any(of_image)
+    }
+
     /// Which elements of a shape operand agree with the typing, and what it wants of each.
     fn agreement(&self, was: &NodeProto, have: &[i64]) -> (Vec<bool>, Vec<i64>) {
         let op = was.op_type();
@@ -170,7 +214,8 @@ impl Repair<'_, '_> {
         let allow_zero = was.int("allowzero").unwrap_or(0) != 0;
         let agrees = |(i, (&h, &w)): (usize, (&i64, &i64))| match op {
             _ if h == w => true,
-            "Reshape" => h == -1 || (h == 0 && !allow_zero && source.get(i) == Some(&(w as usize))),
+            "Reshape" if h == -1 => !(self.names_counts && self.is_count(&was.output[0], skip + i)),
+            "Reshape" => h == 0 && !allow_zero && source.get(i) == Some(&(w as usize)),
             "Expand" => h == 1,
             _ => false,
         };
@@ -206,13 +251,13 @@ impl Repair<'_, '_> {
             (changes, good) = better?;
         }
         let value = self.computed(operand, &cone, &changes)?;
+        let changed = cone.changed(self.typing, &changes);
+        if self.names_counts && !self.replaces_all(&changed, operand, &value) {
+            return None;
+        }
         let mut renamed: HashMap<&str, String> = HashMap::new();
-        for &k in &cone.nodes {
+        for k in changed {
             let node = &self.typing.graph.node[k];
-            let changed = (0..node.input.len()).any(|j| changes.contains_key(&(k, j)));
-            if !changed && !node.input.iter().any(|x| renamed.contains_key(x.as_str())) {
-                continue;
-            }
             let mut copy = node.clone();
             for (j, x) in copy.input.iter_mut().enumerate() {
                 if let Some((number, kind)) = changes.get(&(k, j)) {
@@ -230,6 +275,19 @@ impl Repair<'_, '_> {
         let name = renamed.get(operand)?.clone();
         self.corrected.entry(operand.to_string()).or_default().push((name.clone(), value));
         Some(name)
+    }
+
+    /// True where nobody needs the nodes of a shape operand as they were, if its value becomes `value`: the new ones
+    /// then take their place.
+    fn replaces_all(&self, changed: &[usize], operand: &str, value: &[i64]) -> bool {
+        let (graph, links) = (self.typing.graph, self.typing.links());
+        let fits = |k: &usize, x: &str| {
+            let node = &graph.node[*k];
+            let takes = node.op_type() == "Reshape" && x == operand && node.input.first().is_some_and(|i| i != x);
+            takes && self.agreement(node, value).0.iter().all(|&r| r)
+        };
+        let all = |x: &str| links.users(x).iter().all(|k| changed.contains(k) || fits(k, x));
+        changed.iter().all(|&k| links.outputs(k).all(all))
     }
 
     /// A number as a constant of the graph, the same for equal numbers.
