@@ -141,7 +141,7 @@ pub fn declared_inputs(model: &Model) -> Vec<ValueInfoProto> {
         for like in &fed.like {
             let of = model.graph().input.iter().find(|v| v.name() == like.input);
             let now = of.and_then(declared_axes).and_then(|d| d.get(like.of)).filter(|d| **d != like.declared).cloned();
-            if let (Some(now), Some(own)) = (now, dims_mut(&mut info).and_then(|d| d.get_mut(like.axis))) {
+            if let (Some(now), Some(own)) = (now, axes_mut(&mut info).and_then(|d| d.get_mut(like.axis))) {
                 *own = now;
             }
         }
@@ -158,7 +158,8 @@ pub fn declared_axes(info: &ValueInfoProto) -> Option<&[Dimension]> {
     }
 }
 
-fn dims_mut(info: &mut ValueInfoProto) -> Option<&mut Vec<Dimension>> {
+/// What a value declares of its axes, to be changed.
+pub(crate) fn axes_mut(info: &mut ValueInfoProto) -> Option<&mut Vec<Dimension>> {
     match info.r#type.as_mut()?.value.as_mut()? {
         type_proto::Value::TensorType(tensor) => Some(&mut tensor.shape.as_mut()?.dim),
         _ => None,

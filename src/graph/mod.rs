@@ -27,11 +27,12 @@ pub use axis::{nearest_axis, nearest_border, resolve_axis};
 pub use batch::{add_batch_axis, has_added_batch, remove_batch_axis};
 pub(crate) use builder::Builder;
 pub use dequantize::dequantize;
+pub(crate) use feed::axes_mut;
 pub use feed::{Length, decides, declared_axes, declared_inputs, feed, is_feed, take_feeds_back};
 pub use input::{Cut, Given, ImageInput, Values, cut, is_integer};
 pub use links::Links;
 pub use names::Names;
-pub(crate) use narrow::{Far, check_known, clamp, clipped};
+pub(crate) use narrow::{Far, check_known, clamp, clipped, split_half_gemms};
 pub use narrow::{FloatType, cast, convert, convert_but};
 pub use nodes::{
     Attributes, float_attribute, floats_attribute, int_attribute, ints_attribute, is_standard, node, string_attribute,

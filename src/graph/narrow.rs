@@ -1,10 +1,11 @@
 //! Half precision: a graph that computes in float32 made to compute in float16 or bfloat16.
 //!
-//! Inputs and outputs of the graph stay as they are. What the data flow through becomes half, with three exceptions
+//! Inputs and outputs of the graph stay as they are. What the data flow through becomes half, with four exceptions
 //! that stay in float32 between casts: operators that ONNX does not define for the type at the model's operator set,
 //! operators that square, sum, exponentiate or take roots (a norm or a Softmax that an exporter took apart would
-//! overflow float16, and half-precision exporters widen there, too), and arithmetic that no image reaches, such as
-//! shape arithmetic, position grids and rotary angles.
+//! overflow float16, and half-precision exporters widen there, too), arithmetic that no image reaches, such as shape
+//! arithmetic, position grids and rotary angles, and in float16 the fused `Attention` of ONNX, whose kernels round the
+//! scores to its own type whatever `softmax_precision` says.
 //!
 //! Numbers beyond the range of the type become its largest, in tensors and where what is computed of them in float32 is
 //! cast. Masks are full of them: the smallest float32 stands for minus infinity and must not become it, or a row that
@@ -166,10 +167,30 @@ fn narrow(graph: &mut GraphProto, half: DataType, opset: i64, wide: &HashSet<Str
         work.out.push(cast(&inside, output, DataType::Float));
     }
     graph.node = work.out;
+    split_half_gemms(graph);
     graph.value_info.retain(|v| !work.floats.contains(v.name()));
     work.clamped.sort();
     work.clamped.dedup();
     Ok(work.clamped)
+}
+
+/// Gives the bias of every Gemm in float16 a sum of its own: tract multiplies it by a float32, which a half bias is not
+/// compatible with (seen with 0.23).
+pub(crate) fn split_half_gemms(graph: &mut GraphProto) {
+    let types = element_types(graph);
+    let plain = |n: &NodeProto, scale| n.float(scale).is_none_or(|s| s == 1.0);
+    let is_half = |n: &NodeProto| n.input.get(2).is_some_and(|c| types.get(c.as_str()) == Some(&DataType::Float16));
+    let split = |n: &NodeProto| n.op_type() == "Gemm" && is_half(n) && plain(n, "alpha") && plain(n, "beta");
+    let chosen: Vec<usize> = (0..graph.node.len()).filter(|&k| split(&graph.node[k])).collect();
+    let mut names = Names::new(graph);
+    for k in chosen.into_iter().rev() {
+        let gemm = &mut graph.node[k];
+        let (bias, output) = (gemm.input.remove(2), gemm.output[0].clone());
+        let product = names.fresh(&format!("{output}/product"));
+        gemm.output[0] = product.clone();
+        let sum = new_node("Add", &[&product, &bias], &[&output], vec![]);
+        graph.node.insert(k + 1, NodeProto { name: Some(format!("{output}/sum")), ..sum });
+    }
 }
 
 /// The largest number of a half-precision type.
@@ -263,10 +284,10 @@ fn value_attribute(t: TensorProto) -> AttributeProto {
 }
 
 /// True where an input has the element type that the node computes in: the scales of a Resize are float32 always, and a
-/// Cast takes what there is.
+/// Cast takes what there is, as does what asks for a shape.
 fn follows(node: &NodeProto, input: usize) -> bool {
     match node.op_type() {
-        "Cast" => false,
+        "Cast" | "Shape" | "Size" => false,
         "Resize" | "Dropout" => input == 0,
         _ => true,
     }
@@ -310,6 +331,8 @@ impl Plan {
             let is_large = element_count(t).is_ok_and(|n| n >= LARGE) && !outputs.contains(t.name());
             if is_large { &mut narrow } else { &mut small }.insert(t.name().to_string());
         }
+        let products: HashSet<&str> =
+            graph.node.iter().filter(|n| n.op_type() == "MatMul").flat_map(|n| &n.input).map(String::as_str).collect();
         let mut used: [HashSet<String>; 2] = Default::default();
         let mut halves = Vec::with_capacity(graph.node.len());
         for (k, node) in graph.node.iter().enumerate() {
@@ -320,7 +343,8 @@ impl Plan {
             let touches = node.input.iter().chain(&node.output).any(|x| floats.contains(x));
             let halved = |x: &String| narrow.contains(x);
             let op = ops::of(node);
-            let stays = node.input.iter().chain(&node.output).any(|x| wide.contains(x));
+            let stays = node.input.iter().chain(&node.output).any(|x| wide.contains(x))
+                || (half == DataType::Float16 && moves_batch(node) && products.contains(node.output[0].as_str()));
             let is_half = touches
                 && !stays
                 && can_be_half(node, half, opset)
@@ -344,10 +368,18 @@ impl Plan {
     }
 }
 
+/// True for a Transpose that leaves the last axis where it is. ONNX Runtime makes one in float16 part of the product
+/// behind it on the processor, and then crashes (seen with 1.24 and 1.32).
+fn moves_batch(node: &NodeProto) -> bool {
+    let perm = node.ints("perm").filter(|_| node.op_type() == "Transpose").unwrap_or_default();
+    perm.last().is_some_and(|&last| last + 1 == perm.len() as i64)
+}
+
 fn can_be_half(node: &NodeProto, half: DataType, opset: i64) -> bool {
     let squares = node.op_type() == "Mul" && node.input.first() == node.input.get(1);
     let op = ops::of(node);
-    !squares && op.is_of(node) && op.half(half).is_some_and(|since| opset >= since)
+    let rounds = half == DataType::Float16 && op.is(Mark::Rounds);
+    !squares && !rounds && op.is_of(node) && op.half(half).is_some_and(|since| opset >= since)
 }
 
 struct Narrowing {
@@ -543,6 +575,40 @@ mod tests {
         let error = convert(&mut model(12), FloatType::Bf16).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.hint_text().unwrap().contains("fp16"));
+    }
+
+    /// tract takes no float16 bias in a Gemm, and kernels of the fused attention overflow in float16.
+    #[test]
+    fn in_float16_biases_have_sums_of_their_own_and_fused_attention_stays_float32() {
+        let graph = GraphProto {
+            node: vec![
+                new_node("Gemm", &["x", "w", "b"], &["q"], vec![]),
+                new_node("Unsqueeze", &["q", "axis"], &["one"], vec![]),
+                new_node("Attention", &["one", "one", "one"], &["a"], vec![]),
+                new_node("MatMul", &["a", "w"], &["out"], vec![]),
+            ],
+            initializer: vec![
+                tensor_from_f32("w", DataType::Float, &[40, 40], &[0.5; 1600]),
+                tensor_from_f32("b", DataType::Float, &[40], &[0.25; 40]),
+                crate::onnx::tensor_from_i64("axis", &[1], &[1]),
+            ],
+            input: vec![tensor_info("x", DataType::Float, &[None, Some(40)])],
+            output: vec![tensor_info("out", DataType::Float, &[None, Some(1), Some(40)])],
+            ..Default::default()
+        };
+        let of = Model::from_proto(ModelProto { graph: Some(graph), ..model(23).proto });
+        for (to, gemm) in [(FloatType::Fp16, 2), (FloatType::Bf16, 3)] {
+            let mut m = of.clone();
+            convert(&mut m, to).unwrap();
+            let types = element_types(m.graph());
+            let node = |op: &str| m.graph().node.iter().find(|n| n.op_type() == op);
+            assert_eq!(node("Gemm").unwrap().input.len(), gemm, "{to:?}");
+            assert_eq!(node("Add").map(|n| n.output[0].as_str()), (gemm == 2).then_some("q"));
+            let half = types["q"];
+            assert_ne!(half, DataType::Float);
+            let attention = types[node("Attention").unwrap().output[0].as_str()];
+            assert_eq!(attention, if to == FloatType::Fp16 { DataType::Float } else { half });
+        }
     }
 
     #[test]

@@ -128,6 +128,8 @@ pub enum Mark {
     Heads,
     /// A head dimension passes it between a projection and the attention.
     HeadDim,
+    /// It computes scores inside that it rounds to its own type, whatever their range.
+    Rounds,
     /// It is several operators in one, and taken apart before it is differentiated.
     Composite,
     /// It is younger than the embedded runtime, and taken apart for it.

@@ -183,7 +183,7 @@ pub(super) static TABLE: &[Op] = &[
     op("LSTM", Own).needs(3).halves(1, 22).slots(&[Data, Data, Data, Bias]),
     op("GRU", Own).needs(3).halves(1, 22).slots(&[Data, Data, Data, Bias]),
     // Attention
-    op("Attention", Own).halves(23, 23).cuda(23).slots(&[Data, Data, Data]).then(Slot::Heads),
+    op("Attention", Own).halves(23, 23).cuda(23).slots(&[Data, Data, Data]).then(Slot::Heads).marks(&[Rounds]),
     op("LinearAttention", Own).halves(27, 27).slots(&[Data, Data, Data, Constant]).marks(&[Composite, Recent]),
     op("RotaryEmbedding", Same).halves(23, 23).slots(&[Data]).then(Constant).marks(&[Composite]),
     microsoft("Attention", Own).float16().slots(&[Data, Data, Bias]).then(Slot::Heads),

@@ -18,7 +18,7 @@ use super::kernels;
 use super::start::{Device, Kind, Runtime};
 use crate::axes::{Assumption, Typing, channels_last};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Attributes, data_inputs, declare_dim, declared_dims, declared_type, int_attribute};
+use crate::graph::{self, data_inputs, declare_dim, declared_dims, declared_type, int_attribute};
 use crate::onnx::proto::{GraphProto, NodeProto, ValueInfoProto};
 use crate::onnx::{DataType, Model, Payload, encoded_len};
 use crate::ops::{self, Mark};
@@ -239,27 +239,9 @@ pub(super) fn for_tract(model: &mut Model, assumption: Assumption) -> Result<()>
     if let Some(graph) = taken_apart {
         model.proto.graph = Some(graph);
     }
-    split_half_gemms(model.graph_mut());
+    graph::split_half_gemms(model.graph_mut());
     model.graph_mut().value_info.clear();
     Ok(())
-}
-
-/// tract multiplies the bias of a Gemm by a float32, which a half bias is not compatible with (seen with 0.23): the
-/// bias gets a sum of its own.
-fn split_half_gemms(graph: &mut GraphProto) {
-    let types = graph::element_types(graph);
-    let plain = |n: &NodeProto, scale| n.float(scale).is_none_or(|s| s == 1.0);
-    let is_half = |n: &NodeProto| n.input.get(2).is_some_and(|c| types.get(c.as_str()) == Some(&DataType::Float16));
-    let split = |n: &NodeProto| n.op_type() == "Gemm" && is_half(n) && plain(n, "alpha") && plain(n, "beta");
-    let chosen: Vec<usize> = (0..graph.node.len()).filter(|&k| split(&graph.node[k])).collect();
-    let mut names = graph::Names::new(graph);
-    for k in chosen.into_iter().rev() {
-        let gemm = &mut graph.node[k];
-        let (bias, output) = (gemm.input.remove(2), gemm.output[0].clone());
-        let product = names.fresh(&format!("{output}/product"));
-        gemm.output[0] = product.clone();
-        graph.node.insert(k + 1, graph::node("Add", &[&product, &bias], &[&output], vec![]));
-    }
 }
 
 pub(super) fn load_error(kind: Kind, message: &str) -> Error {
