@@ -24,6 +24,7 @@ mod rules;
 mod sizes;
 mod store;
 mod typing;
+mod value_info;
 
 pub(crate) use batch::mixed_axes;
 pub use batch::{BatchFault, batch_fault, batch_fault_of_all, declared_batch, fix_batch, fix_batches, open_batch};
@@ -31,3 +32,4 @@ pub use factors::{Dim, Factor, Factors, ImageAxis, Mismatch, Spatial};
 pub use rules::explicit_einsum;
 pub(crate) use rules::window_length;
 pub use typing::{Assumption, Conflict, Contraction, Fused, Part, SizeFrom, Typing, Use, channels_last, holds_unread};
+pub use value_info::carry_value_info;

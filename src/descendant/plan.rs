@@ -10,7 +10,7 @@ use super::constant_folding::fold_constants;
 use super::init::{Inherit, Init, LayerSource};
 use super::transform::Transform;
 use super::verification::Verification;
-use crate::axes::{declared_batch, fix_batch, open_batch};
+use crate::axes::{carry_value_info, declared_batch, fix_batch, open_batch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, FloatType};
 use crate::learngene::{Order, parameters};
@@ -189,6 +189,12 @@ impl Descendant {
         }
         self.plan.bytes = encoded_len(&self.model.proto);
         Ok(())
+    }
+
+    /// Declares its values as the exporter of its ancestor declared them: see [`carry_value_info`].
+    pub fn declare_values(&mut self, ancestor: &Model) {
+        carry_value_info(ancestor, &mut self.model);
+        self.plan.bytes = encoded_len(&self.model.proto);
     }
 
     /// Makes it compute in another floating-point type, but for the nodes that make or take some values, where images

@@ -16,7 +16,7 @@ use super::{
     image_input, pin_on, plan, thin,
 };
 use crate::anatomy::Anatomy;
-use crate::axes::Typing;
+use crate::axes::{Typing, carry_value_info};
 use crate::data::{Arrays, Loader, Preprocess};
 use crate::descendant::{fold_constants, has_fixed_size};
 use crate::error::{Error, ErrorKind, Result};
@@ -350,6 +350,7 @@ impl<'m> Job<'m> {
             "seed": self.options.seed,
         });
         child.model.set_metadata(DESCENDANT, description.to_string());
+        carry_value_info(self.ancestor, &mut child.model);
         Ok(())
     }
 }

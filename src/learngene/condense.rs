@@ -7,7 +7,7 @@ use super::clusters::{Cluster, ffn_centroid};
 use super::gene::Learngene;
 use crate::anatomy::{Anatomy, Roles};
 use crate::axes::resize::{Mixture, Plan, mix, take};
-use crate::axes::{Factor, Typing};
+use crate::axes::{Factor, Typing, carry_value_info};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Builder, int_attribute};
 use crate::metadata::{LEARNGENE, SHARE_PREFIX};
@@ -31,6 +31,7 @@ impl Learngene {
             condenser.neurons()?;
             condenser.ffns()?;
             *out.graph_mut() = condenser.finish();
+            carry_value_info(model, &mut out);
         }
         out.set_metadata(
             LEARNGENE,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::run::Validation;
 use crate::anatomy::{ActivationKind, Anatomy, activation, class_factor};
-use crate::axes::Typing;
+use crate::axes::{Typing, carry_value_info};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Builder, int_attribute};
 use crate::metadata::CLASSES;
@@ -122,6 +122,7 @@ pub fn add_classifier(model: &Model, classes: usize, pooling: Option<Pooling>) -
     graph.value_info.clear();
     graph::sort(graph)?;
     graph::prune(graph);
+    carry_value_info(model, &mut out);
     Ok(out)
 }
 

@@ -18,3 +18,9 @@ fn densities_of_every_fixture_equal_their_attention_maps() {
 fn no_child_has_a_node_more_than_its_ancestor() {
     crate::common::nodes::no_child_has_more();
 }
+
+#[test]
+fn children_declare_their_values_as_their_ancestor_does() {
+    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    crate::common::declared::check_all(&runtime);
+}

@@ -114,7 +114,8 @@ pub fn run(c: &RunArgs) -> Result<()> {
     };
 
     output::note("2/4 descendant");
-    let child = named(&c.model, descendant::grow(&source, &gene, &wanted))?;
+    let mut child = named(&c.model, descendant::grow(&source, &gene, &wanted))?;
+    child.declare_values(&model);
     for w in &child.plan.warnings {
         output::warn(w);
     }

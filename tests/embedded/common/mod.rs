@@ -3,6 +3,7 @@
 
 pub mod binary;
 pub mod curves;
+pub mod declared;
 pub mod densities;
 pub mod determinism;
 pub mod forms;
