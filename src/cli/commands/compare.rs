@@ -7,7 +7,7 @@ use clap::Args;
 use ndarray::{ArrayD, Ix4};
 use serde_json::json;
 
-use super::named;
+use super::{named, plain};
 use super::source::{Source, open_both};
 use super::verification::{Verifying, tell};
 use crate::anatomy::{ranking, token_axis};
@@ -113,6 +113,8 @@ pub fn run(c: &CompareArgs) -> Result<()> {
         output::print(&text(&a, &b, times, &measures, &runtime))?;
     }
     tell(&verification);
+    plain::check(a.path, a.model, &c.run.runtime)?;
+    plain::check(b.path, b.model, &c.run.runtime)?;
     match c.tolerance {
         // A comparison with something that is no number is never within a tolerance.
         Some(limit) if measures.relative_error.is_nan() || measures.relative_error > limit => Err(Error::new(

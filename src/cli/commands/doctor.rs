@@ -1,20 +1,27 @@
 //! `offshoot doctor`: what is there to run graphs on.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use serde_json::json;
 
+use super::named;
 use crate::cli::common::RuntimeFlags;
 use crate::cli::output;
 use crate::data::parquet_codecs;
 use crate::error::Result;
 use crate::metadata::schema;
-use crate::runtime::{self, Runtime};
+use crate::runtime::{self, Kind, Options, Runtime};
 
 /// `offshoot doctor`.
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
     #[command(flatten)]
     pub runtime: RuntimeFlags,
+    /// Open a model in a plain session of ONNX Runtime, with every option at its default, and exit with 1 where that
+    /// fails
+    #[arg(long, value_name = "MODEL.onnx")]
+    pub opens: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -22,6 +29,10 @@ pub struct DoctorArgs {
 
 /// Runs the command.
 pub fn run(c: &DoctorArgs) -> Result<()> {
+    if let Some(model) = &c.opens {
+        let options = Options { kind: Kind::Onnxruntime, ..c.runtime.options() };
+        return named(model, Runtime::start(&options)?.open_plain(model));
+    }
     let found: Vec<_> = runtime::candidates()
         .into_iter()
         .map(|path| match runtime::find(Some(&path)) {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::{named, opened, tell_input, warn_skipped};
+use super::{named, opened, plain, tell_input, warn_skipped};
 use crate::anatomy::{Activation, activation, check_classes};
 use crate::axes::Typing;
 use crate::cli::common::values::share;
@@ -123,6 +123,7 @@ pub fn run(c: &EvalArgs) -> Result<()> {
     } else {
         output::print(&text(&result, rate, &runtime.describe()))?;
     }
+    plain::check(&c.model, &model, &c.run.runtime)?;
     match c.at_least {
         Some(least) if result.top1 < least => {
             Err(Error::new(ErrorKind::Check, format!("the top-1 accuracy {:.4} is below {least}", result.top1))

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::condense::condense;
 use super::fitter::{VIEWS, calibrated};
 use super::verification::{NO_VERIFY, Verifying, tell};
-use super::{images, named, open, open_to_run};
+use super::{images, named, open, open_to_run, plain};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::common::values::{batch_axis, image_size};
@@ -195,6 +195,7 @@ pub fn run(c: &GrowArgs) -> Result<()> {
             }
             let transform = fitter.as_ref().and_then(|f| f.source.preprocess());
             keep_transform(&mut child.model, transform, job.shape.image_size)?;
+            child.declare_values(model);
             if let (Some(grown), Some(single)) = (&grown, &single) {
                 let how = Grown { gene, shape: &job.shape, plan: &child.plan, model: grown };
                 let case = Case { ancestor: model, child: single, written: &child.model, grown: Some(how) };
@@ -257,7 +258,7 @@ fn grown_macs(typing: &Typing, size: Option<[usize; 2]>) -> u64 {
 
 fn write(c: &GrowArgs, job: &Job, child: Descendant) -> Result<Plan> {
     if let (false, Some(path)) = (c.dry_run, &job.output) {
-        output::write_model(path, &child.model)?;
+        plain::write_model(path, &child.model, &c.run.runtime)?;
     }
     Ok(child.plan)
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::fitter::{Calibrated, calibrated, calibrated_on};
 use super::source::{Source, open_for};
-use super::{in_type, named, open, open_for_images};
+use super::{in_type, named, open, open_for_images, plain};
 use crate::axes::Typing;
 use crate::cli::common::values::tolerance;
 use crate::cli::common::{RunFlags, SampleFlags};
@@ -327,7 +327,7 @@ impl Made<'_> {
         named(&c.model, in_type(&mut child.model, c.dtype, wide.as_ref()))?;
         job.describe(&mut child, &allocation, images.and_then(|f| f.source.preprocess()))?;
         let milliseconds = latency::side_by_side(&job.runtime, job.ancestor, &child.model, job.sample())?;
-        child.bytes = output::write_model(self.path, &child.model)?;
+        child.bytes = plain::write_model(self.path, &child.model, &c.run.runtime)?;
         let noun = images.map_or("image", |f| f.source.noun().single);
         let report = report(self.path, &allocation, &child, milliseconds, noun);
         if let (Some(file), Some(images)) = (&c.report, images) {

@@ -8,8 +8,9 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use super::{agree, in_type, named, open_to_run, opened, skipped, warn_skipped};
+use super::{agree, in_type, named, open_to_run, opened, plain, skipped, warn_skipped};
 use crate::anatomy::ActivationKind;
+use crate::axes::carry_value_info;
 use crate::cli::common::{DataFlags, OpenFlags, OptimizerKind, RuntimeFlags, TrainingFlags, TransformFlags};
 use crate::cli::output::{self, Bars, check_distinct, check_output, count, write_text};
 use crate::cli::signals;
@@ -116,7 +117,7 @@ impl<'c> Training<'c> {
         session.plan.stop = Some(signals::stop_on_request());
         // Labels that were matched to the model's classes have one name an output.
         let names = self.setup.data.dataset.classes().filter(|_| session.trainer.classes.is_some());
-        let mut watch = Watch::new(self.wanted, &self.outputs, output, names)?;
+        let mut watch = Watch::new(self.asked, self.wanted, &self.outputs, output, names)?;
         let images = session.images();
         output::note(&format!(
             "{} of {} parameters in {} weights, {} images to train on, {} to validate on, {}{}",
@@ -368,6 +369,7 @@ struct Watch<'a> {
     validations: Vec<ValidationReport>,
     names: Option<String>,
     dtype: Option<FloatType>,
+    runtime: RuntimeFlags,
     plot: Option<PathBuf>,
     report: Option<PathBuf>,
     begun: Instant,
@@ -376,7 +378,13 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(wanted: &Wanted, outputs: &Outputs, output: &'a Path, names: Option<&[String]>) -> Result<Self> {
+    fn new(
+        asked: &Asked,
+        wanted: &Wanted,
+        outputs: &Outputs,
+        output: &'a Path,
+        names: Option<&[String]>,
+    ) -> Result<Self> {
         let metrics = match wanted.metrics.filter(|_| parallel::is_first()) {
             None => None,
             Some(path) => {
@@ -399,6 +407,7 @@ impl<'a> Watch<'a> {
             validations: Vec::new(),
             names: names.map(|n| serde_json::to_string(n).unwrap_or_default()),
             dtype: wanted.dtype,
+            runtime: asked.runtime.clone(),
             plot: wanted.plot.map(Path::to_path_buf),
             report: wanted.report.map(Path::to_path_buf),
             begun: Instant::now(),
@@ -419,13 +428,14 @@ impl<'a> Watch<'a> {
         writeln!(file, "{text}").and_then(|()| file.flush()).map_err(failed)
     }
 
-    fn write(&self, model: &Model, path: &Path) -> Result<()> {
-        let mut model = descendant::simplify(model)?;
+    fn write(&self, trained: &Model, path: &Path) -> Result<()> {
+        let mut model = descendant::simplify(trained)?;
         if let Some(names) = &self.names {
             model.set_metadata(CLASSES, names.clone());
         }
         in_type(&mut model, self.dtype, None)?;
-        output::write_model(path, &model)?;
+        carry_value_info(trained, &mut model);
+        plain::write_model(path, &model, &self.runtime)?;
         Ok(())
     }
 
