@@ -7,9 +7,9 @@ use clap::Args;
 use ndarray::{ArrayD, Ix4};
 use serde_json::json;
 
-use super::{named, plain};
 use super::source::{Source, open_both};
 use super::verification::{Verifying, tell};
+use super::{named, plain};
 use crate::anatomy::{ranking, token_axis};
 use crate::axes::Typing;
 use crate::cli::common::values::tolerance;
