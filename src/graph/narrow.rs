@@ -368,8 +368,8 @@ impl Plan {
     }
 }
 
-/// True for a Transpose that leaves the last axis where it is. ONNX Runtime makes one in float16 part of the product
-/// behind it on the processor, and then crashes (seen with 1.24 and 1.32).
+/// True for a Transpose that leaves the last axis where it is. In front of a product it stays in float32: every child
+/// then opens in a plain session of ONNX Runtime.
 fn moves_batch(node: &NodeProto) -> bool {
     let perm = node.ints("perm").filter(|_| node.op_type() == "Transpose").unwrap_or_default();
     perm.last().is_some_and(|&last| last + 1 == perm.len() as i64)
