@@ -211,6 +211,22 @@ fn every_fixture_in_half_precision_says_what_it_said() {
     }
 }
 
+/// ONNX Runtime crashed on a Transpose of the batch in float16 before a product. A file that does not open is not
+/// written.
+#[test]
+fn float16_opens_in_a_plain_session() {
+    let Some(runtime) = runtime() else { return };
+    let library = runtime.library.as_ref().unwrap().path.to_str().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for model in ["torchvision-vit-ts17", "torchvision-vit-dynamo23"] {
+        let (ancestor, child) = (format!("fixtures/graphs/{model}.onnx"), folder.path().join(format!("{model}.onnx")));
+        let half = ["--no-images", "--no-verify", "--dtype", "fp16", "--onnxruntime", library, "-o"];
+        let grown = common::binary::done(&[&["grow", &ancestor][..], &half, &[common::binary::text(&child)]].concat());
+        assert!(!String::from_utf8_lossy(&grown.stderr).contains("not checked"));
+        common::binary::done(&["doctor", "--opens", common::binary::text(&child), "--onnxruntime", library]);
+    }
+}
+
 #[test]
 fn folded_fixtures_give_the_same_outputs() {
     if let Some(runtime) = runtime() {

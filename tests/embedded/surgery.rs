@@ -24,3 +24,8 @@ fn children_declare_their_values_as_their_ancestor_does() {
     let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
     crate::common::declared::check_all(&runtime);
 }
+
+#[test]
+fn children_of_other_heads_say_how_many_they_are() {
+    crate::common::nodes::heads_are_said();
+}

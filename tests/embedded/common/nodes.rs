@@ -74,3 +74,28 @@ fn models(folder: &Path, found: &mut Vec<PathBuf>) {
         }
     }
 }
+
+/// Where the exporter left -1 for the heads, a child of half of them says how many they are.
+pub fn heads_are_said() {
+    for file in ["reports/texts/bert-ts.onnx", "graphs/hf-vit-ts17.onnx"] {
+        let ancestor = opened(&root().join("fixtures").join(file)).unwrap();
+        let typing = Typing::new(&ancestor).unwrap();
+        let gene = Learngene::identity(&typing, &Anatomy::new(&typing).unwrap());
+        let shape = Shape { heads: Heads::Percent(50.0), ..Shape::default() };
+        let child = grow(&ancestor, &gene, &shape).unwrap().model;
+        let heads = gene.layers[0].len() as i64;
+        let (left, said) = (heads_of_targets(&ancestor), heads_of_targets(&child));
+        let open = left.iter().filter(|n| **n == -1).count();
+        assert!(open >= 6, "{file}: {left:?}");
+        assert_eq!(said.iter().filter(|n| **n == heads / 2).count(), open, "{file}: {said:?}");
+        assert!(!said.contains(&-1), "{file}: {said:?}");
+    }
+}
+
+/// The third of four sizes that a Reshape is given.
+fn heads_of_targets(model: &Model) -> Vec<i64> {
+    let typing = Typing::new(model).unwrap();
+    let targets = model.graph().node.iter().filter(|n| n.op_type() == "Reshape");
+    let sizes = targets.filter_map(|n| Some(typing.known.get(n.input[1].as_str())?.ints()));
+    sizes.filter(|sizes| sizes.len() == 4).map(|sizes| sizes[2]).collect()
+}
