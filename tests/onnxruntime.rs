@@ -135,12 +135,13 @@ fn arrays_are_fed_by_name() {
 #[test]
 fn surgery_is_right_or_says_what_is_not() {
     if let Some(runtime) = runtime() {
-        use common::reports::{blocks, heads, stacks, unknown};
+        use common::reports::{blocks, heads, shared, stacks, unknown};
         stacks::norms_behind_a_stack_stay(runtime);
         unknown::what_is_known_is_resized(runtime);
         stacks::layers_are_those_of_a_stack(runtime);
         blocks::layers_go_whole(runtime);
         blocks::every_ffn_of_a_layer_is_resized(runtime);
+        shared::a_block_is_resized_once(runtime);
         heads::heads_that_something_else_takes_are_named(runtime);
         heads::a_last_top_k_is_no_classifier("onnxruntime");
     }

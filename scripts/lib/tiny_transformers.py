@@ -46,6 +46,8 @@ TINY = {
     "max_source_positions": FRAMES // 2, "num_experts": 2, "num_local_experts": 2, "num_frames": 4,
 }
 HEAD_NAMES = ("num_key_value_heads", "num_kv_heads", "num_heads", "num_attention_heads", "n_heads", "heads", "n_head", "h", "encoder_attention_heads")
+# Attention whose scores weigh tokens that are added up has one head.
+LINEAR = re.compile(r"LinearSelfAttention|AdditiveAttention")
 # Modules with a softmax over something else than keys, and modules of convolutions that look like an FFN.
 NO_FFN = re.compile(r"Convolution|ConvModule|ConvBlock|Pooler|Head$|Downsample|PatchMerging|Embeddings?$|Adapter$|ConvNextLayer|Mixer|PredictionHead")
 
@@ -309,6 +311,8 @@ class Watch(TorchFunctionMode):
 def heads_of(module):
     """The number of heads that a module gives, by itself or by its configuration; heads of keys where it has fewer of them."""
     said = [getattr(module, n, None) for n in HEAD_NAMES]
+    if LINEAR.search(type(module).__name__):
+        return 1
     if "Attention" in type(module).__name__ and isinstance(getattr(module, "config", None), PreTrainedConfig):
         said += [getattr(module.config, n, None) for n in HEAD_NAMES[:4]]
     return next((n for n in said if isinstance(n, int) and n > 0), None)

@@ -10,6 +10,7 @@
 mod classes;
 mod find;
 mod mixers;
+mod repeats;
 mod roles;
 mod softmax;
 mod structure;

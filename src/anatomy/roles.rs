@@ -38,6 +38,16 @@ impl<'t, 'm> Roles<'t, 'm> {
         self.made_of(k, &[0, 1])
     }
 
+    /// The matrices, used several times by design, that the weight operand of contraction `k` is made of.
+    pub fn shared(&self, k: usize) -> Vec<&'m str> {
+        let operand = self.operand(k);
+        let names = operand.iter().map(|&u| self.typing.uses[u].name.as_str());
+        let mut names: Vec<&str> = names.filter_map(|name| self.typing.shared.get(name).copied()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// Uses that the fixed values in some input slots of node `k` are, or are computed from.
     fn made_of(&self, k: usize, slots: &[usize]) -> HashSet<usize> {
         let node = &self.typing.graph.node[k];
@@ -81,13 +91,19 @@ impl<'t, 'm> Roles<'t, 'm> {
     /// Floating-point uses that carry the heads of a layer (queries, keys, values and bias tables), each with the
     /// factor that it carries; not those of what sums over heads.
     pub fn head_uses(&self, layer: &Attention) -> Vec<(usize, Factor)> {
+        let factors = layer.head_factors(self.typing);
         let mut others = self.operand(layer.projection);
         for m in &layer.mixings {
             others.extend(self.operand(m.node));
             others.extend(self.bias(m.node));
         }
-        let all =
-            layer.head_factors(self.typing).into_iter().flat_map(|f| self.carriers(f).into_iter().map(move |u| (u, f)));
+        // In a block that is used several times the heads are those of all its uses.
+        if !self.typing.shared.is_empty() {
+            let names: HashSet<&str> = others.iter().map(|&u| self.typing.uses[u].name.as_str()).collect();
+            let shared = |name: &str| names.contains(name) && self.typing.shared.contains(name);
+            others.extend((0..self.typing.uses.len()).filter(|&u| shared(&self.typing.uses[u].name)));
+        }
+        let all = factors.into_iter().flat_map(|f| self.carriers(f).into_iter().map(move |u| (u, f)));
         all.filter(|(u, _)| !others.contains(u) && is_float(self.typing.weights[self.typing.uses[*u].name.as_str()]))
             .collect()
     }

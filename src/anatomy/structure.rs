@@ -25,7 +25,8 @@ pub struct Anatomy {
 /// enters it and the value where the next one begins.
 #[derive(Clone, Debug)]
 pub struct Attention {
-    /// Its Softmax nodes, or its fused operator. Several where several attention maps share one output projection.
+    /// Its Softmax nodes, or its fused operator. Several where several attention maps share one output projection; none
+    /// where there is no map ([linear](Attention::is_linear) attention).
     pub softmax: Vec<usize>,
     /// The node of its output projection.
     pub projection: usize,
@@ -128,6 +129,11 @@ impl Attention {
     /// Number of heads.
     pub fn head_count(&self, typing: &Typing) -> usize {
         typing.factors.size(&self.heads)
+    }
+
+    /// True where scores weigh tokens that are added up, and no query has a map of its own (MobileViT v2, SwiftFormer).
+    pub fn is_linear(&self) -> bool {
+        self.softmax.is_empty()
     }
 
     /// The FFN whose neurons a learngene clusters and orders, and whose last matrix is fitted: the last one.

@@ -1,6 +1,6 @@
 //! How a graph is typed: inputs and weights first, then node by node.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::OnceLock;
 
 use super::arithmetic::{Known, LIMIT};
@@ -56,6 +56,7 @@ impl<'m> Typing<'m> {
             opaque: BTreeMap::new(),
             hidden: HashMap::new(),
             pinned: Vec::new(),
+            shared: HashSet::new(),
             pins: OnceLock::new(),
             batch: None,
             opset: model.opset(),
@@ -82,6 +83,7 @@ impl<'m> Typing<'m> {
                 self.hold(k, node);
             }
         }
+        self.join_shared();
         self.takes_patches = self.attends_over_batch();
         Ok(())
     }

@@ -3,12 +3,13 @@
 //! Exporters write the same network in dozens of ways; what they cannot change is which axis is contracted with which.
 //! One walk over the graph types every dimension as a product of [factors](factors::Factors). An operator is one rule
 //! (`rules`) that says which of its dimensions are the same and which are parts of others. Shape arithmetic is
-//! evaluated on the way for one assumed input; nothing else is computed and no weight is read. With the factor of an
-//! attention head or of an FFN's hidden axis at hand, [`resize`] changes every weight, shape operand and slice that
-//! depends on it.
+//! evaluated on the way for one assumed input; nothing else is computed, and no weight is read but the first elements
+//! of those that are used several times. With the factor of an attention head or of an FFN's hidden axis at hand,
+//! [`resize`] changes every weight, shape operand and slice that depends on it.
 //!
 //! Every *use* of an initializer has factors of its own: exporters merge equal constants of different layers (zero
-//! biases, index tables), and those must stay independent.
+//! biases, index tables), and those must stay independent. A matrix of learned numbers that several contractions take
+//! is that of one module, called several times, and has the same channels in all of them (`shared`).
 
 pub mod arithmetic;
 mod batch;
@@ -21,6 +22,7 @@ mod limits;
 mod opening;
 pub mod resize;
 mod rules;
+mod shared;
 mod sizes;
 mod store;
 mod typing;

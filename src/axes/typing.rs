@@ -142,6 +142,8 @@ pub struct Typing<'m> {
     pub(super) hidden: HashMap<&'m str, String>,
     /// Dimensions that a node needs as they are.
     pub(super) pinned: Vec<(Dim, usize)>,
+    /// Matrices that several contractions take by design.
+    pub shared: HashSet<&'m str>,
     /// The factors of these, once somebody asks.
     pub(super) pins: OnceLock<HashMap<Factor, usize>>,
     /// The factor of the batch, if the graph has one.

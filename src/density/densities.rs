@@ -56,10 +56,27 @@ impl Unit {
     }
 }
 
+impl Densities {
+    /// Means over the uses of layers that are used several times; `first` is the first use of each.
+    pub fn pooled(&self, first: &[usize]) -> Densities {
+        let mean = |l: &usize| {
+            let uses = self.layers.iter().zip(first).filter(|(own, of)| *of == l && own.len() == self.layers[*l].len());
+            let uses: Vec<&Vec<f64>> = uses.map(|(own, _)| own).collect();
+            let head = |h: usize| uses.iter().map(|own| own[h]).sum::<f64>() / uses.len().max(1) as f64;
+            (0..self.layers[*l].len()).map(head).collect()
+        };
+        let layers = first.iter().take(self.layers.len()).map(mean).collect();
+        Densities { layers, images: self.images }
+    }
+}
+
 /// What keeps the heads of a layer from having a density: channels that attend to channels, pixels inside of patches
 /// and learned queries have no place on the image, and two sequences no distance from each other. `None` where they
 /// have one.
 pub fn obstacle(typing: &Typing, layer: &Attention) -> Option<String> {
+    if layer.is_linear() {
+        return Some("its attention is linear: no query has a map of its own".into());
+    }
     let size = |dim: &Dim| typing.factors.size(dim);
     let places = places(typing, layer);
     let whose = match places.each_ref().map(Tokens::are_placed) {
@@ -159,18 +176,17 @@ pub fn probe(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Result<Model>
 
 /// The same, with an input more where not all tokens of an axis count: ones for those that do, [samples, tokens].
 fn probe_of(model: &Model, typing: &Typing, anatomy: &Anatomy, counted: Option<Factor>) -> Result<Model> {
-    let all: Vec<usize> = (0..anatomy.layers.len()).collect();
-    let placed: Vec<usize> = all.iter().copied().filter(|&l| obstacle(typing, &anatomy.layers[l]).is_none()).collect();
-    let layers = if placed.is_empty() { all } else { placed };
+    let is_placed = |l: &usize| obstacle(typing, &anatomy.layers[*l]).is_none();
+    let placed: Vec<usize> = (0..anatomy.layers.len()).filter(is_placed).collect();
+    if let (true, Some(why)) = (placed.is_empty(), anatomy.layers.first().and_then(|l| obstacle(typing, l))) {
+        return Err(Error::new(ErrorKind::Anatomy, format!("no layer has densities; of layer 0, {why}"))
+            .hint("use `grow --no-images`, where every head is its own cluster"));
+    }
     let weights = counted.map(|axis| typing.factors.factor_size(axis));
-    let mut probe = attach(model, typing, anatomy, &layers, &[], |probe, l, map| {
+    let mut probe = attach(model, typing, anatomy, &placed, &[], |probe, l, map| {
         let layer = &anatomy.layers[l];
         let weights = weights.filter(|_| counts_tokens(typing, layer, counted)).map(|tokens| (COUNTED, tokens));
-        match obstacle(typing, layer) {
-            Some(why) => Err(Error::new(ErrorKind::Anatomy, format!("no layer has densities; of layer {l}, {why}"))
-                .hint("use `grow --no-images`, where every head is its own cluster")),
-            None => Ok(probe.distance(map, &places(typing, layer), weights)),
-        }
+        Ok(probe.distance(map, &places(typing, layer), weights))
     })?;
     if let Some(tokens) = weights {
         probe.graph_mut().input.push(tensor_info(COUNTED, DataType::Float, &[None, Some(tokens)]));

@@ -37,6 +37,9 @@ pub(super) fn attach(
     let mut probe = Probe { typing, builder: Builder::new(&graph, typing.opset, "density") };
     let mut outputs = Vec::new();
     for (l, layer) in of_layers() {
+        if layer.is_linear() {
+            bail!(Anatomy, "the attention of layer {l} is linear: no query has a map of its own");
+        }
         let (count, separate) = (layer.head_count(typing), layer.has_separate_heads(typing));
         let heads: Dim = layer.heads.iter().chain(layer.mixings.iter().flat_map(|m| &m.heads)).copied().collect();
         let mut measures = Vec::new();

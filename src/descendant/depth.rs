@@ -3,11 +3,11 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::taps;
-use crate::anatomy::{Anatomy, Attention};
+use crate::anatomy::{Anatomy, Attention, Roles};
 use crate::axes::{Dim, Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Builder};
-use crate::onnx::proto::NodeProto;
+use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::onnx::{Model, node_label};
 use crate::ops::{self, Mark};
 use crate::runtime::separate_skip_norms;
@@ -78,7 +78,43 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
     }
     graph::sort(out.graph_mut())?;
     graph::prune(out.graph_mut());
+    if let Some((l, node)) = other_stream(typing, anatomy, kept, out.graph()) {
+        let node = node_label(node);
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("layer {l} cannot be dropped: node `{node}` uses its matrices for another stream, and would stay"),
+        )
+        .hint("choose other layers with --layers"));
+    }
     Ok(Shallow { model: out, warnings })
+}
+
+/// A dropped layer whose matrices are still used in what is left, and where: for another stream than that of the layer
+/// (Pegasus-X). A block that is used several times has layers of its own for its uses.
+fn other_stream<'m>(
+    typing: &Typing<'m>,
+    anatomy: &Anatomy,
+    kept: &[usize],
+    left: &GraphProto,
+) -> Option<(usize, &'m NodeProto)> {
+    if typing.shared.is_empty() {
+        return None;
+    }
+    let roles = Roles::new(typing);
+    let nodes =
+        |a: &Attention| -> Vec<usize> { std::iter::once(a.projection).chain(a.ffns.iter().map(|f| f.down)).collect() };
+    let stays: HashSet<&str> = left.node.iter().flat_map(|n| &n.output).map(String::as_str).collect();
+    let known: HashSet<usize> = kept.iter().filter_map(|&l| anatomy.layers.get(l)).flat_map(nodes).collect();
+    let others: Vec<(usize, Vec<&str>)> = (typing.contractions.iter().map(|c| c.node))
+        .filter(|k| !known.contains(k) && typing.graph.node[*k].output.iter().any(|o| stays.contains(o.as_str())))
+        .map(|k| (k, roles.shared(k)))
+        .collect();
+    let gone = (0..anatomy.layers.len()).filter(|l| !kept.contains(l));
+    gone.into_iter().find_map(|l| {
+        let own: Vec<&str> = nodes(&anatomy.layers[l]).into_iter().flat_map(|k| roles.shared(k)).collect();
+        let other = others.iter().find(|(_, names)| names.iter().any(|name| own.contains(name)));
+        other.map(|(k, _)| (l, &typing.graph.node[*k]))
+    })
 }
 
 /// A node behind a layer without an FFN that may be part of one, in a form that is not known: between the end of the

@@ -131,6 +131,16 @@ impl Moments {
         }
     }
 
+    /// Adds the sums over other rows.
+    pub fn join(&mut self, other: &Moments) {
+        let add = |to: &mut [f64], from: &[f64]| to.iter_mut().zip(from).for_each(|(t, f)| *t += f);
+        self.rows += other.rows;
+        add(&mut self.features, &other.features);
+        add(&mut self.targets, &other.targets);
+        self.gram += &other.gram;
+        self.cross += &other.cross;
+    }
+
     /// Adds the sums of all processes.
     pub fn sum(&mut self) {
         if parallel::size() == 1 {

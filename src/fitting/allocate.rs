@@ -1,5 +1,7 @@
 //! Allocation: the counts of heads, neurons and layers under a budget whose predicted errors are least.
 
+use std::collections::HashMap;
+
 use super::blocks::{Block, blocks, counts};
 use super::budget::{Allocation, Budget, Limits, PlannedLayer};
 use super::knapsack::{Choice, Group, allocate};
@@ -191,7 +193,10 @@ impl Allocator<'_> {
         let mut saved = [0.0; 3];
         let mut latency = self.latencies.map(|l| l.whole);
         let mut predicted_error = 0.0;
-        for (l, (list, chosen)) in layers.iter().zip(chosen).enumerate() {
+        let of_layers = || layers.iter().zip(chosen);
+        let counted = of_layers().flat_map(|(list, chosen)| list.iter().zip(chosen.iter().flatten()));
+        let counts: HashMap<usize, usize> = counted.map(|(&b, c)| (b, c.count)).collect();
+        for (l, (list, chosen)) in of_layers().enumerate() {
             let layer = &mut planned[l];
             layer.dropped = chosen.is_none();
             predicted_error += match chosen {
@@ -200,7 +205,8 @@ impl Allocator<'_> {
             };
             for (i, &b) in list.iter().enumerate() {
                 let units = self.blocks[b].units;
-                let count = chosen.as_ref().map_or(0, |c| c[i].count);
+                let first = self.blocks[b].first;
+                let count = chosen.as_ref().and_then(|_| counts.get(&first)).map_or(0, |&count| count);
                 let dims = chosen.as_ref().and_then(|c| c[i].dims);
                 if let (Some(dims), Some(d)) = (dims, self.dimensions(b)) {
                     layer.dims = Some([dims, d.of]);

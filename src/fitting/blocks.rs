@@ -1,9 +1,9 @@
 //! Blocks of heads and neurons, and layers: which may go, and what each costs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::budget::Limits;
-use super::targets::sites;
+use super::targets::{Site, first_uses, sites};
 use crate::anatomy::{Anatomy, Roles, normed};
 use crate::axes::{Factor, Typing};
 use crate::descendant::{keep_layers, mixed_elsewhere};
@@ -17,6 +17,8 @@ pub(super) struct Block {
     pub layer: usize,
     pub kind: Kind,
     pub units: usize,
+    /// The block that it is thinned and counted with: itself, but in a layer that is used several times.
+    pub first: usize,
     /// True where it may be thinned.
     pub free: bool,
     /// Parameters, operations and bytes of one unit.
@@ -39,19 +41,22 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
     let roles = Roles::new(&typing);
     let (sites, _) = sites(&typing, &anatomy);
     let root = |layer, kind| factor(&typing, &anatomy, layer, kind).map(|f| typing.factors.root(f));
+    let first = first_uses(&sites);
     let mut uses: HashMap<Factor, usize> = HashMap::new();
-    for f in sites.iter().filter_map(|s| root(s.layer, s.kind)) {
-        *uses.entry(f).or_default() += 1;
+    for (_, s) in sites.iter().enumerate().filter(|(i, _)| first[*i] == *i) {
+        if let Some(f) = root(s.layer, s.kind) {
+            *uses.entry(f).or_default() += 1;
+        }
     }
     let mixers = [(Kind::Heads, anatomy.head_mixers(&typing)), (Kind::Neurons, anatomy.neuron_mixers(&typing))];
-    let mut warnings = Vec::new();
+    let mut warnings = shared(&sites, &first);
     if let Some(layers) = &limits.layers
         && let Some(l) = layers.iter().find(|l| **l >= anatomy.layers.len())
     {
         bail!(Usage, "there is no layer {l}, only {}", anatomy.layers.len());
     }
     let normed = normed(&typing);
-    let blocks = sites.iter().map(|site| {
+    let blocks = sites.iter().enumerate().map(|(i, site)| {
         let f = root(site.layer, site.kind);
         let alone = f.is_some_and(|f| uses[&f] == 1);
         if f.is_some() && !alone {
@@ -60,8 +65,8 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
         let asked = match site.kind {
             Kind::Heads => limits.heads,
             Kind::Neurons => limits.neurons,
-        } && limits.touches(site.layer);
-        let free = asked && alone && site.divides;
+        } && (0..sites.len()).filter(|&j| first[j] == i).all(|j| limits.touches(sites[j].layer));
+        let free = asked && alone && site.divides && first[i] == i;
         if free && f.is_some_and(|f| normed.contains(&typing.factors.root(f))) {
             warnings.push(format!(
                 "layer {}: a norm runs over its {}, whose statistics change with their number; the matrix behind it is \
@@ -77,19 +82,33 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
             let of_layer = mixers.iter().filter(|(kind, _)| *kind == site.kind).filter_map(|(_, m)| m.get(site.layer));
             warnings.extend(of_layer.filter_map(|m| mixed_elsewhere(&typing, site.layer, site.kind, m)));
         }
-        let unit = f.map_or([0.0; 3], |f| unit(&typing, &roles, f));
-        Block { layer: site.layer, kind: site.kind, units: site.units, free, unit }
+        let unit = f.filter(|_| first[i] == i).map_or([0.0; 3], |f| unit(&typing, &roles, f));
+        Block { layer: site.layer, kind: site.kind, units: site.units, first: first[i], free, unit }
     });
     Ok((blocks.collect(), warnings))
 }
 
-/// Parameters, operations and bytes of one unit of a factor.
+/// What is to be said of layers that have matrices in common: those of each block once.
+fn shared(sites: &[Site], first: &[usize]) -> Vec<String> {
+    let uses = |i: usize| (0..sites.len()).filter(move |&j| first[j] == i).map(|j| sites[j].layer.to_string());
+    let mut blocks: Vec<Vec<String>> = (0..sites.len()).map(|i| uses(i).collect()).collect();
+    blocks.retain(|layers| layers.len() > 1);
+    blocks.dedup();
+    let said = |layers: &Vec<String>| {
+        let layers = layers.join(", ");
+        format!("layers {layers} have matrices in common: they are thinned together, and none of them is left out")
+    };
+    blocks.iter().map(said).collect()
+}
+
+/// Parameters, operations and bytes of one unit of a factor, each weight once.
 pub(super) fn unit(typing: &Typing, roles: &Roles, f: Factor) -> [f64; 3] {
     let mut unit = [0.0; 3];
     let units = typing.factors.factor_size(f).max(1) as f64;
-    for u in roles.carriers(f) {
-        let t = typing.weights[typing.uses[u].name.as_str()];
-        if is_float(t) {
+    let mut seen = HashSet::new();
+    for name in roles.carriers(f).into_iter().map(|u| typing.uses[u].name.as_str()) {
+        let t = typing.weights[name];
+        if is_float(t) && seen.insert(name) {
             unit[0] += element_count(t).unwrap_or(0) as f64 / units;
             unit[2] += payload(t).len() as f64 / units;
         }
@@ -118,7 +137,15 @@ pub(super) fn removable(model: &Model, limits: &Limits) -> Result<Vec<bool>> {
         // Outputs that hold what a layer computes are the model's word on it: the layer stays.
         shallow.warnings.is_empty() && left.is_ok_and(|n| n == layers - 1)
     };
-    Ok((0..layers).map(|l| limits.depth && layers > 1 && limits.touches(l) && without(l)).collect())
+    let (sites, _) = sites(&typing, &anatomy);
+    let first = first_uses(&sites);
+    // What one use would save is there for the others.
+    let shared: HashSet<usize> = (0..sites.len())
+        .filter(|&i| (0..sites.len()).any(|j| j != i && first[j] == first[i]))
+        .map(|i| sites[i].layer)
+        .collect();
+    let goes = |l: usize| limits.depth && layers > 1 && !shared.contains(&l) && limits.touches(l) && without(l);
+    Ok((0..layers).map(goes).collect())
 }
 
 /// The counts that a block may have, ascending.

@@ -12,7 +12,7 @@ use super::order::{self, Thinning, features, predict};
 use super::padding::{Mask, chosen};
 use super::part::{Part, Values};
 use super::stages::Stages;
-use super::targets::{Site, Way, sites};
+use super::targets::{Site, Way, first_uses, sites};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
@@ -43,6 +43,8 @@ pub struct Network<'m> {
     pub typing: Typing<'m>,
     /// Its sites in order of execution.
     pub sites: Vec<Site>,
+    /// For every site the first one with the same matrix: itself, but in a layer that is used several times.
+    pub first: Vec<usize>,
     /// Layers that cannot be fitted.
     pub warnings: Vec<String>,
     /// The values that fits are judged by: what leaves the encoder behind its last norm, or the outputs.
@@ -80,8 +82,8 @@ impl<'m> Network<'m> {
             .map(|s| s.matrix(runtime, &typing, model))
             .collect::<Result<_>>()
             .map_err(|e| e.at(&model.path))?;
-        let stages = OnceLock::new();
-        Ok(Network { model, typing, sites, warnings, end, matrices, mask, runtime: runtime.clone(), stages })
+        let (stages, first) = (OnceLock::new(), first_uses(&sites));
+        Ok(Network { model, typing, sites, first, warnings, end, matrices, mask, runtime: runtime.clone(), stages })
     }
 
     /// The network in stages.
@@ -152,7 +154,7 @@ impl<'m> Network<'m> {
             done += group.len();
             progress((done * parallel::size()).min(images.len()), images.len());
         }
-        collector.moments.iter_mut().for_each(Moments::sum);
+        collector.finish();
         Ok(collector.moments.par_iter().zip(&self.sites).map(|(m, s)| m.covariance(s.has_bias())).collect())
     }
 
@@ -192,12 +194,14 @@ impl<'m> Network<'m> {
             thinning
         };
         // By layers: FFNs take longer than heads.
-        let indices: Vec<usize> = (0..self.sites.len()).collect();
+        let indices: Vec<usize> = (0..self.sites.len()).filter(|&i| self.first[i] == i).collect();
         let layers: Vec<&[usize]> = indices.chunk_by(|&a, &b| self.sites[a].layer == self.sites[b].layer).collect();
         let work = |own: Vec<usize>| -> Result<Vec<Vec<Thinning>>> {
             own.into_par_iter().map(|l| layers[l].par_iter().map(|&i| of_site(i)).collect()).collect()
         };
-        Ok(parallel::share_out(layers.len(), work)?.into_iter().flatten().collect())
+        let found: Vec<Thinning> = parallel::share_out(layers.len(), work)?.into_iter().flatten().collect();
+        let at = |i: &usize| indices.binary_search(i).ok().and_then(|at| found.get(at).cloned());
+        Ok(self.first.iter().filter_map(at).collect())
     }
 
     /// The output projection of a layer's heads, features x outputs.
@@ -307,6 +311,11 @@ impl<'m> Network<'m> {
             states.par_iter_mut().zip(&rows).try_for_each(|(values, rows)| self.pass(i, rows, values))?;
         }
         Ok(found.of_all())
+    }
+
+    /// The sites that have the same matrix as site `i`, itself among them.
+    pub(super) fn uses(&self, i: usize) -> impl Iterator<Item = usize> {
+        (0..self.first.len()).filter(move |&j| self.first[j] == self.first[i])
     }
 
     /// The last site of the layer that begins with site `i`, where what its sites add reaches the stream as it is.
@@ -424,6 +433,19 @@ impl<'n, 'm> Collector<'n, 'm> {
             moments.add(&part);
             Ok(())
         })
+    }
+
+    /// Adds up what all processes have seen, and over all uses of a matrix.
+    pub fn finish(&mut self) {
+        self.moments.iter_mut().for_each(Moments::sum);
+        let first = &self.network.first;
+        for (i, &of) in first.iter().enumerate().filter(|(i, of)| i != *of) {
+            let own = self.moments[i].clone();
+            self.moments[of].join(&own);
+        }
+        for (i, &of) in first.iter().enumerate().filter(|(i, of)| i != *of) {
+            self.moments[i] = self.moments[of].clone();
+        }
     }
 }
 

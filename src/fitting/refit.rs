@@ -6,6 +6,8 @@
 //! m)⁻¹ (C1 + a m W0 + c C2), m the mean of G's diagonal; the bias follows from the means. a and c are those with
 //! the least error on held-out images, and the old matrix is kept where it is better.
 
+use std::collections::HashMap;
+
 use faer::Mat;
 use ndarray::{Array, Array1, Array2, ArrayD, Dimension, IxDyn};
 use rayon::prelude::*;
@@ -15,7 +17,7 @@ use super::network::{Network, Progress, stack};
 use super::padding::chosen;
 use super::part::Values;
 use super::scratch::{Arrays, Scratch, Slot};
-use super::targets::Way;
+use super::targets::{Site, Way};
 use crate::error::Result;
 use crate::learngene::Kind;
 use crate::parallel;
@@ -24,6 +26,8 @@ use crate::parallel;
 const RIDGES: [f64; 6] = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
 /// Shares of the error so far that are corrected.
 const CORRECTIONS: [f64; 3] = [0.0, 0.5, 1.0];
+/// How often a network whose matrices are used several times is passed again.
+const PASSES: usize = 4;
 /// Images whose rows are multiplied at once.
 const CHUNK: usize = 8;
 
@@ -130,6 +134,10 @@ impl Arrays for Image {
 /// of the ancestor. `images` are fitted on, `held_out` are for choices; processes that work together share both out.
 /// Values of images above `memory` bytes lie in a scratch file.
 ///
+/// A matrix that is used several times is fitted to all its uses at once. What enters the later ones depends on it, so
+/// the network is passed again with what was fitted, and what held-out images do not speak for is taken back by half.
+/// The error so far is not corrected there: every use would do it again.
+///
 /// # Errors
 /// Those of the runtime; [`crate::error::ErrorKind::Images`] for activations that are no numbers.
 #[expect(clippy::too_many_arguments, reason = "two networks, their relation, the images and the memory for them")]
@@ -143,157 +151,252 @@ pub fn refit(
     memory: u64,
     progress: Progress,
 ) -> Result<Refit> {
-    let (whole, thin) = (ancestor.stages()?, child.stages()?);
-    let scratch = Scratch::new(memory);
     let (images, held_out) =
         (&images[parallel::part(images.len(), CHUNK)], &held_out[parallel::part(held_out.len(), 1)]);
-    let mut all: Vec<Slot<Image>> = images
-        .iter()
-        .chain(held_out)
-        .enumerate()
-        .map(|(k, i)| {
-            let image = Image { ancestor: i.clone(), child: i.clone(), ..Image::default() };
-            Slot::new(&scratch, k, image)
-        })
-        .collect::<Result<_>>()?;
-    let each = |all: &mut Vec<Slot<Image>>, work: &(dyn Fn(&mut Image) -> Result<()> + Sync)| {
-        all.par_iter_mut().try_for_each(|slot| slot.with(&scratch, work))
-    };
-    let mut changed = false;
-    let mut fitted = Vec::new();
-    let mut next = 0;
-    for (i, site) in ancestor.sites.iter().enumerate() {
-        progress(i, ancestor.sites.len());
-        let Some((j, own)) = child
-            .sites
-            .get(next)
-            .map(|own| (next, own))
-            .filter(|(_, own)| sources.get(own.layer) == Some(&site.layer) && own.kind == site.kind)
-        else {
-            // A layer that the child lacks: what it adds is an error that the next site corrects.
-            changed = true;
-            each(&mut all, &|image| {
-                whole.advance(i, &mut image.ancestor)?;
-                ancestor.pass(i, &site.rows(&image.ancestor)?, &mut image.ancestor)
-            })?;
-            continue;
-        };
-        next += 1;
-        // Branches that start from the same value: what one leaves missing is for the next one to correct.
-        let beside = |j: usize| {
-            let other = ancestor.sites.get(j).and_then(|s| s.skip.as_ref());
-            other.is_some() && other == site.skip.as_ref() && ways[j].is_some() && ways[i].is_some()
-        };
-        let (follows, leads) = (i > 0 && beside(i - 1), beside(i + 1));
-        changed |= ancestor.matrices[i] != child.matrices[j];
-        each(&mut all, &|image| {
-            whole.advance(i, &mut image.ancestor)?;
-            thin.advance(j, &mut image.child)?;
-            image.rows = own.rows(&image.child)?;
-            image.added = ancestor.apply(i, &site.rows(&image.ancestor)?);
-            let out = site.leaving(&ancestor.typing, &image.added)?;
-            image.ancestor.insert(site.output.clone(), out);
-            let skips = site.skip.as_ref().zip(own.skip.as_ref());
-            let both = skips.and_then(|(s, t)| Some((image.ancestor.get(s)?, image.child.get(t)?)));
-            image.missing = match (&ways[i], both) {
-                (Some(way), Some((y, x))) if follows && image.left.shape() == y.shape() => {
-                    way.back(&plus(minus(y, x), &image.left))
-                }
-                (Some(way), Some((y, x))) => way.back(&minus(y, x)),
-                _ => Array2::zeros(image.added.dim()),
-            };
-            Ok(())
-        })?;
-        let mut fit = Fitted {
-            layer: own.layer,
-            kind: own.kind,
-            matrix: child.matrices[j].0.clone(),
-            bias: child.matrices[j].1.clone(),
-            chosen: None,
-        };
-        // Where nothing was removed nothing is refitted.
-        if changed {
-            let (fits, rest) = all.split_at(images.len());
-            let covariance = covariance(child, j, fits, &scratch)?;
-            let gain = ways[i].as_ref().map(|w| w.gain.as_slice());
-            let at_hand = |image: &Image| Ok(image.at_hand(child, j));
-            let rest = rest.iter().map(|slot| slot.look(&scratch, at_hand)).collect::<Result<Vec<_>>>()?;
-            choose(&mut fit, &covariance, gain, &rest)?;
+    let fitting = Fitting { ancestor, ways, child, sources, images, held_out, memory, progress };
+    let (mut best, mut next) = fitting.pass(&HashMap::new())?;
+    for _ in 0..PASSES {
+        if next.is_empty() {
+            break;
         }
-        each(&mut all, &|image| {
-            let out = affine(image.rows.view(), fit.matrix.view(), &fit.bias);
-            image.child.insert(own.output.clone(), own.leaving(&child.typing, &out)?);
-            let stream = site.skip.as_ref().and_then(|s| image.ancestor.get(s));
-            image.left = match (&ways[i], stream) {
-                (Some(way), Some(stream)) if leads => {
-                    let left = way.forth(&minus(&image.added, &out), stream);
-                    if follows && image.left.shape() == left.shape() { plus(left, &image.left) } else { left }
-                }
-                _ => ArrayD::default(IxDyn(&[0])),
-            };
-            (image.rows, image.added, image.missing) = Default::default();
-            Ok(())
-        })?;
-        fitted.push(fit);
+        let (found, later) = fitting.pass(&next)?;
+        if found.error < best.error {
+            (best, next) = (found, later);
+        } else {
+            next.iter_mut().for_each(|(&j, fit)| halfway(fit, &best.fitted[j]));
+        }
     }
-    if next < child.sites.len() {
-        bail!(Internal, "the descendant's matrices are not in the order of the ancestor's");
-    }
-    let last = ancestor.sites.len();
-    let errors: Vec<(f64, f64)> = all[images.len()..]
-        .par_iter_mut()
-        .map(|slot| {
-            slot.with(&scratch, |image| {
-                whole.advance(last, &mut image.ancestor)?;
-                thin.advance(child.sites.len(), &mut image.child)?;
-                let mut sums = (0.0, 0.0);
-                for (a, b) in ancestor.end.iter().zip(&child.end) {
-                    let ends = (ancestor.real_part(a, &image.ancestor), child.real_part(b, &image.child));
-                    let (Some(a), Some(b)) = ends else { continue };
-                    sums.0 += a.iter().zip(&b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
-                    sums.1 += a.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
-                }
-                Ok(sums)
-            })
-        })
-        .collect::<Result<_>>()?;
-    let mut sums = errors.iter().fold([0.0, 0.0], |s, e| [s[0] + e.0, s[1] + e.1]);
-    parallel::sum(&mut sums);
-    let [difference, size] = sums;
-    Ok(Refit { fitted, error: difference / f64::max(size, f64::MIN_POSITIVE) })
+    Ok(best)
 }
 
-/// Covariances of features and both targets over the images that are fitted on.
-fn covariance(child: &Network, i: usize, images: &[Slot<Image>], scratch: &Scratch) -> Result<Covariance> {
-    let site = &child.sites[i];
-    let mut moments = Moments::new(site.features(), 2 * site.outputs);
-    let chunks: Vec<&[Slot<Image>]> = images.chunks(CHUNK).collect();
-    // The chunks are the same for any number of threads, and so is the order in which they are added up.
-    for group in chunks.chunks(rayon::current_num_threads()) {
-        let parts: Vec<Partial> = group
-            .par_iter()
-            .map(|slots| {
-                let parts = slots
-                    .iter()
-                    .map(|slot| slot.look(scratch, |x| Ok(x.at_hand(child, i))))
-                    .collect::<Result<Vec<_>>>()?;
-                let rows = stack(parts.iter().map(|p| &p.rows))?;
-                let added = stack(parts.iter().map(|p| &p.added))?;
-                let missing = stack(parts.iter().map(|p| &p.missing))?;
-                Ok(Partial::of(rows.view(), beside(&added, &missing).view()))
+/// Takes a fit half of the way back to an older one.
+fn halfway(fit: &mut Fitted, old: &Fitted) {
+    let mean = |a: &mut f32, b: &f32| *a = (*a + b) / 2.0;
+    fit.matrix.iter_mut().zip(&old.matrix).for_each(|(a, b)| mean(a, b));
+    fit.bias.iter_mut().zip(&old.bias).for_each(|(a, b)| mean(a, b));
+}
+
+/// Matrices that are used several times, by the child's first site that has each, as they were fitted to all uses.
+type Joint = HashMap<usize, Fitted>;
+
+/// Two networks, their relation, and images.
+struct Fitting<'a, 'm, 'c> {
+    ancestor: &'a Network<'m>,
+    ways: &'a [Option<Way>],
+    child: &'a Network<'c>,
+    sources: &'a [usize],
+    images: &'a [Values],
+    held_out: &'a [Values],
+    memory: u64,
+    progress: Progress<'a>,
+}
+
+/// What the uses of one matrix have seen so far.
+struct Seen {
+    moments: Moments,
+    held_out: Vec<AtHand>,
+}
+
+impl Fitting<'_, '_, '_> {
+    /// Passes the network once, with `joint` in the place of matrices that are used several times. Gives what was
+    /// fitted, and these matrices fitted anew.
+    fn pass(&self, joint: &Joint) -> Result<(Refit, Joint)> {
+        let Fitting { ancestor, ways, child, .. } = *self;
+        let whole = ancestor.stages()?;
+        let scratch = Scratch::new(self.memory);
+        let mut all = self.start(&scratch)?;
+        let (mut changed, mut fitted, mut next) = (false, Vec::new(), 0);
+        let (mut seen, mut anew): (HashMap<usize, Seen>, Joint) = Default::default();
+        for (i, site) in ancestor.sites.iter().enumerate() {
+            (self.progress)(i, ancestor.sites.len());
+            let Some((j, own)) = child
+                .sites
+                .get(next)
+                .map(|own| (next, own))
+                .filter(|(_, own)| self.sources.get(own.layer) == Some(&site.layer) && own.kind == site.kind)
+            else {
+                // A layer that the child lacks: what it adds is an error that the next site corrects.
+                changed = true;
+                each(&mut all, &scratch, &|image| {
+                    whole.advance(i, &mut image.ancestor)?;
+                    ancestor.pass(i, &site.rows(&image.ancestor)?, &mut image.ancestor)
+                })?;
+                continue;
+            };
+            next += 1;
+            let (follows, leads) = (i > 0 && self.beside(i, i - 1), self.beside(i, i + 1));
+            changed |= ancestor.matrices[i] != child.matrices[j];
+            each(&mut all, &scratch, &|image| self.look(image, i, j, follows))?;
+            let first = child.first[j];
+            let old = Fitted {
+                layer: own.layer,
+                kind: own.kind,
+                matrix: child.matrices[j].0.clone(),
+                bias: child.matrices[j].1.clone(),
+                chosen: None,
+            };
+            let again = child.uses(j).count() > 1;
+            let mut fit = match joint.get(&first).filter(|_| again) {
+                Some(joint) => Fitted { layer: own.layer, ..joint.clone() },
+                None => old.clone(),
+            };
+            // Where nothing was removed nothing is refitted.
+            if changed {
+                let gain = ways[i].as_ref().map(|w| w.gain.as_slice());
+                let last = child.uses(j).last() == Some(j);
+                let of_uses = seen.entry(first).or_insert_with(|| Seen::new(own));
+                let (fits, rest) = all.split_at(self.images.len());
+                of_uses.look(child, j, (fits, rest), &scratch)?;
+                if last && let Some(mut of_uses) = seen.remove(&first) {
+                    of_uses.moments.sum();
+                    let covariance = of_uses.moments.covariance(own.has_bias());
+                    let to = if again { anew.entry(first).or_insert(old) } else { &mut fit };
+                    let corrections = if again { &CORRECTIONS[..1] } else { &CORRECTIONS };
+                    choose(to, &covariance, gain, corrections, &of_uses.held_out)?;
+                }
+            }
+            each(&mut all, &scratch, &|image| self.leave(image, i, j, &fit, (follows, leads)))?;
+            fitted.push(fit);
+        }
+        if next < child.sites.len() {
+            bail!(Internal, "the descendant's matrices are not in the order of the ancestor's");
+        }
+        anew.retain(|_, fit| fit.chosen.is_some());
+        Ok((Refit { fitted, error: self.error(&mut all[self.images.len()..], &scratch)? }, anew))
+    }
+
+    /// The images before the first site.
+    fn start(&self, scratch: &Scratch) -> Result<Vec<Slot<Image>>> {
+        let images = self.images.iter().chain(self.held_out).enumerate();
+        let slot = |(k, i): (usize, &Values)| {
+            let image = Image { ancestor: i.clone(), child: i.clone(), ..Image::default() };
+            Slot::new(scratch, k, image)
+        };
+        images.map(slot).collect()
+    }
+
+    /// True for branches that start from the same value: what one leaves missing is for the next one to correct.
+    fn beside(&self, i: usize, j: usize) -> bool {
+        let skip = |k: usize| self.ancestor.sites.get(k).and_then(|s| s.skip.as_ref());
+        skip(j).is_some() && skip(j) == skip(i) && self.ways[j].is_some() && self.ways[i].is_some()
+    }
+
+    /// What is at hand before site `i` of the ancestor and `j` of the child.
+    fn look(&self, image: &mut Image, i: usize, j: usize, follows: bool) -> Result<()> {
+        let (ancestor, site, own) = (self.ancestor, &self.ancestor.sites[i], &self.child.sites[j]);
+        ancestor.stages()?.advance(i, &mut image.ancestor)?;
+        self.child.stages()?.advance(j, &mut image.child)?;
+        image.rows = own.rows(&image.child)?;
+        image.added = ancestor.apply(i, &site.rows(&image.ancestor)?);
+        let out = site.leaving(&ancestor.typing, &image.added)?;
+        image.ancestor.insert(site.output.clone(), out);
+        let skips = site.skip.as_ref().zip(own.skip.as_ref());
+        let both = skips.and_then(|(s, t)| Some((image.ancestor.get(s)?, image.child.get(t)?)));
+        image.missing = match (&self.ways[i], both) {
+            (Some(way), Some((y, x))) if follows && image.left.shape() == y.shape() => {
+                way.back(&plus(minus(y, x), &image.left))
+            }
+            (Some(way), Some((y, x))) => way.back(&minus(y, x)),
+            _ => Array2::zeros(image.added.dim()),
+        };
+        Ok(())
+    }
+
+    /// Puts what leaves the fitted site into the values of the child.
+    fn leave(&self, image: &mut Image, i: usize, j: usize, fit: &Fitted, (follows, leads): (bool, bool)) -> Result<()> {
+        let (site, own) = (&self.ancestor.sites[i], &self.child.sites[j]);
+        let out = affine(image.rows.view(), fit.matrix.view(), &fit.bias);
+        image.child.insert(own.output.clone(), own.leaving(&self.child.typing, &out)?);
+        let stream = site.skip.as_ref().and_then(|s| image.ancestor.get(s));
+        image.left = match (&self.ways[i], stream) {
+            (Some(way), Some(stream)) if leads => {
+                let left = way.forth(&minus(&image.added, &out), stream);
+                if follows && image.left.shape() == left.shape() { plus(left, &image.left) } else { left }
+            }
+            _ => ArrayD::default(IxDyn(&[0])),
+        };
+        (image.rows, image.added, image.missing) = Default::default();
+        Ok(())
+    }
+
+    /// Squared error of the end of the network, relative to the values themselves.
+    fn error(&self, held_out: &mut [Slot<Image>], scratch: &Scratch) -> Result<f64> {
+        let (whole, thin) = (self.ancestor.stages()?, self.child.stages()?);
+        let errors: Vec<(f64, f64)> = held_out
+            .par_iter_mut()
+            .map(|slot| {
+                slot.with(scratch, |image| {
+                    whole.advance(self.ancestor.sites.len(), &mut image.ancestor)?;
+                    thin.advance(self.child.sites.len(), &mut image.child)?;
+                    let mut sums = (0.0, 0.0);
+                    for (a, b) in self.ancestor.end.iter().zip(&self.child.end) {
+                        let ends = (self.ancestor.real_part(a, &image.ancestor), self.child.real_part(b, &image.child));
+                        let (Some(a), Some(b)) = ends else { continue };
+                        sums.0 += a.iter().zip(&b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
+                        sums.1 += a.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+                    }
+                    Ok(sums)
+                })
             })
             .collect::<Result<_>>()?;
-        for part in &parts {
-            child.finite(site, part)?;
-            moments.add(part);
-        }
+        let mut sums = errors.iter().fold([0.0, 0.0], |s, e| [s[0] + e.0, s[1] + e.1]);
+        parallel::sum(&mut sums);
+        let [difference, size] = sums;
+        Ok(difference / f64::max(size, f64::MIN_POSITIVE))
     }
-    moments.sum();
-    Ok(moments.covariance(site.has_bias()))
 }
 
-/// Fits with every ridge and correction, and takes what is best on held-out images.
-fn choose(fit: &mut Fitted, covariance: &Covariance, gain: Option<&[f32]>, held_out: &[AtHand]) -> Result<()> {
+/// Works on all images side by side.
+fn each(all: &mut [Slot<Image>], scratch: &Scratch, work: &(dyn Fn(&mut Image) -> Result<()> + Sync)) -> Result<()> {
+    all.par_iter_mut().try_for_each(|slot| slot.with(scratch, work))
+}
+
+impl Seen {
+    fn new(site: &Site) -> Seen {
+        Seen { moments: Moments::new(site.features(), 2 * site.outputs), held_out: Vec::new() }
+    }
+
+    /// Adds features and both targets of a site, over the images that are fitted on and over the others.
+    fn look(
+        &mut self,
+        child: &Network,
+        i: usize,
+        (images, held_out): (&[Slot<Image>], &[Slot<Image>]),
+        scratch: &Scratch,
+    ) -> Result<()> {
+        let site = &child.sites[i];
+        let at_hand = |slot: &Slot<Image>| slot.look(scratch, |x| Ok(x.at_hand(child, i)));
+        let chunks: Vec<&[Slot<Image>]> = images.chunks(CHUNK).collect();
+        // The chunks are the same for any number of threads, and so is the order in which they are added up.
+        for group in chunks.chunks(rayon::current_num_threads()) {
+            let parts: Vec<Partial> = group
+                .par_iter()
+                .map(|slots| {
+                    let parts = slots.iter().map(at_hand).collect::<Result<Vec<_>>>()?;
+                    let rows = stack(parts.iter().map(|p| &p.rows))?;
+                    let added = stack(parts.iter().map(|p| &p.added))?;
+                    let missing = stack(parts.iter().map(|p| &p.missing))?;
+                    Ok(Partial::of(rows.view(), beside(&added, &missing).view()))
+                })
+                .collect::<Result<_>>()?;
+            for part in &parts {
+                child.finite(site, part)?;
+                self.moments.add(part);
+            }
+        }
+        self.held_out.extend(held_out.iter().map(at_hand).collect::<Result<Vec<_>>>()?);
+        Ok(())
+    }
+}
+
+/// Fits with every ridge and some of the [`CORRECTIONS`], and takes what is best on held-out images.
+fn choose(
+    fit: &mut Fitted,
+    covariance: &Covariance,
+    gain: Option<&[f32]>,
+    corrections: &[f64],
+    held_out: &[AtHand],
+) -> Result<()> {
     let outputs = fit.bias.len();
     let weights: Vec<f64> = (0..outputs).map(|c| gain.map_or(1.0, |g| f64::from(g[c]).powi(2))).collect();
     let old = &fit.matrix;
@@ -325,19 +428,19 @@ fn choose(fit: &mut Fitted, covariance: &Covariance, gain: Option<&[f32]>, held_
     let [_, _, before] = tried.pop().unwrap_or_default();
     let mut best = (before, None);
     for (a, errors) in tried.iter().enumerate() {
-        for (c, &error) in errors.iter().enumerate() {
+        for (c, &error) in errors.iter().enumerate().take(corrections.len()) {
             if error < best.0 {
                 best = (error, Some((a, c)));
             }
         }
     }
     let Some((a, c)) = best.1 else { return Ok(()) };
-    let share = CORRECTIONS[c] as f32;
+    let share = corrections[c] as f32;
     let [own, correction] = &fits[a];
     fit.matrix = &own.0 + &(&correction.0 * share);
     fit.bias = (&own.1 + &(&correction.1 * share)).to_vec();
     fit.chosen =
-        Some(Chosen { ridge: RIDGES[a], correction: CORRECTIONS[c], error: best.0 / before.max(f64::MIN_POSITIVE) });
+        Some(Chosen { ridge: RIDGES[a], correction: corrections[c], error: best.0 / before.max(f64::MIN_POSITIVE) });
     Ok(())
 }
 

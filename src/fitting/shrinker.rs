@@ -15,7 +15,7 @@ use super::network::{Network, Progress};
 use super::part::{Values, fixed_to, pin_on};
 use super::prune::thin;
 use super::refit::{self, Fitted, refit};
-use super::targets::{Way, sites};
+use super::targets::{Site, Way, first_uses, sites};
 use crate::anatomy::{Anatomy, Roles};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
@@ -152,8 +152,10 @@ impl<'m> Shrinker<'m> {
             }
             false => Vec::new(),
         };
-        let blocks = self.network.sites.iter().zip(thinnings).zip(&costs.blocks).map(|((site, thinning), measured)| {
-            let error = curve(&thinning.error, measured).into_iter().map(|e| e as f32).collect();
+        let own: Vec<Vec<f64>> = thinnings.iter().zip(&costs.blocks).map(|(t, m)| curve(&t.error, m)).collect();
+        let blocks = self.network.sites.iter().zip(thinnings).enumerate().map(|(i, (site, thinning))| {
+            let of_all = |n: usize| self.network.uses(i).map(|j| own[j][n]).sum::<f64>() as f32;
+            let error = (0..own[i].len()).map(of_all).collect();
             Removal { layer: site.layer, kind: site.kind, kept: thinning.kept, error }
         });
         let layers = costs.layers.into_iter().map(|e| e.map(|e| e as f32).filter(|e| e.is_finite())).collect();
@@ -326,12 +328,17 @@ const JUDGES: usize = 8;
 fn write(model: &Model, fitted: &[Fitted]) -> Result<Model> {
     let typing = Typing::new(model)?;
     let (places, _) = sites(&typing, &Anatomy::new(&typing)?);
+    let first = first_uses(&places);
     let mut out = model.clone();
     for fit in fitted.iter().filter(|f| f.chosen.is_some()) {
-        let Some(site) = places.iter().find(|s| (s.layer, s.kind) == (fit.layer, fit.kind)) else {
+        let Some(i) = places.iter().position(|s| (s.layer, s.kind) == (fit.layer, fit.kind)) else {
             bail!(Internal, "the matrix of layer {} has disappeared", fit.layer)
         };
-        site.write(&typing, &mut out, &fit.matrix, &fit.bias)?;
+        // A matrix that is used several times is written once, for all its uses.
+        if first[i] == i {
+            let again: Vec<&Site> = (i + 1..places.len()).filter(|&j| first[j] == i).map(|j| &places[j]).collect();
+            places[i].write(&again, &typing, &mut out, &fit.matrix, &fit.bias)?;
+        }
     }
     graph::prune(out.graph_mut());
     Ok(out)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use faer::Mat;
 use ndarray::{Array2, Axis};
 
-use super::algebra::{Moments, inner, ridge_solve, scale, select, times};
+use super::algebra::{inner, ridge_solve, scale, select, times};
 use super::network::{Collector, Network};
 use super::order::features;
 use super::part::{Values, image_input, pin};
@@ -96,7 +96,7 @@ fn collected<'n, 'm>(
         progress((done * parallel::size()).min(images.len()));
     }
     images.check_any(parallel::total(done))?;
-    collector.moments.iter_mut().for_each(Moments::sum);
+    collector.finish();
     Ok(collector)
 }
 

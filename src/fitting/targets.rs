@@ -42,6 +42,8 @@ pub struct Site {
     /// The value of the residual stream that it adds to.
     pub skip: Option<String>,
     sum: Option<String>,
+    /// The weights of a matrix that is used several times by design; none of any other.
+    shared: Vec<String>,
     node: usize,
     operand: usize,
     bias: Option<(usize, usize)>,
@@ -153,6 +155,7 @@ impl<'t, 'm> Finder<'t, 'm> {
             outputs: columns,
             skip,
             sum,
+            shared: self.shared(k),
             node: k,
             operand,
             bias,
@@ -162,6 +165,19 @@ impl<'t, 'm> Finder<'t, 'm> {
             rows_over: rows_in,
         })
     }
+
+    /// The names of a shared matrix and of its bias.
+    fn shared(&self, k: usize) -> Vec<String> {
+        let matrix = self.roles.shared(k);
+        let bias = self.roles.bias(k).filter(|_| !matrix.is_empty()).map(|u| self.typing.uses[u].name.as_str());
+        matrix.into_iter().chain(bias).map(str::to_string).collect()
+    }
+}
+
+/// For every site the first one with the same matrix: itself, where that is used once.
+pub(super) fn first_uses(sites: &[Site]) -> Vec<usize> {
+    let same = |a: &Site, b: &Site| !a.shared.is_empty() && (a.kind, &a.shared) == (b.kind, &b.shared);
+    (0..sites.len()).map(|i| (0..i).find(|&j| same(&sites[j], &sites[i])).unwrap_or(i)).collect()
 }
 
 /// Elements of a fixed value: a weight, or what is computed from weights.
@@ -238,10 +254,18 @@ impl Site {
     }
 
     /// Puts a matrix and a bias into a model whose nodes are those of the typed graph that the site was found in.
+    /// `again` are the other sites that have the same matrix.
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Internal`] for shapes that do not fit.
-    pub fn write(&self, typing: &Typing, model: &mut Model, matrix: &Array2<f32>, bias: &[f32]) -> Result<()> {
+    pub fn write(
+        &self,
+        again: &[&Site],
+        typing: &Typing,
+        model: &mut Model,
+        matrix: &Array2<f32>,
+        bias: &[f32],
+    ) -> Result<()> {
         let shape = |node: usize, input: usize| {
             let name = typing.graph.node[node].input[input].as_str();
             typing.weights.get(name).map(|t| t.shape()).or(typing.shape(name))
@@ -249,9 +273,12 @@ impl Site {
         let flat = matrix.as_standard_layout().into_owned().into_shape_with_order((1, matrix.len()));
         let Ok(flat) = flat else { bail!(Internal, "a matrix that is not contiguous") };
         let weight = self.weight.flat().tensor(&flat, &shape(self.node, self.operand).unwrap_or_default())?;
-        put(model, typing, (self.node, self.operand), weight.shape(), &weight.iter().copied().collect::<Vec<_>>());
+        let all = || std::iter::once(self).chain(again.iter().copied());
+        let places: Vec<_> = all().map(|s| (s.node, s.operand)).collect();
+        put(model, typing, &places, weight.shape(), &weight.iter().copied().collect::<Vec<_>>());
         if let Some((node, input)) = self.bias {
-            put(model, typing, (node, input), &shape(node, input).unwrap_or_default(), bias);
+            let places: Vec<_> = all().filter_map(|s| s.bias).collect();
+            put(model, typing, &places, &shape(node, input).unwrap_or_default(), bias);
         }
         Ok(())
     }
@@ -322,22 +349,29 @@ impl Site {
     }
 }
 
-/// Gives one use of a weight new elements: under its old name where nothing else uses it.
-fn put(model: &mut Model, typing: &Typing, (node, input): (usize, usize), shape: &[usize], data: &[f32]) {
+/// Gives a weight new elements at some places: under its old name where nothing else uses it.
+fn put(model: &mut Model, typing: &Typing, places: &[(usize, usize)], shape: &[usize], data: &[f32]) {
+    let Some(&(node, input)) = places.first() else { return };
     let old = typing.graph.node[node].input[input].clone();
     let kind = typing.weights.get(old.as_str()).and_then(|t| data_type(t)).unwrap_or(DataType::Float);
-    let alone = typing.graph.node.iter().flat_map(|n| &n.input).filter(|x| **x == old).count() == 1;
+    let uses = typing.graph.node.iter().flat_map(|n| &n.input).filter(|x| **x == old).count();
+    let alone = uses == places.iter().filter(|(k, j)| typing.graph.node[*k].input[*j] == old).count();
     let graph = model.graph_mut();
-    let place = graph.initializer.iter().position(|t| t.name() == old).filter(|_| alone);
-    match place {
-        Some(at) => graph.initializer[at] = tensor_from_f32(old, kind, shape, data),
+    let name = match graph.initializer.iter().position(|t| t.name() == old).filter(|_| alone) {
+        Some(at) => {
+            graph.initializer[at] = tensor_from_f32(old.clone(), kind, shape, data);
+            old
+        }
         None => {
             let name = Names::new(graph).fresh(&format!("{old}_fitted"));
             graph.initializer.push(tensor_from_f32(name.clone(), kind, shape, data));
-            // Nodes of the model are those of the typed graph.
-            if let Some(x) = graph.node.get_mut(node).and_then(|n| n.input.get_mut(input)) {
-                *x = name;
-            }
+            name
+        }
+    };
+    // Nodes of the model are those of the typed graph.
+    for &(k, j) in places {
+        if let Some(x) = graph.node.get_mut(k).and_then(|n| n.input.get_mut(j)) {
+            x.clone_from(&name);
         }
     }
 }

@@ -7,6 +7,7 @@ mod apart;
 mod axis;
 mod batch;
 mod builder;
+mod copies;
 mod dequantize;
 mod feed;
 mod functions;

@@ -8,15 +8,16 @@ use super::names::Names;
 use super::nodes::is_quantised;
 use super::order::sort;
 use super::values::{data_inputs, declared_dims, declared_type};
-use super::{activations, functions};
+use super::{activations, copies, functions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::{GraphProto, NodeProto, ValueInfoProto};
 use crate::onnx::{DataType, Model, node_label};
 
 /// Brings a model that was just opened into the form that later stages work on: model-local functions are inlined,
-/// activations that were fused into products stand by themselves, every use of a transposed weight has a Transpose
-/// of its own, a model of a single picture has an axis of images ([`remove_batch_axis`](super::remove_batch_axis)
-/// takes it away again), and nodes stand in topological order. An `If` stays: shapes say which branch it takes
+/// activations that were fused into products stand by themselves, a weight has one name, copies of a matrix of a module
+/// that is called several times are one, every use of a transposed weight has a Transpose of its own, a model of one
+/// picture has an axis of images ([`remove_batch_axis`](super::remove_batch_axis) takes it away again), and nodes
+/// stand in topological order. An `If` stays: shapes say which branch it takes
 /// ([`branches::inline`](crate::axes::branches::inline)).
 ///
 /// # Errors
@@ -31,6 +32,7 @@ pub fn prepare(model: &mut Model) -> Result<()> {
     let graph = model.graph_mut();
     refuse(graph).map_err(&named)?;
     activations::separate(graph);
+    copies::merge(graph);
     separate_transposes(graph);
     sort(graph).map_err(&named)
 }

@@ -1,6 +1,6 @@
 //! The learngene as a model: centroids and lookups in the place of the weights that they stand for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::choices::{Centroid, FfnCentroid};
 use super::clusters::{Cluster, ffn_centroid};
@@ -91,8 +91,10 @@ impl<'a, 'm> Condenser<'a, 'm> {
             let Some(factor) = ffn.hidden_factor(self.typing) else {
                 bail!(Unsupported, "the neurons of layer {l} have no axis of their own");
             };
-            // As with heads, what they pass on stays each one's own.
-            let down = self.roles.operand(ffn.down);
+            // As with heads, what they pass on stays each one's own, in every use of the FFN.
+            let all = self.anatomy.layers.iter().flat_map(|l| &l.ffns);
+            let same = all.filter(|f| f.hidden_factor(self.typing) == Some(factor));
+            let down: HashSet<usize> = same.flat_map(|f| self.roles.operand(f.down)).collect();
             let uses = self.roles.carriers(factor).into_iter().filter(|u| !down.contains(u)).map(|u| (u, factor));
             self.look_up(&uses.collect::<Vec<_>>(), clusters, &format!("{SHARE_PREFIX}layer{l}/neurons"))?;
         }

@@ -200,6 +200,8 @@ impl Learngene {
         rules: &Rules,
     ) -> Result<Learngene> {
         let mut gene = Learngene::identity(typing, anatomy);
+        let first = anatomy.same_attentions(typing);
+        let (densities, distances) = (&densities.pooled(&first), &pooled(distances, &first)[..]);
         let published: Vec<f64> = anatomy
             .layers
             .iter()
@@ -400,8 +402,24 @@ pub fn parameters(graph: &GraphProto) -> u64 {
         .sum()
 }
 
-/// True where two layers' FFNs have the same form and shapes, so that one can stand for both.
+/// Means over the uses of a block that is used several times: what cannot be added up stays that of the first.
+fn pooled(distances: &[Array2<f64>], first: &[usize]) -> Vec<Array2<f64>> {
+    let mean = |&l: &usize| {
+        let uses = (0..first.len()).filter(|&other| first[other] == l).filter_map(|other| distances.get(other));
+        let alike: Vec<&Array2<f64>> = uses.filter(|d| d.dim() == distances[l].dim()).collect();
+        let sum = alike.iter().fold(Array2::zeros(distances[l].dim()), |sum, d| sum + *d);
+        sum / alike.len().max(1) as f64
+    };
+    first[..distances.len().min(first.len())].iter().map(mean).collect()
+}
+
+/// True where two layers' FFNs have the same form and shapes, so that one can stand for both. One that is used several
+/// times stands for others already.
 fn alike(typing: &Typing, anatomy: &Anatomy, roles: &Roles, a: usize, b: usize) -> bool {
+    let ffns = |l: usize| anatomy.layers.get(l).into_iter().flat_map(|layer| &layer.ffns);
+    if [a, b].into_iter().flat_map(ffns).any(|f| !roles.shared(f.down).is_empty()) {
+        return false;
+    }
     let form = |l: usize| -> Option<Vec<(String, usize, Vec<i64>)>> {
         let layer = anatomy.layers.get(l)?;
         layer.ffns.iter().map(|ffn| ffn.hidden_factor(typing)).collect::<Option<Vec<_>>>()?;

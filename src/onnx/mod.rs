@@ -20,6 +20,8 @@ pub(crate) use model::Payload;
 pub use model::{Fed, Like, Model, node_label};
 pub use source::sha256;
 pub use subgraphs::{subgraphs, subgraphs_mut, with_inner_nodes};
-pub use tensor::{DataType, data_type, is_float, tensor_from_f32, tensor_from_i64, tensor_from_raw, tensor_info};
+pub use tensor::{
+    DataType, data_type, is_float, is_uniform, tensor_from_f32, tensor_from_i64, tensor_from_raw, tensor_info,
+};
 pub use tensor::{element_count, element_size, payload, squares_along, to_f32, to_i64};
 pub use write::{encoded_len, replace_file};

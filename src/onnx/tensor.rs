@@ -221,6 +221,13 @@ pub fn is_float(t: &TensorProto) -> bool {
     matches!(data_type(t), Some(DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16))
 }
 
+/// True where all elements are equal. No more is read than the elements up to the first that differs.
+pub fn is_uniform(t: &TensorProto) -> bool {
+    let bytes = payload(t);
+    let size = data_type(t).and_then(element_size).unwrap_or(4);
+    bytes.chunks(size).all(|element| *element == bytes[..size])
+}
+
 /// A tensor over raw bytes.
 pub fn tensor_from_raw(name: impl Into<String>, kind: DataType, dims: &[usize], raw: Bytes) -> TensorProto {
     TensorProto {

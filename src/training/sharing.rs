@@ -18,7 +18,7 @@ use crate::axes::Typing;
 use crate::error::Result;
 use crate::graph::{self, Attributes, Links, Names, lift_constants};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
-use crate::onnx::{Model, data_type, element_size, payload};
+use crate::onnx::{Model, is_uniform};
 use crate::ops::{self, Mark};
 
 /// A weight that was stored once and is several parameters.
@@ -77,12 +77,6 @@ fn candidates(graph: &GraphProto) -> HashSet<&str> {
     all.filter(|(name, tensor)| read.contains(name) && is_trainable(tensor) && is_uniform(tensor))
         .map(|(name, _)| name)
         .collect()
-}
-
-fn is_uniform(tensor: &TensorProto) -> bool {
-    let bytes = payload(tensor);
-    let size = data_type(tensor).and_then(element_size).unwrap_or(4);
-    bytes.chunks(size).all(|element| *element == bytes[..size])
 }
 
 /// For every weight that is several parameters, the places of each; the first keeps the name.

@@ -6,7 +6,7 @@ use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
     batches, blocks, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined, listed, masks,
-    models, pictures, ranges, sizes, stacks, starts, studies, tars, teachers, texts, unknown, values, verified,
+    models, pictures, ranges, shared, sizes, stacks, starts, studies, tars, teachers, texts, unknown, values, verified,
     windows,
 };
 
@@ -189,6 +189,16 @@ fn layers_go_whole() {
 #[test]
 fn every_ffn_of_a_layer_is_resized() {
     blocks::every_ffn_of_a_layer_is_resized(&tract());
+}
+
+#[test]
+fn a_block_is_resized_once() {
+    shared::a_block_is_resized_once(&tract());
+}
+
+#[test]
+fn a_block_is_fitted_once() {
+    shared::a_block_is_fitted_once(&tract());
 }
 
 #[test]

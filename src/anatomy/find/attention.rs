@@ -9,7 +9,7 @@ use crate::onnx::proto::NodeProto;
 impl<'m> Finder<'_, 'm> {
     pub fn attentions(&self) -> Vec<Attention> {
         let typing = self.typing;
-        let mut found: Vec<Attention> = Vec::new();
+        let (mut found, mut linear): (Vec<Attention>, Vec<Attention>) = Default::default();
         for (k, node) in typing.graph.node.iter().enumerate() {
             let fused = typing.fused.get(&k);
             // What depends on no input is a constant, as the first attention of DETR's decoder, whose queries are zero.
@@ -25,10 +25,14 @@ impl<'m> Finder<'_, 'm> {
                 }
                 _ => continue,
             };
-            if fused.is_none() && !self.weighs_values(k, &keys) {
+            // Groups that compete for tokens (GroupViT): the Softmax runs over what asks, not over what is asked.
+            let competes = fused.is_none() && !self.weighs_values(k, &keys) && self.is_product_over(k, &queries);
+            let (queries, keys) = if competes { (keys, queries) } else { (queries, keys) };
+            let attends = fused.is_some() || self.weighs_values(k, &keys);
+            let Some(projection) = attends.then(|| self.projection(k, &keys)).flatten() else {
+                linear.extend(self.linear(k));
                 continue;
-            }
-            let Some(projection) = self.projection(k, &keys) else { continue };
+            };
             let WeightContraction { summed, made } = &self.weight[&projection];
             let front: Dim = front.iter().flat_map(|d| typing.factors.leaves(d)).collect();
             let (mixings, behind) = self.mixings(k, &front, projection);
@@ -42,23 +46,9 @@ impl<'m> Finder<'_, 'm> {
             let made_of = if heads.is_empty() { self.attended(k, &keys) } else { heads.clone() };
             let own = self.segments(summed).find(|s| self.meet(s, &made_of)).unwrap_or_else(|| summed.clone());
             let head_dim = own.into_iter().filter(|f| !self.meet(&[*f], &heads)).collect();
-            let attention = Attention {
-                softmax: vec![k],
-                projection,
-                heads,
-                mixings,
-                shared,
-                head_dim,
-                embedding: made.clone(),
-                queries: typing.factors.leaves(&queries),
-                keys: typing.factors.leaves(&keys),
-                ffns: Vec::new(),
-                convolution: None,
-                sum: None,
-                enter: None,
-                leave: None,
-                sums: Vec::new(),
-            };
+            let tokens = [queries, keys].map(|d| typing.factors.leaves(&d));
+            let attention =
+                Attention { heads, mixings, shared, ..attention(vec![k], projection, head_dim, made.clone(), tokens) };
             // Of several Softmaxes before one projection, one whose queries and keys are tokens decides: another may
             // run over the places of a kernel that is computed for each token (ConvBERT).
             let over_tokens = |a: &Attention| self.size(&a.queries) > 1 && a.queries == a.keys;
@@ -77,7 +67,45 @@ impl<'m> Finder<'_, 'm> {
                 (a.heads, a.head_dim) = (Dim::from_slice(&[pieces]), Dim::from_slice(rest));
             }
         }
+        linear.retain(|l| found.iter().all(|a| a.projection != l.projection));
+        found.extend(linear);
+        found.sort_by_key(|a| a.softmax.first().copied().unwrap_or(a.projection));
         found
+    }
+
+    /// Linear attention (MobileViT v2, SwiftFormer): there is no map from queries to keys. Scores weigh keys, which are
+    /// added up over all tokens, and the context that this makes is multiplied with the values of every token.
+    fn linear(&self, softmax: usize) -> Option<Attention> {
+        let ends = |k: usize| self.weight.contains_key(&k) || self.node(k).op_type() == "ReduceSum";
+        let mut scores = self.links.downstream(self.links.outputs(softmax)).until(ends);
+        let sum = scores.find(|&k| self.node(k).op_type() == "ReduceSum")?;
+        let leaves = |x: &str| -> Dim {
+            let dims = self.typing.dims.get(x).into_iter().flatten();
+            dims.flat_map(|d| self.typing.factors.leaves(d)).collect()
+        };
+        let (weighed, context) = (self.links.inputs(sum).next()?, self.links.outputs(sum).next()?);
+        let kept = leaves(context);
+        let tokens: Dim = leaves(weighed).into_iter().filter(|f| !kept.contains(f)).collect();
+        let is_value = |x: &str| {
+            let computed = self.links.maker(x).filter(|_| !self.typing.is_constant(x));
+            computed.is_some_and(|m| !self.is_made_from(m, context)) && self.meet(&leaves(x), &tokens)
+        };
+        let mut later = self.links.downstream([context]).until(|k| self.weight.contains_key(&k));
+        later.find(|&k| self.node(k).op_type() == "Mul" && self.links.inputs(k).any(is_value))?;
+        // What is added on the way is made of a part of what the attention takes, and is no stream.
+        let returns = |k: &usize| {
+            let skip = self.residual_join(*k).map(|(skip, _)| self.unscaled(skip));
+            skip.is_some_and(|skip| self.is_made_from_all_of(*k, skip))
+        };
+        let projection = self.links.downstream([context]).filter(|k| self.weight.contains_key(k)).find(returns)?;
+        let WeightContraction { summed, made } = &self.weight[&projection];
+        Some(attention(Vec::new(), projection, summed.clone(), made.clone(), [tokens.clone(), tokens]))
+    }
+
+    /// True where whatever a node is made from passes a value.
+    fn is_made_from_all_of(&self, k: usize, value: &str) -> bool {
+        let computed = self.links.upstream(self.links.inputs(k)).along(|x| !self.typing.is_constant(x));
+        computed.until(|x| x == value).all(|x| x == value || self.links.maker(x).is_some())
     }
 
     /// A Softmax over the last axis, also where it is written out: exponentials over their sum.
@@ -187,6 +215,14 @@ impl<'m> Finder<'_, 'm> {
         keys.is_empty() || later.into_iter().any(|k| self.is_product(k) && self.sums_over(k, keys))
     }
 
+    /// True where the first product of computed values behind a Softmax sums over some of these factors.
+    fn is_product_over(&self, softmax: usize, factors: &Dim) -> bool {
+        let is_end = |k: usize| self.weight.contains_key(&k) || self.is_product(k);
+        let mut later = self.links.downstream(self.links.outputs(softmax)).until(is_end);
+        let product = later.find(|&k| self.is_product(k) && !self.weight.contains_key(&k));
+        product.is_some_and(|k| self.sums_over(k, factors))
+    }
+
     /// The factors of what an attention makes: of the product of its probabilities with the values.
     fn attended(&self, softmax: usize, keys: &Dim) -> Dim {
         let product = |k: &usize| self.typing.fused.contains_key(k) || self.takes_values(*k, keys);
@@ -249,5 +285,27 @@ impl<'m> Finder<'_, 'm> {
             }
         }
         Vec::new()
+    }
+}
+
+/// An attention of one head, of which no more is known than itself.
+fn attention(softmax: Vec<usize>, projection: usize, head_dim: Dim, embedding: Dim, tokens: [Dim; 2]) -> Attention {
+    let [queries, keys] = tokens;
+    Attention {
+        softmax,
+        projection,
+        heads: Dim::new(),
+        mixings: Vec::new(),
+        shared: Dim::new(),
+        head_dim,
+        embedding,
+        queries,
+        keys,
+        ffns: Vec::new(),
+        convolution: None,
+        sum: None,
+        enter: None,
+        leave: None,
+        sums: Vec::new(),
     }
 }

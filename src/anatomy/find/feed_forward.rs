@@ -38,7 +38,7 @@ impl<'m> Finder<'_, 'm> {
                 }
                 let made_hidden = self.leaves([&hidden]).into_iter().filter_map(|f| makers.get(&f)).flatten().copied();
                 let up: BTreeSet<usize> = made_hidden.filter(|&k| k < down).collect();
-                let up: Vec<usize> = up.into_iter().collect();
+                let up: Vec<usize> = up.into_iter().filter(|&k| self.leads_to(k, down, &hidden)).collect();
                 // Channels that were cut apart and joined again on the way share some factors with the stream: there
                 // the sum that it returns to must be one that it was made from.
                 if up.is_empty() || !(whole || self.residual_add(down).0.is_some()) {
@@ -62,11 +62,25 @@ impl<'m> Finder<'_, 'm> {
         found
     }
 
+    /// True where what a contraction makes comes to `down` as neurons. In a block that is used several times the
+    /// neurons of every use have the same factors.
+    fn leads_to(&self, k: usize, down: usize, hidden: &Dim) -> bool {
+        let later = self.links.downstream(self.links.outputs(k)).through(|u| u <= down);
+        later.until(|u| u == down || self.sums_up(u, hidden)).any(|u| u == down)
+    }
+
+    /// True for a contraction that makes something else of neurons. A convolution of each neuron on its own does not.
+    fn sums_up(&self, k: usize, hidden: &Dim) -> bool {
+        let sums_up = |w: &WeightContraction| self.meet(&w.summed, hidden) && !self.meet(&w.made, hidden);
+        self.weight.get(&k).is_some_and(|w| !w.made.is_empty() && sums_up(w))
+    }
+
     /// The nodes between the contractions of an FFN; a convolution of each neuron on its own is one of them.
     fn between(&self, up: &[usize], down: usize, hidden: &Dim) -> Vec<&'m NodeProto> {
         let passes = |u: &usize| self.weight.get(u).is_none_or(|w| self.meet(&w.summed, hidden));
         let made = up.iter().flat_map(|&k| self.links.outputs(k));
-        self.links.downstream(made).through(|u| u < down && passes(&u)).map(|u| self.node(u)).collect()
+        let nodes = self.links.downstream(made).through(|u| u < down && passes(&u) && !self.sums_up(u, hidden));
+        nodes.map(|u| self.node(u)).collect()
     }
 
     /// True where what an FFN would make of its hidden values is added to values that are made elsewhere.

@@ -27,13 +27,15 @@ struct Sum<'m> {
     crosses: bool,
     /// FFNs that it adds, as indices into those that were found.
     ffns: Vec<usize>,
+    /// True where it adds more than one weight makes: an adapter, and no convolution of positions.
+    adapts: bool,
     /// The sum whose value it adds to, where there is one alone.
     before: Option<usize>,
 }
 
 impl<'m> Sum<'m> {
     fn new(join: usize, skip: &'m str) -> Self {
-        Sum { join, skip, layers: vec![], pools: false, crosses: false, ffns: vec![], before: None }
+        Sum { join, skip, layers: vec![], pools: false, crosses: false, ffns: vec![], adapts: false, before: None }
     }
 }
 
@@ -56,8 +58,8 @@ pub(super) fn complete(
             }
             let own: Vec<usize> = range.iter().filter_map(|&s| ffn_of(&sums[s], layers, others, l, ffns)).collect();
             // A layer that has all its FFNs already takes nothing else: a convolution of positions stays where it is.
-            let crosses = range.iter().any(|&s| sums[s].crosses);
-            if !crosses && !layers[l].ffns.is_empty() && own.len() == layers[l].ffns.len() {
+            let more = range.iter().any(|&s| sums[s].crosses || sums[s].adapts);
+            if !more && !layers[l].ffns.is_empty() && own.len() == layers[l].ffns.len() {
                 continue;
             }
             let is_taken = |a: &Attention| a.ffns.iter().any(|f| own.iter().any(|&i| ffns[i].down == f.down));
@@ -116,9 +118,10 @@ fn sums<'m>(finder: &Finder<'_, 'm>, layers: &[Attention], others: &[Attention],
         }
         let carries = finder.node(join).output.first().and_then(|o| finder.typing.dims.get(o.as_str()));
         if carries.is_some_and(|dims| dims.iter().any(|d| finder.is_among(d, &stream)))
-            && let Some(skip) = skip_of(finder, join).filter(|skip| adds_contraction(finder, join, skip))
+            && let Some(skip) = skip_of(finder, join)
+            && let weights @ 1.. = added_contractions(finder, join, skip)
         {
-            found.insert(join, Sum::new(join, skip));
+            found.insert(join, Sum { adapts: weights > 1, ..Sum::new(join, skip) });
         }
     }
     let mut sums: Vec<Sum> = found.into_values().collect();
@@ -144,12 +147,12 @@ fn skip_of<'m>(finder: &Finder<'_, 'm>, join: usize) -> Option<&'m str> {
     })
 }
 
-/// True where a weight takes part in what is added to the value.
-fn adds_contraction(finder: &Finder, join: usize, skip: &str) -> bool {
+/// How many weights take part in what is added to the value, up to two.
+fn added_contractions(finder: &Finder, join: usize, skip: &str) -> usize {
     let first = finder.links.maker(skip).unwrap_or(0);
     let later = |x: &str| !finder.typing.is_constant(x) && finder.links.maker(x).is_some_and(|m| m > first);
-    let mut branch = finder.links.upstream(finder.links.inputs(join).filter(|x| *x != skip)).along(later).nodes();
-    branch.any(|k| finder.weight.contains_key(&k))
+    let branch = finder.links.upstream(finder.links.inputs(join).filter(|x| *x != skip)).along(later).nodes();
+    branch.filter(|k| finder.weight.contains_key(k)).take(2).count()
 }
 
 /// The sum that a value is a form of, behind a norm say: no weight is summed over on the way.

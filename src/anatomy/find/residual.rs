@@ -22,6 +22,9 @@ impl<'m> Finder<'_, 'm> {
             a.sum = skip.zip(sum);
             a.sums.extend(a.sum.clone());
         }
+        let ends: HashSet<String> =
+            attentions.iter().filter_map(|a| a.leave.clone()).chain(sums.iter().filter_map(|s| s.1.clone())).collect();
+        let onto: Vec<Option<&str>> = sums.iter().map(|s| self.sum_behind(s.0.as_deref()?, &ends)).collect();
         let order: Vec<usize> = attentions.iter().map(|a| a.projection).collect();
         let mut taken = HashSet::new();
         let mut first = 0;
@@ -43,8 +46,9 @@ impl<'m> Finder<'_, 'm> {
                     !taken.contains(i) && a.enter.is_some() && sums[*i] == (a.enter.clone(), a.leave.clone())
                 });
                 // Where branches of a model stand between each other, the FFN that adds to what the attention made.
-                let joined = (0..ffns.len())
-                    .find(|i| !taken.contains(i) && a.leave.is_some() && sums[*i].0 == a.leave && made(&ffns[*i]));
+                let joined = (0..ffns.len()).find(|i| {
+                    !taken.contains(i) && a.leave.is_some() && onto[*i] == a.leave.as_deref() && made(&ffns[*i])
+                });
                 let behind = (0..ffns.len()).find(|i| {
                     !taken.contains(i) && order[last] < ffns[*i].down && ffns[*i].down < until && made(&ffns[*i])
                 });
@@ -71,6 +75,19 @@ impl<'m> Finder<'_, 'm> {
             }
             first = last + 1;
         }
+    }
+
+    /// The one of some sums that a value is, or is a form of, behind a norm say: no weight is summed over on the way.
+    fn sum_behind<'v>(&self, value: &str, sums: &'v HashSet<String>) -> Option<&'v str> {
+        let start = match self.links.maker(value) {
+            Some(k) => self.links.outputs(k).find(|o| *o == value)?,
+            None => return None,
+        };
+        let is_form =
+            |x: &str| !self.typing.is_constant(x) && self.links.maker(x).is_some_and(|k| !self.weight.contains_key(&k));
+        let values = self.links.upstream([start]).along(|x| sums.contains(x) || is_form(x)).until(|x| sums.contains(x));
+        let mut found = values.filter_map(|x| sums.get(x)).map(String::as_str);
+        found.next().filter(|_| found.next().is_none())
     }
 
     /// True where a node is made from a value.
@@ -149,7 +166,7 @@ impl<'m> Finder<'_, 'm> {
         if self.size(&a.queries) < 2 {
             return false;
         }
-        let operands = self.score_operands(a.softmax[0]);
+        let operands = a.softmax.first().map(|&k| self.score_operands(k)).unwrap_or_default();
         let [queries, keys] = operands[..] else { return true };
         let [(stream_q, varies_q), (stream_k, varies_k)] = [self.sources(queries, sums), self.sources(keys, sums)];
         varies_q

@@ -72,7 +72,7 @@ fn origin<'a>(finder: &'a Finder, layer: &'a Attention, made_by: &HashMap<&str, 
     };
     let start: Vec<&str> = match layer.enter.as_deref() {
         Some(enter) => vec![enter],
-        None => links.inputs(layer.softmax[0]).collect(),
+        None => links.inputs(layer.softmax.first().copied().unwrap_or(layer.projection)).collect(),
     };
     let mut found = Origin::default();
     for x in walk::search(start.into_iter().filter(computed), back) {

@@ -149,6 +149,7 @@ impl<'m> Repair<'_, 'm> {
                 }
             }
         } else if typing.known.contains_key(first) {
+            self.shape_of_numbers(k, &mut node)?;
             self.recompute(was, &node)?;
         } else if !typing.opaque.contains_key(&k) {
             match op {

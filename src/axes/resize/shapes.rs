@@ -204,6 +204,28 @@ impl Repair<'_, '_> {
         !leaves.is_empty() && leaves.iter().all(changes) && !self.plan.gathers.keys().any(of_image)
     }
 
+    /// Numbers that are known may lie along an axis that is resized, too: a mask for each head, expanded to the shape
+    /// of scores (Funnel).
+    pub(super) fn shape_of_numbers(&mut self, k: usize, node: &mut NodeProto) -> Result<()> {
+        let was = &self.typing.graph.node[k];
+        let resized = |f: &Factor| self.plan.gathers.contains_key(f);
+        let dims = was.output.first().and_then(|o| self.typing.dims.get(o.as_str())).into_iter().flatten();
+        let carries = dims.flat_map(|d| self.typing.factors.leaves(d)).any(|f| resized(&f));
+        let Some(operand) = node.input.get(1).filter(|_| carries && matches!(was.op_type(), "Expand" | "Reshape"))
+        else {
+            return Ok(());
+        };
+        let Some(have) = self.known.get(operand).map(Known::ints) else { return Ok(()) };
+        let (right, want) = self.agreement(was, &have);
+        if right.iter().all(|&r| r) {
+            return Ok(());
+        }
+        self.shape_operand(k, node, 1)?;
+        let sizes = have.iter().zip(&want).zip(&right).map(|((&h, &w), &r)| if r { h } else { w });
+        self.known.insert(node.input[1].clone(), Known::integers(sizes));
+        Ok(())
+    }
+
     /// Which elements of a shape operand agree with the typing, and what it wants of each.
     fn agreement(&self, was: &NodeProto, have: &[i64]) -> (Vec<bool>, Vec<i64>) {
         let op = was.op_type();

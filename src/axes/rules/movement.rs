@@ -18,18 +18,32 @@ impl Rule<'_, '_> {
         let target = resolve_shape(&shape, &target, allow_zero)
             .ok_or_else(|| self.fail(&format!("dimensions {shape:?} cannot become {target:?}")))?;
         if shape.contains(&0) {
-            return Err(self.fail(&format!("dimensions {shape:?} hold nothing")));
+            return Ok(self.empty(&x, &target));
         }
         Ok(self.typing.factors.reshaped(&x, &target))
+    }
+
+    /// The axes of a value that holds nothing (rows that a known mask picks none of): at both ends those of which there
+    /// are as many as before.
+    fn empty(&mut self, x: &[Dim], target: &[usize]) -> Vec<Dim> {
+        let same = |(d, n): &(&Dim, &usize)| self.typing.factors.size(d) == **n;
+        let front = x.iter().zip(target).take_while(same).count();
+        let back = x[front..].iter().rev().zip(target[front..].iter().rev()).take_while(same).count();
+        let mut dims = x[..front].to_vec();
+        for &n in &target[front..target.len() - back] {
+            dims.push(self.typing.factors.fresh(n));
+        }
+        dims.extend_from_slice(&x[x.len() - back..]);
+        dims
     }
 
     pub(super) fn flatten(&mut self) -> Result<Vec<Dim>> {
         let (x, shape) = (self.input(0)?, self.shape(0)?);
         let a = nearest_border(self.node.int("axis").unwrap_or(1), x.len());
-        if shape.contains(&0) {
-            return Err(self.fail(&format!("dimensions {shape:?} hold nothing")));
-        }
         let target = [elements(&shape[..a]), elements(&shape[a..])];
+        if shape.contains(&0) {
+            return Ok(self.empty(&x, &target));
+        }
         Ok(self.typing.factors.reshaped(&x, &target))
     }
 

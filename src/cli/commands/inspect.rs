@@ -19,6 +19,14 @@ use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model, node_label};
 use crate::ops::{self, Slot};
 
+/// What only some layers have, and the head of its column.
+const EXTRA: [(&str, &str); 4] = [
+    ("attention", "attention"),
+    ("convolution", "convolution"),
+    ("layer", "of layer"),
+    ("weights_of", "weights of layer"),
+];
+
 /// `offshoot inspect`.
 #[derive(Args, Debug)]
 pub struct InspectArgs {
@@ -77,6 +85,9 @@ pub fn describe(
         let stack = anatomy.stack_of(l);
         layer["stack"] = json!(stack.map(|(stack, _)| &stack.name));
         layer["stack_index"] = json!(stack.map(|(_, place)| place));
+    }
+    for (l, first) in anatomy.same_blocks(typing).into_iter().enumerate().filter(|(l, first)| l != first) {
+        layers[l]["weights_of"] = json!(first);
     }
     let mut others = list(&anatomy.others);
     for (other, a) in others.iter_mut().zip(&anatomy.others) {
@@ -160,6 +171,9 @@ fn attention(typing: &Typing, a: &Attention, index: usize, roles: Option<&Roles>
     });
     if let Some(convolution) = &a.convolution {
         value["convolution"] = ffn(convolution);
+    }
+    if a.is_linear() {
+        value["attention"] = json!("linear");
     }
     if size(&a.shared) > 1 {
         value["query_heads"] = json!(a.query_heads(typing));
@@ -298,8 +312,7 @@ fn render(v: &Value, input: Option<&InputReport>) -> String {
         let stacks = key == "layers" && v["stacks"].as_array().is_some_and(|s| s.len() > 1);
         let of_stack = |a: &Value| stacks.then(|| format!("{}:{}", text(&a["stack"]), a["stack_index"]));
         // What only some models have gets a column where it is.
-        let extra = [("convolution", "convolution"), ("layer", "of layer")];
-        let extra: Vec<_> = extra.into_iter().filter(|(k, _)| list.iter().any(|a| !a[k].is_null())).collect();
+        let extra: Vec<_> = EXTRA.into_iter().filter(|(k, _)| list.iter().any(|a| !a[k].is_null())).collect();
         let cell = |v: &Value| text(v.get("width").unwrap_or(v));
         let of_ffns = |a: &Value, k: &str| match a["ffns"].as_array().map_or(&[][..], Vec::as_slice) {
             [] => "-".to_string(),

@@ -105,7 +105,7 @@ pub fn write(runtime: &Arc<Runtime>, ancestor: &Network, cuts: &[Cut], child: &M
                 }
             }
             let mut next = model.clone();
-            site.write(&typing, &mut next, &matrix, &bias)?;
+            site.write(&[], &typing, &mut next, &matrix, &bias)?;
             drop(sites);
             model = next;
         }
@@ -155,7 +155,7 @@ impl Turn {
             }
         }
         let mut next = model.clone();
-        site.write(&typing, &mut next, &matrix, &bias)?;
+        site.write(&[], &typing, &mut next, &matrix, &bias)?;
         drop(typing);
         *model = next;
         Ok(())

@@ -57,6 +57,18 @@ pub fn every_ffn_of_a_layer_is_resized(runtime: &Arc<Runtime>) {
     }
     let shown = String::from_utf8(done(&["inspect", text(&folder.join("conformer.onnx"))]).stdout).unwrap();
     assert!(shown.contains("24, 32") && shown.contains("convolution"), "{shown}");
+    let linear = folder.join("linear.onnx");
+    let shown = printed(&["inspect", text(&linear), "--json"]);
+    assert!(
+        shown["layers"].as_array().unwrap().iter().all(|l| l["attention"] == "linear" && l["heads"] == 1),
+        "{shown}"
+    );
+    let density = ["density", text(&linear), "--images", "fixtures/fashion-png", "--mean", "0.5", "--std", "0.5"];
+    refused(&density, &["of layer 0, its attention is linear", "grow --no-images"]);
+    let shown = printed(&["inspect", text(&folder.join("groups.onnx")), "--json"]);
+    let of: Value =
+        shown["other_attentions"].as_array().unwrap().iter().map(|a| json!([a["keys"], a["ffn_width"]])).collect();
+    assert_eq!(of, json!([[16, 24], [16, 24]]), "groups that compete for tokens have an FFN, too");
     let shown = printed(&["inspect", text(&folder.join("decoder.onnx")), "--json"]);
     let of: Value = shown["other_attentions"].as_array().unwrap().iter().map(|a| a["layer"].clone()).collect();
     assert_eq!(of, json!([2, 3]), "a cross-attention names the layer that it goes with");

@@ -17,6 +17,7 @@ pub mod masks;
 pub mod models;
 pub mod pictures;
 pub mod ranges;
+pub mod shared;
 pub mod sizes;
 pub mod stacks;
 pub mod starts;
