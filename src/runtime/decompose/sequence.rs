@@ -1,7 +1,7 @@
 //! Operators that go along a sequence, step by step: cumulative products, causal convolutions, linear attention (ONNX
 //! operator sets 26 and 27). Their length is known, so each step is nodes of its own.
 
-use super::Work;
+use super::operators::Work;
 use crate::error::Result;
 use crate::graph::{Attributes, int_attribute, ints_attribute, resolve_axis};
 
@@ -165,7 +165,7 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    fn steps(&self, steps: usize) -> Result<usize> {
+    pub(super) fn steps(&self, steps: usize) -> Result<usize> {
         match steps {
             1..=MOST_STEPS => Ok(steps),
             _ => Err(self.refuse(&format!("{steps} steps"))),
@@ -173,11 +173,11 @@ impl Work<'_, '_> {
     }
 
     /// One place along an axis, which stays.
-    fn step(&mut self, x: &str, axis: usize, place: usize) -> String {
+    pub(super) fn step(&mut self, x: &str, axis: usize, place: usize) -> String {
         self.slice(x, axis as i64, [place as i64, place as i64 + 1, 1])
     }
 
-    fn join(&mut self, output: usize, parts: &[String], axis: usize) {
+    pub(super) fn join(&mut self, output: usize, parts: &[String], axis: usize) {
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         self.end(output, "Concat", &parts, vec![int_attribute("axis", axis as i64)]);
     }
