@@ -410,7 +410,8 @@ class Check:
             said = next((w for w in self.warnings if SAYS.search(w)), None)
             return ("said", f"outputs {worst:.1e} off; {said[:300]}") if said else ("wrong", f"outputs {worst:.1e} off")
         except Wrong as problem:
-            return "wrong", str(problem)
+            unread = next((w for w in self.warnings if what == "inspect" and "are not read" in w), None)
+            return ("said", f"{problem}; {unread[:300]}") if unread else ("wrong", str(problem))
         except Refused as problem:
             return "refused", str(problem)
         except Broken as problem:
