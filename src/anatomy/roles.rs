@@ -57,6 +57,12 @@ impl<'t, 'm> Roles<'t, 'm> {
         self.links.upstream(given.filter(|x| self.typing.is_constant(x))).nodes().flat_map(uses).chain(own).collect()
     }
 
+    /// Uses that any fixed value that node `k` takes is, or is computed from.
+    fn taken(&self, k: usize) -> HashSet<usize> {
+        let slots: Vec<usize> = (0..self.typing.graph.node[k].input.len()).collect();
+        self.made_of(k, &slots)
+    }
+
     /// The bias that contraction `k` adds: its own third input, or a weight in the Add (or skip norm, or BiasGelu)
     /// behind it, also where it is reached through other operators.
     pub fn bias(&self, k: usize) -> Option<usize> {
@@ -130,12 +136,19 @@ impl<'t, 'm> Roles<'t, 'm> {
         self.carriers(heads).into_iter().filter(|u| projection.contains(u)).collect()
     }
 
-    /// All uses of an FFN, in order: what carries its hidden neurons, and the bias of its last matrix.
+    /// All uses of an FFN, in order: what carries its hidden neurons, and the bias of its last matrix. Where a block is
+    /// used several times its other uses carry the same neurons, and are not among them.
     pub fn ffn_uses(&self, ffn: &FeedForward) -> Vec<usize> {
         let mut uses = match ffn.hidden_factor(self.typing) {
             Some(f) => self.carriers(f),
             None => Vec::new(),
         };
+        if !self.typing.shared.is_empty() {
+            let made = ffn.up.iter().flat_map(|&k| self.links.outputs(k));
+            let between = self.links.downstream(made).through(|k| k <= ffn.down);
+            let own: HashSet<usize> = ffn.up.iter().copied().chain(between).flat_map(|k| self.taken(k)).collect();
+            uses.retain(|u| own.contains(u));
+        }
         uses.extend(self.bias(ffn.down));
         uses.sort_unstable();
         uses.dedup();
