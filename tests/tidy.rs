@@ -481,6 +481,15 @@ fn the_readme_of_the_scripts_lists_every_script_once() {
     assert_eq!(listed, found);
 }
 
+#[test]
+fn every_python_script_names_its_packages() {
+    let mut all = Vec::new();
+    files(&root().join("scripts"), &["py"], &mut all);
+    assert!(all.len() > 40, "{} scripts", all.len());
+    all.retain(|path| !fs::read_to_string(path).unwrap().contains("# /// script\n"));
+    assert!(all.is_empty(), "{all:?}");
+}
+
 /// Lines that two places may not share.
 const SHARED: usize = 6;
 

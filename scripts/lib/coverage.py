@@ -1,18 +1,22 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = [
+#     "einops==0.8.2",
 #     "numpy==2.5.5",
 #     "onnx==1.23.2",
 #     "onnxruntime==1.32.0",
 #     "onnxscript==0.7.2",
+#     "open-clip-torch==3.3.0",
 #     "safetensors==0.8.0",
 #     "timm==1.0.31",
 #     "torch==2.15.0",
 #     "torchvision==0.29.2",
 #     "transformers==5.23.0",
+#     "vit-pytorch==1.26.14",
 # ]
 # ///
-"""Makes the coverage table in docs/dialects.md: every family of Vision Transformers in timm, exported in two ways.
+"""Makes the coverage table in docs/dialects.md: every family of Vision Transformers in timm, and those of vit-pytorch and
+open_clip, exported in two ways. The models stand in `families.py`.
 
     OMP_NUM_THREADS=1 python scripts/lib/coverage.py export [NAME ...]      export the models into the cache folder
     OMP_NUM_THREADS=1 python scripts/lib/coverage.py check [NAME ...]       check what is there with the `offshoot` binary
@@ -46,131 +50,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from families import MODELS, build
 
-CLASSES = 7
 TOLERANCE = 1e-5
 LIMIT = 420  # seconds that an export may take
-SMALL = dict(img_size=64, embed_dim=48, depth=2, num_heads=4)
-SMALL14 = SMALL | dict(img_size=56)
-
-# Family, the model that stands for it, and what makes it small.
-MODELS = [
-    ("ViT", "vit_tiny_patch16_224", SMALL),
-    ("ViT, attention pooling (SigLIP)", "vit_base_patch16_siglip_224", SMALL),
-    ("ViT, CLIP, quick GELU", "vit_base_patch16_clip_quickgelu_224", SMALL),
-    ("ViT, registers, layer scale (DINOv2)", "vit_base_patch14_reg4_dinov2", SMALL14),
-    ("ViT, packed SwiGLU (DINOv2 giant)", "vit_giant_patch14_dinov2", SMALL14),
-    ("ViT, parallel blocks", "vit_small_patch16_18x2_224", SMALL),
-    ("ViT, residual post-norm", "vit_base_patch16_rpn_224", SMALL),
-    ("ViT, norm before blocks (XP)", "vit_base_patch16_xp_224", SMALL),
-    ("ViT, RMS norm, gated (AIM v2)", "aimv2_large_patch14_224", SMALL14),
-    ("ViT, averaged, registers", "vit_mediumd_patch16_reg4_gap_256", SMALL),
-    ("ViT, SO150M", "vit_so150m_patch16_reg4_map_256", SMALL),
-    ("ViT, differential attention", "vit_dpwee_patch16_reg1_gap_256", SMALL),
-    ("ViT, InternViT", "vit_intern300m_patch14_448", SMALL14),
-    ("ViT, relative position network", "vit_relpos_small_patch16_224", SMALL),
-    ("ViT, shared relative position network", "vit_srelpos_small_patch16_224", SMALL),
-    ("ViT, relative positions, residual post-norm", "vit_relpos_base_patch32_plus_rpn_256", SMALL),
-    ("ViT, SAM", "samvit_base_patch16", dict(img_size=256, embed_dim=48, depth=3, num_heads=4, global_attn_indexes=(2,))),
-    ("ViT, NaFlex", "naflexvit_base_patch16_gap", dict(embed_dim=48, depth=2, num_heads=4)),
-    ("ViT behind ResNet", "vit_tiny_r_s16_p8_224", dict(depth=2)),
-    ("ViT behind MobileCLIP stem", "vit_base_mci_224", dict(depth=1)),
-    ("DeiT, distilled", "deit_tiny_distilled_patch16_224", SMALL),
-    ("DeiT III", "deit3_small_patch16_224", SMALL),
-    ("BEiT", "beit_base_patch16_224", SMALL),
-    ("BEiT v2", "beitv2_base_patch16_224", SMALL),
-    ("BEiT-3", "beit3_base_patch16_224", SMALL),
-    ("EVA", "eva_giant_patch14_224", SMALL14),
-    ("EVA-02", "eva02_tiny_patch14_224", SMALL14),
-    ("EVA-02 CLIP, norm in the FFN", "eva02_base_patch16_clip_224", SMALL),
-    ("ViT, rotary", "vit_medium_patch16_rope_reg1_gap_256", SMALL),
-    ("ViT, rotary, mixed", "vit_small_patch16_rope_mixed_224", SMALL),
-    ("DINOv3", "vit_small_patch16_dinov3", SMALL),
-    ("DINOv3, SwiGLU", "vit_7b_patch16_dinov3", SMALL),
-    ("Perception Encoder", "vit_pe_core_tiny_patch16_384", SMALL),
-    ("DeepSeek ViT", "deepseek_vit_412m", SMALL14),
-    ("Gemma 4 ViT", "gemma4_vit_167m", SMALL),
-    ("Qwen 3 ViT", "qwen3_vit_88m", SMALL),
-    ("CaiT", "cait_xxs24_224", SMALL | dict(depth=2)),
-    ("CoaT", "coat_tiny", dict(serial_depths=[1, 1, 1, 1], parallel_depth=1, embed_dims=[48, 48, 48, 48])),
-    ("CoaT-Lite", "coat_lite_tiny", dict(serial_depths=[1, 1, 1, 1])),
-    ("ConViT", "convit_tiny", {}),
-    ("CrossViT", "crossvit_tiny_240", dict(depth=([1, 1, 0],))),
-    ("DaViT", "davit_tiny", dict(depths=(1, 1, 1, 1), embed_dims=(24, 48, 96, 192), num_heads=(2, 3, 6, 12))),
-    ("EdgeNeXt", "edgenext_xx_small", dict(depths=(1, 1, 2, 1))),
-    ("EfficientFormer", "efficientformer_l1", {}),
-    ("EfficientFormer v2", "efficientformerv2_s0", {}),
-    ("EfficientViT (MSRA)", "efficientvit_m0", {}),
-    ("EfficientViT (MIT), linear attention", "efficientvit_b0", {}),
-    ("FastViT", "fastvit_sa12", dict(layers=(1, 1, 1, 1))),
-    ("GCViT", "gcvit.GlobalContextVit", dict(depths=(1, 1, 2, 1), num_heads=(2, 4, 8, 16), embed_dim=32)),
-    ("Hiera", "hiera_tiny_224", dict(stages=(1, 1, 1, 1), embed_dim=32)),
-    ("Hiera, SAM 2", "hieradet_small", dict(stages=(1, 1, 2, 1), global_att_blocks=(3,))),
-    ("InceptionFormer", "iformer_t", {}),
-    ("LeViT", "levit_128s", {}),
-    ("LowFormer", "lowformer_b0", {}),
-    ("CoAtNet", "coatnet_0_224", dict(depths=(1, 1, 1, 1), embed_dim=(32, 64, 64, 96))),
-    ("CoAtNet, relative position network", "coatnet_rmlp_nano_rw_224", dict(depths=(1, 1, 1, 1), embed_dim=(32, 64, 64, 96))),
-    ("CoAtNeXt", "coatnext_nano_rw_224", dict(depths=(1, 1, 1, 1))),
-    ("MaxViT", "maxvit_tiny_tf_224", dict(depths=(1, 1, 1, 1), embed_dim=(32, 64, 64, 96))),
-    ("MaxViT, relative position network", "maxvit_rmlp_pico_rw_256", dict(depths=(1, 1, 1, 1), embed_dim=(32, 64, 64, 96))),
-    ("MaxxViT", "maxxvit_rmlp_nano_rw_256", dict(depths=(1, 1, 1, 1))),
-    ("MaxxViT v2", "maxxvitv2_nano_rw_256", dict(depths=(1, 1, 1, 1))),
-    ("CAFormer", "caformer_s18", "caformer"),
-    ("MobileNet v4, hybrid", "mobilenetv4_hybrid_medium", {}),
-    ("MobileViT", "mobilevit_xxs", {}),
-    ("MobileViT v2, linear attention", "mobilevitv2_050", {}),
-    ("MViT v2", "mvitv2_tiny", "mvitv2"),
-    ("MViT v2, class token", "mvitv2_base_cls", "mvitv2_cls"),
-    ("NesT", "nest.Nest", dict(depths=(1, 1, 1), embed_dims=(48, 96, 96), num_heads=(2, 4, 4))),
-    ("Next-ViT", "nextvit_small", {}),
-    ("PiT", "pit_ti_224", dict(depth=[1, 1, 1])),
-    ("PiT, distilled", "pit_ti_distilled_224", dict(depth=[1, 1, 1])),
-    ("PVT v2", "pvt_v2_b0", dict(depths=(1, 1, 1, 1))),
-    ("PVT v2, linear", "pvt_v2_b2_li", dict(depths=(1, 1, 1, 1), embed_dims=(32, 64, 80, 128))),
-    ("RepViT", "repvit_m0_9", {}),
-    ("SHViT", "shvit_s1", {}),
-    ("SwiftFormer, additive attention", "swiftformer_xs", {}),
-    ("Swin", "swin_tiny_patch4_window7_224", dict(depths=(2, 1, 1, 1), embed_dim=24)),
-    ("Swin v2", "swinv2_tiny_window8_256", dict(depths=(2, 1, 1, 1), embed_dim=24)),
-    ("Swin v2 CR", "swinv2_cr_tiny_224", dict(depths=(2, 1, 1, 1), embed_dim=24)),
-    ("TinyViT", "tiny_vit_5m_224", dict(depths=(1, 1, 1, 1))),
-    ("TNT", "tnt_s_patch16_224", dict(depth=2, embed_dim=192)),
-    ("TNT, legacy", "tnt_s_legacy_patch16_224", dict(depth=2, embed_dim=192)),
-    ("Twins PCPVT", "twins_pcpvt_small", dict(depths=(1, 1, 1, 1), embed_dims=(32, 64, 80, 128))),
-    ("Twins SVT", "twins_svt_small", dict(depths=(1, 1, 2, 1))),
-    ("Visformer", "visformer_tiny", {}),
-    ("ViTamin", "vitamin_small_224", {}),
-    ("VOLO", "volo.VOLO", dict(layers=(1, 1, 1, 1), img_size=224, embed_dims=(48, 96, 96, 96), num_heads=(2, 4, 4, 4), mlp_ratio=3.0)),
-    ("XCiT", "xcit_nano_12_p16_224", dict(depth=2)),
-    ("XCiT, patch 8", "xcit_tiny_12_p8_224", dict(depth=2)),
-    ("BoTNet", "botnet26t_256", {}),
-    ("HaloNet", "halonet26t", {}),
-    ("LambdaNet", "lambda_resnet26t", {}),
-    ("ResNet, CLIP's attention pooling", "resnet50_clip", {}),
-    ("CPUBone", "cpubone_b0_bfrobust", {}),
-    ("CSATv2", "csatv2", {}),
-]
 EXPORTERS = {"ts": 17, "dynamo": 18}
-
-
-def build(name, options):
-    import timm
-    import timm.models
-
-    if options == "caformer":
-        m = timm.models.metaformer
-        return m.MetaFormer(depths=[1, 1, 1, 1], dims=[32, 64, 64, 96], token_mixers=[m.SepConv, m.SepConv, m.Attention, m.Attention],
-                            norm_layers=[m.LayerNorm2dNoBias] * 2 + [m.LayerNormNoBias] * 2, num_classes=CLASSES), 224
-    if options in ("mvitv2", "mvitv2_cls"):
-        cfg = timm.models.mvitv2.MultiScaleVitCfg(depths=(1, 1, 1, 1), embed_dim=32, num_heads=1 if options == "mvitv2" else 2, use_cls_token=options == "mvitv2_cls")
-        return timm.models.mvitv2.MultiScaleVit(cfg, img_size=(128, 128), num_classes=CLASSES), 128
-    if "." in name:
-        module, cls = name.split(".")
-        model = getattr(getattr(timm.models, module), cls)(num_classes=CLASSES, **options)
-        return model, 224
-    model = timm.create_model(name, num_classes=CLASSES, **options)
-    return model, options.get("img_size") or model.pretrained_cfg["input_size"][-1]
 
 
 # ------------------------------------------------------------------------------------------------ the truth, from PyTorch
@@ -181,8 +65,15 @@ DOWN = ["mlp_out_proj", "fc2", "w3", "conv3", "w2", "down_proj", "conv2", "pwcon
 SINGLE = {"SHSA", "SHMA", "LinearSelfAttention", "LambdaLayer"}  # attentions with one map, which LambdaNet's heads of queries share
 KEEPS = {"WindowAttentionGlobal", "FactorAttnConvRelPosEnc", "CascadedGroupAttention"}  # attentions whose heads cannot go: see docs/dialects.md
 BLOCKS = {"ParallelScalingBlock", "DiffParallelScalingBlock"}  # attention and FFN in one module
-DIMS_FIRST = {"nest"}  # models that join heads as (dim heads), not (heads dim)
-OTHERS = re.compile(r"ClassAttn|ClassAttention|AttentionPool(?!2d)|CrossAttention|LatentPool|AbsPool", re.I)  # one query each; CLIP's AttentionPool2d asks from every token
+DIMS_FIRST = {"timm.models.nest"}  # models that join heads as (dim heads), not (heads dim)
+# One query each; CLIP's AttentionPool2d asks from every token. vit-pytorch calls all its attentions alike: where they stand says it.
+OTHERS = re.compile(r"ClassAttn|ClassAttention|AttentionPool(?!2d|er)|CrossAttention|LatentPool|AbsPool|CrossTransformer|cls_transformer|attn_pool", re.I)
+
+
+def within(model, name):
+    """The classes of a module and of those that it is part of."""
+    parts = name.split(".")
+    return " ".join(type(model.get_submodule(".".join(parts[:k]))).__name__ for k in range(1, len(parts) + 1))
 
 
 def first_child(module, names):
@@ -200,7 +91,7 @@ def attentions(model):
         heads = next((getattr(m, k) for k in ("num_heads", "heads", "n_heads", "num_attention_heads") if isinstance(getattr(m, k, None), int)), None)
         heads = 1 if type(m).__name__ in SINGLE else heads
         kind = type(m).__name__
-        if not heads or any(name.startswith(f[0] + ".") for f in found) or not (re.search("att|xca|shsa|shma|gpsa|mhsa|lambda|pool2d", kind, re.I) or kind in BLOCKS):
+        if not heads or any(name.startswith(f[0] + ".") for f in found) or not (re.search("att|xca|shsa|shma|gpsa|mhsa|lsa|dssa|lambda|pool2d", kind, re.I) or kind in BLOCKS):
             continue
         # BoTNet's and HaloNet's attentions leave the projection to the block, behind a norm.
         block = dict(model.named_modules())[name.rpartition(".")[0]]
@@ -233,6 +124,18 @@ def attention_width(module, out):
     return width or getattr(module, "num_heads", 1) * getattr(module, "dim_head", 0), 1
 
 
+def is_plain_ffn(model, module):
+    """True for a sequence that vit-pytorch and open_clip use as an FFN: from the stream to neurons and back, and no gate of channels."""
+    from torch import nn
+    if type(model).__module__.split(".")[0] not in ("vit_pytorch", "open_clip") or type(module) is not nn.Sequential:
+        return False
+    matrices = [c for c in module if isinstance(c, nn.Linear) or isinstance(c, nn.Conv2d) and c.kernel_size == (1, 1)]
+    if len(matrices) != 2 or any(isinstance(c, nn.Sigmoid) for c in module):
+        return False
+    width = lambda m: (m.in_features, m.out_features) if isinstance(m, nn.Linear) else (m.in_channels, m.out_channels)
+    return width(matrices[0])[0] == width(matrices[1])[1]
+
+
 def ffns(model):
     """(name, module, last matrix, hidden width, where it begins among the matrix's inputs) of FFNs."""
     from torch import nn
@@ -243,13 +146,17 @@ def ffns(model):
             down = first_child(m, ["mlp_out_proj", "out_proj"])
             found.append((name, m, down, m.in_split[0], features(down)[0] - m.in_split[0]))
             continue
+        if kind == "TransformerEncoderLayer":  # CCT's, whose attention is a module and whose FFN is none
+            found.append((name, m, m.linear2, m.linear2.in_features, 0))
+            continue
         # LowFormer's and CPUBone's, a plain sequence of two matrices.
         matrices = [c for c in m if isinstance(c, (nn.Linear, nn.Conv2d))] if name.endswith(".main") and type(m) is nn.Sequential else []
         branch = len(matrices) == 2 and all(isinstance(c, nn.Linear) or c.kernel_size == (1, 1) for c in matrices)
+        branch = branch or is_plain_ffn(model, m)
         if not (branch or re.search(r"Mlp|SwiGLU|FFN|FeedForward|GatedMlp|UniversalInvertedResidual", kind, re.I)) or any(name.startswith(f[0] + ".") for f in found):
             continue
         down = first_child(m, DOWN)
-        if down is None and (branch or kind == "FFN"):
+        if down is None and (branch or kind in ("FFN", "FeedForward", "Sequential")):
             down = [c for c in m.modules() if isinstance(c, (nn.Linear, nn.Conv2d))][-1]
         if down is not None and features(down)[0]:
             found.append((name, m, down, features(down)[0], 0))
@@ -280,18 +187,18 @@ def truth(model, x):
         # Attentions that stand side by side have their FFNs side by side; elsewhere an attention has the next FFN.
         before = next((i - j for j in range(i, -1, -1) if j == 0 or order[j - 1] not in heads_of), 0)
         after = next((j - i for j in range(i, len(order)) if order[j] not in heads_of), None)
-        parallel = ".attns." in name or name.startswith("parallel_blocks")
+        parallel = ".attns." in name or ".fns." in name or name.startswith("parallel_blocks")
         if name in ffn_of:
             entry["ffn"], entry["ffn_name"] = ffn_of[name][3], name
         elif after is not None and (after == 1 or parallel):
             follow = i + after + (before if parallel else 0)
             if follow < len(order) and order[follow] in ffn_of:
                 entry["ffn"], entry["ffn_name"] = ffn_of[order[follow]][3], order[follow]
-        (others if OTHERS.search(type(m).__name__) else layers).append(entry)
-    dims_first = any(type(model).__module__.endswith(d) for d in DIMS_FIRST)
+        (others if OTHERS.search(f"{name} {within(model, name)}") else layers).append(entry)
+    dims_first = type(model).__module__ in DIMS_FIRST
 
     def with_zeros(kind):
-        hooks = []
+        hooks, columns = [], []
         for i, l in enumerate(layers):
             if kind == "ffn":
                 if not l["ffn"]:
@@ -317,7 +224,12 @@ def truth(model, x):
                 x = x.clone()
                 x.movedim(axis, 0)[drop] = 0
                 return x
-            if whole:
+            if kind != "ffn" and isinstance(m, nn.MultiheadAttention):
+                # It takes its projection's weight without calling the module.
+                weight = module.weight.detach()
+                columns.append((weight, drop, weight[:, drop].clone()))
+                weight[:, drop] = 0
+            elif whole:
                 hooks.append(module.register_forward_hook(lambda _m, _i, y, zero=zero: zero(y)))
             else:
                 hooks.append(module.register_forward_pre_hook(lambda _m, args, zero=zero: (zero(args[0]), *args[1:])))
@@ -325,6 +237,8 @@ def truth(model, x):
             out = model(x)
         for h in hooks:
             h.remove()
+        for weight, drop, own in columns:
+            weight[:, drop] = own
         return out
 
     outputs = {"base": base}
@@ -619,7 +533,7 @@ class Check:
         feeds = {}
         for port in description["inputs"]:
             if port["name"] == "targets":
-                feeds["targets"] = np.eye(CLASSES, dtype=np.float32)[[1, 4]][: port["shape"][0]]
+                feeds["targets"] = np.eye(self.truth["base"].shape[-1], dtype=np.float32)[[1, 4]][: port["shape"][0]]
             elif port["name"] == "learning_rate":
                 feeds["learning_rate"] = np.array(1, np.float32)
             elif len(port["shape"]) == 4:

@@ -1,3 +1,11 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = [
+#     "numpy==2.5.5",
+#     "torch==2.15.0",
+#     "transformers==5.23.0",
+# ]
+# ///
 """Small random models of every class of Hugging Face transformers, and what PyTorch says of them: the oracle of
 `scripts/check/sweep_transformers.py`. It shares no code with Offshoot.
 

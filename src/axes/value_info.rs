@@ -72,7 +72,7 @@ impl<'m> Known<'m> {
         for info in data_inputs(self.model.graph()) {
             let sizes = self.sizes(info.name()).unwrap_or_default();
             for (size, dim) in sizes.into_iter().zip(declared_axes(info).unwrap_or_default()) {
-                if let Some(Value::DimParam(name)) = dim.value.as_ref().filter(|_| !is_constant(&size)) {
+                if let Some(Value::DimParam(name)) = dim.value.as_ref().filter(|_| !is_same(&size)) {
                     let known = names.entry(size).or_insert_with(|| Some(name.clone()));
                     *known = known.take().filter(|known| known == name);
                 }
@@ -134,7 +134,7 @@ impl<'m> Known<'m> {
         let exported = if exported.len() == sizes.len() && was.len() == sizes.len() { exported } else { &[] };
         let dims = sizes.iter().enumerate().map(|(axis, size)| {
             let said = exported.get(axis).and_then(|d| d.value.as_ref());
-            if is_constant(size) && (self.varied || matches!(said, Some(Value::DimValue(_)))) {
+            if is_same(size) && (self.varied || matches!(said, Some(Value::DimValue(_)))) {
                 return Some(Value::DimValue(size[0] as i64));
             }
             // A name may be a formula that has the number of heads in it.
@@ -152,7 +152,7 @@ impl<'m> Known<'m> {
 }
 
 /// True where a size is the same under every assumption.
-fn is_constant(size: &[usize]) -> bool {
+fn is_same(size: &[usize]) -> bool {
     size.windows(2).all(|pair| pair[0] == pair[1])
 }
 

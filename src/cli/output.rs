@@ -237,11 +237,16 @@ pub fn write_text(path: &Path, text: &str) -> Result<()> {
 
 /// Writes a model at once or not at all, with the inputs that it was opened with. Returns its bytes.
 pub fn write_model(path: &Path, model: &Model) -> Result<u64> {
+    write_accepted(path, model, &|_| Ok(()))
+}
+
+/// Writes a model as [`write_model`] does, where `accept` takes its file.
+pub fn write_accepted(path: &Path, model: &Model, accept: &dyn Fn(&Path) -> Result<()>) -> Result<u64> {
     if !parallel::is_first() {
         return Ok(0);
     }
     let mut model = model.clone();
     graph::remove_batch_axis(&mut model);
     graph::take_feeds_back(&mut model);
-    model.write(path)
+    model.write_accepted(path, accept)
 }

@@ -13,6 +13,7 @@ use ndarray::ArrayD;
 use ndarray_npy::{ReadNpyError, ReadNpyExt, ReadableElement};
 use serde::Serialize;
 
+use super::formats::Float16;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{
     self, ImageInput, Length, Links, data_inputs, decides, declared_axes, declared_dims, declared_type,
@@ -383,8 +384,8 @@ fn missing(path: &Path) -> impl Fn(std::io::Error) -> Error {
     move |error| Error::io(path, error).hint("give the path of an .npy file, or a number, ones, zeros or a list")
 }
 
-/// The shape and the bytes of an `.npy` file of an element type; float32 for half precision, which NumPy files here
-/// do not hold.
+/// The shape and the bytes of an `.npy` file of an element type. Half precision may be written as float32, which is the
+/// only way for bfloat16.
 fn read(path: &Path, kind: DataType) -> Result<(Vec<usize>, Vec<u8>)> {
     fn of<T>(path: &Path, kind: DataType, bytes: impl Fn(T) -> Vec<u8>) -> Result<(Vec<usize>, Vec<u8>)>
     where
@@ -406,7 +407,8 @@ fn read(path: &Path, kind: DataType) -> Result<(Vec<usize>, Vec<u8>)> {
     match kind {
         DataType::Float => of::<f32>(path, kind, |v| v.to_le_bytes().to_vec()),
         DataType::Double => of::<f64>(path, kind, |v| v.to_le_bytes().to_vec()),
-        DataType::Float16 => of::<f32>(path, kind, |v| half::f16::from_f32(v).to_le_bytes().to_vec()),
+        DataType::Float16 => of::<f32>(path, kind, |v| half::f16::from_f32(v).to_le_bytes().to_vec())
+            .or_else(|_| of::<Float16>(path, kind, |v| v.0.to_le_bytes().to_vec())),
         DataType::Bfloat16 => of::<f32>(path, kind, |v| half::bf16::from_f32(v).to_le_bytes().to_vec()),
         DataType::Bool => of::<bool>(path, kind, |v| vec![u8::from(v)]),
         DataType::Int8 => of::<i8>(path, kind, |v| v.to_le_bytes().to_vec()),
@@ -457,6 +459,21 @@ mod tests {
         format!("m={text}").parse::<Feed>().unwrap().give(&mut model).ok()?;
         assert!(model.graph().input.iter().all(|v| v.name() == "image"));
         model.graph().initializer.iter().find(|t| t.name().ends_with("value")).map(|t| t.dims.clone())
+    }
+
+    #[test]
+    fn half_precision_is_read_in_both_forms() {
+        let folder = tempfile::tempdir().unwrap();
+        let (half, single) = (folder.path().join("half.npy"), folder.path().join("single.npy"));
+        // As NumPy 2.5 writes `np.array([1, -2], "float16")`.
+        let header = format!("{:<117}\n", "{'descr': '<f2', 'fortran_order': False, 'shape': (2,), }");
+        let bytes = [b"\x93NUMPY\x01\x00\x76\x00", header.as_bytes(), &[0x00, 0x3c, 0x00, 0xc0]].concat();
+        std::fs::write(&half, bytes).unwrap();
+        ndarray_npy::write_npy(&single, &ndarray::arr1(&[1.0f32, -2.0])).unwrap();
+        let expected = (vec![2], vec![0x00, 0x3c, 0x00, 0xc0]);
+        assert_eq!(read(&half, DataType::Float16).unwrap(), expected);
+        assert_eq!(read(&single, DataType::Float16).unwrap(), expected);
+        assert_eq!(read(&half, DataType::Float).unwrap_err().kind(), ErrorKind::Usage);
     }
 
     #[test]

@@ -217,7 +217,16 @@ impl Model {
     /// [`ErrorKind::Io`] where the file cannot be written, and where a file that weights come from was written over
     /// since it was opened; nothing is left behind then.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<u64> {
-        write::write(&self.proto, path.as_ref(), &self.sources)
+        self.write_accepted(path, &|_| Ok(()))
+    }
+
+    /// Writes the model as [`Model::write`] does, where `accept` takes its file, which has a temporary name beside
+    /// `path` then.
+    ///
+    /// # Errors
+    /// Those of [`Model::write`] and of `accept`; nothing is left behind, and an older file at `path` is untouched.
+    pub fn write_accepted(&self, path: impl AsRef<Path>, accept: &dyn Fn(&Path) -> Result<()>) -> Result<u64> {
+        write::write(&self.proto, path.as_ref(), &self.sources, accept)
     }
 
     /// The encoded model, for a runtime that takes bytes.

@@ -19,6 +19,9 @@ const MAX_STRUCTURE: u64 = 128 << 20;
 /// ONNX asks for external data aligned to pages, so that readers can map it.
 const ALIGNMENT: u64 = 4096;
 
+/// What a written file has to pass before it is called what it is to be called.
+pub(super) type Accept<'a> = &'a dyn Fn(&Path) -> Result<()>;
+
 /// Bytes of the encoded model.
 pub fn encoded_len(model: &ModelProto) -> u64 {
     model.encoded_len() as u64
@@ -112,14 +115,16 @@ fn message(field: u32, message: &impl Message, scratch: &mut Vec<u8>, out: &mut 
 }
 
 /// Writes a model, with external data beside it where it is too large for one message. Returns the bytes written.
-/// Nothing is replaced where one of the `sources` of payloads was written over meanwhile.
-pub(super) fn write(model: &ModelProto, path: &Path, sources: &[Source]) -> Result<u64> {
-    write_within(model, path, MAX_MESSAGE, sources)
+/// Nothing is replaced where one of the `sources` of payloads was written over meanwhile, or where `accept` refuses the
+/// file under its temporary name, beside which its external data lies.
+pub(super) fn write(model: &ModelProto, path: &Path, sources: &[Source], accept: Accept) -> Result<u64> {
+    write_within(model, path, MAX_MESSAGE, sources, accept)
 }
 
 /// [`write`], with the size above which weights move out.
-fn write_within(model: &ModelProto, path: &Path, limit: u64, sources: &[Source]) -> Result<u64> {
-    let check = || sources.iter().try_for_each(Source::unchanged);
+fn write_within(model: &ModelProto, path: &Path, limit: u64, sources: &[Source], accept: Accept) -> Result<u64> {
+    let unchanged = || sources.iter().try_for_each(Source::unchanged);
+    let check = |file: &Path| accept(file).and_then(|()| unchanged());
     let mut before = own_data(path);
     let real = |p: &Path| p.canonicalize().ok();
     before.retain(|f| sources.iter().all(|s| real(&s.path) != real(f)));
@@ -150,7 +155,7 @@ fn write_within(model: &ModelProto, path: &Path, limit: u64, sources: &[Source])
         }
         Ok(())
     };
-    let data = replace_checked(&data_path, fill, check)?;
+    let data = replace_checked(&data_path, fill, |_| unchanged())?;
     match replace_checked(path, |out| encode(&model, out), check) {
         Ok(bytes) => {
             remove(before);
@@ -200,14 +205,14 @@ fn sibling(path: &Path, suffix: &str) -> Result<PathBuf> {
 /// # Errors
 /// [`ErrorKind::Io`]; the temporary file is gone then and an older file at `path` is untouched.
 pub fn replace_file(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<u64> {
-    replace_checked(path, fill, || Ok(()))
+    replace_checked(path, fill, |_| Ok(()))
 }
 
-/// [`replace_file`], which replaces nothing where `check` fails when all is written.
+/// [`replace_file`], which replaces nothing where `check` fails on the temporary file when all is written.
 fn replace_checked(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
-    check: impl FnOnce() -> Result<()>,
+    check: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<u64> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let fail = |e: io::Error| Error::io(path, e).hint("check that the folder exists, is writable and has room");
@@ -230,7 +235,7 @@ fn replace_checked(
         };
         temporary.as_file().set_permissions(fs::Permissions::from_mode(mode)).map_err(fail)?;
     }
-    check()?;
+    check(temporary.path())?;
     temporary.persist(path).map_err(|e| fail(e.error))?;
     Ok(bytes)
 }
@@ -269,7 +274,7 @@ mod tests {
     fn large_models_keep_their_weights_beside_them() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.onnx");
-        write_within(&model(), &path, 1000, &[]).unwrap();
+        write_within(&model(), &path, 1000, &[], &|_| Ok(())).unwrap();
         assert!(fs::metadata(&path).unwrap().len() < 1000);
         assert_eq!(fs::metadata(folder.path().join("model.onnx.data")).unwrap().len(), 4096 + 4000);
         let read = Model::open(&path).unwrap();
@@ -288,17 +293,17 @@ mod tests {
             names.sort();
             names
         };
-        write_within(&model(), &path, 1000, &[]).unwrap();
+        write_within(&model(), &path, 1000, &[], &|_| Ok(())).unwrap();
         // Weights of the model that is replaced stay until it is.
         let old = Model::open(&path).unwrap();
-        write_within(&model(), &path, 1000, &[]).unwrap();
+        write_within(&model(), &path, 1000, &[], &|_| Ok(())).unwrap();
         assert_eq!(names(), ["model.onnx", "model.onnx.1.data"]);
         assert_eq!(to_f32(&old.graph().initializer[2]).unwrap()[999], 999.0);
         assert_eq!(to_f32(&Model::open(&path).unwrap().graph().initializer[2]).unwrap()[999], 999.0);
         // What the weights come from stays.
-        write_within(&model(), &path, 1000, &Model::open(&path).unwrap().sources).unwrap();
+        write_within(&model(), &path, 1000, &Model::open(&path).unwrap().sources, &|_| Ok(())).unwrap();
         assert_eq!(names(), ["model.onnx", "model.onnx.1.data", "model.onnx.data"]);
-        write_within(&model(), &path, 1 << 20, &[]).unwrap();
+        write_within(&model(), &path, 1 << 20, &[], &|_| Ok(())).unwrap();
         assert_eq!(names(), ["model.onnx", "model.onnx.1.data"]);
     }
 
@@ -327,5 +332,24 @@ mod tests {
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Io);
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_not_accepted_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        fs::write(&path, b"old").unwrap();
+        for limit in [1000, 1 << 20] {
+            // The file is whole when it is judged, weights beside it and all.
+            let refuse = |file: &Path| {
+                let read = Model::open(file)?;
+                assert_eq!(to_f32(&read.graph().initializer[2])?[999], 999.0);
+                Err(Error::new(ErrorKind::Runtime, "does not open"))
+            };
+            let error = write_within(&model(), &path, limit, &[], &refuse).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Runtime);
+            assert_eq!(fs::read(&path).unwrap(), b"old");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        }
     }
 }

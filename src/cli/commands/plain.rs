@@ -22,15 +22,10 @@ pub fn check(file: &Path, model: &Model, runtime: &RuntimeFlags) -> Result<()> {
 
 /// Writes a model as [`output::write_model`] does, where its file passes the [`check`].
 pub fn write_model(path: &Path, model: &Model, runtime: &RuntimeFlags) -> Result<u64> {
-    if has_float16(model) && parallel::is_first() {
-        let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let beside = tempfile::Builder::new().prefix(".offshoot-").tempdir_in(folder);
-        let beside = beside.map_err(|e| Error::io(folder, e))?;
-        let file = beside.path().join(path.file_name().unwrap_or_default());
-        output::write_model(&file, model)?;
-        opens(&file, path, runtime)?;
+    match has_float16(model) {
+        true => output::write_accepted(path, model, &|file| opens(file, path, runtime)),
+        false => output::write_model(path, model),
     }
-    output::write_model(path, model)
 }
 
 /// Opens a file that is to be called `path`.
