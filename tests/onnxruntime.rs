@@ -123,8 +123,11 @@ fn inputs_are_fed_and_outputs_picked() {
 
 #[test]
 fn arrays_are_fed_by_name() {
-    if runtime().is_some() {
-        use common::reports::texts;
+    if let Some(runtime) = runtime() {
+        use common::reports::{arrays, texts};
+        arrays::texts_are_condensed("onnxruntime");
+        arrays::heads_differ_by_real_tokens(runtime);
+        arrays::children_are_verified_on_arrays("onnxruntime");
         texts::densities_are_those_of_real_tokens("onnxruntime");
         texts::models_are_compared_on_real_tokens("onnxruntime");
         texts::images_may_be_arrays("onnxruntime");

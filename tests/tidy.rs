@@ -21,7 +21,6 @@ const LONG_FUNCTIONS: &[(&str, &str, usize, &str)] = &[
     ("src/cli/commands/run.rs", "run", 100, "to be split"),
     ("src/data/configs.rs", "processor", 110, "to be split"),
     ("src/data/formats/parquet.rs", "open", 110, "to be split"),
-    ("src/density/attention.rs", "attention_distances", 90, "to be split"),
     ("src/descendant/simplify.rs", "evaluate", 100, "one arm an operator; to become a table"),
     ("src/fitting/stages.rs", "new", 100, "to be split"),
     ("src/graph/dequantize.rs", "node", 100, "to be split"),

@@ -17,7 +17,7 @@ use super::formats::ArrayFile;
 use super::samples::{Inputs, Samples};
 use super::source::hexadecimal;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, data_inputs, declare_dim, declared_axes, declared_dims, declared_type, is_integer};
+use crate::graph::{self, data_inputs, declared_axes, declared_dims, declared_type, is_integer};
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::proto::tensor_shape_proto::dimension::Value as Size;
 use crate::onnx::{DataType, Model};
@@ -174,12 +174,8 @@ impl Arrays {
     /// A model whose axes that it leaves open are as long as those of the arrays, but for the batch.
     pub fn fixed(&self, model: &Model) -> Model {
         let mut model = model.clone();
-        for input in &self.held.inputs {
-            let info = model.graph_mut().input.iter_mut().find(|v| v.name() == input.name);
-            let Some(info) = info else { continue };
-            (1..input.values.ndim()).for_each(|axis| declare_dim(info, axis, input.values.shape()[axis]));
-        }
-        graph::forget_shapes(model.graph_mut());
+        let shapes = self.held.inputs.iter().map(|i| (i.name.as_str(), i.values.shape()));
+        graph::fix_lengths(model.graph_mut(), shapes);
         model
     }
 
@@ -209,11 +205,6 @@ impl Arrays {
     /// The path that they were read from.
     pub fn path(&self) -> &Path {
         &self.held.path
-    }
-
-    /// The input whose zeros are padding.
-    pub fn mask(&self) -> Option<&str> {
-        self.held.mask.map(|m| self.held.inputs[m].name.as_str())
     }
 
     /// A hash of the arrays, for records of what a result was computed from: SHA-256, in hexadecimal.
@@ -303,6 +294,10 @@ impl Samples for Arrays {
     fn token_input(&self) -> Option<&str> {
         let place = self.held.mask.or(self.held.special.as_ref().map(|s| s.0))?;
         Some(&self.held.inputs[place].name)
+    }
+
+    fn mask(&self) -> Option<&str> {
+        self.held.mask.map(|m| self.held.inputs[m].name.as_str())
     }
 
     fn check_any(&self, _: usize) -> Result<()> {

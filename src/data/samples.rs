@@ -1,6 +1,6 @@
 //! What a model runs on, whatever it is made from: batches of arrays, one for each of its inputs.
 
-use ndarray::{Array2, ArrayD, ArrayViewD, Axis};
+use ndarray::{Array2, Array4, ArrayD, ArrayViewD, Axis};
 
 use super::item::IMAGE;
 use super::loader::{Batch, Loader};
@@ -19,6 +19,11 @@ pub struct Inputs {
 }
 
 impl Inputs {
+    /// Pictures alone, `[pictures, channels, height, width]`.
+    pub fn of_images(images: Array4<f32>) -> Inputs {
+        Inputs { arrays: vec![(IMAGE.to_string(), images.into_dyn())], real: None, content: None }
+    }
+
     /// The number of samples.
     pub fn len(&self) -> usize {
         self.arrays.first().map_or(0, |(_, a)| a.len_of(Axis(0)))
@@ -34,8 +39,15 @@ impl Inputs {
         self.arrays.iter().map(|(name, a)| (name.as_str(), a.view())).collect()
     }
 
-    fn of_images(batch: Batch) -> Inputs {
-        Inputs { arrays: vec![(IMAGE.to_string(), batch.images.into_dyn())], real: None, content: None }
+    /// Some of the samples, by their places.
+    pub fn select(&self, samples: &[usize]) -> Inputs {
+        let rows = |marks: &Option<Array2<bool>>| marks.as_ref().map(|m| m.select(Axis(0), samples));
+        let arrays = self.arrays.iter().map(|(name, a)| (name.clone(), a.select(Axis(0), samples))).collect();
+        Inputs { arrays, real: rows(&self.real), content: rows(&self.content) }
+    }
+
+    fn of_batch(batch: Batch) -> Inputs {
+        Inputs::of_images(batch.images)
     }
 }
 
@@ -61,6 +73,11 @@ pub trait Samples {
         None
     }
 
+    /// The input at whose zeros tokens are padding.
+    fn mask(&self) -> Option<&str> {
+        None
+    }
+
     /// The error that says that none could be read, where there are some and `count`, of all processes, is none.
     ///
     /// # Errors
@@ -77,11 +94,11 @@ impl Samples for Loader {
     }
 
     fn batches_of(&self, size: usize) -> Box<dyn Iterator<Item = Result<Inputs>> + '_> {
-        Box::new(self.batches(size).map(|batch| batch.map(Inputs::of_images)))
+        Box::new(self.batches(size).map(|batch| batch.map(Inputs::of_batch)))
     }
 
     fn own_batches_of(&self, size: usize) -> Box<dyn Iterator<Item = Result<Inputs>> + '_> {
-        Box::new(self.clone().share().batches(size).map(|batch| batch.map(Inputs::of_images)))
+        Box::new(self.clone().share().batches(size).map(|batch| batch.map(Inputs::of_batch)))
     }
 
     fn check_any(&self, count: usize) -> Result<()> {

@@ -24,6 +24,10 @@ pub struct Densities {
     pub layers: Vec<Vec<f64>>,
     /// Samples that they are the mean of.
     pub images: usize,
+    /// How many real tokens the sequence has on average that a layer attends over, one a layer; `None` for one that
+    /// attends over an image. Empty where all do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lengths: Vec<Option<f64>>,
 }
 
 /// What a mean attention distance is measured in.
@@ -66,7 +70,7 @@ impl Densities {
             (0..self.layers[*l].len()).map(head).collect()
         };
         let layers = first.iter().take(self.layers.len()).map(mean).collect();
-        Densities { layers, images: self.images }
+        Densities { layers, images: self.images, lengths: self.lengths.clone() }
     }
 }
 
@@ -120,8 +124,8 @@ pub fn measure(
     let heads = |l: &Attention| if obstacle(typing, l).is_none() { l.head_count(typing) } else { 0 };
     let mut sums: Vec<Vec<f64>> = anatomy.layers.iter().map(|l| vec![0.0; heads(l)]).collect();
     let is_counted: Vec<bool> = anatomy.layers.iter().map(|l| counts_tokens(typing, l, counted)).collect();
-    // Samples, and those of them that have a token that counts.
-    let mut counts = [0; 2];
+    // Samples, those of them that have a token that counts, and real tokens.
+    let mut counts = [0; 3];
     let total = samples.len();
     for batch in samples.own_batches_of(session.batch) {
         let batch = batch?;
@@ -149,6 +153,7 @@ pub fn measure(
         }
         counts[0] += batch.len();
         counts[1] += full.iter().filter(|f| **f).count();
+        counts[2] += batch.real.iter().flatten().filter(|real| **real).count();
         progress((counts[0] * parallel::size()).min(total));
     }
     sums.iter_mut().for_each(|s| parallel::sum(s));
@@ -157,7 +162,17 @@ pub fn measure(
     for (sums, is_counted) in sums.iter_mut().zip(is_counted) {
         sums.iter_mut().for_each(|sum| *sum /= counts[usize::from(is_counted)].max(1) as f64);
     }
-    Ok(Densities { layers: sums, images: counts[0] })
+    let masked = samples.mask().and_then(|input| token_axis(typing, input));
+    let length = |layer: &Attention| {
+        let sequence = Tokens::new(typing, &layer.keys).sequence?;
+        let whole = typing.factors.factor_size(sequence) as f64;
+        Some(if masked == Some(sequence) { counts[2] as f64 / counts[0].max(1) as f64 } else { whole })
+    };
+    let mut lengths: Vec<Option<f64>> = anatomy.layers.iter().map(length).collect();
+    if lengths.iter().all(Option::is_none) {
+        lengths.clear();
+    }
+    Ok(Densities { layers: sums, images: counts[0], lengths })
 }
 
 /// True where the tokens of a layer lie along an axis whose tokens do not all count.

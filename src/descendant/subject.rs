@@ -3,32 +3,35 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use ndarray::{Array4, ArrayD, ArrayView4, Axis, Slice};
+use ndarray::{ArrayD, Axis, Slice};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::oracle::units;
 use crate::anatomy::Anatomy;
-use crate::axes::{Dim, Factor, Typing, declared_batch};
+use crate::axes::{Dim, Factor, Typing};
+use crate::data::Inputs;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, FloatType, Given, data_inputs, declared_type, is_integer};
+use crate::graph::{self, FloatType, Given, data_inputs, declared_dims, declared_type, is_integer};
 use crate::onnx::proto::ValueInfoProto;
-use crate::onnx::{DataType, Model};
+use crate::onnx::{DataType, Model, data_type, tensor_from_f32, to_f32};
 use crate::runtime::{Device, Embedded, Kind, Runtime, Session};
 
-/// Images in the largest batch that is tried.
+/// Samples in the largest batch that is tried.
 pub(super) const MOST: usize = 3;
 
 /// A model that is run, loaded once for each batch.
 pub(super) struct Subject {
     pub model: Model,
     image: [usize; 2],
-    /// Of its input.
-    pub shape: [usize; 4],
-    /// Images in a batch, where the file fixes them.
+    /// Of its image, where it takes one.
+    pub shape: Option<[usize; 4]>,
+    /// Samples in a batch, where the file fixes them.
     pub fixed: Option<usize>,
-    /// Whether its input takes whole numbers.
-    pub whole_numbers: bool,
-    /// The outputs that images and feeds alone make.
+    /// The inputs that take no fractions, by their names.
+    pub whole_numbers: Vec<String>,
+    /// The names and shapes of arrays that inputs are given; none where it is an image alone.
+    arrays: Option<Arrays>,
+    /// The outputs that samples and feeds alone make.
     outputs: Vec<String>,
     /// Which of them are given back.
     given: Vec<bool>,
@@ -45,39 +48,69 @@ enum Loaded {
     Embedded(Embedded),
 }
 
-/// The part of a model that images and feeds alone are needed for, or of that what an output needs.
-fn fed(model: &Model, of: Option<&str>) -> Result<Model> {
+/// Names and shapes.
+type Arrays = Vec<(String, Vec<usize>)>;
+
+/// The part of a model that these arrays and feeds alone are needed for, or the image where there are none; or of that
+/// what an output needs.
+fn fed(model: &Model, arrays: Option<&Arrays>, of: Option<&str>) -> Result<Model> {
     let mut fed = model.clone();
-    graph::cut(&mut fed, Given::Image, of)?;
+    let names: Option<Vec<String>> = arrays.map(|a| a.iter().map(|(name, _)| name.clone()).collect());
+    graph::cut(&mut fed, names.as_deref().map_or(Given::Image, Given::Inputs), of)?;
     Ok(fed)
 }
 
+/// The arrays among samples that a model has inputs for by name: a picture has another one.
+fn for_inputs(model: &Model, samples: &Inputs) -> Option<Arrays> {
+    let inputs = data_inputs(model.graph());
+    let is_input = |name: &str| inputs.iter().any(|v| v.name() == name);
+    let own = samples.arrays.iter().filter(|(name, _)| is_input(name));
+    let own: Arrays = own.map(|(name, array)| (name.clone(), array.shape().to_vec())).collect();
+    (!own.is_empty()).then_some(own)
+}
+
+/// A model as long as arrays.
+fn fixed(mut model: Model, arrays: Option<&Arrays>) -> Model {
+    if let Some(arrays) = arrays {
+        graph::fix_lengths(model.graph_mut(), arrays.iter().map(|(name, shape)| (name.as_str(), &shape[..])));
+    }
+    model
+}
+
 impl Subject {
-    /// The model, to be run in float32; of one output, where that is picked.
-    pub fn new(runtime: &Arc<Runtime>, model: &Model, of: Option<&str>) -> Result<Subject> {
+    /// The model, to be run in float32; of one output, where that is picked. It is as long as the samples, where these
+    /// are arrays.
+    pub fn new(runtime: &Arc<Runtime>, model: &Model, samples: Option<&Inputs>, of: Option<&str>) -> Result<Subject> {
         let mut model = model.clone();
         graph::convert(&mut model, FloatType::Fp32)?;
-        let fed = fed(&model, of)?;
+        let arrays = samples.and_then(|samples| for_inputs(&model, samples));
+        let model = fixed(model, arrays.as_ref());
+        let fed = fed(&model, arrays.as_ref(), of)?;
         let (shape, image) = {
             let typing = Typing::new(&fed)?;
-            let Some((shape, _)) = typing.image_input() else {
-                return Err(Error::new(ErrorKind::Unsupported, "the model does not take one batch of images"));
-            };
-            (shape, typing.image_size())
+            (typing.image_input().map(|(shape, _)| shape), typing.image_size())
         };
-        let input = data_inputs(fed.graph()).into_iter().next().and_then(declared_type);
+        if shape.is_none() && arrays.is_none() {
+            let what = "the model does not take one batch of images; on arrays for its inputs (--inputs) it is";
+            return Err(Error::new(ErrorKind::Unsupported, what).hint("give samples of its inputs: --inputs PATH"));
+        }
+        let kind = |t: Option<i32>| t.and_then(|t| DataType::try_from(t).ok());
         let float = |t: Option<i32>| {
-            let kind = t.and_then(|t| DataType::try_from(t).ok());
-            matches!(kind, Some(DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double) | None)
+            let kinds = [DataType::Float, DataType::Float16, DataType::Bfloat16, DataType::Double];
+            kind(t).is_none_or(|kind| kinds.contains(&kind))
         };
         let floats: Vec<bool> = fed.graph().output.iter().map(|o| float(declared_type(o))).collect();
         let any = floats.contains(&true);
+        let inputs = data_inputs(fed.graph());
+        let is_whole =
+            |v: &&&ValueInfoProto| kind(declared_type(v)).is_some_and(|t| is_integer(t) || t == DataType::Bool);
         Ok(Subject {
             image,
             shape,
-            fixed: declared_batch(&fed),
+            fixed: inputs.iter().filter_map(|v| *declared_dims(v)?.first()?).next(),
             outputs: fed.graph().output.iter().map(|o| o.name().to_owned()).collect(),
-            whole_numbers: input.and_then(|t| DataType::try_from(t).ok()).is_some_and(is_integer),
+            whole_numbers: inputs.iter().filter(is_whole).map(|v| v.name().to_owned()).collect(),
+            arrays,
             given: floats.into_iter().map(|float| float || !any).collect(),
             embedded: runtime.kind == Kind::Tract,
             of: of.map(str::to_owned),
@@ -87,6 +120,14 @@ impl Subject {
         })
     }
 
+    /// True for an input that takes fractions. Pictures are called otherwise than the only input, which takes them.
+    pub fn takes_fractions(&self, input: &str) -> bool {
+        match &self.arrays {
+            Some(_) => !self.whole_numbers.iter().any(|name| name == input),
+            None => self.whole_numbers.is_empty(),
+        }
+    }
+
     /// The same, to be run on tract.
     pub fn on_tract(self) -> Subject {
         Subject { embedded: true, ..self }
@@ -94,7 +135,15 @@ impl Subject {
 
     /// The same, in the types of the file.
     pub fn in_its_types(self, model: &Model) -> Subject {
-        Subject { model: model.clone(), ..self }
+        Subject { model: fixed(model.clone(), self.arrays.as_ref()), ..self }
+    }
+
+    /// The same with other weights.
+    fn with_weights(&self, model: Model) -> Subject {
+        let (whole_numbers, arrays) = (self.whole_numbers.clone(), self.arrays.clone());
+        let (outputs, given, of) = (self.outputs.clone(), self.given.clone(), self.of.clone());
+        let (runtime, loaded) = (self.runtime.clone(), HashMap::new());
+        Subject { model, whole_numbers, arrays, outputs, given, of, runtime, loaded, ..*self }
     }
 
     pub fn anatomy(&self) -> Result<Anatomy> {
@@ -120,15 +169,15 @@ impl Subject {
         self.given.contains(&true)
     }
 
-    /// The outputs for a batch of images. Whole numbers among them, such as the place of the largest, are left out
+    /// The outputs for a batch of samples. Whole numbers among them, such as the place of the largest, are left out
     /// where there are others: rounding decides between two that are close.
-    pub fn run(&mut self, images: ArrayView4<f32>) -> Result<Vec<ArrayD<f32>>> {
-        let count = images.len_of(Axis(0));
+    pub fn run(&mut self, samples: &Inputs) -> Result<Vec<ArrayD<f32>>> {
+        let count = samples.len();
         // ONNX Runtime's sessions for the processor leave an open batch open.
         let open = !self.embedded && self.runtime.device == Device::Cpu;
         let batch = self.fixed.unwrap_or(if open { MOST } else { count });
         if !self.loaded.contains_key(&batch) {
-            let fed = fed(&self.model, self.of.as_deref())?;
+            let fed = fed(&self.model, self.arrays.as_ref(), self.of.as_deref())?;
             let loaded = match self.embedded {
                 true => Loaded::Embedded(Embedded::load(&fed, batch, self.image)?),
                 false => Loaded::Library(Box::new(self.runtime.load(&fed, batch, self.image)?)),
@@ -136,11 +185,11 @@ impl Subject {
             self.loaded.insert(batch, loaded);
         }
         let outputs = match self.loaded.get_mut(&batch) {
-            Some(Loaded::Library(session)) => session.run(images)?,
+            Some(Loaded::Library(session)) => session.run_on(&samples.views())?,
             Some(Loaded::Embedded(tract)) => {
-                // A batch that the file fixes is filled up with its last image.
+                // A batch that the file fixes is filled up with its last sample.
                 let rows: Vec<usize> = (0..tract.batch).map(|i| i.min(count - 1)).collect();
-                let mut outputs = tract.run(images.select(Axis(0), &rows).view())?;
+                let mut outputs = tract.run_on(&samples.select(&rows).views())?;
                 for output in outputs.iter_mut().filter(|o| o.ndim() > 0 && o.len_of(Axis(0)) == tract.batch) {
                     output.slice_axis_inplace(Axis(0), Slice::from(..count));
                 }
@@ -184,11 +233,28 @@ pub(super) fn rows(alone: &[ArrayD<f32>], together: &[ArrayD<f32>], n: usize, at
     alone.iter().zip(together).map(cut).collect()
 }
 
-/// Images that differ by `share` of their largest element.
-pub(super) fn nudged(images: ArrayView4<f32>, share: f32) -> Array4<f32> {
-    let largest = images.iter().fold(0f32, |m, v| m.max(v.abs()));
+/// What a model says of samples that differ by `share` of their largest element. Where no input takes fractions, its
+/// weights differ instead, each by that share of itself.
+pub(super) fn nudged(subject: &mut Subject, samples: &Inputs, share: f32) -> Result<Vec<ArrayD<f32>>> {
     let mut random = StdRng::seed_from_u64(2);
-    images.mapv(|v| v + largest * random.random_range(-share..share))
+    let mut samples = samples.clone();
+    let mut any = false;
+    for (_, array) in samples.arrays.iter_mut().filter(|(name, _)| subject.takes_fractions(name)) {
+        let largest = array.iter().fold(0f32, |m, v| m.max(v.abs()));
+        array.mapv_inplace(|v| v + largest * random.random_range(-share..share));
+        any = true;
+    }
+    if any {
+        return subject.run(&samples);
+    }
+    let mut model = subject.model.clone();
+    for tensor in model.graph_mut().initializer.iter_mut().filter(|t| data_type(t) == Some(DataType::Float)) {
+        let near = |v: f32, share: f32| Some(v * (1.0 + share)).filter(|v| v.is_finite()).unwrap_or(v);
+        let values: Vec<f32> =
+            to_f32(tensor)?.into_iter().map(|v| near(v, random.random_range(-share..share))).collect();
+        *tensor = tensor_from_f32(tensor.name(), DataType::Float, &tensor.shape(), &values);
+    }
+    subject.with_weights(model).run(&samples)
 }
 
 #[cfg(test)]

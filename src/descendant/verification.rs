@@ -10,11 +10,11 @@ use crate::runtime::Kind;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Check {
-    /// It runs on an image.
+    /// It runs on a sample.
     Runs,
-    /// It runs on two and on three images at a time.
+    /// It runs on two and on three samples at a time.
     Batches,
-    /// It says the same of an image alone and among others.
+    /// It says the same of a sample alone and among others.
     Samples,
     /// It says the same with its heads and neurons in another order.
     Permuted,

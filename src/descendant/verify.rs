@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array4, ArrayD, Axis, Slice};
+use ndarray::{Array4, ArrayD};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::grow::grow;
@@ -17,6 +17,7 @@ use super::oracle::{permute, without};
 use super::plan::{Plan, Projection, Shape};
 use super::subject::{MOST, Subject, difference, nudged, rows};
 use super::verification::{Check, Checked, Outcome, Verification};
+use crate::data::{Arrays, Inputs, Samples};
 use crate::error::{Error, Result};
 use crate::graph::element_types;
 use crate::learngene::Learngene;
@@ -90,7 +91,7 @@ pub fn predicted_seconds(macs: u64) -> f64 {
 /// Runs checks.
 pub struct Verifier {
     runtime: Arc<Runtime>,
-    images: Option<Array4<f32>>,
+    samples: Option<Inputs>,
     of: Option<String>,
 }
 
@@ -107,12 +108,18 @@ enum Found {
 impl Verifier {
     /// Runs them on noise.
     pub fn new(runtime: Arc<Runtime>) -> Self {
-        Verifier { runtime, images: None, of: None }
+        Verifier { runtime, samples: None, of: None }
     }
 
-    /// Runs them on images instead; there has to be one.
-    pub fn on(self, images: Array4<f32>) -> Self {
-        Verifier { images: Some(images), ..self }
+    /// Runs them on samples instead; there has to be one.
+    pub fn on(self, samples: Inputs) -> Self {
+        Verifier { samples: Some(samples), ..self }
+    }
+
+    /// Runs them on the first arrays, where there are some.
+    pub fn on_arrays(self, arrays: Option<&Arrays>) -> Self {
+        let first = |arrays: &Arrays| arrays.select(&(0..arrays.len().min(MOST)).collect::<Vec<_>>());
+        Verifier { samples: arrays.map(first), ..self }
     }
 
     /// Looks at one output alone.
@@ -165,10 +172,10 @@ impl Verifier {
     /// Whether the descendant runs, and the descendant to be run again, where its graph is one.
     fn runs(&self, case: &Case) -> Result<(Checked, Option<Subject>)> {
         let mut child = self.subject(case.child);
-        let outputs = child.as_mut().map_err(|e| e.to_string()).and_then(|child| {
-            let images = self.trial(child, 0);
-            child.run(images.slice_axis(Axis(0), Slice::from(..1))).map_err(|e| e.to_string())
-        });
+        let outputs = child
+            .as_mut()
+            .map_err(|e| e.to_string())
+            .and_then(|child| child.run(&some(&self.trial(child, 0), 1)).map_err(|e| e.to_string()));
         let wrong = match outputs {
             Ok(outputs) if outputs.iter().flatten().all(|v| !v.is_nan()) => None,
             Ok(_) => Some("it says what is no number, and its ancestor does not".to_owned()),
@@ -186,10 +193,10 @@ impl Verifier {
     }
 
     /// What the ancestor says of so many images.
-    fn of_ancestor(&self, case: &Case, images: usize) -> Result<Vec<ArrayD<f32>>> {
+    fn of_ancestor(&self, case: &Case, samples: usize) -> Result<Vec<ArrayD<f32>>> {
         let mut ancestor = self.subject(case.ancestor)?;
         let trial = self.trial(&ancestor, 0);
-        ancestor.run(trial.slice_axis(Axis(0), Slice::from(..images)))
+        ancestor.run(&some(&trial, samples))
     }
 
     /// Batches, and images alone and among others; nothing where the file fixes a batch of one.
@@ -199,7 +206,7 @@ impl Verifier {
             Some(_) => None,
             None => {
                 let trial = self.trial(child, 0);
-                let runs = |n| Some((n, child.run(trial.slice_axis(Axis(0), Slice::from(..n))).err()?));
+                let runs = |n| Some((n, child.run(&some(&trial, n)).err()?));
                 Some((2..=MOST).find_map(runs))
             }
         };
@@ -209,11 +216,11 @@ impl Verifier {
             Some(Some((n, e))) => {
                 return vec![match self.of_ancestor(case, n) {
                     Ok(_) => {
-                        let wrong = format!("it does not run on {n} images at a time, and its ancestor does: {e}");
+                        let wrong = format!("it does not run on {n} samples at a time, and its ancestor does: {e}");
                         Checked::new(Check::Batches, Outcome::Failed, None, Some(wrong))
                     }
                     Err(_) => {
-                        not_run(Check::Batches, format!("its ancestor does not run on {n} images at a time either"))
+                        not_run(Check::Batches, format!("its ancestor does not run on {n} samples at a time either"))
                     }
                 }];
             }
@@ -226,11 +233,11 @@ impl Verifier {
         if let Found::Differs(_) = found {
             let mut ancestor = self.subject(case.ancestor)?;
             if !matches!(self.among_others(&mut ancestor)?, Found::Same(_)) {
-                return Ok(not_run(Check::Samples, "its ancestor does not keep the images of a batch apart either"));
+                return Ok(not_run(Check::Samples, "its ancestor does not keep the samples of a batch apart either"));
             }
         }
         Ok(verdict(Check::Samples, found, |error| {
-            format!("what it says of an image changes{} when others are beside it", by(error))
+            format!("what it says of a sample changes{} when others are beside it", by(error))
         }))
     }
 
@@ -239,11 +246,11 @@ impl Verifier {
         self.judge(subject, SINGLE, |subject, images, alone| {
             let mut error = 0f64;
             for n in 2..=most {
-                let together = subject.run(images.slice_axis(Axis(0), Slice::from(..n)))?;
+                let together = subject.run(&some(images, n))?;
                 error = error.max(difference(alone, &rows(alone, &together, n, 0)));
                 if n == most {
                     // A batch may be right for its first image and no other.
-                    let last = subject.run(images.slice_axis(Axis(0), Slice::from(n - 1..n)))?;
+                    let last = subject.run(&images.select(&[n - 1]))?;
                     error = error.max(difference(&last, &rows(&last, &together, n, n - 1)));
                 }
             }
@@ -353,14 +360,13 @@ impl Verifier {
     /// Compares what two models say of an image.
     fn compare(&self, a: &mut Subject, b: &mut Subject, tolerance: Tolerance) -> Result<Found> {
         let mut failed = None;
-        let found =
-            self.judge(a, tolerance, |_, images, said| match b.run(images.slice_axis(Axis(0), Slice::from(..1))) {
-                Ok(other) => Ok(difference(said, &other)),
-                Err(e) => {
-                    failed = Some(e);
-                    Ok(f64::INFINITY)
-                }
-            })?;
+        let found = self.judge(a, tolerance, |_, images, said| match b.run(&some(images, 1)) {
+            Ok(other) => Ok(difference(said, &other)),
+            Err(e) => {
+                failed = Some(e);
+                Ok(f64::INFINITY)
+            }
+        })?;
         Ok(failed.map_or(found, Found::Fails))
     }
 
@@ -370,18 +376,18 @@ impl Verifier {
         &self,
         subject: &mut Subject,
         tolerance: Tolerance,
-        mut measure: impl FnMut(&mut Subject, &Array4<f32>, &[ArrayD<f32>]) -> Result<f64>,
+        mut measure: impl FnMut(&mut Subject, &Inputs, &[ArrayD<f32>]) -> Result<f64>,
     ) -> Result<Found> {
         let mut found = Found::Same(0.0);
-        for trial in 0..self.images.as_ref().map_or(AMPLITUDES.len(), |_| 1) {
+        for trial in 0..self.samples.as_ref().map_or(AMPLITUDES.len(), |_| 1) {
             let images = self.trial(subject, trial);
-            let one = images.slice_axis(Axis(0), Slice::from(..1));
-            let said = subject.run(one)?;
+            let one = some(&images, 1);
+            let said = subject.run(&one)?;
             let error = measure(subject, &images, &said)?;
             if error <= tolerance.error {
                 return Ok(Found::Same(error));
             }
-            let own = difference(&said, &subject.run(nudged(one, tolerance.nudge).view())?);
+            let own = difference(&said, &nudged(subject, &one, tolerance.nudge)?);
             if own <= tolerance.error || error > MAGNIFIED * own {
                 return Ok(Found::Differs(error));
             }
@@ -390,25 +396,35 @@ impl Verifier {
         Ok(found)
     }
 
-    /// The images of a trial: those that were given, or noise.
-    fn trial(&self, subject: &Subject, trial: usize) -> Array4<f32> {
-        let [_, a, b, c] = subject.shape;
-        if let Some(images) = &self.images {
-            // Fewer than a batch are repeated, fainter.
-            let n = images.len_of(Axis(0)).max(1);
-            return Array4::from_shape_fn([MOST, a, b, c], |(i, x, y, z)| {
-                images.get([i % n, x, y, z]).copied().unwrap_or_default() / (1 + i / n) as f32
-            });
+    /// The samples of a trial: those that were given, or noise as images.
+    fn trial(&self, subject: &Subject, trial: usize) -> Inputs {
+        if let Some(samples) = &self.samples {
+            // Fewer than a batch are repeated, fainter where that can be.
+            let n = samples.len().max(1);
+            let mut all = samples.select(&(0..MOST).map(|i| i % n).collect::<Vec<_>>());
+            for (_, array) in all.arrays.iter_mut().filter(|(name, _)| subject.takes_fractions(name)) {
+                array.outer_iter_mut().enumerate().for_each(|(i, mut own)| own /= (1 + i / n) as f32);
+            }
+            return all;
         }
+        let [_, a, b, c] = subject.shape.unwrap_or_default();
         let mut random = StdRng::seed_from_u64(1);
         let amplitude = AMPLITUDES[trial];
         let noise = Array4::from_shape_simple_fn([MOST, a, b, c], || random.random_range(-amplitude..amplitude));
-        if subject.whole_numbers { noise.mapv(|v: f32| (127.5 + 63.0 * v).round()) } else { noise }
+        Inputs::of_images(match subject.whole_numbers.is_empty() {
+            true => noise,
+            false => noise.mapv(|v: f32| (127.5 + 63.0 * v).round()),
+        })
     }
 
     fn subject(&self, model: &Model) -> Result<Subject> {
-        Subject::new(&self.runtime, model, self.of.as_deref())
+        Subject::new(&self.runtime, model, self.samples.as_ref(), self.of.as_deref())
     }
+}
+
+/// The first samples.
+fn some(samples: &Inputs, count: usize) -> Inputs {
+    samples.select(&(0..count).collect::<Vec<_>>())
 }
 
 /// A check that was not run.
@@ -427,8 +443,8 @@ fn verdict(check: Check, found: Found, wrong: impl FnOnce(f64) -> String) -> Che
         Found::Differs(error) => Checked::new(check, Outcome::Failed, Some(error), Some(wrong(error))),
         Found::Unclear(error, own) => {
             let note = format!(
-                "{}, and by {own:.1e} when images change as little as rounding does: nothing can be said of this model \
-                 on these images",
+                "{}, and by {own:.1e} when samples change as little as rounding does: nothing can be said of this \
+                 model on these samples",
                 wrong(error)
             );
             Checked::new(check, Outcome::Unclear, Some(error), Some(note))

@@ -23,11 +23,7 @@ pub fn image_input(graph: &GraphProto) -> String {
 /// The model with the axes that it leaves open as long as those of a sample, but for the batch.
 pub(super) fn fixed_to(model: &Model, view: &Values) -> Model {
     let mut fixed = model.clone();
-    for info in &mut fixed.graph_mut().input {
-        let Some(array) = view.get(info.name()) else { continue };
-        array.shape().iter().enumerate().skip(1).for_each(|(axis, &size)| graph::declare_dim(info, axis, size));
-    }
-    graph::forget_shapes(fixed.graph_mut());
+    graph::fix_lengths(fixed.graph_mut(), view.iter().map(|(name, array)| (name.as_str(), array.shape())));
     fixed
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use faer::Mat;
-use ndarray::{Array2, Axis};
+use ndarray::Array2;
 
 use super::algebra::{inner, ridge_solve, scale, select, times};
 use super::network::{Collector, Network};
@@ -13,7 +13,7 @@ use super::part::{Values, image_input, pin};
 use super::targets::Site;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::data::Loader;
+use crate::data::{Inputs, Samples};
 use crate::error::{Error, ErrorKind, Result};
 use crate::learngene::{Cluster, Eps, Kind, NeuronRules, Similarities, Similarity, by_medoid, combined, partition};
 use crate::onnx::Model;
@@ -33,25 +33,25 @@ pub struct HeadDistances {
     pub prediction: Vec<Array2<f64>>,
 }
 
-/// Measures the distances of heads by their outputs, image by image, in memory that does not grow with the number of
-/// images. `runtime` should have one thread; images are worked on side by side.
+/// Measures the distances of heads by their outputs, sample by sample, in memory that does not grow with the number of
+/// samples. `runtime` should have one thread; samples are worked on side by side.
 ///
-/// `progress` is told how many images are done.
+/// `progress` is told how many samples are done.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] for a layer whose output projection has a form that is not fitted; errors of the runtime
-/// and of the images.
+/// and of the samples.
 pub fn head_distances(
     runtime: &Arc<Runtime>,
     model: &Model,
-    images: &Loader,
+    samples: &dyn Samples,
     progress: impl FnMut(usize),
 ) -> Result<HeadDistances> {
     let pinned = pin(model)?;
-    let network = Network::new(runtime, &pinned, None).map_err(|e| e.hint(HINT))?;
+    let network = Network::new(runtime, &pinned, samples.mask()).map_err(|e| e.hint(HINT))?;
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
-    let collector = collected(&network, images, progress)?;
+    let collector = collected(&network, samples, progress)?;
     let mut found = HeadDistances { output: Vec::new(), prediction: Vec::new() };
     for (l, layer) in anatomy.layers.iter().enumerate() {
         let heads = layer.head_count(&typing);
@@ -77,27 +77,33 @@ pub fn head_distances(
     Ok(found)
 }
 
-/// What enters every site, over all images.
+/// What enters every site, over all samples.
 fn collected<'n, 'm>(
     network: &'n Network<'m>,
-    images: &Loader,
+    samples: &dyn Samples,
     mut progress: impl FnMut(usize),
 ) -> Result<Collector<'n, 'm>> {
     let mut collector = Collector::new(network);
     let input = image_input(network.typing.graph);
     let mut done = 0;
-    for batch in images.clone().share().batches(collector.chunk) {
+    for batch in samples.own_batches_of(collector.chunk) {
         let batch = batch?;
-        let one =
-            |x: ndarray::ArrayView3<f32>| Values::from([(input.clone(), x.to_owned().insert_axis(Axis(0)).into_dyn())]);
-        let list: Vec<Values> = batch.images.outer_iter().map(one).collect();
+        let list: Vec<Values> = (0..batch.len()).map(|i| values(batch.select(&[i]), &input)).collect();
         collector.add(&list)?;
         done += list.len();
-        progress((done * parallel::size()).min(images.len()));
+        progress((done * parallel::size()).min(samples.len()));
     }
-    images.check_any(parallel::total(done))?;
+    samples.check_any(parallel::total(done))?;
     collector.finish();
     Ok(collector)
+}
+
+/// A sample by the names of inputs; one array alone is for the only `input`, whatever it is called.
+fn values(sample: Inputs, input: &str) -> Values {
+    match <[_; 1]>::try_from(sample.arrays) {
+        Ok([(_, array)]) => Values::from([(input.to_string(), array)]),
+        Err(arrays) => arrays.into_iter().collect(),
+    }
 }
 
 /// Clusters the neurons of every layer's FFN by their outputs, with medoids; big clusters first, and of equal ones
@@ -108,12 +114,12 @@ fn collected<'n, 'm>(
 pub fn neuron_clusters(
     runtime: &Arc<Runtime>,
     model: &Model,
-    images: &Loader,
+    samples: &dyn Samples,
     rules: &NeuronRules,
     progress: impl FnMut(usize),
 ) -> Result<Vec<Vec<Cluster>>> {
     let mut found = Vec::new();
-    neuron_distances(runtime, model, images, &rules.similarity, progress, |layer, distances, adds| {
+    neuron_distances(runtime, model, samples, &rules.similarity, progress, |layer, distances, adds| {
         let (members, _) = partition(distances, rules.algorithm, rules.eps.unwrap_or(Eps::Auto), 1);
         let mut clusters = by_medoid(members, distances);
         let adds = |c: &Cluster| adds[c.centroid];
@@ -129,14 +135,14 @@ pub fn neuron_clusters(
 
 /// Measures the distances of the neurons of every layer's FFN by their outputs: `visit` gets the layer, the distances
 /// [neurons, neurons], and the mean square of what each neuron adds to the layer's output. Layers whose FFN cannot be
-/// read are left out. Images are worked on as for [`head_distances`], and distances are held for one layer at a time.
+/// read are left out. Samples are worked on as for [`head_distances`], and distances are held for one layer at a time.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] for similarities that neurons do not have; errors of the runtime and of the images.
+/// [`ErrorKind::Usage`] for similarities that neurons do not have; errors of the runtime and of the samples.
 pub fn neuron_distances(
     runtime: &Arc<Runtime>,
     model: &Model,
-    images: &Loader,
+    samples: &dyn Samples,
     similarity: &Similarities,
     progress: impl FnMut(usize),
     mut visit: impl FnMut(usize, &Array2<f64>, &[f64]),
@@ -146,8 +152,8 @@ pub fn neuron_distances(
             .hint("use --neuron-similarity output, prediction, or output+prediction"));
     }
     let pinned = pin(model)?;
-    let network = Network::new(runtime, &pinned, None)?;
-    let collector = collected(&network, images, progress)?;
+    let network = Network::new(runtime, &pinned, samples.mask())?;
+    let collector = collected(&network, samples, progress)?;
     for (i, site) in network.sites.iter().enumerate().filter(|(_, s)| s.kind == Kind::Neurons && s.divides) {
         if site.units < 3 || site.size != 1 {
             continue;

@@ -39,7 +39,7 @@ pub use nodes::{
     Attributes, float_attribute, floats_attribute, int_attribute, ints_attribute, is_standard, node, string_attribute,
 };
 pub(crate) use order::sort;
-pub use order::{forget_shapes, prune};
+pub use order::{fix_lengths, forget_shapes, prune};
 pub use prepare::prepare;
 pub use subgraphs::{needed, rename, replace_use};
 pub use types::{element_types, lift_constants, output_type, widen};

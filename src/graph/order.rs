@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::links::Links;
 use super::subgraphs::needed;
+use super::values::declare_dim;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::node_label;
 use crate::onnx::proto::{GraphProto, NodeProto};
@@ -76,6 +77,16 @@ pub fn forget_shapes(graph: &mut GraphProto) {
     let unknown = graph.node.iter().filter(|n| !ops::of(n).is_known());
     let kept: HashSet<&str> = unknown.flat_map(|n| &n.output).map(String::as_str).collect();
     graph.value_info.retain(|v| kept.contains(v.name()));
+}
+
+/// Gives inputs the lengths of arrays that they are fed with, by their names, on all axes but that of samples.
+pub fn fix_lengths<'a>(graph: &mut GraphProto, arrays: impl IntoIterator<Item = (&'a str, &'a [usize])>) {
+    for (name, shape) in arrays {
+        for info in graph.input.iter_mut().filter(|v| v.name() == name) {
+            shape.iter().enumerate().skip(1).for_each(|(axis, &size)| declare_dim(info, axis, size));
+        }
+    }
+    forget_shapes(graph);
 }
 
 /// Removes nodes, initializers and declarations that no output needs.

@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// The eps of the paper, in pixels of a 224-pixel image.
+/// The eps of the paper, in pixels of an image of [`PUBLISHED_SIDE`].
 pub const PUBLISHED_EPS: f64 = 10.0;
+/// The height and the width of the paper's images.
+pub const PUBLISHED_SIDE: f64 = 224.0;
 
 /// What stands for a cluster of heads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

@@ -3,7 +3,7 @@
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Algorithm, Centroid, Eps, FfnCentroid, FfnRule, PUBLISHED_EPS, Similarities};
+use super::choices::{Algorithm, Centroid, Eps, FfnCentroid, FfnRule, PUBLISHED_EPS, PUBLISHED_SIDE, Similarities};
 use super::clusters::{
     Cluster, automatic_ffn_eps, by_density, by_medoid, cluster_ffns, density_distances, ffn_centroid, parse_groups,
     partition,
@@ -25,8 +25,8 @@ pub struct Rules {
     /// How they are clustered.
     pub algorithm: Algorithm,
     /// Neighbourhood of heads for DBSCAN in the unit of the distances, the same for every layer. `None` for densities
-    /// is the published 10 pixels, scaled to the image or window that a layer's attention sees, and for other distances
-    /// [`Eps::Auto`].
+    /// is the published 10 of 224 pixels, scaled to the image or window that a layer's attention sees, or to the mean
+    /// length of sequences; for other distances it is [`Eps::Auto`].
     pub eps: Option<Eps>,
     /// The same for sharing FFNs, which go by densities always.
     pub ffn_eps: Option<Eps>,
@@ -79,18 +79,22 @@ pub struct Learngene {
     pub offshoot: String,
     /// Where it comes from.
     pub source: Source,
-    /// Mean attention distances in pixels, as `[layer][head]`, empty for layers that have none; none at all where every
-    /// head is its own cluster unmeasured.
+    /// Mean attention distances in pixels, or in tokens of sequences, as `[layer][head]`, empty for layers that have
+    /// none; none at all where every head is its own cluster unmeasured.
     pub densities: Option<Vec<Vec<f64>>>,
+    /// Mean length in real tokens of the sequence that a layer attends over: its densities and eps are in tokens.
+    /// `None` for a layer that attends over an image; empty where all do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lengths: Vec<Option<f64>>,
     /// What made heads alike.
     #[serde(default)]
     pub similarity: Similarities,
     /// How they were clustered.
     #[serde(default)]
     pub algorithm: Algorithm,
-    /// The eps of each layer, in pixels for densities; 0 where clusters were made without.
+    /// The eps of each layer, in the unit of densities where these are compared; 0 where clusters were made without.
     pub eps: Vec<f64>,
-    /// The eps for FFNs of each layer in pixels.
+    /// The eps for FFNs of each layer, in the unit of densities.
     pub ffn_eps: Vec<f64>,
     /// What stands for a cluster of heads.
     pub centroid: Centroid,
@@ -130,6 +134,7 @@ impl Learngene {
             offshoot: env!("CARGO_PKG_VERSION").into(),
             source: Source::default(),
             densities: None,
+            lengths: Vec::new(),
             similarity: Similarities::default(),
             algorithm: Algorithm::default(),
             eps: vec![0.0; layers.len()],
@@ -205,7 +210,12 @@ impl Learngene {
         let published: Vec<f64> = anatomy
             .layers
             .iter()
-            .map(|l| PUBLISHED_EPS * Tokens::new(typing, &l.queries).side().unwrap_or(224.0) / 224.0)
+            .enumerate()
+            .map(|(l, layer)| {
+                let length = densities.lengths.get(l).copied().flatten();
+                let extent = length.or_else(|| Tokens::new(typing, &layer.queries).side());
+                PUBLISHED_EPS * extent.unwrap_or(PUBLISHED_SIDE) / PUBLISHED_SIDE
+            })
             .collect();
         let by_pixels = rules.similarity.is_density();
         (gene.similarity, gene.algorithm) = (rules.similarity.clone(), rules.algorithm);
@@ -238,6 +248,7 @@ impl Learngene {
             }
         }
         gene.densities = Some(densities.layers.clone());
+        gene.lengths.clone_from(&densities.lengths);
         gene.source.images = densities.images;
         Ok(gene)
     }

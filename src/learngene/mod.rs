@@ -15,7 +15,8 @@ mod lookup;
 mod removal;
 
 pub use choices::{
-    Algorithm, Centroid, Count, Eps, FfnCentroid, FfnRule, Order, PUBLISHED_EPS, Similarities, Similarity,
+    Algorithm, Centroid, Count, Eps, FfnCentroid, FfnRule, Order, PUBLISHED_EPS, PUBLISHED_SIDE, Similarities,
+    Similarity,
 };
 pub use clusters::{
     Cluster, automatic_ffn_eps, by_density, by_medoid, cluster_ffns, cluster_heads, combined, density_distances,

@@ -3,46 +3,52 @@
 //!
 //! The interface is C, and a panic that would pass it ends the process. What has to survive every graph goes this way.
 
-use ndarray::{ArrayD, ArrayView4};
+use ndarray::{ArrayD, ArrayViewD};
 
-use super::session::{fix_input, float_borders, for_tract, guarded};
+use super::session::SessionInput;
+use super::session::{fix_inputs, float_borders, for_tract, guarded, in_order};
 use super::start::Kind;
 use crate::axes::Assumption;
 use crate::error::Result;
 use crate::graph;
 use crate::onnx::{DataType, Model};
 
-/// A model that was loaded into tract, with one image input of fixed shape.
+/// A model that was loaded into tract, with inputs of fixed shapes.
 pub struct Embedded {
     plan: plan::Plan,
-    /// Images in a batch.
+    inputs: Vec<SessionInput>,
+    /// Samples in a batch.
     pub batch: usize,
 }
 
 impl Embedded {
-    /// Loads a model whose only data input is a batch of images, as [`super::Runtime::load`] does.
+    /// Loads a model whose inputs are batches of samples, as [`super::Runtime::load`] does.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Unsupported`] for models with other inputs, [`crate::error::ErrorKind::Runtime`]
-    /// where tract cannot load it or this build has none.
+    /// [`crate::error::ErrorKind::Unsupported`] for models that leave other axes open,
+    /// [`crate::error::ErrorKind::Runtime`] where tract cannot load it or this build has none.
     pub fn load(model: &Model, batch: usize, image: [usize; 2]) -> Result<Embedded> {
         let mut model = model.clone();
         graph::prune(model.graph_mut());
         // tract has no bfloat16; float32 holds it exactly.
         graph::widen(model.graph_mut(), &[DataType::Bfloat16])?;
-        let (_, shape, _) = fix_input(model.graph_mut(), batch, image)?;
-        for_tract(&mut model, Assumption { batch: shape[0], image })?;
+        let inputs = fix_inputs(model.graph_mut(), batch, image, false)?;
+        let batch = inputs.first().map_or(batch, |i| i.shape[0]);
+        for_tract(&mut model, Assumption { batch, image })?;
         float_borders(model.graph_mut());
         let plan = guarded(Kind::Tract, || plan::Plan::new(&model))?;
-        Ok(Embedded { plan, batch: shape[0] })
+        Ok(Embedded { plan, inputs, batch })
     }
 
-    /// Runs one batch, of as many images as it was loaded for, and returns every output.
+    /// Runs one batch, of as many samples as it was loaded for, an array for each input by its name, and returns every
+    /// output. Where there is one array and one input, names do not matter.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Runtime`].
-    pub fn run(&self, images: ArrayView4<f32>) -> Result<Vec<ArrayD<f32>>> {
-        guarded(Kind::Tract, || self.plan.run(images))
+    /// [`crate::error::ErrorKind::Unsupported`] where an input has no array, [`crate::error::ErrorKind::Images`] for
+    /// arrays of other shapes, [`crate::error::ErrorKind::Runtime`].
+    pub fn run_on(&self, arrays: &[(&str, ArrayViewD<f32>)]) -> Result<Vec<ArrayD<f32>>> {
+        let arrays = in_order(&self.inputs, arrays)?;
+        guarded(Kind::Tract, || self.plan.run(&arrays))
     }
 }
 
@@ -50,9 +56,9 @@ impl Embedded {
 mod plan {
     use std::sync::Arc;
 
-    use ndarray::{ArrayD, ArrayView4};
+    use ndarray::{ArrayD, ArrayViewD};
     use tract_onnx::prelude::{
-        Framework, InferenceModelExt, IntoRunnable, Tensor, TractResult, TypedRunnableModel, tvec,
+        Framework, InferenceModelExt, IntoRunnable, TValue, Tensor, TractResult, TypedRunnableModel,
     };
 
     use crate::error::{Error, ErrorKind, Result};
@@ -70,11 +76,13 @@ mod plan {
             load().map(Plan).map_err(|e| load_error(Kind::Tract, &format!("{e:#}")))
         }
 
-        pub fn run(&self, images: ArrayView4<f32>) -> Result<Vec<ArrayD<f32>>> {
+        pub fn run(&self, arrays: &[ArrayViewD<f32>]) -> Result<Vec<ArrayD<f32>>> {
             let run = || -> TractResult<Vec<ArrayD<f32>>> {
-                let images = images.as_standard_layout();
-                let tensor = Tensor::from_shape(images.shape(), images.as_slice().unwrap_or_default())?;
-                let outputs = self.0.run(tvec!(tensor.into()))?;
+                let tensor = |array: &ArrayViewD<f32>| -> TractResult<TValue> {
+                    let array = array.as_standard_layout();
+                    Ok(Tensor::from_shape(array.shape(), array.as_slice().unwrap_or_default())?.into())
+                };
+                let outputs = self.0.run(arrays.iter().map(tensor).collect::<TractResult<_>>()?)?;
                 outputs.iter().map(|o| Ok(o.cast_to::<f32>()?.to_plain_array_view::<f32>()?.to_owned())).collect()
             };
             run().map_err(|e| Error::new(ErrorKind::Runtime, format!("tract failed: {e:#}")))
@@ -84,7 +92,7 @@ mod plan {
 
 #[cfg(not(feature = "tract"))]
 mod plan {
-    use ndarray::{ArrayD, ArrayView4};
+    use ndarray::{ArrayD, ArrayViewD};
 
     use crate::error::{Error, ErrorKind, Result};
     use crate::onnx::Model;
@@ -96,7 +104,7 @@ mod plan {
             Err(Error::new(ErrorKind::Runtime, "this build has no embedded runtime"))
         }
 
-        pub fn run(&self, _: ArrayView4<f32>) -> Result<Vec<ArrayD<f32>>> {
+        pub fn run(&self, _: &[ArrayViewD<f32>]) -> Result<Vec<ArrayD<f32>>> {
             match *self {}
         }
     }

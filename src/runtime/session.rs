@@ -445,21 +445,9 @@ impl Session {
 
     /// Runs one batch, filled up with its last sample where it is smaller than the session's, and that is fixed.
     fn run_batch(&mut self, arrays: &[(&str, ArrayViewD<f32>)]) -> Result<Vec<ArrayD<f32>>> {
+        let ordered = in_order(&self.inputs, arrays)?;
         let mut filled = Vec::with_capacity(self.inputs.len());
-        for input in &self.inputs {
-            let array = match (arrays, self.inputs.len()) {
-                ([(_, only)], 1) => only,
-                _ => match arrays.iter().find(|(name, _)| *name == input.name) {
-                    Some((_, array)) => array,
-                    None => return Err(several(&self.inputs.iter().map(|i| i.name.clone()).collect::<Vec<_>>())),
-                },
-            };
-            if array.shape().get(1..) != input.shape.get(1..) {
-                let what = if input.shape.len() == 4 { "images" } else { "samples" };
-                let (own, wanted) = (&array.shape()[1..], &input.shape[1..]);
-                let message = format!("{what} of shape {own:?} do not fit the model's input {wanted:?}");
-                return Err(Error::new(ErrorKind::Images, message));
-            }
+        for array in &ordered {
             let count = array.len_of(Axis(0));
             filled.push(if count == self.batch || self.open {
                 array.as_standard_layout()
@@ -501,6 +489,30 @@ impl Session {
         self.run_batch(&one)?;
         Ok(start.elapsed().as_secs_f64())
     }
+}
+
+/// The arrays that inputs take, in the order of these. Where there is one of both, names do not matter.
+pub(super) fn in_order<'a>(
+    inputs: &[SessionInput],
+    arrays: &'a [(&str, ArrayViewD<f32>)],
+) -> Result<Vec<ArrayViewD<'a, f32>>> {
+    let of = |input: &SessionInput| {
+        let array = match (arrays, inputs.len()) {
+            ([(_, only)], 1) => only,
+            _ => match arrays.iter().find(|(name, _)| *name == input.name) {
+                Some((_, array)) => array,
+                None => return Err(several(&inputs.iter().map(|i| i.name.clone()).collect::<Vec<_>>())),
+            },
+        };
+        if array.shape().get(1..) != input.shape.get(1..) {
+            let what = if input.shape.len() == 4 { "images" } else { "samples" };
+            let (own, wanted) = (&array.shape()[1..], &input.shape[1..]);
+            let message = format!("{what} of shape {own:?} do not fit the model's input {wanted:?}");
+            return Err(Error::new(ErrorKind::Images, message));
+        }
+        Ok(array.view())
+    };
+    inputs.iter().map(of).collect()
 }
 
 pub(super) fn to_float(value: &ort::value::DynValue) -> std::result::Result<ArrayD<f32>, String> {

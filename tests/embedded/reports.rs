@@ -5,9 +5,9 @@ use std::sync::Arc;
 use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
-    batches, blocks, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined, listed, masks,
-    models, pictures, ranges, shared, sizes, stacks, starts, studies, tars, teachers, texts, unknown, values, verified,
-    windows,
+    arrays, batches, blocks, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined, listed,
+    masks, models, pictures, ranges, shared, sizes, stacks, starts, studies, tars, teachers, texts, unknown, values,
+    verified, windows,
 };
 
 fn tract() -> Arc<Runtime> {
@@ -148,6 +148,21 @@ fn images_may_be_arrays() {
 #[test]
 fn children_are_fitted_on_real_tokens() {
     texts::children_are_fitted_on_real_tokens("tract");
+}
+
+#[test]
+fn texts_are_condensed() {
+    arrays::texts_are_condensed("tract");
+}
+
+#[test]
+fn heads_differ_by_real_tokens() {
+    arrays::heads_differ_by_real_tokens(&tract());
+}
+
+#[test]
+fn children_are_verified_on_arrays() {
+    arrays::children_are_verified_on_arrays("tract");
 }
 
 #[test]

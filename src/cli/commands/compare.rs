@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use ndarray::{ArrayD, Ix4};
+use ndarray::ArrayD;
 use serde_json::json;
 
 use super::source::{Source, open_both};
@@ -160,20 +160,11 @@ fn measured(runtime: &Arc<Runtime>, a: &Side, b: &Side) -> Result<(Measures, [In
     }
 }
 
-/// Verifies the second model on images.
+/// Verifies the second model on some samples.
 fn verified(verifying: &Verifying, a: &Side, b: &Side, inputs: &Inputs) -> Result<Verification> {
-    const WHY: &str = "models are verified on images, and not on arrays";
-    match (&b.source, &inputs.arrays[..]) {
-        (Source::Images(..), [(_, images)]) => {
-            let case = Case { ancestor: a.model, child: b.model, written: b.model, grown: None };
-            let images = images.clone().into_dimensionality::<Ix4>();
-            let images = images.map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
-            let macs = cost(b.typing.macs(), a.typing.macs());
-            named(b.path, verifying.verify(&case, macs, false, |runtime| Verifier::new(runtime).on(images)))
-        }
-        _ if verifying.flags.verify => Err(Error::new(ErrorKind::Unsupported, WHY).hint("leave --verify out")),
-        _ => Ok(Verification::not_run(WHY)),
-    }
+    let case = Case { ancestor: a.model, child: b.model, written: b.model, grown: None };
+    let macs = cost(b.typing.macs(), a.typing.macs());
+    named(b.path, verifying.verify(&case, macs, false, |runtime| Verifier::new(runtime).on(inputs.clone())))
 }
 
 /// What was measured, for people.

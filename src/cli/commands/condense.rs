@@ -8,17 +8,21 @@ use ndarray::Array2;
 use serde_json::json;
 
 use super::fitter::calibrated;
-use super::{agree, densities, images, named, open_to_run};
+use super::source::{Source, open_for};
+use super::{agree, densities, named};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::cli::common::{ClusterFlags, RunFlags};
+use crate::cli::common::{ClusterFlags, RunFlags, SampleFlags};
 use crate::cli::output::{self, Bars, count, table};
-use crate::data::{InputReport, Loader};
+use crate::data::{Arrays, Samples};
 use crate::density::{Densities, attention_distances};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::similarity::{head_distances, neuron_clusters};
 use crate::fitting::{Limits, analyse, carrying};
-use crate::learngene::{Algorithm, Cluster, Learngene, Rules, Similarity, combined, density_distances, parameters};
+use crate::learngene::{
+    Algorithm, Cluster, Learngene, PUBLISHED_EPS, PUBLISHED_SIDE, Rules, Similarity, combined, density_distances,
+    parameters,
+};
 use crate::metadata::{LEARNGENE, PREPROCESS};
 use crate::onnx::{Model, sha256};
 use crate::runtime::Runtime;
@@ -28,9 +32,8 @@ use crate::runtime::Runtime;
 pub struct CondenseArgs {
     /// The ancestor
     pub model: PathBuf,
-    /// Images that densities are measured on: a folder, an IDX file, or an .npz or .npy of prepared tensors
-    #[arg(long, value_name = "PATH")]
-    pub images: PathBuf,
+    #[command(flatten)]
+    pub samples: SampleFlags,
     /// The learngene to write
     #[arg(short, long, value_name = "GENE.onnx")]
     pub output: PathBuf,
@@ -39,7 +42,7 @@ pub struct CondenseArgs {
     /// `grow` and `shrink` then make descendants of any size from it, fitted where images are given.
     #[arg(long)]
     pub fitted: bool,
-    /// Random views of the images that the order is measured on (with --fitted)
+    /// Random views of the images that the order is measured on; of arrays, samples at most (with --fitted)
     #[arg(long, value_name = "N", default_value_t = 192, requires = "fitted",
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub crops: u32,
@@ -60,17 +63,17 @@ pub struct CondenseArgs {
 
 /// Runs the command.
 pub fn run(c: &CondenseArgs) -> Result<()> {
-    let model = open_to_run(&c.model, &c.run.open, &c.run.runtime, &c.run.transform)?;
+    let (model, arrays) = open_for(&c.model, &c.run, &c.samples)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     output::check_output(&c.output, &[&c.model], c.force)?;
     if c.fitted {
-        return fitted(c, &model);
+        return fitted(c, &model, arrays);
     }
-    let (loader, runtime) =
-        (images(&c.images, &c.run.transform, &model, &typing)?, Runtime::start(&c.run.runtime.options())?);
-    agree(&c.model, || loader.fingerprint())?;
-    let (gene, condensed) = condense(&model, &typing, &anatomy, &loader, &c.clusters, &runtime)?;
+    let source = Source::new(&c.samples, &c.run, &model, &typing, arrays)?;
+    let runtime = Runtime::start(&c.run.runtime.options())?;
+    agree(&c.model, || source.fingerprint())?;
+    let (gene, condensed) = condense(&model, &typing, &anatomy, &source, &c.clusters, &runtime)?;
     let written = Typing::new(&condensed)?;
     let inherited = gene.inherited(&condensed, &written, &Anatomy::new(&written)?, parameters(model.graph()));
     let bytes = output::write_model(&c.output, &condensed)?;
@@ -113,14 +116,14 @@ pub fn run(c: &CondenseArgs) -> Result<()> {
         let mut value = serde_json::to_value(&gene).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
         value["parameters"] = json!(inherited);
         value["bytes"] = json!(bytes);
-        value["input"] = json!(InputReport::new(&model, &typing, loader.preprocess()));
+        value["input"] = source.report();
         return output::print_json(&value);
     }
     Ok(())
 }
 
 /// The ancestor whole, with the order in which its heads and neurons go.
-fn fitted(c: &CondenseArgs, model: &Model) -> Result<()> {
+fn fitted(c: &CondenseArgs, model: &Model, arrays: Option<Arrays>) -> Result<()> {
     if c.clusters.any() || model.metadata(LEARNGENE).is_some() {
         return Err(Error::new(ErrorKind::Usage, "--fitted clusters nothing, and takes the ancestor")
             .at(&c.model)
@@ -128,7 +131,7 @@ fn fitted(c: &CondenseArgs, model: &Model) -> Result<()> {
     }
     let bars = Bars::default();
     let views = (c.crops as usize, c.seed);
-    let calibrated = calibrated(model, &c.images, &c.run.transform, &c.run.runtime, views, &bars)?;
+    let calibrated = calibrated(model, (&c.samples, arrays), &c.run, views, &bars)?;
     let mut shrinker = named(&model.path, calibrated.fitter.shrinker(model))?;
     let limits = Limits { dims: true, ..Limits::default() };
     let removals = named(&c.model, analyse(&mut shrinker, &limits, &bars))?;
@@ -152,7 +155,7 @@ fn distances(
     model: &Model,
     typing: &Typing,
     anatomy: &Anatomy,
-    loader: &Loader,
+    samples: &dyn Samples,
     densities: &Densities,
     rules: &Rules,
 ) -> Result<Vec<Array2<f64>>> {
@@ -161,12 +164,12 @@ fn distances(
     let maps = match has(Similarity::Attention) {
         false => None,
         true => {
-            let bar = output::progress(loader.len(), "attention");
+            let bar = output::progress(samples.len(), "attention");
             let told = |n: usize, of: usize| {
                 bar.set_length(of as u64);
                 bar.set_position(n as u64);
             };
-            let maps = attention_distances(runtime, model, typing, anatomy, loader, told)?;
+            let maps = attention_distances(runtime, model, typing, anatomy, samples, told)?;
             bar.finish_and_clear();
             Some(maps)
         }
@@ -174,8 +177,8 @@ fn distances(
     let outputs = match has(Similarity::Output) || has(Similarity::Prediction) {
         false => None,
         true => {
-            let bar = output::progress(loader.len(), "outputs");
-            let outputs = head_distances(&runtime.single_threaded(), model, loader, |n| bar.set_position(n as u64))?;
+            let bar = output::progress(samples.len(), "outputs");
+            let outputs = head_distances(&runtime.single_threaded(), model, samples, |n| bar.set_position(n as u64))?;
             bar.finish_and_clear();
             Some(outputs)
         }
@@ -197,7 +200,7 @@ pub fn condense(
     model: &Model,
     typing: &Typing,
     anatomy: &Anatomy,
-    loader: &Loader,
+    source: &Source,
     clusters: &ClusterFlags,
     runtime: &Arc<Runtime>,
 ) -> Result<(Learngene, Model)> {
@@ -206,13 +209,43 @@ pub fn condense(
             .at(&model.path)
             .hint("give the ancestor"));
     }
-    let (measured, digest) = std::thread::scope(|scope| {
+    let (gene, digest) = std::thread::scope(|scope| {
         let digest = scope.spawn(|| sha256(&model.path));
-        (named(&model.path, densities(runtime, model, typing, anatomy, loader, || loader.skipped())), digest.join())
+        // Lengths are those of the samples for what is measured alone: the learngene takes what its ancestor does.
+        let gene = match source.fixed(model) {
+            None => clustered(model, (typing, anatomy), source, clusters, runtime),
+            Some(fixed) => Typing::new(&fixed).and_then(|typing| {
+                let anatomy = Anatomy::new(&typing)?;
+                clustered(&fixed, (&typing, &anatomy), source, clusters, runtime)
+            }),
+        };
+        (named(&model.path, gene), digest.join())
     });
-    let measured = measured?;
+    let mut gene = gene?;
+    gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    gene.source.sha256 = digest.map_err(|_| Error::new(ErrorKind::Internal, "hashing the model panicked"))??;
+    gene.source.parameters = parameters(model.graph());
+    gene.source.images_sha256 = source.fingerprint()?;
+    let mut condensed = named(&model.path, gene.condense(model, typing, anatomy))?;
+    if let Some(preprocess) = source.preprocess() {
+        let text = serde_json::to_string(preprocess).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+        condensed.set_metadata(PREPROCESS, text);
+    }
+    Ok((gene, condensed))
+}
+
+/// The clusters of a model that is as long as what it is run on.
+fn clustered(
+    model: &Model,
+    (typing, anatomy): (&Typing, &Anatomy),
+    source: &Source,
+    clusters: &ClusterFlags,
+    runtime: &Arc<Runtime>,
+) -> Result<Learngene> {
+    let samples = source.samples();
+    let measured = densities(runtime, model, typing, anatomy, samples, || source.skipped())?;
     let rules = clusters.rules();
-    let distances = named(&model.path, distances(runtime, model, typing, anatomy, loader, &measured, &rules))?;
+    let distances = distances(runtime, model, typing, anatomy, samples, &measured, &rules)?;
     let whole: Vec<String> = (0..distances.len()).filter(|&l| distances[l].is_empty()).map(|l| l.to_string()).collect();
     if !whole.is_empty() {
         output::warn(&format!(
@@ -223,20 +256,35 @@ pub fn condense(
     }
     let mut gene = Learngene::cluster_by(typing, anatomy, &measured, &distances, &rules)?;
     if let Some(rules) = &rules.neurons {
-        let bar = output::progress(loader.len(), "neurons");
+        let bar = output::progress(samples.len(), "neurons");
         let told = |n: usize| bar.set_position(n as u64);
-        let neurons = neuron_clusters(&runtime.single_threaded(), model, loader, rules, told);
-        gene.cluster_neurons(named(&model.path, neurons)?)?;
+        gene.cluster_neurons(neuron_clusters(&runtime.single_threaded(), model, samples, rules, told)?)?;
         bar.finish_and_clear();
     }
-    gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    gene.source.sha256 = digest.map_err(|_| Error::new(ErrorKind::Internal, "hashing the model panicked"))??;
-    gene.source.parameters = parameters(model.graph());
-    gene.source.images_sha256 = loader.fingerprint()?;
-    let mut condensed = named(&model.path, gene.condense(model, typing, anatomy))?;
-    if let Some(preprocess) = loader.preprocess() {
-        let text = serde_json::to_string(preprocess).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
-        condensed.set_metadata(PREPROCESS, text);
+    if let (Source::Arrays(_, report), false) = (source, gene.lengths.is_empty()) {
+        report.special_line().iter().for_each(|line| output::note(line));
     }
-    Ok((gene, condensed))
+    tell_radius(&gene, &rules);
+    Ok(gene)
+}
+
+/// Says what radius heads and FFNs of sequences were clustered with, where it is the published one.
+fn tell_radius(gene: &Learngene, rules: &Rules) {
+    let by_density = rules.eps.is_none() && rules.similarity.is_density() && rules.algorithm == Algorithm::Dbscan;
+    let what = match (by_density, rules.ffn_eps.is_none() && rules.ffn_clusters.is_none()) {
+        (true, true) => "heads, and layers that share an FFN,",
+        (true, false) => "heads",
+        (false, true) => "layers that share an FFN",
+        (false, false) => return,
+    };
+    let mut lengths: Vec<f64> = gene.lengths.iter().copied().flatten().collect();
+    lengths.sort_by(f64::total_cmp);
+    lengths.dedup();
+    for length in lengths {
+        let eps = PUBLISHED_EPS * length / PUBLISHED_SIDE;
+        output::note(&format!(
+            "{what} are alike within {eps:.2} tokens, {PUBLISHED_EPS}/{PUBLISHED_SIDE} of the mean length of \
+             {length:.1}, as within {PUBLISHED_EPS} of {PUBLISHED_SIDE} pixels"
+        ));
+    }
 }

@@ -1,14 +1,13 @@
 //! What the commands that fit have in common: a fitter on the samples of the command line.
 
-use std::path::Path;
 use std::time::Instant;
 
 use super::source::Source;
-use super::{agree, images, named, warn_skipped};
+use super::{agree, named, warn_skipped};
 use crate::axes::Typing;
-use crate::cli::common::{RuntimeFlags, TransformFlags};
+use crate::cli::common::{RunFlags, SampleFlags};
 use crate::cli::output::Bars;
-use crate::data::InputReport;
+use crate::data::Arrays;
 use crate::error::Result;
 use crate::fitting::{Fitter, Origin};
 use crate::onnx::Model;
@@ -33,39 +32,28 @@ impl Calibrated {
     }
 }
 
-/// Opens images for a model and draws `views` views of them.
+/// Draws so many views of the images that are named, or takes up to so many samples of the arrays that a model was
+/// opened with, as they are.
 pub fn calibrated(
     model: &Model,
-    path: &Path,
-    transform: &TransformFlags,
-    runtime: &RuntimeFlags,
+    (samples, arrays): (&SampleFlags, Option<Arrays>),
+    run: &RunFlags,
     views: (usize, u64),
     bars: &Bars,
 ) -> Result<Calibrated> {
     let begun = Instant::now();
-    let source = {
-        let typing = named(&model.path, Typing::new(model))?;
-        let loader = images(path, transform, model, &typing)?;
-        let input = InputReport::new(model, &typing, loader.preprocess());
-        Source::Images(loader, Box::new(input))
+    let source = match arrays {
+        Some(arrays) => Source::of_arrays(arrays, model),
+        None => {
+            let typing = named(&model.path, Typing::new(model))?;
+            Source::new(samples, run, model, &typing, None)?
+        }
     };
-    calibrated_on(model, source, runtime, views, begun, bars)
-}
-
-/// Draws `views` views of images, or takes up to so many samples of arrays as they are. The time counts from `begun`.
-pub fn calibrated_on(
-    model: &Model,
-    source: Source,
-    runtime: &RuntimeFlags,
-    views: (usize, u64),
-    begun: Instant,
-    bars: &Bars,
-) -> Result<Calibrated> {
     agree(&model.path, || source.fingerprint())?;
-    let runtime = Runtime::start(&Options { threads: Some(1), ..runtime.options() })?;
+    let runtime = Runtime::start(&Options { threads: Some(1), ..run.runtime.options() })?;
     let fitter = match &source {
         Source::Images(loader, _) => Fitter::new(model, loader, runtime, views, begun, bars)?,
-        Source::Arrays(arrays, _) => Fitter::on_arrays(model, arrays, runtime, views, begun)?,
+        Source::Arrays(arrays, _) => named(&model.path, Fitter::on_arrays(model, arrays, runtime, views, begun))?,
     };
     // Every process draws the same views.
     warn_skipped(&source.skipped());

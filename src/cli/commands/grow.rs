@@ -5,18 +5,19 @@ use std::path::PathBuf;
 use clap::Args;
 use rayon::prelude::*;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::condense::condense;
 use super::fitter::{VIEWS, calibrated};
+use super::source::{Source, open_for};
 use super::verification::{NO_VERIFY, Verifying, tell};
-use super::{images, named, open, open_to_run, plain};
+use super::{named, open, plain};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::common::values::{batch_axis, image_size};
-use crate::cli::common::{ClusterFlags, RunFlags, ShapeFlags, VerifyFlags};
+use crate::cli::common::{ClusterFlags, RunFlags, SampleFlags, ShapeFlags, VerifyFlags};
 use crate::cli::output::{self, Bars, count, table};
-use crate::data::{FedReport, InputReport};
+use crate::data::{Arrays, FedReport};
 use crate::descendant::{
     BatchAxis, Case, Descendant, Grown, Heads, Init, Plan, Projection, Shape, Transform, Verification, Verifier, cost,
     grow,
@@ -55,7 +56,7 @@ impl Job {
 /// `offshoot grow`.
 #[derive(Args, Debug)]
 pub struct GrowArgs {
-    /// A learngene, or an ancestor (with --images or --no-images)
+    /// A learngene, or an ancestor (with --images, --inputs or --no-images)
     pub model: PathBuf,
     /// The descendant to write; with --batch the folder for relative outputs
     #[arg(short, long, value_name = "CHILD.onnx")]
@@ -91,8 +92,14 @@ pub struct GrowArgs {
     /// Images to condense an ancestor on the way: a folder, an IDX file, or an .npz or .npy of prepared tensors
     #[arg(long, value_name = "PATH")]
     pub images: Option<PathBuf>,
+    /// Arrays instead, one for each input by its name: an .npz archive, a folder of .npy files, or a .safetensors file
+    ///
+    /// The first axis of each is the sample; samples are taken as they are. Tokens at the zeros of an input that is
+    /// called `attention_mask` are padding and count nowhere. Descendants are verified on the first samples.
+    #[arg(long, value_name = "PATH", conflicts_with = "images")]
+    pub inputs: Option<PathBuf>,
     /// Grow from an ancestor without densities: every head is its own cluster
-    #[arg(long, conflicts_with = "images")]
+    #[arg(long, conflicts_with_all = ["images", "inputs"])]
     pub no_images: bool,
     /// Seed of what is drawn at random
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -111,16 +118,27 @@ pub struct GrowArgs {
     pub run: RunFlags,
 }
 
+impl GrowArgs {
+    fn has_samples(&self) -> bool {
+        self.images.is_some() || self.inputs.is_some()
+    }
+
+    fn samples(&self) -> SampleFlags {
+        SampleFlags { images: self.images.clone(), inputs: self.inputs.clone() }
+    }
+}
+
 /// Runs the command.
 pub fn run(c: &GrowArgs) -> Result<()> {
     let mut jobs = jobs(c)?;
-    let model = match &c.images {
-        Some(_) => open_to_run(&c.model, &c.run.open, &c.run.runtime, &c.run.transform)?,
-        None => open(&c.model, &c.run.open)?,
+    let samples = c.samples();
+    let (model, arrays) = match c.has_samples() {
+        true => open_for(&c.model, &c.run, &samples)?,
+        false => (open(&c.model, &c.run.open)?, None),
     };
     let given = Learngene::read(&model)?;
     let calibrated = given.as_ref().is_some_and(|gene| gene.removals.is_some());
-    if c.images.is_some() && (given.is_none() || calibrated) {
+    if c.has_samples() && (given.is_none() || calibrated) {
         jobs.iter_mut().for_each(Job::fit_by_default);
     }
     let outputs: Vec<PathBuf> = jobs.iter().filter_map(|j| j.output.clone()).collect();
@@ -139,7 +157,8 @@ pub fn run(c: &GrowArgs) -> Result<()> {
     }
     let clustered = |j: &Job| j.shape.init == Init::ClusterLearngene;
     let (genes, mut input) = match jobs.iter().any(clustered) {
-        true => learngene(c, &model, &jobs).map(|(gene, condensed, input)| (Some((gene, condensed)), input))?,
+        true => learngene(c, &model, arrays.as_ref(), &jobs)
+            .map(|(gene, condensed, input)| (Some((gene, condensed)), input))?,
         false => (None, None),
     };
     let ancestor = if jobs.iter().all(clustered) { None } else { Some(ancestor(c, &model, genes.is_none())?) };
@@ -147,18 +166,20 @@ pub fn run(c: &GrowArgs) -> Result<()> {
     let runtime = if c.fold { Some(Runtime::start(&c.run.runtime.options())?) } else { None };
     // A plan alone is verified where that is asked for.
     let verifies = !c.verification.no_verify && (c.verification.verify || !c.dry_run);
-    let fitter = match (fits, &c.images) {
+    let fitter = match (fits, c.has_samples() && (given.is_none() || calibrated)) {
         (false, _) => None,
-        (true, Some(path)) if given.is_none() || calibrated => {
-            Some(self::calibrated(&model, path, &c.run.transform, &c.run.runtime, (VIEWS, c.seed), &Bars::default())?)
+        (true, true) => {
+            let of = (&samples, arrays.clone());
+            Some(self::calibrated(&model, of, &c.run, (VIEWS, c.seed), &Bars::default())?)
         }
-        (true, _) => {
-            return Err(Error::new(ErrorKind::Usage, "--projection fitted fits to the ancestor, on images")
+        (true, false) => {
+            let [flag, many] = wanted(&model);
+            return Err(Error::new(ErrorKind::Usage, format!("--projection fitted fits to the ancestor, on {many}"))
                 .at(&c.model)
-                .hint("give --images PATH and the ancestor, or a learngene of condense --fitted"));
+                .hint(format!("give {flag} and the ancestor, or a learngene of condense --fitted")));
         }
     };
-    input = input.or(fitter.as_ref().and_then(|f| f.source.of_images().cloned()));
+    input = input.or(fitter.as_ref().map(|f| f.source.report()));
     let shrinker = fitter.as_ref().map(|f| named(&model.path, f.fitter.shrinker(&model))).transpose()?;
     if let Some(shrinker) = &shrinker {
         shrinker.warnings(&Limits::default())?.iter().for_each(|w| output::warn(w));
@@ -176,7 +197,8 @@ pub fn run(c: &GrowArgs) -> Result<()> {
                 let sources: Vec<usize> = child.plan.layers.iter().map(|l| l.ancestor_layer).collect();
                 let (fitted, error) = named(&c.model, shrinker.refit(&child.model, &sources, &|_, _| {}))?;
                 child.model = fitted;
-                output::note(&format!("fitted; squared error on held-out images {error:.4}, relative to the values"));
+                let many = fitter.as_ref().map_or("images", |f| f.source.noun().many);
+                output::note(&format!("fitted; squared error on held-out {many} {error:.4}, relative to the values"));
             }
             if let Some(batch) = job.batch_axis {
                 named(&c.model, child.batch(batch))?;
@@ -199,7 +221,7 @@ pub fn run(c: &GrowArgs) -> Result<()> {
             if let (Some(grown), Some(single)) = (&grown, &single) {
                 let how = Grown { gene, shape: &job.shape, plan: &child.plan, model: grown };
                 let case = Case { ancestor: model, child: single, written: &child.model, grown: Some(how) };
-                child.plan.verification = Some(verified(c, job, &case)?);
+                child.plan.verification = Some(verified(c, job, &case, arrays.as_ref())?);
             } else if c.verification.no_verify {
                 child.plan.verification = Some(Verification::not_run(NO_VERIFY));
             }
@@ -213,14 +235,14 @@ pub fn run(c: &GrowArgs) -> Result<()> {
     if c.json { print_plans(c, &plans, input, &model) } else { Ok(()) }
 }
 
-/// The plans as JSON, with what images became and what inputs were fed.
-fn print_plans(c: &GrowArgs, plans: &[Plan], input: Option<InputReport>, model: &Model) -> Result<()> {
+/// The plans as JSON, with what samples became and what inputs were fed.
+fn print_plans(c: &GrowArgs, plans: &[Plan], input: Option<Value>, model: &Model) -> Result<()> {
     let mut value = match (plans, &c.batch) {
         ([plan], None) => json!(plan),
         _ => json!({"schema": schema::PLANS, "plans": plans}),
     };
     if let Some(input) = input {
-        value["input"] = json!(input);
+        value["input"] = input;
     }
     let fed = FedReport::of(model);
     if !fed.is_empty() {
@@ -229,18 +251,17 @@ fn print_plans(c: &GrowArgs, plans: &[Plan], input: Option<InputReport>, model: 
     output::print_json(&value)
 }
 
-/// Verifies a descendant, which is not written where it is wrong. One of another image size is run once in any case.
-fn verified(c: &GrowArgs, job: &Job, case: &Case) -> Result<Verification> {
+/// Verifies a descendant, on samples where some are given; it is not written where it is wrong. One of another image
+/// size is run once in any case.
+fn verified(c: &GrowArgs, job: &Job, case: &Case, arrays: Option<&Arrays>) -> Result<Verification> {
     let verifying = Verifying { flags: c.verification, runtime: &c.run.runtime };
     let child = case.grown.as_ref().map_or(0, |g| g.plan.macs);
     let ancestor = || Typing::new(case.ancestor).map_or(0, |t| grown_macs(&t, job.shape.image_size));
     // An ancestor is typed where the descendant alone does not decide.
     let macs = if verifying.takes_long(cost(child, 0)) { cost(child, 0) } else { cost(child, ancestor()) };
     let resized = job.shape.image_size.is_some();
-    let verification = named(
-        &c.model,
-        verifying.verify(case, macs, resized, |runtime| Verifier::new(runtime).of(c.run.open.of.clone())),
-    )?;
+    let make = |runtime| Verifier::new(runtime).of(c.run.open.of.clone()).on_arrays(arrays);
+    let verification = named(&c.model, verifying.verify(case, macs, resized, make))?;
     let refused = |e: Error| {
         e.at(job.output.as_ref().unwrap_or(&c.model))
             .hint("nothing was written: please report the model; --no-verify writes the descendant as it is")
@@ -318,9 +339,22 @@ fn identity(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Learngene {
     gene
 }
 
-/// The learngene, and the model to grow from: what was given, or an ancestor condensed on the way, with what its images
-/// became.
-fn learngene(c: &GrowArgs, model: &Model, jobs: &[Job]) -> Result<(Learngene, Model, Option<InputReport>)> {
+/// The flag that gives a model samples, with its value, and what they are called.
+fn wanted(model: &Model) -> [&'static str; 2] {
+    match Typing::new(model).is_ok_and(|typing| typing.image_input().is_some()) {
+        true => ["--images PATH", "images"],
+        false => ["--inputs PATH", "samples"],
+    }
+}
+
+/// The learngene, and the model to grow from: what was given, or an ancestor condensed on the way, with what its
+/// samples became.
+fn learngene(
+    c: &GrowArgs,
+    model: &Model,
+    arrays: Option<&Arrays>,
+    jobs: &[Job],
+) -> Result<(Learngene, Model, Option<Value>)> {
     if let Some(gene) = Learngene::read(model)? {
         if c.no_images || c.clusters.any() {
             return Err(Error::new(ErrorKind::Usage, "the model is a learngene: its clusters are made already")
@@ -330,17 +364,25 @@ fn learngene(c: &GrowArgs, model: &Model, jobs: &[Job]) -> Result<(Learngene, Mo
         if c.images.is_some() && gene.removals.is_none() {
             output::warn("--images is not needed: the learngene carries its clusters");
         }
+        if arrays.is_some() && gene.removals.is_none() {
+            output::note("the learngene carries its clusters: descendants are only verified on the arrays");
+        }
         return Ok((gene, model.clone(), None));
     }
     let typing = named(&c.model, Typing::new(model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
-    if let Some(path) = &c.images {
-        let (loader, runtime) =
-            (images(path, &c.run.transform, model, &typing)?, Runtime::start(&c.run.runtime.options())?);
-        let (gene, condensed) = condense(model, &typing, &anatomy, &loader, &c.clusters, &runtime)?;
-        return Ok((gene, condensed, Some(InputReport::new(model, &typing, loader.preprocess()))));
+    if c.has_samples() {
+        let source = Source::new(&c.samples(), &c.run, model, &typing, arrays.cloned())?;
+        let runtime = Runtime::start(&c.run.runtime.options())?;
+        let (gene, condensed) = condense(model, &typing, &anatomy, &source, &c.clusters, &runtime)?;
+        return Ok((gene, condensed, Some(source.report())));
     }
-    let usage = |what: &str, hint: &str| Err(Error::new(ErrorKind::Usage, what).at(&c.model).hint(hint));
+    let [flag, many] = wanted(model);
+    let usage = |what: &str, hint: &str| {
+        let hint = hint.replace("--images PATH", flag);
+        let what = what.replace(" images", &format!(" {many}"));
+        Err(Error::new(ErrorKind::Usage, what).at(&c.model).hint(hint))
+    };
     let zero = |e: Option<Eps>| e.is_none_or(Eps::is_zero);
     let unclustered = [c.clusters.eps, c.clusters.ffn_eps].iter().all(|e| e.is_some_and(Eps::is_zero));
     if !c.no_images && !unclustered {

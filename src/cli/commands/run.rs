@@ -10,6 +10,7 @@ use serde_json::json;
 use super::condense::condense;
 use super::eval::{dataset, measure};
 use super::grow::shape;
+use super::source::Source;
 use super::training::{Asked, Training, Wanted};
 use super::{flags_for, images, named, open_to_run, tell_input};
 use crate::anatomy::{Anatomy, activation};
@@ -102,7 +103,8 @@ pub fn run(c: &RunArgs) -> Result<()> {
             Some(path) => images(path, &c.run.transform, &model, &typing)?,
             None => some_images(c, &data, &model, &typing)?,
         };
-        let (gene, condensed) = condense(&model, &typing, &anatomy, &loader, &c.clusters, &runtime)?;
+        let source = Source::of_loader(loader, &model, &typing);
+        let (gene, condensed) = condense(&model, &typing, &anatomy, &source, &c.clusters, &runtime)?;
         output::write_model(&written[0], &condensed)?;
         densities = gene.densities.clone();
         let kept: usize = gene.layers.iter().map(Vec::len).sum();

@@ -6,8 +6,8 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::fitter::{Calibrated, calibrated, calibrated_on};
-use super::source::{Source, open_for};
+use super::fitter::{Calibrated, calibrated};
+use super::source::open_for;
 use super::{in_type, named, open, open_for_images, plain};
 use crate::axes::Typing;
 use crate::cli::common::values::tolerance;
@@ -172,7 +172,7 @@ pub fn run(c: &ShrinkArgs) -> Result<()> {
 
 fn shrink(c: &ShrinkArgs) -> Result<()> {
     let start = Instant::now();
-    let samples = SampleFlags { images: None, inputs: c.inputs.clone() };
+    let samples = SampleFlags { images: c.images.clone(), inputs: c.inputs.clone() };
     let (model, arrays) = match (&c.inputs, &c.images) {
         (Some(_), _) => open_for(&c.model, &c.run, &samples)?,
         (None, Some(_)) => (open_for_images(&c.model, &c.run.open, &c.run.transform)?, None),
@@ -188,14 +188,9 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
     let recorded = Learngene::read(&model)?.and_then(|gene| gene.removals);
     let bars = Bars::default();
     let views = (c.crops as usize, c.seed);
-    let calibrated = match (arrays, &c.images) {
-        (Some(arrays), _) => {
-            let begun = Instant::now();
-            let source = Source::of_arrays(arrays, &model);
-            Some(named(&c.model, calibrated_on(&model, source, &c.run.runtime, views, begun, &bars))?)
-        }
-        (None, Some(path)) => Some(calibrated(&model, path, &c.run.transform, &c.run.runtime, views, &bars)?),
-        (None, None) => None,
+    let calibrated = match arrays.is_some() || c.images.is_some() {
+        true => Some(calibrated(&model, (&samples, arrays), &c.run, views, &bars)?),
+        false => None,
     };
     let mut job = job(c, &model, recorded, &sizes, calibrated.as_ref(), &bars)?;
     let wants_time = |b: &Budget| matches!(b, Budget::Latency(_));

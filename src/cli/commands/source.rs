@@ -86,8 +86,7 @@ impl Source {
             (Some(arrays), _) => Ok(Source::of_arrays(arrays, model)),
             (None, Some(path)) => {
                 let loader = images(path, &run.transform, model, typing)?;
-                let report = InputReport::new(model, typing, loader.preprocess());
-                Ok(Source::Images(loader, Box::new(report)))
+                Ok(Source::of_loader(loader, model, typing))
             }
             (None, None) => Err(Error::new(ErrorKind::Usage, "there is nothing to run the model on")
                 .hint("give --images PATH, or --inputs PATH")),
@@ -99,6 +98,20 @@ impl Source {
         let report = arrays.report(model);
         report.lines().iter().for_each(|line| output::note(line));
         Source::Arrays(arrays, report)
+    }
+
+    /// Pictures, and what a model makes of them.
+    pub fn of_loader(loader: Loader, model: &Model, typing: &Typing) -> Source {
+        let report = InputReport::new(model, typing, loader.preprocess());
+        Source::Images(loader, Box::new(report))
+    }
+
+    /// The model as long as the arrays that it is run on; none where it is as it is.
+    pub fn fixed(&self, model: &Model) -> Option<Model> {
+        match self {
+            Source::Images(..) => None,
+            Source::Arrays(arrays, _) => Some(arrays.fixed(model)),
+        }
     }
 
     /// As samples.
@@ -129,14 +142,6 @@ impl Source {
     pub fn preprocess(&self) -> Option<&Preprocess> {
         match self {
             Source::Images(loader, _) => loader.preprocess(),
-            Source::Arrays(..) => None,
-        }
-    }
-
-    /// What pictures become.
-    pub fn of_images(&self) -> Option<&InputReport> {
-        match self {
-            Source::Images(_, report) => Some(report),
             Source::Arrays(..) => None,
         }
     }

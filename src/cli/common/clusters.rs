@@ -9,21 +9,22 @@ use crate::learngene::{Algorithm, Centroid, Eps, FfnCentroid, FfnRule, NeuronRul
 pub struct ClusterFlags {
     /// What makes heads alike: density, attention, output, prediction, or several joined by + [default: density]
     ///
-    /// density: mean attention distances, in pixels (the paper). attention: Jensen-Shannon divergence of mean attention
-    /// maps, in bits. output: one minus the linear CKA of their outputs. prediction: what the layer's output loses when
-    /// one is predicted from the other. Several are scaled to a mean of one and averaged.
+    /// density: mean attention distances, in pixels (the paper) or tokens. attention: Jensen-Shannon divergence of mean
+    /// attention maps, in bits. output: one minus the linear CKA of their outputs. prediction: what the layer's output
+    /// loses when one is predicted from the other. Several are scaled to a mean of one and averaged.
     #[arg(long, value_name = "KIND", help_heading = "Clustering")]
     pub similarity: Option<Similarities>,
     /// How heads are clustered: dbscan, agglomerative:K or kmeans:K, where K clusters a layer may be auto [default:
     /// dbscan]
     #[arg(long, value_name = "HOW", help_heading = "Clustering")]
     pub cluster: Option<Algorithm>,
-    /// Heads this close are neighbours for dbscan, densities in pixels; 0 keeps every head, auto takes the clusters of
-    /// the best silhouette [default: 10 at 224 pixels, scaled to the image; auto for other similarities]
+    /// Heads this close are neighbours for dbscan, densities in pixels or tokens; 0 keeps every head, auto takes the
+    /// clusters of the best silhouette [default: 10 at 224 pixels, scaled to the image or to the mean length in tokens;
+    /// auto for other similarities]
     #[arg(long, value_name = "DISTANCE", help_heading = "Clustering")]
     pub eps: Option<Eps>,
-    /// Layers whose densities lie this close share an FFN, in pixels; 0 shares none, auto takes the largest gap
-    /// [default: as for the densities of heads]
+    /// Layers whose densities lie this close share an FFN, in pixels or tokens; 0 shares none, auto takes the largest
+    /// gap [default: as for the densities of heads]
     #[arg(long, value_name = "PIXELS", help_heading = "Clustering")]
     pub ffn_eps: Option<Eps>,
     /// Heads that make a neighbourhood dense

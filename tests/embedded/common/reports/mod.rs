@@ -1,5 +1,6 @@
 //! What users reported of tools of this trade, one file a kind: each began as a wrong result without a word.
 
+pub mod arrays;
 pub mod batches;
 pub mod blocks;
 pub mod branches;

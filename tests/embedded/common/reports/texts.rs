@@ -12,16 +12,16 @@ use crate::common::binary::{done, json as json_of, offshoot, refused, text};
 use crate::common::hash::values;
 use crate::common::root;
 
-const FOLDER: &str = "fixtures/reports/texts";
-const MODELS: [&str; 2] = ["bert-ts", "bert-dynamo"];
+pub(super) const FOLDER: &str = "fixtures/reports/texts";
+pub(super) const MODELS: [&str; 2] = ["bert-ts", "bert-dynamo"];
 const NAMES: [&str; 4] = ["input_ids", "attention_mask", "token_type_ids", "special_tokens_mask"];
 
-fn golden(folder: &str, keys: &[&str]) -> Value {
+pub(super) fn golden(folder: &str, keys: &[&str]) -> Value {
     let all: Value = serde_json::from_slice(&fs::read(root().join(folder).join("golden.json")).unwrap()).unwrap();
     keys.iter().fold(all, |found, key| found[key].clone())
 }
 
-fn agree(found: &Value, expected: &Value, tolerance: f64, what: &str) {
+pub(super) fn agree(found: &Value, expected: &Value, tolerance: f64, what: &str) {
     match (found, expected) {
         (Value::Array(f), Value::Array(e)) => {
             assert_eq!(f.len(), e.len(), "{what}");
@@ -35,14 +35,14 @@ fn agree(found: &Value, expected: &Value, tolerance: f64, what: &str) {
 }
 
 /// The arrays of the fixture.
-fn arrays() -> [Array2<i64>; 4] {
+pub(super) fn arrays() -> [Array2<i64>; 4] {
     let file = File::open(root().join(FOLDER).join("texts.npz")).unwrap();
     let mut archive = NpzReader::new(file).unwrap();
     NAMES.map(|name| archive.by_name(name).unwrap())
 }
 
 /// Some of the arrays in an archive.
-fn archive(folder: &Path, name: &str, arrays: &[(&str, &Array2<i64>)]) -> PathBuf {
+pub(super) fn archive(folder: &Path, name: &str, arrays: &[(&str, &Array2<i64>)]) -> PathBuf {
     let path = folder.join(name);
     let mut archive = NpzWriter::new(File::create(&path).unwrap());
     arrays.iter().for_each(|(name, array)| archive.add_array(*name, *array).unwrap());
@@ -190,7 +190,7 @@ pub fn wrong_arrays_are_refused() {
 }
 
 /// Samples of 40 texts, of which `padding` tokens at the end are none: what stands there is drawn with the seed.
-fn many(folder: &Path, name: &str, padding: usize, seed: usize) -> PathBuf {
+pub(super) fn many(folder: &Path, name: &str, padding: usize, seed: usize) -> PathBuf {
     let length = |row: usize| 4 + (5 * row + row / 7) % 9;
     let tokens = 12 + padding;
     let real = |(row, at): (usize, usize)| at < length(row);

@@ -50,7 +50,7 @@ fn behind(model: &mut Model, nodes: Vec<NodeProto>) {
 }
 
 /// Probabilities are added up over the heads before each: what that is to heads is nothing that their axis says.
-fn heads_that_add_up(model: &mut Model) {
+pub(super) fn heads_that_add_up(model: &mut Model) {
     let graph = model.graph_mut();
     let k = graph.node.iter().position(|n| n.op_type() == "Softmax").unwrap();
     let softmax = graph.node[k].output[0].clone();
