@@ -5,6 +5,8 @@
 //! tables, transposed weights. Values are found by typing the graph under two batch sizes: what is the same under both
 //! and depends on no image is a constant. The small ones are known from the typing; the others are cut out as a graph
 //! of their own and run once. Constant factors behind matrices go into them.
+//!
+//! Truth values stay computed: some engines take a comparison of constants, and no boolean tensor in the file.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -257,16 +259,28 @@ impl<'m> Folder<'m> {
     fn is_worth_it(&self, value: &str) -> bool {
         let kind = self.types.get(value).copied();
         let (Some(bytes), true) = (self.bytes(value), kind.is_some_and(can_evaluate)) else { return false };
+        if kind == Some(DataType::Bool) && !self.is_made_of_booleans(value) {
+            return false;
+        }
         if bytes <= SMALL {
             return true;
         }
         let cone = self.cone(value);
-        let graph = self.model.graph();
-        let sources: HashSet<&str> =
-            cone.iter().flat_map(|&k| graph.node[k].input.iter().map(String::as_str)).collect();
+        let sources = self.sources(&cone);
         let gone = |w: &&&str| self.typing.links().users(w).iter().all(|k| cone.contains(k));
         let weights = sources.iter().filter(|w| self.typing.weights.contains_key(**w)).filter(gone);
         bytes <= GROWTH * weights.filter_map(|w| self.bytes_of_weight(w)).sum::<u64>()
+    }
+
+    /// Whether the file has a boolean tensor already that a value is computed from.
+    fn is_made_of_booleans(&self, value: &str) -> bool {
+        let is_boolean = |x: &str| self.typing.weights.contains_key(x) && self.types.get(x) == Some(&DataType::Bool);
+        self.sources(&self.made_by(value, |_| false)).into_iter().any(is_boolean)
+    }
+
+    /// What some nodes read.
+    fn sources(&self, nodes: &HashSet<usize>) -> HashSet<&str> {
+        nodes.iter().flat_map(|&k| self.model.graph().node[k].input.iter().map(String::as_str)).collect()
     }
 
     fn bytes_of_weight(&self, name: &str) -> Option<u64> {

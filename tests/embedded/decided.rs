@@ -3,8 +3,8 @@
 use ndarray::Array4;
 use offshoot::descendant::fold_constants;
 use offshoot::graph::{int_attribute, node};
-use offshoot::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
-use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_raw, tensor_info};
+use offshoot::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
+use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_from_raw, tensor_info};
 use offshoot::runtime::{Kind, Options, Runtime};
 
 /// x [batch, 2, 4, 4], and what some nodes make of it and of conditions.
@@ -54,8 +54,9 @@ fn choices_that_constants_decide_are_folded() {
         // True everywhere: a weight, and computed.
         (vec![node("Where", &["yes", "x", "zero"], &["c"], vec![]), mul("c", "row")], &["Mul"]),
         (vec![node("Where", &["below", "x", "one"], &["c"], vec![]), mul("c", "row")], &["Mul"]),
-        // False everywhere; what it leaves is constant, has the shape of one image, and is folded in its turn.
-        (vec![node("Where", &["above", "x", "row"], &["c"], vec![]), mul("x", "c")], &["Where", "Mul"]),
+        // False everywhere, of a shape that depends on the batch: what computes it stays, for want of a boolean tensor.
+        (vec![node("Where", &["above", "x", "row"], &["c"], vec![]), mul("x", "c")], &["Less", "Not", "Where", "Mul"]),
+        // What it leaves is constant, has the shape of one image, and is folded in its turn.
         (
             vec![
                 node("Where", &["above", "row", "one"], &["c"], vec![]),
@@ -92,6 +93,40 @@ fn choices_that_constants_decide_are_folded() {
         let model = model(nodes);
         let folded = fold_constants(&runtime, &model, None).unwrap();
         assert_eq!(operators(&folded), expected);
+        let run = |model: &Model| runtime.load(model, 3, [4, 4]).unwrap().run(x.view()).unwrap();
+        assert_eq!(run(&folded), run(&model), "{expected:?}");
+    }
+}
+
+/// What is computed of numbers stays computed; what is computed of truth values takes their place.
+#[test]
+fn no_boolean_tensor_is_written_where_there_was_none() {
+    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    let cases: Vec<(Vec<NodeProto>, &[&str], usize)> = vec![
+        // Neither true nor false throughout; what is compared is written down.
+        (
+            vec![node("Exp", &["row"], &["grown"], vec![]), node("Greater", &["grown", "twenty"], &["c"], vec![])],
+            &["Greater", "Where"],
+            0,
+        ),
+        // Some sides are as long as that; the batch is not, as far as is known.
+        (
+            vec![node("Shape", &["x"], &["size"], vec![]), node("Equal", &["size", "four"], &["c"], vec![])],
+            &["Shape", "Equal", "Where"],
+            0,
+        ),
+        (vec![node("Not", &["some"], &["c"], vec![])], &["Where"], 1),
+    ];
+    for (condition, expected, booleans) in cases {
+        let chosen = node("Where", &["c", "x", "zero"], &["y"], vec![]);
+        let mut model = model(condition.into_iter().chain([chosen]).collect());
+        let more = [tensor_from_f32("twenty", DataType::Float, &[], &[20.0]), tensor_from_i64("four", &[], &[4])];
+        model.graph_mut().initializer.extend(more);
+        let folded = fold_constants(&runtime, &model, None).unwrap();
+        assert_eq!(operators(&folded), expected);
+        let boolean = |t: &&TensorProto| t.data_type() == DataType::Bool as i32;
+        assert_eq!(folded.graph().initializer.iter().filter(boolean).count(), booleans);
+        let x = Array4::from_shape_fn((3, 2, 4, 4), |(n, c, h, w)| (n + c + h + w) as f32 + 1.0);
         let run = |model: &Model| runtime.load(model, 3, [4, 4]).unwrap().run(x.view()).unwrap();
         assert_eq!(run(&folded), run(&model), "{expected:?}");
     }
