@@ -3,9 +3,21 @@
 use std::collections::{HashMap, HashSet};
 
 use super::structure::{Attention, FeedForward};
-use crate::axes::{Factor, Typing};
+use crate::axes::{Dim, Factor, Typing};
+use crate::error::Result;
 use crate::graph::Links;
 use crate::onnx::is_float;
+
+/// An axis of a weight along which a contraction sums over a factor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summed {
+    /// Index into [`Typing::uses`].
+    pub of_use: usize,
+    /// The axis of the use.
+    pub axis: usize,
+    /// What is summed over; the axis may hold more.
+    pub factor: Factor,
+}
 
 /// Finds uses of weights by the part that they play. Uses are indices into [`Typing::uses`].
 pub struct Roles<'t, 'm> {
@@ -114,19 +126,47 @@ impl<'t, 'm> Roles<'t, 'm> {
             .collect()
     }
 
-    /// Uses of all that sums over heads, each with the factor that it sums over: the output projection, and what mixes
-    /// heads.
-    pub fn summing_uses(&self, layer: &Attention) -> Vec<(usize, Factor)> {
-        let mut contractions = vec![layer.projection];
-        contractions.extend(layer.mixings.iter().map(|m| m.node));
-        let factors = layer.head_factors(self.typing);
-        let pairs = contractions.into_iter().zip(factors);
-        pairs
-            .flat_map(|(k, f)| {
-                let operand = self.operand(k);
-                self.carriers(f).into_iter().filter(move |u| operand.contains(u)).map(move |u| (u, f))
-            })
-            .collect()
+    /// The axes of weights along which heads are summed: those of the output projection, and of what mixes heads.
+    ///
+    /// # Errors
+    /// Those of [`summed_over`](Roles::summed_over).
+    pub fn summing(&self, layer: &Attention) -> Result<Vec<Summed>> {
+        let contractions = std::iter::once(layer.projection).chain(layer.mixings.iter().map(|m| m.node));
+        let pairs = contractions.zip(layer.head_factors(self.typing));
+        let mut out = Vec::new();
+        for (k, factor) in pairs {
+            out.extend(self.summed_over(k, factor)?);
+        }
+        Ok(out)
+    }
+
+    /// The axes along which contraction `k` sums over a factor, of every use that its weight operand is made of.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) where several axes of a weight hold the factor
+    /// (what mixes heads that q, k and v share), and none of them is known to be the one that is summed over.
+    pub fn summed_over(&self, k: usize, factor: Factor) -> Result<Vec<Summed>> {
+        let operand = self.operand(k);
+        let uses = self.carriers(factor).into_iter().filter(|u| operand.contains(u));
+        uses.map(|of_use| {
+            let dims = &self.typing.uses[of_use].dims;
+            let holds =
+                |a: &usize| self.typing.factors.all_leaves(&dims[*a]).contains(&self.typing.factors.root(factor));
+            let mut axes: Vec<usize> = (0..dims.len()).filter(holds).collect();
+            if axes.len() > 1 {
+                let is_term = |d: &Dim| self.typing.contractions.iter().any(|c| c.node == k && c.terms.contains(d));
+                axes.retain(|&a| is_term(&dims[a]));
+            }
+            match axes[..] {
+                [axis] => Ok(Summed { of_use, axis, factor }),
+                _ => bail!(
+                    Unsupported,
+                    "which axis of `{}` is summed over cannot be told: several hold the same heads",
+                    self.typing.uses[of_use].name
+                ),
+            }
+        })
+        .collect()
     }
 
     /// Uses of the output projection that carry the heads of a layer.
@@ -160,21 +200,31 @@ impl<'t, 'm> Roles<'t, 'm> {
         layer.ffns.iter().flat_map(|f| self.ffn_uses(f)).collect()
     }
 
-    /// The axis of a use that holds a factor, also inside a sum, and where along it each index of the factor lies.
+    /// The first axis of a use that holds a factor, also inside a sum, and where its indices lie along it.
     pub fn along(&self, of_use: usize, factor: Factor) -> Option<(usize, Vec<Vec<usize>>)> {
         let (factors, dims) = (&self.typing.factors, &self.typing.uses[of_use].dims);
         let axis = dims.iter().position(|d| factors.all_leaves(d).contains(&factors.root(factor)))?;
-        Some((axis, factors.positions(&dims[axis], factor)))
+        Some((axis, self.positions(&Summed { of_use, axis, factor })))
+    }
+
+    /// Where along an axis each index of what is summed over lies.
+    pub fn positions(&self, s: &Summed) -> Vec<Vec<usize>> {
+        self.typing.factors.positions(&self.typing.uses[s.of_use].dims[s.axis], s.factor)
     }
 
     /// Position of a factor among the leaves of a use's axes: the axis, the elements outside the factor and inside it.
     pub fn place(&self, of_use: usize, factor: Factor) -> Option<(usize, usize, usize)> {
-        let factors = &self.typing.factors;
-        let factor = factors.root(factor);
-        self.typing.uses[of_use].dims.iter().enumerate().find_map(|(a, d)| {
-            let leaves = factors.leaves(d);
-            let at = leaves.iter().position(|&f| f == factor)?;
-            Some((a, factors.size(&leaves[..at]), factors.size(&leaves[at + 1..])))
+        (0..self.typing.uses[of_use].dims.len()).find_map(|axis| {
+            let (outer, inner) = self.around(&Summed { of_use, axis, factor })?;
+            Some((axis, outer, inner))
         })
+    }
+
+    /// The elements of an axis outside of what is summed over, and inside it; `None` where it lies inside a sum.
+    pub fn around(&self, s: &Summed) -> Option<(usize, usize)> {
+        let factors = &self.typing.factors;
+        let leaves = factors.leaves(&self.typing.uses[s.of_use].dims[s.axis]);
+        let at = leaves.iter().position(|&f| f == factors.root(s.factor))?;
+        Some((factors.size(&leaves[..at]), factors.size(&leaves[at + 1..])))
     }
 }

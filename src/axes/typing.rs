@@ -65,6 +65,9 @@ pub struct Contraction {
     pub node: usize,
     /// What it sums over.
     pub summed: Dim,
+    /// The axes of its operands that it sums over, with the factors that each began with. What unification made one
+    /// factor still tells the two axes of a square matrix apart by these.
+    pub terms: Vec<Dim>,
     /// Multiply-accumulate operations under the assumed input.
     pub macs: u64,
 }

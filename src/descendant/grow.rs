@@ -14,7 +14,8 @@ use super::numbers::select;
 use super::plan::{Descendant, Plan, PlannedLayer, Projection, Shape};
 use super::transform::{self, DEFAULT_RANK, Transform};
 use crate::anatomy::{
-    Anatomy, Attention, FeedForward, Roles, WeightKind, class_factors, normed, other_outputs, unit_norms, weight_uses,
+    Anatomy, Attention, FeedForward, Roles, Summed, WeightKind, class_factors, normed, other_outputs, unit_norms,
+    weight_uses,
 };
 use crate::axes::resize::{Mixture, Plan as Resizing, resize};
 use crate::axes::{Factor, Typing};
@@ -359,14 +360,12 @@ impl<'a, 'm> Grower<'a, 'm> {
         if projection.is_empty() {
             bail!(Unsupported, "layer {l}: the weight of the output projection does not carry the heads");
         }
-        for (u, factor) in self.roles.summing_uses(layer) {
+        for summed in self.roles.summing(layer)? {
             match self.shape.projection {
-                Projection::Matched | Projection::Fitted => {
-                    self.resizing.spread(&self.typing.factors, u, factor, rows.clone());
-                }
-                Projection::Paper if projection.contains(&u) => {
-                    let (axis, mixture) = self.published_columns(u, layer, factor, count)?;
-                    self.resizing.mix(u, axis, mixture);
+                Projection::Matched | Projection::Fitted => self.spread(summed, &rows),
+                Projection::Paper if projection.contains(&summed.of_use) => {
+                    let mixture = self.published_columns(summed, layer, count)?;
+                    self.resizing.mix(summed.of_use, summed.axis, mixture);
                 }
                 Projection::Paper => {}
             }
@@ -374,14 +373,19 @@ impl<'a, 'm> Grower<'a, 'm> {
         Ok(slots)
     }
 
+    /// Plans that what is summed over an axis is mixed along it.
+    fn spread(&mut self, s: Summed, rows: &Mixture) {
+        self.resizing.spread(&self.typing.factors, s.of_use, s.axis, s.factor, rows.clone());
+    }
+
     /// The published code's output projection: a prefix of the columns, or each column repeated.
-    fn published_columns(&self, u: usize, layer: &Attention, factor: Factor, count: usize) -> Result<(usize, Mixture)> {
-        let (axis, outer, inner) = self.roles.place(u, factor).ok_or_else(|| {
+    fn published_columns(&self, summed: Summed, layer: &Attention, count: usize) -> Result<Mixture> {
+        let (outer, inner) = self.roles.around(&summed).ok_or_else(|| {
             Error::new(
                 ErrorKind::Unsupported,
                 format!(
                     "the axis of `{}` holds more than heads and has no published columns",
-                    self.typing.uses[u].name
+                    self.typing.uses[summed.of_use].name
                 ),
             )
             .hint("use `--projection matched`")
@@ -392,7 +396,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         for o in 0..outer {
             mixture.extend((0..count * inner).map(|j| vec![(o * heads * inner + column(j), 1.0)]));
         }
-        Ok((axis, mixture))
+        Ok(mixture)
     }
 
     /// Plans FFN `n` of one layer. Returns its width, and the ancestor's neuron in each place where that is another.
@@ -442,10 +446,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             (0..wanted).map(|s| s % width).map(|n| (n, vec![(n, 1.0 / copies(n) as f32)])).unzip()
         };
         if !rows.is_empty() {
-            let down = self.roles.operand(ffn.down);
-            for u in self.roles.carriers(factor).into_iter().filter(|u| down.contains(u)) {
-                self.resizing.spread(&self.typing.factors, u, factor, rows.clone());
-            }
+            self.roles.summed_over(ffn.down, factor)?.into_iter().for_each(|s| self.spread(s, &rows));
         }
         self.resizing.gather(&self.typing.factors, factor, neurons.clone())?;
         Ok((wanted, neurons))

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::depth;
 use super::plan::Plan;
-use crate::anatomy::{Anatomy, Attention, Roles};
+use crate::anatomy::{Anatomy, Attention, Roles, Summed};
 use crate::axes::resize::{Plan as Resizing, resize};
 use crate::axes::{Factor, Typing};
 use crate::error::Result;
@@ -75,9 +75,8 @@ pub(super) fn without(model: &Model, gene: &Learngene, plan: &Plan) -> Result<Mo
             let known = i + 1 == layer.ffns.len() && !ordered;
             let clusters = if known { gene.neurons(l) } else { &[][..] };
             let sums = sums(typing.factors.factor_size(factor), neurons, clusters);
-            let down = oracle.roles.operand(ffn.down);
-            for u in oracle.roles.carriers(factor).into_iter().filter(|u| down.contains(u)) {
-                oracle.pool(u, factor, &sums)?;
+            for summed in oracle.roles.summed_over(ffn.down, factor)? {
+                oracle.pool(summed, &sums)?;
             }
         }
     }
@@ -116,21 +115,19 @@ impl Oracle<'_, '_> {
         if sums.iter().enumerate().all(|(h, sum)| sum[..] == [h]) {
             return Ok(());
         }
-        for (u, factor) in self.roles.summing_uses(layer) {
-            self.pool(u, factor, sums)?;
+        for summed in self.roles.summing(layer)? {
+            self.pool(summed, sums)?;
         }
         Ok(())
     }
 
-    /// Row n of a weight, along a factor, becomes a sum of its rows.
-    fn pool(&mut self, u: usize, factor: Factor, sums: &[Vec<usize>]) -> Result<()> {
+    /// Row n of a weight, along what is summed over, becomes a sum of its rows.
+    fn pool(&mut self, summed: Summed, sums: &[Vec<usize>]) -> Result<()> {
+        let Summed { of_use: u, axis, factor } = summed;
         if !self.done.insert((u, self.typing.factors.root(factor))) {
             return Ok(());
         }
-        let of_use = &self.typing.uses[u];
-        let Some((axis, places)) = self.roles.along(u, factor) else {
-            bail!(Unsupported, "`{}` has no rows of its own for what is removed", of_use.name);
-        };
+        let (of_use, places) = (&self.typing.uses[u], self.roles.positions(&summed));
         let tensor = self.typing.weights[of_use.name.as_str()];
         let dims = tensor.shape();
         let (before, after) = (dims[..axis].iter().product::<usize>(), dims[axis + 1..].iter().product::<usize>());

@@ -672,8 +672,11 @@ fn by_magnitude(typing: &Typing, anatomy: &Anatomy) -> Result<Learngene> {
     let roles = Roles::new(typing);
     for (layer, clusters) in anatomy.layers.iter().zip(&mut gene.layers) {
         let mut sizes = vec![0f64; clusters.len()];
-        for (u, factor) in roles.head_uses(layer).into_iter().chain(roles.summing_uses(layer)) {
-            let Some((axis, positions)) = roles.along(u, factor) else { continue };
+        let made = roles.head_uses(layer).into_iter();
+        let made = made.filter_map(|(u, factor)| roles.along(u, factor).map(|(axis, rows)| (u, axis, rows)));
+        let summed = roles.summing(layer)?;
+        let summed = summed.into_iter().map(|s| (s.of_use, s.axis, roles.positions(&s)));
+        for (u, axis, positions) in made.chain(summed) {
             let tensor = typing.weights[typing.uses[u].name.as_str()];
             let dims = tensor.shape();
             let inner: usize = dims[axis + 1..].iter().product();

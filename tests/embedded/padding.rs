@@ -89,7 +89,7 @@ fn attention_without_padding_is_resized_as_what_it_stands_for() {
                 assert_eq!(layer.head_count(&typing), 4, "{name}");
                 assert_eq!(typing.factors.size(&layer.queries), 17, "{name}");
                 plan.gather(&typing.factors, layer.head_factors(&typing)[0], vec![2, 0]).unwrap();
-                assert!(!Roles::new(&typing).summing_uses(layer).is_empty());
+                assert!(!Roles::new(&typing).summing(layer).unwrap().is_empty());
             }
             assert_eq!(anatomy.layers.len(), 2, "{name}");
             assert_eq!((anatomy.grid.unwrap().patches, anatomy.prefix_tokens), ([4, 4], 1), "{name}");

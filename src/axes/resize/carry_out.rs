@@ -17,7 +17,7 @@ pub fn resize(typing: &Typing, plan: &Plan) -> Result<GraphProto> {
     if plan.is_empty() {
         return Ok(out);
     }
-    for factor in plan.gathers.keys().chain(plan.spreads.keys().map(|(_, factor)| factor)) {
+    for factor in plan.gathers.keys().chain(plan.spreads.keys().map(|(_, _, factor)| factor)) {
         typing.free(*factor)?;
     }
     let mut builder = Builder::new(&out, typing.opset, "offshoot");

@@ -14,7 +14,7 @@ pub type Mixture = Vec<Vec<(usize, f32)>>;
 pub struct Plan {
     pub(super) gathers: BTreeMap<Factor, Vec<usize>>,
     pub(super) mixtures: BTreeMap<(usize, usize), Mixture>,
-    pub(super) spreads: BTreeMap<(usize, Factor), Mixture>,
+    pub(super) spreads: BTreeMap<(usize, usize, Factor), Mixture>,
     pub(super) replaced: HashMap<usize, Vec<f32>>,
     pub(super) operands: BTreeMap<(usize, usize), TensorProto>,
     pub(super) cuts: HashMap<(usize, usize), (usize, usize)>,
@@ -42,9 +42,9 @@ impl Plan {
         self.mixtures.insert((of_use, axis), mixture);
     }
 
-    /// Along one factor of one use, wherever its axes hold it, indices are mixed instead of gathered.
-    pub fn spread(&mut self, factors: &Factors, of_use: usize, factor: Factor, mixture: Mixture) {
-        self.spreads.insert((of_use, factors.root(factor)), mixture);
+    /// Along one factor of one axis of one use, wherever the axis holds it, indices are mixed instead of gathered.
+    pub fn spread(&mut self, factors: &Factors, of_use: usize, axis: usize, factor: Factor, mixture: Mixture) {
+        self.spreads.insert((of_use, axis, factors.root(factor)), mixture);
     }
 
     /// One use of a weight gets new elements altogether, of the shape that the resized factors give it.
@@ -99,19 +99,19 @@ impl Plan {
         Some(out)
     }
 
-    /// What becomes of a dimension of one use: its mixtures along factors, and gathers along the others.
-    pub(super) fn mixed(&self, factors: &Factors, u: usize, dim: &[Factor]) -> Mixture {
+    /// What becomes of an axis `(use, axis)`, or of a part of it: mixtures along factors, and gathers along the others.
+    pub(super) fn mixed(&self, factors: &Factors, (u, axis): (usize, usize), dim: &[Factor]) -> Mixture {
         let mut out: Mixture = vec![vec![(0, 1.0)]];
         for &f in &factors.leaves(dim) {
             let n = factors.factor_size(f);
-            let list: Mixture = if let Some(rows) = self.spreads.get(&(u, f)) {
+            let list: Mixture = if let Some(rows) = self.spreads.get(&(u, axis, f)) {
                 rows.clone()
             } else if let Some(segments) = factors.segments(&[f]) {
                 let mut offset = 0;
                 let mut rows = Mixture::new();
                 for s in &segments {
                     let shift = |row: Vec<(usize, f32)>| row.into_iter().map(|(i, c)| (offset + i, c)).collect();
-                    rows.extend(self.mixed(factors, u, s).into_iter().map(shift));
+                    rows.extend(self.mixed(factors, (u, axis), s).into_iter().map(shift));
                     offset += factors.size(s);
                 }
                 rows
@@ -127,9 +127,10 @@ impl Plan {
         out
     }
 
-    /// True where a dimension of one use is mixed along a factor.
-    pub(super) fn is_spread(&self, factors: &Factors, u: usize, dim: &[Factor]) -> bool {
-        !self.spreads.is_empty() && factors.all_leaves(dim).into_iter().any(|f| self.spreads.contains_key(&(u, f)))
+    /// True where an axis of one use is mixed along a factor of its dimension.
+    pub(super) fn is_spread(&self, factors: &Factors, (u, axis): (usize, usize), dim: &[Factor]) -> bool {
+        let is_mixed = |f: Factor| self.spreads.contains_key(&(u, axis, f));
+        !self.spreads.is_empty() && factors.all_leaves(dim).into_iter().any(is_mixed)
     }
 
     fn segment_positions(&self, factors: &Factors, segments: &[Dim]) -> Option<Vec<usize>> {

@@ -33,8 +33,8 @@ fn changed_weight(typing: &Typing, plan: &Plan, u: usize, of_use: &Use) -> Resul
     for (a, dim) in of_use.dims.iter().enumerate() {
         if let Some(mixture) = plan.mixtures.get(&(u, a)) {
             mixtures.insert(a, mixture.clone());
-        } else if plan.is_spread(&typing.factors, u, dim) {
-            mixtures.insert(a, plan.mixed(&typing.factors, u, dim));
+        } else if plan.is_spread(&typing.factors, (u, a), dim) {
+            mixtures.insert(a, plan.mixed(&typing.factors, (u, a), dim));
         }
     }
     let replaced = plan.replaced.get(&u);

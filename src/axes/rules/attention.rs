@@ -26,7 +26,7 @@ impl Rule<'_, '_> {
         let size = |d: &Dim| self.size(d) as u64;
         let sizes = [size(&batch), size(&queries), size(&keys), width as u64];
         let macs = sizes.into_iter().fold(2u64, u64::saturating_mul);
-        self.typing.contractions.push(Contraction { node: self.k, summed: Dim::new(), macs });
+        self.typing.contractions.push(Contraction { node: self.k, summed: Dim::new(), terms: Vec::new(), macs });
         self.typing.fused.insert(self.k, Fused { batch, heads, queries, keys });
     }
 
@@ -70,7 +70,7 @@ impl Rule<'_, '_> {
         }
         self.typing.head_counts.insert((self.k, "num_heads"), heads.clone());
         let projected: Vec<Dim> = lead.iter().chain([&w[1]]).cloned().collect();
-        self.contraction(features.clone(), &projected, 1);
+        self.contraction(features.clone(), vec![w[0].clone()], &projected);
         self.fuse(batch, heads, tokens.clone(), tokens, width);
         Ok(lead.iter().cloned().chain([out_dim]).collect())
     }
@@ -221,7 +221,7 @@ impl Rule<'_, '_> {
         let outer = [batch, tokens, &dim, &value_dim].into_iter().map(|d| self.size(d) as u64);
         let each = outer.fold(1, u64::saturating_mul);
         let macs = each.saturating_mul((self.size(&heads) + self.size(&key_heads)) as u64);
-        self.typing.contractions.push(Contraction { node: self.k, summed: dim, macs });
+        self.typing.contractions.push(Contraction { node: self.k, summed: dim, terms: Vec::new(), macs });
         let out = heads.iter().chain(&value_dim).copied().collect();
         Ok(vec![vec![batch.clone(), tokens.clone(), out], state])
     }

@@ -83,7 +83,7 @@ impl Rule<'_, '_> {
         {
             self.broadcast(&[out.clone(), c]);
         }
-        self.contraction(a[m - 1].clone(), &out, 1);
+        self.contraction(a[m - 1].clone(), vec![a[m - 1].clone(), b[n - 2].clone()], &out);
         Ok(out)
     }
 
@@ -96,7 +96,11 @@ impl Rule<'_, '_> {
         };
         let (left, right) = explicit.split_once("->").unwrap_or((&explicit, ""));
         let mut letters: Vec<(char, Dim)> = Vec::new();
+        let mut terms = Vec::new();
         for (c, d) in left.split(',').zip(operands).flat_map(|(term, dims)| term.chars().zip(dims)) {
+            if !right.contains(c) {
+                terms.push(d.clone());
+            }
             match letters.iter().position(|(l, _)| *l == c) {
                 None => letters.push((c, d)),
                 Some(p) if letters[p].1.is_empty() => letters[p].1 = d,
@@ -115,7 +119,7 @@ impl Rule<'_, '_> {
             }
         }
         let summed = letters.iter().filter(|(c, _)| !right.contains(*c)).flat_map(|(_, d)| d.iter().copied()).collect();
-        self.contraction(summed, &out, 1);
+        self.contraction(summed, terms, &out);
         Ok(out)
     }
 
@@ -159,7 +163,8 @@ impl Rule<'_, '_> {
         let factors = &self.typing.factors;
         let places = if transposed { &x } else { &out };
         let macs = places.iter().chain(&w[1..]).fold(1u64, |n, d| n.saturating_mul(factors.size(d) as u64));
-        self.typing.contractions.push(Contraction { node: self.k, summed: x[1].clone(), macs });
+        let terms = vec![x[1].clone(), w[usize::from(!transposed)].clone()];
+        self.typing.contractions.push(Contraction { node: self.k, summed: x[1].clone(), terms, macs });
         Ok(out)
     }
 
@@ -187,7 +192,7 @@ impl Rule<'_, '_> {
             }
             past.iter().zip(&state).for_each(|(a, b)| self.unify(a, b));
         }
-        self.contraction(kernel.clone(), &[batch.clone(), channels.clone(), places.clone()], 1);
+        self.contraction(kernel.clone(), vec![kernel.clone()], &[batch.clone(), channels.clone(), places.clone()]);
         Ok(vec![x, state])
     }
 }

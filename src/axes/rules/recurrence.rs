@@ -28,7 +28,7 @@ impl Rule<'_, '_> {
         let steps_of = [steps, n, &directions].iter().fold(1u64, |m, d| m.saturating_mul(self.size(d) as u64));
         let weights = (self.size(gated) as u64).saturating_mul((self.size(features) + self.size(&hidden)) as u64);
         let macs = steps_of.saturating_mul(weights);
-        self.typing.contractions.push(Contraction { node: self.k, summed: Dim::new(), macs });
+        self.typing.contractions.push(Contraction { node: self.k, summed: Dim::new(), terms: Vec::new(), macs });
         let (all, last) = match batch_first {
             true => (vec![n, steps, &directions, &hidden], vec![n, &directions, &hidden]),
             false => (vec![steps, &directions, n, &hidden], vec![&directions, n, &hidden]),

@@ -104,8 +104,8 @@ impl Rule<'_, '_> {
         out
     }
 
-    pub(super) fn contraction(&mut self, summed: Dim, output: &[Dim], groups: usize) {
+    pub(super) fn contraction(&mut self, summed: Dim, terms: Vec<Dim>, output: &[Dim]) {
         let macs = output.iter().chain([&summed]).fold(1u64, |n, d| n.saturating_mul(self.size(d) as u64));
-        self.typing.contractions.push(Contraction { node: self.k, summed, macs: macs / groups.max(1) as u64 });
+        self.typing.contractions.push(Contraction { node: self.k, summed, terms, macs });
     }
 }

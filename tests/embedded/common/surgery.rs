@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ndarray::{Array4, ArrayD};
-use offshoot::anatomy::{Anatomy, Attention, Roles};
+use offshoot::anatomy::{Anatomy, Attention, Roles, Summed};
 use offshoot::axes::resize::{Plan, resize};
 use offshoot::axes::{Factor, Typing};
 use offshoot::descendant::{FfnWidth, Heads, Layers, Projection, Shape, grow};
@@ -49,14 +49,13 @@ pub fn channels_first(fixture: &Fixture) -> Array4<f32> {
     Array4::from_shape_simple_fn((2, size(0), size(1), size(2)), || random.random_range(-2.0..2.0))
 }
 
-/// The same graph with parts of weights set to zero along a factor: what is kept stays.
-fn zeroed(model: &Model, typing: &Typing, uses: &[(usize, Factor)], keep: &[usize]) -> Model {
+/// The same graph with parts of weights set to zero along axes: what is kept stays.
+fn zeroed(model: &Model, typing: &Typing, summed: &[Summed], keep: &[usize]) -> Model {
     let roles = Roles::new(typing);
     let mut out = model.clone();
-    for &(u, factor) in uses {
-        let of_use = &typing.uses[u];
+    for s in summed {
+        let (of_use, axis, rows) = (&typing.uses[s.of_use], s.axis, roles.positions(s));
         let t = typing.weights[of_use.name.as_str()];
-        let (axis, rows) = roles.along(u, factor).expect("an axis that holds the factor");
         let dims = t.shape();
         let after = dims[axis + 1..].iter().product::<usize>();
         let before = dims[..axis].iter().product::<usize>();
@@ -70,7 +69,7 @@ fn zeroed(model: &Model, typing: &Typing, uses: &[(usize, Factor)], keep: &[usiz
             &mut out,
             of_use.node,
             of_use.input,
-            tensor_from_f32(format!("zeroed_{u}"), data_type(t).unwrap(), &dims, &data),
+            tensor_from_f32(format!("zeroed_{}", s.of_use), data_type(t).unwrap(), &dims, &data),
         );
     }
     out
@@ -213,8 +212,9 @@ impl<'c> Case<'c> {
             for f in factors {
                 plan.gather(&self.typing.factors, *f, (0..2 * n).map(|i| i % n).collect()).unwrap();
             }
-            for (u, f) in self.roles.summing_uses(a) {
-                plan.spread(&self.typing.factors, u, f, (0..2 * n).map(|h| vec![(h % n, 0.5)]).collect());
+            for s in self.roles.summing(a).unwrap() {
+                let halves = (0..2 * n).map(|h| vec![(h % n, 0.5)]).collect();
+                plan.spread(&self.typing.factors, s.of_use, s.axis, s.factor, halves);
             }
         }
         self.expect_same("heads doubled", self.resized(&plan));
@@ -233,7 +233,7 @@ impl<'c> Case<'c> {
                 for f in factors {
                     plan.gather(&self.typing.factors, *f, keep.clone()).unwrap();
                 }
-                oracle = zeroed(&oracle, self.typing, &self.roles.summing_uses(a), &keep);
+                oracle = zeroed(&oracle, self.typing, &self.roles.summing(a).unwrap(), &keep);
             }
             let what = if one { "one head" } else { "half the heads" };
             self.expect(what, self.resized(&plan), self.run(&oracle));
@@ -252,11 +252,9 @@ impl<'c> Case<'c> {
             let odd = || (0..n).filter(|i| i % 2 == 1).collect();
             let keep: Vec<usize> = if normed { (0..n).rev().collect() } else { odd() };
             plan.gather(&typing.factors, f, keep.clone()).unwrap();
-            let down = self.roles.operand(ffn.down);
-            let carriers = self.roles.carriers(f).into_iter();
-            let uses: Vec<_> = carriers.filter(|u| down.contains(u)).map(|u| (u, f)).collect();
-            assert!(!uses.is_empty());
-            oracle = zeroed(&oracle, typing, &uses, &keep);
+            let down = self.roles.summed_over(ffn.down, f).unwrap();
+            assert!(!down.is_empty());
+            oracle = zeroed(&oracle, typing, &down, &keep);
         }
         self.expect("half the FFN", self.resized(&plan), self.run(&oracle));
     }
@@ -333,7 +331,7 @@ impl<'c> Case<'c> {
 
     /// A graph with the output rows of all heads but the first of every layer at zero.
     fn with_first_heads(&self, model: &Model) -> Model {
-        let first = |out, l| zeroed(&out, self.typing, &self.roles.summing_uses(l), &[0]);
+        let first = |out, l| zeroed(&out, self.typing, &self.roles.summing(l).unwrap(), &[0]);
         self.anatomy.layers.iter().fold(model.clone(), first)
     }
 
@@ -378,8 +376,7 @@ impl<'c> Case<'c> {
         self.expect("all slots of a learngene", again.model, truth);
 
         // A projection that holds more than heads has no published columns.
-        let holds_more =
-            |l: &Attention| self.roles.summing_uses(l).iter().any(|&(u, f)| self.roles.place(u, f).is_none());
+        let holds_more = |l: &Attention| self.roles.summing(l).unwrap().iter().any(|s| self.roles.around(s).is_none());
         if anatomy.layers.iter().any(holds_more) {
             return;
         }
