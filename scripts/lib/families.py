@@ -146,16 +146,16 @@ VIT_PYTORCH = [
     ("vit-pytorch, CCT", "cct.CCT", dict(img_size=64, embedding_dim=48, num_layers=2, num_heads=4, mlp_ratio=2, num_classes=CLASSES)),
     ("vit-pytorch, CrossViT", "cross_vit.CrossViT", dict(image_size=64, num_classes=CLASSES, cross_attn_heads=4, cross_attn_dim_head=12) | CROSS),
     ("vit-pytorch, PiT", "pit.PiT", TINY | dict(image_size=64, depth=(1, 1, 1))),
-    ("vit-pytorch, LeViT", "levit.LeViT", dict(image_size=64, num_classes=CLASSES, dim=(32, 48, 64), depth=1, heads=(2, 4, 4), mlp_mult=2, dim_key=8, dim_value=16)),
+    ("vit-pytorch, LeViT", "levit.LeViT", dict(image_size=128, num_classes=CLASSES, dim=(32, 48, 64), depth=1, heads=(2, 4, 4), mlp_mult=2, dim_key=8, dim_value=16)),
     ("vit-pytorch, CvT", "cvt.CvT", dict(num_classes=CLASSES) | STAGES),
     ("vit-pytorch, Twins SVT", "twins_svt.TwinsSVT", dict(num_classes=CLASSES) | LOCAL),
-    ("vit-pytorch, CrossFormer", "crossformer.CrossFormer", PYRAMID | dict(global_window_size=(8, 4, 2, 1))),
-    ("vit-pytorch, RegionViT", "regionvit.RegionViT", PYRAMID),
+    ("vit-pytorch, CrossFormer", "crossformer.CrossFormer", PYRAMID | dict(side=448, global_window_size=(8, 4, 2, 2))),
+    ("vit-pytorch, RegionViT", "regionvit.RegionViT", PYRAMID | dict(side=448)),
     ("vit-pytorch, ScalableViT", "scalable_vit.ScalableViT", PYRAMID | dict(dim=32, heads=(2, 4, 4, 4), reduction_factor=(4, 2, 2, 1), window_size=(14, 14, None, None))),
     ("vit-pytorch, SepViT", "sep_vit.SepViT", PYRAMID | dict(dim=32, heads=(1, 2, 4, 4), depth=(1, 1, 2, 1))),
     ("vit-pytorch, MaxViT", "max_vit.MaxViT", dict(num_classes=CLASSES, dim=32, depth=(1, 1), dim_head=16, dim_conv_stem=32)),
     ("vit-pytorch, NesT", "nest.NesT", dict(image_size=64, patch_size=4, num_classes=CLASSES, dim=48, heads=4, num_hierarchies=2, block_repeats=(1, 1), dim_head=12)),
-    ("vit-pytorch, MobileViT", "mobile_vit.MobileViT", dict(image_size=(64, 64), dims=[48, 48, 64], channels=[16, 16, 24, 24, 48, 48, 64, 64, 80, 80, 96], num_classes=CLASSES)),
+    ("vit-pytorch, MobileViT", "mobile_vit.MobileViT", dict(image_size=(128, 128), dims=[48, 48, 64], channels=[16, 16, 24, 24, 48, 48, 64, 64, 80, 80, 96], num_classes=CLASSES)),
     ("vit-pytorch, RvT, rotary", "rvt.RvT", TINY),
 ]
 TOWER = dict(image_size=64, patch_size=16, width=48, layers=2, heads=4, mlp_ratio=2.0, output_dim=CLASSES)
@@ -183,7 +183,9 @@ def build(name, options):
     library = name.split(".")[0]
     if library in ("vit_pytorch", "open_clip"):
         module, cls = name.split("-")[0].rsplit(".", 1)
-        size = options.get("image_size") or options.get("img_size") or options.get("input_shape") or 224
+        # Some take images of any size: `side` is the one that every stage has several windows of.
+        size = next((options[k] for k in ("side", "image_size", "img_size", "input_shape") if k in options), 224)
+        options = {k: v for k, v in options.items() if k != "side"}
         return getattr(importlib.import_module(module), cls)(**options), size if isinstance(size, int) else size[0]
 
     import timm

@@ -345,7 +345,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         if identity {
             return Ok(slots);
         }
-        for factor in factors {
+        for &factor in &factors {
             self.resizing.gather(&self.typing.factors, factor, slots.clone()).map_err(|e| {
                 e.hint(format!(
                     "layer {l} shares its head axis with another layer: give both the same heads and --eps 0"
@@ -368,6 +368,14 @@ impl<'a, 'm> Grower<'a, 'm> {
                     self.resizing.mix(summed.of_use, summed.axis, mixture);
                 }
                 Projection::Paper => {}
+            }
+        }
+        // Attentions beside the layers take part in what becomes of heads that they share with them.
+        if self.shape.projection != Projection::Paper {
+            let same = |f: Factor| factors.iter().any(|&own| self.typing.factors.meet(&[own], &[f]));
+            let others = self.anatomy.others.iter().filter(|o| o.head_factor(self.typing).is_some_and(same));
+            for other in others {
+                self.roles.summing(other)?.into_iter().for_each(|s| self.spread(s, &rows));
             }
         }
         Ok(slots)

@@ -38,11 +38,11 @@ fn entry<'g>(golden: &'g Value, file: &str) -> &'g Value {
 pub fn a_block_is_resized_once(runtime: &Arc<Runtime>) {
     let (folder, golden) = golden("layers");
     let x = images(&golden);
-    for file in [MODELS[0], MODELS[1], "twofold.onnx"] {
+    for file in [MODELS[0], MODELS[1], "alone.onnx", "twofold.onnx"] {
         let (entry, model) = (entry(&golden, file), opened(folder.join(file)));
         let found = printed(&["inspect", text(&folder.join(file)), "--json"]);
         assert_eq!(found["parameters"], entry["parameters"], "{file}");
-        if file != "twofold.onnx" {
+        if MODELS.contains(&file) {
             let of: Vec<&Value> = found["layers"].as_array().unwrap().iter().map(|l| &l["weights_of"]).collect();
             assert_eq!(of, [&json!(null), &json!(0), &json!(0)], "{file}");
             let shown = String::from_utf8(done(&["inspect", text(&folder.join(file))]).stdout).unwrap();
@@ -55,6 +55,10 @@ pub fn a_block_is_resized_once(runtime: &Arc<Runtime>) {
         let error = far(runtime, &child, &x, &numbers(&entry["few"]));
         assert!(error < 2e-5, "{file}: {error:e}");
         assert_eq!(weights(&child), weights(&model), "{file}: the block is there once");
+        // Twice the heads are a copy of the block, wherever it is used.
+        let twice = Shape { heads: Heads::Percent(200.0), ..Shape::default() };
+        let error = far(runtime, &grow(&model, &gene, &twice).unwrap().model, &x, &numbers(&entry["outputs"]));
+        assert!(error < 2e-5, "{file}, twice the heads: {error:e}");
     }
 }
 
