@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crate::axes::{self, BatchFault, Typing, batch_fault};
 use crate::data::{
-    ArrayFile, Arrays, FedReport, Feed, Preprocess, PreprocessFlags, Samples, check_names, declare, fix_size,
+    ArrayFile, Arrays, FedReport, Feed, Preprocess, PreprocessFlags, Samples, Texts, TextsReport, check_names, declare,
+    fix_size,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Given};
@@ -33,6 +34,8 @@ pub struct Opening {
     pub pictures: Option<PreprocessFlags>,
     /// A file of arrays that are fed, one for each input by name.
     pub arrays: Option<PathBuf>,
+    /// Texts that are fed instead, as tokens.
+    pub texts: Option<Texts>,
 }
 
 /// A model that was opened.
@@ -93,6 +96,15 @@ impl Opening {
         settled.map_err(|e| e.at(path)).map(|()| opened)
     }
 
+    /// The arrays that a model is fed, and how texts became them.
+    fn file(&self, path: &Path, model: &Model) -> Result<(Option<ArrayFile>, Option<TextsReport>)> {
+        match (&self.texts, &self.arrays) {
+            (Some(texts), _) => texts.arrays(path, model).map(|(file, report)| (Some(file), Some(report))),
+            (None, Some(arrays)) => ArrayFile::open(arrays).map(|file| (Some(file), None)),
+            (None, None) => Ok((None, None)),
+        }
+    }
+
     fn settle(
         &self,
         path: &Path,
@@ -101,10 +113,14 @@ impl Opening {
     ) -> Result<()> {
         let Opened { model, warnings, notes, batch, arrays } = opened;
         let of = self.of.as_deref();
-        let file = self.arrays.as_deref().map(ArrayFile::open).transpose()?;
+        let (file, of_texts) = self.file(path, model)?;
         let names: Option<Vec<String>> = file.as_ref().map(|f| f.names().map(str::to_string).collect());
         file.iter().try_for_each(|file| check_names(file, model))?;
-        let given = names.as_deref().map_or(Given::Image, Given::Inputs);
+        let given = match (names.as_deref(), &of_texts) {
+            (None, _) => Given::Image,
+            (Some(names), None) => Given::Inputs(names),
+            (Some(names), Some(_)) => Given::Tokens(names),
+        };
         if (self.pictures.is_some() || file.is_some())
             && let Some(cut) = graph::cut(model, given, of)?
         {
@@ -117,7 +133,7 @@ impl Opening {
         if let Some(size) = self.input_size {
             fix_size(model, size)?;
         }
-        *arrays = file.map(|file| Arrays::read(&file, model)).transpose()?;
+        *arrays = file.map(|file| Arrays::read(&file, model).map(|read| read.of_texts(of_texts))).transpose()?;
         notes.extend(FedReport::of(model).iter().map(FedReport::line));
         if axes::holds_unread(model) {
             warnings.extend(Typing::new(model)?.unread());

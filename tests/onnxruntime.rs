@@ -136,6 +136,15 @@ fn arrays_are_fed_by_name() {
 }
 
 #[test]
+fn texts_are_cut_into_tokens() {
+    if let Some(runtime) = runtime() {
+        use common::reports::sentences;
+        sentences::texts_are_the_arrays_of_their_tokens("onnxruntime");
+        sentences::a_text_alone_is_itself_in_a_batch(runtime);
+    }
+}
+
+#[test]
 fn surgery_is_right_or_says_what_is_not() {
     if let Some(runtime) = runtime() {
         use common::reports::{blocks, heads, shared, stacks, unknown};

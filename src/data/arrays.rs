@@ -16,6 +16,7 @@ use super::feeds::{FedReport, in_words, kind_name};
 use super::formats::ArrayFile;
 use super::samples::{Inputs, Samples};
 use super::source::hexadecimal;
+use super::texts::TextsReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, data_inputs, declared_axes, declared_dims, declared_type, is_integer};
 use crate::onnx::proto::ValueInfoProto;
@@ -26,13 +27,15 @@ use crate::parallel;
 /// The input whose zeros are padding.
 const MASK: &str = "attention_mask";
 /// An array beside those of the inputs: ones for tokens such as the first and the last, which stand for no content.
-const SPECIAL: &str = "special_tokens_mask";
+pub(super) const SPECIAL: &str = "special_tokens_mask";
 
 /// Samples that are arrays by the names of a model's inputs. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Arrays {
     held: Arc<Held>,
     count: usize,
+    /// How texts became them, where they did.
+    texts: Option<TextsReport>,
 }
 
 #[derive(Debug)]
@@ -63,6 +66,9 @@ pub struct ArraysReport {
     /// Which tokens count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokensReport>,
+    /// How they came from texts, where they did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub texts: Option<TextsReport>,
     /// Inputs that were given a value.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fed: Vec<FedReport>,
@@ -163,7 +169,21 @@ impl Arrays {
         if count == 0 {
             bail!(Unsupported, "the model has no inputs that arrays could be for");
         }
-        Ok(Arrays { held: Arc::new(Held { path: file.path().to_path_buf(), inputs: found, mask, special }), count })
+        Ok(Arrays {
+            held: Arc::new(Held { path: file.path().to_path_buf(), inputs: found, mask, special }),
+            count,
+            texts: None,
+        })
+    }
+
+    /// Says that they came from texts.
+    pub(crate) fn of_texts(self, report: Option<TextsReport>) -> Self {
+        Arrays { texts: report, ..self }
+    }
+
+    /// True where they came from texts.
+    pub fn are_texts(&self) -> bool {
+        self.texts.is_some()
     }
 
     /// Keeps the first `count` samples.
@@ -242,6 +262,7 @@ impl Arrays {
             samples: self.count,
             arrays: self.held.inputs.iter().map(array).collect(),
             tokens,
+            texts: self.texts.clone(),
             fed: FedReport::of(model),
             outputs: model.graph().output.iter().map(|o| o.name().to_string()).collect(),
         }
@@ -254,6 +275,7 @@ impl ArraysReport {
         let array = |a: &ArrayReport| format!("`{}` {} {:?}", a.input, a.r#type, a.shape);
         let arrays: Vec<String> = self.arrays.iter().map(array).collect();
         let mut lines = vec![format!("{} samples of {}", self.samples, arrays.join(", "))];
+        lines.extend(self.texts.iter().flat_map(TextsReport::lines));
         lines.extend(self.tokens.as_ref().map(|t| match &t.mask {
             Some(mask) => {
                 format!("`{mask}` says which tokens are real: {} of {}; padding counts nowhere", t.real, t.of)

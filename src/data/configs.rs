@@ -4,13 +4,12 @@
 //! repository, whose configurations are then looked for, too. Nothing in such a file is believed before it is checked:
 //! what is malformed, too large, or a transform that is not among ours is an error that names the file.
 
-use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::beside::{folders, json};
 use super::transforms::{ChannelOrder, Interpolation, Preprocess, Resize};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -68,31 +67,13 @@ impl Config {
 /// # Errors
 /// `Format` for one that cannot be used, `Io` where one cannot be read.
 pub(super) fn beside(model: &Path) -> Result<Option<Config>> {
-    if model.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let own = match model.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
-    let mut folders = vec![own.clone()];
-    // A model that is named from inside of its folder has no parent in its path.
-    if let Ok(whole) = fs::canonicalize(&own)
-        && whole.file_name().is_some_and(|name| name == "onnx")
-    {
-        let above = own.parent().filter(|_| own.file_name().is_some_and(|name| name == "onnx"));
-        folders.push(match above {
-            Some(above) if above.as_os_str().is_empty() => PathBuf::from("."),
-            Some(above) => above.to_path_buf(),
-            None => own.join(".."),
-        });
-    }
+    let folders = folders(model);
     type Reader = fn(&Path, Value) -> Result<Option<Config>>;
     let kinds: [(&str, Reader); 2] = [("preprocessor_config.json", processor), ("config.json", timm)];
     for (name, reader) in kinds {
         for folder in &folders {
             let path = folder.join(name);
-            if let Some(value) = read(&path)?
+            if let Some(value) = json(&path, MOST, HINT)?
                 && let Some(config) = reader(&path, value)?
             {
                 return Ok(Some(config));
@@ -104,25 +85,6 @@ pub(super) fn beside(model: &Path) -> Result<Option<Config>> {
 
 fn fault(path: &Path, text: impl Into<String>) -> Error {
     Error::new(ErrorKind::Format, text).at(path).hint(HINT)
-}
-
-/// The JSON of a file, if there is one.
-fn read(path: &Path) -> Result<Option<Value>> {
-    match fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(path, error).hint(HINT)),
-        // Opening a pipe would wait for a writer.
-        Ok(found) if !found.is_file() => return Err(fault(path, "not a file")),
-        Ok(found) if found.len() > MOST => {
-            return Err(fault(path, format!("{} bytes are more than a configuration has ({MOST})", found.len())));
-        }
-        Ok(_) => {}
-    }
-    let mut text = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MOST + 1).read_to_end(&mut text))
-        .map_err(|e| Error::io(path, e).hint(HINT))?;
-    serde_json::from_slice(&text).map(Some).map_err(|error| fault(path, format!("not JSON: {error}")).caused_by(error))
 }
 
 /// What transformers writes of an image processor. Files of the time of feature extractors lack some keys.
@@ -365,6 +327,8 @@ fn timm(path: &Path, value: Value) -> Result<Option<Config>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;

@@ -8,6 +8,7 @@
 //! come before normalisation, and [`TrainingLoader`] streams shuffled, augmented and mixed batches.
 
 mod arrays;
+mod beside;
 mod classes;
 mod configs;
 mod dataset;
@@ -26,6 +27,7 @@ mod shape;
 mod source;
 #[cfg(test)]
 mod testing;
+mod texts;
 mod training_loader;
 mod transforms;
 
@@ -41,6 +43,7 @@ pub use loader::{Batch, Batches, Loader};
 pub use samples::{Inputs, Samples};
 pub use shape::{InputShape, Layout};
 pub use source::{ImageSource, Skipped};
+pub use texts::{LengthReport, PaddingReport, Texts, TextsReport};
 pub use training_loader::{TrainingBatch, TrainingBatches, TrainingLoader, TrainingOptions};
 pub use transforms::{
     Augmentation, ChannelOrder, Crop, EraseMode, Interpolation, Preprocess, PreprocessFlags, RandAugment, Resize, View,

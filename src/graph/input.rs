@@ -76,6 +76,8 @@ pub enum Given<'a> {
     Image,
     /// The inputs of these names.
     Inputs(&'a [String]),
+    /// Those of these names, which take tokens.
+    Tokens(&'a [String]),
 }
 
 /// Cuts away the outputs that need other inputs than those that are `given`, and these inputs; of the rest all but
@@ -96,7 +98,7 @@ pub fn cut(model: &mut Model, given: Given, of: Option<&str>) -> Result<Option<C
     let image: Vec<String> = ImageInput::of(graph).into_iter().map(|input| input.name).collect();
     let sampled = match given {
         Given::Image => &image[..],
-        Given::Inputs(names) => names,
+        Given::Inputs(names) | Given::Tokens(names) => names,
     };
     let others: Vec<&str> =
         data_inputs(graph).into_iter().map(|v| v.name()).filter(|&name| sampled.iter().all(|x| x != name)).collect();
@@ -122,7 +124,9 @@ pub fn cut(model: &mut Model, given: Given, of: Option<&str>) -> Result<Option<C
     graph.input.retain(|v| is_image(v.name()) || used.contains(v.name()));
     let sampled = match given {
         Given::Image => "images".to_string(),
-        Given::Inputs(_) => listed(&graph.input.iter().map(|v| v.name().to_string()).collect::<Vec<_>>()),
+        Given::Inputs(_) | Given::Tokens(_) => {
+            listed(&graph.input.iter().map(|v| v.name().to_string()).collect::<Vec<_>>())
+        }
     };
     // What was fed and is needed no more is no input of what remains either.
     model.fed.retain(|f| used.contains(f.info.name()));
@@ -142,6 +146,9 @@ fn needs_more(graph: &GraphProto, given: Given, of: Option<&str>, others: &[&str
     let (beside, hint) = match given {
         Given::Image => ("inputs beside the image", feed),
         Given::Inputs(_) => ("inputs that --inputs has no array for", format!("add arrays of these names, or {feed}")),
+        Given::Tokens(_) => {
+            ("inputs that are not made of tokens", format!("give arrays for all of them with --inputs, or {feed}"))
+        }
     };
     Error::new(ErrorKind::Unsupported, format!("{what} {beside}: {}", listed(&needed))).hint(hint)
 }

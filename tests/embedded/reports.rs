@@ -6,8 +6,8 @@ use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
     arrays, batches, blocks, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined, listed,
-    masks, models, pictures, ranges, shared, sizes, stacks, starts, studies, tars, teachers, texts, unknown, values,
-    verified, windows,
+    masks, models, pictures, ranges, sentences, shared, sizes, stacks, starts, studies, tars, teachers, texts, unknown,
+    values, verified, windows,
 };
 
 fn tract() -> Arc<Runtime> {
@@ -163,6 +163,31 @@ fn heads_differ_by_real_tokens() {
 #[test]
 fn children_are_verified_on_arrays() {
     arrays::children_are_verified_on_arrays("tract");
+}
+
+#[test]
+fn texts_are_the_arrays_of_their_tokens() {
+    sentences::texts_are_the_arrays_of_their_tokens("tract");
+}
+
+#[test]
+fn texts_are_what_children_grow_on() {
+    sentences::texts_are_what_children_grow_on("tract");
+}
+
+#[test]
+fn a_text_alone_is_itself_in_a_batch() {
+    sentences::a_text_alone_is_itself_in_a_batch(&tract());
+}
+
+#[test]
+fn what_is_assumed_of_texts_is_told() {
+    sentences::what_is_assumed_of_texts_is_told();
+}
+
+#[test]
+fn wrong_texts_are_refused() {
+    sentences::wrong_texts_are_refused();
 }
 
 #[test]

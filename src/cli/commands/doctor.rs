@@ -52,6 +52,7 @@ pub fn run(c: &DoctorArgs) -> Result<()> {
             "execution_providers": runtime.providers(),
             "libraries_found": found,
             "tract": cfg!(feature = "tract").then_some("0.23"),
+            "tokenizers": cfg!(feature = "text"),
             "parquet_codecs": parquet_codecs(),
             "gpu": gpu.as_ref().ok(),
             "gpu_error": gpu.as_ref().err(),
@@ -71,6 +72,7 @@ pub fn run(c: &DoctorArgs) -> Result<()> {
         text += &format!("  {}  {what}\n", f["path"].as_str().unwrap_or_default());
     }
     text += if cfg!(feature = "tract") { "tract: built in\n" } else { "tract: left out of this build\n" };
+    text += if cfg!(feature = "text") { "tokenizers: built in\n" } else { "tokenizers: left out of this build\n" };
     text += &format!("Parquet files packed with: {}\n", parquet_codecs().join(", "));
     text += &match &gpu {
         Ok(g) => format!(

@@ -15,7 +15,7 @@ use super::{named, open, plain};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::common::values::{batch_axis, image_size};
-use crate::cli::common::{ClusterFlags, RunFlags, SampleFlags, ShapeFlags, VerifyFlags};
+use crate::cli::common::{ArrayFlags, ClusterFlags, RunFlags, SampleFlags, ShapeFlags, VerifyFlags};
 use crate::cli::output::{self, Bars, count, table};
 use crate::data::{Arrays, FedReport};
 use crate::descendant::{
@@ -56,7 +56,7 @@ impl Job {
 /// `offshoot grow`.
 #[derive(Args, Debug)]
 pub struct GrowArgs {
-    /// A learngene, or an ancestor (with --images, --inputs or --no-images)
+    /// A learngene, or an ancestor (with --images, --inputs, --texts or --no-images)
     pub model: PathBuf,
     /// The descendant to write; with --batch the folder for relative outputs
     #[arg(short, long, value_name = "CHILD.onnx")]
@@ -92,14 +92,10 @@ pub struct GrowArgs {
     /// Images to condense an ancestor on the way: a folder, an IDX file, or an .npz or .npy of prepared tensors
     #[arg(long, value_name = "PATH")]
     pub images: Option<PathBuf>,
-    /// Arrays instead, one for each input by its name: an .npz archive, a folder of .npy files, or a .safetensors file
-    ///
-    /// The first axis of each is the sample; samples are taken as they are. Tokens at the zeros of an input that is
-    /// called `attention_mask` are padding and count nowhere. Descendants are verified on the first samples.
-    #[arg(long, value_name = "PATH", conflicts_with = "images")]
-    pub inputs: Option<PathBuf>,
+    #[command(flatten)]
+    pub arrays: ArrayFlags,
     /// Grow from an ancestor without densities: every head is its own cluster
-    #[arg(long, conflicts_with_all = ["images", "inputs"])]
+    #[arg(long, conflicts_with_all = ["images", "inputs", "texts"])]
     pub no_images: bool,
     /// Seed of what is drawn at random
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -120,11 +116,11 @@ pub struct GrowArgs {
 
 impl GrowArgs {
     fn has_samples(&self) -> bool {
-        self.images.is_some() || self.inputs.is_some()
+        self.images.is_some() || self.arrays.path().is_some()
     }
 
     fn samples(&self) -> SampleFlags {
-        SampleFlags { images: self.images.clone(), inputs: self.inputs.clone() }
+        SampleFlags { images: self.images.clone(), arrays: self.arrays.clone() }
     }
 }
 
@@ -343,7 +339,7 @@ fn identity(model: &Model, typing: &Typing, anatomy: &Anatomy) -> Learngene {
 fn wanted(model: &Model) -> [&'static str; 2] {
     match Typing::new(model).is_ok_and(|typing| typing.image_input().is_some()) {
         true => ["--images PATH", "images"],
-        false => ["--inputs PATH", "samples"],
+        false => ["--texts PATH or --inputs PATH", "samples"],
     }
 }
 
@@ -365,7 +361,7 @@ fn learngene(
             output::warn("--images is not needed: the learngene carries its clusters");
         }
         if arrays.is_some() && gene.removals.is_none() {
-            output::note("the learngene carries its clusters: descendants are only verified on the arrays");
+            output::note("the learngene carries its clusters: descendants are only verified on the samples");
         }
         return Ok((gene, model.clone(), None));
     }

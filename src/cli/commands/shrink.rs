@@ -11,7 +11,7 @@ use super::source::open_for;
 use super::{in_type, named, open, open_for_images, plain};
 use crate::axes::Typing;
 use crate::cli::common::values::tolerance;
-use crate::cli::common::{RunFlags, SampleFlags};
+use crate::cli::common::{ArrayFlags, RunFlags, SampleFlags};
 use crate::cli::output::{self, Bars, count, table};
 use crate::data::FedReport;
 use crate::density::attention_maps;
@@ -39,12 +39,8 @@ pub struct ShrinkArgs {
     /// A learngene that carries the order of removal gives descendants without images too, which are then not fitted.
     #[arg(long, value_name = "PATH")]
     pub images: Option<PathBuf>,
-    /// Arrays instead, one for each input by its name: an .npz archive, a folder of .npy files, or a .safetensors file
-    ///
-    /// The first axis of each is the sample; samples are taken as they are. Tokens at the zeros of an input that is
-    /// called `attention_mask` are padding, and count in no statistics, cost or fit.
-    #[arg(long, value_name = "PATH", conflicts_with = "images")]
-    pub inputs: Option<PathBuf>,
+    #[command(flatten)]
+    pub arrays: ArrayFlags,
     /// The descendant to write; with several sizes, the folder for them
     #[arg(short, long, value_name = "CHILD.onnx", required_unless_present_any = ["dry_run", "save_learngene"])]
     pub output: Option<PathBuf>,
@@ -68,7 +64,7 @@ pub struct ShrinkArgs {
     /// Memory for the streams of tokens that the fit keeps; what is above it goes to a scratch file [default: 4GB]
     #[arg(long, value_name = "BYTES", value_parser = amount)]
     pub memory_limit: Option<f64>,
-    /// Random views of the images that matrices are fitted on; of arrays, samples at most
+    /// Random views of the images that matrices are fitted on; of arrays and texts, samples at most
     #[arg(long, value_name = "N", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub crops: u32,
     /// Seed of the views and of which images are held out
@@ -172,8 +168,8 @@ pub fn run(c: &ShrinkArgs) -> Result<()> {
 
 fn shrink(c: &ShrinkArgs) -> Result<()> {
     let start = Instant::now();
-    let samples = SampleFlags { images: c.images.clone(), inputs: c.inputs.clone() };
-    let (model, arrays) = match (&c.inputs, &c.images) {
+    let samples = SampleFlags { images: c.images.clone(), arrays: c.arrays.clone() };
+    let (model, arrays) = match (c.arrays.path(), &c.images) {
         (Some(_), _) => open_for(&c.model, &c.run, &samples)?,
         (None, Some(_)) => (open_for_images(&c.model, &c.run.open, &c.run.transform)?, None),
         (None, None) => (open(&c.model, &c.run.open)?, None),
@@ -261,7 +257,10 @@ fn job<'m>(
             let takes_images = Typing::new(model).is_ok_and(|typing| typing.image_input().is_some());
             let (what, hint) = match takes_images {
                 true => ("images", "give --images PATH: a few dozen photographs, no labels"),
-                false => ("samples", "give --inputs PATH: arrays for its inputs, of a few dozen samples, no labels"),
+                false => (
+                    "samples",
+                    "give --texts PATH or --inputs PATH: a few dozen texts, or arrays of samples, no labels",
+                ),
             };
             return Err(Error::new(ErrorKind::Usage, format!("shrink calibrates the ancestor on {what}"))
                 .at(&c.model)

@@ -1,4 +1,4 @@
-//! What commands run a model on: pictures, or arrays for its inputs.
+//! What commands run a model on: pictures, arrays for its inputs, or texts that become such arrays.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::{flags_for, images, open_to_run, told, warn_skipped};
 use crate::axes::Typing;
 use crate::cli::common::{OpenFlags, RunFlags, SampleFlags};
 use crate::cli::output;
-use crate::data::{Arrays, ArraysReport, InputReport, Loader, Preprocess, Samples, Skipped};
+use crate::data::{Arrays, ArraysReport, InputReport, Loader, Preprocess, Samples, Skipped, Texts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
 use crate::opening::Opening;
@@ -19,7 +19,7 @@ pub enum Source {
     /// Pictures, and what they become.
     Images(Loader, Box<InputReport>),
     /// Arrays, and what they are.
-    Arrays(Arrays, ArraysReport),
+    Arrays(Arrays, Box<ArraysReport>),
 }
 
 /// What samples are called.
@@ -38,16 +38,20 @@ pub struct Noun {
 /// # Errors
 /// Those of [`Opening::open`]; [`ErrorKind::Usage`] where arrays are to be prepared like pictures.
 pub fn open_for(path: &Path, run: &RunFlags, samples: &SampleFlags) -> Result<(Model, Option<Arrays>)> {
-    let Some(inputs) = &samples.inputs else {
+    let Some(given) = samples.arrays.path() else {
         return open_to_run(path, &run.open, &run.runtime, &run.transform).map(|model| (model, None));
     };
     if !run.transform.preprocess().is_empty() {
-        let what = "arrays are fed to the model as they are, and cannot be preprocessed";
+        let what = match samples.arrays.texts {
+            Some(_) => "texts are fed to the model as tokens, and cannot be preprocessed",
+            None => "arrays are fed to the model as they are, and cannot be preprocessed",
+        };
         return Err(Error::new(ErrorKind::Usage, what)
-            .at(inputs)
+            .at(given)
             .hint("drop --mean, --std, --crop-ratio, --interpolation, --resize and --channel-order"));
     }
-    let opening = Opening { arrays: Some(inputs.clone()), ..run.open.opening() };
+    let (arrays, texts) = (samples.arrays.inputs.clone(), samples.arrays.texts(run.transform.limit()));
+    let opening = Opening { arrays, texts, ..run.open.opening() };
     let start = || Runtime::start(&run.runtime.options());
     let opened = told(opening.open(path, Some(&start))?);
     let Some(arrays) = opened.arrays else { bail!(Internal, "the arrays were not read") };
@@ -66,7 +70,12 @@ pub fn sized((model, arrays): (Model, Option<Arrays>)) -> (Model, Option<Arrays>
 /// Those of [`open_for`].
 pub fn open_both(paths: [&Path; 2], run: &RunFlags, samples: &SampleFlags) -> Result<[(Model, Option<Arrays>); 2]> {
     let [a, b] = flags_for(paths, &run.open)?;
-    let open = |path, open: OpenFlags| open_for(path, &RunFlags { open, ..run.clone() }, samples).map(sized);
+    // Both see the same tokens, wherever a child was written.
+    let mut samples = samples.clone();
+    if samples.arrays.texts.is_some() && samples.arrays.tokens.tokenizer.is_none() {
+        samples.arrays.tokens.tokenizer = paths.into_iter().find_map(Texts::tokenizer_beside);
+    }
+    let open = |path, open: OpenFlags| open_for(path, &RunFlags { open, ..run.clone() }, &samples).map(sized);
     Ok([open(paths[0], a)?, open(paths[1], b)?])
 }
 
@@ -89,7 +98,7 @@ impl Source {
                 Ok(Source::of_loader(loader, model, typing))
             }
             (None, None) => Err(Error::new(ErrorKind::Usage, "there is nothing to run the model on")
-                .hint("give --images PATH, or --inputs PATH")),
+                .hint("give --images PATH, --inputs PATH or --texts PATH")),
         }
     }
 
@@ -97,7 +106,7 @@ impl Source {
     pub fn of_arrays(arrays: Arrays, model: &Model) -> Source {
         let report = arrays.report(model);
         report.lines().iter().for_each(|line| output::note(line));
-        Source::Arrays(arrays, report)
+        Source::Arrays(arrays, Box::new(report))
     }
 
     /// Pictures, and what a model makes of them.
@@ -126,6 +135,7 @@ impl Source {
     pub fn noun(&self) -> Noun {
         match self {
             Source::Images(..) => Noun { single: "image", one: "an image", many: "images" },
+            Source::Arrays(arrays, _) if arrays.are_texts() => Noun { single: "text", one: "a text", many: "texts" },
             Source::Arrays(..) => Noun { single: "sample", one: "a sample", many: "samples" },
         }
     }

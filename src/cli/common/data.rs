@@ -1,25 +1,75 @@
 //! Images: how they are prepared, and where labelled ones are.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
-use crate::data::{ChannelOrder, DatasetOptions, Interpolation, PreprocessFlags, Resize};
+use crate::data::{ChannelOrder, DatasetOptions, Interpolation, PreprocessFlags, Resize, Texts};
 
 /// What a model is run on.
 #[derive(Args, Clone, Debug, Default)]
-#[group(required = true, multiple = false)]
+#[group(skip)]
+#[command(group = ArgGroup::new("samples").args(["images", "inputs", "texts"]).required(true))]
 pub struct SampleFlags {
     /// Images: a folder, an IDX file, or an .npz or .npy of prepared tensors
     #[arg(long, value_name = "PATH")]
     pub images: Option<PathBuf>,
+    #[command(flatten)]
+    pub arrays: ArrayFlags,
+}
+
+/// Arrays that a model is run on in the place of images, or texts that become such.
+#[derive(Args, Clone, Debug, Default)]
+#[group(skip)]
+pub struct ArrayFlags {
     /// Arrays instead, one for each input by its name: an .npz archive, a folder of .npy files, or a .safetensors file
     ///
     /// The first axis of each is the sample; the others and the type are those that the input declares. Tokens at the
     /// zeros of an input that is called `attention_mask` are padding and count nowhere. An array
     /// `special_tokens_mask`, ones for tokens that stand for no content, keeps these out of densities.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "images")]
     pub inputs: Option<PathBuf>,
+    /// Texts instead: a .txt file of one text a line, a .jsonl, .csv, .tsv or .parquet file, or a folder of them
+    ///
+    /// A tokenizer.json beside the model, or in the folder above one that is called onnx, cuts them into tokens.
+    /// Padding goes on the right and counts nowhere; special tokens count in no density.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["images", "inputs"])]
+    pub texts: Option<PathBuf>,
+    #[command(flatten)]
+    pub tokens: TokenFlags,
+}
+
+impl ArrayFlags {
+    /// What is given, if anything is.
+    pub fn path(&self) -> Option<&Path> {
+        self.inputs.as_deref().or(self.texts.as_deref())
+    }
+
+    /// The texts, as the library has them; `limit` is the most that are read.
+    pub fn texts(&self, limit: Option<usize>) -> Option<Texts> {
+        let TokenFlags { text_column, tokenizer, max_length } = self.tokens.clone();
+        let (columns, max_length) = (text_column, max_length.map(|n| n as usize));
+        Some(Texts { path: self.texts.clone()?, columns, tokenizer, max_length, limit })
+    }
+}
+
+/// How texts are cut into tokens.
+#[derive(Args, Clone, Debug, Default)]
+pub struct TokenFlags {
+    /// The column of texts in a table, or A,B for the two of pairs [default: text or sentence]
+    #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', num_args = 1, help_heading = "Texts",
+        requires = "texts",
+        conflicts_with_all = ["images", "inputs"], value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub text_column: Vec<String>,
+    /// The tokenizer: a tokenizer.json of Hugging Face, or the folder that holds it [default: beside the model]
+    #[arg(long, value_name = "FILE", help_heading = "Texts", requires = "texts",
+        conflicts_with_all = ["images", "inputs"])]
+    pub tokenizer: Option<PathBuf>,
+    /// Tokens of a text at most, special ones included [default: what sentence_bert_config.json, tokenizer_config.json
+    /// or the model's position table says]
+    #[arg(long, value_name = "N", help_heading = "Texts", requires = "texts", conflicts_with_all = ["images", "inputs"],
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_length: Option<u32>,
 }
 
 /// How images are prepared.

@@ -44,6 +44,7 @@ impl OpenFlags {
             of: self.of.clone(),
             pictures: None,
             arrays: None,
+            texts: None,
         }
     }
 }

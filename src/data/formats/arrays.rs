@@ -37,6 +37,8 @@ enum Place {
     File(PathBuf),
     /// The tensor of that name.
     Tensor,
+    /// No file: its values.
+    Held(ArrayD<f32>),
 }
 
 impl ArrayFile {
@@ -85,6 +87,12 @@ impl ArrayFile {
             true => Err(wrong("there are no arrays in it".into())),
             false => Ok(found),
         }
+    }
+
+    /// Arrays that were made of what lies at a path.
+    pub fn held(path: &Path, arrays: Vec<(String, ArrayD<f32>)>) -> ArrayFile {
+        let arrays = arrays.into_iter().map(|(name, values)| (name, Place::Held(values))).collect();
+        ArrayFile { path: path.to_path_buf(), arrays, bytes: Vec::new() }
     }
 
     /// Where it lies.
@@ -137,6 +145,7 @@ impl ArrayFile {
             bail!(Internal, "there is no array `{name}`")
         };
         let shape_and_values = match place {
+            Place::Held(values) => return Ok(values.clone()),
             Place::Tensor => {
                 let tensors = SafeTensors::deserialize(&self.bytes).map_err(|e| broken(&e))?;
                 let tensor = tensors.tensor(name).map_err(|e| broken(&e))?;
@@ -154,7 +163,7 @@ impl ArrayFile {
                         let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(|e| broken(&e))?;
                         read_member(&self.path, &mut archive, member).map_err(|e| e.rehint(HINT))?
                     }
-                    Place::Tensor => Vec::new(),
+                    Place::Tensor | Place::Held(_) => Vec::new(),
                 };
                 let view = ArrayViewD::<T>::view_npy(&bytes).map_err(|e| match e {
                     ViewNpyError::WrongDescriptor(found) => other(format!("type {found}")),

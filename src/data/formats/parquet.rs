@@ -221,7 +221,7 @@ impl Rows {
 }
 
 /// The values of a column of a row group.
-fn values(group: &dyn RowGroupReader, column: usize) -> Result<Vec<Option<ByteArray>>, ParquetError> {
+pub(super) fn values(group: &dyn RowGroupReader, column: usize) -> Result<Vec<Option<ByteArray>>, ParquetError> {
     let mut bytes = 0;
     let mut values = Vec::new();
     read_column::<ByteArrayType>(group, column, |value| {
@@ -233,13 +233,51 @@ fn values(group: &dyn RowGroupReader, column: usize) -> Result<Vec<Option<ByteAr
 }
 
 /// What `read` returns, or an error where the library panics: it asserts what a damaged file does not keep.
-fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     // Nothing that a panic may leave half done is used after it.
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(ParquetError::General("the file is damaged".into())))
 }
 
 fn too_large() -> ParquetError {
-    ParquetError::General(format!("its images are more than {MAXIMAL_GROUP} bytes; write smaller row groups"))
+    ParquetError::General(format!("its values are more than {MAXIMAL_GROUP} bytes; write smaller row groups"))
+}
+
+/// The error of a file that the library does not read.
+pub(super) fn broken(path: &Path, error: ParquetError) -> Error {
+    Error::new(ErrorKind::Format, format!("not a readable Parquet file: {error}")).at(path).caused_by(error)
+}
+
+/// A reader of a Parquet file.
+///
+/// # Errors
+///
+/// `Format` if it is no Parquet file; `Io` if it cannot be read.
+pub(super) fn reader(path: &Path, file: &File) -> Result<SerializedFileReader<Bytes>> {
+    // SAFETY: the map is only read, as bytes, each of which may have any value. As with every mapped file, nobody must
+    // truncate it while it is in use.
+    let map = unsafe { Mmap::map(file) }.map_err(|error| Error::io(path, error))?;
+    guarded(|| SerializedFileReader::new(Bytes::from_owner(map))).map_err(|error| broken(path, error))
+}
+
+/// Checks that this build reads how a column is packed.
+///
+/// # Errors
+///
+/// `Unsupported` if it does not.
+pub(super) fn check_codec(path: &Path, reader: &SerializedFileReader<Bytes>, column: usize) -> Result<()> {
+    let groups = reader.metadata().row_groups().iter();
+    let codecs = groups.map(|group| group.column(column).compression());
+    let Some((codec, feature)) = codecs.filter_map(unread).next() else { return Ok(()) };
+    let name = reader.metadata().file_metadata().schema_descr().column(column).path().string();
+    let message = format!("its column `{name}` is packed with {codec}, which this build does not read");
+    let hint = match feature {
+        Some(feature) => format!(
+            "the release archive and the wheel read it, and so does a build with `cargo install --path . \
+             --features {feature}`"
+        ),
+        None => "write the file anew, packed with Snappy, gzip or nothing".into(),
+    };
+    Err(Error::new(ErrorKind::Unsupported, message).at(path).hint(hint))
 }
 
 /// Opens the Parquet file at `path`. Its labels are read, its images are not.
@@ -250,13 +288,8 @@ fn too_large() -> ParquetError {
 /// it cannot be read.
 pub(super) fn open(path: &Path, file: &File, options: &ReadOptions, cache: &Arc<Cache>) -> Result<Opened> {
     static FILES: AtomicUsize = AtomicUsize::new(0);
-    let broken = |error: ParquetError| {
-        Error::new(ErrorKind::Format, format!("not a readable Parquet file: {error}")).at(path).caused_by(error)
-    };
-    // SAFETY: the map is only read, as bytes, each of which may have any value. As with every mapped file, nobody must
-    // truncate it while it is in use.
-    let map = unsafe { Mmap::map(file) }.map_err(|error| Error::io(path, error))?;
-    let reader = guarded(|| SerializedFileReader::new(Bytes::from_owner(map))).map_err(broken)?;
+    let broken = |error| broken(path, error);
+    let reader = reader(path, file)?;
     let metadata = reader.metadata();
     let mut ends = Vec::new();
     for group in metadata.row_groups() {
@@ -308,21 +341,7 @@ pub(super) fn open(path: &Path, file: &File, options: &ReadOptions, cache: &Arc<
     }
     let label = column(&label_names, "");
     for &read in found.iter().chain(label.iter().filter(|_| options.labels)) {
-        let codecs = metadata.row_groups().iter().map(|group| group.column(read).compression());
-        if let Some((codec, feature)) = codecs.filter_map(unread).next() {
-            let message = format!(
-                "its column `{}` is packed with {codec}, which this build does not read",
-                columns[read].path().string()
-            );
-            let hint = match feature {
-                Some(feature) => format!(
-                    "the release archive and the wheel read it, and so does a build with `cargo install --path . \
-                     --features {feature}`"
-                ),
-                None => "write the file anew, packed with Snappy, gzip or nothing".into(),
-            };
-            return Err(Error::new(ErrorKind::Unsupported, message).at(path).hint(hint));
-        }
+        check_codec(path, &reader, read)?;
     }
     let labels = match label {
         _ if !options.labels => Labels::Ignored,

@@ -152,7 +152,10 @@ pub fn children_are_verified_on_arrays(kind: &str) {
     assert!(output.status.code() == Some(1) && told.contains("check `permuted`"), "{told}");
     fs::remove_file(&child).unwrap();
     let path = format!("{FOLDER}/bert-ts.onnx");
-    refused(&["grow", &path, "--heads", "2", "-o", text(&child)], &["needs samples", "give --inputs PATH"]);
+    refused(
+        &["grow", &path, "--heads", "2", "-o", text(&child)],
+        &["needs samples", "give --texts PATH or --inputs PATH"],
+    );
     let both = ["grow", &path, "--inputs", text(&inputs), "--no-images", "-o", text(&child)];
     assert_eq!(offshoot(&both).status.code(), Some(2));
 }

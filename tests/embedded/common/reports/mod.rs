@@ -18,6 +18,7 @@ pub mod masks;
 pub mod models;
 pub mod pictures;
 pub mod ranges;
+pub mod sentences;
 pub mod shared;
 pub mod sizes;
 pub mod stacks;

@@ -1,0 +1,18 @@
+//! Texts as samples: read from files of lines or tables, and cut into the tokens that a model's inputs take.
+
+mod csv;
+mod inputs;
+mod read;
+mod report;
+mod settings;
+mod source;
+#[cfg(feature = "text")]
+mod tokenizer;
+#[cfg(not(feature = "text"))]
+#[path = "no_tokenizer.rs"]
+mod tokenizer;
+mod tokens;
+
+pub use report::TextsReport;
+pub use settings::{LengthReport, PaddingReport};
+pub use source::Texts;

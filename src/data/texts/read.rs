@@ -1,0 +1,289 @@
+//! Texts as files have them: one a line, or in the columns of a table.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use walkdir::WalkDir;
+
+use super::super::formats::{column_names, is_folder, text_column};
+use super::csv::records;
+use crate::error::{Error, ErrorKind, Result};
+
+const HINT: &str = "give a .txt file of one text a line, a .jsonl, .csv, .tsv or .parquet file, or a folder of them";
+
+/// The columns of text where none are named, tried in turn.
+const USUAL: [&str; 2] = ["text", "sentence"];
+
+/// A text, or a pair of them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Text {
+    /// The text.
+    pub text: String,
+    /// The second one of a pair.
+    pub pair: Option<String>,
+}
+
+/// Texts that were read.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// In their order.
+    pub texts: Vec<Text>,
+    /// The columns that they come from.
+    pub columns: Vec<String>,
+}
+
+/// What a file of texts is, by its name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Lines,
+    Json,
+    /// With what sets fields apart.
+    Separated(char),
+    Parquet,
+}
+
+fn kind(path: &Path) -> Option<Kind> {
+    Some(match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+        "txt" => Kind::Lines,
+        "jsonl" | "ndjson" | "json" => Kind::Json,
+        "csv" => Kind::Separated(','),
+        "tsv" => Kind::Separated('\t'),
+        "parquet" => Kind::Parquet,
+        _ => return None,
+    })
+}
+
+/// The first `most` texts of a file, or of the files of a folder in the order of their paths.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for a column that is not there; [`ErrorKind::Format`] for a file of another kind, a malformed
+/// one, and one without a text; those of reading.
+pub(super) fn read(path: &Path, columns: &[String], most: usize) -> Result<Found> {
+    let files = match is_folder(path).map_err(|e| e.rehint(HINT))? {
+        true => listed(path)?,
+        false => vec![path.to_path_buf()],
+    };
+    let mut found = Found::default();
+    for file in files {
+        let own = of_file(&file, columns, most - found.texts.len())?;
+        found.texts.extend(own.texts);
+        found.columns = own.columns;
+        if found.texts.len() >= most {
+            break;
+        }
+    }
+    match found.texts.is_empty() {
+        true => Err(Error::new(ErrorKind::Format, "there are no texts in it").at(path).hint(HINT)),
+        false => Ok(found),
+    }
+}
+
+/// The files of texts in a folder, which are all of one kind. Hidden ones are left out.
+fn listed(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let walk = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
+    let visible = |e: &walkdir::DirEntry| e.depth() == 0 || !e.file_name().as_encoded_bytes().starts_with(b".");
+    for entry in walk.filter_entry(visible) {
+        let entry = entry.map_err(|error| {
+            let path = error.path().unwrap_or(folder).to_path_buf();
+            Error::io(path, error.into()).hint(HINT)
+        })?;
+        if entry.file_type().is_file() && kind(entry.path()).is_some() {
+            files.push(entry.into_path());
+        }
+    }
+    let wrong = |what: String| Error::new(ErrorKind::Format, what).at(folder);
+    let Some(first) = files.first() else {
+        return Err(wrong("there are no files of texts in this folder".into()).hint(HINT));
+    };
+    match files.iter().find(|file| kind(file) != kind(first)) {
+        Some(other) => {
+            let what = format!("it holds files of several kinds (`{}`, `{}`)", first.display(), other.display());
+            Err(wrong(what).hint("name one of the files, or a folder that holds nothing else"))
+        }
+        None => Ok(files),
+    }
+}
+
+fn of_file(path: &Path, columns: &[String], most: usize) -> Result<Found> {
+    let wrong = |what: String| Error::new(ErrorKind::Format, what).at(path).hint(HINT);
+    match kind(path) {
+        None => Err(wrong("its name does not say how texts stand in it".into())),
+        Some(Kind::Lines) if !columns.is_empty() => {
+            Err(Error::new(ErrorKind::Usage, "lines of text have no columns").at(path).hint("drop --text-column"))
+        }
+        Some(Kind::Lines) => {
+            let lines = utf8(path)?;
+            let texts = lines.lines().take(most).map(|line| Text { text: line.to_owned(), pair: None }).collect();
+            Ok(Found { texts, columns: Vec::new() })
+        }
+        Some(Kind::Json) => of_json(path, &utf8(path)?, columns, most),
+        Some(Kind::Separated(separator)) => {
+            let mut rows = records(&utf8(path)?, separator).map_err(wrong)?.into_iter();
+            let names = rows.next().ok_or_else(|| wrong("it is empty".into()))?;
+            let columns = chosen(path, &names, columns)?;
+            let at = |column: &String| names.iter().position(|name| name == column).unwrap_or_default();
+            let places: Vec<usize> = columns.iter().map(at).collect();
+            let mut texts = Vec::new();
+            for (number, row) in rows.take(most).enumerate() {
+                if row.len() != names.len() {
+                    let what = format!("row {number} has {} fields, and the first line {}", row.len(), names.len());
+                    return Err(wrong(what).rehint("texts with separators or breaks stand in double quotes"));
+                }
+                texts.push(joined(places.iter().map(|&p| row[p].clone())));
+            }
+            Ok(Found { texts, columns })
+        }
+        Some(Kind::Parquet) => {
+            let names = column_names(path).map_err(|e| e.hint(HINT))?;
+            let columns = chosen(path, &names, columns)?;
+            let read = |name: &String| text_column(path, name, most).map_err(|e| e.hint(HINT));
+            let read: Vec<Vec<Option<String>>> = columns.iter().map(read).collect::<Result<_>>()?;
+            let row = |number: usize| {
+                let texts = columns.iter().zip(&read).map(|(column, texts)| {
+                    let text = texts.get(number).cloned().flatten();
+                    text.ok_or_else(|| no_text(path, number, column))
+                });
+                texts.collect::<Result<Vec<String>>>().map(|texts| joined(texts.into_iter()))
+            };
+            let texts = (0..read.first().map_or(0, Vec::len)).map(row).collect::<Result<_>>()?;
+            Ok(Found { texts, columns })
+        }
+    }
+}
+
+fn of_json(path: &Path, lines: &str, columns: &[String], most: usize) -> Result<Found> {
+    let mut found = Found::default();
+    for (number, line) in lines.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).take(most) {
+        let wrong = |what: String| {
+            let what = format!("line {} {what}", number + 1);
+            Error::new(ErrorKind::Format, what).at(path).hint("JSON lines have one object of named values a line")
+        };
+        let value: Value = serde_json::from_str(line).map_err(|e| wrong(format!("is not JSON: {e}")))?;
+        let Value::Object(object) = value else { return Err(wrong("is no object".into())) };
+        if found.columns.is_empty() {
+            found.columns = chosen(path, &object.keys().cloned().collect::<Vec<_>>(), columns)?;
+        }
+        let text = |column: &String| {
+            let text = object.get(column).and_then(Value::as_str).map(str::to_owned);
+            text.ok_or_else(|| no_text(path, found.texts.len(), column))
+        };
+        let texts = found.columns.iter().map(text).collect::<Result<Vec<String>>>()?;
+        found.texts.push(joined(texts.into_iter()));
+    }
+    Ok(found)
+}
+
+/// The columns that were asked for, or the usual one, of those that are there.
+fn chosen(path: &Path, names: &[String], asked: &[String]) -> Result<Vec<String>> {
+    let has = |name: &str| names.iter().any(|own| own == name);
+    let missing = |what: String| {
+        Error::new(ErrorKind::Usage, format!("{what}; there are {}", names.join(", ")))
+            .at(path)
+            .hint("name the column of texts: --text-column NAME, or --text-column A,B for pairs")
+    };
+    match (asked, USUAL.into_iter().find(|name| has(name))) {
+        ([], Some(usual)) => Ok(vec![usual.to_owned()]),
+        ([], None) => Err(missing(format!("it has no column {}", USUAL.join(" or ")))),
+        _ => match asked.iter().find(|name| !has(name)) {
+            Some(name) => Err(missing(format!("it has no column `{name}`"))),
+            None => Ok(asked.to_vec()),
+        },
+    }
+}
+
+fn no_text(path: &Path, row: usize, column: &str) -> Error {
+    Error::new(ErrorKind::Format, format!("row {row} has no text in its column `{column}`"))
+        .at(path)
+        .hint("leave such rows out; an empty text is \"\"")
+}
+
+fn joined(mut texts: impl Iterator<Item = String>) -> Text {
+    Text { text: texts.next().unwrap_or_default(), pair: texts.next() }
+}
+
+/// A file of text, without a byte order mark.
+fn utf8(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).map_err(|e| Error::io(path, e).hint(HINT))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count() + 1;
+        Error::new(ErrorKind::Format, format!("line {line} is not UTF-8")).at(path).hint("convert it to UTF-8")
+    })?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(path: &Path, columns: &[&str]) -> Result<Vec<(String, Option<String>)>> {
+        let columns: Vec<String> = columns.iter().map(|name| name.to_string()).collect();
+        read(path, &columns, 3).map(|found| found.texts.into_iter().map(|t| (t.text, t.pair)).collect())
+    }
+
+    #[test]
+    fn every_kind_of_file_holds_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, content).unwrap();
+            path
+        };
+        let single: Vec<_> = ["a, b", "", "c"].map(|text| (text.to_owned(), None)).into();
+        let files = [
+            write("one.txt", "\u{feff}a, b\r\n\nc\nmore\n"),
+            write("one.csv", "id,text\n1,\"a, b\"\n2,\n3,c\n4,more\n"),
+            write("one.tsv", "text\tid\na, b\t1\n\"\"\t2\nc\t3\n"),
+            write("one.jsonl", "{\"text\": \"a, b\"}\n\n{\"id\": 1, \"text\": \"\"}\n{\"text\": \"c\"}\n"),
+        ];
+        for file in files {
+            assert_eq!(texts(&file, &[]).unwrap(), single, "{}", file.display());
+        }
+        write("many/b.txt", "\nc\n");
+        write("many/a.txt", "a, b\n");
+        write("many/.hidden.txt", "no\n");
+        write("many/README.md", "no\n");
+        assert_eq!(texts(&folder.path().join("many"), &[]).unwrap(), single);
+        let pairs = write("pairs.csv", "one,two\na,b\n");
+        assert_eq!(texts(&pairs, &["two", "one"]).unwrap(), [("b".to_owned(), Some("a".to_owned()))]);
+        // A column of strings: the names of pictures.
+        let parquet = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/reports/parquet/names.parquet");
+        assert_eq!(texts(&parquet, &["image"]).unwrap()[0], ("red/10.png".to_owned(), None));
+    }
+
+    #[test]
+    fn what_is_malformed_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = |name: &str, content: &[u8], columns: &[&str], says: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, content).unwrap();
+            let error = texts(&path, columns).unwrap_err();
+            assert!(error.to_string().contains(says) && error.hint_text().is_some(), "{error:?}");
+        };
+        refused("empty.txt", b"", &[], "there are no texts in it");
+        refused("latin.txt", b"fine\nna\xefve\n", &[], "line 2 is not UTF-8");
+        refused("lines.txt", b"a\n", &["text"], "lines of text have no columns");
+        refused("other.docx", b"a\n", &[], "does not say how texts stand in it");
+        refused("empty.csv", b"", &[], "it is empty");
+        refused("head.csv", b"text\n", &[], "there are no texts in it");
+        refused("two.csv", b"a,b\n1,2\n", &[], "it has no column text or sentence; there are a, b");
+        refused("two.csv", b"a,b\n1,2\n", &["a", "c"], "it has no column `c`; there are a, b");
+        refused("long.csv", b"text,b\n1,2\n1,2,3\n", &[], "row 1 has 3 fields, and the first line 2");
+        refused("open.csv", b"text\n\"a\n", &[], "a quote in line 2 is not closed");
+        refused("one.jsonl", b"{\"text\": \"a\"}\n{\"text\": null}\n", &[], "row 1 has no text in its column `text`");
+        refused("two.jsonl", b"{\"text\": \"a\"}\n[1]\n", &[], "line 2 is no object");
+        refused("three.jsonl", b"{\"text\": \"a\"}\n{\"te", &[], "line 2 is not JSON");
+        refused("cut.parquet", b"PAR1 and no more", &["a"], "not a readable Parquet file");
+        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/datasets/hugging-face.parquet");
+        assert!(texts(&images, &["image.bytes"]).unwrap_err().to_string().contains("`image.bytes` holds no text"));
+        let error = texts(&images, &["label"]).unwrap_err();
+        assert!(error.to_string().contains("`label` holds no text"), "{error}");
+        // Files of several kinds, no file, and nothing at all.
+        assert!(texts(folder.path(), &[]).unwrap_err().to_string().contains("files of several kinds"));
+        let none = tempfile::tempdir().unwrap();
+        assert!(texts(none.path(), &[]).unwrap_err().to_string().contains("no files of texts"));
+        assert!(texts(&none.path().join("missing.txt"), &[]).unwrap_err().hint_text().unwrap().contains(".txt"));
+    }
+}

@@ -1,0 +1,242 @@
+//! Texts as a model takes them: arrays of tokens for its inputs.
+
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array2, ArrayD};
+
+use super::super::arrays::SPECIAL;
+use super::super::formats::ArrayFile;
+use super::inputs::Takes;
+use super::read::read;
+use super::report::TextsReport;
+use super::settings::{Settings, find, tokenizer_beside};
+use super::tokenizer::Tokenizer;
+use super::tokens::{Row, Tokens};
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::Model;
+
+/// Texts that a model is run on, and how they are cut into tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Texts {
+    /// A file of texts, or a folder of such files.
+    pub path: PathBuf,
+    /// The column of texts in a table, or the two of pairs; the usual one where none is named.
+    pub columns: Vec<String>,
+    /// The tokenizer; else the one that lies beside the model.
+    pub tokenizer: Option<PathBuf>,
+    /// Tokens of a text at most; else as many as files beside the tokenizer and the model say.
+    pub max_length: Option<usize>,
+    /// Texts that are read at most.
+    pub limit: Option<usize>,
+}
+
+impl Texts {
+    /// The tokenizer that lies beside a model.
+    pub fn tokenizer_beside(model: &Path) -> Option<PathBuf> {
+        tokenizer_beside(model)
+    }
+
+    /// Arrays for the inputs of a model that lies at `path`, padded on the right.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where there is no tokenizer, for one whose vocabulary the model has no embeddings for, for
+    /// a length that the model does not take, and where nothing says what padding is; [`ErrorKind::Unsupported`] for a
+    /// model that takes no tokens; those of reading.
+    pub(crate) fn arrays(&self, path: &Path, model: &Model) -> Result<(ArrayFile, TextsReport)> {
+        if self.columns.len() > 2 {
+            return Err(Error::new(ErrorKind::Usage, "a sample is one text, or a pair of them")
+                .at(&self.path)
+                .hint("give one column or two: --text-column A,B"));
+        }
+        let takes = Takes::new(model)?;
+        let file = find(path, self.tokenizer.as_deref())?;
+        let settings = Settings::read(path, &file)?;
+        let tokenizer = Tokenizer::open(&file)?;
+        if let Some(rows) = takes.vocabulary.filter(|&rows| tokenizer.largest() as usize >= rows) {
+            let what = format!("it has a token {}, and the model embeddings of {rows}", tokenizer.largest());
+            return Err(Error::new(ErrorKind::Usage, what)
+                .at(&file)
+                .hint("give the tokenizer that belongs to the model: --tokenizer FILE"));
+        }
+        let own = tokenizer.own();
+        let padding = settings.padding(|token| tokenizer.id(token), own.padding.clone())?;
+        let first = settings.first_place(&takes, padding.as_ref())?;
+        let max_length = settings.length(self.max_length, &takes, first)?;
+        let found = read(&self.path, &self.columns, self.limit.unwrap_or(usize::MAX))?;
+        let Tokens { rows, cut } = tokenizer.tokens(&found.texts, max_length.as_ref().map(|length| length.tokens))?;
+        // No row is without a real token: engines differ in what attention gives where there is no key.
+        if let Some(at) = rows.iter().position(|row| row.ids.is_empty()) {
+            let what = format!("its text {} is without a token, and the tokenizer adds no special ones", at + 1);
+            return Err(Error::new(ErrorKind::Usage, what).at(&self.path).hint("leave such texts out"));
+        }
+        let longest = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
+        let unmasked = takes.mask.is_none();
+        // What has no mask sees padding, and was trained on texts of one length.
+        let padded_to = match &max_length {
+            Some(length) if unmasked => length.tokens,
+            _ => takes.fixed.unwrap_or(longest),
+        };
+        let is_padded = rows.iter().any(|row| row.ids.len() < padded_to);
+        let Some(pad) = padding.as_ref().map(|padding| padding.id).or((!is_padded).then_some(0)) else {
+            return Err(Error::new(ErrorKind::Usage, "nothing says which token padding is")
+                .at(&file)
+                .hint("write its pad_token into tokenizer_config.json beside it, such as {\"pad_token\": \"[PAD]\"}"));
+        };
+        let arrays = arrays(&takes, &rows, padded_to, pad, first);
+        let report = TextsReport {
+            tokenizer: file,
+            columns: found.columns,
+            max_length,
+            cut,
+            empty: rows.iter().filter(|row| row.special.iter().all(|&special| special)).count(),
+            padded_to,
+            padding,
+            first_position: takes.positions.is_some().then_some(first),
+            own,
+            unmasked,
+        };
+        Ok((ArrayFile::held(&self.path, arrays), report))
+    }
+}
+
+/// An array for each input, and one that says which tokens are special.
+fn arrays(takes: &Takes, rows: &[Row], tokens: usize, pad: u32, first: usize) -> Vec<(String, ArrayD<f32>)> {
+    // Token numbers are far below 2^24, up to which float32 holds whole numbers.
+    let array = |value: &dyn Fn(&Row, usize) -> Option<usize>, padding: usize| {
+        let value = |(row, at): (usize, usize)| value(&rows[row], at).unwrap_or(padding) as f32;
+        Array2::from_shape_fn((rows.len(), tokens), value).into_dyn()
+    };
+    let real = |row: &Row, at: usize| (at < row.ids.len()).then_some(1);
+    let type_of = |row: &Row, at: usize| row.types.get(at).map(|&t| t as usize);
+    let place = |row: &Row, at: usize| (at < row.ids.len()).then_some(first + at);
+    let special = |row: &Row, at: usize| row.special.get(at).map(|&s| usize::from(s));
+    let mut arrays = vec![
+        (takes.ids.clone(), array(&|row, at| row.ids.get(at).map(|&id| id as usize), pad as usize)),
+        (SPECIAL.to_owned(), array(&special, 1)),
+    ];
+    arrays.extend(takes.mask.clone().map(|name| (name, array(&real, 0))));
+    arrays.extend(takes.types.clone().map(|name| (name, array(&type_of, 0))));
+    // The place of padding is the one before the first.
+    arrays.extend(takes.positions.clone().map(|name| (name, array(&place, first.saturating_sub(1)))));
+    arrays
+}
+
+#[cfg(test)]
+#[cfg(feature = "text")]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::onnx::proto::{GraphProto, ModelProto};
+    use crate::onnx::{DataType, tensor_info};
+
+    const NAMES: [&str; 4] = ["input_ids", "attention_mask", "token_type_ids", "special_tokens_mask"];
+
+    fn folder(kind: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/reports/tokenizers").join(kind)
+    }
+
+    /// A model of these inputs that looks nothing up.
+    fn model(inputs: &[&str]) -> Model {
+        let input = inputs.iter().map(|name| tensor_info(*name, DataType::Int64, &[None, None])).collect();
+        Model::from_proto(ModelProto { graph: Some(GraphProto { input, ..Default::default() }), ..Default::default() })
+    }
+
+    fn odd(kind: &str) -> Texts {
+        Texts { path: folder("odd.jsonl"), tokenizer: Some(folder(kind)), ..Texts::default() }
+    }
+
+    /// The rows of an array.
+    fn rows(file: &ArrayFile, name: &str) -> Vec<Vec<u64>> {
+        let array = file.read(name, DataType::Int64).unwrap();
+        array.outer_iter().map(|row| row.iter().map(|&v| v as u64).collect()).collect()
+    }
+
+    fn golden(kind: &str) -> Value {
+        let all: Value = serde_json::from_slice(&std::fs::read(folder("golden.json")).unwrap()).unwrap();
+        all[kind].clone()
+    }
+
+    #[test]
+    fn tokens_are_those_of_transformers() {
+        let model = model(&NAMES[..3]);
+        for kind in ["wordpiece", "bytes", "unigram"] {
+            let (file, report) = odd(kind).arrays(Path::new("model.onnx"), &model).unwrap();
+            for name in NAMES {
+                assert_eq!(json!(rows(&file, name)), golden(kind)[name], "{kind}, {name}");
+            }
+            let length = report.max_length.as_ref().map(|length| (length.tokens, length.from));
+            assert_eq!((length, report.padded_to), (Some((16, "tokenizer_config.json")), 16), "{kind}");
+            assert_eq!(json!(report.cut), golden(kind)["cut"], "{kind}");
+            assert!(report.cut >= 2 && report.empty >= 1, "{kind}: {report:?}");
+        }
+    }
+
+    #[test]
+    fn pairs_are_cut_as_transformers_cuts_them() {
+        let model = model(&NAMES[..3]);
+        let columns = ["first", "second"].map(str::to_owned).to_vec();
+        for kind in ["wordpiece", "bytes", "unigram", "plain"] {
+            for length in [13, 16] {
+                let (columns, max_length) = (columns.clone(), Some(length));
+                let pairs = Texts { path: folder("pairs.csv"), columns, max_length, ..odd(kind) };
+                let (file, report) = pairs.arrays(Path::new("model.onnx"), &model).unwrap();
+                let golden = &golden("pairs")[kind][length.to_string()];
+                for name in NAMES {
+                    assert_eq!(json!(rows(&file, name)), golden[name], "{kind}, {length}, {name}");
+                }
+                assert_eq!(json!(report.cut), golden["cut"], "{kind}, {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_without_any_token_is_refused() {
+        let error = odd("plain").arrays(Path::new("model.onnx"), &model(&NAMES[..2])).unwrap_err();
+        assert!(error.to_string().contains("its text 2 is without a token"), "{error}");
+        // A single token beyond those that there are room for is one that is cut, without special ones as with them.
+        let few = |length| {
+            let texts = Texts { limit: Some(1), max_length: Some(length), ..odd("plain") };
+            texts.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).unwrap()
+        };
+        let whole = rows(&few(16).0, NAMES[0])[0].len();
+        assert_eq!([whole, whole - 1].map(|length| few(length).1.cut), [0, 1]);
+    }
+
+    #[test]
+    fn a_cut_text_ends_as_every_text_does() {
+        for kind in ["wordpiece", "bytes", "unigram"] {
+            let short = Texts { max_length: Some(5), ..odd(kind) };
+            let (file, report) = short.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).unwrap();
+            let (ids, mask) = (rows(&file, NAMES[0]), rows(&file, NAMES[1]));
+            let last = |row: usize| ids[row][mask[row].iter().sum::<u64>() as usize - 1];
+            // The second text is empty.
+            assert!(ids.iter().all(|row| row.len() == 5) && report.cut > 5, "{kind}: {report:?}");
+            assert!((0..ids.len()).all(|row| last(row) == last(1)), "{kind}: {ids:?}");
+            let none = Texts { max_length: Some(1), ..odd(kind) };
+            let error = none.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).unwrap_err();
+            assert!(error.to_string().contains("leave no place for a text"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_model_without_a_mask_is_given_texts_of_one_length() {
+        let few = Texts { limit: Some(2), ..odd("unigram") };
+        let (file, report) = few.arrays(Path::new("model.onnx"), &model(&NAMES[..1])).unwrap();
+        assert_eq!(rows(&file, NAMES[0]).iter().map(Vec::len).collect::<Vec<_>>(), [16, 16]);
+        assert!(report.lines().iter().any(|line| line.contains("no input tells tokens from padding")));
+        let masked = few.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).unwrap();
+        assert!(masked.1.padded_to < 16 && !masked.1.lines().iter().any(|line| line.contains("no input tells")));
+    }
+
+    #[test]
+    fn places_count_real_tokens() {
+        let texts = Texts { limit: Some(2), ..odd("bytes") };
+        let (file, report) = texts.arrays(Path::new("model.onnx"), &model(&["input_ids", "position_ids"])).unwrap();
+        assert_eq!(report.first_position, Some(0));
+        let place = |(at, id): (usize, &u64)| if *id == 1 { 0 } else { at as u64 };
+        let expected: Vec<Vec<u64>> =
+            rows(&file, "input_ids").iter().map(|ids| ids.iter().enumerate().map(place).collect()).collect();
+        assert_eq!(rows(&file, "position_ids"), expected);
+    }
+}

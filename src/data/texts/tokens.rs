@@ -1,0 +1,33 @@
+//! Tokens of texts, whoever made them.
+
+/// The tokens of a text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Row {
+    /// Their numbers in the vocabulary.
+    pub ids: Vec<u32>,
+    /// Which text of a pair they are of.
+    pub types: Vec<u32>,
+    /// Which of them the tokenizer added to the text.
+    pub special: Vec<bool>,
+}
+
+/// The tokens of texts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tokens {
+    /// A row for each text, special tokens included.
+    pub rows: Vec<Row>,
+    /// Texts that were longer.
+    pub cut: usize,
+}
+
+/// What the file of a tokenizer says of lengths, which may be what somebody's last call asked for, and counts for
+/// nothing.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Own {
+    /// Where it cuts.
+    pub length: Option<usize>,
+    /// Whether it pads, and with what.
+    pub padding: Option<(u32, String)>,
+    /// The length that it pads to.
+    pub fixed: Option<usize>,
+}
