@@ -53,6 +53,15 @@ fn surgery_on_every_fixture_equals_its_oracle() {
 }
 
 #[test]
+fn texts_of_any_length_are_run_rightly() {
+    if let Some(runtime) = runtime() {
+        common::texts::lengths_are_any(runtime);
+        common::texts::a_text_alone_equals_itself_in_a_batch(runtime);
+        common::surgery::check_texts(runtime);
+    }
+}
+
+#[test]
 fn children_of_another_image_size_equal_timms() {
     if let Some(runtime) = runtime() {
         common::image_size::check_all(runtime);

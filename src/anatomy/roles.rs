@@ -110,17 +110,13 @@ impl<'t, 'm> Roles<'t, 'm> {
     /// factor that it carries; not those of what sums over heads.
     pub fn head_uses(&self, layer: &Attention) -> Vec<(usize, Factor)> {
         let factors = layer.head_factors(self.typing);
-        let mut others = self.operand(layer.projection);
-        for m in &layer.mixings {
-            others.extend(self.operand(m.node));
-            others.extend(self.bias(m.node));
-        }
-        // In a block that is used several times the heads are those of all its uses.
-        if !self.typing.shared.is_empty() {
-            let names: HashSet<&str> = others.iter().map(|&u| self.typing.uses[u].name.as_str()).collect();
-            let shared = |name: &str| names.contains(name) && self.typing.shared.contains(name);
-            others.extend((0..self.typing.uses.len()).filter(|&u| shared(&self.typing.uses[u].name)));
-        }
+        // What sums over these heads, or mixes them, in all layers that have them: the other uses of a block, and
+        // layers that one bias table joins.
+        let roots: Vec<Factor> = factors.iter().map(|&f| self.typing.factors.root(f)).collect();
+        let sums_heads = |d: &Dim| self.typing.factors.all_leaves(d).iter().any(|f| roots.contains(f));
+        let sums = self.typing.contractions.iter().filter(|c| sums_heads(&c.summed));
+        let others: HashSet<usize> =
+            sums.flat_map(|c| self.operand(c.node).into_iter().chain(self.bias(c.node))).collect();
         let all = factors.into_iter().flat_map(|f| self.carriers(f).into_iter().map(move |u| (u, f)));
         all.filter(|(u, _)| !others.contains(u) && is_float(self.typing.weights[self.typing.uses[*u].name.as_str()]))
             .collect()

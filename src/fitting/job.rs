@@ -52,7 +52,7 @@ impl Fitter {
     /// Draws `views` views of images for a model; `runtime` should have one thread. The time counts from `begun`.
     ///
     /// # Errors
-    /// Those of [`Calibration::draw`] and of [`pin_on`].
+    /// Those of [`Calibration::draw`], of [`pin_on`] and of [`Runtime::check`].
     pub fn new(
         model: &Model,
         images: &Loader,
@@ -68,7 +68,7 @@ impl Fitter {
     /// The same on up to `count` samples of arrays, as they are.
     ///
     /// # Errors
-    /// Those of [`Calibration::of_arrays`] and of [`pin_on`].
+    /// Those of [`Calibration::of_arrays`], of [`pin_on`] and of [`Runtime::check`].
     pub fn on_arrays(
         model: &Model,
         arrays: &Arrays,
@@ -82,6 +82,7 @@ impl Fitter {
     fn with(model: &Model, calibration: Calibration, runtime: Arc<Runtime>, begun: Instant) -> Result<Fitter> {
         let view = calibration.fit.first().cloned().unwrap_or_default();
         let pinned = pin_on(model, &view).map_err(|e| e.at(&model.path))?;
+        runtime.check(&pinned).map_err(|e| e.at(&model.path))?;
         Ok(Fitter { pinned, runtime, calibration, drawn: begun.elapsed().as_secs_f64() })
     }
 

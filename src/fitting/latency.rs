@@ -148,9 +148,8 @@ impl Timed {
         }
         let session = runtime.load(model, 1, Typing::new(model)?.image_size())?;
         // Any image does, as long as it makes no denormal numbers.
-        let Some(&[n, c, h, w]) = session.inputs.first().map(|i| i.shape.as_slice()) else {
-            bail!(Unsupported, "times are measured on images")
-        };
+        let shape = session.inputs.first().map(|i| i.fixed()).transpose()?.unwrap_or_default();
+        let [n, c, h, w] = shape[..] else { bail!(Unsupported, "times are measured on images") };
         let image =
             Array4::from_shape_fn([n, c, h, w], |(_, c, y, x)| ((3 * c + 5 * y + 7 * x) % 17) as f32 / 8.0 - 1.0);
         Ok(Timed { session, sample: Values::from([("image".to_string(), image.into_dyn())]) })

@@ -45,10 +45,11 @@ pub fn pin(model: &Model) -> Result<Model> {
     let mut out = model.clone();
     graph::prune(out.graph_mut());
     let inputs = fix_inputs(out.graph_mut(), 1, image, false)?;
-    if let Some(input) = inputs.iter().find(|i| i.shape[0] != 1) {
+    let shapes = inputs.iter().map(|input| input.fixed()).collect::<Result<Vec<_>>>()?;
+    if let Some(shape) = shapes.iter().find(|shape| shape[0] != 1) {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("the model takes batches of {} samples only, and fits work on one after the other", input.shape[0]),
+            format!("the model takes batches of {} samples only, and fits work on one after the other", shape[0]),
         )
         .at(&model.path)
         .hint("export it with an open batch size, or with a batch of one"));

@@ -32,8 +32,10 @@ impl Runtime {
             let shape = [&[2], &shape[1..]].concat();
             ArrayD::from_shape_simple_fn(IxDyn(&shape), || random.random_range(-1.0..1.0f32))
         };
-        let samples =
-            samples.unwrap_or_else(|| alone.inputs.iter().map(|i| (i.name.clone(), noise(&i.shape))).collect());
+        let samples = match samples {
+            Some(samples) => samples,
+            None => alone.inputs.iter().map(|i| Ok((i.name.clone(), noise(&i.fixed()?)))).collect::<Result<_>>()?,
+        };
         let rows = |count: usize| -> Vec<(&str, ArrayViewD<f32>)> {
             let first = |a: &'_ ArrayD<f32>| Slice::from(..count.min(a.len_of(Axis(0))));
             samples.iter().map(|(name, a)| (name.as_str(), a.slice_axis(Axis(0), first(a)))).collect()

@@ -5,9 +5,9 @@
 
 use ndarray::{ArrayD, ArrayViewD};
 
-use super::session::SessionInput;
-use super::session::{fix_inputs, float_borders, for_tract, guarded, in_order};
+use super::session::{SessionInput, fix_inputs, float_borders, guarded, in_order};
 use super::start::Kind;
+use super::tract::for_tract;
 use crate::axes::Assumption;
 use crate::error::Result;
 use crate::graph;
@@ -33,7 +33,8 @@ impl Embedded {
         // tract has no bfloat16; float32 holds it exactly.
         graph::widen(model.graph_mut(), &[DataType::Bfloat16])?;
         let inputs = fix_inputs(model.graph_mut(), batch, image, false)?;
-        let batch = inputs.first().map_or(batch, |i| i.shape[0]);
+        inputs.iter().try_for_each(|input| input.fixed().map(drop))?;
+        let batch = inputs.first().and_then(|i| i.shape[0]).unwrap_or(batch);
         for_tract(&mut model, Assumption { batch, image })?;
         float_borders(model.graph_mut());
         let plan = guarded(Kind::Tract, || plan::Plan::new(&model))?;

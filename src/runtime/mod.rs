@@ -13,8 +13,10 @@ pub(crate) mod kernels;
 mod library;
 mod plain;
 mod program;
+mod recent;
 mod session;
 mod start;
+mod tract;
 
 pub use decompose::{decompose_attention, differentiable, separate_skip_norms};
 pub use embedded::Embedded;

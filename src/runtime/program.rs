@@ -15,8 +15,9 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::{IoBinding, Session as OrtSession, SessionInputValue};
 use ort::value::{DynValue, Tensor, TensorRef, TensorValueType};
 
-use super::session::{Purpose, float_borders, for_tract, guarded, to_float};
+use super::session::{Purpose, float_borders, guarded, to_float};
 use super::start::{Device, Kind, Runtime};
+use super::tract::for_tract;
 use crate::axes::Assumption;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{declared_dims, declared_type};

@@ -13,15 +13,15 @@ use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::{Shape, TensorRef, TensorRefMut};
 use ort::{AsPointer, ep};
 
-use super::decompose::without_recent;
 use super::kernels;
+use super::recent::Recent;
 use super::start::{Device, Kind, Runtime};
-use crate::axes::{Assumption, Typing, channels_last};
+use super::tract::{WAY_OUT, for_tract};
+use crate::axes::{Assumption, channels_last};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, data_inputs, declare_dim, declared_dims, declared_type, int_attribute};
 use crate::onnx::proto::{GraphProto, NodeProto, ValueInfoProto};
 use crate::onnx::{DataType, Model, Payload, encoded_len};
-use crate::ops::{self, Mark};
 
 /// Past this tract is given a model as a file, whose weights it maps: it holds those of a message twice.
 const MAX_IN_MEMORY: u64 = 1 << 30;
@@ -29,9 +29,10 @@ const MAX_IN_MEMORY: u64 = 1 << 30;
 /// ONNX Runtime's passes that move a Transpose through a graph once its nodes have an execution provider.
 const TRANSPOSE_OPTIMIZERS: &str = "TransposeOptimizer_CPUExecutionProvider;TransposeOptimizer_CUDAExecutionProvider";
 
-/// A model that was loaded into the runtime, with inputs of fixed shapes.
+/// A model that was loaded into the runtime, with inputs of fixed shapes, but for lengths that [`Runtime::load_open`]
+/// leaves open.
 pub struct Session {
-    inner: OrtSession,
+    plan: Plan,
     runtime: Arc<Runtime>,
     /// Its inputs, in the order of the model's.
     pub inputs: Vec<SessionInput>,
@@ -42,13 +43,54 @@ pub struct Session {
     open: bool,
 }
 
+/// What a session runs.
+enum Plan {
+    /// One graph for all batches.
+    One(OrtSession),
+    /// A graph for each shape that batches have: the library wants to know every size, and the model leaves some open.
+    Each { model: Box<Model>, purpose: Purpose, image: [usize; 2], loaded: Recent<Vec<Vec<usize>>, OrtSession> },
+}
+
 /// An input of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionInput {
     /// Its name.
     pub name: String,
-    /// Its shape: the batch, then a sample; of an image channels, height and width in the model's own order.
-    pub shape: Vec<usize>,
+    /// Its shape: the batch, then a sample; of an image channels, height and width in the model's own order. `None` for
+    /// a length that may be another in every batch.
+    pub shape: Vec<Option<usize>>,
+}
+
+impl SessionInput {
+    /// The shape of an input that has one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where a length is open.
+    pub fn fixed(&self) -> Result<Vec<usize>> {
+        let fixed: Option<Vec<usize>> = self.shape.iter().copied().collect();
+        fixed.ok_or_else(|| leaves_open(&self.name))
+    }
+
+    fn is_open(&self) -> bool {
+        self.shape.contains(&None)
+    }
+
+    /// True where an array has the shape of a sample along all axes but the first.
+    fn takes(&self, shape: &[usize]) -> bool {
+        let fits = |(own, n): (&Option<usize>, &usize)| own.is_none_or(|own| own == *n);
+        shape.len() == self.shape.len() && self.shape.iter().zip(shape).skip(1).all(fits)
+    }
+
+    /// The shape of a sample in a sentence.
+    fn sample(&self) -> String {
+        let size = |n: &Option<usize>| n.map_or("?".to_string(), |n| n.to_string());
+        format!("[{}]", self.shape.iter().skip(1).map(size).collect::<Vec<_>>().join(", "))
+    }
+}
+
+fn leaves_open(input: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("the input `{input}` leaves its shape open"))
+        .hint("--inputs FILE.npz gives an array for each input, and with it its shape")
 }
 
 /// What a graph is loaded for.
@@ -90,7 +132,17 @@ impl Runtime {
     /// [`ErrorKind::Unsupported`] for models that leave other axes open, [`ErrorKind::Runtime`] where the runtime
     /// cannot load it.
     pub fn load(self: &Arc<Self>, model: &Model, batch: usize, image: [usize; 2]) -> Result<Session> {
-        self.load_to(Purpose::Often, model, batch, image)
+        self.load_to(Purpose::Often, model, batch, image, false)
+    }
+
+    /// Loads a model as [`Runtime::load`] does, whose inputs may leave other axes open: such a length is the same for
+    /// the samples of a batch, and may be another in the next. Where the library wants to know every size, the model is
+    /// loaded for each shape that batches have; the last few are kept.
+    ///
+    /// # Errors
+    /// Those of [`Runtime::load`]; of loading it for some length, [`Session::run_on`] tells.
+    pub fn load_open(self: &Arc<Self>, model: &Model, batch: usize, image: [usize; 2]) -> Result<Session> {
+        self.load_to(Purpose::Often, model, batch, image, true)
     }
 
     /// Loads a model as [`Runtime::load`] does, for so many samples in batches of [`suggested_batch`]: the less for few
@@ -101,10 +153,17 @@ impl Runtime {
     pub fn load_for(self: &Arc<Self>, samples: usize, model: &Model, image: [usize; 2]) -> Result<Session> {
         let batch = batch_for(model, image, samples);
         let purpose = if samples <= batch { Purpose::Once } else { Purpose::Often };
-        self.load_to(purpose, model, batch, image)
+        self.load_to(purpose, model, batch, image, false)
     }
 
-    fn load_to(self: &Arc<Self>, purpose: Purpose, model: &Model, batch: usize, image: [usize; 2]) -> Result<Session> {
+    fn load_to(
+        self: &Arc<Self>,
+        purpose: Purpose,
+        model: &Model,
+        batch: usize,
+        image: [usize; 2],
+        any_length: bool,
+    ) -> Result<Session> {
         let mut model = model.clone();
         graph::prune(model.graph_mut());
         if self.device == Device::Cpu {
@@ -118,15 +177,38 @@ impl Runtime {
             && self.device == Device::Cpu
             && !graph::element_types(model.graph()).values().any(|t| *t == DataType::Float16);
         let inputs = fix_inputs(model.graph_mut(), batch, image, open)?;
-        let batch = inputs.first().map_or(batch, |i| i.shape[0]);
-        let open = data_inputs(model.graph()).iter().any(|v| declared_dims(v).is_some_and(|d| d[0].is_none()));
+        if !any_length {
+            inputs.iter().try_for_each(|input| input.fixed().map(drop))?;
+        }
+        let open_batch = data_inputs(model.graph()).iter().any(|v| declared_dims(v).is_some_and(|d| d[0].is_none()));
+        let batch = inputs.first().and_then(|i| i.shape[0]).unwrap_or(batch);
+        let outputs = model.graph().output.iter().map(|o| o.name().to_string()).collect();
+        // What may take any batch takes any length.
+        let plan = match !open && inputs.iter().any(SessionInput::is_open) {
+            true => Plan::Each { model: Box::new(model), purpose, image, loaded: Recent::new() },
+            false => Plan::One(self.ready(model, purpose, Assumption { batch, image })?),
+        };
+        Ok(Session { plan, runtime: self.clone(), inputs, outputs, batch, open: open_batch })
+    }
+
+    /// Loads a model in the form that the library takes it in; its sizes are fixed where the library wants them so.
+    fn ready(&self, mut model: Model, purpose: Purpose, assumption: Assumption) -> Result<OrtSession> {
         if self.kind == Kind::Tract {
-            for_tract(&mut model, Assumption { batch, image })?;
+            for_tract(&mut model, assumption)?;
         }
         float_borders(model.graph_mut());
-        let outputs = model.graph().output.iter().map(|o| o.name().to_string()).collect();
-        let inner = guarded(self.kind, || self.build(model, purpose))?;
-        Ok(Session { inner, runtime: self.clone(), inputs, outputs, batch, open })
+        guarded(self.kind, || self.build(model, purpose))
+    }
+
+    /// Says what a graph of fixed sizes has that the library has not, before anything is run.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`] and [`ErrorKind::Unsupported`]; they name a node.
+    pub fn check(&self, model: &Model) -> Result<()> {
+        match self.kind {
+            Kind::Tract => for_tract(&mut model.clone(), Assumption::default()),
+            _ => Ok(()),
+        }
     }
 
     /// Loads a graph.
@@ -228,29 +310,11 @@ fn add_initializer(builder: &mut SessionBuilder, payload: &Payload) -> ort::Resu
     unsafe { ort::Error::result_from_status(status) }
 }
 
-/// tract has no fused attention and no operator of the newest sets, and wants every shape known.
-pub(super) fn for_tract(model: &mut Model, assumption: Assumption) -> Result<()> {
-    let lacks = |n: &NodeProto| n.op_type().ends_with("Attention") || ops::of(n).is(Mark::Recent);
-    let lacking = model.graph().node.iter().any(lacks);
-    let taken_apart = match lacking.then(|| Typing::with(model, assumption)) {
-        Some(Ok(typing)) => Some(without_recent(&typing)?),
-        _ => None,
-    };
-    if let Some(graph) = taken_apart {
-        model.proto.graph = Some(graph);
-    }
-    graph::split_half_gemms(model.graph_mut());
-    model.graph_mut().value_info.clear();
-    Ok(())
-}
-
 pub(super) fn load_error(kind: Kind, message: &str) -> Error {
     let message = message.trim().lines().take(6).collect::<Vec<_>>().join(" ");
     let error = Error::new(ErrorKind::Runtime, format!("{} cannot run this graph: {message}", kind.name()));
     match kind {
-        Kind::Tract => error.hint(
-            "ONNX Runtime knows more operators: run `scripts/fetch/onnxruntime.sh` and pass --runtime onnxruntime",
-        ),
+        Kind::Tract => error.hint(WAY_OUT),
         _ => error.hint("check the model with `onnx.checker.check_model`"),
     }
 }
@@ -278,7 +342,8 @@ pub(crate) fn fix_input(graph: &mut GraphProto, batch: usize, image: [usize; 2])
     }
     let last = data_inputs(graph).first().and_then(|v| declared_dims(v)).is_some_and(|d| channels_last(&d));
     let inputs = fix_inputs(graph, batch, image, false)?;
-    let input = inputs.into_iter().next().and_then(|i| Some((i.name, <[usize; 4]>::try_from(i.shape).ok()?)));
+    let input = inputs.into_iter().next().map(|i| Ok((i.fixed()?, i.name))).transpose()?;
+    let input = input.and_then(|(shape, name)| Some((name, <[usize; 4]>::try_from(shape).ok()?)));
     match input {
         Some((name, shape)) => Ok((name, shape, last)),
         None => Err(Error::new(ErrorKind::Unsupported, format!("the input `{}` is not a batch of images", names[0]))
@@ -291,8 +356,8 @@ fn several(inputs: &[String]) -> Error {
         .hint("export the image encoder alone")
 }
 
-/// Gives all data inputs fixed shapes, up to a batch that may stay `open` where the model does not fix it. They take
-/// floats from then on.
+/// Gives all data inputs fixed shapes, up to a batch that may stay `open` where the model does not fix it, and lengths
+/// that are none of an image. They take floats from then on.
 pub(crate) fn fix_inputs(
     graph: &mut GraphProto,
     batch: usize,
@@ -313,17 +378,15 @@ pub(crate) fn fix_inputs(
     for (info, dims) in inputs.iter().zip(dims) {
         let name = info.name();
         let own = match (dims.len(), channels_last(&dims)) {
-            (4, true) => vec![batch, image[0], image[1], 3],
-            (4, false) => vec![batch, 3, image[0], image[1]],
-            _ => std::iter::once(batch).chain(dims.iter().skip(1).map(|d| d.unwrap_or(0))).collect(),
+            (0, _) => return Err(leaves_open(name)),
+            (4, true) => vec![Some(batch), Some(image[0]), Some(image[1]), Some(3)],
+            (4, false) => vec![Some(batch), Some(3), Some(image[0]), Some(image[1])],
+            _ => std::iter::once(Some(batch)).chain(dims.iter().skip(1).copied()).collect(),
         };
-        let shape: Vec<usize> = dims.iter().zip(own).map(|(d, own)| d.unwrap_or(own)).collect();
-        if shape.is_empty() || shape.contains(&0) {
-            return Err(Error::new(ErrorKind::Unsupported, format!("the input `{name}` leaves its shape open"))
-                .hint("--inputs FILE.npz gives an array for each input, and with it its shape"));
-        }
+        let shape: Vec<Option<usize>> = dims.iter().zip(own).map(|(d, own)| d.or(own)).collect();
         if let Some(info) = graph.input.iter_mut().find(|v| v.name() == name) {
-            shape.iter().enumerate().skip(usize::from(open)).for_each(|(axis, &size)| declare_dim(info, axis, size));
+            let known = shape.iter().enumerate().skip(usize::from(open));
+            known.filter_map(|(axis, size)| Some((axis, (*size)?))).for_each(|(axis, n)| declare_dim(info, axis, n));
         }
         let kind = declared_type(info).and_then(|t| DataType::try_from(t).ok());
         if let Some(kind) = kind.filter(|&t| graph::is_integer(t) || t == DataType::Bool) {
@@ -456,8 +519,21 @@ impl Session {
                 array.select(Axis(0), &rows).into()
             });
         }
-        let kind = self.runtime.kind;
-        let (inputs, outputs, inner) = (&self.inputs, &self.outputs, &mut self.inner);
+        let (runtime, inputs, outputs) = (&self.runtime, &self.inputs, &self.outputs);
+        let kind = runtime.kind;
+        let inner = match &mut self.plan {
+            Plan::One(inner) => inner,
+            Plan::Each { model, purpose, image, loaded } => {
+                let shapes = filled.iter().map(|array| array.shape().to_vec()).collect();
+                let assumption = Assumption { batch: self.batch, image: *image };
+                loaded.get(shapes, |shapes| {
+                    let mut model = Model::clone(model);
+                    let fixed = inputs.iter().map(|i| i.name.as_str()).zip(shapes.iter().map(Vec::as_slice));
+                    graph::fix_lengths(model.graph_mut(), fixed);
+                    runtime.ready(model, *purpose, assumption)
+                })?
+            }
+        };
         guarded(kind, || {
             let fail = |e: String| Error::new(ErrorKind::Runtime, format!("{} failed: {e}", kind.name()));
             let mut feed: Vec<(String, SessionInputValue)> = Vec::with_capacity(filled.len());
@@ -504,10 +580,10 @@ pub(super) fn in_order<'a>(
                 None => return Err(several(&inputs.iter().map(|i| i.name.clone()).collect::<Vec<_>>())),
             },
         };
-        if array.shape().get(1..) != input.shape.get(1..) {
+        if !input.takes(array.shape()) {
             let what = if input.shape.len() == 4 { "images" } else { "samples" };
-            let (own, wanted) = (&array.shape()[1..], &input.shape[1..]);
-            let message = format!("{what} of shape {own:?} do not fit the model's input {wanted:?}");
+            let (own, wanted) = (array.shape().get(1..).unwrap_or_default(), input.sample());
+            let message = format!("{what} of shape {own:?} do not fit the model's input {wanted}");
             return Err(Error::new(ErrorKind::Images, message));
         }
         Ok(array.view())

@@ -1,6 +1,6 @@
 //! Anatomy of every fixture against what the exporting model says of itself.
 
-use crate::common::{Fixture, all_fixtures};
+use crate::common::{Fixture, all_fixtures, texts};
 use offshoot::anatomy::{Anatomy, Attention};
 use offshoot::axes::Typing;
 use offshoot::learngene::parameters;
@@ -64,7 +64,7 @@ fn check(fixture: &Fixture) -> Vec<String> {
 #[test]
 fn anatomy_equals_the_exporting_models_own() {
     let mut failures = Vec::new();
-    let all = all_fixtures();
+    let all: Vec<Fixture> = all_fixtures().into_iter().chain(texts::fixtures()).collect();
     for fixture in &all {
         let wrong = check(fixture);
         failures.extend(wrong.into_iter().map(|w| format!("{}: {w}", fixture.name())));

@@ -18,6 +18,7 @@ mod random;
 mod reports;
 mod study;
 mod surgery;
+mod texts;
 mod training;
 mod tune;
 mod wrong;

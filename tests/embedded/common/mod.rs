@@ -16,6 +16,7 @@ pub mod reports;
 pub mod rules;
 pub mod steps;
 pub mod surgery;
+pub mod texts;
 
 use std::path::{Path, PathBuf};
 

@@ -2,25 +2,51 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array4, ArrayD};
+use ndarray::{Array4, ArrayD, ArrayViewD};
 use offshoot::anatomy::{Anatomy, Attention, Roles, Summed};
 use offshoot::axes::resize::{Plan, resize};
 use offshoot::axes::{Factor, Typing};
 use offshoot::descendant::{FfnWidth, Heads, Layers, Projection, Shape, grow};
+use offshoot::graph::node;
 use offshoot::learngene::{Centroid, Cluster, FfnCentroid, Learngene};
 use offshoot::metadata::SHARE_PREFIX;
 use offshoot::onnx::proto::TensorProto;
 use offshoot::onnx::{Model, data_type, tensor_from_f32, to_f32};
-use offshoot::runtime::Runtime;
+use offshoot::runtime::{Kind, Runtime};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::{Fixture, all_fixtures};
+use super::{Fixture, all_fixtures, texts};
 
 /// Runs a model on images.
 pub fn run(runtime: &Arc<Runtime>, model: &Model, x: &Array4<f32>) -> Result<Vec<ArrayD<f32>>, String> {
     let image = [x.shape()[2], x.shape()[3]];
     let mut session = runtime.load(model, x.shape()[0], image).map_err(|e| e.to_string())?;
     session.run(x.view()).map_err(|e| e.to_string())
+}
+
+/// Runs a model on arrays for its inputs; lengths that it leaves open are theirs.
+pub fn run_on(
+    runtime: &Arc<Runtime>,
+    model: &Model,
+    feeds: &[(String, ArrayD<f32>)],
+) -> Result<Vec<ArrayD<f32>>, String> {
+    let arrays: Vec<(&str, ArrayViewD<f32>)> =
+        feeds.iter().map(|(name, array)| (name.as_str(), array.view())).collect();
+    let shape = feeds[0].1.shape();
+    let image = if shape.len() == 4 { [shape[2], shape[3]] } else { [0; 2] };
+    let mut session = runtime.load_open(model, shape[0], image).map_err(|e| e.to_string())?;
+    session.run_on(&arrays).map_err(|e| e.to_string())
+}
+
+/// What a fixture is run on, an array for each input.
+type Feeds = Vec<(String, ArrayD<f32>)>;
+
+/// Two images, or a batch of two texts.
+fn feeds(fixture: &Fixture) -> Feeds {
+    match fixture.entry["texts"] == true {
+        true => texts::feeds(fixture, 24),
+        false => vec![("image".into(), images(fixture).into_dyn())],
+    }
 }
 
 /// Largest error of any output, relative to the output's largest value.
@@ -116,7 +142,7 @@ struct Case<'c> {
     typing: &'c Typing<'c>,
     anatomy: &'c Anatomy,
     roles: &'c Roles<'c, 'c>,
-    x: Array4<f32>,
+    x: Feeds,
     /// What the fixture itself says.
     base: Vec<ArrayD<f32>>,
     failures: Vec<String>,
@@ -140,8 +166,8 @@ pub fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
     let typing = Typing::new(&model).unwrap();
     let anatomy = Anatomy::new(&typing).unwrap();
     let roles = Roles::new(&typing);
-    let x = images(fixture);
-    let base = match run(runtime, &model, &x) {
+    let x = feeds(fixture);
+    let base = match run_on(runtime, &model, &x) {
         Ok(b) => b,
         Err(e) => return vec![format!("{}: {e}", fixture.name())],
     };
@@ -171,11 +197,19 @@ impl<'c> Case<'c> {
     }
 
     fn run(&self, model: &Model) -> Result<Vec<ArrayD<f32>>, String> {
-        run(self.runtime, model, &self.x)
+        run_on(self.runtime, model, &self.x)
     }
 
     fn attentions(&self) -> Vec<(&'c Attention, Vec<Factor>)> {
         headed(self.typing, self.anatomy)
+    }
+
+    /// What sums over the heads of an attention, in all attentions that have these heads.
+    fn summing(&self, factors: &[Factor]) -> Vec<Summed> {
+        let all = self.anatomy.layers.iter().chain(&self.anatomy.others);
+        let mut sums: Vec<Summed> = all.flat_map(|a| self.roles.summing(a).unwrap()).collect();
+        sums.retain(|s| factors.contains(&self.typing.factors.root(s.factor)));
+        sums
     }
 
     fn resized(&self, plan: &Plan) -> Model {
@@ -212,7 +246,7 @@ impl<'c> Case<'c> {
             for f in factors {
                 plan.gather(&self.typing.factors, *f, (0..2 * n).map(|i| i % n).collect()).unwrap();
             }
-            for s in self.roles.summing(a).unwrap() {
+            for s in self.summing(factors) {
                 let halves = (0..2 * n).map(|h| vec![(h % n, 0.5)]).collect();
                 plan.spread(&self.typing.factors, s.of_use, s.axis, s.factor, halves);
             }
@@ -233,7 +267,7 @@ impl<'c> Case<'c> {
                 for f in factors {
                     plan.gather(&self.typing.factors, *f, keep.clone()).unwrap();
                 }
-                oracle = zeroed(&oracle, self.typing, &self.roles.summing(a).unwrap(), &keep);
+                oracle = zeroed(&oracle, self.typing, &self.summing(factors), &keep);
             }
             let what = if one { "one head" } else { "half the heads" };
             self.expect(what, self.resized(&plan), self.run(&oracle));
@@ -282,8 +316,12 @@ impl<'c> Case<'c> {
                 // Where a layer holds more than its attention and FFN (norms behind them, convolutions), it goes as a
                 // whole.
                 Ok(child) if dropping == "whole" => {
-                    let sums = &self.fixture.entry["residual_sums"][if dropped == 0 { "first" } else { "last" }];
-                    self.expect(&what, child.model, self.run(&bypassed(self.model, sums)));
+                    let which = if dropped == 0 { "first" } else { "last" };
+                    let truth = match &self.fixture.entry["skips"][which] {
+                        serde_json::Value::Array(ends) => skipping(self.model, ends),
+                        _ => bypassed(self.model, &self.fixture.entry["residual_sums"][which]),
+                    };
+                    self.expect(&what, child.model, self.run(&truth));
                 }
                 Err(e) if dropping == "refused" && refused(&e.to_string()) => {}
                 Ok(child) => self.expect(&what, child.model, self.run(&self.silenced(dropped))),
@@ -452,6 +490,18 @@ fn bypassed(model: &Model, sums: &serde_json::Value) -> Model {
     out
 }
 
+/// The graph in which the first of two values is the second, which stands before it.
+fn skipping(model: &Model, ends: &[serde_json::Value]) -> Model {
+    let [leave, enter] = ends else { panic!("two values: {ends:?}") };
+    let (leave, enter) = (leave.as_str().unwrap(), enter.as_str().unwrap());
+    let mut out = model.clone();
+    let nodes = &mut out.graph_mut().node;
+    let at = nodes.iter().position(|n| n.output.iter().any(|o| o == leave)).expect("the value is in the graph");
+    nodes[at].output.iter_mut().filter(|o| *o == leave).for_each(|o| *o = format!("{leave}_skipped"));
+    nodes.insert(at + 1, node("Identity", &[enter], &[leave], vec![]));
+    out
+}
+
 /// The elements of every head where its factor lies inside the segments of one axis.
 fn segmented(typing: &Typing, dims: &[offshoot::axes::Dim], factor: Factor, heads: usize) -> Vec<Vec<usize>> {
     let factors = &typing.factors;
@@ -479,8 +529,11 @@ fn segmented(typing: &Typing, dims: &[offshoot::axes::Dim], factor: Factor, head
 fn with_centroids(model: &Model, typing: &Typing, anatomy: &Anatomy, gene: &Learngene) -> Model {
     let roles = Roles::new(typing);
     let mut out = model.clone();
+    // What sums over heads is each layer's own, also where layers have their heads in common.
+    let sums: Vec<usize> = anatomy.layers.iter().flat_map(|l| roles.summing(l).unwrap()).map(|s| s.of_use).collect();
     for (l, clusters) in anatomy.layers.iter().zip(&gene.layers) {
         for (u, f) in roles.head_uses(l) {
+            assert!(!sums.contains(&u), "`{}` sums over heads", typing.uses[u].name);
             let of_use = &typing.uses[u];
             let t = typing.weights[of_use.name.as_str()];
             let dims = t.shape();
@@ -519,11 +572,24 @@ fn with_centroids(model: &Model, typing: &Typing, anatomy: &Anatomy, gene: &Lear
     out
 }
 
-/// All checks of all fixtures.
+/// All checks of all fixtures of images.
 pub fn check_all(runtime: &Arc<Runtime>) {
+    check_each(runtime, &all_fixtures());
+}
+
+/// All checks of all fixtures of texts; where models take long to load, of one export of each kind, the newest.
+pub fn check_texts(runtime: &Arc<Runtime>) {
+    let mut all = texts::fixtures();
+    all.reverse();
+    if runtime.kind == Kind::Tract {
+        all.dedup_by_key(|f| f.entry["family"].clone());
+    }
+    check_each(runtime, &all);
+}
+
+fn check_each(runtime: &Arc<Runtime>, all: &[Fixture]) {
     // To look at a few: OFFSHOOT_FIXTURE=timm-swin,grouped
     let some = std::env::var("OFFSHOOT_FIXTURE").unwrap_or_default();
-    let all = all_fixtures();
     let wanted = |f: &&Fixture| f.runs_on(runtime) && some.split(',').any(|s| f.name().contains(s));
     let chosen: Vec<&Fixture> = all.iter().filter(wanted).collect();
     assert!(!chosen.is_empty(), "no fixture is called `{some}`");

@@ -193,7 +193,7 @@ pub fn open_batches_of_all_exports_are_believed(runtime: &Arc<Runtime>) {
             Ok(open) if fixture.runs_on(runtime) => {
                 let fixed = declared_batch(&model).unwrap();
                 let mut one = runtime.load(&model, fixed, image).unwrap();
-                let own = &one.inputs[0].shape;
+                let own = one.inputs[0].fixed().unwrap();
                 let shape = [3 * fixed, own[1], own[2], own[3]];
                 let x = crate::common::hash::values(shape.iter().product(), 7);
                 let x = Array4::from_shape_vec(shape, x).unwrap();
