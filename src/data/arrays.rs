@@ -16,7 +16,8 @@ use super::feeds::{FedReport, in_words, kind_name};
 use super::formats::ArrayFile;
 use super::samples::{Inputs, Samples};
 use super::source::hexadecimal;
-use super::texts::TextsReport;
+use super::tables::no_row;
+use super::texts::{Takes, TextsReport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, data_inputs, declared_axes, declared_dims, declared_type, is_integer};
 use crate::onnx::proto::ValueInfoProto;
@@ -104,8 +105,9 @@ impl Arrays {
     /// Reads the arrays that a model's data inputs take.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for an array that is missing, or of another type, rank or length; the hint lists the
-    /// inputs.
+    /// [`ErrorKind::Usage`] for an array that is missing, or of another type, rank or length, where the hint lists the
+    /// inputs; for numbers that are no rows of the tables that they are looked up in, and for texts that are longer
+    /// than the table of places.
     /// [`ErrorKind::Unsupported`] for an input that no array can be for. Those of reading.
     pub(crate) fn read(file: &ArrayFile, model: &Model) -> Result<Arrays> {
         let inputs = data_inputs(model.graph());
@@ -164,6 +166,14 @@ impl Arrays {
             plain == MASK && i.values.ndim() == 2 && (is_integer(i.kind) || i.kind == DataType::Bool)
         };
         let mask = found.iter().position(is_mask);
+        if let Some(what) = found.iter().find_map(|i| no_row(model, &i.name, &i.values)) {
+            return Err(
+                wrong(what).rehint("give the numbers that belong to the model, such as ids of its own tokenizer")
+            );
+        }
+        if let Some(what) = too_long(model, &found, mask) {
+            return Err(wrong(what).rehint("cut the texts before they are padded"));
+        }
         let special = special(file, &found, mask)?;
         let count = found.first().map_or(0, |i| i.values.len_of(Axis(0)));
         if count == 0 {
@@ -338,6 +348,16 @@ impl Arrays {
         let chunk = move |i: usize| Ok(self.select(&samples[i * size..((i + 1) * size).min(samples.len())]));
         Box::new((0..count).map(chunk))
     }
+}
+
+/// What is wrong with the length of texts, where the model has a table of places.
+fn too_long(model: &Model, inputs: &[Input], mask: Option<usize>) -> Option<String> {
+    let takes = Takes::new(model).ok()?;
+    let ids = inputs.iter().find(|input| input.name == takes.ids)?;
+    let length = |row: ndarray::ArrayViewD<f32>| row.iter().filter(|v| **v != 0.0).count();
+    let real = mask.and_then(|mask| inputs[mask].values.outer_iter().map(length).max()).unwrap_or(0);
+    let what = takes.too_long(*ids.values.shape().get(1)?, real)?;
+    Some(format!("its array `{}` {what}", ids.name))
 }
 
 /// Checks that every array is for an input of a model.

@@ -25,6 +25,7 @@ mod random;
 mod samples;
 mod shape;
 mod source;
+mod tables;
 #[cfg(test)]
 mod testing;
 mod texts;

@@ -1,19 +1,19 @@
 //! What a model of text takes: which of its inputs are for tokens, and how many its tables hold.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Attributes, Links, data_inputs, declared_dims, declared_type, is_integer};
-use crate::onnx::proto::{NodeProto, TensorProto, ValueInfoProto};
+use crate::graph::{Links, data_inputs, declared_dims, declared_type, is_integer};
+use crate::onnx::proto::{TensorProto, ValueInfoProto};
 use crate::onnx::{DataType, Model, is_float};
-use crate::ops::{self, Mark};
 
 use super::super::feeds::in_words;
+use super::super::tables::{Lookup, lookups, table};
 
 /// A table of fewer rows tells kinds of tokens apart, and no places.
 const FEWEST_PLACES: usize = 8;
 
 /// The inputs that tokens are for, as the file names them, and what is known of its tables.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Takes {
+pub(in crate::data) struct Takes {
     /// Takes the ids of tokens.
     pub ids: String,
     /// Takes ones for real tokens and zeros for padding.
@@ -32,7 +32,7 @@ pub(super) struct Takes {
 
 /// A table of positions that are learned.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Places {
+pub(in crate::data) struct Places {
     /// Its rows.
     pub rows: usize,
     /// True where the graph counts the places of real tokens behind the number of the padding token, as RoBERTa does.
@@ -80,44 +80,47 @@ impl Takes {
     fn read_tables(&mut self, model: &Model) {
         let graph = model.graph();
         let links = Links::new(graph);
-        let table = |name: &str| -> Option<&TensorProto> {
-            let cast = links.maker(name).map(|k| &links.nodes[k]).filter(|n| n.op_type() == "Cast");
-            let name = cast.and_then(|n| n.input.first()).map_or(name, String::as_str);
-            graph.initializer.iter().find(|t| t.name() == name && is_float(t))
+        let is_matrix = |table: &TensorProto| is_float(table) && table.dims.len() == 2;
+        let lookups: Vec<Lookup> =
+            lookups(graph, &links).into_iter().filter(|lookup| is_matrix(lookup.table)).collect();
+        let Some(words) = lookups.iter().find(|lookup| lookup.origin == self.ids).map(|l| &l.table.dims) else {
+            return;
         };
-        // The same numbers in another place or type.
-        let kept = |node: &'_ NodeProto| ops::of(node).is(Mark::Keeps);
-        let origin = |name: &str| {
-            let step = |node| if kept(node) { node.input.first().map(String::as_str) } else { None };
-            links.follow_back(name, step).last().unwrap_or(name).to_owned()
-        };
-        let lookups = graph.node.iter().filter(|n| n.op_type() == "Gather" && n.int("axis").unwrap_or(0) == 0);
-        let lookups: Vec<(&[i64], &str)> = lookups
-            .filter_map(|n| Some((&table(n.input.first()?)?.dims[..], n.input.get(1)?.as_str())))
-            .filter(|(dims, _)| dims.len() == 2)
-            .collect();
-        let Some((embeddings, _)) = lookups.iter().find(|(_, index)| origin(index) == self.ids) else { return };
-        self.vocabulary = usize::try_from(embeddings[0]).ok();
+        self.vocabulary = usize::try_from(words[0]).ok();
         let inputs: Vec<&str> = data_inputs(graph).into_iter().map(|v| v.name()).collect();
-        let by_place = |index: &str| {
-            let from = origin(index);
-            self.positions.as_ref() == Some(&from) || inputs.iter().all(|input| *input != from)
-        };
+        let is_given = |name: &str| inputs.contains(&name) || model.fed.iter().any(|fed| fed.info.name() == name);
+        let by_place = |origin: &str| self.positions.as_deref() == Some(origin) || !is_given(origin);
+        // How many tokens there are decides what is looked up.
+        let follows = |value| links.upstream([value]).any(|value| inputs.contains(&value));
         let counted = |index| {
             let of_shape = |value: &str| links.maker(value).is_some_and(|k| links.nodes[k].op_type() == "Shape");
             links.upstream([index]).until(of_shape).any(|value| value == self.ids)
         };
-        let looked_up = lookups.iter().filter(|(dims, index)| dims[1] == embeddings[1] && by_place(index));
-        let looked_up = looked_up.map(|(dims, index)| (dims[0], counted(*index)));
+        let looked_up =
+            lookups.iter().filter(|l| l.table.dims[1] == words[1] && by_place(l.origin) && follows(l.index));
+        let looked_up = looked_up.map(|l| (l.table.dims[0], counted(l.index)));
         // Their first rows may be taken as they stand.
         let sliced = graph.node.iter().filter(|n| n.op_type() == "Slice");
-        let sliced = sliced.filter_map(|n| match table(n.input.first()?)?.dims[..] {
-            [rows, width] | [1, rows, width] if width == embeddings[1] => Some((rows, false)),
-            _ => None,
+        let sliced = sliced.filter_map(|n| {
+            let table = table(graph, &links, n.input.first()?).filter(|t| is_float(t))?;
+            match table.dims[..] {
+                [rows, width] | [1, rows, width] if width == words[1] && follows(n.input.get(2)?.as_str()) => {
+                    Some((rows, false))
+                }
+                _ => None,
+            }
         });
         let largest = looked_up.chain(sliced).max_by_key(|(rows, _)| *rows);
         let places = largest.and_then(|(rows, counted)| Some(Places { rows: usize::try_from(rows).ok()?, counted }));
         self.places = places.filter(|places| places.rows >= FEWEST_PLACES);
+    }
+
+    /// What is wrong with so many tokens of a text, of which `real` are no padding: the table of places is shorter.
+    /// Where a graph counts places, it counts real ones alone.
+    pub fn too_long(&self, tokens: usize, real: usize) -> Option<String> {
+        let Places { rows, counted } = self.places.filter(|_| self.positions.is_none())?;
+        let tokens = if counted { real } else { tokens };
+        (tokens > rows).then(|| format!("has {tokens} tokens a text, and the model places for {rows}"))
     }
 }
 
@@ -130,7 +133,7 @@ fn plain(name: &str) -> &str {
 mod tests {
     use super::*;
     use crate::graph::{int_attribute, node};
-    use crate::onnx::proto::{GraphProto, ModelProto};
+    use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
     use crate::onnx::{tensor_from_f32, tensor_info};
 
     fn model(inputs: &[(&str, &[Option<usize>])], nodes: Vec<NodeProto>, tables: &[(&str, [usize; 2])]) -> Model {
@@ -187,9 +190,14 @@ mod tests {
         let counted = node("CumSum", &["q", "one"], &["c"], vec![]);
         let takes = found([words(), vec![real, counted, look("places", "c", "p")]].concat());
         assert_eq!(takes.places, Some(Places { rows: 16, counted: true }));
+        assert_eq!([16, 17].map(|real| takes.too_long(20, real).is_some()), [false, true]);
         // As they stand.
-        let takes = found([words(), vec![node("Slice", &["places", "0", "s"], &["p"], vec![])]].concat());
+        let takes = found([words(), shape(), vec![node("Slice", &["places", "0", "s"], &["p"], vec![])]].concat());
         assert_eq!(takes.places, Some(Places { rows: 16, counted: false }));
+        assert_eq!([16, 17].map(|tokens| takes.too_long(tokens, 1).is_some()), [false, true]);
+        // Rows that are the same however many tokens there are, as of DeBERTa, are none of places.
+        let takes = found([words(), vec![node("Slice", &["places", "0", "e"], &["p"], vec![])]].concat());
+        assert_eq!(takes.places, None);
         assert_eq!(found(words()).places, None);
     }
 }

@@ -13,6 +13,7 @@ mod tokenizer;
 mod tokenizer;
 mod tokens;
 
+pub(super) use inputs::Takes;
 pub use report::TextsReport;
 pub use settings::{LengthReport, PaddingReport};
 pub use source::Texts;

@@ -153,6 +153,25 @@ pub fn wrong_arrays_are_refused() {
         &[i, m, t, ("special_tokens_mask", &short)],
         &["`special_tokens_mask` is [6, 9]", "a number for each token"],
     );
+    let with = |array: &Array2<i64>, value: i64| {
+        let mut array = array.clone();
+        array[[4, 2]] = value;
+        array
+    };
+    let row = |array: &str, value: &str| format!("its array `{array}` has {value} in sample 4, and the table `");
+    for (value, told) in [(40, "40"), (-1, "-1")] {
+        refuse(
+            &[("input_ids", &with(&ids, value)), m, t],
+            &[&row("input_ids", told), "` 40 rows", "its own tokenizer"],
+        );
+    }
+    refuse(&[i, m, ("token_type_ids", &with(&types, 2))], &[&row("token_type_ids", "2"), "` 2 rows"]);
+    let [ids17, mask17, types17] = [&ids, &mask, &types]
+        .map(|array| Array2::from_shape_fn((6, 17), |(row, at)| if at < 12 { array[[row, at]] } else { 0 }));
+    refuse(
+        &[("input_ids", &ids17), ("attention_mask", &mask17), ("token_type_ids", &types17)],
+        &["its array `input_ids` has 17 tokens a text, and the model places for 16", "cut the texts"],
+    );
     assert_eq!(special.dim(), ids.dim());
     let many = folder.path().join("many");
     fs::create_dir(&many).unwrap();
