@@ -96,7 +96,7 @@ mod tests {
     use crate::error::ErrorKind;
     use crate::graph::{int_attribute, node as new_node};
     use crate::onnx::proto::ModelProto;
-    use crate::onnx::{DataType, Model, tensor_from_f32, tensor_info};
+    use crate::onnx::{DataType, Model, tensor_from_f32, tensor_from_raw, tensor_info};
 
     fn model(nodes: Vec<NodeProto>, weights: &[(&str, [usize; 2], DataType)]) -> Model {
         let import = OperatorSetIdProto { domain: None, version: Some(17) };
@@ -145,6 +145,26 @@ mod tests {
         // The input's own gradient would be a third product with a weight.
         assert_eq!(operators.iter().filter(|o| **o == "Gemm").count(), 3, "{operators:?}");
         assert!(differentiate(&model, &[]).unwrap().of.is_empty());
+    }
+
+    /// The gradient of what was dropped is zero, and which values those were changes from run to run.
+    #[test]
+    fn what_is_dropped_at_random_is_refused() {
+        let dropped = |share: f32, training: bool| {
+            let mut model = two_layers();
+            let graph = model.graph_mut();
+            graph.node.insert(2, new_node("Dropout", &["t", "share", "training"], &["d"], vec![]));
+            graph.node[3].input[0] = "d".into();
+            graph.initializer.push(tensor_from_f32("share", DataType::Float, &[], &[share]));
+            graph.initializer.push(tensor_from_raw("training", DataType::Bool, &[], vec![u8::from(training)].into()));
+            differentiate(&model, &["w1"])
+        };
+        let error = dropped(0.5, true).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("evaluation mode"), "{error}");
+        for (share, training) in [(0.5, false), (0.0, true)] {
+            assert!(dropped(share, training).is_ok(), "{share} {training}");
+        }
     }
 
     #[test]

@@ -22,6 +22,9 @@ pub fn backward(t: &mut Tape, node: &NodeProto, given: &[Option<String>]) -> Res
         bail!(Format, "`{}` has {} inputs and needs {least}", node.op_type(), node.input.len());
     }
     match node.op_type() {
+        "Dropout" if t.typing.is_random(node) => {
+            Err(refuse(node, "values that are dropped at random (export the model in evaluation mode)"))
+        }
         "Identity" | "Dropout" => t.give(node, 0, |_, _| Ok(g.to_string())),
         "Cast" | "CastLike" => t.give(node, 0, |t, x| {
             let (from, to) = (t.kind, t.element_type(x));
