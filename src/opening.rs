@@ -126,9 +126,8 @@ impl Opening {
         {
             let told = if cut.of.is_some() { &mut *notes } else { &mut *warnings };
             told.push(cut.note());
-        } else if of.is_some() {
-            // It is there, and can be computed.
-            graph::cut(&mut model.clone(), given, of)?;
+        } else if let Some(of) = of {
+            graph::check_output(model.graph(), of)?;
         }
         if let Some(size) = self.input_size {
             fix_size(model, size)?;

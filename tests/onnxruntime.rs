@@ -156,7 +156,8 @@ fn texts_are_cut_into_tokens() {
 #[test]
 fn surgery_is_right_or_says_what_is_not() {
     if let Some(runtime) = runtime() {
-        use common::reports::{blocks, heads, shared, stacks, unknown};
+        use common::reports::{blocks, heads, shared, stacks, towers, unknown};
+        towers::one_tower_changes(runtime);
         stacks::norms_behind_a_stack_stay(runtime);
         unknown::what_is_known_is_resized(runtime);
         stacks::layers_are_those_of_a_stack(runtime);

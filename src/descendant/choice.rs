@@ -84,14 +84,30 @@ impl Layers {
         })
     }
 
-    /// Indices of the chosen layers of a model with these stacks.
+    /// Indices of the chosen layers of a model with these stacks, and those that are spared. Numbers of layers count
+    /// those that are not; a list names layers of the model.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] where there are not that many, where there is no such stack, and where one is named twice.
-    pub fn choose(&self, stacks: &[Stack]) -> Result<Vec<usize>> {
-        let all: usize = stacks.iter().map(|s| s.layers.len()).sum();
-        let Layers::Stacks(named) = self else { return self.resolve(all) };
+    pub fn choose(&self, stacks: &[Stack], spared: &[bool]) -> Result<Vec<usize>> {
+        let (own, others): (Vec<usize>, Vec<usize>) = (0..spared.len()).partition(|&l| !spared[l]);
         let mut kept: Vec<usize> = Vec::new();
+        let named = match self {
+            Layers::Stacks(named) => &named[..],
+            Layers::List(_) => {
+                kept.extend(self.resolve(spared.len())?);
+                kept.extend(&others);
+                kept.sort_unstable();
+                kept.dedup();
+                return Ok(kept);
+            }
+            _ => {
+                kept.extend(self.resolve(own.len())?.into_iter().map(|l| own[l]));
+                kept.extend(&others);
+                kept.sort_unstable();
+                return Ok(kept);
+            }
+        };
         for (i, (name, choice)) in named.iter().enumerate() {
             let Some(stack) = stacks.iter().find(|s| s.name == *name) else {
                 return Err(Error::new(ErrorKind::Usage, format!("the ancestor has no stack `{name}`"))
@@ -406,13 +422,22 @@ mod tests {
         // Two towers whose layers take turns, and one of one layer.
         let stack = |name: &str, layers: &[usize]| Stack { name: name.into(), layers: layers.to_vec() };
         let stacks = [stack("vision", &[0, 2, 4, 5]), stack("text", &[1, 3]), stack("joint", &[6])];
-        let chosen = |s: &str| s.parse::<Layers>().and_then(|l| l.choose(&stacks));
+        let chosen = |s: &str| s.parse::<Layers>().and_then(|l| l.choose(&stacks, &[false; 7]));
         let of = |s: &str| chosen(s).unwrap();
         assert_eq!(of("vision:even:2"), [0, 1, 3, 5, 6]);
         assert_eq!(of("vision:last:1,text:1"), [1, 5, 6]);
         assert_eq!(of("vision:0,2,3,text:1,"), [0, 3, 4, 5, 6]);
         assert_eq!(of("text:last:1"), [0, 2, 3, 4, 5, 6]);
         assert_eq!(of("0,1,6"), [0, 1, 6]);
+        // Where the text tower is spared, numbers count the others, and a list is completed.
+        let spared = [1, 3].iter().fold([false; 7], |mut spared, &l| {
+            spared[l] = true;
+            spared
+        });
+        let without = |s: &str| s.parse::<Layers>().unwrap().choose(&stacks, &spared).unwrap();
+        assert_eq!(without("2"), [0, 1, 2, 3]);
+        assert_eq!(without("last:1"), [1, 3, 6]);
+        assert_eq!(without("3,4"), [1, 3, 4]);
         for (bad, says) in [
             ("sound:2", "no stack `sound`"),
             ("middle:3", "no stack `middle`"),

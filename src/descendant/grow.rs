@@ -12,6 +12,7 @@ use super::init::{Init, LayerSource};
 use super::initialise::{Ancestor, Initialiser};
 use super::numbers::select;
 use super::plan::{Descendant, Plan, PlannedLayer, Projection, Shape};
+use super::spared::{check_untouched, spared};
 use super::transform::{self, DEFAULT_RANK, Transform};
 use crate::anatomy::{
     Anatomy, Attention, FeedForward, Roles, Summed, WeightKind, class_factors, normed, other_outputs, unit_norms,
@@ -73,7 +74,8 @@ fn grow_layers(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descend
             .at(&model.path)
             .hint("leave out --ffn-width; heads and layers can still be chosen"));
     }
-    let (kept, sources) = inherit::layers(shape, &anatomy.stacks)?;
+    let spared = spared(&typing, &anatomy, shape.of.as_deref())?;
+    let (kept, sources) = inherit::layers(shape, &anatomy.stacks, &spared)?;
     let mut warnings = choice::check_stacks(&typing, &anatomy, &shape.layers, &kept)?;
     let ancestor = match shape.init {
         Init::ClusterLearngene => None,
@@ -134,6 +136,10 @@ struct Grower<'a, 'm> {
     resizing: Resizing,
     warnings: Vec<String>,
     inexact: Vec<String>,
+    /// For each layer the nodes beside its projection that take heads together, and those of its neurons; found where
+    /// they are first asked for.
+    head_mixers: Option<Vec<Vec<usize>>>,
+    neuron_mixers: Option<Vec<Vec<usize>>>,
 }
 
 impl<'a, 'm> Grower<'a, 'm> {
@@ -159,6 +165,8 @@ impl<'a, 'm> Grower<'a, 'm> {
             resizing: Resizing::default(),
             warnings: Vec::new(),
             inexact: Vec::new(),
+            head_mixers: None,
+            neuron_mixers: None,
         }
     }
 
@@ -217,19 +225,18 @@ impl<'a, 'm> Grower<'a, 'm> {
 
     /// Plans the heads and the FFN of every layer.
     fn plan_layers(&mut self) -> Result<Vec<PlannedLayer>> {
-        let heads: Vec<LayerHeads> = self
-            .anatomy
-            .layers
-            .iter()
-            .zip(&self.kept)
-            .map(|(l, &layer)| LayerHeads {
+        let (typing, anatomy) = (self.typing, self.anatomy);
+        let spared = spared(typing, anatomy, self.shape.of.as_deref())?;
+        let layers = anatomy.layers.iter().zip(&self.kept);
+        let heads: Vec<LayerHeads> = (layers.zip(&spared).filter(|(_, spared)| !**spared))
+            .map(|((l, &layer), _)| LayerHeads {
                 layer,
-                heads: l.head_count(self.typing),
-                resizable: !l.head_factors(self.typing).is_empty(),
+                heads: l.head_count(typing),
+                resizable: !l.head_factors(typing).is_empty(),
             })
             .collect();
         let (counts, warnings) = self.shape.heads.resolve(&heads)?;
-        let (typing, anatomy) = (self.typing, self.anatomy);
+        let mut counts = counts.into_iter();
         let pins =
             anatomy.layers.iter().flat_map(|l| typing.factors.leaves(&l.heads)).filter_map(|f| typing.pinned_by(f));
         if let (Some(k), false) = (pins.min(), warnings.is_empty()) {
@@ -237,51 +244,71 @@ impl<'a, 'm> Grower<'a, 'm> {
             self.warnings.push(format!("heads that reach node `{node}`, of which nothing is known, stay"));
         }
         self.warnings.extend(warnings);
-        let (mut mixers, mut neuron_mixers) = (None, None);
         let mut layers = Vec::new();
-        for (i, &count) in counts.iter().enumerate() {
-            let slots = self.heads(i, count)?;
-            let layer = &self.anatomy.layers[i];
-            if count < layer.head_count(self.typing)
-                && layer.head_factor(self.typing).is_some_and(|f| self.is_normed(f))
-            {
-                let l = self.kept[i];
-                self.warn_inexact(format!(
-                    "layer {l}: a norm runs over all heads together, so its statistics change with their number"
-                ));
-            }
-            if count < layer.head_count(self.typing) && !layer.mixings.is_empty() {
-                let l = self.kept[i];
-                self.warnings
-                    .push(format!("layer {l}: heads are mixed, so what is left misses those that were removed"));
-            }
-            let heads = layer.head_count(self.typing);
-            if count != heads || !(slots.is_empty() || slots.iter().copied().eq(0..heads)) {
-                let mixers = mixers.get_or_insert_with(|| anatomy.head_mixers(typing));
-                mixed_elsewhere(typing, self.kept[i], Kind::Heads, &mixers[i])
-                    .into_iter()
-                    .for_each(|warning| self.warn_inexact(warning));
-            }
-            let (widths, neurons): (Vec<usize>, Vec<Vec<usize>>) =
-                (0..layer.ffns.len()).map(|n| self.ffn(i, n)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
-            if widths != ffn_widths(typing, layer) {
-                let mixers = neuron_mixers.get_or_insert_with(|| anatomy.neuron_mixers(typing));
-                mixed_elsewhere(typing, self.kept[i], Kind::Neurons, &mixers[i])
-                    .into_iter()
-                    .for_each(|warning| self.warn_inexact(warning));
-            }
-            let source = self.sources[i];
-            layers.push(PlannedLayer {
-                ancestor_layer: self.kept[i],
-                source,
-                heads: count,
-                slots,
-                ffn_width: widths.last().copied(),
-                ffn_widths: if widths.len() > 1 { widths } else { Vec::new() },
-                neurons,
+        for (i, &spared) in spared.iter().enumerate() {
+            layers.push(match spared {
+                true => self.as_it_is(i),
+                false => self.plan_layer(i, counts.next())?,
             });
         }
+        for i in (0..layers.len()).filter(|&i| spared[i]) {
+            let planned = |f| self.resizing.indices(&typing.factors, f).is_some();
+            check_untouched(typing, &anatomy.layers[i], self.kept[i], planned)?;
+        }
         Ok(layers)
+    }
+
+    /// Plans the heads, `count` of them, and the FFNs of one layer.
+    fn plan_layer(&mut self, i: usize, count: Option<usize>) -> Result<PlannedLayer> {
+        let (typing, anatomy, l) = (self.typing, self.anatomy, self.kept[i]);
+        let layer = &anatomy.layers[i];
+        let heads = layer.head_count(typing);
+        let count = count.unwrap_or(heads);
+        let slots = self.heads(i, count)?;
+        if count < heads && layer.head_factor(typing).is_some_and(|f| self.is_normed(f)) {
+            self.warn_inexact(format!(
+                "layer {l}: a norm runs over all heads together, so its statistics change with their number"
+            ));
+        }
+        if count < heads && !layer.mixings.is_empty() {
+            self.warnings.push(format!("layer {l}: heads are mixed, so what is left misses those that were removed"));
+        }
+        if count != heads || !(slots.is_empty() || slots.iter().copied().eq(0..heads)) {
+            let mixers = self.head_mixers.get_or_insert_with(|| anatomy.head_mixers(typing));
+            let warning = mixed_elsewhere(typing, l, Kind::Heads, &mixers[i]);
+            warning.into_iter().for_each(|warning| self.warn_inexact(warning));
+        }
+        let (widths, neurons): (Vec<usize>, Vec<Vec<usize>>) =
+            (0..layer.ffns.len()).map(|n| self.ffn(i, n)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        if widths != ffn_widths(typing, layer) {
+            let mixers = self.neuron_mixers.get_or_insert_with(|| anatomy.neuron_mixers(typing));
+            let warning = mixed_elsewhere(typing, l, Kind::Neurons, &mixers[i]);
+            warning.into_iter().for_each(|warning| self.warn_inexact(warning));
+        }
+        Ok(PlannedLayer {
+            ancestor_layer: l,
+            source: self.sources[i],
+            heads: count,
+            slots,
+            ffn_width: widths.last().copied(),
+            ffn_widths: if widths.len() > 1 { widths } else { Vec::new() },
+            neurons,
+        })
+    }
+
+    /// A layer that nothing is asked of.
+    fn as_it_is(&self, i: usize) -> PlannedLayer {
+        let layer = &self.anatomy.layers[i];
+        let widths = ffn_widths(self.typing, layer);
+        PlannedLayer {
+            ancestor_layer: self.kept[i],
+            source: self.sources[i],
+            heads: layer.head_count(self.typing),
+            slots: (0..layer.head_count(self.typing)).collect(),
+            ffn_width: widths.last().copied(),
+            neurons: vec![Vec::new(); widths.len()],
+            ffn_widths: if widths.len() > 1 { widths } else { Vec::new() },
+        }
     }
 
     fn transform(&self) -> Transform {

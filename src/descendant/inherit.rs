@@ -53,11 +53,18 @@ pub(super) fn check(shape: &Shape, is_gene: bool) -> Result<()> {
 }
 
 /// The layers of an ancestor of these stacks that a descendant is built from, and where the weights of each come from.
-pub(super) fn layers(shape: &Shape, stacks: &[Stack]) -> Result<(Vec<usize>, Vec<LayerSource>)> {
-    let count: usize = stacks.iter().map(|s| s.layers.len()).sum();
+pub(super) fn layers(shape: &Shape, stacks: &[Stack], spared: &[bool]) -> Result<(Vec<usize>, Vec<LayerSource>)> {
+    let count = spared.len();
+    if shape.init != Init::ClusterLearngene && spared.contains(&true) {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("{} makes weights of all layers anew, and --of spares some", shape.init.name()),
+        )
+        .hint("leave out --of, or --init"));
+    }
     let kept = shape
         .layers
-        .choose(stacks)
+        .choose(stacks, spared)
         .map_err(|e| e.hint("layers can only be dropped: choose among the ancestor's with --layers"))?;
     let n = kept.len();
     let sources = |range: std::ops::Range<usize>| {
@@ -136,7 +143,7 @@ mod tests {
         let of = |init, inherit, n| {
             let shape = Shape { init, inherit, layers: Layers::First(n), ..Shape::default() };
             let stack = Stack { name: "vision".into(), layers: (0..12).collect() };
-            let (kept, sources) = layers(&shape, &[stack]).unwrap();
+            let (kept, sources) = layers(&shape, &[stack], &[false; 12]).unwrap();
             let inherited = |i: &usize| sources[*i] == LayerSource::Inherited;
             (kept.clone(), (0..n).filter(inherited).map(|i| kept[i]).collect::<Vec<_>>())
         };

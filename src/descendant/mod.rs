@@ -22,6 +22,7 @@ mod oracle;
 mod plan;
 mod scales;
 mod simplify;
+mod spared;
 mod subject;
 mod taps;
 mod transform;

@@ -91,10 +91,7 @@ pub fn cut(model: &mut Model, given: Given, of: Option<&str>) -> Result<Option<C
     let fed: Vec<String> = model.fed.iter().map(|f| f.info.name().to_string()).collect();
     let graph = model.graph_mut();
     let all: Vec<String> = graph.output.iter().map(|v| v.name().to_string()).collect();
-    if let Some(of) = of.filter(|of| all.iter().all(|o| o != of)) {
-        return Err(Error::new(ErrorKind::Usage, format!("the model has no output `{of}`"))
-            .hint(format!("its outputs are {}", listed(&all))));
-    }
+    of.map_or(Ok(()), |of| check_output(graph, of))?;
     let image: Vec<String> = ImageInput::of(graph).into_iter().map(|input| input.name).collect();
     let sampled = match given {
         Given::Image => &image[..],
@@ -131,6 +128,19 @@ pub fn cut(model: &mut Model, given: Given, of: Option<&str>) -> Result<Option<C
     // What was fed and is needed no more is no input of what remains either.
     model.fed.retain(|f| used.contains(f.info.name()));
     Ok(Some(Cut { outputs, inputs, of: of.map(str::to_string), sampled, fed }))
+}
+
+/// Checks that a graph has an output.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] where there is none of this name.
+pub fn check_output(graph: &GraphProto, of: &str) -> Result<()> {
+    let all: Vec<String> = graph.output.iter().map(|v| v.name().to_string()).collect();
+    match all.iter().any(|o| o == of) {
+        true => Ok(()),
+        false => Err(Error::new(ErrorKind::Usage, format!("the model has no output `{of}`"))
+            .hint(format!("its outputs are {}", listed(&all)))),
+    }
 }
 
 /// The error where what is wanted needs inputs that nothing is given for.

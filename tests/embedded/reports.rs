@@ -6,12 +6,17 @@ use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
     arrays, batches, blocks, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined, listed,
-    masks, models, pictures, ranges, sentences, shared, sizes, stacks, starts, studies, tars, teachers, texts, unknown,
-    values, verified, windows,
+    masks, models, pictures, ranges, sentences, shared, sizes, stacks, starts, studies, tars, teachers, texts, towers,
+    unknown, values, verified, windows,
 };
 
 fn tract() -> Arc<Runtime> {
     Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap()
+}
+
+#[test]
+fn the_output_that_counts_decides_which_tower_changes() {
+    towers::one_tower_changes(&tract());
 }
 
 #[test]

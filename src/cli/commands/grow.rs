@@ -459,7 +459,7 @@ fn jobs(c: &GrowArgs) -> Result<Vec<Job>> {
                 .hint("give -o CHILD.onnx, or --dry-run for the plan alone"));
         }
         let chosen = c.shape.projection.is_some();
-        let shape = shape(&c.shape, c.tied, c.seed)?;
+        let shape = Shape { of: c.run.open.of.clone(), ..shape(&c.shape, c.tied, c.seed)? };
         return Ok(vec![Job { output: c.output.clone(), shape, chosen, dtype: c.dtype, batch_axis: c.batch_axis }]);
     };
     let text = std::fs::read_to_string(list)
@@ -518,7 +518,8 @@ fn job(e: Entry, c: &GrowArgs) -> Result<Job> {
     let chosen = flags.projection.is_some();
     let dtype = choice("dtype", e.dtype)?.or(c.dtype);
     let batch_axis = e.batch_axis.map(|v| batch_axis(&text(v)).map_err(usage)).transpose()?.or(c.batch_axis);
-    Ok(Job { output: Some(output), shape: shape(&flags, e.tied, c.seed)?, chosen, dtype, batch_axis })
+    let shape = Shape { of: c.run.open.of.clone(), ..shape(&flags, e.tied, c.seed)? };
+    Ok(Job { output: Some(output), shape, chosen, dtype, batch_axis })
 }
 
 /// The shape that flags ask for.
@@ -545,6 +546,7 @@ pub fn shape(f: &ShapeFlags, tied: bool, seed: u64) -> Result<Shape> {
         .hint("give --transform affine"));
     }
     Ok(Shape {
+        of: None,
         layers: f.layers.clone().unwrap_or_default(),
         heads,
         ffn_width: f.ffn_width.unwrap_or_default(),

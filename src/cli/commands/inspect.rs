@@ -49,7 +49,9 @@ pub struct InspectArgs {
 pub fn run(c: &InspectArgs) -> Result<()> {
     let mut model = open(&c.model, &c.open)?;
     if let Some(of) = &c.open.of {
-        named(&c.model, graph::cut(&mut model, Given::Image, Some(of)))?;
+        // Nothing is run, so every input is as good as given.
+        let inputs: Vec<String> = graph::data_inputs(model.graph()).iter().map(|v| v.name().to_string()).collect();
+        named(&c.model, graph::cut(&mut model, Given::Inputs(&inputs), Some(of)))?;
     }
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;

@@ -27,6 +27,7 @@ pub mod studies;
 pub mod tars;
 pub mod teachers;
 pub mod texts;
+pub mod towers;
 pub mod unknown;
 pub mod values;
 pub mod verified;
