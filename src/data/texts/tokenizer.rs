@@ -88,7 +88,7 @@ impl Tokenizer {
     /// A pair is cut by the rule of Python's tokenizers 0.23.3, `longest_first`: where both texts are longer than half
     /// of the tokens, each has half, and an odd one is of the text that is the longer one as a whole, of the second
     /// one where they are equally long. The crate 0.23.2 stops reading a text at the limit, after which long ones are
-    /// all equally long: so texts are encoded whole here, and cut afterwards.
+    /// all equally long (`findings/tokenizers_pairs.sh`): so texts are encoded whole here, and cut afterwards.
     fn row(&self, text: &Text, most: Option<usize>) -> tokenizers::Result<(Row, bool)> {
         let encode = |text: &str| self.tokenizer.encode_fast(text, false);
         let mut first = encode(&text.text)?;
