@@ -31,6 +31,10 @@ use crate::onnx::Model;
 use crate::opening::keep_transform;
 use crate::runtime::Runtime;
 
+/// What becomes of a tied descendant where it is deployed. scripts/check/engines.py runs them.
+const TIED: &str = "tied: OpenVINO's saved IR keeps shared weights once, ONNX Runtime writes shared heads out, \
+                    OpenCV 4.14 refuses them: docs/deployment.md";
+
 /// One descendant to grow.
 struct Job {
     output: Option<PathBuf>,
@@ -64,6 +68,9 @@ pub struct GrowArgs {
     #[command(flatten)]
     pub shape: ShapeFlags,
     /// Keep shared weights shared in the file (centroids with an index list, one FFN a group)
+    ///
+    /// The file is smaller; what an engine holds in memory depends on the engine. OpenVINO's saved IR keeps
+    /// shared weights once.
     #[arg(long)]
     pub tied: bool,
     /// Grow several descendants from a TOML list of [[descendant]] tables
@@ -305,7 +312,10 @@ fn report(c: &GrowArgs, job: &Job, plan: &Plan) {
     let size = format!("{} parameters, {} MACs, {} bytes", count(plan.parameters), count(plan.macs), plan.bytes);
     match &job.output {
         Some(path) if !c.dry_run => {
-            output::note(&format!("wrote {}: {} layers, {size}", path.display(), plan.layers.len()))
+            output::note(&format!("wrote {}: {} layers, {size}", path.display(), plan.layers.len()));
+            if job.shape.tied {
+                output::note(TIED);
+            }
         }
         _ => output::note(&format!("would write {} layers, {size}", plan.layers.len())),
     }
