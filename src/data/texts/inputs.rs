@@ -1,8 +1,9 @@
 //! What a model of text takes: which of its inputs are for tokens, and how many its tables hold.
 
+use crate::axes::arithmetic::{Known, constant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Links, data_inputs, declared_dims, declared_type, is_integer};
-use crate::onnx::proto::{TensorProto, ValueInfoProto};
+use crate::onnx::proto::{GraphProto, TensorProto, ValueInfoProto};
 use crate::onnx::{DataType, Model, is_float};
 
 use super::super::feeds::in_words;
@@ -28,6 +29,8 @@ pub(in crate::data) struct Takes {
     pub vocabulary: Option<usize>,
     /// The table of positions.
     pub places: Option<Places>,
+    /// The id of the tokens that have no place of their own, where the graph counts places and says it.
+    pub pad: Option<usize>,
 }
 
 /// A table of positions that are learned.
@@ -96,8 +99,10 @@ impl Takes {
             let of_shape = |value: &str| links.maker(value).is_some_and(|k| links.nodes[k].op_type() == "Shape");
             links.upstream([index]).until(of_shape).any(|value| value == self.ids)
         };
-        let looked_up =
-            lookups.iter().filter(|l| l.table.dims[1] == words[1] && by_place(l.origin) && follows(l.index));
+        let is_of_places = |l: &&Lookup| l.table.dims[1] == words[1] && by_place(l.origin);
+        let counting = lookups.iter().filter(is_of_places).find(|l| counted(l.index));
+        let pad = counting.and_then(|l| left_out(graph, &links, &self.ids, l.index));
+        let looked_up = lookups.iter().filter(is_of_places).filter(|l| follows(l.index));
         let looked_up = looked_up.map(|l| (l.table.dims[0], counted(l.index)));
         // Their first rows may be taken as they stand.
         let sliced = graph.node.iter().filter(|n| n.op_type() == "Slice");
@@ -113,15 +118,35 @@ impl Takes {
         let largest = looked_up.chain(sliced).max_by_key(|(rows, _)| *rows);
         let places = largest.and_then(|(rows, counted)| Some(Places { rows: usize::try_from(rows).ok()?, counted }));
         self.places = places.filter(|places| places.rows >= FEWEST_PLACES);
+        self.pad = pad;
     }
 
     /// What is wrong with so many tokens of a text, of which `real` are no padding: the table of places is shorter.
     /// Where a graph counts places, it counts real ones alone.
     pub fn too_long(&self, tokens: usize, real: usize) -> Option<String> {
         let Places { rows, counted } = self.places.filter(|_| self.positions.is_none())?;
-        let tokens = if counted { real } else { tokens };
-        (tokens > rows).then(|| format!("has {tokens} tokens a text, and the model places for {rows}"))
+        // Those that are counted begin behind the number of padding.
+        let (tokens, places) = match counted {
+            true => (real, rows.saturating_sub(1 + self.pad.unwrap_or(0))),
+            false => (tokens, rows),
+        };
+        (tokens > places).then(|| format!("has {tokens} tokens a text, and the model places for {places}"))
     }
+}
+
+/// The id of tokens that a count of places leaves out: what ids are compared with on the way to it.
+fn left_out<'g>(graph: &'g GraphProto, links: &Links<'g>, ids: &str, index: &'g str) -> Option<usize> {
+    let nodes = links.upstream([index]).nodes().map(|k| &links.nodes[k]);
+    let compared = nodes.filter(|n| n.op_type() == "Equal" && n.input.iter().any(|input| input == ids));
+    let number = |input: &'g String| {
+        // TorchScript writes a Constant, dynamo an initializer.
+        let made = links.maker(input).and_then(|k| constant(&links.nodes[k]));
+        match made.or_else(|| Known::read(table(graph, links, input)?))?.ints()[..] {
+            [id] => usize::try_from(id).ok(),
+            _ => None,
+        }
+    };
+    compared.flat_map(|n| &n.input).find_map(number)
 }
 
 /// The name of an input without what TensorFlow writes behind it.
@@ -131,9 +156,11 @@ fn plain(name: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::graph::{int_attribute, node};
-    use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
+    use crate::graph::{int_attribute, node, prepare};
+    use crate::onnx::proto::{ModelProto, NodeProto};
     use crate::onnx::{tensor_from_f32, tensor_info};
 
     fn model(inputs: &[(&str, &[Option<usize>])], nodes: Vec<NodeProto>, tables: &[(&str, [usize; 2])]) -> Model {
@@ -190,7 +217,7 @@ mod tests {
         let counted = node("CumSum", &["q", "one"], &["c"], vec![]);
         let takes = found([words(), vec![real, counted, look("places", "c", "p")]].concat());
         assert_eq!(takes.places, Some(Places { rows: 16, counted: true }));
-        assert_eq!([16, 17].map(|real| takes.too_long(20, real).is_some()), [false, true]);
+        assert_eq!([15, 16].map(|real| takes.too_long(20, real).is_some()), [false, true]);
         // As they stand.
         let takes = found([words(), shape(), vec![node("Slice", &["places", "0", "s"], &["p"], vec![])]].concat());
         assert_eq!(takes.places, Some(Places { rows: 16, counted: false }));
@@ -199,5 +226,24 @@ mod tests {
         let takes = found([words(), vec![node("Slice", &["places", "0", "e"], &["p"], vec![])]].concat());
         assert_eq!(takes.places, None);
         assert_eq!(found(words()).places, None);
+    }
+
+    /// What scripts/fixtures/text_encoders.py makes of six kinds: 40 tokens and 32 places, which RoBERTa and MPNet
+    /// count behind their padding, 1.
+    #[test]
+    fn tables_of_encoders_are_found_in_what_exporters_write() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/texts");
+        for family in ["bert", "distilbert", "clip", "gpt2", "roberta", "mpnet"] {
+            for export in ["ts17", "dynamo20"] {
+                let mut model = Model::open(folder.join(format!("{family}-{export}.onnx"))).unwrap();
+                prepare(&mut model).unwrap();
+                let takes = Takes::new(&model).unwrap();
+                let counted = ["roberta", "mpnet"].contains(&family);
+                let places = Places { rows: if counted { 34 } else { 32 }, counted };
+                let found = (takes.vocabulary, takes.places, takes.pad);
+                assert_eq!(found, (Some(40), Some(places), counted.then_some(1)), "{family}-{export}");
+                assert_eq!([32, 33].map(|n| takes.too_long(n, n).is_some()), [false, true], "{family}-{export}");
+            }
+        }
     }
 }

@@ -60,6 +60,13 @@ impl Texts {
         }
         let own = tokenizer.own();
         let padding = settings.padding(|token| tokenizer.id(token), own.padding.clone())?;
+        // Another token for padding would be counted like any text, and move what is behind it.
+        if let (Some(pad), Some(padding)) = (takes.pad, padding.as_ref().filter(|p| takes.pad != Some(p.id as usize))) {
+            let what = format!("padding is {} ({}), and the model's places leave out {pad}", padding.id, padding.from);
+            return Err(Error::new(ErrorKind::Usage, what)
+                .at(&file)
+                .hint("give the tokenizer that belongs to the model, with its configurations: --tokenizer FILE"));
+        }
         let first = settings.first_place(&takes, padding.as_ref())?;
         let max_length = settings.length(self.max_length, &takes, first)?;
         let found = read(&self.path, &self.columns, self.limit.unwrap_or(usize::MAX))?;

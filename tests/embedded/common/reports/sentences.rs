@@ -201,6 +201,12 @@ pub fn wrong_texts_are_refused() {
         &["--tokenizer", large],
         &["it has a token 159, and the model embeddings of 40", "--tokenizer FILE"],
     );
+    let other = Path::new("fixtures/texts/roberta-ts17.onnx");
+    density(
+        other,
+        &["--tokenizer", FOLDER],
+        &["padding is 0 (tokenizer_config.json), and the model's places leave out 1"],
+    );
     density(&alone, &["--tokenizer", text(&write("not.json", "{}"))], &["not a readable tokenizer"]);
     density(&alone, &["--tokenizer", "missing.json"], &["there is no tokenizer"]);
     density(Path::new(&model), &["--mean", "0.5"], &["texts are fed to the model as tokens", "drop --mean"]);
