@@ -78,3 +78,21 @@ fn unknown(graph: &GraphProto) -> Vec<&NodeProto> {
 fn unknown(_: &GraphProto) -> Vec<&NodeProto> {
     Vec::new()
 }
+
+#[cfg(all(test, feature = "tract"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tract_lacks_is_named_once() {
+        let mut graph = GraphProto::default();
+        let nodes = [("Relu", "x", "a"), ("Det", "a", "b"), ("Unique", "b", "c"), ("Det", "c", "d")];
+        graph.node.extend(nodes.map(|(op, from, to)| graph::node(op, &[from], &[to], vec![])));
+        let error = check(&graph).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Runtime);
+        let said = error.to_string();
+        assert!(said.contains("in node `b`") && said.ends_with("it has no `Det`, no `Unique`"), "{said}");
+        graph.node.truncate(1);
+        assert!(check(&graph).is_ok());
+    }
+}

@@ -23,20 +23,6 @@ fn stuck(what: &str) -> Error {
 }
 
 impl Repair<'_, '_> {
-    /// Constant repeats of a Tile make the new sizes.
-    pub(super) fn repeats(&mut self, was: &NodeProto, node: &mut NodeProto) {
-        let (from, to) = (self.shape(&was.input[0]), self.shape(&was.output[0]));
-        let have = node.input.get(1).filter(|x| self.constants.contains(*x)).and_then(|x| self.operand(x).ok());
-        let Some(have) = have.filter(|h| h.len() == to.len() && from.len() == to.len()) else { return };
-        if to.iter().zip(&from).any(|(t, &f)| f == 0 || t % f != 0) {
-            return;
-        }
-        let want: Vec<i64> = to.iter().zip(&from).map(|(t, f)| (t / f) as i64).collect();
-        if have != want {
-            node.input[1] = self.builder.operand(&want);
-        }
-    }
-
     pub(super) fn split(&mut self, was: &NodeProto, node: &mut NodeProto) -> Result<()> {
         let a = nearest_axis(was.int("axis").unwrap_or(0), self.shape(&was.input[0]).len());
         let lengths: Vec<i64> = was.output.iter().map(|o| self.shape(o)[a] as i64).collect();

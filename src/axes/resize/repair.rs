@@ -159,7 +159,7 @@ impl<'m> Repair<'_, 'm> {
                     self.shape_operand(k, &mut node, 3)?
                 }
                 "ConstantOfShape" => self.shape_operand(k, &mut node, 0)?,
-                "Tile" => self.repeats(was, &mut node),
+                "Tile" if self.repeats(was) => self.shape_operand(k, &mut node, 1)?,
                 "Split" => self.split(was, &mut node)?,
                 "Slice" => self.slice(k, was, &mut node)?,
                 "Pad" => self.pad(was, &mut node)?,

@@ -226,13 +226,29 @@ impl Repair<'_, '_> {
         Ok(())
     }
 
+    /// True where a Tile is to repeat every axis a whole number of times, by a constant or by what is computed for
+    /// other widths: what is computed from the size of an image follows it by itself.
+    pub(super) fn repeats(&self, was: &NodeProto) -> bool {
+        let Some(operand) = was.input.get(1) else { return false };
+        let [from, to] = [&was.input[0], &was.output[0]].map(|x| self.shape(x));
+        let count = self.known.get(operand).map(|known| known.ints().len());
+        let of_image = |f: &Factor| self.typing.factors.spatial(*f).is_some();
+        count == Some(to.len())
+            && from.len() == to.len()
+            && to.iter().zip(&from).all(|(t, &f)| f > 0 && t % f == 0)
+            && (self.constants.contains(operand) || !self.plan.gathers.keys().any(of_image))
+    }
+
     /// Which elements of a shape operand agree with the typing, and what it wants of each.
     fn agreement(&self, was: &NodeProto, have: &[i64]) -> (Vec<bool>, Vec<i64>) {
         let op = was.op_type();
         let shape = self.shape(&was.output[0]);
         let skip = shape.len().saturating_sub(have.len());
-        let want: Vec<i64> = shape[skip..].iter().map(|&n| n as i64).collect();
-        let source = if op == "Reshape" { self.shape(&was.input[0]) } else { Vec::new() };
+        let mut want: Vec<i64> = shape[skip..].iter().map(|&n| n as i64).collect();
+        let source = if matches!(op, "Reshape" | "Tile") { self.shape(&was.input[0]) } else { Vec::new() };
+        if op == "Tile" {
+            want.iter_mut().zip(&source).for_each(|(w, &n)| *w /= n.max(1) as i64);
+        }
         let allow_zero = was.int("allowzero").unwrap_or(0) != 0;
         let agrees = |(i, (&h, &w)): (usize, (&i64, &i64))| match op {
             _ if h == w => true,

@@ -12,7 +12,7 @@ use offshoot::learngene::{Centroid, Cluster, FfnCentroid, Learngene};
 use offshoot::metadata::SHARE_PREFIX;
 use offshoot::onnx::proto::TensorProto;
 use offshoot::onnx::{Model, data_type, tensor_from_f32, to_f32};
-use offshoot::runtime::{Kind, Runtime};
+use offshoot::runtime::Runtime;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{Fixture, all_fixtures, texts};
@@ -33,15 +33,14 @@ pub fn run_on(
     let arrays: Vec<(&str, ArrayViewD<f32>)> =
         feeds.iter().map(|(name, array)| (name.as_str(), array.view())).collect();
     let shape = feeds[0].1.shape();
-    let image = if shape.len() == 4 { [shape[2], shape[3]] } else { [0; 2] };
-    let mut session = runtime.load_open(model, shape[0], image).map_err(|e| e.to_string())?;
+    let mut session = runtime.load_open(model, shape[0], texts::image_size(feeds)).map_err(|e| e.to_string())?;
     session.run_on(&arrays).map_err(|e| e.to_string())
 }
 
 /// What a fixture is run on, an array for each input.
 type Feeds = Vec<(String, ArrayD<f32>)>;
 
-/// Two images, or a batch of two texts.
+/// Two images, or a batch of three texts.
 fn feeds(fixture: &Fixture) -> Feeds {
     match fixture.entry["texts"] == true {
         true => texts::feeds(fixture, 24),
@@ -577,14 +576,9 @@ pub fn check_all(runtime: &Arc<Runtime>) {
     check_each(runtime, &all_fixtures());
 }
 
-/// All checks of all fixtures of texts; where models take long to load, of one export of each kind, the newest.
+/// All checks of fixtures of texts.
 pub fn check_texts(runtime: &Arc<Runtime>) {
-    let mut all = texts::fixtures();
-    all.reverse();
-    if runtime.kind == Kind::Tract {
-        all.dedup_by_key(|f| f.entry["family"].clone());
-    }
-    check_each(runtime, &all);
+    check_each(runtime, &texts::tried(runtime));
 }
 
 fn check_each(runtime: &Arc<Runtime>, all: &[Fixture]) {
