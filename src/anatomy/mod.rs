@@ -25,5 +25,5 @@ pub use mixers::normed;
 pub use roles::{Roles, Summed};
 pub(crate) use softmax::{in_usual_order, score_axes};
 pub use structure::{Anatomy, Attention, FeedForward, Mixing, Stack};
-pub use tokens::{Grid, Tokens, sequences, token_axis};
+pub use tokens::{Grid, Tokens, sequence_axis, sequences, token_axis};
 pub use weights::{WeightKind, WeightUse, weight_kinds, weight_uses};

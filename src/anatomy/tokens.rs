@@ -50,6 +50,20 @@ pub fn sequences(typing: &Typing) -> Vec<Factor> {
     found
 }
 
+/// The axis of tokens that an input [samples, tokens] speaks of, such as a mask.
+///
+/// Exporters look a mask up at places that they compute from its length, so that nothing ties its own axis to the token
+/// numbers beside it: then the axis of the first of these that is as long is meant.
+pub fn sequence_axis(typing: &Typing, input: &str) -> Option<Factor> {
+    let own = token_axis(typing, input)?;
+    let all = sequences(typing);
+    let length = |f: Factor| typing.factors.factor_size(f);
+    match all.contains(&own) {
+        true => Some(own),
+        false => Some(all.into_iter().find(|&f| length(f) == length(own)).unwrap_or(own)),
+    }
+}
+
 /// The axis of tokens of a value [samples, tokens, ..].
 pub fn token_axis(typing: &Typing, value: &str) -> Option<Factor> {
     match typing.factors.leaves(typing.dims.get(value)?.get(1)?)[..] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ndarray::{Array2, Array3, ArrayD, ArrayView2, Axis, Ix4};
 
 use super::probe::attach;
-use crate::anatomy::{Anatomy, Tokens, token_axis};
+use crate::anatomy::{Anatomy, Tokens, sequence_axis};
 use crate::axes::Typing;
 use crate::data::Samples;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,7 +35,7 @@ pub fn attention_distances(
     samples: &dyn Samples,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Vec<Array2<f64>>> {
-    let masked = samples.mask().and_then(|input| token_axis(typing, input));
+    let masked = samples.mask().and_then(|input| sequence_axis(typing, input));
     let is_masked = |l: usize| masked.is_some() && Tokens::new(typing, &anatomy.layers[l].queries).sequence == masked;
     let sizes: Vec<[usize; 2]> =
         (anatomy.layers.iter()).map(|l| [typing.factors.size(&l.queries), typing.factors.size(&l.keys)]).collect();

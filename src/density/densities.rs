@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::probe::attach;
-use crate::anatomy::{Anatomy, Attention, Tokens, sequences, token_axis};
+use crate::anatomy::{Anatomy, Attention, Tokens, sequence_axis, sequences};
 use crate::axes::{Dim, Factor, Typing};
 use crate::data::Samples;
 use crate::error::{Error, ErrorKind, Result};
@@ -116,7 +116,7 @@ pub fn measure(
     samples: &dyn Samples,
     mut progress: impl FnMut(usize),
 ) -> Result<Densities> {
-    let axis = samples.token_input().and_then(|input| token_axis(typing, input));
+    let axis = samples.token_input().and_then(|input| sequence_axis(typing, input));
     let counted = axis.filter(|_| anatomy.layers.iter().any(|l| counts_tokens(typing, l, axis)));
     let probe = probe_of(model, typing, anatomy, counted)?;
     let image = typing.image_size();
@@ -162,7 +162,7 @@ pub fn measure(
     for (sums, is_counted) in sums.iter_mut().zip(is_counted) {
         sums.iter_mut().for_each(|sum| *sum /= counts[usize::from(is_counted)].max(1) as f64);
     }
-    let masked = samples.mask().and_then(|input| token_axis(typing, input));
+    let masked = samples.mask().and_then(|input| sequence_axis(typing, input));
     let length = |layer: &Attention| {
         let sequence = Tokens::new(typing, &layer.keys).sequence?;
         let whole = typing.factors.factor_size(sequence) as f64;

@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayD, Axis};
 
 use super::part::Values;
-use crate::anatomy::token_axis;
+use crate::anatomy::sequence_axis;
 use crate::axes::{Factor, Typing};
 
 /// The input whose zeros are padding, and the axis of tokens along which it lies.
@@ -17,7 +17,7 @@ impl Mask {
     /// The mask of a typed network, where it has the input.
     pub fn new(typing: &Typing, input: Option<&str>) -> Option<Mask> {
         let input = input?;
-        Some(Mask { input: input.to_string(), axis: token_axis(typing, input)? })
+        Some(Mask { input: input.to_string(), axis: sequence_axis(typing, input)? })
     }
 
     /// The name of the input.

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::source::{Source, open_both};
 use super::verification::{Verifying, tell};
 use super::{named, plain};
-use crate::anatomy::{ranking, token_axis};
+use crate::anatomy::{ranking, sequence_axis, token_axis};
 use crate::axes::Typing;
 use crate::cli::common::values::tolerance;
 use crate::cli::common::{RunFlags, SampleFlags, VerifyFlags};
@@ -136,7 +136,7 @@ fn measured(runtime: &Arc<Runtime>, a: &Side, b: &Side) -> Result<(Measures, [In
     let mut agreement = Agreement::of(ranked);
     let bar = output::progress(of_a.len(), "compare");
     let step = sa.batch.max(sb.batch);
-    let tokens = of_a.token_input().and_then(|input| token_axis(a.typing, input));
+    let tokens = of_a.token_input().and_then(|input| sequence_axis(a.typing, input));
     let mut first = None;
     for (x, y) in of_a.batches_of(step).zip(of_b.batches_of(step)) {
         let (x, y) = (x?, y?);

@@ -74,6 +74,9 @@ pub fn densities_are_those_of_real_tokens(kind: &str) {
             let tokens = json!({"mask": "attention_mask", "special_tokens": name == "content", "real": 48, "of": 72});
             assert_eq!((&found["unit"], &found["input"]["tokens"]), (&json!("tokens"), &tokens), "{model}");
         }
+        // A mask that nothing else ties to the tokens is theirs all the same.
+        let found = density(&fixture, &["--of", "last_hidden_state"]);
+        agree(&found["densities"], &golden(FOLDER, &["densities", "content"]), 1e-4, &format!("{model}, states"));
         let found = density(&unmasked, &["--feed", "attention_mask=ones"]);
         agree(&found["densities"], &golden(FOLDER, &["densities", "all"]), 1e-4, &format!("{model}, all"));
         assert_eq!(found["input"]["tokens"]["mask"], Value::Null);
@@ -105,6 +108,9 @@ pub fn models_are_compared_on_real_tokens(kind: &str) {
             agree(&found[field], &wanted[field], 1e-4, &format!("{model}, {field}"));
         }
         assert_eq!((&found["images"], &found["input"]["b"]["samples"]), (&json!(6), &json!(6)));
+        // Padding has no part in the agreement of token states alone.
+        let found = json_of(&[&compare[..], &["--json", "--of", "last_hidden_state"]].concat());
+        agree(&found["correlations"], &wanted["correlations"], 1e-4, &format!("{model}, states"));
         let output = offshoot(&[&compare[..], &["--tolerance", "1e-3"]].concat());
         let told = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.code() == Some(1) && told.contains("over 6 samples"), "{told}");
