@@ -28,7 +28,7 @@ pub enum WeightKind {
     Bias,
     /// A vector that scales what a branch adds to the residual stream.
     LayerScale,
-    /// A class token, register or learned query.
+    /// A class token, register, learned query, or the table in which numbers of the data look tokens up.
     Token,
     /// A position table, added over the token axis.
     Position,
@@ -199,6 +199,9 @@ impl<'t, 'm> Finder<'t, 'm> {
         if self.contractions.contains(&k) {
             return if direct || self.count(u) > 1 { Contraction } else { Constant };
         }
+        if j == 0 && self.looks_up(k) {
+            return if self.rotates(k) { Constant } else { Token };
+        }
         if self.count(u) <= 1 || !self.trained_before(k, j) {
             return Constant;
         }
@@ -217,6 +220,22 @@ impl<'t, 'm> Finder<'t, 'm> {
             ("Sub", 0) if self.is_vector(u, k, j) => NormBias,
             _ => Constant,
         }
+    }
+
+    /// True where numbers of the data choose rows of a float table.
+    fn looks_up(&self, k: usize) -> bool {
+        let node = self.node(k);
+        let is_table = |x: &String| self.typing.weights.get(x.as_str()).is_some_and(|t| is_float(t));
+        ops::of(node).slot(1) == Slot::Indices && node.input.first().is_some_and(is_table) && !self.is_fixed(k, 1)
+    }
+
+    /// True where data is multiplied with what a node makes, as sines and cosines are that were looked up by position.
+    fn rotates(&self, k: usize) -> bool {
+        let moves = |k: usize| ops::of(self.node(k)).is(Mark::Keeps);
+        let made = || self.links.outputs(k);
+        let moved = self.links.downstream(made()).through(moves).flat_map(|k| self.links.outputs(k));
+        let mut users = made().chain(moved).flat_map(|x| self.links.users(x)).filter(|&&k| !moves(k));
+        users.all(|&k| self.node(k).op_type() == "Mul" && self.varying_operands(k) > 1)
     }
 
     fn count(&self, u: usize) -> usize {
@@ -282,7 +301,7 @@ impl<'t, 'm> Finder<'t, 'm> {
     fn trained_before(&self, k: usize, j: usize) -> bool {
         let others = self.links.inputs(k).enumerate().filter(|(i, _)| *i != j).map(|(_, x)| x);
         let mut data = self.links.upstream(others).along(|x| !self.typing.is_constant(x));
-        data.any(|x| self.links.maker(x).is_some_and(|m| self.contractions.contains(&m)))
+        data.any(|x| self.links.maker(x).is_some_and(|m| self.contractions.contains(&m) || self.looks_up(m)))
     }
 
     fn on_embedding(&self, k: usize, j: usize) -> bool {
@@ -430,6 +449,21 @@ mod tests {
                 _ => panic!("{line}"),
             };
             assert!(line.ends_with(&format!("{want:?}")), "{line}");
+        }
+    }
+
+    #[test]
+    fn tables_that_token_numbers_look_up_are_of_tokens() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/reports/texts");
+        for file in ["bert-ts.onnx", "bert-dynamo.onnx"] {
+            let mut model = open(folder.join(file).to_str().unwrap());
+            let lengths = ["input_ids", "attention_mask", "token_type_ids"].map(|name| (name, &[2, 12][..]));
+            crate::graph::fix_lengths(model.graph_mut(), lengths);
+            let typing = Typing::new(&model).unwrap();
+            let kinds = weight_kinds(&typing);
+            let of = |part: &str| kinds.iter().find(|(name, _)| name.contains(part)).map(|(_, kind)| *kind);
+            let found = ["word_embeddings", "token_type_embeddings", "position_embeddings"].map(of);
+            assert_eq!(found, [Some(Token), Some(Token), Some(Position)], "{file}: {:?}", kinds.keys());
         }
     }
 
