@@ -32,7 +32,7 @@ pub struct Opening {
     pub of: Option<String>,
     /// What is said about the transform of pictures; `None` where none are fed.
     pub pictures: Option<PreprocessFlags>,
-    /// A file of arrays that are fed, one for each input by name.
+    /// A file of arrays that are fed, one for each input by name; labels may be beside them.
     pub arrays: Option<PathBuf>,
     /// Texts that are fed instead, as tokens.
     pub texts: Option<Texts>,

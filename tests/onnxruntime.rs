@@ -133,10 +133,12 @@ fn inputs_are_fed_and_outputs_picked() {
 #[test]
 fn arrays_are_fed_by_name() {
     if let Some(runtime) = runtime() {
-        use common::reports::{arrays, texts};
+        use common::reports::{arrays, learned, texts};
         arrays::texts_are_condensed("onnxruntime");
         arrays::heads_differ_by_real_tokens(runtime);
         arrays::children_are_verified_on_arrays("onnxruntime");
+        learned::texts_are_judged_and_tuned("onnxruntime");
+        learned::texts_learn_from_a_teacher("onnxruntime");
         texts::densities_are_those_of_real_tokens("onnxruntime");
         texts::models_are_compared_on_real_tokens("onnxruntime");
         texts::images_may_be_arrays("onnxruntime");

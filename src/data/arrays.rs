@@ -29,6 +29,8 @@ use crate::parallel;
 const MASK: &str = "attention_mask";
 /// An array beside those of the inputs: ones for tokens such as the first and the last, which stand for no content.
 pub(super) const SPECIAL: &str = "special_tokens_mask";
+/// An array beside those of the inputs: the class of each sample.
+const LABELS: &str = "y";
 
 /// Samples that are arrays by the names of a model's inputs. Clones share them.
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ struct Held {
     mask: Option<usize>,
     /// The input that tokens lie along, and where they are special.
     special: Option<(usize, ArrayD<f32>)>,
+    /// The class of each sample.
+    labels: Option<Vec<i64>>,
 }
 
 /// The array of an input.
@@ -179,11 +183,15 @@ impl Arrays {
         if count == 0 {
             bail!(Unsupported, "the model has no inputs that arrays could be for");
         }
-        Ok(Arrays {
-            held: Arc::new(Held { path: file.path().to_path_buf(), inputs: found, mask, special }),
-            count,
-            texts: None,
-        })
+        let labels = labels(file, &found, count)?;
+        let path = file.path().to_path_buf();
+        let held = Held { path, inputs: found, mask, special, labels };
+        Ok(Arrays { held: Arc::new(held), count, texts: None })
+    }
+
+    /// The class of each sample, where the file has an array `y` that is no input.
+    pub fn labels(&self) -> Option<&[i64]> {
+        self.held.labels.as_deref().map(|all| &all[..self.count])
     }
 
     /// Says that they came from texts.
@@ -199,6 +207,21 @@ impl Arrays {
     /// Keeps the first `count` samples.
     pub fn limit(self, count: usize) -> Self {
         Arrays { count: self.count.min(count), ..self }
+    }
+
+    /// Some of the samples alone, by their places.
+    pub fn only(&self, samples: &[usize]) -> Arrays {
+        let held = &self.held;
+        let rows = |values: &ArrayD<f32>| values.select(Axis(0), samples);
+        let input = |i: &Input| Input { name: i.name.clone(), kind: i.kind, values: rows(&i.values) };
+        let only = Held {
+            path: held.path.clone(),
+            inputs: held.inputs.iter().map(input).collect(),
+            mask: held.mask,
+            special: held.special.as_ref().map(|(place, values)| (*place, rows(values))),
+            labels: held.labels.as_ref().map(|all| samples.iter().map(|&i| all[i]).collect()),
+        };
+        Arrays { held: Arc::new(only), count: samples.len(), texts: self.texts.clone() }
     }
 
     /// A model whose axes that it leaves open are as long as those of the arrays, but for the batch.
@@ -372,7 +395,7 @@ pub(crate) fn check_names(file: &ArrayFile, model: &Model) -> Result<()> {
             .at(file.path())
             .hint("leave out one of the two"));
     }
-    match file.names().find(|name| *name != SPECIAL && !is_input(name)) {
+    match file.names().find(|name| ![SPECIAL, LABELS].contains(name) && !is_input(name)) {
         Some(name) => {
             Err(Error::new(ErrorKind::Usage, format!("the model has no input `{name}`, which it has an array for"))
                 .at(file.path())
@@ -396,13 +419,44 @@ fn special(file: &ArrayFile, inputs: &[Input], mask: Option<usize>) -> Result<Op
         return Ok(None);
     }
     let along = mask.or_else(|| inputs.iter().position(|i| i.values.ndim() == 2 && is_integer(i.kind)));
-    let kinds = [DataType::Int64, DataType::Bool, DataType::Int32, DataType::Uint8];
-    let read = kinds.iter().map(|&kind| file.read(SPECIAL, kind));
-    let values = read.reduce(|found, next| found.or(next)).unwrap_or_else(|| bail!(Internal, "no type"))?;
+    let values = whole_numbers(file, SPECIAL)?;
     match along {
         Some(place) if inputs[place].values.shape() == values.shape() => Ok(Some((place, values))),
         _ => Err(Error::new(ErrorKind::Usage, format!("its array `{SPECIAL}` is {:?}", values.shape()))
             .at(file.path())
             .hint("it has a row for each sample, and a number for each token")),
     }
+}
+
+/// The array of labels, where the file has one that is no input: a class for each of so many samples.
+fn labels(file: &ArrayFile, inputs: &[Input], count: usize) -> Result<Option<Vec<i64>>> {
+    if !file.names().any(|name| name == LABELS) || inputs.iter().any(|i| i.name == LABELS) {
+        return Ok(None);
+    }
+    let values = whole_numbers(file, LABELS)?;
+    match values.shape() {
+        [n] | [n, 1] if *n == count => Ok(Some(values.iter().map(|&v| v as i64).collect())),
+        shape => Err(Error::new(
+            ErrorKind::Usage,
+            format!("its array `{LABELS}` is {shape:?}, and there are {count} samples"),
+        )
+        .at(file.path())
+        .hint("labels are one whole number a sample: its class, from 0")),
+    }
+}
+
+/// An array of whole numbers of any type, or of booleans.
+fn whole_numbers(file: &ArrayFile, name: &str) -> Result<ArrayD<f32>> {
+    let kinds = [
+        DataType::Int32,
+        DataType::Uint8,
+        DataType::Int8,
+        DataType::Int16,
+        DataType::Uint16,
+        DataType::Uint32,
+        DataType::Uint64,
+        DataType::Bool,
+    ];
+    let first = file.read(name, DataType::Int64);
+    kinds.iter().fold(first, |found, &kind| found.or_else(|e| file.read(name, kind).map_err(|_| e)))
 }

@@ -83,10 +83,10 @@ impl Dataset {
             label_column: options.label_column.clone(),
         });
         let parts = if is_folder(path)? { open_folder(path, &opener)? } else { opener.open(path)? };
-        Dataset::new(path, parts, options.ignore_labels)
+        Dataset::of_parts(path, parts, options.ignore_labels)
     }
 
-    fn new(path: &Path, mut parts: Vec<Opened>, ignore_labels: bool) -> Result<Self> {
+    pub(super) fn of_parts(path: &Path, mut parts: Vec<Opened>, ignore_labels: bool) -> Result<Self> {
         let has = |role| parts.iter().any(|part| part.role == Some(role));
         let validation = if has(Role::Validation) { Role::Validation } else { Role::Test };
         let is_split = has(Role::Training) && has(validation) && parts.iter().all(|part| part.role.is_some());

@@ -77,6 +77,11 @@ pub(crate) trait Container: fmt::Debug + Send + Sync {
         None
     }
 
+    /// A hash of what it holds, where that is not the hash of its file.
+    fn digest(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether the container is large, so that its fingerprint is that of its name and length rather than of its bytes.
     fn is_known_by_name(&self) -> bool {
         false

@@ -252,6 +252,10 @@ impl ImageSource {
         let mut hasher = Sha256::new();
         let mut before = None;
         for part in &self.parts {
+            if let Some(digest) = part.content.digest() {
+                hasher.update(digest);
+                continue;
+            }
             match part.content.files() {
                 Some(files) => files.iter().for_each(|file| self.hash_name(file, &mut hasher)),
                 None if part.content.is_known_by_name() => self.hash_name(&part.path, &mut hasher),

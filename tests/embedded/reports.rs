@@ -5,9 +5,9 @@ use std::sync::Arc;
 use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
-    arrays, batches, blocks, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined, listed,
-    masks, models, pictures, ranges, sentences, shared, sizes, stacks, starts, studies, tars, teachers, texts, towers,
-    unknown, values, verified, windows,
+    arrays, batches, blocks, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined, learned,
+    listed, masks, models, pictures, ranges, sentences, shared, sizes, stacks, starts, studies, tars, teachers, texts,
+    towers, unknown, values, verified, windows,
 };
 
 fn tract() -> Arc<Runtime> {
@@ -193,6 +193,26 @@ fn what_is_assumed_of_texts_is_told() {
 #[test]
 fn wrong_texts_are_refused() {
     sentences::wrong_texts_are_refused();
+}
+
+#[test]
+fn texts_are_judged_and_tuned() {
+    learned::texts_are_judged_and_tuned("tract");
+}
+
+#[test]
+fn texts_learn_from_a_teacher() {
+    learned::texts_learn_from_a_teacher("tract");
+}
+
+#[test]
+fn texts_take_the_whole_path() {
+    learned::texts_take_the_whole_path("tract");
+}
+
+#[test]
+fn wrong_labels_are_refused() {
+    learned::wrong_labels_are_refused();
 }
 
 #[test]

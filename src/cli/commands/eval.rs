@@ -7,7 +7,8 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::{named, opened, plain, tell_input, warn_skipped};
+use super::labelled::{Opened, open_for_data};
+use super::{named, plain, tell_input, warn_skipped};
 use crate::anatomy::{Activation, activation, check_classes};
 use crate::axes::Typing;
 use crate::cli::common::values::share;
@@ -66,8 +67,12 @@ pub enum Part {
 
 /// Runs the command.
 pub fn run(c: &EvalArgs) -> Result<()> {
-    let (model, batch_note) = opened(&c.model, &c.run.open, Some(&c.run.runtime), Some(&c.run.transform))?;
-    let dataset = dataset(&c.data)?;
+    let opened = open_for_data(&c.model, &c.run.open, &c.data, &c.run.runtime, &c.run.transform)?;
+    let Opened { model, batch: batch_note, arrays } = opened;
+    let dataset = match &arrays {
+        None => dataset(&c.data)?,
+        Some(laid) => laid.rows.dataset(&laid.arrays, false)?,
+    };
     let cut = c.val_split.map(|share| dataset.split(share, c.seed));
     let split = cut.as_ref().or(dataset.given_split());
     let indices: Vec<usize> = match (c.part, split) {
@@ -76,19 +81,23 @@ pub fn run(c: &EvalArgs) -> Result<()> {
         (Part::Training, Some(s)) => s.training.clone(),
         _ => {
             return Err(Error::new(ErrorKind::Usage, "the data have no part of their own for validation")
-                .at(&c.data.data)
+                .at(c.data.path())
                 .hint("cut one off with --val-split SHARE, as `tune` does"));
         }
     };
     let runtime = Runtime::start(&c.run.runtime.options())?;
     let begun = Instant::now();
-    let input = {
-        let typing = named(&c.model, Typing::new(&model))?;
-        let shape = InputShape::of(&typing)?;
-        let transform = dataset.preprocess(&c.run.transform.preprocess(), model.metadata(PREPROCESS), shape)?;
-        InputReport::new(&model, &typing, transform.as_ref())
+    let input = match &arrays {
+        Some(laid) => json!(laid.report),
+        None => {
+            let typing = named(&c.model, Typing::new(&model))?;
+            let shape = InputShape::of(&typing)?;
+            let transform = dataset.preprocess(&c.run.transform.preprocess(), model.metadata(PREPROCESS), shape)?;
+            let input = InputReport::new(&model, &typing, transform.as_ref());
+            tell_input(&input);
+            json!(input)
+        }
     };
-    tell_input(&input);
     let Measured { result, skipped, classes_by, note, activation, batch } =
         measure(&runtime, &model, &dataset, indices, &c.run.transform, c.batch_size, c.data.strict)?;
     note.iter().for_each(|note| output::warn(note));
@@ -103,7 +112,7 @@ pub fn run(c: &EvalArgs) -> Result<()> {
         output::print_json(&json!({
             "schema": schema::EVAL,
             "model": c.model,
-            "data": c.data.data,
+            "data": c.data.path(),
             "images": result.images,
             "skipped": skipped.count,
             "skipped_kinds": skipped.kinds,
@@ -123,7 +132,8 @@ pub fn run(c: &EvalArgs) -> Result<()> {
     } else {
         output::print(&text(&result, rate, &runtime.describe()))?;
     }
-    plain::check(&c.model, &model, &c.run.runtime)?;
+    let judged = arrays.as_ref().map_or(&model, |laid| &laid.original);
+    plain::check(&c.model, judged, &c.run.runtime)?;
     match c.at_least {
         Some(least) if result.top1 < least => {
             Err(Error::new(ErrorKind::Check, format!("the top-1 accuracy {:.4} is below {least}", result.top1))
@@ -193,7 +203,7 @@ pub fn measure(
 
 /// Opens the data set of the flags, and says what was assumed of it.
 pub fn dataset(flags: &DataFlags) -> Result<Dataset> {
-    open_dataset(&flags.data, &flags.options(false), &Bars::default())
+    open_dataset(flags.path(), &flags.options(false), &Bars::default())
 }
 
 /// The number of classes that the model's first output tells apart.

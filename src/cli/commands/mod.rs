@@ -8,6 +8,7 @@ pub mod eval;
 pub mod fitter;
 pub mod grow;
 pub mod inspect;
+pub mod labelled;
 mod opened;
 pub mod plain;
 pub mod run;

@@ -1,23 +1,25 @@
 //! `offshoot run`: the whole path, from an ancestor and labelled images to a tuned descendant and a report.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::condense::condense;
 use super::eval::{dataset, measure};
 use super::grow::shape;
-use super::source::Source;
+use super::labelled::{Laid, open_for_data};
+use super::source::{Source, opened_on};
 use super::training::{Asked, Training, Wanted};
 use super::{flags_for, images, named, open_to_run, tell_input};
 use crate::anatomy::{Anatomy, activation};
 use crate::axes::Typing;
-use crate::cli::common::{ClusterFlags, DataFlags, OpenFlags, RunFlags, ShapeFlags, TrainingFlags};
+use crate::cli::common::{ArrayFlags, ClusterFlags, DataFlags, OpenFlags, RunFlags, ShapeFlags, TrainingFlags};
 use crate::cli::output::{self, check_output, count, table, write_text};
 use crate::data::{Dataset, InputReport, InputShape, Loader};
+use crate::density::Unit;
 use crate::descendant::{self, Init};
 use crate::error::{Error, Result};
 use crate::learngene::{Learngene, parameters};
@@ -26,7 +28,7 @@ use crate::metrics::Evaluation;
 use crate::onnx::Model;
 use crate::report::{Curve, density_plot, run_page};
 use crate::runtime::Runtime;
-use crate::training::has_classifier;
+use crate::training::{has_classifier, of_rows};
 
 /// Images of the data set that densities are measured on, where none are given.
 const IMAGES: usize = 256;
@@ -50,8 +52,8 @@ pub struct RunArgs {
     /// The folder for everything that is written
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
-    /// Images that densities are measured on [default: 256 of the training images]
-    #[arg(long, value_name = "PATH")]
+    /// Images that densities are measured on [default: 256 of the training images or samples]
+    #[arg(long, value_name = "PATH", conflicts_with = "inputs")]
     pub images: Option<PathBuf>,
     /// Overwrite what an earlier run wrote into the folder
     #[arg(long)]
@@ -86,10 +88,15 @@ pub fn run(c: &RunArgs) -> Result<()> {
     };
     // The child is of a size of its own.
     let of_child = OpenFlags { input_size: None, ..of_ancestor.clone() };
-    let model = open_to_run(&c.model, &of_ancestor, &c.run.runtime, &c.run.transform)?;
-    let typing = named(&c.model, Typing::new(&model))?;
+    let opened = open_for_data(&c.model, &of_ancestor, &c.data, &c.run.runtime, &c.run.transform)?;
+    let laid = opened.arrays;
+    let model = laid.as_ref().map_or(&opened.model, |laid| &laid.original);
+    let typing = named(&c.model, Typing::new(model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
-    let data = dataset(&c.data)?;
+    let data = match &laid {
+        None => dataset(&c.data)?,
+        Some(laid) => laid.rows.dataset(&laid.arrays, false)?,
+    };
     let runtime = Runtime::start(&c.run.runtime.options())?;
     let classified = has_classifier(&typing);
     let mut wanted = shape(&c.shape, false, c.training.seed)?;
@@ -99,14 +106,11 @@ pub fn run(c: &RunArgs) -> Result<()> {
     output::note("1/4 density and learngene");
     let mut densities = None;
     let (gene, source) = if wanted.init == Init::ClusterLearngene {
-        let loader = match &c.images {
-            Some(path) => images(path, &c.run.transform, &model, &typing)?,
-            None => some_images(c, &data, &model, &typing)?,
-        };
-        let source = Source::of_loader(loader, &model, &typing);
-        let (gene, condensed) = condense(&model, &typing, &anatomy, &source, &c.clusters, &runtime)?;
+        let source = source(c, laid.as_ref(), &data, model, &typing)?;
+        let (gene, condensed) = condense(model, &typing, &anatomy, &source, &c.clusters, &runtime)?;
         output::write_model(&written[0], &condensed)?;
-        densities = gene.densities.clone();
+        let unit = if gene.lengths.iter().any(Option::is_some) { Unit::Tokens } else { Unit::Pixels };
+        densities = gene.densities.clone().map(|all| (all, unit));
         let kept: usize = gene.layers.iter().map(Vec::len).sum();
         let heads: usize = gene.layers.iter().flatten().map(|k| k.members.len()).sum();
         output::note(&format!("    {kept} of {heads} heads, {} of {} FFNs", gene.ffn_groups.len(), gene.layers.len()));
@@ -117,7 +121,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
 
     output::note("2/4 descendant");
     let mut child = named(&c.model, descendant::grow(&source, &gene, &wanted))?;
-    child.declare_values(&model);
+    child.declare_values(model);
     for w in &child.plan.warnings {
         output::warn(w);
     }
@@ -139,26 +143,65 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let outcome = Training::new(&asked, &files)?.run()?;
 
     output::note("4/4 evaluation and report");
-    let tuned = open_to_run(&written[2], &of_child, &c.run.runtime, &c.run.transform)?;
+    let tuned = reopened(c, &written[2], &of_child)?;
     let judged: Vec<usize> = match (c.training.val_split, data.given_split()) {
         (None, Some(given)) => given.validation.clone(),
         (share, _) => data.split(share.unwrap_or(data.held_out_share()), c.training.seed).validation,
     };
     let describe = |name: &'static str, model: &Model| -> Result<Row> {
-        let typing = Typing::new(model)?;
+        let fed = laid.as_ref().map(|laid| of_rows(model, &laid.rows)).transpose()?;
+        let fed = fed.as_ref().unwrap_or(model);
+        let typing = Typing::new(fed)?;
         // A model whose classes are others than the data's has no accuracy on them.
         let result = match has_classifier(&typing) || activation(&typing).is_some() {
-            true => score(&runtime, model, &data, &judged, c).ok(),
+            true => score(&runtime, fed, &data, &judged, c).ok(),
             false => None,
         };
         let bytes = crate::onnx::encoded_len(&model.proto);
         Ok(Row { name, parameters: parameters(model.graph()), macs: typing.macs(), bytes, result })
     };
-    let rows = [describe("ancestor", &model)?, describe("child", &child.model)?, describe("tuned", &tuned)?];
-    let input = data.preprocess(&c.run.transform.preprocess(), model.metadata(PREPROCESS), InputShape::of(&typing)?)?;
-    let input = InputReport::new(&model, &typing, input.as_ref());
-    report(c, &rows, densities.as_deref(), &outcome.curve, &runtime, (judged.len(), &input))?;
+    let rows = [describe("ancestor", model)?, describe("child", &child.model)?, describe("tuned", &tuned)?];
+    let input = match &laid {
+        Some(laid) => json!(laid.report),
+        None => input(c, &data, model, &typing)?,
+    };
+    let densities = densities.as_ref().map(|(all, unit)| (&all[..], unit.plural()));
+    report(c, &rows, densities, &outcome.curve, &runtime, (judged.len(), &input))?;
     outcome.check(&c.training)
+}
+
+/// The tuned model.
+fn reopened(c: &RunArgs, path: &Path, open: &OpenFlags) -> Result<Model> {
+    match &c.data.inputs {
+        None => open_to_run(path, open, &c.run.runtime, &c.run.transform),
+        Some(inputs) => {
+            opened_on(path, open, &c.run.runtime, &c.run.transform, &ArrayFlags::of(inputs)).map(|opened| opened.model)
+        }
+    }
+}
+
+/// What densities are measured on.
+fn source(c: &RunArgs, laid: Option<&Laid>, data: &Dataset, model: &Model, typing: &Typing) -> Result<Source> {
+    let loader = match (laid, &c.images) {
+        (Some(laid), _) => return Ok(Source::Arrays(laid.arrays.only(&some_of(data)), Box::new(laid.report.clone()))),
+        (None, Some(path)) => images(path, &c.run.transform, model, typing)?,
+        (None, None) => some_images(c, data, model, typing)?,
+    };
+    Ok(Source::of_loader(loader, model, typing))
+}
+
+/// What the pictures of a data set become, for JSON.
+fn input(c: &RunArgs, data: &Dataset, model: &Model, typing: &Typing) -> Result<Value> {
+    let (flags, shape) = (c.run.transform.preprocess(), InputShape::of(typing)?);
+    let input = data.preprocess(&flags, model.metadata(PREPROCESS), shape)?;
+    Ok(json!(InputReport::new(model, typing, input.as_ref())))
+}
+
+/// Some samples of a data set, evenly spread over its training part.
+fn some_of(data: &Dataset) -> Vec<usize> {
+    let all: Vec<usize> = data.given_split().map_or((0..data.len()).collect(), |s| s.training.clone());
+    let step = all.len().div_ceil(IMAGES).max(1);
+    all.into_iter().step_by(step).collect()
 }
 
 /// Images of the data set, evenly spread over its training part.
@@ -166,9 +209,7 @@ fn some_images(c: &RunArgs, data: &Dataset, model: &Model, typing: &Typing) -> R
     let input = InputShape::of(typing)?;
     let preprocess = data.preprocess(&c.run.transform.preprocess(), model.metadata(PREPROCESS), input)?;
     tell_input(&InputReport::new(model, typing, preprocess.as_ref()));
-    let all: Vec<usize> = data.given_split().map_or((0..data.len()).collect(), |s| s.training.clone());
-    let step = all.len().div_ceil(IMAGES).max(1);
-    data.loader(all.into_iter().step_by(step).collect(), preprocess, input.layout)
+    data.loader(some_of(data), preprocess, input.layout)
 }
 
 fn score(runtime: &Arc<Runtime>, model: &Model, data: &Dataset, judged: &[usize], c: &RunArgs) -> Result<Evaluation> {
@@ -180,24 +221,26 @@ fn score(runtime: &Arc<Runtime>, model: &Model, data: &Dataset, judged: &[usize]
 fn report(
     c: &RunArgs,
     rows: &[Row],
-    densities: Option<&[Vec<f64>]>,
+    densities: Option<(&[Vec<f64>], &str)>,
     curve: &Curve,
     runtime: &Runtime,
-    (judged, input): (usize, &InputReport),
+    (judged, input): (usize, &Value),
 ) -> Result<()> {
     let percent = |r: &Option<Evaluation>| r.as_ref().map_or("-".into(), |e| format!("{:.2}", 100.0 * e.top1));
     let cells: Vec<Vec<String>> = rows
         .iter()
         .map(|r| vec![r.name.to_string(), count(r.parameters), count(r.macs), r.bytes.to_string(), percent(&r.result)])
         .collect();
-    let header = ["model", "parameters", "MACs an image", "bytes", "top-1 %"];
+    let of_arrays = c.data.inputs.is_some();
+    let macs = if of_arrays { "MACs a sample" } else { "MACs an image" };
+    let header = ["model", "parameters", macs, "bytes", "top-1 %"];
     let facts = [
         ("Ancestor", c.model.display().to_string()),
-        ("Data", c.data.data.display().to_string()),
-        ("Images that judge", judged.to_string()),
+        ("Data", c.data.path().display().to_string()),
+        (if of_arrays { "Samples that judge" } else { "Images that judge" }, judged.to_string()),
         ("Runtime", runtime.describe()),
     ];
-    let plot = densities.map(|d| density_plot(d, "pixels")).transpose()?;
+    let plot = densities.map(|(d, unit)| density_plot(d, unit)).transpose()?;
     let page = run_page("From ancestor to descendant", &facts, &header, &cells, plot.as_deref(), Some(curve))?;
     write_text(&c.output.join("report.html"), &page)?;
     let models: Vec<_> = rows
@@ -210,7 +253,7 @@ fn report(
         })
         .collect();
     let value = json!({
-        "schema": schema::RUN, "ancestor": c.model, "data": c.data.data, "images": judged,
+        "schema": schema::RUN, "ancestor": c.model, "data": c.data.path(), "images": judged,
         "models": models, "input": input, "runtime": runtime.kind,
     });
     write_text(&c.output.join("run.json"), &format!("{value:#}\n"))?;

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::{flags_for, images, open_to_run, told, warn_skipped};
 use crate::axes::Typing;
-use crate::cli::common::{OpenFlags, RunFlags, SampleFlags};
+use crate::cli::common::{ArrayFlags, OpenFlags, RunFlags, RuntimeFlags, SampleFlags, TransformFlags};
 use crate::cli::output;
 use crate::data::{Arrays, ArraysReport, InputReport, Loader, Preprocess, Samples, Skipped, Texts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
-use crate::opening::Opening;
+use crate::opening::{Opened, Opening};
 use crate::runtime::Runtime;
 
 /// What a model is run on.
@@ -38,24 +38,38 @@ pub struct Noun {
 /// # Errors
 /// Those of [`Opening::open`]; [`ErrorKind::Usage`] where arrays are to be prepared like pictures.
 pub fn open_for(path: &Path, run: &RunFlags, samples: &SampleFlags) -> Result<(Model, Option<Arrays>)> {
-    let Some(given) = samples.arrays.path() else {
+    if samples.arrays.path().is_none() {
         return open_to_run(path, &run.open, &run.runtime, &run.transform).map(|model| (model, None));
-    };
-    if !run.transform.preprocess().is_empty() {
-        let what = match samples.arrays.texts {
+    }
+    let opened = opened_on(path, &run.open, &run.runtime, &run.transform, &samples.arrays)?;
+    let Some(arrays) = opened.arrays else { bail!(Internal, "the arrays were not read") };
+    Ok((opened.model, Some(arrays.limit(run.transform.limit().unwrap_or(usize::MAX)))))
+}
+
+/// Opens a model that is to run on arrays, all that there are, or on texts.
+///
+/// # Errors
+/// Those of [`open_for`].
+pub fn opened_on(
+    path: &Path,
+    open: &OpenFlags,
+    runtime: &RuntimeFlags,
+    transform: &TransformFlags,
+    given: &ArrayFlags,
+) -> Result<Opened> {
+    if !transform.preprocess().is_empty() {
+        let what = match given.texts {
             Some(_) => "texts are fed to the model as tokens, and cannot be preprocessed",
             None => "arrays are fed to the model as they are, and cannot be preprocessed",
         };
         return Err(Error::new(ErrorKind::Usage, what)
-            .at(given)
+            .at(given.path().unwrap_or(path))
             .hint("drop --mean, --std, --crop-ratio, --interpolation, --resize and --channel-order"));
     }
-    let (arrays, texts) = (samples.arrays.inputs.clone(), samples.arrays.texts(run.transform.limit()));
-    let opening = Opening { arrays, texts, ..run.open.opening() };
-    let start = || Runtime::start(&run.runtime.options());
-    let opened = told(opening.open(path, Some(&start))?);
-    let Some(arrays) = opened.arrays else { bail!(Internal, "the arrays were not read") };
-    Ok((opened.model, Some(arrays.limit(run.transform.limit().unwrap_or(usize::MAX)))))
+    let (arrays, texts) = (given.inputs.clone(), given.texts(transform.limit()));
+    let opening = Opening { arrays, texts, ..open.opening() };
+    let start = || Runtime::start(&runtime.options());
+    Ok(told(opening.open(path, Some(&start))?))
 }
 
 /// A model as long as the arrays that it is run on.

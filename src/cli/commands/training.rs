@@ -8,13 +8,17 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use super::{agree, in_type, named, open_to_run, opened, plain, skipped, warn_skipped};
+use super::labelled::{Laid, Opened, check_views, open_for_data, open_teacher};
+use super::source::opened_on;
+use super::{agree, in_type, named, open_to_run, plain, skipped, warn_skipped};
 use crate::anatomy::ActivationKind;
-use crate::axes::carry_value_info;
-use crate::cli::common::{DataFlags, OpenFlags, OptimizerKind, RuntimeFlags, TrainingFlags, TransformFlags};
+use crate::axes::{Typing, carry_value_info};
+use crate::cli::common::{
+    ArrayFlags, DataFlags, OpenFlags, OptimizerKind, RuntimeFlags, TrainingFlags, TransformFlags,
+};
 use crate::cli::output::{self, Bars, check_distinct, check_output, count, write_text};
 use crate::cli::signals;
-use crate::data::{InputReport, TrainingOptions, View};
+use crate::data::{Augmentation, TrainingOptions, View};
 use crate::descendant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::FloatType;
@@ -25,7 +29,7 @@ use crate::report::{Curve, training_page, training_plot};
 use crate::runtime::{Device, Kind, Runtime};
 use crate::training::{
     Cut, Data, Goal, LearningRate, Observer, Open, Operators, Optimiser, Options, Plan, Pooling, Recipe, Separated,
-    Setup, StepReport, Summary, Trainer, ValidationReport,
+    Setup, StepReport, Summary, Trainer, ValidationReport, has_classifier, of_inputs,
 };
 
 /// What is trained, on what and how.
@@ -85,6 +89,8 @@ pub struct Training<'c> {
     bars: Bars,
     /// The warning about the batch that the model declares.
     batch: Option<String>,
+    /// The arrays that it learns from, where these are no pictures.
+    laid: Option<Laid>,
 }
 
 impl<'c> Training<'c> {
@@ -93,18 +99,26 @@ impl<'c> Training<'c> {
         let outputs = Outputs::new(asked, wanted)?;
         let bars = Bars::default();
         let [student, of_teacher] = &asked.open;
-        let (model, batch) = opened(asked.model, student, Some(asked.runtime), Some(asked.transform))?;
-        let data = named(&asked.data.data, open_data(asked, &bars))?;
+        check_views(asked.data, asked.training)?;
+        let opened = open_for_data(asked.model, student, asked.data, asked.runtime, asked.transform)?;
+        let Opened { model, batch, arrays: laid } = opened;
+        if let Some(laid) = &laid {
+            check_rows(asked, wanted, &model, laid)?;
+        }
+        let data = named(asked.data.path(), open_data(asked, laid.as_ref(), &bars))?;
         agree(asked.model, || data.fingerprint())?;
         let runtime = Runtime::start(&asked.runtime.options())?;
         let options = options(asked, wanted, &outputs, &runtime);
         // The teacher's pictures are prepared as it says itself.
         let own = TransformFlags::default();
-        let open = |path: &Path| open_to_run(path, of_teacher, asked.runtime, &own);
+        let open = |path: &Path| match &laid {
+            None => open_to_run(path, of_teacher, asked.runtime, &own),
+            Some(laid) => open_teacher(path, of_teacher, asked.runtime, laid.arrays.path(), &laid.rows),
+        };
         let teacher = asked.training.teacher.as_deref();
         let teacher = teacher.map(|path| (path, &open as Open));
         let setup = Setup::new(runtime, model, data, teacher, options, &bars)?;
-        Ok(Training { setup, asked, wanted, outputs, bars, batch })
+        Ok(Training { setup, asked, wanted, outputs, bars, batch, laid })
     }
 
     /// Trains, and writes everything that was asked for.
@@ -117,14 +131,16 @@ impl<'c> Training<'c> {
         session.plan.stop = Some(signals::stop_on_request());
         // Labels that were matched to the model's classes have one name an output.
         let names = self.setup.data.dataset.classes().filter(|_| session.trainer.classes.is_some());
-        let mut watch = Watch::new(self.asked, self.wanted, &self.outputs, output, names)?;
+        let original = self.laid.as_ref().map(|laid| &laid.original);
+        let mut watch = Watch { original, ..Watch::new(self.asked, self.wanted, &self.outputs, output, names)? };
         let images = session.images();
         output::note(&format!(
-            "{} of {} parameters in {} weights, {} images to train on, {} to validate on, {}{}",
+            "{} of {} parameters in {} weights, {} {} to train on, {} to validate on, {}{}",
             count(session.trainer.selection.parameters() as u64),
             count(crate::learngene::parameters(self.setup.model.graph())),
             session.trainer.selection.trained.len(),
             images[0],
+            if original.is_some() { "samples" } else { "images" },
             images[1],
             runtime.describe(),
             processes(runtime, session.trainer.batch)?,
@@ -150,7 +166,7 @@ impl<'c> Training<'c> {
         Ok(Outcome {
             activation: self.setup.activation.map(|a| a.kind),
             batch,
-            input: Some(prepared.input),
+            input: Some(self.laid.map_or(json!(prepared.input), |laid| json!(laid.report))),
             separated: self.setup.separated,
             teacher: prepared.teacher,
             class_order: self.setup.teacher.and_then(|t| t.classes).map(|(_, places)| places),
@@ -159,12 +175,49 @@ impl<'c> Training<'c> {
     }
 }
 
-/// Opens the data.
-fn open_data(asked: &Asked, bars: &Bars) -> Result<Data> {
+/// Opens the data, or lays arrays into rows.
+fn open_data(asked: &Asked, laid: Option<&Laid>, bars: &Bars) -> Result<Data> {
     let (flags, training) = (asked.data, asked.training);
     let ignore_labels = training.teacher.is_some() && training.distill.unwrap_or(0.0) >= 1.0;
     let cut = Cut { share: training.val_split, seed: training.seed, limit: asked.transform.limit() };
-    Data::open(&flags.data, training.val.as_deref(), &flags.options(ignore_labels), cut, bars)
+    let Some(Laid { rows, arrays, .. }) = laid else {
+        return Data::open(flags.path(), training.val.as_deref(), &flags.options(ignore_labels), cut, bars);
+    };
+    let set = rows.dataset(arrays, ignore_labels)?;
+    let other = match &training.val {
+        None => None,
+        Some(path) => {
+            let found = opened_on(asked.model, &asked.open[0], asked.runtime, asked.transform, &ArrayFlags::of(path))?;
+            found.arrays.map(|arrays| rows.dataset(&arrays, ignore_labels)).transpose()?
+        }
+    };
+    Ok(Data::cut(flags.path(), set, other, cut, bars))
+}
+
+/// Checks that nothing is asked for that a model of rows cannot be given.
+fn check_rows(asked: &Asked, wanted: &Wanted, model: &Model, laid: &Laid) -> Result<()> {
+    let refuse = |what: &str, hint: &str| Err(Error::new(ErrorKind::Unsupported, what).at(asked.model).hint(hint));
+    if wanted.step.is_some() {
+        return refuse("a step graph takes images, and not arrays by their names", "leave --emit-step out");
+    }
+    let student = |names: &&String| names.split_once('=').map_or(names.as_str(), |(own, _)| own).to_string();
+    let is_output = |name: &str| model.graph().output.iter().any(|o| o.name() == name);
+    if let Some(inner) =
+        asked.training.feature.iter().find(|f| !is_output(&student(f))).filter(|_| laid.rows.mask.is_some())
+    {
+        return refuse(
+            &format!("--feature {inner} would compare padding, too: only outputs are told apart from it"),
+            "name an output of the model",
+        );
+    }
+    let classified = || Typing::new(model).is_ok_and(|typing| has_classifier(&typing));
+    if asked.classes.is_some() && laid.rows.mask.is_some() && (asked.pooling.is_some() || !classified()) {
+        return refuse(
+            "a new classifier behind an encoder pools all tokens, and some of these are padding",
+            "export the model with a classifier, which --classes replaces; or learn from a --teacher",
+        );
+    }
+    Ok(())
 }
 
 /// What is asked of the session.
@@ -201,7 +254,10 @@ fn options(asked: &Asked, wanted: &Wanted, outputs: &Outputs, runtime: &Runtime)
         batches: TrainingOptions {
             shuffle: !flags.no_shuffle,
             seed: flags.seed,
-            augmentation: flags.augment.clone(),
+            augmentation: match (&flags.augment, &asked.data.inputs) {
+                (_, Some(_)) => Augmentation::none(),
+                (given, None) => given.clone().unwrap_or_else(Augmentation::light),
+            },
             mixup: flags.mixup,
             cutmix: flags.cutmix,
             strict: asked.data.strict,
@@ -214,6 +270,7 @@ fn options(asked: &Asked, wanted: &Wanted, outputs: &Outputs, runtime: &Runtime)
         train: flags.train.clone(),
         freeze: flags.freeze.clone(),
         require_improvement: flags.require_improvement,
+        of_rows: asked.data.inputs.is_some(),
         dry_run: asked.dry_run,
     }
 }
@@ -267,8 +324,8 @@ pub struct Outcome {
     pub seconds: f64,
     /// The last model, where it is another file than the best.
     pub last_model: Option<PathBuf>,
-    /// What the images become.
-    pub input: Option<InputReport>,
+    /// What the model is fed with.
+    pub input: Option<Value>,
     /// What it ran on.
     pub runtime: Kind,
     /// What stands behind the model's logits.
@@ -369,6 +426,8 @@ struct Watch<'a> {
     validations: Vec<ValidationReport>,
     names: Option<String>,
     dtype: Option<FloatType>,
+    /// The model that takes arrays by their names, where the trained one takes rows.
+    original: Option<&'a Model>,
     runtime: RuntimeFlags,
     plot: Option<PathBuf>,
     report: Option<PathBuf>,
@@ -407,6 +466,7 @@ impl<'a> Watch<'a> {
             validations: Vec::new(),
             names: names.map(|n| serde_json::to_string(n).unwrap_or_default()),
             dtype: wanted.dtype,
+            original: None,
             runtime: asked.runtime.clone(),
             plot: wanted.plot.map(Path::to_path_buf),
             report: wanted.report.map(Path::to_path_buf),
@@ -429,6 +489,8 @@ impl<'a> Watch<'a> {
     }
 
     fn write(&self, trained: &Model, path: &Path) -> Result<()> {
+        let taken_apart = self.original.map(|original| of_inputs(trained, original));
+        let trained = taken_apart.as_ref().unwrap_or(trained);
         let mut model = descendant::simplify(trained)?;
         if let Some(names) = &self.names {
             model.set_metadata(CLASSES, names.clone());
@@ -469,7 +531,7 @@ impl<'a> Watch<'a> {
         if let Some(path) = &self.report {
             let facts = [
                 ("Model", asked.model.display().to_string()),
-                ("Data", asked.data.data.display().to_string()),
+                ("Data", asked.data.path().display().to_string()),
                 ("Updates", trainer.updates.to_string()),
                 ("Trained parameters", trainer.selection.parameters().to_string()),
                 ("Batch", trainer.batch.to_string()),

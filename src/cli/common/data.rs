@@ -40,6 +40,11 @@ pub struct ArrayFlags {
 }
 
 impl ArrayFlags {
+    /// The arrays of a file.
+    pub fn of(inputs: &Path) -> ArrayFlags {
+        ArrayFlags { inputs: Some(inputs.to_path_buf()), ..ArrayFlags::default() }
+    }
+
     /// What is given, if anything is.
     pub fn path(&self) -> Option<&Path> {
         self.inputs.as_deref().or(self.texts.as_deref())
@@ -134,8 +139,14 @@ impl TransformFlags {
 pub struct DataFlags {
     /// Data set: a folder with a folder per class, IDX files, an .npz with x and y, CIFAR binaries, WebDataset tars, or
     /// Parquet
-    #[arg(long, value_name = "PATH")]
-    pub data: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "inputs")]
+    pub data: Option<PathBuf>,
+    /// Arrays instead, one for each input by its name: an .npz archive, a folder of .npy files, or a .safetensors file
+    ///
+    /// The first axis of each is the sample; samples are taken as they are, without random views. Labels are an array
+    /// `y` of whole numbers, the class of each sample.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["data", "image_column", "label_column"])]
+    pub inputs: Option<PathBuf>,
     /// Parquet's column of images [default: image or img], or the field of a tar's samples [default: a bare extension]
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     pub image_column: Option<String>,
@@ -148,6 +159,11 @@ pub struct DataFlags {
 }
 
 impl DataFlags {
+    /// Where the samples are.
+    pub fn path(&self) -> &Path {
+        self.inputs.as_deref().or(self.data.as_deref()).unwrap_or(Path::new(""))
+    }
+
     /// As options of the library.
     pub fn options(&self, ignore_labels: bool) -> DatasetOptions {
         let (image_column, label_column) = (self.image_column.clone(), self.label_column.clone());

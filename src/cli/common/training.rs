@@ -18,9 +18,10 @@ pub struct TrainingFlags {
     /// images, or a fifth where there are fewer than 40]
     #[arg(long, value_name = "SHARE", help_heading = "Data", value_parser = share)]
     pub val_split: Option<f64>,
-    /// Random transforms: none, light, standard, deit, and settings such as flip=0.5,crop=0.35..1
-    #[arg(long, value_name = "SPEC", help_heading = "Data", default_value = "light")]
-    pub augment: Augmentation,
+    /// Random transforms of images: none, light, standard, deit, and settings such as flip=0.5,crop=0.35..1 [default:
+    /// light]
+    #[arg(long, value_name = "SPEC", help_heading = "Data")]
+    pub augment: Option<Augmentation>,
     /// Mix pairs of images with this parameter of the beta distribution
     #[arg(long, value_name = "ALPHA", help_heading = "Data", default_value_t = 0.0, value_parser = positive)]
     pub mixup: f64,

@@ -58,6 +58,11 @@ impl Data {
     ) -> Result<Data> {
         let set = open_dataset(path, options, listener)?;
         let other = other.map(|p| open_dataset(p, options, listener)).transpose()?;
+        Ok(Data::cut(path, set, other, cut, listener))
+    }
+
+    /// Cuts a data set, where there is no other one to validate on.
+    pub fn cut(path: &Path, set: Dataset, other: Option<Dataset>, cut: Cut, listener: &dyn Listener) -> Data {
         let all = || Split { training: (0..set.len()).collect(), validation: Vec::new() };
         let mut split = match (&other, cut.share, set.given_split()) {
             (Some(_), _, Some(given)) => Split { training: given.training.clone(), validation: Vec::new() },
@@ -78,7 +83,7 @@ impl Data {
         if let Some(limit) = cut.limit {
             split.training.truncate(limit);
         }
-        Ok(Data { path: path.to_path_buf(), dataset: set, split, other })
+        Data { path: path.to_path_buf(), dataset: set, split, other }
     }
 
     /// A hash of all images and labels.

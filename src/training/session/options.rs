@@ -29,6 +29,8 @@ pub struct Options {
     pub freeze: Vec<String>,
     /// Images to validate on must be there.
     pub require_improvement: bool,
+    /// What the model takes are rows of arrays, of which all is said, and no images.
+    pub of_rows: bool,
     /// Nothing will be trained.
     pub dry_run: bool,
 }

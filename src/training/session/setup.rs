@@ -121,8 +121,10 @@ impl Setup {
         let metadata = self.model.metadata(PREPROCESS);
         let preprocess = self.data.dataset.preprocess(&options.transform, metadata, input)?;
         let report = InputReport::new(&self.model, &typing, preprocess.as_ref());
-        listener.note(&report.line());
-        report.warnings().iter().for_each(|warning| listener.warn(warning));
+        if !options.of_rows {
+            listener.note(&report.line());
+            report.warnings().iter().for_each(|warning| listener.warn(warning));
+        }
         let strict = options.batches.strict;
         let mut validation = self.data.validation(&self.model, &typing, &options.transform, options.limit, strict)?;
         if validation.is_none() && options.require_improvement {

@@ -1,0 +1,108 @@
+//! A model of several inputs as one of [rows](Rows): what training feeds is one array a sample.
+//!
+//! Nodes in front cut the row into the arrays and give each the type that its input declares; the rest of the graph is
+//! as it was, and weights keep their names. Outputs along the tokens of a mask are zero where padding is, so that a
+//! loss that compares two models sees nothing there.
+
+use std::collections::HashMap;
+
+use crate::anatomy::{sequence_axis, token_axis};
+use crate::axes::{Typing, carry_value_info};
+use crate::data::Rows;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{
+    self, Builder, data_inputs, declared_dims, declared_type, element_types, int_attribute, is_integer,
+};
+use crate::onnx::{DataType, Model, tensor_info};
+
+/// What the names of the input and of everything else that is put in begin with.
+const ROW: &str = "offshoot_row";
+
+/// The model as one that takes rows.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for an input that rows have no array for; those of typing.
+pub fn of_rows(model: &Model, rows: &Rows) -> Result<Model> {
+    let inputs: Vec<_> = data_inputs(model.graph()).into_iter().cloned().collect();
+    let batch = inputs.iter().find_map(|v| declared_dims(v)?.first().copied()).flatten();
+    let masked = masked(model, rows)?;
+    let mut out = model.clone();
+    let mut b = Builder::new(model.graph(), model.opset(), ROW);
+    for info in &inputs {
+        let Some(place) = rows.places.iter().find(|p| p.input == info.name()) else {
+            return Err(Error::new(ErrorKind::Usage, format!("it has no array for the input `{}`", info.name()))
+                .at(&model.path)
+                .hint("models that learn from each other take the same arrays"));
+        };
+        let part = b.slice(ROW, 2, place.range.start as i64, place.range.end as i64);
+        let shape: Vec<i64> = std::iter::once(0).chain(place.shape.iter().map(|&n| n as i64)).collect();
+        let shape = b.ints(&shape);
+        let array = b.op("Reshape", &[&part, &shape]);
+        let kind = declared_type(info).unwrap_or(DataType::Float as i32);
+        b.op_as("Cast", &[&array], vec![int_attribute("to", kind.into())], info.name());
+    }
+    let mut inner = HashMap::new();
+    if let Some(mask) = rows.mask.as_deref().filter(|_| !masked.is_empty()) {
+        let real = b.op_with("Cast", &[mask], vec![int_attribute("to", DataType::Bool as i64)]);
+        let types = element_types(model.graph());
+        for (output, rank) in masked {
+            let Some(kind) = types.get(output.as_str()).filter(|kind| !is_integer(**kind)) else { continue };
+            b.kind = *kind;
+            let zero = b.scalar(0.0);
+            let own = format!("{ROW}/{output}");
+            let shape: Vec<i64> = [0, 0].into_iter().chain(std::iter::repeat_n(1, rank.saturating_sub(2))).collect();
+            let shape = b.ints(&shape);
+            let along = b.op("Reshape", &[&real, &shape]);
+            b.op_as("Where", &[&along, &own, &zero], vec![], &output);
+            inner.insert(output, own);
+        }
+    }
+    let target = out.graph_mut();
+    let outputs = std::mem::take(&mut target.output);
+    graph::rename(target, &inner);
+    target.output = outputs;
+    target.input.retain(|v| inputs.iter().all(|own| own.name() != v.name()));
+    target.input.insert(0, tensor_info(ROW, DataType::Float, &[batch, Some(1), Some(rows.length), Some(1)]));
+    b.finish(target);
+    graph::forget_shapes(target);
+    graph::prepare(&mut out).map_err(|e| e.at(&model.path))?;
+    Ok(out)
+}
+
+/// The model that takes arrays by their names again, with the weights and outputs of one that takes rows; `original` is
+/// what that was made of.
+pub fn of_inputs(model: &Model, original: &Model) -> Model {
+    let mut out = model.clone();
+    let inputs: Vec<_> = data_inputs(original.graph()).into_iter().cloned().collect();
+    let is_own = |name: &str| inputs.iter().any(|v| v.name() == name);
+    let of_row = |name: &str| name.starts_with(ROW);
+    let graph = out.graph_mut();
+    let outer: HashMap<String, String> = (graph.node.iter().flat_map(|n| &n.output))
+        .filter_map(|o| Some((o.clone(), o.strip_prefix(ROW)?.strip_prefix('/')?.to_string())))
+        .collect();
+    let put_in = |name: &str| is_own(name) || (of_row(name) && !outer.contains_key(name));
+    let is_where = |o: &str| outer.values().any(|own| own == o);
+    graph.node.retain(|n| !n.output.iter().any(|o| put_in(o) || is_where(o)));
+    graph.initializer.retain(|t| !of_row(t.name()));
+    let others = std::mem::take(&mut graph.input).into_iter().filter(|v| v.name() != ROW);
+    graph.input = inputs.iter().cloned().chain(others).collect();
+    let outputs = std::mem::take(&mut graph.output);
+    graph::rename(graph, &outer);
+    graph.output = outputs;
+    carry_value_info(original, &mut out);
+    out
+}
+
+/// The outputs that lie along the tokens of the mask, and their ranks.
+fn masked(model: &Model, rows: &Rows) -> Result<Vec<(String, usize)>> {
+    let Some(mask) = &rows.mask else { return Ok(Vec::new()) };
+    let mut fixed = model.clone();
+    let shapes: Vec<(&str, Vec<usize>)> =
+        rows.places.iter().map(|p| (p.input.as_str(), [&[0][..], &p.shape].concat())).collect();
+    graph::fix_lengths(fixed.graph_mut(), shapes.iter().map(|(name, shape)| (*name, &shape[..])));
+    let typing = Typing::new(&fixed)?;
+    let Some(tokens) = sequence_axis(&typing, mask) else { return Ok(Vec::new()) };
+    let names = model.graph().output.iter().map(|o| o.name());
+    let along = names.filter(|name| token_axis(&typing, name) == Some(tokens));
+    Ok(along.filter_map(|name| Some((name.to_string(), typing.dims.get(name)?.len()))).collect())
+}
