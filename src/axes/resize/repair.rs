@@ -82,6 +82,7 @@ pub(super) fn repair(
     // Of another image size the input does not know yet.
     let same_image = !plan.gathers.keys().any(|&f| typing.factors.spatial(f).is_some());
     let scaled = repair.scaled.filter(|_| same_image);
+    repair.count_numbers();
     repair.builder.finish(out);
     for info in &mut out.output {
         if let Some(dims) = typing.dims.get(info.name()) {

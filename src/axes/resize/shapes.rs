@@ -351,6 +351,29 @@ impl Repair<'_, '_> {
         outputs
     }
 
+    /// Whoever asks how many numbers shape arithmetic makes gets that as a constant, where the arithmetic was written
+    /// anew: the old one would stay for it alone (TorchScript's `repeat`).
+    pub(super) fn count_numbers(&mut self) {
+        let (typing, anew) = (self.typing, self.recomputed.keys().map(|(k, _)| *k).collect::<HashSet<usize>>());
+        let is_anew = |x: &str| {
+            let mut nodes = typing.links().upstream([x]).along(|x| typing.known.contains_key(x)).nodes();
+            nodes.any(|k| anew.contains(&k))
+        };
+        let asks = |n: &&NodeProto| n.op_type() == "Shape" && n.input.first().is_some_and(|x| is_anew(x));
+        let asking: Vec<NodeProto> = self.builder.nodes.iter().filter(asks).cloned().collect();
+        let mut counts: HashMap<String, String> = HashMap::new();
+        for node in &asking {
+            let Some(numbers) = self.known.get(&node.input[0]) else { continue };
+            let count = shape_value(node, numbers.data.shape()).ints();
+            counts.insert(node.output[0].clone(), self.builder.operand(&count));
+        }
+        for x in self.builder.nodes.iter_mut().flat_map(|n| &mut n.input) {
+            if let Some(count) = counts.get(x) {
+                x.clone_from(count);
+            }
+        }
+    }
+
     /// Which elements of a shape operand agree with the typing under changes of constants, at the assumed batch and at
     /// another one where the file leaves it open; and what the typing wants of each at the assumed one.
     fn good(
