@@ -90,23 +90,15 @@ impl Layers {
     /// # Errors
     /// [`ErrorKind::Usage`] where there are not that many, where there is no such stack, and where one is named twice.
     pub fn choose(&self, stacks: &[Stack], spared: &[bool]) -> Result<Vec<usize>> {
-        let (own, others): (Vec<usize>, Vec<usize>) = (0..spared.len()).partition(|&l| !spared[l]);
         let mut kept: Vec<usize> = Vec::new();
-        let named = match self {
-            Layers::Stacks(named) => &named[..],
-            Layers::List(_) => {
-                kept.extend(self.resolve(spared.len())?);
-                kept.extend(&others);
-                kept.sort_unstable();
-                kept.dedup();
-                return Ok(kept);
-            }
-            _ => {
-                kept.extend(self.resolve(own.len())?.into_iter().map(|l| own[l]));
-                kept.extend(&others);
-                kept.sort_unstable();
-                return Ok(kept);
-            }
+        let Layers::Stacks(named) = self else {
+            let is_list = matches!(self, Layers::List(_));
+            let counted: Vec<usize> = (0..spared.len()).filter(|&l| is_list || !spared[l]).collect();
+            kept.extend(self.resolve(counted.len())?.into_iter().map(|l| counted[l]));
+            kept.extend((0..spared.len()).filter(|&l| spared[l]));
+            kept.sort_unstable();
+            kept.dedup();
+            return Ok(kept);
         };
         for (i, (name, choice)) in named.iter().enumerate() {
             let Some(stack) = stacks.iter().find(|s| s.name == *name) else {

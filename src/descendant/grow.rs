@@ -75,14 +75,15 @@ fn grow_layers(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descend
             .hint("leave out --ffn-width; heads and layers can still be chosen"));
     }
     let spared = spared(&typing, &anatomy, shape.of.as_deref())?;
-    let (kept, sources) = inherit::layers(shape, &anatomy.stacks, &spared)?;
+    let layers = inherit::layers(shape, &anatomy.stacks, &spared)?;
+    let kept = layers.0.clone();
     let mut warnings = choice::check_stacks(&typing, &anatomy, &shape.layers, &kept)?;
     let ancestor = match shape.init {
         Init::ClusterLearngene => None,
         _ => Some(Ancestor::new(&typing, &anatomy)),
     };
     if kept.len() == anatomy.layers.len() {
-        return Grower::new(model, &typing, &anatomy, gene, shape, kept, sources).grow(ancestor);
+        return Grower::new(model, &typing, &anatomy, gene, shape, layers, &spared).grow(ancestor);
     }
     let shallow = depth::keep_layers(model, &typing, &anatomy, &kept)?;
     let typing = Typing::new(&shallow.model)?;
@@ -96,7 +97,7 @@ fn grow_layers(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descend
         return Err(Error::new(ErrorKind::Unsupported, message).hint(hint));
     }
     warnings.extend(shallow.warnings);
-    let mut grower = Grower::new(&shallow.model, &typing, &anatomy, gene, shape, kept, sources);
+    let mut grower = Grower::new(&shallow.model, &typing, &anatomy, gene, shape, layers, &spared);
     grower.warnings = warnings;
     grower.grow(ancestor)
 }
@@ -133,6 +134,8 @@ struct Grower<'a, 'm> {
     shape: &'a Shape,
     kept: Vec<usize>,
     sources: Vec<LayerSource>,
+    /// Those that stay as they are.
+    spared: Vec<bool>,
     resizing: Resizing,
     warnings: Vec<String>,
     inexact: Vec<String>,
@@ -149,9 +152,10 @@ impl<'a, 'm> Grower<'a, 'm> {
         anatomy: &'a Anatomy,
         gene: &'a Learngene,
         shape: &'a Shape,
-        kept: Vec<usize>,
-        sources: Vec<LayerSource>,
+        (kept, sources): (Vec<usize>, Vec<LayerSource>),
+        spared: &[bool],
     ) -> Self {
+        let spared = kept.iter().map(|&l| spared[l]).collect();
         Grower {
             model,
             typing,
@@ -162,6 +166,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             shape,
             kept,
             sources,
+            spared,
             resizing: Resizing::default(),
             warnings: Vec::new(),
             inexact: Vec::new(),
@@ -226,7 +231,7 @@ impl<'a, 'm> Grower<'a, 'm> {
     /// Plans the heads and the FFN of every layer.
     fn plan_layers(&mut self) -> Result<Vec<PlannedLayer>> {
         let (typing, anatomy) = (self.typing, self.anatomy);
-        let spared = spared(typing, anatomy, self.shape.of.as_deref())?;
+        let spared = self.spared.clone();
         let layers = anatomy.layers.iter().zip(&self.kept);
         let heads: Vec<LayerHeads> = (layers.zip(&spared).filter(|(_, spared)| !**spared))
             .map(|((l, &layer), _)| LayerHeads {
