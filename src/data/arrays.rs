@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayD, Axis, Ix2};
+use ndarray::{Array2, ArrayD, Axis, Ix2, Slice};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -17,7 +17,7 @@ use super::formats::ArrayFile;
 use super::samples::{Inputs, Samples};
 use super::source::hexadecimal;
 use super::tables::no_row;
-use super::texts::{Takes, TextsReport};
+use super::texts::{LabelsReport, Takes, TextsReport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, data_inputs, declared_axes, declared_dims, declared_type, is_integer};
 use crate::onnx::proto::ValueInfoProto;
@@ -30,7 +30,7 @@ const MASK: &str = "attention_mask";
 /// An array beside those of the inputs: ones for tokens such as the first and the last, which stand for no content.
 pub(super) const SPECIAL: &str = "special_tokens_mask";
 /// An array beside those of the inputs: the class of each sample.
-const LABELS: &str = "y";
+pub(super) const LABELS: &str = "y";
 
 /// Samples that are arrays by the names of a model's inputs. Clones share them.
 #[derive(Clone, Debug)]
@@ -192,6 +192,57 @@ impl Arrays {
     /// The class of each sample, where the file has an array `y` that is no input.
     pub fn labels(&self) -> Option<&[i64]> {
         self.held.labels.as_deref().map(|all| &all[..self.count])
+    }
+
+    /// Why they have no labels.
+    pub(super) fn no_labels(&self) -> String {
+        self.texts.as_ref().map_or(format!("it holds no array `{LABELS}`"), |texts| texts.absent.clone())
+    }
+
+    /// Whose classes the labels are, where texts had some beside them.
+    pub(super) fn classes(&self) -> Option<&LabelsReport> {
+        self.texts.as_ref()?.labels.as_ref()
+    }
+
+    /// How texts became them, where they did.
+    pub fn texts(&self) -> Option<&TextsReport> {
+        self.texts.as_ref()
+    }
+
+    /// Tokens that every text has with its padding, where they came from texts.
+    pub fn text_length(&self) -> Option<usize> {
+        self.texts.as_ref().map(|texts| texts.padded_to)
+    }
+
+    /// The same texts with as many tokens each, padding included, where they have fewer.
+    pub fn padded(self, tokens: usize) -> Arrays {
+        let Some(texts) = self.texts.as_ref().filter(|texts| texts.padded_to < tokens) else { return self };
+        let longer = |name: &str, values: &ArrayD<f32>| {
+            let fill = texts.fill.iter().find(|(own, _)| own == name).map_or(0.0, |(_, fill)| *fill);
+            let mut shape = values.shape().to_vec();
+            shape[1] = tokens;
+            let mut out = ArrayD::from_elem(shape, fill);
+            out.slice_axis_mut(Axis(1), Slice::from(..values.len_of(Axis(1)))).assign(values);
+            out
+        };
+        let held = &self.held;
+        let input = |i: &Input| Input { name: i.name.clone(), kind: i.kind, values: longer(&i.name, &i.values) };
+        let padded = Held {
+            path: held.path.clone(),
+            inputs: held.inputs.iter().map(input).collect(),
+            mask: held.mask,
+            special: held.special.as_ref().map(|(place, values)| (*place, longer(SPECIAL, values))),
+            labels: held.labels.clone(),
+        };
+        let mut report = texts.clone();
+        report.padded_to = tokens;
+        Arrays { held: Arc::new(padded), count: self.count, texts: Some(report) }
+    }
+
+    /// The first of these inputs whose array is another one in `other`, or is not there.
+    pub fn differs_from(&self, other: &Arrays) -> Option<&str> {
+        let same = |i: &&Input| other.held.inputs.iter().any(|o| o.name == i.name && o.values == i.values);
+        self.held.inputs.iter().find(|i| !same(i)).map(|i| i.name.as_str())
     }
 
     /// Says that they came from texts.

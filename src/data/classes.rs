@@ -93,9 +93,9 @@ impl Dataset {
         self.check_labels(own.len())?;
         let same_number = own.len() == outputs;
         let Some(names) = names else {
-            return match indices(own, outputs).filter(|_| self.by_folder() && !same_number) {
+            return match indices(own, outputs).filter(|_| self.by_name() && !same_number) {
                 Some(indices) => Ok(self.by_numbers(&indices, None)),
-                None => as_it_is(if self.by_folder() { ClassesBy::Order } else { ClassesBy::Labels }, None),
+                None => as_it_is(if self.by_name() { ClassesBy::Order } else { ClassesBy::Labels }, None),
             };
         };
         if own == names {
@@ -106,7 +106,7 @@ impl Dataset {
             let dataset = self.relabelled(&found, Some(names.to_vec()));
             return Ok(Matched { dataset, by: ClassesBy::Names, note: None });
         }
-        if !self.by_folder() {
+        if !self.by_name() {
             // The names only describe labels, which are indices, unless they contradict them.
             let agree = found.iter().enumerate().all(|(index, found)| found.is_none_or(|found| found == index));
             if same_number && agree {

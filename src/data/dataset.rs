@@ -51,8 +51,9 @@ pub struct Dataset {
     /// The label of every image, or why there are none.
     labels: Result<Vec<u32>, String>,
     classes: Option<Vec<String>>,
-    /// Whether the classes are folders; else the labels are in the files and their names only describe them.
-    by_folder: bool,
+    /// Whether the classes are names alone, as folders are; else the labels are in the files and their names only
+    /// describe them.
+    by_name: bool,
     given_split: Option<Split>,
 }
 
@@ -94,7 +95,7 @@ impl Dataset {
             parts.retain(|part| part.role == Some(Role::Training) || part.role == Some(validation));
         }
         let classes = agreed_classes(&parts)?;
-        let by_folder = parts.iter().all(|part| part.content.files().is_some());
+        let by_name = parts.iter().all(|part| part.by_name || part.content.files().is_some());
         let notes: Vec<String> = parts.iter_mut().flat_map(|part| std::mem::take(&mut part.notes)).collect();
         let mut contents = Vec::new();
         let mut descriptions = Vec::new();
@@ -145,7 +146,7 @@ impl Dataset {
             first += count;
         }
         let classes = if ignore_labels { None } else { classes };
-        Ok(Dataset { source: Arc::new(source), labels, classes, by_folder, given_split: is_split.then_some(split) })
+        Ok(Dataset { source: Arc::new(source), labels, classes, by_name, given_split: is_split.then_some(split) })
     }
 
     /// The number of images, readable or not.
@@ -182,9 +183,9 @@ impl Dataset {
         self.classes.as_deref()
     }
 
-    /// Whether the classes are the folders that the pictures lie in.
-    pub(super) fn by_folder(&self) -> bool {
-        self.by_folder
+    /// Whether the classes are names alone, such as the folders that the pictures lie in.
+    pub(super) fn by_name(&self) -> bool {
+        self.by_name
     }
 
     /// The same images, with label `indices[i]` for each label i, and classes of other names.

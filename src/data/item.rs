@@ -113,6 +113,8 @@ pub(crate) struct Opened {
     pub labels: Labels,
     /// The names of the classes.
     pub classes: Option<Vec<String>>,
+    /// Whether it has names alone, whose order is that of sorting, and no numbers of classes.
+    pub by_name: bool,
     /// Which part of the data set it is by its name.
     pub role: Option<Role>,
     /// What was assumed.
@@ -124,7 +126,15 @@ impl Opened {
     pub fn new(path: &Path, content: impl Container + 'static) -> Self {
         let labels = Labels::Absent("it holds images only".into());
         let content = Box::new(content);
-        Opened { path: path.to_path_buf(), content, labels, classes: None, role: None, notes: Vec::new() }
+        Opened {
+            path: path.to_path_buf(),
+            content,
+            labels,
+            classes: None,
+            by_name: false,
+            role: None,
+            notes: Vec::new(),
+        }
     }
 }
 

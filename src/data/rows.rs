@@ -1,14 +1,17 @@
 //! Arrays side by side: what training and judging by labels feed is one array a sample, and so the arrays of a sample
 //! are laid into one row.
 
+use std::borrow::Cow;
 use std::ops::Range;
+use std::path::Path;
 
 use ndarray::{Array4, ArrayView1, Axis};
 
 use super::arrays::Arrays;
 use super::dataset::Dataset;
-use super::item::{Container, Labels, Opened, Sample};
+use super::item::{Container, Labels, Opened, Sample, within};
 use super::samples::Samples;
+use super::texts::LabelsBy;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where the arrays of a sample lie in its row, which is `[1, length, 1]`: never mistaken for channels.
@@ -68,10 +71,13 @@ impl Rows {
         let labels = match (ignore_labels, arrays.labels()) {
             (true, _) => Labels::Ignored,
             (false, Some(labels)) => Labels::Present(labels.to_vec()),
-            (false, None) => Labels::Absent("it holds no array `y`".into()),
+            (false, None) => Labels::Absent(arrays.no_labels()),
         };
         let content = Held { rows, digest: arrays.fingerprint() };
-        Dataset::of_parts(arrays.path(), vec![Opened { labels, ..Opened::new(arrays.path(), content) }], ignore_labels)
+        let classes = arrays.classes().and_then(|labels| labels.classes.clone());
+        let by_name = arrays.classes().is_some_and(|labels| labels.by == LabelsBy::Names);
+        let opened = Opened { labels, classes, by_name, ..Opened::new(arrays.path(), content) };
+        Dataset::of_parts(arrays.path(), vec![opened], ignore_labels)
     }
 }
 
@@ -89,6 +95,10 @@ impl Container for Held {
 
     fn sample(&self, index: usize) -> Result<Sample<'_>> {
         Ok(Sample::tensor(self.rows.view().index_axis_move(Axis(0), index)))
+    }
+
+    fn name<'a>(&'a self, path: &Path, index: usize) -> Cow<'a, Path> {
+        within(path, format_args!("sample {index}"))
     }
 
     fn tensor_shape(&self) -> Option<[usize; 3]> {

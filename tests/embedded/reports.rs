@@ -5,9 +5,9 @@ use std::sync::Arc;
 use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::reports::{
-    arrays, batches, blocks, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined, learned,
-    listed, masks, models, pictures, ranges, sentences, shared, sizes, stacks, starts, studies, tars, teachers, texts,
-    towers, unknown, values, verified, windows,
+    arrays, batches, blocks, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined,
+    labelled, learned, listed, masks, models, pictures, ranges, sentences, shared, sizes, stacks, starts, studies,
+    tars, teachers, texts, towers, unknown, values, verified, windows,
 };
 
 fn tract() -> Arc<Runtime> {
@@ -208,6 +208,26 @@ fn texts_learn_from_a_teacher() {
 #[test]
 fn texts_take_the_whole_path() {
     learned::texts_take_the_whole_path("tract");
+}
+
+#[test]
+fn labelled_texts_are_the_arrays_of_their_tokens() {
+    labelled::labelled_texts_are_the_arrays_of_their_tokens("tract");
+}
+
+#[test]
+fn texts_learn_without_labels() {
+    labelled::texts_learn_without_labels("tract");
+}
+
+#[test]
+fn labelled_texts_take_the_whole_path() {
+    labelled::labelled_texts_take_the_whole_path("tract");
+}
+
+#[test]
+fn wrong_labels_beside_texts_are_refused() {
+    labelled::wrong_labels_beside_texts_are_refused();
 }
 
 #[test]

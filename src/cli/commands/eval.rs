@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::labelled::{Opened, open_for_data};
+use super::labelled::{Opened, Wanted, open_for_data};
 use super::{named, plain, tell_input, warn_skipped};
 use crate::anatomy::{Activation, activation, check_classes};
 use crate::axes::Typing;
@@ -67,7 +67,8 @@ pub enum Part {
 
 /// Runs the command.
 pub fn run(c: &EvalArgs) -> Result<()> {
-    let opened = open_for_data(&c.model, &c.run.open, &c.data, &c.run.runtime, &c.run.transform)?;
+    let wanted = Wanted { data: &c.data, val: None, ignore_labels: false };
+    let opened = open_for_data(&c.model, &c.run.open, wanted, &c.run.runtime, &c.run.transform)?;
     let Opened { model, batch: batch_note, arrays } = opened;
     let dataset = match &arrays {
         None => dataset(&c.data)?,

@@ -1,10 +1,11 @@
 //! What `tune` and `eval` learn from and judge by: labelled pictures, or arrays for the inputs of a model, in rows.
+//! Texts become such arrays.
 
 use std::path::Path;
 
 use super::source::opened_on;
 use super::{named, opened};
-use crate::cli::common::{ArrayFlags, DataFlags, OpenFlags, RuntimeFlags, TrainingFlags, TransformFlags};
+use crate::cli::common::{DataFlags, Given, OpenFlags, RuntimeFlags, TrainingFlags, TransformFlags};
 use crate::cli::output;
 use crate::data::{Arrays, ArraysReport, Rows};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,10 +28,23 @@ pub struct Laid {
     pub rows: Rows,
     /// The arrays.
     pub arrays: Arrays,
+    /// Others, all of which validate.
+    pub other: Option<Arrays>,
     /// What is said of them.
     pub report: ArraysReport,
     /// The model that takes them by name.
     pub original: Model,
+}
+
+/// What a model is to learn from or to be judged by.
+#[derive(Clone, Copy)]
+pub struct Wanted<'c> {
+    /// The data.
+    pub data: &'c DataFlags,
+    /// Others to validate on.
+    pub val: Option<&'c Path>,
+    /// True where labels, wrong ones too, are left aside.
+    pub ignore_labels: bool,
 }
 
 /// Opens a model that is to learn from data or to be judged by them; says what arrays are.
@@ -40,37 +54,59 @@ pub struct Laid {
 pub fn open_for_data(
     path: &Path,
     open: &OpenFlags,
-    data: &DataFlags,
+    wanted: Wanted,
     runtime: &RuntimeFlags,
     transform: &TransformFlags,
 ) -> Result<Opened> {
-    let Some(inputs) = &data.inputs else {
+    let Wanted { data, val, ignore_labels } = wanted;
+    let Some(given) = data.given(data.path(), ignore_labels) else {
         let (model, batch) = opened(path, open, Some(runtime), Some(transform))?;
         return Ok(Opened { model, batch, arrays: None });
     };
-    let found = opened_on(path, open, runtime, transform, &ArrayFlags::of(inputs))?;
-    let (original, arrays) = (found.model, found.arrays);
-    let Some(arrays) = arrays else { bail!(Internal, "the arrays were not read") };
+    let arrays_of = |given: Given| {
+        let found = opened_on(path, open, runtime, transform, given)?;
+        let Some(arrays) = found.arrays else { bail!(Internal, "the arrays were not read") };
+        Ok((found.model, found.batch, arrays))
+    };
+    let (original, batch, arrays) = arrays_of(given)?;
+    let other = val.and_then(|val| data.given(val, ignore_labels)).map(arrays_of).transpose()?.map(|(.., other)| other);
+    // Rows are of one length, whatever is in them.
+    let length = [Some(&arrays), other.as_ref()].into_iter().flatten().filter_map(Arrays::text_length).max();
+    let of_length = |arrays: Arrays| arrays.padded(length.unwrap_or(0));
+    let (arrays, other) = (of_length(arrays), other.map(of_length));
     let report = arrays.report(&original);
     report.lines().iter().for_each(|line| output::note(line));
     let rows = Rows::of(&arrays);
     let model = named(path, of_rows(&original, &rows))?;
-    Ok(Opened { model, batch: found.batch, arrays: Some(Laid { rows, arrays, report, original }) })
+    Ok(Opened { model, batch, arrays: Some(Laid { rows, arrays, other, report, original }) })
 }
 
-/// Opens a teacher that is fed with the same arrays.
+/// Opens a teacher that is fed with the same arrays; texts are the tokens that its student takes.
 ///
 /// # Errors
-/// Those of [`open_for_data`].
+/// Those of [`open_for_data`]; [`ErrorKind::Usage`] for a teacher that texts are other arrays for.
 pub fn open_teacher(
     path: &Path,
     open: &OpenFlags,
     runtime: &RuntimeFlags,
-    inputs: &Path,
-    rows: &Rows,
+    data: &DataFlags,
+    laid: &Laid,
 ) -> Result<Model> {
-    let found = opened_on(path, open, runtime, &TransformFlags::default(), &ArrayFlags::of(inputs))?;
-    named(path, of_rows(&found.model, rows))
+    let Some(mut given) = data.given(laid.arrays.path(), true) else { bail!(Internal, "a teacher of no arrays") };
+    if let (Given::Texts(texts), Some(report)) = (&mut given, laid.arrays.texts()) {
+        texts.tokenizer = Some(report.tokenizer.clone());
+        texts.max_length = report.max_length.as_ref().map(|length| length.tokens);
+    }
+    let found = opened_on(path, open, runtime, &TransformFlags::default(), given)?;
+    let length = laid.arrays.text_length().unwrap_or(0);
+    let own = found.arrays.map(|arrays| arrays.padded(length));
+    if let Some(input) = own.as_ref().and_then(|own| own.differs_from(&laid.arrays)) {
+        let what = format!("as a teacher it is given another `{input}` than its student");
+        return Err(Error::new(ErrorKind::Usage, what)
+            .at(path)
+            .hint("models that learn from each other take the same tokens: give --tokenizer and --max-length"));
+    }
+    named(path, of_rows(&found.model, &laid.rows))
 }
 
 /// Checks that nothing is asked for that pictures alone can be given.
@@ -78,7 +114,11 @@ pub fn open_teacher(
 /// # Errors
 /// [`ErrorKind::Usage`]; it names the flag.
 pub fn check_views(data: &DataFlags, training: &TrainingFlags) -> Result<()> {
-    let Some(inputs) = &data.inputs else { return Ok(()) };
+    let what = match data.given(data.path(), true) {
+        None => return Ok(()),
+        Some(Given::Arrays(_)) => "arrays",
+        Some(Given::Texts(_)) => "texts",
+    };
     let given = [
         ("--augment", training.augment.as_ref().is_some_and(|a| !a.is_none())),
         ("--mixup", training.mixup > 0.0),
@@ -86,8 +126,8 @@ pub fn check_views(data: &DataFlags, training: &TrainingFlags) -> Result<()> {
     ];
     match given.iter().find(|(_, given)| *given) {
         Some((flag, _)) => {
-            Err(Error::new(ErrorKind::Usage, format!("{flag} is for pictures: arrays are taken as they are"))
-                .at(inputs)
+            Err(Error::new(ErrorKind::Usage, format!("{flag} is for pictures: {what} are taken as they are"))
+                .at(data.path())
                 .hint(format!("leave {flag} out")))
         }
         None => Ok(()),

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use super::condense::condense;
 use super::eval::{dataset, measure};
 use super::grow::shape;
-use super::labelled::{Laid, open_for_data};
+use super::labelled::{self, Laid, open_for_data};
 use super::source::{Source, opened_on};
 use super::training::{Asked, Training, Wanted};
 use super::{flags_for, images, named, open_to_run, tell_input};
 use crate::anatomy::{Anatomy, activation};
 use crate::axes::Typing;
-use crate::cli::common::{ArrayFlags, ClusterFlags, DataFlags, OpenFlags, RunFlags, ShapeFlags, TrainingFlags};
+use crate::cli::common::{ClusterFlags, DataFlags, OpenFlags, RunFlags, ShapeFlags, TrainingFlags};
 use crate::cli::output::{self, check_output, count, table, write_text};
 use crate::data::{Dataset, InputReport, InputShape, Loader};
 use crate::density::Unit;
@@ -53,7 +53,7 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
     /// Images that densities are measured on [default: 256 of the training images or samples]
-    #[arg(long, value_name = "PATH", conflicts_with = "inputs")]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["inputs", "texts"])]
     pub images: Option<PathBuf>,
     /// Overwrite what an earlier run wrote into the folder
     #[arg(long)]
@@ -88,13 +88,16 @@ pub fn run(c: &RunArgs) -> Result<()> {
     };
     // The child is of a size of its own.
     let of_child = OpenFlags { input_size: None, ..of_ancestor.clone() };
-    let opened = open_for_data(&c.model, &of_ancestor, &c.data, &c.run.runtime, &c.run.transform)?;
+    // The folder of the child has no tokenizer.
+    let flags = &c.data.with_tokenizer([Some(&*c.model), c.training.teacher.as_deref()].into_iter().flatten());
+    let to_learn = labelled::Wanted { data: flags, val: c.training.val.as_deref(), ignore_labels: false };
+    let opened = open_for_data(&c.model, &of_ancestor, to_learn, &c.run.runtime, &c.run.transform)?;
     let laid = opened.arrays;
     let model = laid.as_ref().map_or(&opened.model, |laid| &laid.original);
     let typing = named(&c.model, Typing::new(model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     let data = match &laid {
-        None => dataset(&c.data)?,
+        None => dataset(flags)?,
         Some(laid) => laid.rows.dataset(&laid.arrays, false)?,
     };
     let runtime = Runtime::start(&c.run.runtime.options())?;
@@ -131,7 +134,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let asked = Asked {
         model: &written[1],
         open: [of_child.clone(), of_teacher],
-        data: &c.data,
+        data: flags,
         training: &c.training,
         transform: &c.run.transform,
         runtime: &c.run.runtime,
@@ -143,7 +146,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let outcome = Training::new(&asked, &files)?.run()?;
 
     output::note("4/4 evaluation and report");
-    let tuned = reopened(c, &written[2], &of_child)?;
+    let tuned = reopened(c, flags, &written[2], &of_child)?;
     let judged: Vec<usize> = match (c.training.val_split, data.given_split()) {
         (None, Some(given)) => given.validation.clone(),
         (share, _) => data.split(share.unwrap_or(data.held_out_share()), c.training.seed).validation,
@@ -171,12 +174,10 @@ pub fn run(c: &RunArgs) -> Result<()> {
 }
 
 /// The tuned model.
-fn reopened(c: &RunArgs, path: &Path, open: &OpenFlags) -> Result<Model> {
-    match &c.data.inputs {
+fn reopened(c: &RunArgs, data: &DataFlags, path: &Path, open: &OpenFlags) -> Result<Model> {
+    match data.given(data.path(), true) {
         None => open_to_run(path, open, &c.run.runtime, &c.run.transform),
-        Some(inputs) => {
-            opened_on(path, open, &c.run.runtime, &c.run.transform, &ArrayFlags::of(inputs)).map(|opened| opened.model)
-        }
+        Some(given) => opened_on(path, open, &c.run.runtime, &c.run.transform, given).map(|opened| opened.model),
     }
 }
 
@@ -231,7 +232,7 @@ fn report(
         .iter()
         .map(|r| vec![r.name.to_string(), count(r.parameters), count(r.macs), r.bytes.to_string(), percent(&r.result)])
         .collect();
-    let of_arrays = c.data.inputs.is_some();
+    let of_arrays = c.data.is_given();
     let macs = if of_arrays { "MACs a sample" } else { "MACs an image" };
     let header = ["model", "parameters", macs, "bytes", "top-1 %"];
     let facts = [

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{flags_for, images, open_to_run, told, warn_skipped};
 use crate::axes::Typing;
-use crate::cli::common::{ArrayFlags, OpenFlags, RunFlags, RuntimeFlags, SampleFlags, TransformFlags};
+use crate::cli::common::{Given, OpenFlags, RunFlags, RuntimeFlags, SampleFlags, TransformFlags};
 use crate::cli::output;
 use crate::data::{Arrays, ArraysReport, InputReport, Loader, Preprocess, Samples, Skipped, Texts};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,10 +38,10 @@ pub struct Noun {
 /// # Errors
 /// Those of [`Opening::open`]; [`ErrorKind::Usage`] where arrays are to be prepared like pictures.
 pub fn open_for(path: &Path, run: &RunFlags, samples: &SampleFlags) -> Result<(Model, Option<Arrays>)> {
-    if samples.arrays.path().is_none() {
+    let Some(given) = samples.arrays.given(run.transform.limit()) else {
         return open_to_run(path, &run.open, &run.runtime, &run.transform).map(|model| (model, None));
-    }
-    let opened = opened_on(path, &run.open, &run.runtime, &run.transform, &samples.arrays)?;
+    };
+    let opened = opened_on(path, &run.open, &run.runtime, &run.transform, given)?;
     let Some(arrays) = opened.arrays else { bail!(Internal, "the arrays were not read") };
     Ok((opened.model, Some(arrays.limit(run.transform.limit().unwrap_or(usize::MAX)))))
 }
@@ -55,18 +55,21 @@ pub fn opened_on(
     open: &OpenFlags,
     runtime: &RuntimeFlags,
     transform: &TransformFlags,
-    given: &ArrayFlags,
+    given: Given,
 ) -> Result<Opened> {
     if !transform.preprocess().is_empty() {
-        let what = match given.texts {
-            Some(_) => "texts are fed to the model as tokens, and cannot be preprocessed",
-            None => "arrays are fed to the model as they are, and cannot be preprocessed",
+        let what = match given {
+            Given::Texts(_) => "texts are fed to the model as tokens, and cannot be preprocessed",
+            Given::Arrays(_) => "arrays are fed to the model as they are, and cannot be preprocessed",
         };
         return Err(Error::new(ErrorKind::Usage, what)
-            .at(given.path().unwrap_or(path))
+            .at(given.path())
             .hint("drop --mean, --std, --crop-ratio, --interpolation, --resize and --channel-order"));
     }
-    let (arrays, texts) = (given.inputs.clone(), given.texts(transform.limit()));
+    let (arrays, texts) = match given {
+        Given::Arrays(arrays) => (Some(arrays), None),
+        Given::Texts(texts) => (None, Some(texts)),
+    };
     let opening = Opening { arrays, texts, ..open.opening() };
     let start = || Runtime::start(&runtime.options());
     Ok(told(opening.open(path, Some(&start))?))

@@ -8,14 +8,11 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use super::labelled::{Laid, Opened, check_views, open_for_data, open_teacher};
-use super::source::opened_on;
+use super::labelled::{self, Laid, Opened, check_views, open_for_data, open_teacher};
 use super::{agree, in_type, named, open_to_run, plain, skipped, warn_skipped};
 use crate::anatomy::ActivationKind;
 use crate::axes::{Typing, carry_value_info};
-use crate::cli::common::{
-    ArrayFlags, DataFlags, OpenFlags, OptimizerKind, RuntimeFlags, TrainingFlags, TransformFlags,
-};
+use crate::cli::common::{DataFlags, OpenFlags, OptimizerKind, RuntimeFlags, TrainingFlags, TransformFlags};
 use crate::cli::output::{self, Bars, check_distinct, check_output, count, write_text};
 use crate::cli::signals;
 use crate::data::{Augmentation, TrainingOptions, View};
@@ -100,7 +97,12 @@ impl<'c> Training<'c> {
         let bars = Bars::default();
         let [student, of_teacher] = &asked.open;
         check_views(asked.data, asked.training)?;
-        let opened = open_for_data(asked.model, student, asked.data, asked.runtime, asked.transform)?;
+        let teacher = asked.training.teacher.as_deref();
+        // A child may lie without the tokenizer of its ancestor, its teacher.
+        let flags = &asked.data.with_tokenizer([Some(asked.model), teacher].into_iter().flatten());
+        let (val, ignore_labels) = (asked.training.val.as_deref(), asked.training.ignores_labels());
+        let to_learn = labelled::Wanted { data: flags, val, ignore_labels };
+        let opened = open_for_data(asked.model, student, to_learn, asked.runtime, asked.transform)?;
         let Opened { model, batch, arrays: laid } = opened;
         if let Some(laid) = &laid {
             check_rows(asked, wanted, &model, laid)?;
@@ -113,9 +115,8 @@ impl<'c> Training<'c> {
         let own = TransformFlags::default();
         let open = |path: &Path| match &laid {
             None => open_to_run(path, of_teacher, asked.runtime, &own),
-            Some(laid) => open_teacher(path, of_teacher, asked.runtime, laid.arrays.path(), &laid.rows),
+            Some(laid) => open_teacher(path, of_teacher, asked.runtime, flags, laid),
         };
-        let teacher = asked.training.teacher.as_deref();
         let teacher = teacher.map(|path| (path, &open as Open));
         let setup = Setup::new(runtime, model, data, teacher, options, &bars)?;
         Ok(Training { setup, asked, wanted, outputs, bars, batch, laid })
@@ -178,19 +179,13 @@ impl<'c> Training<'c> {
 /// Opens the data, or lays arrays into rows.
 fn open_data(asked: &Asked, laid: Option<&Laid>, bars: &Bars) -> Result<Data> {
     let (flags, training) = (asked.data, asked.training);
-    let ignore_labels = training.teacher.is_some() && training.distill.unwrap_or(0.0) >= 1.0;
+    let ignore_labels = training.ignores_labels();
     let cut = Cut { share: training.val_split, seed: training.seed, limit: asked.transform.limit() };
-    let Some(Laid { rows, arrays, .. }) = laid else {
+    let Some(Laid { rows, arrays, other, .. }) = laid else {
         return Data::open(flags.path(), training.val.as_deref(), &flags.options(ignore_labels), cut, bars);
     };
     let set = rows.dataset(arrays, ignore_labels)?;
-    let other = match &training.val {
-        None => None,
-        Some(path) => {
-            let found = opened_on(asked.model, &asked.open[0], asked.runtime, asked.transform, &ArrayFlags::of(path))?;
-            found.arrays.map(|arrays| rows.dataset(&arrays, ignore_labels)).transpose()?
-        }
-    };
+    let other = other.as_ref().map(|other| rows.dataset(other, ignore_labels)).transpose()?;
     Ok(Data::cut(flags.path(), set, other, cut, bars))
 }
 
@@ -254,9 +249,9 @@ fn options(asked: &Asked, wanted: &Wanted, outputs: &Outputs, runtime: &Runtime)
         batches: TrainingOptions {
             shuffle: !flags.no_shuffle,
             seed: flags.seed,
-            augmentation: match (&flags.augment, &asked.data.inputs) {
-                (_, Some(_)) => Augmentation::none(),
-                (given, None) => given.clone().unwrap_or_else(Augmentation::light),
+            augmentation: match asked.data.is_given() {
+                true => Augmentation::none(),
+                false => flags.augment.clone().unwrap_or_else(Augmentation::light),
             },
             mixup: flags.mixup,
             cutmix: flags.cutmix,
@@ -270,7 +265,7 @@ fn options(asked: &Asked, wanted: &Wanted, outputs: &Outputs, runtime: &Runtime)
         train: flags.train.clone(),
         freeze: flags.freeze.clone(),
         require_improvement: flags.require_improvement,
-        of_rows: asked.data.inputs.is_some(),
+        of_rows: asked.data.is_given(),
         dry_run: asked.dry_run,
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 
-use crate::data::{ChannelOrder, DatasetOptions, Interpolation, PreprocessFlags, Resize, Texts};
+use crate::data::{ChannelOrder, DatasetOptions, Interpolation, PreprocessFlags, Resize, Target, Texts};
 
 /// What a model is run on.
 #[derive(Args, Clone, Debug, Default)]
@@ -21,6 +21,7 @@ pub struct SampleFlags {
 /// Arrays that a model is run on in the place of images, or texts that become such.
 #[derive(Args, Clone, Debug, Default)]
 #[group(skip)]
+#[command(group = ArgGroup::new("pictures").arg("images"))]
 pub struct ArrayFlags {
     /// Arrays instead, one for each input by its name: an .npz archive, a folder of .npy files, or a .safetensors file
     ///
@@ -39,22 +40,35 @@ pub struct ArrayFlags {
     pub tokens: TokenFlags,
 }
 
-impl ArrayFlags {
+/// What a model is run on in the place of images.
+#[derive(Clone, Debug)]
+pub enum Given {
     /// The arrays of a file.
-    pub fn of(inputs: &Path) -> ArrayFlags {
-        ArrayFlags { inputs: Some(inputs.to_path_buf()), ..ArrayFlags::default() }
+    Arrays(PathBuf),
+    /// Texts.
+    Texts(Texts),
+}
+
+impl Given {
+    /// Where they are.
+    pub fn path(&self) -> &Path {
+        match self {
+            Given::Arrays(path) => path,
+            Given::Texts(texts) => &texts.path,
+        }
+    }
+}
+
+impl ArrayFlags {
+    /// What is given, if anything is; `limit` is the most texts that are read.
+    pub fn given(&self, limit: Option<usize>) -> Option<Given> {
+        let texts = |path: &PathBuf| Given::Texts(Texts { limit, ..self.tokens.texts(path) });
+        self.inputs.clone().map(Given::Arrays).or(self.texts.as_ref().map(texts))
     }
 
-    /// What is given, if anything is.
+    /// Where it is.
     pub fn path(&self) -> Option<&Path> {
         self.inputs.as_deref().or(self.texts.as_deref())
-    }
-
-    /// The texts, as the library has them; `limit` is the most that are read.
-    pub fn texts(&self, limit: Option<usize>) -> Option<Texts> {
-        let TokenFlags { text_column, tokenizer, max_length } = self.tokens.clone();
-        let (columns, max_length) = (text_column, max_length.map(|n| n as usize));
-        Some(Texts { path: self.texts.clone()?, columns, tokenizer, max_length, limit })
     }
 }
 
@@ -63,18 +77,27 @@ impl ArrayFlags {
 pub struct TokenFlags {
     /// The column of texts in a table, or A,B for the two of pairs [default: text or sentence]
     #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', num_args = 1, help_heading = "Texts",
-        requires = "texts",
-        conflicts_with_all = ["images", "inputs"], value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        requires = "texts", conflicts_with_all = ["pictures", "inputs"],
+        value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub text_column: Vec<String>,
     /// The tokenizer: a tokenizer.json of Hugging Face, or the folder that holds it [default: beside the model]
     #[arg(long, value_name = "FILE", help_heading = "Texts", requires = "texts",
-        conflicts_with_all = ["images", "inputs"])]
+        conflicts_with_all = ["pictures", "inputs"])]
     pub tokenizer: Option<PathBuf>,
     /// Tokens of a text at most, special ones included [default: what sentence_bert_config.json, tokenizer_config.json
     /// or the model's position table says]
-    #[arg(long, value_name = "N", help_heading = "Texts", requires = "texts", conflicts_with_all = ["images", "inputs"],
-        value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", help_heading = "Texts", requires = "texts",
+        conflicts_with_all = ["pictures", "inputs"], value_parser = clap::value_parser!(u32).range(1..))]
     pub max_length: Option<u32>,
+}
+
+impl TokenFlags {
+    /// The texts at a path, as the library has them.
+    fn texts(&self, path: &Path) -> Texts {
+        let TokenFlags { text_column, tokenizer, max_length } = self.clone();
+        let (path, max_length) = (path.to_path_buf(), max_length.map(|n| n as usize));
+        Texts { path, columns: text_column, tokenizer, max_length, ..Texts::default() }
+    }
 }
 
 /// How images are prepared.
@@ -134,12 +157,14 @@ impl TransformFlags {
     }
 }
 
-/// Labelled images.
+/// Labelled images, or what stands for them.
 #[derive(Args, Clone, Debug, Default)]
+#[group(skip)]
+#[command(group = ArgGroup::new("pictures").arg("data"))]
 pub struct DataFlags {
     /// Data set: a folder with a folder per class, IDX files, an .npz with x and y, CIFAR binaries, WebDataset tars, or
     /// Parquet
-    #[arg(long, value_name = "PATH", required_unless_present = "inputs")]
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["inputs", "texts"])]
     pub data: Option<PathBuf>,
     /// Arrays instead, one for each input by its name: an .npz archive, a folder of .npy files, or a .safetensors file
     ///
@@ -147,10 +172,19 @@ pub struct DataFlags {
     /// `y` of whole numbers, the class of each sample.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["data", "image_column", "label_column"])]
     pub inputs: Option<PathBuf>,
+    /// Texts instead: a .jsonl, .csv, .tsv or .parquet file, a .txt file of one text a line, or a folder of them
+    ///
+    /// A tokenizer.json beside the model, or in the folder above one that is called onnx, cuts them into tokens.
+    /// Padding goes on the right and counts nowhere. Labels stand in a column: numbers of classes from 0, or names,
+    /// whose order is that of sorting.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["data", "inputs", "image_column"])]
+    pub texts: Option<PathBuf>,
+    #[command(flatten)]
+    pub tokens: TokenFlags,
     /// Parquet's column of images [default: image or img], or the field of a tar's samples [default: a bare extension]
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     pub image_column: Option<String>,
-    /// Parquet's column of labels [default: label, labels or fine_label]
+    /// The column of labels in Parquet, or beside texts [default: label or labels; of images fine_label, too]
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     pub label_column: Option<String>,
     /// Stop at an image that cannot be read, instead of leaving it out
@@ -161,7 +195,33 @@ pub struct DataFlags {
 impl DataFlags {
     /// Where the samples are.
     pub fn path(&self) -> &Path {
-        self.inputs.as_deref().or(self.data.as_deref()).unwrap_or(Path::new(""))
+        let paths = [&self.inputs, &self.texts, &self.data];
+        paths.into_iter().find_map(|path| path.as_deref()).unwrap_or(Path::new(""))
+    }
+
+    /// True for arrays and texts.
+    pub fn is_given(&self) -> bool {
+        self.inputs.is_some() || self.texts.is_some()
+    }
+
+    /// What lies at a path, where it stands for images: all of it, with its labels unless these are to be left aside.
+    pub fn given(&self, path: &Path, ignore_labels: bool) -> Option<Given> {
+        let target = if ignore_labels { Target::Ignored } else { Target::Label(self.label_column.clone()) };
+        match (&self.inputs, &self.texts) {
+            (Some(_), _) => Some(Given::Arrays(path.to_path_buf())),
+            (None, Some(_)) => Some(Given::Texts(Texts { target, ..self.tokens.texts(path) })),
+            (None, None) => None,
+        }
+    }
+
+    /// The same with a tokenizer that is named, where texts are to be cut for several models: that of the first of them
+    /// that one lies beside.
+    pub fn with_tokenizer<'p>(&self, models: impl IntoIterator<Item = &'p Path>) -> DataFlags {
+        let mut flags = self.clone();
+        if flags.texts.is_some() && flags.tokens.tokenizer.is_none() {
+            flags.tokens.tokenizer = models.into_iter().find_map(Texts::tokenizer_beside);
+        }
+        flags
     }
 
     /// As options of the library.

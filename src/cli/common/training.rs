@@ -132,6 +132,13 @@ pub struct TrainingFlags {
     pub operators: Option<Operators>,
 }
 
+impl TrainingFlags {
+    /// Whether labels are left aside, wrong ones too: the teacher alone is learned from.
+    pub fn ignores_labels(&self) -> bool {
+        self.teacher.is_some() && self.distill.unwrap_or(0.0) >= 1.0
+    }
+}
+
 /// How parameters follow gradients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OptimizerKind {

@@ -1,13 +1,14 @@
-//! Columns of text in Parquet files.
+//! Columns of texts and of numbers in Parquet files.
 
 use std::fs::File;
 use std::path::Path;
 
 use parquet::basic::Type;
+use parquet::data_type::{BoolType, DoubleType, FloatType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
-use parquet::file::reader::FileReader;
+use parquet::file::reader::{FileReader, RowGroupReader};
 
-use super::parquet::{broken, check_codec, guarded, reader, values};
+use super::parquet::{broken, check_codec, guarded, named_classes, read_column, reader, values};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The names of the columns of a Parquet file, with the structures that they lie in.
@@ -50,4 +51,66 @@ pub(crate) fn text_column(path: &Path, name: &str, most: usize) -> Result<Vec<Op
     }
     texts.truncate(most);
     Ok(texts)
+}
+
+/// The values of a column of texts or numbers, its first `most` rows, as they are written; `None` for null.
+///
+/// # Errors
+///
+/// Those of [`text_column`].
+pub(crate) fn value_column(path: &Path, name: &str, most: usize) -> Result<Vec<Option<String>>> {
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let reader = reader(path, &file)?;
+    let columns = reader.metadata().file_metadata().schema_descr().columns();
+    let at = columns.iter().position(|column| column.path().string() == name && column.max_rep_level() == 0);
+    let Some((at, kind)) = at.map(|at| (at, columns[at].physical_type())) else {
+        let what = format!("its column `{name}` holds lists");
+        return Err(Error::new(ErrorKind::Format, what).at(path));
+    };
+    match kind {
+        Type::BYTE_ARRAY => return text_column(path, name, most),
+        Type::BOOLEAN | Type::INT32 | Type::INT64 | Type::FLOAT | Type::DOUBLE => {}
+        _ => {
+            let what = format!("its column `{name}` holds neither texts nor numbers");
+            return Err(Error::new(ErrorKind::Format, what).at(path));
+        }
+    }
+    check_codec(path, &reader, at)?;
+    let mut found = Vec::new();
+    for number in 0..reader.num_row_groups() {
+        if found.len() >= most {
+            break;
+        }
+        let read = || numbers(reader.get_row_group(number)?.as_ref(), at, kind);
+        found.extend(guarded(read).map_err(|error| broken(path, error))?);
+    }
+    found.truncate(most);
+    Ok(found)
+}
+
+/// The numbers of a column of a row group, as they are written.
+fn numbers(group: &dyn RowGroupReader, at: usize, kind: Type) -> Result<Vec<Option<String>>, ParquetError> {
+    let mut found = Vec::new();
+    let mut push = |value: Option<String>| {
+        found.push(value);
+        Ok(())
+    };
+    match kind {
+        Type::BOOLEAN => read_column::<BoolType>(group, at, |v| push(v.map(|v| u8::from(v).to_string())))?,
+        Type::INT32 => read_column::<Int32Type>(group, at, |v| push(v.map(|v| v.to_string())))?,
+        Type::INT64 => read_column::<Int64Type>(group, at, |v| push(v.map(|v| v.to_string())))?,
+        Type::FLOAT => read_column::<FloatType>(group, at, |v| push(v.map(|v| v.to_string())))?,
+        _ => read_column::<DoubleType>(group, at, |v| push(v.map(|v| v.to_string())))?,
+    }
+    Ok(found)
+}
+
+/// The names of the classes that the numbers of a column stand for, where the file says so.
+///
+/// # Errors
+///
+/// Those of [`column_names`].
+pub(crate) fn class_names(path: &Path, column: &str) -> Result<Option<Vec<String>>> {
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    Ok(named_classes(&reader(path, &file)?, column))
 }

@@ -15,7 +15,7 @@ mod pixels;
 mod webdataset;
 
 pub(crate) use arrays::ArrayFile;
-pub(crate) use columns::{column_names, text_column};
+pub(super) use columns::{class_names, column_names, text_column, value_column};
 pub(super) use files::Files;
 pub(super) use find::{Found, find, is_folder};
 pub(super) use float16::Float16;

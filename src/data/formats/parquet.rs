@@ -369,7 +369,7 @@ pub(super) fn open(path: &Path, file: &File, options: &ReadOptions, cache: &Arc<
                 .collect::<Result<_>>()?,
         ),
     };
-    let classes = label.and_then(|label| class_names(&reader, columns[label].path().parts().first()?));
+    let classes = label.and_then(|label| named_classes(&reader, columns[label].path().parts().first()?));
     let id = FILES.fetch_add(1, Ordering::Relaxed);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
     let rows = Rows { columns: images, folder, ends, id, cache: cache.clone(), reader };
@@ -421,7 +421,7 @@ fn read_labels(reader: &SerializedFileReader<Bytes>, column: usize) -> Result<Ve
 }
 
 /// Passes every value of a column that is not repeated to `take`, `None` for null.
-fn read_column<T: DataType>(
+pub(super) fn read_column<T: DataType>(
     group: &dyn RowGroupReader,
     column: usize,
     mut take: impl FnMut(Option<T::T>) -> Result<(), ParquetError>,
@@ -459,7 +459,7 @@ fn read_column<T: DataType>(
 }
 
 /// The names of the classes, which Hugging Face's `datasets` leaves in the metadata of the file.
-fn class_names(reader: &SerializedFileReader<Bytes>, column: &str) -> Option<Vec<String>> {
+pub(super) fn named_classes(reader: &SerializedFileReader<Bytes>, column: &str) -> Option<Vec<String>> {
     let entries = reader.metadata().file_metadata().key_value_metadata()?;
     let json = entries.iter().find(|entry| entry.key == "huggingface")?.value.as_ref()?;
     let json: serde_json::Value = serde_json::from_str(json).ok()?;

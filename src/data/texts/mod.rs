@@ -6,6 +6,7 @@ mod read;
 mod report;
 mod settings;
 mod source;
+mod targets;
 #[cfg(feature = "text")]
 mod tokenizer;
 #[cfg(not(feature = "text"))]
@@ -17,3 +18,4 @@ pub(super) use inputs::Takes;
 pub use report::TextsReport;
 pub use settings::{LengthReport, PaddingReport};
 pub use source::Texts;
+pub use targets::{LabelsBy, LabelsReport, Target};

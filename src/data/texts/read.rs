@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use walkdir::WalkDir;
 
-use super::super::formats::{column_names, is_folder, text_column};
+use super::super::formats::{class_names, column_names, is_folder, text_column, value_column};
 use super::csv::records;
+use super::targets::Target;
 use crate::error::{Error, ErrorKind, Result};
 
 const HINT: &str = "give a .txt file of one text a line, a .jsonl, .csv, .tsv or .parquet file, or a folder of them";
@@ -22,6 +23,8 @@ pub(super) struct Text {
     pub text: String,
     /// The second one of a pair.
     pub pair: Option<String>,
+    /// What stands beside it in the column of labels.
+    pub target: Option<String>,
 }
 
 /// Texts that were read.
@@ -31,6 +34,18 @@ pub(super) struct Found {
     pub texts: Vec<Text>,
     /// The columns that they come from.
     pub columns: Vec<String>,
+    /// The column of labels.
+    pub target: Option<String>,
+    /// The names of the classes that its numbers stand for, where a file says so.
+    pub classes: Option<Vec<String>>,
+}
+
+impl Found {
+    /// The column of labels, and what stands there beside each text.
+    pub fn beside(&self) -> Option<(&str, Vec<&str>)> {
+        let values = self.texts.iter().filter_map(|text| text.target.as_deref());
+        self.target.as_deref().map(|column| (column, values.collect()))
+    }
 }
 
 /// What a file of texts is, by its name.
@@ -54,21 +69,27 @@ fn kind(path: &Path) -> Option<Kind> {
     })
 }
 
-/// The first `most` texts of a file, or of the files of a folder in the order of their paths.
+/// The first `most` texts of a file, or of the files of a folder in the order of their paths, with their labels.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for a column that is not there; [`ErrorKind::Format`] for a file of another kind, a malformed
-/// one, and one without a text; those of reading.
-pub(super) fn read(path: &Path, columns: &[String], most: usize) -> Result<Found> {
+/// one, one without a text, and for files of which some have labels; those of reading.
+pub(super) fn read(path: &Path, columns: &[String], target: &Target, most: usize) -> Result<Found> {
     let files = match is_folder(path).map_err(|e| e.rehint(HINT))? {
         true => listed(path)?,
         false => vec![path.to_path_buf()],
     };
     let mut found = Found::default();
     for file in files {
-        let own = of_file(&file, columns, most - found.texts.len())?;
-        found.texts.extend(own.texts);
-        found.columns = own.columns;
+        let own = of_file(&file, columns, target, most - found.texts.len())?;
+        if !found.texts.is_empty() && (&own.target, &own.classes) != (&found.target, &found.classes) {
+            return Err(Error::new(ErrorKind::Format, "its labels are of another kind than those of the files before")
+                .at(file)
+                .hint("the files of a folder share the column of labels, and the classes"));
+        }
+        let mut texts = std::mem::take(&mut found.texts);
+        texts.extend(own.texts);
+        found = Found { texts, ..own };
         if found.texts.len() >= most {
             break;
         }
@@ -106,54 +127,67 @@ fn listed(folder: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-fn of_file(path: &Path, columns: &[String], most: usize) -> Result<Found> {
+fn of_file(path: &Path, columns: &[String], target: &Target, most: usize) -> Result<Found> {
     let wrong = |what: String| Error::new(ErrorKind::Format, what).at(path).hint(HINT);
     match kind(path) {
         None => Err(wrong("its name does not say how texts stand in it".into())),
         Some(Kind::Lines) if !columns.is_empty() => {
             Err(Error::new(ErrorKind::Usage, "lines of text have no columns").at(path).hint("drop --text-column"))
         }
+        Some(Kind::Lines) if matches!(target, Target::Label(Some(_))) => {
+            Err(Error::new(ErrorKind::Usage, "lines of text have no columns").at(path).hint("drop --label-column"))
+        }
         Some(Kind::Lines) => {
             let lines = utf8(path)?;
-            let texts = lines.lines().take(most).map(|line| Text { text: line.to_owned(), pair: None }).collect();
-            Ok(Found { texts, columns: Vec::new() })
+            let texts = lines.lines().take(most).map(|line| joined([line.to_owned()].into_iter(), None)).collect();
+            Ok(Found { texts, ..Found::default() })
         }
-        Some(Kind::Json) => of_json(path, &utf8(path)?, columns, most),
+        Some(Kind::Json) => of_json(path, &utf8(path)?, columns, target, most),
         Some(Kind::Separated(separator)) => {
             let mut rows = records(&utf8(path)?, separator).map_err(wrong)?.into_iter();
             let names = rows.next().ok_or_else(|| wrong("it is empty".into()))?;
             let columns = chosen(path, &names, columns)?;
+            let target = target.column(path, &names)?;
             let at = |column: &String| names.iter().position(|name| name == column).unwrap_or_default();
             let places: Vec<usize> = columns.iter().map(at).collect();
+            let beside = target.as_ref().map(at);
             let mut texts = Vec::new();
             for (number, row) in rows.take(most).enumerate() {
                 if row.len() != names.len() {
                     let what = format!("row {number} has {} fields, and the first line {}", row.len(), names.len());
                     return Err(wrong(what).rehint("texts with separators or breaks stand in double quotes"));
                 }
-                texts.push(joined(places.iter().map(|&p| row[p].clone())));
+                let label = beside.map(|p| row[p].clone());
+                let label = labelled(path, number, &target, label)?;
+                texts.push(joined(places.iter().map(|&p| row[p].clone()), label));
             }
-            Ok(Found { texts, columns })
+            Ok(Found { texts, columns, target, classes: None })
         }
         Some(Kind::Parquet) => {
             let names = column_names(path).map_err(|e| e.hint(HINT))?;
             let columns = chosen(path, &names, columns)?;
+            let target = target.column(path, &names)?;
             let read = |name: &String| text_column(path, name, most).map_err(|e| e.hint(HINT));
             let read: Vec<Vec<Option<String>>> = columns.iter().map(read).collect::<Result<_>>()?;
+            let beside = target.as_ref().map(|name| value_column(path, name, most)).transpose();
+            let beside = beside.map_err(|e| e.hint("labels are whole numbers from 0, or names"))?;
+            let classes = target.as_ref().map(|name| class_names(path, name)).transpose()?.flatten();
             let row = |number: usize| {
                 let texts = columns.iter().zip(&read).map(|(column, texts)| {
                     let text = texts.get(number).cloned().flatten();
                     text.ok_or_else(|| no_text(path, number, column))
                 });
-                texts.collect::<Result<Vec<String>>>().map(|texts| joined(texts.into_iter()))
+                let texts = texts.collect::<Result<Vec<String>>>()?;
+                let label = beside.as_ref().and_then(|labels| labels.get(number).cloned().flatten());
+                labelled(path, number, &target, label).map(|label| joined(texts.into_iter(), label))
             };
             let texts = (0..read.first().map_or(0, Vec::len)).map(row).collect::<Result<_>>()?;
-            Ok(Found { texts, columns })
+            Ok(Found { texts, columns, target, classes })
         }
     }
 }
 
-fn of_json(path: &Path, lines: &str, columns: &[String], most: usize) -> Result<Found> {
+fn of_json(path: &Path, lines: &str, columns: &[String], target: &Target, most: usize) -> Result<Found> {
     let mut found = Found::default();
     for (number, line) in lines.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).take(most) {
         let wrong = |what: String| {
@@ -163,14 +197,23 @@ fn of_json(path: &Path, lines: &str, columns: &[String], most: usize) -> Result<
         let value: Value = serde_json::from_str(line).map_err(|e| wrong(format!("is not JSON: {e}")))?;
         let Value::Object(object) = value else { return Err(wrong("is no object".into())) };
         if found.columns.is_empty() {
-            found.columns = chosen(path, &object.keys().cloned().collect::<Vec<_>>(), columns)?;
+            let names: Vec<String> = object.keys().cloned().collect();
+            found.columns = chosen(path, &names, columns)?;
+            found.target = target.column(path, &names)?;
         }
         let text = |column: &String| {
             let text = object.get(column).and_then(Value::as_str).map(str::to_owned);
             text.ok_or_else(|| no_text(path, found.texts.len(), column))
         };
         let texts = found.columns.iter().map(text).collect::<Result<Vec<String>>>()?;
-        found.texts.push(joined(texts.into_iter()));
+        let label = found.target.as_ref().and_then(|name| match object.get(name)? {
+            Value::String(name) => Some(name.clone()),
+            Value::Bool(value) => Some(u8::from(*value).to_string()),
+            Value::Number(value) => Some(value.to_string()),
+            _ => None,
+        });
+        let label = labelled(path, found.texts.len(), &found.target, label)?;
+        found.texts.push(joined(texts.into_iter(), label));
     }
     Ok(found)
 }
@@ -199,8 +242,20 @@ fn no_text(path: &Path, row: usize, column: &str) -> Error {
         .hint("leave such rows out; an empty text is \"\"")
 }
 
-fn joined(mut texts: impl Iterator<Item = String>) -> Text {
-    Text { text: texts.next().unwrap_or_default(), pair: texts.next() }
+/// The label of a row, where there is a column of them.
+fn labelled(path: &Path, row: usize, column: &Option<String>, label: Option<String>) -> Result<Option<String>> {
+    match (column, label.filter(|label| !label.trim().is_empty())) {
+        (Some(column), None) => {
+            Err(Error::new(ErrorKind::Format, format!("row {row} has no label in its column `{column}`"))
+                .at(path)
+                .hint("leave such rows out"))
+        }
+        (_, label) => Ok(label),
+    }
+}
+
+fn joined(mut texts: impl Iterator<Item = String>, target: Option<String>) -> Text {
+    Text { text: texts.next().unwrap_or_default(), pair: texts.next(), target }
 }
 
 /// A file of text, without a byte order mark.
@@ -219,7 +274,8 @@ mod tests {
 
     fn texts(path: &Path, columns: &[&str]) -> Result<Vec<(String, Option<String>)>> {
         let columns: Vec<String> = columns.iter().map(|name| name.to_string()).collect();
-        read(path, &columns, 3).map(|found| found.texts.into_iter().map(|t| (t.text, t.pair)).collect())
+        read(path, &columns, &Target::Ignored, 3)
+            .map(|found| found.texts.into_iter().map(|t| (t.text, t.pair)).collect())
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::settings::{LengthReport, PaddingReport};
+use super::targets::LabelsReport;
 use super::tokens::Own;
 
 /// How texts became tokens, for JSON.
@@ -28,6 +29,15 @@ pub struct TextsReport {
     /// The place of the first token, where the model takes places.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_position: Option<usize>,
+    /// The classes, where a column of labels is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelsReport>,
+    /// Why there are no labels.
+    #[serde(skip)]
+    pub(in crate::data) absent: String,
+    /// What padding is in each array.
+    #[serde(skip)]
+    pub(in crate::data) fill: Vec<(String, f32)>,
     /// What the file of the tokenizer says of lengths, and does not count.
     #[serde(skip)]
     pub(super) own: Own,
@@ -80,6 +90,7 @@ impl TextsReport {
                 self.padded_to
             ));
         }
+        lines.extend(self.labels.as_ref().map(LabelsReport::line));
         lines
     }
 }

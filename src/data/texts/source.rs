@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array2, ArrayD};
+use ndarray::{Array1, Array2, ArrayD};
 
-use super::super::arrays::SPECIAL;
+use super::super::arrays::{LABELS, SPECIAL};
 use super::super::formats::ArrayFile;
 use super::inputs::Takes;
 use super::read::read;
 use super::report::TextsReport;
 use super::settings::{Settings, find, tokenizer_beside};
+use super::targets::{Target, classes};
 use super::tokenizer::Tokenizer;
 use super::tokens::{Row, Tokens};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,6 +29,8 @@ pub struct Texts {
     pub max_length: Option<usize>,
     /// Texts that are read at most.
     pub limit: Option<usize>,
+    /// The column that is read beside them.
+    pub target: Target,
 }
 
 impl Texts {
@@ -69,7 +72,10 @@ impl Texts {
         }
         let first = settings.first_place(&takes, padding.as_ref())?;
         let max_length = settings.length(self.max_length, &takes, first)?;
-        let found = read(&self.path, &self.columns, self.limit.unwrap_or(usize::MAX))?;
+        let found = read(&self.path, &self.columns, &self.target, self.limit.unwrap_or(usize::MAX))?;
+        let of_labels =
+            |(column, labels): (&str, Vec<&str>)| classes(&self.path, column, &labels, found.classes.clone());
+        let (classes, labels) = found.beside().map(of_labels).transpose()?.unzip();
         let Tokens { rows, cut } = tokenizer.tokens(&found.texts, max_length.as_ref().map(|length| length.tokens))?;
         // No row is without a real token: engines differ in what attention gives where there is no key.
         if let Some(at) = rows.iter().position(|row| row.ids.is_empty()) {
@@ -90,6 +96,10 @@ impl Texts {
                 .hint("write its pad_token into tokenizer_config.json beside it, such as {\"pad_token\": \"[PAD]\"}"));
         };
         let arrays = arrays(&takes, &rows, padded_to, pad, first);
+        let fill = arrays.iter().map(|(name, _, fill)| (name.clone(), *fill)).collect();
+        let mut arrays: Vec<(String, ArrayD<f32>)> =
+            arrays.into_iter().map(|(name, values, _)| (name, values)).collect();
+        arrays.extend(classes.map(|classes| (LABELS.to_owned(), Array1::from(classes).into_dyn())));
         let report = TextsReport {
             tokenizer: file,
             columns: found.columns,
@@ -99,6 +109,9 @@ impl Texts {
             padded_to,
             padding,
             first_position: takes.positions.is_some().then_some(first),
+            labels,
+            absent: self.target.absent(),
+            fill,
             own,
             unmasked,
         };
@@ -106,25 +119,23 @@ impl Texts {
     }
 }
 
-/// An array for each input, and one that says which tokens are special.
-fn arrays(takes: &Takes, rows: &[Row], tokens: usize, pad: u32, first: usize) -> Vec<(String, ArrayD<f32>)> {
+/// An array for each input, and one that says which tokens are special; what padding is in each.
+fn arrays(takes: &Takes, rows: &[Row], tokens: usize, pad: u32, first: usize) -> Vec<(String, ArrayD<f32>, f32)> {
     // Token numbers are far below 2^24, up to which float32 holds whole numbers.
-    let array = |value: &dyn Fn(&Row, usize) -> Option<usize>, padding: usize| {
+    let array = |name: String, value: &dyn Fn(&Row, usize) -> Option<usize>, padding: usize| {
         let value = |(row, at): (usize, usize)| value(&rows[row], at).unwrap_or(padding) as f32;
-        Array2::from_shape_fn((rows.len(), tokens), value).into_dyn()
+        (name, Array2::from_shape_fn((rows.len(), tokens), value).into_dyn(), padding as f32)
     };
+    let id = |row: &Row, at: usize| row.ids.get(at).map(|&id| id as usize);
     let real = |row: &Row, at: usize| (at < row.ids.len()).then_some(1);
     let type_of = |row: &Row, at: usize| row.types.get(at).map(|&t| t as usize);
     let place = |row: &Row, at: usize| (at < row.ids.len()).then_some(first + at);
     let special = |row: &Row, at: usize| row.special.get(at).map(|&s| usize::from(s));
-    let mut arrays = vec![
-        (takes.ids.clone(), array(&|row, at| row.ids.get(at).map(|&id| id as usize), pad as usize)),
-        (SPECIAL.to_owned(), array(&special, 1)),
-    ];
-    arrays.extend(takes.mask.clone().map(|name| (name, array(&real, 0))));
-    arrays.extend(takes.types.clone().map(|name| (name, array(&type_of, 0))));
+    let mut arrays = vec![array(takes.ids.clone(), &id, pad as usize), array(SPECIAL.to_owned(), &special, 1)];
+    arrays.extend(takes.mask.clone().map(|name| array(name, &real, 0)));
+    arrays.extend(takes.types.clone().map(|name| array(name, &type_of, 0)));
     // The place of padding is the one before the first.
-    arrays.extend(takes.positions.clone().map(|name| (name, array(&place, first.saturating_sub(1)))));
+    arrays.extend(takes.positions.clone().map(|name| array(name, &place, first.saturating_sub(1))));
     arrays
 }
 

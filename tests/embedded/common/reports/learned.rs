@@ -15,7 +15,7 @@ use crate::common::root;
 
 const CLASSIFIERS: [&str; 2] = ["classifier-ts", "classifier-dynamo"];
 /// PyTorch's plain gradient descent on all six samples.
-const DESCENT: [&str; 10] =
+pub(super) const DESCENT: [&str; 10] =
     ["--optimizer", "sgd", "--momentum", "0", "--weight-decay", "0", "--lr", "0.05", "--batch-size", "6"];
 
 fn labelled() -> String {
@@ -23,7 +23,7 @@ fn labelled() -> String {
 }
 
 /// The losses of the updates in a metrics file.
-fn losses(path: &Path) -> Value {
+pub(super) fn losses(path: &Path) -> Value {
     let lines = fs::read_to_string(path).unwrap();
     let lines = lines.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
     Value::Array(lines.filter_map(|v| v.get("loss").cloned()).collect())

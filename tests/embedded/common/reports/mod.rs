@@ -13,6 +13,7 @@ pub mod feeds;
 pub mod heads;
 pub mod inputs;
 pub mod joined;
+pub mod labelled;
 pub mod learned;
 pub mod listed;
 pub mod masks;

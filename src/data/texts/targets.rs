@@ -1,0 +1,174 @@
+//! What stands beside texts for a model to learn: the class of each, by its number or by its name.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The columns of labels where none is named, tried in turn.
+const USUAL: [&str; 2] = ["label", "labels"];
+/// Whole numbers up to this one are held exactly, by float32.
+const MOST: f64 = (1 << 24) as f64;
+/// How many classes a line lists.
+const LISTED: usize = 5;
+
+/// Which column of a table is read beside the texts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Target {
+    /// None.
+    #[default]
+    Ignored,
+    /// The class of each text: the column of that name, which has to be there, or a usual one, where there is one.
+    Label(Option<String>),
+}
+
+impl Target {
+    /// The column of a table with these.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where one that is named is not there.
+    pub(super) fn column(&self, path: &Path, names: &[String]) -> Result<Option<String>> {
+        let has = |name: &str| names.iter().any(|own| own == name);
+        match self {
+            Target::Ignored => Ok(None),
+            Target::Label(None) => Ok(USUAL.into_iter().find(|name| has(name)).map(str::to_owned)),
+            Target::Label(Some(name)) if has(name) => Ok(Some(name.clone())),
+            Target::Label(Some(name)) => {
+                let what = format!("it has no column `{name}`; there are {}", names.join(", "));
+                Err(Error::new(ErrorKind::Usage, what).at(path).hint("name the column of labels: --label-column NAME"))
+            }
+        }
+    }
+
+    /// Why there are no labels, and what helps.
+    pub(super) fn absent(&self) -> String {
+        match self {
+            Target::Ignored => "nobody asked for them".into(),
+            _ => format!(
+                "it has no column {}; name it with --label-column, in JSON lines, CSV, TSV or Parquet",
+                USUAL.join(" or ")
+            ),
+        }
+    }
+}
+
+/// Whose labels the classes of texts are, for JSON.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LabelsReport {
+    /// The column that they stand in.
+    pub column: String,
+    /// What stands there.
+    pub by: LabelsBy,
+    /// The names of the classes in their order, where they have some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<String>>,
+}
+
+/// What a column of labels holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LabelsBy {
+    /// The numbers of classes, from 0.
+    Numbers,
+    /// Their names, whose order is that of sorting.
+    Names,
+}
+
+impl LabelsReport {
+    /// What is assumed of the classes.
+    pub(super) fn line(&self) -> String {
+        let column = &self.column;
+        let classes = self.classes.as_deref().unwrap_or_default();
+        let mut listed: Vec<String> =
+            classes.iter().take(LISTED).enumerate().map(|(number, name)| format!("{number} `{name}`")).collect();
+        if classes.len() > LISTED {
+            listed.push(format!("{} more", classes.len() - LISTED));
+        }
+        let listed = listed.join(", ");
+        match self.by {
+            LabelsBy::Names => format!("labels are the names in the column `{column}`, in sorted order: {listed}"),
+            LabelsBy::Numbers if classes.is_empty() => format!("labels are the numbers in the column `{column}`"),
+            LabelsBy::Numbers => format!("labels are the numbers in the column `{column}`: {listed}"),
+        }
+    }
+}
+
+/// The classes that the labels of a column are; `names` are those of its numbers, where these have some.
+///
+/// # Errors
+/// [`ErrorKind::Format`] for a number that is not whole, and for numbers among names.
+pub(super) fn classes(
+    path: &Path,
+    column: &str,
+    labels: &[&str],
+    names: Option<Vec<String>>,
+) -> Result<(Vec<f32>, LabelsReport)> {
+    let numbers: Vec<Option<f64>> = labels.iter().map(|label| number(label)).collect();
+    let wrong = |row: usize, what: String, hint: &str| {
+        let what = format!("row {row} has the label `{}` in its column `{column}`, {what}", labels[row]);
+        Err(Error::new(ErrorKind::Format, what).at(path).hint(hint))
+    };
+    let is_class = |n: f64| n.fract() == 0.0 && n.abs() <= MOST;
+    if let Some(row) = numbers.iter().position(|number| number.is_some_and(|n| !is_class(n))) {
+        let hint = "labels are whole numbers from 0, or names; --label-column names another column, and a --teacher \
+                    with --distill 1 needs none";
+        return wrong(row, "which is no number of a class".into(), hint);
+    }
+    let values: Option<Vec<f32>> = numbers.iter().map(|number| number.map(|n| n as f32)).collect();
+    if let Some(values) = values {
+        return Ok((values, LabelsReport { column: column.to_owned(), by: LabelsBy::Numbers, classes: names }));
+    }
+    if let Some(row) = numbers.iter().position(Option::is_some) {
+        let name = numbers.iter().position(Option::is_none).map_or("", |row| labels[row]);
+        let hint = "labels are all of them numbers of classes, or all of them names";
+        return wrong(row, format!("a number, and others are names, such as `{name}`"), hint);
+    }
+    let classes: Vec<String> = labels.iter().collect::<BTreeSet<_>>().into_iter().map(|&name| name.into()).collect();
+    let place = |name: &&str| classes.binary_search_by(|own| own.as_str().cmp(name)).unwrap_or_default() as f32;
+    let values = labels.iter().map(place).collect();
+    Ok((values, LabelsReport { column: column.to_owned(), by: LabelsBy::Names, classes: Some(classes) }))
+}
+
+/// The number that a label is; none for a name.
+fn number(label: &str) -> Option<f64> {
+    label.trim().parse::<f64>().ok().filter(|n| n.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(labels: &[&str]) -> Result<(Vec<f32>, LabelsReport)> {
+        classes(Path::new("texts.csv"), "label", labels, None)
+    }
+
+    #[test]
+    fn classes_are_numbers_or_sorted_names() {
+        let (values, report) = of(&["2", "0", "1.0", "-1"]).unwrap();
+        assert_eq!((values, report.by, report.classes), (vec![2.0, 0.0, 1.0, -1.0], LabelsBy::Numbers, None));
+        let (values, report) = of(&["no", "Yes", "maybe", "no", "nan"]).unwrap();
+        assert_eq!((values, report.by), (vec![3.0, 0.0, 1.0, 3.0, 2.0], LabelsBy::Names));
+        assert_eq!(
+            report.line(),
+            "labels are the names in the column `label`, in sorted order: 0 `Yes`, 1 `maybe`, \
+            2 `nan`, 3 `no`"
+        );
+    }
+
+    #[test]
+    fn what_is_no_class_is_named() {
+        for (labels, says) in [
+            (&["1", "0.5"][..], "row 1 has the label `0.5` in its column `label`, which is no number of a class"),
+            (&["1e9"], "which is no number of a class"),
+            (
+                &["a", "b", "3"],
+                "row 2 has the label `3` in its column `label`, a number, and others are names, such as `a`",
+            ),
+        ] {
+            let error = of(labels).unwrap_err();
+            assert!(error.to_string().contains(says) && error.hint_text().is_some(), "{error}");
+        }
+    }
+}
