@@ -105,6 +105,13 @@ pub struct TokensReport {
     pub of: usize,
 }
 
+impl Input {
+    /// True for token numbers, which are whole numbers; features and pictures have no padding to speak of.
+    fn is_tokens(&self) -> bool {
+        self.values.ndim() == 2 && is_integer(self.kind)
+    }
+}
+
 impl Arrays {
     /// Reads the arrays that a model's data inputs take.
     ///
@@ -306,6 +313,18 @@ impl Arrays {
         Inputs { arrays, real, content }
     }
 
+    /// How many tokens of each sample are no padding, where samples are texts: token numbers, which are whole numbers,
+    /// along one axis.
+    pub fn tokens(&self) -> Option<Vec<usize>> {
+        let place = self.held.inputs.iter().position(Input::is_tokens)?;
+        let length = self.held.inputs[place].values.len_of(Axis(1));
+        let real = |mask: usize| {
+            let rows = self.held.inputs[mask].values.outer_iter().take(self.count);
+            rows.map(|row| row.iter().filter(|v| **v != 0.0).count()).collect()
+        };
+        Some(self.held.mask.map_or_else(|| vec![length; self.count], real))
+    }
+
     /// The path that they were read from.
     pub fn path(&self) -> &Path {
         &self.held.path
@@ -331,9 +350,7 @@ impl Arrays {
         };
         let all: Vec<usize> = (0..self.count).collect();
         let whole = self.select(&all);
-        // Token numbers are whole numbers; features and pictures have no padding to speak of.
-        let is_tokens = |i: &&Input| i.values.ndim() == 2 && is_integer(i.kind);
-        let tokens = self.held.inputs.iter().find(is_tokens).map(|i| {
+        let tokens = self.held.inputs.iter().find(|i| i.is_tokens()).map(|i| {
             let of = self.count * i.values.shape()[1];
             TokensReport {
                 mask: self.mask().map(str::to_string),

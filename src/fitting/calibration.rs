@@ -1,25 +1,40 @@
 //! Calibration: random views of unlabelled images, or samples of arrays as they are, some of them held out for every
 //! choice.
 
-use ndarray::{Array3, Axis};
+use ndarray::{Array3, ArrayD, Axis};
 use rand::seq::SliceRandom;
 use rand::{SeedableRng, rngs::StdRng};
 
+use super::lengths::{TokenAxes, alike};
 use super::network::Progress;
-use super::part::Values;
+use super::part::{Values, pin_on};
 use crate::data::{Arrays, Augmentation, Crop, Loader, Samples};
 use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::Model;
 
 /// The least and the greatest area of a view, as shares of the picture.
 const SCALE: [f64; 2] = [0.4, 1.0];
 /// The least and the greatest width over height of a view.
 const RATIO: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
+/// Views that matrices are fitted on, where no number is given.
+const VIEWS: usize = 192;
 /// One image in so many is held out.
 const HELD_OUT_SHARE: usize = 6;
 /// Views of held-out images.
 const HELD_OUT: usize = 16;
+/// A view of a picture has about so many tokens. Texts have few: as many of them as have so many together count as one.
+const VIEW_TOKENS: usize = 256;
 /// Fewer images than these are said to be few.
 const FEW: usize = 24;
+
+/// How many views or samples are drawn.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Views {
+    /// Their number; where there is none, 192 views of pictures, or samples with the tokens of so many.
+    pub count: Option<usize>,
+    /// The seed that draws them.
+    pub seed: u64,
+}
 
 /// Views of images, or samples of arrays: a batch of one each, by the inputs that take them.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +53,8 @@ pub struct Calibration {
     pub mask: Option<String>,
     /// True where these are arrays: models take them as long as they are.
     pub of_arrays: bool,
+    /// Tokens of a sample of arrays without a mask.
+    pub tokens: Option<usize>,
 }
 
 impl Calibration {
@@ -46,11 +63,11 @@ impl Calibration {
     ///
     /// # Errors
     /// [`ErrorKind::Images`] where no image can be read or all views are alike.
-    pub fn draw(loader: &Loader, input: &str, count: usize, seed: u64, progress: Progress) -> Result<Calibration> {
-        let images = loader.len();
-        let (order, apart) = drawn(images, seed);
+    pub fn draw(loader: &Loader, input: &str, views: Views, progress: Progress) -> Result<Calibration> {
+        let (images, count, seed) = (loader.len(), views.count.unwrap_or(VIEWS), views.seed);
+        let order = drawn(images, seed);
         let mut warnings = Vec::new();
-        let (held_out, fit) = order.split_at(apart);
+        let (held_out, fit) = order.split_at(held_out(images).min(HELD_OUT));
         let fit = if images == 1 { &order } else { fit };
         let share = |list: &[usize], count: usize| {
             let mut counts = vec![0; images];
@@ -101,24 +118,31 @@ impl Calibration {
         Ok(Calibration { fit: fitted, held_out: judged, images, seed, warnings, ..Calibration::default() })
     }
 
-    /// Takes up to `count` samples of arrays as they are, which are drawn at random, and others that are held out. The
-    /// same seed draws the same ones.
+    /// Takes samples of arrays, which are drawn at random, and others that are held out. The same seed draws the same
+    /// ones. Padding that `model` can do without is cut off.
     ///
     /// # Errors
     /// [`ErrorKind::Images`] where there are too few, or all are alike.
-    pub fn of_arrays(arrays: &Arrays, count: usize, seed: u64) -> Result<Calibration> {
+    pub fn of_arrays(model: &Model, arrays: &Arrays, views: Views) -> Result<Calibration> {
         let samples = arrays.len();
         if samples < 2 {
             return Err(Error::new(ErrorKind::Images, "there is one sample: nothing can be fitted and judged on it")
                 .at(arrays.path())
                 .hint("give a few dozen samples or more, as different as there are"));
         }
-        let (order, apart) = drawn(samples, seed);
-        let (held_out, fit) = order.split_at(apart);
+        let tokens = arrays.tokens();
+        let order = drawn(samples, views.seed);
+        let (apart, rest) = order.split_at(held_out(samples));
+        let enough = |list: &[usize], views: usize| match &tokens {
+            Some(tokens) => worth(list.iter().map(|&i| Some(tokens[i])), views),
+            None => worth(list.iter().map(|_| None), views),
+        };
+        let apart = &apart[..enough(apart, HELD_OUT)];
+        let count = views.count.map_or_else(|| enough(rest, VIEWS), |count| count.min(rest.len()));
         let taken = |list: &[usize]| -> Vec<Values> {
             list.iter().map(|&sample| arrays.select(&[sample]).arrays.into_iter().collect()).collect()
         };
-        let (fit, held_out) = (taken(&fit[..fit.len().min(count)]), taken(held_out));
+        let (mut fit, mut held_out) = (taken(&rest[..count]), taken(apart));
         if fit.iter().chain(&held_out).all(|v| *v == fit[0]) {
             return Err(Error::new(ErrorKind::Images, "the samples are all alike: nothing can be fitted on them")
                 .at(arrays.path())
@@ -127,18 +151,64 @@ impl Calibration {
         let few = format!("there are {samples} samples; a fit wants {FEW} or more, as different as there are");
         let warnings = if samples < FEW { vec![few] } else { Vec::new() };
         let mask = arrays.mask().map(str::to_string);
-        Ok(Calibration { fit, held_out, images: samples, seed, warnings, mask, of_arrays: true })
+        let axes = mask.as_ref().zip(fit.first()).and_then(|(mask, sample)| TokenAxes::new(model, mask, sample));
+        if let Some(axes) = axes {
+            axes.cut(&mut fit, &mut held_out);
+        }
+        let tokens = tokens.and_then(|t| t.first().copied()).filter(|_| mask.is_none());
+        let seed = views.seed;
+        Ok(Calibration { fit, held_out, images: samples, seed, warnings, mask, of_arrays: true, tokens })
+    }
+
+    /// The first of some samples, which hold as many tokens as so many views of pictures.
+    pub(super) fn first<'v>(&self, samples: &'v [Values], views: usize) -> &'v [Values] {
+        let real = |mask: &ArrayD<f32>| mask.iter().filter(|v| **v != 0.0).count();
+        let tokens = |sample: &Values| match &self.mask {
+            Some(mask) => sample.get(mask).map(real),
+            None => self.tokens,
+        };
+        &samples[..worth(samples.iter().map(tokens), views)]
+    }
+
+    /// Samples of every length that there is, the longest first.
+    pub(super) fn lengths(&self) -> Vec<&Values> {
+        alike(self.fit.iter().chain(&self.held_out)).iter().filter_map(|group| group.first().copied()).collect()
+    }
+
+    /// A model for one sample of every length that there is, the longest first.
+    ///
+    /// # Errors
+    /// Those of [`pin_on`].
+    pub fn pin(&self, model: &Model) -> Result<Vec<Model>> {
+        self.lengths().into_iter().map(|sample| pin_on(model, sample)).collect()
     }
 
     /// A sample that models are timed on, where they take arrays.
     pub fn sample(&self) -> Option<&Values> {
-        self.fit.first().filter(|_| self.of_arrays)
+        self.lengths().first().copied().filter(|_| self.of_arrays)
     }
 }
 
-/// The places of so many images in a random order, and how many of the first of them are held out.
-fn drawn(images: usize, seed: u64) -> (Vec<usize>, usize) {
+/// How many of the first samples hold as many tokens as so many views of pictures; where the number of tokens of a
+/// sample is not known, it counts as a view.
+fn worth(tokens: impl Iterator<Item = Option<usize>>, views: usize) -> usize {
+    let wanted = views * VIEW_TOKENS;
+    let before = tokens.scan(0, |sum, tokens| {
+        let before = *sum;
+        *sum += tokens.unwrap_or(VIEW_TOKENS).max(1);
+        Some(before)
+    });
+    before.take_while(|before| *before < wanted).count()
+}
+
+/// The places of so many images in a random order.
+fn drawn(images: usize, seed: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..images).collect();
     order.shuffle(&mut StdRng::seed_from_u64(seed));
-    (order, (images / HELD_OUT_SHARE).clamp(usize::from(images > 1), HELD_OUT))
+    order
+}
+
+/// How many of so many images may be held out.
+fn held_out(images: usize) -> usize {
+    (images / HELD_OUT_SHARE).max(usize::from(images > 1))
 }

@@ -6,6 +6,7 @@ use ndarray::ArrayD;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::lengths::alike;
 use super::padding::Mask;
 use super::part::{Part, Values, pin_on};
 use crate::anatomy::{Anatomy, ranking};
@@ -83,25 +84,30 @@ pub fn compare(
     views: &[Values],
     mask: Option<&str>,
 ) -> Result<Comparison> {
-    let first = views.first().cloned().unwrap_or_default();
-    let (ancestor, child) = (pin_on(ancestor, &first)?, pin_on(child, &first)?);
-    let own: Vec<usize> = (0..sources.len()).collect();
-    let (a, b) = (Probe::new(runtime, &ancestor, sources, mask)?, Probe::new(runtime, &child, &own, mask)?);
-    let runs: Vec<[Vec<ArrayD<f32>>; 2]> =
-        views.par_iter().map(|view| Ok([a.run(view)?, b.run(view)?])).collect::<Result<_>>()?;
     let first = ancestor.graph().output.first().map_or("", |o| o.name());
-    let mut agreement = Agreement::of(ranking(&Typing::new(&ancestor)?, first).is_some());
-    for [x, y] in &runs {
-        for o in 0..a.outputs.min(b.outputs) {
-            agreement.add(&x[o], &y[o], o == 0);
+    let mut agreement = Agreement::of(ranking(&Typing::new(ancestor)?, first).is_some());
+    let own: Vec<usize> = (0..sources.len()).collect();
+    let mut layers: Vec<Option<Agreement>> = sources.iter().map(|_| Some(Agreement::default())).collect();
+    for views in alike(views) {
+        let (ancestor, child) = (pin_on(ancestor, views[0])?, pin_on(child, views[0])?);
+        let (a, b) = (Probe::new(runtime, &ancestor, sources, mask)?, Probe::new(runtime, &child, &own, mask)?);
+        let runs: Vec<[Vec<ArrayD<f32>>; 2]> =
+            views.par_iter().map(|view| Ok([a.run(view)?, b.run(view)?])).collect::<Result<_>>()?;
+        for [x, y] in &runs {
+            for o in 0..a.outputs.min(b.outputs) {
+                agreement.add(&x[o], &y[o], o == 0);
+            }
+        }
+        for (layer, places) in layers.iter_mut().zip(a.leaves.iter().zip(&b.leaves)) {
+            let (Some(found), (Some(p), Some(q))) = (layer.as_mut(), places) else {
+                *layer = None;
+                continue;
+            };
+            let same = runs.iter().filter(|[x, y]| x[*p].len() == y[*q].len());
+            same.for_each(|[x, y]| found.add(&x[*p], &y[*q], true));
         }
     }
-    let layers = a.leaves.iter().zip(&b.leaves).map(|(&p, &q)| {
-        let (p, q) = (p?, q?);
-        let mut alike = Agreement::default();
-        runs.iter().filter(|[x, y]| x[p].len() == y[q].len()).for_each(|[x, y]| alike.add(&x[p], &y[q], true));
-        let found = alike.finish();
-        (found.images > 0).then_some(found.correlation)
-    });
+    let correlation = |found: Measures| (found.images > 0).then_some(found.correlation);
+    let layers = layers.into_iter().map(|found| found.and_then(|found| correlation(found.finish())));
     Ok(Comparison { layers: layers.collect(), outputs: agreement.finish() })
 }

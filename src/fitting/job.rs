@@ -12,8 +12,8 @@ use serde_json::json;
 
 use super::part::fixed_to;
 use super::{
-    Allocation, Budget, Calibration, Latencies, Limits, Progress, Shrinker, Shrunk, Timing, Values, beyond_half,
-    image_input, pin_on, plan, thin,
+    Allocation, Budget, Calibration, Latencies, Limits, Progress, Shrinker, Shrunk, Timing, Values, Views, beyond_half,
+    image_input, plan, thin,
 };
 use crate::anatomy::Anatomy;
 use crate::axes::{Typing, carry_value_info};
@@ -40,7 +40,8 @@ const TRIES: usize = 4;
 
 /// What fits descendants to their ancestor.
 pub struct Fitter {
-    pinned: Model,
+    /// For every length of samples.
+    pinned: Vec<Model>,
     /// Every session has one thread, and images are worked on side by side: results do not depend on the number of
     /// threads.
     pub runtime: Arc<Runtime>,
@@ -49,40 +50,39 @@ pub struct Fitter {
 }
 
 impl Fitter {
-    /// Draws `views` views of images for a model; `runtime` should have one thread. The time counts from `begun`.
+    /// Draws views of images for a model; `runtime` should have one thread. The time counts from `begun`.
     ///
     /// # Errors
-    /// Those of [`Calibration::draw`], of [`pin_on`] and of [`Runtime::check`].
+    /// Those of [`Calibration::draw`], of [`pin_on`](super::pin_on) and of [`Runtime::check`].
     pub fn new(
         model: &Model,
         images: &Loader,
         runtime: Arc<Runtime>,
-        (views, seed): (usize, u64),
+        views: Views,
         begun: Instant,
         listener: &dyn Listener,
     ) -> Result<Fitter> {
         let (input, tell) = (image_input(model.graph()), |n, of| listener.progress("views", n, of));
-        Fitter::with(model, Calibration::draw(images, &input, views, seed, &tell)?, runtime, begun)
+        Fitter::with(model, Calibration::draw(images, &input, views, &tell)?, runtime, begun)
     }
 
-    /// The same on up to `count` samples of arrays, as they are.
+    /// The same on samples of arrays.
     ///
     /// # Errors
-    /// Those of [`Calibration::of_arrays`], of [`pin_on`] and of [`Runtime::check`].
+    /// Those of [`Calibration::of_arrays`], of [`pin_on`](super::pin_on) and of [`Runtime::check`].
     pub fn on_arrays(
         model: &Model,
         arrays: &Arrays,
         runtime: Arc<Runtime>,
-        (count, seed): (usize, u64),
+        views: Views,
         begun: Instant,
     ) -> Result<Fitter> {
-        Fitter::with(model, Calibration::of_arrays(arrays, count, seed)?, runtime, begun)
+        Fitter::with(model, Calibration::of_arrays(model, arrays, views)?, runtime, begun)
     }
 
     fn with(model: &Model, calibration: Calibration, runtime: Arc<Runtime>, begun: Instant) -> Result<Fitter> {
-        let view = calibration.fit.first().cloned().unwrap_or_default();
-        let pinned = pin_on(model, &view).map_err(|e| e.at(&model.path))?;
-        runtime.check(&pinned).map_err(|e| e.at(&model.path))?;
+        let pinned = calibration.pin(model).map_err(|e| e.at(&model.path))?;
+        pinned.iter().try_for_each(|pinned| runtime.check(pinned)).map_err(|e| e.at(&model.path))?;
         Ok(Fitter { pinned, runtime, calibration, drawn: begun.elapsed().as_secs_f64() })
     }
 

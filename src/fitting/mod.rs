@@ -17,6 +17,7 @@ mod job;
 mod knapsack;
 pub mod latency;
 mod layout;
+mod lengths;
 pub mod network;
 pub mod order;
 mod padding;
@@ -32,7 +33,7 @@ mod targets;
 
 pub use allocate::plan;
 pub use budget::{Allocation, Budget, Limits, PlannedLayer};
-pub use calibration::Calibration;
+pub use calibration::{Calibration, Views};
 pub use job::{Fitter, Job, JobOptions, Origin, analyse, carrying, may_cut_dims};
 pub use latency::Latencies;
 pub use network::Progress;

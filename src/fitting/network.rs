@@ -36,6 +36,10 @@ const HEAD_LEVELS: usize = 5;
 pub type Progress<'p> = &'p (dyn Fn(usize, usize) + Sync);
 
 /// A pinned model ready for fits.
+///
+/// Samples of text differ in length, and most of a batch that is as long as the longest is padding. So a network may
+/// have others beside it that differ from it in nothing but the length of their samples: what is said of sites, of
+/// matrices and of the order in which they run holds for all, and [`Network::of`] gives the one that runs a sample.
 pub struct Network<'m> {
     /// The model.
     pub model: &'m Model,
@@ -53,9 +57,14 @@ pub struct Network<'m> {
     pub matrices: Vec<(Array2<f32>, Vec<f32>)>,
     /// Which tokens are padding, where that is known: they count in no statistics and no error.
     pub(super) mask: Option<Mask>,
+    /// The input that tells of a sample how long it is.
+    measure: Option<String>,
     pub(super) runtime: Arc<Runtime>,
     /// Made when they are first asked for: their sessions serve every pass over the network.
     stages: OnceLock<Stages>,
+    ways: OnceLock<Vec<Option<Way>>>,
+    /// The same network for samples of other lengths.
+    others: Vec<Network<'m>>,
 }
 
 impl<'m> Network<'m> {
@@ -66,6 +75,7 @@ impl<'m> Network<'m> {
     /// Those of typing and of the runtime; [`ErrorKind::Anatomy`] where no matrix can be fitted.
     pub fn new(runtime: &Arc<Runtime>, model: &'m Model, mask: Option<&str>) -> Result<Network<'m>> {
         let typing = Typing::new(model)?;
+        let measure = mask.filter(|input| typing.shape(input).is_some()).map(str::to_string);
         let mask = Mask::new(&typing, mask);
         let anatomy = Anatomy::new(&typing)?;
         let (sites, warnings) = sites(&typing, &anatomy);
@@ -82,8 +92,67 @@ impl<'m> Network<'m> {
             .map(|s| s.matrix(runtime, &typing, model))
             .collect::<Result<_>>()
             .map_err(|e| e.at(&model.path))?;
-        let (stages, first) = (OnceLock::new(), first_uses(&sites));
-        Ok(Network { model, typing, sites, first, warnings, end, matrices, mask, runtime: runtime.clone(), stages })
+        let (stages, ways, first) = (OnceLock::new(), OnceLock::new(), first_uses(&sites));
+        let (runtime, others) = (runtime.clone(), Vec::new());
+        Ok(Network {
+            model,
+            typing,
+            sites,
+            first,
+            warnings,
+            end,
+            matrices,
+            mask,
+            measure,
+            runtime,
+            stages,
+            ways,
+            others,
+        })
+    }
+
+    /// The network of several models, which differ from each other in nothing but the length of their samples. What
+    /// cannot depend on that is taken from the first.
+    ///
+    /// # Errors
+    /// Those of [`Network::new`], and [`ErrorKind::Unsupported`] where length changes which matrices there are.
+    pub fn of_lengths(runtime: &Arc<Runtime>, models: &'m [Model], mask: Option<&str>) -> Result<Network<'m>> {
+        let Some((first, others)) = models.split_first() else { bail!(Internal, "there is no model to fit") };
+        let mut network = Network::new(runtime, first, mask)?;
+        for model in others {
+            let other = Network::new(runtime, model, mask)?;
+            let key = |s: &Site| (s.layer, s.kind, s.units, s.size, s.outputs);
+            if !network.sites.iter().map(key).eq(other.sites.iter().map(key)) {
+                return Err(Error::new(ErrorKind::Unsupported, "texts of other lengths pass other matrices")
+                    .at(&model.path)
+                    .hint("give texts of one length: --inputs with arrays without a mask"));
+            }
+            network.others.push(other);
+        }
+        Ok(network)
+    }
+
+    /// How many lengths of samples it runs.
+    pub(super) fn lengths(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// The network of one of the lengths; 0 is its own.
+    pub(super) fn at(&self, length: usize) -> &Network<'m> {
+        length.checked_sub(1).and_then(|i| self.others.get(i)).unwrap_or(self)
+    }
+
+    /// Which of the lengths a sample has, by its values at any place of the network.
+    pub(super) fn length(&self, sample: &Values) -> usize {
+        let measure = self.measure.as_ref().and_then(|input| Some((input, sample.get(input)?.shape())));
+        let Some((input, shape)) = measure else { return 0 };
+        let is_own = |other: &Network| other.typing.shape(input).is_some_and(|own| own == shape);
+        self.others.iter().position(is_own).map_or(0, |i| i + 1)
+    }
+
+    /// The network that runs a sample, by its values at any place.
+    pub(super) fn of(&self, sample: &Values) -> &Network<'m> {
+        self.at(self.length(sample))
     }
 
     /// The network in stages.
@@ -94,7 +163,7 @@ impl<'m> Network<'m> {
         if let Some(stages) = self.stages.get() {
             return Ok(stages);
         }
-        let kept = self.mask.as_ref().map(Mask::input);
+        let kept = self.measure.as_deref();
         let stages = Stages::new(&self.runtime, &self.typing, self.model, &self.sites, &self.end, kept)?;
         Ok(self.stages.get_or_init(|| stages))
     }
@@ -103,14 +172,20 @@ impl<'m> Network<'m> {
     ///
     /// # Errors
     /// Those of the runtime.
-    pub fn ways(&self) -> Result<Vec<Option<Way>>> {
-        self.sites.par_iter().map(|s| s.way(&self.runtime, &self.typing, self.model)).collect()
+    pub fn ways(&self) -> Result<&[Option<Way>]> {
+        if let Some(ways) = self.ways.get() {
+            return Ok(ways);
+        }
+        let ways =
+            self.sites.par_iter().map(|s| s.way(&self.runtime, &self.typing, self.model)).collect::<Result<_>>()?;
+        Ok(self.ways.get_or_init(|| ways))
     }
 
     /// The end of the network for some samples, without what is padding's.
     pub(super) fn ends(&self, samples: &[Values]) -> Result<Vec<Vec<ArrayD<f32>>>> {
-        let part = self.whole(&self.end);
-        samples.par_iter().map(|sample| Ok(self.real_end(part.run(sample)?, sample))).collect()
+        let parts: Vec<Part> = (0..self.lengths()).map(|l| self.at(l).whole(&self.end)).collect();
+        let end = |sample| Ok(self.real_end(parts[self.length(sample)].run(sample)?, sample));
+        samples.par_iter().map(end).collect()
     }
 
     /// The values at the end of the network without what is padding's.
@@ -124,15 +199,45 @@ impl<'m> Network<'m> {
     }
 
     fn real(&self, name: &str, value: ArrayD<f32>, sample: &Values) -> ArrayD<f32> {
-        match &self.mask {
-            Some(mask) => mask.part(&self.typing, name, value, sample),
+        let own = self.of(sample);
+        match &own.mask {
+            Some(mask) => mask.part(&own.typing, name, value, sample),
             None => value,
         }
     }
 
     /// The rows of site `i` that are those of real tokens; none where all are.
     pub(super) fn real_rows(&self, i: usize, sample: &Values) -> Option<Vec<usize>> {
-        self.mask.as_ref()?.rows(&self.typing, &self.sites[i].rows_over, sample)
+        let own = self.of(sample);
+        own.mask.as_ref()?.rows(&own.typing, &own.sites[i].rows_over, sample)
+    }
+
+    /// The features that enter site `i`, of all tokens.
+    pub(super) fn rows(&self, i: usize, values: &Values) -> Result<Array2<f32>> {
+        self.of(values).sites[i].rows(values)
+    }
+
+    /// What leaves site `i` as the value that the graph has there, for a sample with some `values`.
+    pub(super) fn leaving(&self, i: usize, rows: &Array2<f32>, values: &Values) -> Result<ArrayD<f32>> {
+        let own = self.of(values);
+        own.sites[i].leaving(&own.typing, rows)
+    }
+
+    /// Runs a sample up to site `i` from what it is behind the site before.
+    pub(super) fn advance(&self, i: usize, values: &mut Values) -> Result<()> {
+        self.of(values).stages()?.advance(i, values)
+    }
+
+    /// The part between `feeds` and `results`, for each of the lengths.
+    pub(super) fn parts(&self, feeds: &[String], results: &[String]) -> Vec<Part> {
+        let part = |own: &Network| Part::cut(&own.runtime, &own.typing, own.model, feeds.to_vec(), results.to_vec());
+        (0..self.lengths()).map(|l| part(self.at(l))).collect()
+    }
+
+    /// Everything behind site `i`, for each of the lengths.
+    pub(super) fn rest(&self, i: usize) -> Result<Vec<Part>> {
+        let rest = |own: &Network| Ok(own.stages()?.rest(&own.runtime, &own.typing, own.model, i));
+        (0..self.lengths()).map(|l| rest(self.at(l))).collect()
     }
 
     /// The network from its inputs to given values.
@@ -176,12 +281,8 @@ impl<'m> Network<'m> {
     ///
     /// # Errors
     /// [`ErrorKind::Images`] where statistics determine nothing.
-    pub fn thinnings(
-        &self,
-        statistics: &[Covariance],
-        ways: &[Option<Way>],
-        progress: Progress,
-    ) -> Result<Vec<Thinning>> {
+    pub fn thinnings(&self, statistics: &[Covariance], progress: Progress) -> Result<Vec<Thinning>> {
+        let ways = self.ways()?;
         let done = std::sync::atomic::AtomicUsize::new(0);
         let of_site = |i: usize| -> Result<Thinning> {
             let (site, weight) = (&self.sites[i], self.weight(i, ways[i].as_ref()));
@@ -237,12 +338,11 @@ impl<'m> Network<'m> {
         &self,
         statistics: &[Covariance],
         thinnings: &[Thinning],
-        ways: &[Option<Way>],
         removable: &[bool],
         images: &[Values],
         progress: Progress,
     ) -> Result<Costs> {
-        let stages = self.stages()?;
+        let ways = self.ways()?;
         let end = self.ends(images)?;
         let size: f64 = end.iter().flatten().flatten().map(|v| f64::from(*v).powi(2)).sum();
         let mut states: Vec<Values> = images.to_vec();
@@ -250,10 +350,10 @@ impl<'m> Network<'m> {
         for (i, site) in self.sites.iter().enumerate() {
             progress(i, self.sites.len());
             let own = parallel::is_own(site.layer);
-            states.par_iter_mut().try_for_each(|values| stages.advance(i, values))?;
+            states.par_iter_mut().try_for_each(|values| self.advance(i, values))?;
             let last = self.whole_layer(i, ways).filter(|_| removable.get(site.layer) == Some(&true));
             if let Some(last) = last.filter(|_| own) {
-                let rest = stages.rest(&self.runtime, &self.typing, self.model, last);
+                let rest = self.rest(last)?;
                 let errors: Vec<f64> = states
                     .par_iter()
                     .zip(&end)
@@ -261,19 +361,20 @@ impl<'m> Network<'m> {
                         let mut values = values.clone();
                         for j in i..=last {
                             if j > i {
-                                stages.advance(j, &mut values)?;
+                                self.advance(j, &mut values)?;
                             }
-                            let nothing = self.typing.shape(&self.sites[j].output).unwrap_or_default();
-                            values.insert(self.sites[j].output.clone(), ArrayD::zeros(nothing));
+                            let output = &self.sites[j].output;
+                            let nothing = self.of(&values).typing.shape(output).unwrap_or_default();
+                            values.insert(output.clone(), ArrayD::zeros(nothing));
                         }
-                        Ok(distance(&self.real_end(rest.run(&values)?, &values), end))
+                        Ok(distance(&self.real_end(rest[self.length(&values)].run(&values)?, &values), end))
                     })
                     .collect::<Result<_>>()?;
                 found.layers[site.layer] = Some(errors.iter().sum::<f64>() / size);
             } else if last.is_some() {
                 found.layers[site.layer] = Some(0.0);
             }
-            let rows: Vec<Array2<f32>> = states.iter().map(|v| site.rows(v)).collect::<Result<_>>()?;
+            let rows: Vec<Array2<f32>> = states.iter().map(|v| self.rows(i, v)).collect::<Result<_>>()?;
             let levels = levels(site);
             if !own {
                 found.blocks.push(levels.into_iter().map(|count| (count, 0.0)).collect());
@@ -289,7 +390,7 @@ impl<'m> Network<'m> {
                         Ok(self.narrow(i, &statistics[i], &weight, &kept, &fit))
                     })
                     .collect::<Result<_>>()?;
-                let rest = stages.rest(&self.runtime, &self.typing, self.model, i);
+                let rest = self.rest(i)?;
                 let pairs: Vec<(usize, usize)> =
                     (0..images.len()).flat_map(|image| (0..levels.len()).map(move |l| (image, l))).collect();
                 let errors: Vec<f64> = pairs
@@ -299,7 +400,8 @@ impl<'m> Network<'m> {
                         let mut out = product(rows[image].select(Axis(1), kept).view(), matrix.view());
                         out += bias;
                         let mut values = states[image].clone();
-                        values.insert(site.output.clone(), site.leaving(&self.typing, &out)?);
+                        values.insert(site.output.clone(), self.leaving(i, &out, &values)?);
+                        let rest = &rest[self.length(&values)];
                         Ok(distance(&self.real_end(rest.run(&values)?, &values), &end[image]))
                     })
                     .collect::<Result<_>>()?;
@@ -330,7 +432,7 @@ impl<'m> Network<'m> {
     /// Puts what leaves the unchanged site into the values of one image.
     pub(super) fn pass(&self, i: usize, rows: &Array2<f32>, values: &mut Values) -> Result<()> {
         let out = self.apply(i, rows);
-        values.insert(self.sites[i].output.clone(), self.sites[i].leaving(&self.typing, &out)?);
+        values.insert(self.sites[i].output.clone(), self.leaving(i, &out, values)?);
         Ok(())
     }
 
@@ -397,7 +499,8 @@ pub(super) fn distance(a: &[ArrayD<f32>], b: &[ArrayD<f32>]) -> f64 {
 /// Collects sums over what enters every site, some images at a time.
 pub struct Collector<'n, 'm> {
     network: &'n Network<'m>,
-    part: Part,
+    /// For each of the lengths.
+    parts: Vec<Part>,
     /// Samples that are worked on at once.
     pub chunk: usize,
     /// By site.
@@ -408,11 +511,11 @@ impl<'n, 'm> Collector<'n, 'm> {
     /// No images yet.
     pub fn new(network: &'n Network<'m>) -> Self {
         let inputs: Vec<String> = network.sites.iter().map(|s| s.input.clone()).collect();
-        let part = network.whole(&inputs);
+        let parts = (0..network.lengths()).map(|l| network.at(l).whole(&inputs)).collect();
         let size = |i: &String| 4 * network.typing.shape(i).unwrap_or_default().iter().product::<usize>();
         let bytes: usize = inputs.iter().map(size).sum();
         let moments = network.sites.iter().map(|s| Moments::new(s.features(), 0)).collect();
-        Collector { network, part, chunk: (CHUNK_BYTES / bytes.max(1)).clamp(1, CHUNK), moments }
+        Collector { network, parts, chunk: (CHUNK_BYTES / bytes.max(1)).clamp(1, CHUNK), moments }
     }
 
     /// Adds samples, batches of one each.
@@ -420,13 +523,19 @@ impl<'n, 'm> Collector<'n, 'm> {
     /// # Errors
     /// Those of [`Network::statistics`].
     pub fn add(&mut self, samples: &[Values]) -> Result<()> {
-        let (part, network) = (&self.part, self.network);
+        let (parts, network) = (&self.parts, self.network);
         let runs: Vec<Values> = samples
             .par_iter()
-            .map(|sample| Ok(part.results.iter().cloned().zip(part.run(sample)?).collect()))
+            .map(|sample| {
+                let part = &parts[network.length(sample)];
+                Ok(part.results.iter().cloned().zip(part.run(sample)?).collect())
+            })
             .collect::<Result<_>>()?;
         network.sites.par_iter().enumerate().zip(&mut self.moments).try_for_each(|((i, site), moments)| {
-            let rows = |(run, sample)| Ok(chosen(site.rows(run)?, network.real_rows(i, sample).as_deref()));
+            let rows = |(run, sample)| {
+                let own = network.of(sample);
+                Ok(chosen(own.sites[i].rows(run)?, own.real_rows(i, sample).as_deref()))
+            };
             let rows = stack(runs.iter().zip(samples).map(rows).collect::<Result<Vec<_>>>()?.iter())?;
             let part = Partial::of(rows.view(), Array2::zeros((rows.nrows(), 0)).view());
             network.finite(site, &part)?;

@@ -20,11 +20,6 @@ impl Mask {
         Some(Mask { input: input.to_string(), axis: sequence_axis(typing, input)? })
     }
 
-    /// The name of the input.
-    pub fn input(&self) -> &str {
-        &self.input
-    }
-
     /// The tokens of a sample that are real, by their places.
     fn tokens(&self, values: &Values) -> Option<Vec<usize>> {
         let mask = values.get(&self.input)?;

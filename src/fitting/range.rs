@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::lengths::alike;
 use super::part::{Values, fixed_to};
 use crate::axes::Typing;
 use crate::error::Result;
@@ -25,6 +26,15 @@ const CHUNK: usize = 32;
 /// # Errors
 /// [`ErrorKind::Runtime`](crate::error::ErrorKind::Runtime) where the runtime cannot run the model.
 pub fn beyond_half(runtime: &Arc<Runtime>, model: &Model, views: &[&Values]) -> Result<HashSet<String>> {
+    let mut found = HashSet::new();
+    for views in alike(views.iter().copied()) {
+        found.extend(beyond_half_on(runtime, model, &views)?);
+    }
+    Ok(found)
+}
+
+/// The same on views of one shape.
+fn beyond_half_on(runtime: &Arc<Runtime>, model: &Model, views: &[&Values]) -> Result<HashSet<String>> {
     let Some(first) = views.first() else { return Ok(HashSet::new()) };
     let mut probe = fixed_to(model, first);
     let image = Typing::new(&probe)?.image_size();

@@ -140,10 +140,8 @@ impl Arrays for Image {
 ///
 /// # Errors
 /// Those of the runtime; [`crate::error::ErrorKind::Images`] for activations that are no numbers.
-#[expect(clippy::too_many_arguments, reason = "two networks, their relation, the images and the memory for them")]
 pub fn refit(
     ancestor: &Network,
-    ways: &[Option<Way>],
     child: &Network,
     sources: &[usize],
     images: &[Values],
@@ -153,7 +151,7 @@ pub fn refit(
 ) -> Result<Refit> {
     let (images, held_out) =
         (&images[parallel::part(images.len(), CHUNK)], &held_out[parallel::part(held_out.len(), 1)]);
-    let fitting = Fitting { ancestor, ways, child, sources, images, held_out, memory, progress };
+    let fitting = Fitting { ancestor, ways: ancestor.ways()?, child, sources, images, held_out, memory, progress };
     let (mut best, mut next) = fitting.pass(&HashMap::new())?;
     for _ in 0..PASSES {
         if next.is_empty() {
@@ -202,7 +200,6 @@ impl Fitting<'_, '_, '_> {
     /// fitted, and these matrices fitted anew.
     fn pass(&self, joint: &Joint) -> Result<(Refit, Joint)> {
         let Fitting { ancestor, ways, child, .. } = *self;
-        let whole = ancestor.stages()?;
         let scratch = Scratch::new(self.memory);
         let mut all = self.start(&scratch)?;
         let (mut changed, mut fitted, mut next) = (false, Vec::new(), 0);
@@ -218,8 +215,8 @@ impl Fitting<'_, '_, '_> {
                 // A layer that the child lacks: what it adds is an error that the next site corrects.
                 changed = true;
                 each(&mut all, &scratch, &|image| {
-                    whole.advance(i, &mut image.ancestor)?;
-                    ancestor.pass(i, &site.rows(&image.ancestor)?, &mut image.ancestor)
+                    ancestor.advance(i, &mut image.ancestor)?;
+                    ancestor.pass(i, &ancestor.rows(i, &image.ancestor)?, &mut image.ancestor)
                 })?;
                 continue;
             };
@@ -284,15 +281,15 @@ impl Fitting<'_, '_, '_> {
     /// What is at hand before site `i` of the ancestor and `j` of the child.
     fn look(&self, image: &mut Image, i: usize, j: usize, follows: bool) -> Result<()> {
         let (ancestor, site, own) = (self.ancestor, &self.ancestor.sites[i], &self.child.sites[j]);
-        ancestor.stages()?.advance(i, &mut image.ancestor)?;
-        self.child.stages()?.advance(j, &mut image.child)?;
-        image.rows = own.rows(&image.child)?;
-        image.added = ancestor.apply(i, &site.rows(&image.ancestor)?);
-        let out = site.leaving(&ancestor.typing, &image.added)?;
+        ancestor.advance(i, &mut image.ancestor)?;
+        self.child.advance(j, &mut image.child)?;
+        image.rows = self.child.rows(j, &image.child)?;
+        image.added = ancestor.apply(i, &ancestor.rows(i, &image.ancestor)?);
+        let out = ancestor.leaving(i, &image.added, &image.ancestor)?;
         image.ancestor.insert(site.output.clone(), out);
         let skips = site.skip.as_ref().zip(own.skip.as_ref());
         let both = skips.and_then(|(s, t)| Some((image.ancestor.get(s)?, image.child.get(t)?)));
-        image.missing = match (&self.ways[i], both) {
+        image.missing = match (&ancestor.of(&image.ancestor).ways()?[i], both) {
             (Some(way), Some((y, x))) if follows && image.left.shape() == y.shape() => {
                 way.back(&plus(minus(y, x), &image.left))
             }
@@ -306,9 +303,9 @@ impl Fitting<'_, '_, '_> {
     fn leave(&self, image: &mut Image, i: usize, j: usize, fit: &Fitted, (follows, leads): (bool, bool)) -> Result<()> {
         let (site, own) = (&self.ancestor.sites[i], &self.child.sites[j]);
         let out = affine(image.rows.view(), fit.matrix.view(), &fit.bias);
-        image.child.insert(own.output.clone(), own.leaving(&self.child.typing, &out)?);
+        image.child.insert(own.output.clone(), self.child.leaving(j, &out, &image.child)?);
         let stream = site.skip.as_ref().and_then(|s| image.ancestor.get(s));
-        image.left = match (&self.ways[i], stream) {
+        image.left = match (&self.ancestor.of(&image.ancestor).ways()?[i], stream) {
             (Some(way), Some(stream)) if leads => {
                 let left = way.forth(&minus(&image.added, &out), stream);
                 if follows && image.left.shape() == left.shape() { plus(left, &image.left) } else { left }
@@ -321,13 +318,12 @@ impl Fitting<'_, '_, '_> {
 
     /// Squared error of the end of the network, relative to the values themselves.
     fn error(&self, held_out: &mut [Slot<Image>], scratch: &Scratch) -> Result<f64> {
-        let (whole, thin) = (self.ancestor.stages()?, self.child.stages()?);
         let errors: Vec<(f64, f64)> = held_out
             .par_iter_mut()
             .map(|slot| {
                 slot.with(scratch, |image| {
-                    whole.advance(self.ancestor.sites.len(), &mut image.ancestor)?;
-                    thin.advance(self.child.sites.len(), &mut image.child)?;
+                    self.ancestor.advance(self.ancestor.sites.len(), &mut image.ancestor)?;
+                    self.child.advance(self.child.sites.len(), &mut image.child)?;
                     let mut sums = (0.0, 0.0);
                     for (a, b) in self.ancestor.end.iter().zip(&self.child.end) {
                         let ends = (self.ancestor.real_part(a, &image.ancestor), self.child.real_part(b, &image.child));

@@ -12,10 +12,10 @@ use super::calibration::Calibration;
 use super::head_dims::{self, Measured, Narrow, dimension_costs, local_errors};
 use super::knapsack::curve;
 use super::network::{Network, Progress};
-use super::part::{Values, fixed_to, pin_on};
+use super::part::{Values, fixed_to};
 use super::prune::thin;
 use super::refit::{self, Fitted, refit};
-use super::targets::{Site, Way, first_uses, sites};
+use super::targets::{Site, first_uses, sites};
 use crate::anatomy::{Anatomy, Roles};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
@@ -64,7 +64,6 @@ pub struct Fit {
 pub struct Shrinker<'m> {
     model: &'m Model,
     network: Network<'m>,
-    ways: Vec<Option<Way>>,
     runtime: Arc<Runtime>,
     calibration: Calibration,
     narrowed: Option<Narrowed>,
@@ -85,14 +84,15 @@ struct Narrowed {
 pub const MEMORY: u64 = 4 << 30;
 
 impl<'m> Shrinker<'m> {
-    /// Prepares an ancestor. `pinned` is the model as [`pin_on`] gives it; `runtime` should have one thread, as images
-    /// are worked on side by side by the threads of rayon's pool.
+    /// Prepares an ancestor. `pinned` is the model as [`pin_on`](super::pin_on) gives it for each length of samples,
+    /// the longest first; `runtime` should have one thread, as images are worked on side by side by the threads of
+    /// rayon's pool.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a learngene whose heads are shared, and those of [`Network::new`].
     pub fn new(
         model: &'m Model,
-        pinned: &'m Model,
+        pinned: &'m [Model],
         runtime: &Arc<Runtime>,
         calibration: Calibration,
     ) -> Result<Shrinker<'m>> {
@@ -102,13 +102,12 @@ impl<'m> Shrinker<'m> {
                 .hint("give the ancestor, or grow a descendant from it"));
         }
         let start = Instant::now();
-        let network = Network::new(runtime, pinned, calibration.mask.as_deref())?;
-        let ways = network.ways()?;
+        let network = Network::of_lengths(runtime, pinned, calibration.mask.as_deref())?;
+        network.ways()?;
         let timings = vec![Timing { stage: "graph", seconds: start.elapsed().as_secs_f64() }];
         Ok(Shrinker {
             model,
             network,
-            ways,
             runtime: runtime.clone(),
             calibration,
             narrowed: None,
@@ -135,12 +134,12 @@ impl<'m> Shrinker<'m> {
         let statistics = self.network.statistics(&self.calibration.fit, &|n, of| progress("statistics", n, of))?;
         timed("statistics", start);
         let start = Instant::now();
-        let thinnings = self.network.thinnings(&statistics, &self.ways, &|n, of| progress("order", n, of))?;
+        let thinnings = self.network.thinnings(&statistics, &|n, of| progress("order", n, of))?;
         timed("order", start);
         let start = Instant::now();
-        let images = &self.calibration.held_out[..self.calibration.held_out.len().min(JUDGES)];
+        let images = self.calibration.first(&self.calibration.held_out, JUDGES);
         let tell = |n, of| progress("cost of blocks", n, of);
-        let costs = self.network.sensitivities(&statistics, &thinnings, &self.ways, &removable, images, &tell)?;
+        let costs = self.network.sensitivities(&statistics, &thinnings, &removable, images, &tell)?;
         timed("cost of blocks", start);
         let dimensions = match limits.dims {
             true => {
@@ -192,10 +191,12 @@ impl<'m> Shrinker<'m> {
 
     /// The attentions whose head dimension may be cut, with what they are measured by.
     fn narrowed(&self, statistics: &[Covariance]) -> Result<Narrowed> {
-        let narrows = head_dims::narrows(&self.runtime, &self.network.typing, self.network.model)?;
-        let narrows: Vec<Narrow> =
-            narrows.into_iter().filter(|n| self.network.site_of_heads(n.layer).is_some()).collect();
-        let measured = head_dims::measure(&self.network, &narrows, &self.calibration.fit)?;
+        let narrows: Vec<Narrow> = head_dims::narrows_of(&self.network)?
+            .into_iter()
+            .filter(|n| self.network.site_of_heads(n.layer).is_some())
+            .collect();
+        let images = self.calibration.first(&self.calibration.fit, head_dims::IMAGES);
+        let measured = head_dims::measure(&self.network, &narrows, images)?;
         let of = |n: &Narrow| self.network.site_of_heads(n.layer).map(|i| statistics[i].clone());
         let statistics = narrows.iter().filter_map(of).collect();
         Ok(Narrowed { narrows, measured, statistics })
@@ -225,7 +226,7 @@ impl<'m> Shrinker<'m> {
         let (mut error, mut fits) = (0.0, Vec::new());
         if model.graph() != self.model.graph() {
             let pinned = self.pin(&model)?;
-            let child = Network::new(&self.runtime, &pinned, self.calibration.mask.as_deref())?;
+            let child = self.network(&pinned)?;
             let sources = allocation.kept_layers();
             let counts: Vec<usize> = child.sites.iter().map(|s| s.units).collect();
             let planned: Vec<usize> = self
@@ -252,9 +253,13 @@ impl<'m> Shrinker<'m> {
         Ok(Shrunk { error, fits, ..Shrunk::of(model, self.sample())? })
     }
 
-    /// A model for one sample, as long as those that it is calibrated on.
-    fn pin(&self, model: &Model) -> Result<Model> {
-        pin_on(model, self.calibration.fit.first().unwrap_or(&Values::new()))
+    /// A model for one sample of each length that there is.
+    fn pin(&self, model: &Model) -> Result<Vec<Model>> {
+        self.calibration.pin(model)
+    }
+
+    fn network<'c>(&self, pinned: &'c [Model]) -> Result<Network<'c>> {
+        Network::of_lengths(&self.runtime, pinned, self.calibration.mask.as_deref())
     }
 
     /// A sample that models are timed on, where they take arrays.
@@ -283,14 +288,15 @@ impl<'m> Shrinker<'m> {
             cuts.push(head_dims::Cut { narrow, measured, statistics: &own.statistics[i], layer, heads });
         }
         let pinned = self.pin(model)?;
-        let out = head_dims::write(&self.runtime, &self.network, &cuts, &pinned, model)?;
+        let Some(longest) = pinned.first() else { bail!(Internal, "there is no sample") };
+        let out = head_dims::write(&self.runtime, &self.network, &cuts, longest, model)?;
         self.narrowed = Some(own);
         Ok(out)
     }
 
     fn fit(&self, child: &Network, sources: &[usize], progress: Progress) -> Result<refit::Refit> {
         let Calibration { fit, held_out, .. } = &self.calibration;
-        refit(&self.network, &self.ways, child, sources, fit, held_out, self.memory_limit, progress)
+        refit(&self.network, child, sources, fit, held_out, self.memory_limit, progress)
     }
 
     /// Fits the output projections and last FFN matrices of a descendant that was grown in any other way. Its layer l
@@ -301,7 +307,7 @@ impl<'m> Shrinker<'m> {
     /// Those of typing and of the runtime.
     pub fn refit(&self, child: &Model, sources: &[usize], progress: Progress) -> Result<(Model, f64)> {
         let pinned = self.pin(child)?;
-        let network = Network::new(&self.runtime, &pinned, self.calibration.mask.as_deref())?;
+        let network = self.network(&pinned)?;
         let found = self.fit(&network, sources, progress)?;
         Ok((write(child, &found.fitted)?, found.error))
     }

@@ -24,7 +24,7 @@ use crate::data::{
 use crate::density::{attention_matrices, measure};
 use crate::descendant::{Descendant, Heads, Init, Projection, Shape, grow, resize_image};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fitting::{Budget, Fitter, Job, JobOptions, Limits};
+use crate::fitting::{Budget, Fitter, Job, JobOptions, Limits, Views};
 use crate::learngene::{Cluster, Eps, Learngene, Removals, Rules, parameters};
 use crate::metadata::{IMAGE_SIZE, PREPROCESS, schema};
 use crate::onnx::{Model, element_count, is_float, sha256, to_f32};
@@ -35,8 +35,6 @@ use crate::training::{
     ValidationReport, add_classifier, evaluate, has_classifier, is_independent, with_logits,
 };
 
-/// Views that a fit sees, as `offshoot grow` has it.
-const VIEWS: usize = 192;
 /// Images that are clustered on, where the study gives no number.
 pub const IMAGES: usize = 256;
 
@@ -557,7 +555,8 @@ impl Workshop {
 
     /// What fits descendants of an ancestor on views of its images.
     fn fitter(&self, source: &Model, images: &Loader, seed: u64) -> Result<Fitter> {
-        Fitter::new(source, images, self.runtime.single_threaded(), (VIEWS, seed), Instant::now(), &())
+        let views = Views { count: None, seed };
+        Fitter::new(source, images, self.runtime.single_threaded(), views, Instant::now(), &())
     }
 
     /// A descendant whose output projections are fitted to its ancestor.

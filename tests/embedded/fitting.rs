@@ -131,7 +131,7 @@ fn shrink(runtime: &Arc<Runtime>, fixture: &Fixture) -> Found {
         ..Calibration::default()
     };
     let pinned = pin(&model).unwrap();
-    let mut shrinker = Shrinker::new(&model, &pinned, runtime, calibration).unwrap();
+    let mut shrinker = Shrinker::new(&model, std::slice::from_ref(&pinned), runtime, calibration).unwrap();
     let limits = Limits { min_neurons: 2, multiple: 1, ..Limits::default() };
     // EVA-02 has a norm inside the FFN, which is said.
     let said = shrinker.warnings(&limits).unwrap().iter().any(|w| w.contains("a norm runs over its neurons"));
@@ -199,7 +199,7 @@ impl Bundled {
         let view = |count, seed| views(&self.model, images(&self.shape, count, seed));
         let (fit, held_out) = (view(20, 1), view(4, 2));
         let calibration = Calibration { fit, held_out, images: 24, ..Calibration::default() };
-        Shrinker::new(&self.model, &self.pinned, &self.runtime, calibration).unwrap()
+        Shrinker::new(&self.model, std::slice::from_ref(&self.pinned), &self.runtime, calibration).unwrap()
     }
 }
 

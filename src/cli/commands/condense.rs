@@ -18,7 +18,7 @@ use crate::data::{Arrays, Samples};
 use crate::density::{Densities, attention_distances};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::similarity::{head_distances, neuron_clusters};
-use crate::fitting::{Limits, analyse, carrying};
+use crate::fitting::{Limits, Views, analyse, carrying};
 use crate::learngene::{
     Algorithm, Cluster, Learngene, PUBLISHED_EPS, PUBLISHED_SIDE, Rules, Similarity, combined, density_distances,
     parameters,
@@ -42,10 +42,10 @@ pub struct CondenseArgs {
     /// `grow` and `shrink` then make descendants of any size from it, fitted where images are given.
     #[arg(long)]
     pub fitted: bool,
-    /// Random views of the images that the order is measured on; of arrays, samples at most (with --fitted)
-    #[arg(long, value_name = "N", default_value_t = 192, requires = "fitted",
-        value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub crops: u32,
+    /// Random views of the images that the order is measured on; of arrays and texts, samples at most (with --fitted)
+    /// [default: 192; of texts, as many as have the tokens of so many images]
+    #[arg(long, value_name = "N", requires = "fitted", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub crops: Option<u32>,
     /// Seed of the views (with --fitted)
     #[arg(long, value_name = "N", default_value_t = 0, requires = "fitted")]
     pub seed: u64,
@@ -130,7 +130,7 @@ fn fitted(c: &CondenseArgs, model: &Model, arrays: Option<Arrays>) -> Result<()>
             .hint("leave out the clustering flags"));
     }
     let bars = Bars::default();
-    let views = (c.crops as usize, c.seed);
+    let views = Views { count: c.crops.map(|n| n as usize), seed: c.seed };
     let calibrated = calibrated(model, (&c.samples, arrays), &c.run, views, &bars)?;
     let mut shrinker = named(&model.path, calibrated.fitter.shrinker(model))?;
     let limits = Limits { dims: true, ..Limits::default() };

@@ -6,15 +6,12 @@ use super::source::Source;
 use super::{agree, named, warn_skipped};
 use crate::axes::Typing;
 use crate::cli::common::{RunFlags, SampleFlags};
-use crate::cli::output::Bars;
+use crate::cli::output::{Bars, note};
 use crate::data::Arrays;
 use crate::error::Result;
-use crate::fitting::{Fitter, Origin};
+use crate::fitting::{Fitter, Origin, Views};
 use crate::onnx::Model;
 use crate::runtime::{Options, Runtime};
-
-/// Views of the images that matrices are fitted on, where no number is given.
-pub const VIEWS: usize = 192;
 
 /// Samples, and what fits descendants on them.
 pub struct Calibrated {
@@ -38,7 +35,7 @@ pub fn calibrated(
     model: &Model,
     (samples, arrays): (&SampleFlags, Option<Arrays>),
     run: &RunFlags,
-    views: (usize, u64),
+    views: Views,
     bars: &Bars,
 ) -> Result<Calibrated> {
     let begun = Instant::now();
@@ -55,6 +52,10 @@ pub fn calibrated(
         Source::Images(loader, _) => Fitter::new(model, loader, runtime, views, begun, bars)?,
         Source::Arrays(arrays, _) => named(&model.path, Fitter::on_arrays(model, arrays, runtime, views, begun))?,
     };
+    if let Source::Arrays(..) = &source {
+        let ([fit, held_out], many) = (fitter.views(), source.noun().many);
+        note(&format!("fits are made on {fit} {many} and judged by {held_out} others"));
+    }
     // Every process draws the same views.
     warn_skipped(&source.skipped());
     Ok(Calibrated { source, fitter })

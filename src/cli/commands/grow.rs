@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::condense::condense;
-use super::fitter::{VIEWS, calibrated};
+use super::fitter::calibrated;
 use super::source::{Source, open_for};
 use super::verification::{NO_VERIFY, Verifying, tell};
 use super::{named, open, plain};
@@ -23,7 +23,7 @@ use crate::descendant::{
     grow,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::fitting::Limits;
+use crate::fitting::{Limits, Views};
 use crate::graph::FloatType;
 use crate::learngene::{Eps, Learngene, Order};
 use crate::metadata::schema;
@@ -172,8 +172,8 @@ pub fn run(c: &GrowArgs) -> Result<()> {
     let fitter = match (fits, c.has_samples() && (given.is_none() || calibrated)) {
         (false, _) => None,
         (true, true) => {
-            let of = (&samples, arrays.clone());
-            Some(self::calibrated(&model, of, &c.run, (VIEWS, c.seed), &Bars::default())?)
+            let (of, views) = ((&samples, arrays.clone()), Views { count: None, seed: c.seed });
+            Some(self::calibrated(&model, of, &c.run, views, &Bars::default())?)
         }
         (true, false) => {
             let [flag, many] = wanted(&model);

@@ -17,8 +17,8 @@ use crate::data::FedReport;
 use crate::density::attention_maps;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{
-    Allocation, Budget, Fitter, Job, JobOptions, Limits, PlannedLayer, Shrunk, analyse, carrying, comparison, latency,
-    may_cut_dims,
+    Allocation, Budget, Fitter, Job, JobOptions, Limits, PlannedLayer, Shrunk, Views, analyse, carrying, comparison,
+    latency, may_cut_dims,
 };
 use crate::graph::{self, FloatType};
 use crate::learngene::{Learngene, Removals, parameters};
@@ -64,9 +64,10 @@ pub struct ShrinkArgs {
     /// Memory for the streams of tokens that the fit keeps; what is above it goes to a scratch file [default: 4GB]
     #[arg(long, value_name = "BYTES", value_parser = amount)]
     pub memory_limit: Option<f64>,
-    /// Random views of the images that matrices are fitted on; of arrays and texts, samples at most
-    #[arg(long, value_name = "N", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub crops: u32,
+    /// Random views of the images that matrices are fitted on; of arrays and texts, samples at most [default: 192; of
+    /// texts, as many as have the tokens of so many images]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub crops: Option<u32>,
     /// Seed of the views and of which images are held out
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -183,7 +184,7 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
     }
     let recorded = Learngene::read(&model)?.and_then(|gene| gene.removals);
     let bars = Bars::default();
-    let views = (c.crops as usize, c.seed);
+    let views = Views { count: c.crops.map(|n| n as usize), seed: c.seed };
     let calibrated = match arrays.is_some() || c.images.is_some() {
         true => Some(calibrated(&model, (&samples, arrays), &c.run, views, &bars)?),
         false => None,

@@ -30,7 +30,6 @@ pub fn dimension_costs(
     images: &[Values],
     progress: Progress,
 ) -> Result<Vec<DimensionCosts>> {
-    let stages = network.stages()?;
     let end = network.ends(images)?;
     let size: f64 = end.iter().flatten().flatten().map(|v| f64::from(*v).powi(2)).sum();
     let mut states: Vec<Values> = images.to_vec();
@@ -40,36 +39,39 @@ pub fn dimension_costs(
         let own = parallel::is_own(site.layer);
         let narrow = narrows.iter().position(|n| own && site.kind == Kind::Heads && n.layer == site.layer);
         let before = narrow.map(|_| states.clone());
-        states.par_iter_mut().try_for_each(|values| stages.advance(i, values))?;
-        let rows: Vec<Array2<f32>> = states.iter().map(|v| site.rows(v)).collect::<Result<_>>()?;
+        states.par_iter_mut().try_for_each(|values| network.advance(i, values))?;
+        let rows: Vec<Array2<f32>> = states.iter().map(|v| network.rows(i, v)).collect::<Result<_>>()?;
         if let (Some(at), Some(before)) = (narrow, before) {
             let n = &narrows[at];
-            let rest = stages.rest(&network.runtime, &network.typing, network.model, i);
+            let rest = network.rest(i)?;
             // What leaves the site, through the rest of the network.
             let error = |image: usize, out: &Array2<f32>| -> Result<f64> {
                 let mut values = states[image].clone();
-                values.insert(site.output.clone(), site.leaving(&network.typing, out)?);
+                values.insert(site.output.clone(), network.leaving(i, out, &values)?);
+                let rest = &rest[network.length(&values)];
                 Ok(distance(&network.real_end(rest.run(&values)?, &values), &end[image]))
             };
             let query = n.query.value.clone();
-            let feeds = stages.feeds(i);
-            let cut = |feeds, results| Part::cut(&network.runtime, &network.typing, network.model, feeds, results);
-            let tap = cut(feeds.to_vec(), vec![query.clone()]);
-            let on = cut([feeds, std::slice::from_ref(&query)].concat(), vec![site.input.clone()]);
+            let feeds = network.stages()?.feeds(i);
+            let cut = |feeds: &[String], result: &String| network.parts(feeds, std::slice::from_ref(result));
+            let tap = cut(feeds, &query);
+            let on = cut(&[feeds, std::slice::from_ref(&query)].concat(), &site.input);
             let weight = network.weight(i, None);
             // Where queries are made before the stage there is nothing to measure by.
-            let levels = if tap.is_whole() && on.is_whole() { dimension_levels(n.of[0]) } else { Vec::new() };
+            let is_whole = tap.iter().chain(&on).all(Part::is_whole);
+            let levels = if is_whole { dimension_levels(n.of[0]) } else { Vec::new() };
             for r in levels {
                 let turns = turns(n, &measured[at], r)?;
                 let errors: Vec<f64> = before
                     .par_iter()
                     .enumerate()
                     .map(|(image, values)| {
-                        let mut values = values.clone();
-                        let queries = tap.run(&values)?.into_iter().next().unwrap_or_default();
-                        values.insert(query.clone(), cut_queries(n, &turns, &queries)?);
-                        let input = on.run(&values)?.into_iter().next().unwrap_or_default();
-                        let rows = site.rows(&Values::from([(site.input.clone(), input)]))?;
+                        let (mut values, length) = (values.clone(), network.length(values));
+                        let queries = tap[length].run(&values)?.into_iter().next().unwrap_or_default();
+                        values.insert(query.clone(), cut_queries(n.at(length), &turns, &queries)?);
+                        let input = on[length].run(&values)?.into_iter().next().unwrap_or_default();
+                        values.insert(site.input.clone(), input);
+                        let rows = network.rows(i, &values)?;
                         error(image, &network.apply(i, &rows))
                     })
                     .collect::<Result<_>>()?;

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::super::head_factors::{HeadFactors, head_factors};
 use super::super::layout::Layout;
+use super::super::network::Network;
 use super::super::part::Part;
 use super::super::targets::{Finder, Site, Way};
 use crate::anatomy::{Anatomy, Attention};
@@ -53,6 +54,8 @@ pub struct Narrow {
     pub(super) probabilities: (String, Layout),
     /// What scores are multiplied by behind the product.
     pub(super) scale: f32,
+    /// The same attention for samples of the other lengths that a network runs.
+    others: Vec<Narrow>,
 }
 
 impl Narrow {
@@ -60,6 +63,25 @@ impl Narrow {
     pub fn is_joint(&self) -> bool {
         self.factors[0] == self.factors[1]
     }
+
+    /// The attention for one of the lengths of samples that its network runs.
+    pub(super) fn at(&self, length: usize) -> &Narrow {
+        length.checked_sub(1).and_then(|i| self.others.get(i)).unwrap_or(self)
+    }
+}
+
+/// The attentions of a network whose head dimension may be cut, for samples of all lengths that it runs.
+pub fn narrows_of(network: &Network) -> Result<Vec<Narrow>> {
+    let mut found = narrows(&network.runtime, &network.typing, network.model)?;
+    for length in 1..network.lengths() {
+        let own = network.at(length);
+        let mut others = narrows(&own.runtime, &own.typing, own.model)?;
+        found.retain_mut(|n| {
+            let same = others.iter().position(|o| o.layer == n.layer);
+            same.map(|i| n.others.push(others.swap_remove(i))).is_some()
+        });
+    }
+    Ok(found)
 }
 
 /// The attentions of a pinned network whose head dimension may be cut.
@@ -128,6 +150,7 @@ impl Search<'_, '_> {
             values,
             probabilities: (after.clone(), probabilities),
             scale,
+            others: Vec::new(),
         };
         Ok(self.is_free(&narrow, layer).then_some(narrow))
     }

@@ -9,6 +9,6 @@ mod tests;
 mod write;
 
 pub use cost::{dimension_costs, local_errors};
-pub use find::{Narrow, narrows};
-pub use statistics::{Measured, measure};
+pub use find::{Narrow, narrows_of};
+pub use statistics::{IMAGES, Measured, measure};
 pub use write::{Cut, write};

@@ -8,7 +8,7 @@ use super::super::algebra::{self, product, ridged, select, times};
 use super::super::network::Network;
 use super::super::order::features;
 use super::super::padding::chosen;
-use super::super::part::Values;
+use super::super::part::{Part, Values};
 use super::find::Narrow;
 use crate::axes::Factor;
 use crate::error::Result;
@@ -16,8 +16,8 @@ use crate::parallel;
 
 /// Queries of an image that the weighting of keys is summed over, at most.
 const QUERIES: usize = 64;
-/// Images that queries and keys are measured on, at most.
-const IMAGES: usize = 24;
+/// Images that it is enough to measure queries and keys on.
+pub const IMAGES: usize = 24;
 
 /// What queries and keys of one head were on some images.
 #[derive(Clone)]
@@ -40,14 +40,13 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[Values]) -> Resu
     if narrows.is_empty() {
         return Ok(Vec::new());
     }
-    let images = &images[..images.len().min(IMAGES)];
     let operands = |n: &Narrow| -> [String; 4] {
         [&n.query.value, &n.key.value, &n.values.value, &n.probabilities.0].map(String::clone)
     };
     let mut results: Vec<String> = narrows.iter().flat_map(operands).collect();
     results.sort_unstable();
     results.dedup();
-    let part = network.whole(&results);
+    let parts: Vec<Part> = (0..network.lengths()).map(|l| network.at(l).whole(&results)).collect();
     let outputs: Vec<Mat<f64>> = narrows.iter().map(|n| network.output_of_heads(n.layer)).collect::<Result<_>>()?;
     let mut sums: Vec<Vec<[Mat<f64>; 3]>> =
         narrows.iter().map(|n| (0..n.heads).map(|_| [0; 3].map(|_| Mat::zeros(n.of[0], n.of[0]))).collect()).collect();
@@ -56,13 +55,16 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[Values]) -> Resu
         let parts: Vec<Vec<Vec<[Mat<f64>; 3]>>> = group
             .par_iter()
             .map(|image| {
-                let values = part.run(image)?;
-                let real = |axis: &[Factor]| network.mask.as_ref().and_then(|mask| mask.along(axis, image));
+                let length = network.length(image);
+                let values = parts[length].run(image)?;
+                let mask = network.at(length).mask.as_ref();
+                let real = |axis: &[Factor]| mask.and_then(|mask| mask.along(axis, image));
                 let value = |name: &str| results.iter().position(|r| r == name).map(|i| &values[i]);
                 narrows
                     .iter()
                     .zip(&outputs)
                     .map(|(n, w)| {
+                        let n = n.at(length);
                         let all = [
                             (&n.query.value, &n.query.layout),
                             (&n.key.value, &n.key.layout),

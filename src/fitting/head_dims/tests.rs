@@ -9,6 +9,7 @@ use super::super::part::{Part, Values, pin};
 use super::super::prune::cut;
 use super::bases::{SCORE_RIDGE, score_bases, value_bases};
 use super::cost::{DimensionCosts, cut_queries, turns};
+use super::find::narrows;
 use super::statistics::Scores;
 use super::*;
 use crate::anatomy::Anatomy;

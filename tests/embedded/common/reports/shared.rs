@@ -105,7 +105,7 @@ pub fn a_block_is_fitted_once(runtime: &Arc<Runtime>) {
         let calibration =
             Calibration { fit: views(24, 0), held_out: views(8, 100), images: 32, ..Calibration::default() };
         let runtime = &runtime.single_threaded();
-        let mut shrinker = Shrinker::new(&model, &pinned, runtime, calibration).unwrap();
+        let mut shrinker = Shrinker::new(&model, std::slice::from_ref(&pinned), runtime, calibration).unwrap();
         let removals = shrinker.analyse(&limits, &|_, _, _| {}).unwrap();
         let said = shrinker.warnings(&limits).unwrap();
         assert!(said.iter().any(|w| w.contains("layers 0, 1, 2 have matrices in common")), "{said:?}");
