@@ -5,7 +5,8 @@ use offshoot::descendant::fold_constants;
 use offshoot::graph::{int_attribute, node};
 use offshoot::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_from_raw, tensor_info};
-use offshoot::runtime::{Kind, Options, Runtime};
+
+use crate::common::tract;
 
 /// x [batch, 2, 4, 4], and what some nodes make of it and of conditions.
 fn model(nodes: Vec<NodeProto>) -> Model {
@@ -46,7 +47,7 @@ fn operators(model: &Model) -> Vec<&str> {
 
 #[test]
 fn choices_that_constants_decide_are_folded() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    let runtime = tract();
     let mul = |a: &str, b: &str| node("Mul", &[a, b], &["y"], vec![]);
     let float = || vec![int_attribute("to", DataType::Float as i64)];
     let x = Array4::from_shape_fn((3, 2, 4, 4), |(n, c, h, w)| ((n * 7 + c * 5 + h * 3 + w) % 4) as f32 - 1.0);
@@ -101,7 +102,7 @@ fn choices_that_constants_decide_are_folded() {
 /// What is computed of numbers stays computed; what is computed of truth values takes their place.
 #[test]
 fn no_boolean_tensor_is_written_where_there_was_none() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    let runtime = tract();
     let cases: Vec<(Vec<NodeProto>, &[&str], usize)> = vec![
         // Neither true nor false throughout; what is compared is written down.
         (
@@ -135,7 +136,7 @@ fn no_boolean_tensor_is_written_where_there_was_none() {
 /// A choice of another shape than what it chose: it is expanded, where its shape depends on no batch.
 #[test]
 fn what_is_left_keeps_the_shape_of_the_choice() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    let runtime = tract();
     let model = model(vec![
         node("ReduceMax", &["x"], &["top"], vec![int_attribute("keepdims", 0)]),
         node("Where", &["yes", "top", "zero"], &["c"], vec![]),

@@ -8,11 +8,10 @@ use offshoot::error::ErrorKind;
 use offshoot::graph::{dequantize, int_attribute, node, prepare};
 use offshoot::onnx::proto::GraphProto;
 use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_raw, tensor_info, to_f32};
-use offshoot::runtime::{Kind, Options, Runtime};
 use serde_json::Value;
 
-use crate::common::root;
 use crate::common::surgery::{error, run};
+use crate::common::{root, tract};
 
 fn opened(name: &str) -> Model {
     let mut model = Model::open(root().join("fixtures/quantized").join(name)).unwrap();
@@ -23,7 +22,7 @@ fn opened(name: &str) -> Model {
 
 #[test]
 fn quantised_models_become_the_float_model_that_they_stand_for() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    let runtime = tract();
     let mut original = Model::open(root().join("fixtures/dialects/separate.onnx")).unwrap();
     prepare(&mut original).unwrap();
     let x = Array4::from_shape_fn((2, 3, 16, 16), |(n, c, y, x)| {

@@ -5,32 +5,31 @@ use offshoot::error::ErrorKind;
 use offshoot::graph::{data_inputs, declared_dims};
 use offshoot::metadata::IMAGE_SIZE;
 use offshoot::onnx::{data_type, tensor_from_f32, to_f32};
-use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::image_size::{at_size, image, open};
-use crate::common::surgery;
+use crate::common::{surgery, tract};
 
 #[test]
 fn children_of_another_image_size_equal_timms() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    let runtime = tract();
     crate::common::image_size::check_all(&runtime);
 }
 
 #[test]
 fn masks_that_hide_nothing_hide_nothing_at_any_size() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    let runtime = tract();
     crate::common::image_size::check_masks_that_hide_nothing(&runtime);
 }
 
 #[test]
 fn folded_fixtures_give_the_same_outputs() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    let runtime = tract();
     crate::common::image_size::check_folding(&runtime);
 }
 
 #[test]
 fn a_model_that_takes_any_size_goes_on_doing_so() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    let runtime = tract();
     for graph in ["graphs/hf-vit-dynamic-size-ts17.onnx", "graphs/hf-vit-dynamic-size-dynamo18.onnx"] {
         let model = open(graph);
         let child = at_size(&model, [24, 20]).unwrap();

@@ -1,12 +1,12 @@
 //! Half precision on the embedded runtime, and `--dtype` on the command line.
 
-use offshoot::runtime::{Kind, Options, Runtime};
-
 use crate::common::binary::{json, refused, text};
+
+use crate::common::tract;
 
 #[test]
 fn every_fixture_in_half_precision_says_what_it_said() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    let runtime = tract();
     crate::common::precision::check_all(&runtime);
 }
 

@@ -8,10 +8,9 @@ use offshoot::descendant::fold_constants;
 use offshoot::graph::{ints_attribute, node};
 use offshoot::onnx::proto::NodeProto;
 use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_raw};
-use offshoot::runtime::{Kind, Options, Runtime};
 
 use crate::common::binary::{args, refused, text};
-use crate::common::root;
+use crate::common::{root, tract};
 
 /// The bundled ancestor, and where its position table meets the tokens: the node, its input and the table's shape.
 fn ancestor() -> (Model, usize, usize, Vec<usize>) {
@@ -37,7 +36,7 @@ fn with(made: impl Fn(&str, &[usize]) -> NodeProto) -> Model {
 
 #[test]
 fn a_table_that_dropout_is_trained_on_is_not_folded() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    let runtime = tract();
     for trains in [false, true] {
         let mut model = with(|table, _| node("Dropout", &[table, "share", "trains"], &["made"], vec![]));
         let flag = tensor_from_raw("trains", DataType::Bool, &[], vec![u8::from(trains)].into());

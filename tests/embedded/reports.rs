@@ -1,18 +1,12 @@
 //! What users reported of tools of this trade, on the embedded runtime.
 
-use std::sync::Arc;
-
-use offshoot::runtime::{Kind, Options, Runtime};
+use crate::common::tract;
 
 use crate::common::reports::{
     arrays, batches, blocks, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined,
     labelled, learned, listed, masks, models, pictures, ranges, sentences, shared, sizes, stacks, starts, studies,
     tars, teachers, texts, towers, unknown, values, verified, windows,
 };
-
-fn tract() -> Arc<Runtime> {
-    Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap()
-}
 
 #[test]
 fn the_output_that_counts_decides_which_tower_changes() {

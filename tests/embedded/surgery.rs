@@ -1,16 +1,16 @@
 //! Surgery and densities of every fixture, on the embedded runtime.
 
-use offshoot::runtime::{Kind, Options, Runtime};
+use crate::common::tract;
 
 #[test]
 fn surgery_on_every_fixture_equals_its_oracle() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    let runtime = tract();
     crate::common::surgery::check_all(&runtime);
 }
 
 #[test]
 fn densities_of_every_fixture_equal_their_attention_maps() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    let runtime = tract();
     crate::common::densities::check_all(&runtime);
 }
 
@@ -21,7 +21,7 @@ fn no_child_has_a_node_more_than_its_ancestor() {
 
 #[test]
 fn children_declare_their_values_as_their_ancestor_does() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap();
+    let runtime = tract();
     crate::common::declared::check_all(&runtime);
 }
 

@@ -1,14 +1,6 @@
 //! Text encoders with open batch and tokens, on the embedded runtime.
 
-use std::sync::Arc;
-
-use offshoot::runtime::{Kind, Options, Runtime};
-
-use crate::common::{surgery, texts};
-
-fn tract() -> Arc<Runtime> {
-    Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap()
-}
+use crate::common::{surgery, texts, tract};
 
 #[test]
 fn batches_of_texts_may_be_of_any_length() {

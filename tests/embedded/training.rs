@@ -1,15 +1,8 @@
 //! Training steps on the embedded runtime.
 
-use std::sync::Arc;
-
-use offshoot::runtime::{Kind, Options, Runtime};
 use offshoot::training::Operators;
 
-use crate::common::{curves, steps};
-
-fn tract() -> Arc<Runtime> {
-    Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap()
-}
+use crate::common::{curves, steps, tract};
 
 /// Curves of a few dialects; the ONNX Runtime group has them all.
 #[test]

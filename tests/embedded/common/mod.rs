@@ -19,11 +19,17 @@ pub mod surgery;
 pub mod texts;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ndarray::Array4;
 use offshoot::onnx::Model;
-use offshoot::runtime::{Kind, Runtime};
+use offshoot::runtime::{Kind, Options, Runtime};
 use serde_json::Value;
+
+/// The embedded runtime.
+pub fn tract() -> Arc<Runtime> {
+    Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap()
+}
 
 /// The repository.
 pub fn root() -> &'static Path {
