@@ -211,6 +211,12 @@ impl Arrays {
         self.texts.as_ref()?.labels.as_ref()
     }
 
+    /// The score of each pair of texts, where these had some: that of sample i and of the one as many places behind it
+    /// as there are scores.
+    pub fn scores(&self) -> &[f64] {
+        self.texts.as_ref().map_or(&[], |texts| &texts.scores)
+    }
+
     /// How texts became them, where they did.
     pub fn texts(&self) -> Option<&TextsReport> {
         self.texts.as_ref()

@@ -46,7 +46,7 @@ pub use rows::{Place, Rows};
 pub use samples::{Inputs, Samples};
 pub use shape::{InputShape, Layout};
 pub use source::{ImageSource, Skipped};
-pub use texts::{LabelsBy, LabelsReport, LengthReport, PaddingReport, Target, Texts, TextsReport};
+pub use texts::{LabelsBy, LabelsReport, LengthReport, PaddingReport, Side, Target, Texts, TextsReport};
 pub use training_loader::{TrainingBatch, TrainingBatches, TrainingLoader, TrainingOptions};
 pub use transforms::{
     Augmentation, ChannelOrder, Crop, EraseMode, Interpolation, Preprocess, PreprocessFlags, RandAugment, Resize, View,

@@ -25,6 +25,16 @@ pub enum Pooling {
     Mean,
 }
 
+impl Pooling {
+    /// As flags name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pooling::ClassToken => "class-token",
+            Pooling::Mean => "mean",
+        }
+    }
+}
+
 /// The output of a new classifier.
 const LOGITS: &str = "logits";
 /// The outputs where the activation of an old one stands behind it.

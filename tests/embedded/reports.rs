@@ -225,6 +225,21 @@ fn wrong_labels_beside_texts_are_refused() {
 }
 
 #[test]
+fn names_are_those_of_the_configuration() {
+    labelled::names_are_those_of_the_configuration("tract");
+}
+
+#[test]
+fn pairs_follow_their_scores() {
+    labelled::pairs_follow_their_scores("tract");
+}
+
+#[test]
+fn wrong_scores_are_refused() {
+    labelled::wrong_scores_are_refused();
+}
+
+#[test]
 fn wrong_labels_are_refused() {
     learned::wrong_labels_are_refused();
 }

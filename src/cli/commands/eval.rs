@@ -1,4 +1,4 @@
-//! `offshoot eval`: the accuracy of a classifier.
+//! `offshoot eval`: the accuracy of a classifier, and how the similarities that an encoder finds follow scores.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::labelled::{Opened, Wanted, open_for_data};
-use super::{named, plain, tell_input, warn_skipped};
+use super::{named, plain, scored, tell_input, warn_skipped};
 use crate::anatomy::{Activation, activation, check_classes};
 use crate::axes::Typing;
 use crate::cli::common::values::share;
@@ -20,7 +20,7 @@ use crate::metadata::{PREPROCESS, schema};
 use crate::metrics::Evaluation;
 use crate::onnx::Model;
 use crate::runtime::Runtime;
-use crate::training::{Validation, evaluate, is_independent, open_dataset, said_of, with_logits};
+use crate::training::{Pooling, Validation, evaluate, is_independent, open_dataset, said_of, with_logits};
 
 /// `offshoot eval`.
 #[derive(Args, Debug)]
@@ -29,6 +29,15 @@ pub struct EvalArgs {
     pub model: PathBuf,
     #[command(flatten)]
     pub data: DataFlags,
+    /// The column of scores of pairs of texts (--text-column A,B): how the cosines of their embeddings follow these
+    ///
+    /// Each text of a pair is embedded alone, and the measure is Spearman's correlation of ranks.
+    #[arg(long, value_name = "NAME", help_heading = "Data", requires = "texts",
+        conflicts_with_all = ["data", "inputs", "label_column", "part", "val_split"])]
+    pub score_column: Option<String>,
+    /// How states of tokens become the embedding of a text, over real tokens [default: the output that is a vector]
+    #[arg(long, value_enum, requires = "score_column")]
+    pub pooling: Option<Pooling>,
     /// Which images: all, or the part for validation that the data come with or that --val-split cuts off
     #[arg(long, value_enum, default_value_t, help_heading = "Data")]
     pub part: Part,
@@ -41,7 +50,7 @@ pub struct EvalArgs {
     /// Images in a batch [default: by their size]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: Option<u32>,
-    /// Exit with 1 where the top-1 accuracy is below this share
+    /// Exit with 1 where the top-1 accuracy, or the correlation with scores, is below this
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub at_least: Option<f64>,
     /// Print JSON
@@ -67,6 +76,9 @@ pub enum Part {
 
 /// Runs the command.
 pub fn run(c: &EvalArgs) -> Result<()> {
+    if let Some(column) = &c.score_column {
+        return scored::run(&to_score(c, column));
+    }
     let wanted = Wanted { data: &c.data, val: None, ignore_labels: false };
     let opened = open_for_data(&c.model, &c.run.open, wanted, &c.run.runtime, &c.run.transform)?;
     let Opened { model, batch: batch_note, arrays } = opened;
@@ -141,6 +153,20 @@ pub fn run(c: &EvalArgs) -> Result<()> {
                 .at(&c.model))
         }
         _ => Ok(()),
+    }
+}
+
+/// What `--score-column` asks for.
+fn to_score<'c>(c: &'c EvalArgs, column: &'c str) -> scored::Asked<'c> {
+    scored::Asked {
+        model: &c.model,
+        data: &c.data,
+        column,
+        pooling: c.pooling,
+        batch_size: c.batch_size,
+        at_least: c.at_least,
+        json: c.json,
+        run: &c.run,
     }
 }
 

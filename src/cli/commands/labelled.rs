@@ -9,6 +9,7 @@ use crate::cli::common::{DataFlags, Given, OpenFlags, RuntimeFlags, TrainingFlag
 use crate::cli::output;
 use crate::data::{Arrays, ArraysReport, Rows};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::CLASSES;
 use crate::onnx::Model;
 use crate::training::of_rows;
 
@@ -68,7 +69,11 @@ pub fn open_for_data(
         let Some(arrays) = found.arrays else { bail!(Internal, "the arrays were not read") };
         Ok((found.model, found.batch, arrays))
     };
-    let (original, batch, arrays) = arrays_of(given)?;
+    let (mut original, batch, arrays) = arrays_of(given)?;
+    // Names of labels are matched with those of the model's classes, which the configuration beside it may tell.
+    if let (None, Some(classes)) = (original.metadata(CLASSES), arrays.texts().and_then(|t| t.model_classes.as_ref())) {
+        original.set_metadata(CLASSES, serde_json::to_string(classes).unwrap_or_default());
+    }
     let other = val.and_then(|val| data.given(val, ignore_labels)).map(arrays_of).transpose()?.map(|(.., other)| other);
     // Rows are of one length, whatever is in them.
     let length = [Some(&arrays), other.as_ref()].into_iter().flatten().filter_map(Arrays::text_length).max();

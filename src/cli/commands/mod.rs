@@ -12,6 +12,7 @@ pub mod labelled;
 mod opened;
 pub mod plain;
 pub mod run;
+pub mod scored;
 pub mod shrink;
 pub mod source;
 pub mod study;

@@ -19,3 +19,4 @@ pub use report::TextsReport;
 pub use settings::{LengthReport, PaddingReport};
 pub use source::Texts;
 pub use targets::{LabelsBy, LabelsReport, Target};
+pub use tokens::Side;

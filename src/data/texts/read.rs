@@ -23,7 +23,7 @@ pub(super) struct Text {
     pub text: String,
     /// The second one of a pair.
     pub pair: Option<String>,
-    /// What stands beside it in the column of labels.
+    /// What stands beside it in the column of labels or scores.
     pub target: Option<String>,
 }
 
@@ -34,14 +34,14 @@ pub(super) struct Found {
     pub texts: Vec<Text>,
     /// The columns that they come from.
     pub columns: Vec<String>,
-    /// The column of labels.
+    /// The column of labels or scores.
     pub target: Option<String>,
     /// The names of the classes that its numbers stand for, where a file says so.
     pub classes: Option<Vec<String>>,
 }
 
 impl Found {
-    /// The column of labels, and what stands there beside each text.
+    /// The column of labels or scores, and what stands there beside each text.
     pub fn beside(&self) -> Option<(&str, Vec<&str>)> {
         let values = self.texts.iter().filter_map(|text| text.target.as_deref());
         self.target.as_deref().map(|column| (column, values.collect()))
@@ -134,8 +134,9 @@ fn of_file(path: &Path, columns: &[String], target: &Target, most: usize) -> Res
         Some(Kind::Lines) if !columns.is_empty() => {
             Err(Error::new(ErrorKind::Usage, "lines of text have no columns").at(path).hint("drop --text-column"))
         }
-        Some(Kind::Lines) if matches!(target, Target::Label(Some(_))) => {
-            Err(Error::new(ErrorKind::Usage, "lines of text have no columns").at(path).hint("drop --label-column"))
+        Some(Kind::Lines) if target.flag().is_some() => {
+            let hint = format!("drop {}", target.flag().unwrap_or_default());
+            Err(Error::new(ErrorKind::Usage, "lines of text have no columns").at(path).hint(hint))
         }
         Some(Kind::Lines) => {
             let lines = utf8(path)?;
@@ -147,10 +148,10 @@ fn of_file(path: &Path, columns: &[String], target: &Target, most: usize) -> Res
             let mut rows = records(&utf8(path)?, separator).map_err(wrong)?.into_iter();
             let names = rows.next().ok_or_else(|| wrong("it is empty".into()))?;
             let columns = chosen(path, &names, columns)?;
-            let target = target.column(path, &names)?;
+            let column = target.column(path, &names)?;
             let at = |column: &String| names.iter().position(|name| name == column).unwrap_or_default();
             let places: Vec<usize> = columns.iter().map(at).collect();
-            let beside = target.as_ref().map(at);
+            let beside = column.as_ref().map(at);
             let mut texts = Vec::new();
             for (number, row) in rows.take(most).enumerate() {
                 if row.len() != names.len() {
@@ -158,20 +159,20 @@ fn of_file(path: &Path, columns: &[String], target: &Target, most: usize) -> Res
                     return Err(wrong(what).rehint("texts with separators or breaks stand in double quotes"));
                 }
                 let label = beside.map(|p| row[p].clone());
-                let label = labelled(path, number, &target, label)?;
+                let label = labelled(path, number, target, &column, label)?;
                 texts.push(joined(places.iter().map(|&p| row[p].clone()), label));
             }
-            Ok(Found { texts, columns, target, classes: None })
+            Ok(Found { texts, columns, target: column, classes: None })
         }
         Some(Kind::Parquet) => {
             let names = column_names(path).map_err(|e| e.hint(HINT))?;
             let columns = chosen(path, &names, columns)?;
-            let target = target.column(path, &names)?;
+            let column = target.column(path, &names)?;
             let read = |name: &String| text_column(path, name, most).map_err(|e| e.hint(HINT));
             let read: Vec<Vec<Option<String>>> = columns.iter().map(read).collect::<Result<_>>()?;
-            let beside = target.as_ref().map(|name| value_column(path, name, most)).transpose();
+            let beside = column.as_ref().map(|name| value_column(path, name, most)).transpose();
             let beside = beside.map_err(|e| e.hint("labels are whole numbers from 0, or names"))?;
-            let classes = target.as_ref().map(|name| class_names(path, name)).transpose()?.flatten();
+            let classes = column.as_ref().map(|name| class_names(path, name)).transpose()?.flatten();
             let row = |number: usize| {
                 let texts = columns.iter().zip(&read).map(|(column, texts)| {
                     let text = texts.get(number).cloned().flatten();
@@ -179,10 +180,10 @@ fn of_file(path: &Path, columns: &[String], target: &Target, most: usize) -> Res
                 });
                 let texts = texts.collect::<Result<Vec<String>>>()?;
                 let label = beside.as_ref().and_then(|labels| labels.get(number).cloned().flatten());
-                labelled(path, number, &target, label).map(|label| joined(texts.into_iter(), label))
+                labelled(path, number, target, &column, label).map(|label| joined(texts.into_iter(), label))
             };
             let texts = (0..read.first().map_or(0, Vec::len)).map(row).collect::<Result<_>>()?;
-            Ok(Found { texts, columns, target, classes })
+            Ok(Found { texts, columns, target: column, classes })
         }
     }
 }
@@ -212,7 +213,7 @@ fn of_json(path: &Path, lines: &str, columns: &[String], target: &Target, most: 
             Value::Number(value) => Some(value.to_string()),
             _ => None,
         });
-        let label = labelled(path, found.texts.len(), &found.target, label)?;
+        let label = labelled(path, found.texts.len(), target, &found.target, label)?;
         found.texts.push(joined(texts.into_iter(), label));
     }
     Ok(found)
@@ -242,13 +243,18 @@ fn no_text(path: &Path, row: usize, column: &str) -> Error {
         .hint("leave such rows out; an empty text is \"\"")
 }
 
-/// The label of a row, where there is a column of them.
-fn labelled(path: &Path, row: usize, column: &Option<String>, label: Option<String>) -> Result<Option<String>> {
+/// What stands in the column beside the text of a row, where there is one.
+fn labelled(
+    path: &Path,
+    row: usize,
+    target: &Target,
+    column: &Option<String>,
+    label: Option<String>,
+) -> Result<Option<String>> {
     match (column, label.filter(|label| !label.trim().is_empty())) {
         (Some(column), None) => {
-            Err(Error::new(ErrorKind::Format, format!("row {row} has no label in its column `{column}`"))
-                .at(path)
-                .hint("leave such rows out"))
+            let what = format!("row {row} has no {} in its column `{column}`", target.noun());
+            Err(Error::new(ErrorKind::Format, what).at(path).hint("leave such rows out"))
         }
         (_, label) => Ok(label),
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::settings::{LengthReport, PaddingReport};
 use super::targets::LabelsReport;
-use super::tokens::Own;
+use super::tokens::{Own, Side};
 
 /// How texts became tokens, for JSON.
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +20,8 @@ pub struct TextsReport {
     pub max_length: Option<LengthReport>,
     /// Texts that were longer, and are cut.
     pub cut: usize,
+    /// Where they are cut.
+    pub cut_on: Side,
     /// Texts without a token of their own.
     pub empty: usize,
     /// Tokens that every text has with its padding.
@@ -32,9 +34,15 @@ pub struct TextsReport {
     /// The classes, where a column of labels is read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<LabelsReport>,
+    /// The names of the model's classes, by the configuration beside it.
+    #[serde(skip)]
+    pub model_classes: Option<Vec<String>>,
     /// Why there are no labels.
     #[serde(skip)]
     pub(in crate::data) absent: String,
+    /// The score of each pair, whose texts are samples of their own: the first ones, and behind them the second ones.
+    #[serde(skip)]
+    pub(in crate::data) scores: Vec<f64>,
     /// What padding is in each array.
     #[serde(skip)]
     pub(in crate::data) fill: Vec<(String, f32)>,
@@ -62,6 +70,9 @@ impl TextsReport {
             0 => ": none is cut".into(),
             cut => format!(": {cut} of the texts are cut"),
         };
+        if self.cut > 0 && self.cut_on == Side::Left {
+            line += " at their beginnings (truncation_side)";
+        }
         if self.empty > 0 {
             line += &format!("; {} have no token but special ones", self.empty);
         }

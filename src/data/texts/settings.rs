@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::beside::{folders, json};
 use super::inputs::{Places, Takes};
+use super::tokens::Side;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Far more bytes than any of these configurations has.
@@ -96,6 +97,12 @@ impl Settings {
         found.get(key).filter(|value| !value.is_null()).map(|value| (*name, path.as_path(), value))
     }
 
+    /// The names of the model's classes (`id2label`), where its configuration has one for each number from 0.
+    pub fn classes(&self) -> Option<Vec<String>> {
+        let names = self.value("config.json", "id2label")?.2.as_object()?;
+        (0..names.len()).map(|number| names.get(&number.to_string())?.as_str().map(str::to_owned)).collect()
+    }
+
     /// A number of tokens.
     fn number(&self, file: &str, key: &str) -> Result<Option<LengthReport>> {
         let Some((from, path, value)) = self.value(file, key) else { return Ok(None) };
@@ -133,6 +140,23 @@ impl Settings {
             (Some(said), Some(holds)) if holds.tokens < said.tokens => Some(holds),
             (said, holds) => said.or(holds),
         })
+    }
+
+    /// The side on which texts are cut (`truncation_side`) or padded (`padding_side`), by the configuration, else as
+    /// the tokenizer's `own` file says; and which file says so.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`] for what is no side.
+    pub fn side(&self, key: &str, own: Option<Side>) -> Result<(Side, &'static str)> {
+        match self.value(OF_TOKENS[0], key) {
+            None => Ok((own.unwrap_or_default(), TOKENIZER)),
+            Some((from, path, value)) => match Side::deserialize(value) {
+                Ok(side) => Ok((side, from)),
+                Err(_) => Err(Error::new(ErrorKind::Format, format!("its `{key}` {value} is neither left nor right"))
+                    .at(path)
+                    .hint(HINT)),
+            },
+        }
     }
 
     /// The number of the first token's place: in tables that hold it, that of the padding token is before it.
@@ -227,6 +251,25 @@ mod tests {
         let error = of(&all, Some(513), &bert).unwrap_err();
         assert!(error.to_string().contains("--max-length 513 is more than the model takes: 512"), "{error}");
         assert!(of(&settings(&[config(json!("long"))]), None, &bert).unwrap_err().to_string().contains("no number"));
+    }
+
+    #[test]
+    fn classes_have_the_names_of_the_configuration() {
+        let of = |value: Value| settings(&[("config.json", json!({"id2label": value}))]).classes();
+        assert_eq!(of(json!({"1": "b", "0": "a"})).unwrap(), ["a", "b"]);
+        assert_eq!([of(json!({"1": "b"})), of(json!({"0": 1})), of(json!("a")), of(Value::Null)], [const { None }; 4]);
+    }
+
+    #[test]
+    fn sides_are_those_of_the_configuration() {
+        let of = |value: Value, own| settings(&[("tokenizer_config.json", value)]).side("truncation_side", own);
+        let left = Some(Side::Left);
+        assert_eq!(of(json!({"truncation_side": "left"}), None).unwrap(), (Side::Left, "tokenizer_config.json"));
+        assert_eq!(of(json!({"truncation_side": "right"}), left).unwrap().0, Side::Right);
+        assert_eq!(of(json!({}), left).unwrap(), (Side::Left, TOKENIZER));
+        assert_eq!(of(json!({"truncation_side": null}), None).unwrap().0, Side::Right);
+        let error = of(json!({"truncation_side": "up"}), None).unwrap_err();
+        assert!(error.to_string().contains("`truncation_side` \"up\" is neither left nor right"), "{error}");
     }
 
     #[test]

@@ -7,12 +7,12 @@ use ndarray::{Array1, Array2, ArrayD};
 use super::super::arrays::{LABELS, SPECIAL};
 use super::super::formats::ArrayFile;
 use super::inputs::Takes;
-use super::read::read;
+use super::read::{Found, Text, read};
 use super::report::TextsReport;
-use super::settings::{Settings, find, tokenizer_beside};
-use super::targets::{Target, classes};
+use super::settings::{PaddingReport, Settings, find, tokenizer_beside};
+use super::targets::{Target, classes, scores};
 use super::tokenizer::Tokenizer;
-use super::tokens::{Row, Tokens};
+use super::tokens::{Own, Row, Side, Tokens};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
 
@@ -46,37 +46,31 @@ impl Texts {
     /// a length that the model does not take, and where nothing says what padding is; [`ErrorKind::Unsupported`] for a
     /// model that takes no tokens; those of reading.
     pub(crate) fn arrays(&self, path: &Path, model: &Model) -> Result<(ArrayFile, TextsReport)> {
-        if self.columns.len() > 2 {
-            return Err(Error::new(ErrorKind::Usage, "a sample is one text, or a pair of them")
-                .at(&self.path)
-                .hint("give one column or two: --text-column A,B"));
-        }
+        self.check_columns()?;
         let takes = Takes::new(model)?;
         let file = find(path, self.tokenizer.as_deref())?;
         let settings = Settings::read(path, &file)?;
         let tokenizer = Tokenizer::open(&file)?;
-        if let Some(rows) = takes.vocabulary.filter(|&rows| tokenizer.largest() as usize >= rows) {
-            let what = format!("it has a token {}, and the model embeddings of {rows}", tokenizer.largest());
-            return Err(Error::new(ErrorKind::Usage, what)
-                .at(&file)
-                .hint("give the tokenizer that belongs to the model: --tokenizer FILE"));
-        }
         let own = tokenizer.own();
-        let padding = settings.padding(|token| tokenizer.id(token), own.padding.clone())?;
-        // Another token for padding would be counted like any text, and move what is behind it.
-        if let (Some(pad), Some(padding)) = (takes.pad, padding.as_ref().filter(|p| takes.pad != Some(p.id as usize))) {
-            let what = format!("padding is {} ({}), and the model's places leave out {pad}", padding.id, padding.from);
-            return Err(Error::new(ErrorKind::Usage, what)
-                .at(&file)
-                .hint("give the tokenizer that belongs to the model, with its configurations: --tokenizer FILE"));
-        }
+        let padding = suited(&takes, &settings, &tokenizer, &file)?;
         let first = settings.first_place(&takes, padding.as_ref())?;
         let max_length = settings.length(self.max_length, &takes, first)?;
-        let found = read(&self.path, &self.columns, &self.target, self.limit.unwrap_or(usize::MAX))?;
-        let of_labels =
-            |(column, labels): (&str, Vec<&str>)| classes(&self.path, column, &labels, found.classes.clone());
-        let (classes, labels) = found.beside().map(of_labels).transpose()?.unzip();
-        let Tokens { rows, cut } = tokenizer.tokens(&found.texts, max_length.as_ref().map(|length| length.tokens))?;
+        let (cut_on, _) = settings.side("truncation_side", own.cuts)?;
+        let mut found = read(&self.path, &self.columns, &self.target, self.limit.unwrap_or(usize::MAX))?;
+        let (mut of_labels, mut scores) = (None, Vec::new());
+        match (&self.target, found.beside()) {
+            (Target::Score(_), Some((column, values))) => scores = self::scores(&self.path, column, &values)?,
+            (_, Some((column, values))) => {
+                of_labels = Some(classes(&self.path, column, &values, found.classes.clone())?);
+            }
+            (_, None) => {}
+        }
+        let (classes, labels) = of_labels.unzip();
+        if !scores.is_empty() {
+            apart(&mut found);
+        }
+        let most = max_length.as_ref().map(|length| length.tokens);
+        let Tokens { rows, cut } = tokenizer.tokens(&found.texts, most, cut_on)?;
         // No row is without a real token: engines differ in what attention gives where there is no key.
         if let Some(at) = rows.iter().position(|row| row.ids.is_empty()) {
             let what = format!("its text {} is without a token, and the tokenizer adds no special ones", at + 1);
@@ -90,6 +84,9 @@ impl Texts {
             _ => takes.fixed.unwrap_or(longest),
         };
         let is_padded = rows.iter().any(|row| row.ids.len() < padded_to);
+        if is_padded {
+            check_side(&settings, &own, &file)?;
+        }
         let Some(pad) = padding.as_ref().map(|padding| padding.id).or((!is_padded).then_some(0)) else {
             return Err(Error::new(ErrorKind::Usage, "nothing says which token padding is")
                 .at(&file)
@@ -105,18 +102,74 @@ impl Texts {
             columns: found.columns,
             max_length,
             cut,
+            cut_on,
             empty: rows.iter().filter(|row| row.special.iter().all(|&special| special)).count(),
             padded_to,
             padding,
             first_position: takes.positions.is_some().then_some(first),
             labels,
+            model_classes: settings.classes(),
             absent: self.target.absent(),
+            scores,
             fill,
             own,
             unmasked,
         };
         Ok((ArrayFile::held(&self.path, arrays), report))
     }
+
+    /// Checks that a sample has as many texts as there are columns.
+    fn check_columns(&self) -> Result<()> {
+        if self.columns.len() > 2 {
+            return Err(Error::new(ErrorKind::Usage, "a sample is one text, or a pair of them")
+                .at(&self.path)
+                .hint("give one column or two: --text-column A,B"));
+        }
+        if matches!(self.target, Target::Score(_)) && self.columns.len() != 2 {
+            return Err(Error::new(ErrorKind::Usage, "a score is that of two texts")
+                .at(&self.path)
+                .hint("give the columns of both: --text-column A,B"));
+        }
+        Ok(())
+    }
+}
+
+/// What padding is for a tokenizer and a model that belong together.
+fn suited(takes: &Takes, settings: &Settings, tokenizer: &Tokenizer, file: &Path) -> Result<Option<PaddingReport>> {
+    let wrong = |what: String, hint: &str| Err(Error::new(ErrorKind::Usage, what).at(file).hint(hint));
+    if let Some(rows) = takes.vocabulary.filter(|&rows| tokenizer.largest() as usize >= rows) {
+        let what = format!("it has a token {}, and the model embeddings of {rows}", tokenizer.largest());
+        return wrong(what, "give the tokenizer that belongs to the model: --tokenizer FILE");
+    }
+    let padding = settings.padding(|token| tokenizer.id(token), tokenizer.own().padding)?;
+    // Another token for padding would be counted like any text, and move what is behind it.
+    if let (Some(pad), Some(padding)) = (takes.pad, padding.as_ref().filter(|p| takes.pad != Some(p.id as usize))) {
+        let what = format!("padding is {} ({}), and the model's places leave out {pad}", padding.id, padding.from);
+        let hint = "give the tokenizer that belongs to the model, with its configurations: --tokenizer FILE";
+        return wrong(what, hint);
+    }
+    Ok(padding)
+}
+
+/// Checks that padding is where a tokenizer has it.
+fn check_side(settings: &Settings, own: &Own, file: &Path) -> Result<()> {
+    match settings.side("padding_side", own.pads)? {
+        (Side::Right, _) => Ok(()),
+        (Side::Left, from) => {
+            let what = format!("texts are padded on the right, and its padding is on the left (padding_side, {from})");
+            Err(Error::new(ErrorKind::Usage, what).at(file).hint(
+                "what a model reads from the last place would be padding: give texts of one length; where it goes by \
+                 its mask alone, write {\"padding_side\": \"right\"} into tokenizer_config.json",
+            ))
+        }
+    }
+}
+
+/// Makes each text of a pair a sample of its own, the second ones behind the first ones.
+fn apart(found: &mut Found) {
+    let alone = |text: String| Text { text, pair: None, target: None };
+    let seconds: Vec<Text> = found.texts.iter_mut().filter_map(|text| text.pair.take()).map(alone).collect();
+    found.texts.extend(seconds);
 }
 
 /// An array for each input, and one that says which tokens are special; what padding is in each.
@@ -206,6 +259,50 @@ mod tests {
                 assert_eq!(json!(report.cut), golden["cut"], "{kind}, {length}");
             }
         }
+    }
+
+    /// A folder with a tokenizer of the fixtures, and what else its configuration says.
+    fn configured(kind: &str, says: &[(&str, &str)]) -> tempfile::TempDir {
+        let own = tempfile::tempdir().unwrap();
+        std::fs::copy(folder(kind).join("tokenizer.json"), own.path().join("tokenizer.json")).unwrap();
+        let config = std::fs::read(folder(kind).join("tokenizer_config.json")).unwrap();
+        let mut config: Value = serde_json::from_slice(&config).unwrap();
+        says.iter().for_each(|(key, value)| config[*key] = json!(value));
+        std::fs::write(own.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        own
+    }
+
+    #[test]
+    fn texts_are_cut_on_the_side_that_their_tokenizer_says() {
+        let model = model(&NAMES[..3]);
+        let columns = ["first", "second"].map(str::to_owned).to_vec();
+        for kind in ["wordpiece", "bytes", "unigram"] {
+            let own = configured(kind, &[("truncation_side", "left")]);
+            let odd = Texts { tokenizer: Some(own.path().to_path_buf()), ..odd(kind) };
+            let pairs =
+                Texts { path: folder("pairs.csv"), columns: columns.clone(), max_length: Some(13), ..odd.clone() };
+            for (texts, which) in [(odd, "texts"), (pairs, "pairs")] {
+                let (file, report) = texts.arrays(Path::new("model.onnx"), &model).unwrap();
+                for name in NAMES {
+                    assert_eq!(json!(rows(&file, name)), golden("left")[kind][which][name], "{kind}, {which}, {name}");
+                }
+                assert!(report.lines()[0].contains("are cut at their beginnings (truncation_side)"), "{report:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn padding_on_the_left_is_refused() {
+        let own = configured("wordpiece", &[("padding_side", "left")]);
+        let odd = Texts { tokenizer: Some(own.path().to_path_buf()), ..odd("wordpiece") };
+        let error = odd.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).unwrap_err();
+        assert!(
+            error.to_string().contains("its padding is on the left (padding_side, tokenizer_config.json)"),
+            "{error}"
+        );
+        // A text alone has no padding.
+        let alone = Texts { limit: Some(1), ..odd };
+        assert!(alone.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).is_ok());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What stands beside texts for a model to learn: the class of each, by its number or by its name.
+//! What stands beside texts for a model to learn: the class of each, by its number or by its name, or a score of each
+//! pair.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -22,6 +23,8 @@ pub enum Target {
     Ignored,
     /// The class of each text: the column of that name, which has to be there, or a usual one, where there is one.
     Label(Option<String>),
+    /// How similar the texts of a pair are. Each of the two is a text of its own then.
+    Score(String),
 }
 
 impl Target {
@@ -34,19 +37,36 @@ impl Target {
         match self {
             Target::Ignored => Ok(None),
             Target::Label(None) => Ok(USUAL.into_iter().find(|name| has(name)).map(str::to_owned)),
-            Target::Label(Some(name)) if has(name) => Ok(Some(name.clone())),
-            Target::Label(Some(name)) => {
-                let what = format!("it has no column `{name}`; there are {}", names.join(", "));
-                Err(Error::new(ErrorKind::Usage, what).at(path).hint("name the column of labels: --label-column NAME"))
-            }
+            Target::Label(Some(name)) | Target::Score(name) => match has(name) {
+                true => Ok(Some(name.clone())),
+                false => {
+                    let what = format!("it has no column `{name}`; there are {}", names.join(", "));
+                    let hint = format!("name one of these: {} NAME", self.flag().unwrap_or_default());
+                    Err(Error::new(ErrorKind::Usage, what).at(path).hint(hint))
+                }
+            },
         }
+    }
+
+    /// The flag that names a column, where one is named.
+    pub(super) fn flag(&self) -> Option<&'static str> {
+        match self {
+            Target::Ignored | Target::Label(None) => None,
+            Target::Label(Some(_)) => Some("--label-column"),
+            Target::Score(_) => Some("--score-column"),
+        }
+    }
+
+    /// What a row of a column is said to be without.
+    pub(super) fn noun(&self) -> &'static str {
+        if matches!(self, Target::Score(_)) { "score" } else { "label" }
     }
 
     /// Why there are no labels, and what helps.
     pub(super) fn absent(&self) -> String {
         match self {
-            Target::Ignored => "nobody asked for them".into(),
-            _ => format!(
+            Target::Ignored | Target::Score(_) => "nobody asked for them".into(),
+            Target::Label(_) => format!(
                 "it has no column {}; name it with --label-column, in JSON lines, CSV, TSV or Parquet",
                 USUAL.join(" or ")
             ),
@@ -131,6 +151,26 @@ pub(super) fn classes(
     Ok((values, LabelsReport { column: column.to_owned(), by: LabelsBy::Names, classes: Some(classes) }))
 }
 
+/// The score of each pair.
+///
+/// # Errors
+/// [`ErrorKind::Format`] for what is no number, and where all are the same.
+pub(super) fn scores(path: &Path, column: &str, values: &[&str]) -> Result<Vec<f64>> {
+    let wrong = |what: String, hint: &str| Error::new(ErrorKind::Format, what).at(path).hint(hint);
+    let score = |(row, score): (usize, &&str)| {
+        let what = || format!("row {row} has the score `{score}` in its column `{column}`, which is no number");
+        number(score).ok_or_else(|| wrong(what(), "leave such rows out"))
+    };
+    let scores: Vec<f64> = values.iter().enumerate().map(score).collect::<Result<_>>()?;
+    match scores.iter().all(|score| *score == scores[0]) {
+        true => {
+            let what = format!("all scores in its column `{column}` are the same");
+            Err(wrong(what, "similarities are compared with scores by their ranks: give pairs that differ in theirs"))
+        }
+        false => Ok(scores),
+    }
+}
+
 /// The number that a label is; none for a name.
 fn number(label: &str) -> Option<f64> {
     label.trim().parse::<f64>().ok().filter(|n| n.is_finite())
@@ -155,6 +195,14 @@ mod tests {
             "labels are the names in the column `label`, in sorted order: 0 `Yes`, 1 `maybe`, \
             2 `nan`, 3 `no`"
         );
+    }
+
+    #[test]
+    fn scores_are_numbers() {
+        let of = |values: &[&str]| scores(Path::new("texts.csv"), "score", values);
+        assert_eq!(of(&["0.5", "-1", "4"]).unwrap(), [0.5, -1.0, 4.0]);
+        assert!(of(&["0.5", "high"]).unwrap_err().to_string().contains("row 1 has the score `high`"));
+        assert!(of(&["2", "2.0"]).unwrap_err().to_string().contains("all scores in its column `score` are the same"));
     }
 
     #[test]

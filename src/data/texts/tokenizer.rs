@@ -4,12 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use tokenizers::utils::padding::PaddingStrategy;
-use tokenizers::{Encoding, PostProcessor, TruncationParams, truncate_encodings};
+use tokenizers::utils::padding::{PaddingDirection, PaddingStrategy};
+use tokenizers::{Encoding, PostProcessor, TruncationDirection, TruncationParams, truncate_encodings};
 
 use super::super::beside::bytes;
 use super::read::Text;
-use super::tokens::{Own, Row, Tokens};
+use super::tokens::{Own, Row, Side, Tokens};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Far more bytes than a vocabulary has.
@@ -36,10 +36,18 @@ impl Tokenizer {
         let padding = tokenizer.get_padding();
         let own = Own {
             length: tokenizer.get_truncation().map(|t| t.max_length),
+            cuts: tokenizer.get_truncation().map(|t| match t.direction {
+                TruncationDirection::Left => Side::Left,
+                TruncationDirection::Right => Side::Right,
+            }),
             padding: padding.map(|p| (p.pad_id, p.pad_token.clone())),
             fixed: padding.and_then(|p| match p.strategy {
                 PaddingStrategy::Fixed(length) => Some(length),
                 PaddingStrategy::BatchLongest => None,
+            }),
+            pads: padding.map(|p| match p.direction {
+                PaddingDirection::Left => Side::Left,
+                PaddingDirection::Right => Side::Right,
             }),
         };
         tokenizer.with_padding(None);
@@ -62,12 +70,12 @@ impl Tokenizer {
         self.tokenizer.get_vocab(true).into_values().max().unwrap_or(0)
     }
 
-    /// The tokens of texts, at most `length` of each: a text that is longer is cut at its end, and has its special
-    /// tokens behind that.
+    /// The tokens of texts, at most `length` of each: a text that is longer is cut on that `side`, and has its special
+    /// tokens around what is left.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] where special tokens alone are as many; [`ErrorKind::Format`] where the tokenizer fails.
-    pub fn tokens(&self, texts: &[Text], length: Option<usize>) -> Result<Tokens> {
+    pub fn tokens(&self, texts: &[Text], length: Option<usize>, side: Side) -> Result<Tokens> {
         let is_pair = texts.first().is_some_and(|text| text.pair.is_some());
         let special = self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(is_pair));
         if let Some(length) = length.filter(|&length| length <= special) {
@@ -75,7 +83,7 @@ impl Tokenizer {
             return Err(Error::new(ErrorKind::Usage, what).at(&self.path).hint("give a larger --max-length"));
         }
         let most = length.map(|length| length - special);
-        let rows = texts.par_iter().map(|text| guarded(|| self.row(text, most)));
+        let rows = texts.par_iter().map(|text| guarded(|| self.row(text, most, side)));
         let rows: Vec<(Row, bool)> = rows
             .collect::<tokenizers::Result<_>>()
             .map_err(|e| Error::new(ErrorKind::Format, format!("it fails on a text: {e}")).at(&self.path).hint(HINT))?;
@@ -89,7 +97,7 @@ impl Tokenizer {
     /// of the tokens, each has half, and an odd one is of the text that is the longer one as a whole, of the second
     /// one where they are equally long. The crate 0.23.2 stops reading a text at the limit, after which long ones are
     /// all equally long (`findings/tokenizers_pairs.sh`): so texts are encoded whole here, and cut afterwards.
-    fn row(&self, text: &Text, most: Option<usize>) -> tokenizers::Result<(Row, bool)> {
+    fn row(&self, text: &Text, most: Option<usize>, side: Side) -> tokenizers::Result<(Row, bool)> {
         let encode = |text: &str| self.tokenizer.encode_fast(text, false);
         let mut first = encode(&text.text)?;
         let mut second = text.pair.as_deref().map(encode).transpose()?;
@@ -99,7 +107,11 @@ impl Tokenizer {
         let all = first.len() + second.as_ref().map_or(0, Encoding::len);
         let most = most.filter(|&most| all > most);
         if let Some(max_length) = most {
-            let cut = TruncationParams { max_length, ..TruncationParams::default() };
+            let direction = match side {
+                Side::Left => TruncationDirection::Left,
+                Side::Right => TruncationDirection::Right,
+            };
+            let cut = TruncationParams { max_length, direction, ..TruncationParams::default() };
             (first, second) = truncate_encodings(first, second, &cut)?;
             // What was cut off would have special tokens, too, each piece of the one with each of the other.
             [Some(&mut first), second.as_mut()].into_iter().flatten().for_each(|text| drop(text.take_overflowing()));

@@ -1,5 +1,7 @@
 //! Tokens of texts, whoever made them.
 
+use serde::{Deserialize, Serialize};
+
 /// The tokens of a text.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Row {
@@ -20,14 +22,29 @@ pub(super) struct Tokens {
     pub cut: usize,
 }
 
+/// An end of a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// Its beginning.
+    Left,
+    /// Its end.
+    #[default]
+    Right,
+}
+
 /// What the file of a tokenizer says of lengths, which may be what somebody's last call asked for, and counts for
-/// nothing.
+/// nothing; and on which sides, which counts where its configuration is silent.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Own {
     /// Where it cuts.
     pub length: Option<usize>,
+    /// On which side.
+    pub cuts: Option<Side>,
     /// Whether it pads, and with what.
     pub padding: Option<(u32, String)>,
     /// The length that it pads to.
     pub fixed: Option<usize>,
+    /// On which side.
+    pub pads: Option<Side>,
 }

@@ -67,6 +67,26 @@ pub fn labelled_texts_are_the_arrays_of_their_tokens(kind: &str) {
     assert!(numbered.3.contains("labels are the numbers in the column `class`"), "{}", numbered.3);
 }
 
+/// Names of labels stand for the classes of the model that bear them, by the configuration beside it.
+pub fn names_are_those_of_the_configuration(kind: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let own = |name: &str| folder.path().join(name);
+    for (name, file) in [("classifier-ts.onnx", "model.onnx"), ("tokenizer.json", "tokenizer.json")] {
+        fs::copy(root().join(FOLDER).join(name), own(file)).unwrap();
+    }
+    fs::write(own("config.json"), r#"{"id2label": {"0": "THING", "1": "OTHER", "2": "PLACE"}}"#).unwrap();
+    let moved = |line: &Value| json!({"text": line["text"], "label": (line["class"].as_i64().unwrap() + 1) % 3});
+    let numbers: Vec<String> = lines().iter().map(|line| moved(line).to_string()).collect();
+    fs::write(own("numbers.jsonl"), numbers.join("\n")).unwrap();
+    let eval =
+        |texts: &str| json_of(&["eval", text(&own("model.onnx")), "--texts", texts, "--runtime", kind, "--json"]);
+    let [named, numbered] = [eval(&format!("{FOLDER}/labelled.jsonl")), eval(text(&own("numbers.jsonl")))];
+    assert_eq!((&named["classes_by"], &numbered["classes_by"]), (&json!("names"), &json!("labels")));
+    for field in ["top1", "loss", "classes"] {
+        assert_eq!(named[field], numbered[field], "{field}");
+    }
+}
+
 /// Tokens are learned from a teacher without labels, beside which the tokenizer may lie alone; texts to validate on are
 /// padded as those to learn from are, and padding is no part of the loss.
 pub fn texts_learn_without_labels(kind: &str) {
@@ -185,4 +205,55 @@ pub fn wrong_labels_beside_texts_are_refused() {
         assert!(output.status.code() == Some(2) && told.contains("cannot be used with"), "{flags:?}: {told}");
     }
     assert!(!output.exists());
+}
+
+/// Pairs of texts are embedded one by one, and their cosines follow scores as SciPy says of ONNX Runtime's embeddings.
+pub fn pairs_follow_their_scores(kind: &str) {
+    let golden = fs::read_to_string(root().join(FOLDER).join("rated.json")).unwrap();
+    let golden: Value = serde_json::from_str(&golden).unwrap();
+    let pairs = format!("{FOLDER}/rated.csv");
+    for model in ["bert-ts", "bert-dynamo"] {
+        let path = format!("{FOLDER}/{model}.onnx");
+        let eval = ["eval", &path, "--texts", &pairs, "--text-column", "first,second", "--score-column", "score"];
+        for (pooling, output) in
+            [("sentence", "sentence"), ("mean", "last_hidden_state"), ("class-token", "last_hidden_state")]
+        {
+            let pooled = if pooling == "sentence" { vec![] } else { vec!["--pooling", pooling] };
+            let found = json_of(&[&eval[..], &pooled, &["--runtime", kind, "--json"]].concat());
+            agree(&found["spearman"], &golden[pooling]["spearman"], 1e-9, &format!("{model}, {pooling}"));
+            assert_eq!((&found["embedding"], &found["pairs"]), (&json!(output), &json!(7)), "{model}");
+        }
+        let few = offshoot(&[&eval[..], &["--runtime", kind, "--at-least", "0.99"]].concat());
+        assert_eq!(few.status.code(), Some(1), "{model}");
+        assert!(String::from_utf8_lossy(&few.stdout).contains("Spearman of cosine and `score`"), "{model}");
+    }
+}
+
+/// Scores need pairs, numbers, and one embedding.
+pub fn wrong_scores_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, pairs) = (format!("{FOLDER}/bert-ts.onnx"), format!("{FOLDER}/rated.csv"));
+    let both = ["--text-column", "first,second"];
+    let eval = |texts: &str, more: &[&str], says: &[&str]| {
+        refused(&[&["eval", &model, "--texts", texts, "--score-column", "score"][..], more].concat(), says);
+    };
+    eval(&pairs, &["--text-column", "first"], &["a score is that of two texts", "--text-column A,B"]);
+    let write = |content: &str| {
+        let path = folder.path().join("pairs.csv");
+        fs::write(&path, content).unwrap();
+        path
+    };
+    eval(text(&write("first,second,score\na,b,1\na,b,x\n")), &both, &["row 1 has the score `x`", "is no number"]);
+    eval(text(&write("first,second,score\na,b,1\na,b,\n")), &both, &["row 1 has no score in its column `score`"]);
+    eval(text(&write("first,second,score\na,b,1\na,c,1\n")), &both, &["all scores in its column `score` are the same"]);
+    eval(text(&write("first,second,rating\na,b,1\n")), &both, &["it has no column `score`; there are first, second"]);
+    eval(&format!("{FOLDER}/sentences.txt"), &both, &["lines of text have no columns"]);
+    eval(
+        &pairs,
+        &[&both[..], &["--of", "last_hidden_state"]].concat(),
+        &["no output is one vector a text", "--pooling"],
+    );
+    eval(&pairs, &[&both[..], &["--of", "sentence", "--pooling", "mean"]].concat(), &["no output is states of tokens"]);
+    let output = offshoot(&["eval", &model, "--texts", &pairs, "--pooling", "mean"]);
+    assert_eq!(output.status.code(), Some(2));
 }

@@ -1,0 +1,199 @@
+//! `offshoot eval --score-column`: how the similarities that a model finds between the texts of pairs follow scores.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ndarray::{Array2, ArrayD, ArrayView1, Ix3};
+use serde_json::json;
+
+use super::source::opened_on;
+use super::{named, plain};
+use crate::anatomy::{sequence_axis, token_axis};
+use crate::axes::Typing;
+use crate::cli::common::{DataFlags, Given, RunFlags};
+use crate::cli::output;
+use crate::data::{Arrays, Inputs, Samples, Target};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::schema;
+use crate::metrics::spearman;
+use crate::onnx::Model;
+use crate::runtime::Runtime;
+use crate::training::Pooling;
+
+/// What is scored, and on what.
+pub struct Asked<'c> {
+    /// The encoder.
+    pub model: &'c Path,
+    /// The texts.
+    pub data: &'c DataFlags,
+    /// The column of scores.
+    pub column: &'c str,
+    /// How states of tokens become an embedding.
+    pub pooling: Option<Pooling>,
+    /// Texts in a batch.
+    pub batch_size: Option<u32>,
+    /// The least correlation that passes.
+    pub at_least: Option<f64>,
+    /// Whether JSON is printed.
+    pub json: bool,
+    /// How the model is opened and run.
+    pub run: &'c RunFlags,
+}
+
+/// What an embedding is read from.
+struct Embedding {
+    /// The output's place among all.
+    place: usize,
+    /// Its name.
+    output: String,
+    /// How its states of tokens become one, where it has such.
+    pooling: Option<Pooling>,
+}
+
+/// Embeds both texts of every pair, and compares the cosines of the embeddings with the scores.
+pub fn run(c: &Asked) -> Result<()> {
+    let Some(Given::Texts(mut texts)) = c.data.given(c.data.path(), true) else {
+        return Err(Error::new(ErrorKind::Usage, "scores stand beside texts").hint("give --texts FILE"));
+    };
+    texts.target = Target::Score(c.column.to_owned());
+    texts.limit = c.run.transform.limit();
+    let opened = opened_on(c.model, &c.run.open, &c.run.runtime, &c.run.transform, Given::Texts(texts))?;
+    let Some(arrays) = opened.arrays else { bail!(Internal, "the texts were not read") };
+    let report = arrays.report(&opened.model);
+    report.lines().iter().for_each(|line| output::note(line));
+    let fixed = arrays.fixed(&opened.model);
+    let typing = named(c.model, Typing::new(&fixed))?;
+    let embedding = named(c.model, Embedding::find(&fixed, &typing, &arrays, c.pooling))?;
+    let (name, pooling) = (&embedding.output, embedding.pooling);
+    output::note(&format!("the embedding of a text is {}", embedding.said()));
+    let runtime = Runtime::start(&c.run.runtime.options())?;
+    let begun = Instant::now();
+    let rows = named(c.model, embedding.of_all(&runtime, &fixed, &typing, &arrays, c.batch_size))?;
+    let scores = arrays.scores();
+    let pairs = rows.iter().zip(rows.iter().skip(scores.len()));
+    let cosines: Vec<f64> = pairs.map(|(a, b)| cosine(a, b)).collect();
+    let Some(found) = spearman(&cosines, scores) else {
+        let what = format!("the cosines of `{name}` are no numbers, or all of them the same");
+        return Err(Error::new(ErrorKind::Check, what).at(c.model));
+    };
+    let rate = scores.len() as f64 / begun.elapsed().as_secs_f64();
+    if c.json {
+        output::print_json(&json!({
+            "schema": schema::EVAL,
+            "model": c.model,
+            "data": c.data.path(),
+            "pairs": scores.len(),
+            "score_column": c.column,
+            "spearman": found,
+            "embedding": name,
+            "pooling": pooling.map(Pooling::name),
+            "pairs_per_second": rate,
+            "input": report,
+            "runtime": runtime.kind,
+        }))?;
+    } else {
+        let pairs = format!("pairs {}, {rate:.0} a second, {}", scores.len(), runtime.describe());
+        output::print(&format!("{pairs}\nSpearman of cosine and `{}`  {found:.4}\n", c.column))?;
+    }
+    plain::check(c.model, &opened.model, &c.run.runtime)?;
+    match c.at_least {
+        Some(least) if found < least => {
+            let what = format!("the Spearman correlation {found:.4} is below {least}");
+            Err(Error::new(ErrorKind::Check, what).at(c.model))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Embedding {
+    /// The one output that has a vector a text, or with a pooling the one that has states of tokens.
+    fn find(model: &Model, typing: &Typing, arrays: &Arrays, pooling: Option<Pooling>) -> Result<Embedding> {
+        let tokens = arrays.token_input().and_then(|input| sequence_axis(typing, input));
+        let is_one = |name: &str| match pooling {
+            Some(_) => tokens.is_some() && token_axis(typing, name) == tokens && rank(typing, name) == Some(3),
+            None => rank(typing, name) == Some(2) && (tokens.is_none() || token_axis(typing, name) != tokens),
+        };
+        let outputs: Vec<&str> = model.graph().output.iter().map(|o| o.name()).collect();
+        let found: Vec<usize> = (0..outputs.len()).filter(|&at| is_one(outputs[at])).collect();
+        let wanted = if pooling.is_some() { "states of tokens" } else { "one vector a text" };
+        match found[..] {
+            [place] => Ok(Embedding { place, output: outputs[place].to_owned(), pooling }),
+            [] => Err(Error::new(ErrorKind::Usage, format!("no output is {wanted}: {}", outputs.join(", "))).hint(
+                "--pooling says how states of tokens become a vector: mean or class-token, as the model was trained; \
+                 without it an output has to be a vector",
+            )),
+            _ => {
+                let names: Vec<&str> = found.iter().map(|&at| outputs[at]).collect();
+                Err(Error::new(ErrorKind::Usage, format!("several outputs are {wanted}: {}", names.join(", ")))
+                    .hint("name the embedding with --of NAME"))
+            }
+        }
+    }
+
+    /// What it is, in words.
+    fn said(&self) -> String {
+        match self.pooling {
+            None => format!("the output `{}`", self.output),
+            Some(Pooling::Mean) => format!("the mean of `{}` over real tokens", self.output),
+            Some(Pooling::ClassToken) => format!("the first token of `{}`", self.output),
+        }
+    }
+
+    /// That of every text.
+    fn of_all(
+        &self,
+        runtime: &Arc<Runtime>,
+        model: &Model,
+        typing: &Typing,
+        arrays: &Arrays,
+        batch_size: Option<u32>,
+    ) -> Result<Vec<Vec<f64>>> {
+        let image = typing.image_size();
+        let mut session = match batch_size {
+            Some(batch) => runtime.load(model, batch as usize, image)?,
+            None => runtime.load_for(arrays.len(), model, image)?,
+        };
+        let bar = output::progress(arrays.len(), "eval");
+        let mut rows = Vec::with_capacity(arrays.len());
+        for inputs in arrays.batches_of(session.batch) {
+            let inputs = inputs?;
+            let outputs = session.run_on(&inputs.views())?;
+            let Some(output) = outputs.get(self.place) else { bail!(Internal, "`{}` was not computed", self.output) };
+            let output = self.pooled(output, &inputs);
+            rows.extend(output.outer_iter().map(|row| row.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>()));
+            bar.inc(inputs.len() as u64);
+        }
+        bar.finish_and_clear();
+        Ok(rows)
+    }
+
+    /// A vector for each text.
+    fn pooled(&self, output: &ArrayD<f32>, inputs: &Inputs) -> ArrayD<f32> {
+        let states = output.view().into_dimensionality::<Ix3>().ok();
+        let (Some(pooling), Some(states)) = (self.pooling, states) else { return output.clone() };
+        let (texts, tokens, width) = states.dim();
+        let real = inputs.real.clone().unwrap_or(Array2::from_elem((texts, tokens), true));
+        let mut out = Array2::zeros((texts, width));
+        for ((mut row, states), real) in out.outer_iter_mut().zip(states.outer_iter()).zip(real.outer_iter()) {
+            let mut counted: Vec<ArrayView1<f32>> =
+                states.outer_iter().zip(real).filter(|(_, real)| **real).map(|(state, _)| state).collect();
+            if pooling == Pooling::ClassToken {
+                counted.truncate(1);
+            }
+            counted.iter().for_each(|state| row += state);
+            row /= counted.len().max(1) as f32;
+        }
+        out.into_dyn()
+    }
+}
+
+/// The number of an output's axes.
+fn rank(typing: &Typing, output: &str) -> Option<usize> {
+    typing.dims.get(output).map(Vec::len)
+}
+
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let product = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    product(a, b) / (product(a, a) * product(b, b)).sqrt()
+}
