@@ -316,6 +316,34 @@ mod tests {
     }
 
     #[test]
+    fn labels_stand_beside_texts() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, content).unwrap();
+            path
+        };
+        let beside = |path: &Path, column: &str| {
+            let found = read(path, &[column.to_owned()], &Target::Label(None), 3)?;
+            Ok::<_, Error>(found.beside().map(|(name, values)| (name.to_owned(), values.join(" "))))
+        };
+        let of = |values: &str| Some(("label".to_owned(), values.to_owned()));
+        let csv = write("a.csv", "text,label\na,1\nb,0\nc,1\nd,0\n");
+        let json = write("a.jsonl", "{\"text\": \"a\", \"label\": true}\n{\"text\": \"b\", \"label\": \"no\"}\n");
+        let parquet = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/reports/parquet/names.parquet");
+        assert_eq!(beside(&csv, "text").unwrap(), of("1 0 1"));
+        assert_eq!(beside(&json, "text").unwrap(), of("1 no"));
+        assert_eq!(beside(&parquet, "image").unwrap(), of("1 0 1"));
+        let other = folder.path().join("other");
+        fs::create_dir(&other).unwrap();
+        for (name, column) in [("a.csv", "label"), ("b.csv", "id")] {
+            fs::write(other.join(name), format!("text,{column}\na,1\n")).unwrap();
+        }
+        let error = beside(&other, "text").unwrap_err();
+        assert!(error.to_string().contains("b.csv`: its labels are of another kind"), "{error}");
+    }
+
+    #[test]
     fn what_is_malformed_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let refused = |name: &str, content: &[u8], columns: &[&str], says: &str| {
