@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use ndarray::{Array1, Array4};
+use ndarray::{Array1, Array3, Array4};
 use ndarray_npy::NpzWriter;
 use offshoot::onnx::{Model, to_f32};
 use serde_json::Value;
@@ -489,6 +489,23 @@ fn the_whole_path_in_one_command() {
     let mut other = arguments.to_vec();
     other.extend(["--init", "weight-selection", "--force", "--steps", "2"]);
     assert_eq!(json(&other)["models"][1]["model"], "child");
+    // Where other images are given to validate on, all of the data are trained on, and those judge.
+    let val = folder.path("val.npz");
+    let mut npz = NpzWriter::new(fs::File::create(&val).unwrap());
+    let pixel = |(i, y, x): (usize, usize, usize)| (37 * i + 11 * y * (i % 5) + 7 * x) as u8;
+    npz.add_array("x", &Array3::from_shape_fn((24, 28, 28), pixel)).unwrap();
+    npz.add_array("y", &Array1::from_shape_fn(24, |i| (i % 10) as i64)).unwrap();
+    npz.finish().unwrap();
+    other.extend(["--val", &val]);
+    let value = json(&other);
+    assert_eq!((&value["images"], &value["val"]), (&24.into(), &val.as_str().into()));
+    let tuned = folder.path("child/tuned.onnx");
+    for (row, model) in [(0, ANCESTOR), (2, &*tuned)] {
+        let judged = json(&["eval", model, "--data", &val, "--json"]);
+        for figure in ["top1", "loss"] {
+            assert_eq!(value["models"][row][figure], judged[figure], "{model}");
+        }
+    }
 }
 
 /// Transforms are trained with the rest, and folded into plain weights when the model is written.

@@ -17,7 +17,7 @@ use super::{flags_for, images, named, open_to_run, tell_input};
 use crate::anatomy::{Anatomy, activation};
 use crate::axes::Typing;
 use crate::cli::common::{ClusterFlags, DataFlags, OpenFlags, RunFlags, ShapeFlags, TrainingFlags};
-use crate::cli::output::{self, check_output, count, table, write_text};
+use crate::cli::output::{self, Bars, check_output, count, table, write_text};
 use crate::data::{Dataset, InputReport, InputShape, Loader};
 use crate::density::Unit;
 use crate::descendant::{self, Init};
@@ -28,7 +28,7 @@ use crate::metrics::Evaluation;
 use crate::onnx::Model;
 use crate::report::{Curve, density_plot, run_page};
 use crate::runtime::Runtime;
-use crate::training::{has_classifier, of_rows};
+use crate::training::{has_classifier, of_rows, open_dataset};
 
 /// Images of the data set that densities are measured on, where none are given.
 const IMAGES: usize = 256;
@@ -100,6 +100,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
         None => dataset(flags)?,
         Some(laid) => laid.rows.dataset(&laid.arrays, false)?,
     };
+    let other = of_val(c, flags, laid.as_ref(), &data)?;
     let runtime = Runtime::start(&c.run.runtime.options())?;
     let classified = has_classifier(&typing);
     let mut wanted = shape(&c.shape, false, c.training.seed)?;
@@ -147,17 +148,14 @@ pub fn run(c: &RunArgs) -> Result<()> {
 
     output::note("4/4 evaluation and report");
     let tuned = reopened(c, flags, &written[2], &of_child)?;
-    let judged: Vec<usize> = match (c.training.val_split, data.given_split()) {
-        (None, Some(given)) => given.validation.clone(),
-        (share, _) => data.split(share.unwrap_or(data.held_out_share()), c.training.seed).validation,
-    };
+    let (judge, judged) = judge(c, &data, other.as_ref());
     let describe = |name: &'static str, model: &Model| -> Result<Row> {
         let fed = laid.as_ref().map(|laid| of_rows(model, &laid.rows)).transpose()?;
         let fed = fed.as_ref().unwrap_or(model);
         let typing = Typing::new(fed)?;
         // A model whose classes are others than the data's has no accuracy on them.
         let result = match has_classifier(&typing) || activation(&typing).is_some() {
-            true => score(&runtime, fed, &data, &judged, c).ok(),
+            true => score(&runtime, fed, judge, &judged, c).ok(),
             false => None,
         };
         let bytes = crate::onnx::encoded_len(&model.proto);
@@ -171,6 +169,29 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let densities = densities.as_ref().map(|(all, unit)| (&all[..], unit.plural()));
     report(c, &rows, densities, &outcome.curve, &runtime, (judged.len(), &input))?;
     outcome.check(&c.training)
+}
+
+/// The data and which samples of them judge the models: all of `--val`, else those that no training saw.
+fn judge<'d>(c: &RunArgs, data: &'d Dataset, other: Option<&'d Dataset>) -> (&'d Dataset, Vec<usize>) {
+    match (other, c.training.val_split, data.given_split()) {
+        (Some(other), ..) => (other, (0..other.len()).collect()),
+        (None, None, Some(given)) => (data, given.validation.clone()),
+        (None, share, _) => (data, data.split(share.unwrap_or(data.held_out_share()), c.training.seed).validation),
+    }
+}
+
+/// The samples of `--val`. All of `data` is trained on where they are given. Names of classes are put in the terms of
+/// `data`.
+fn of_val(c: &RunArgs, flags: &DataFlags, laid: Option<&Laid>, data: &Dataset) -> Result<Option<Dataset>> {
+    let other = match (laid, &c.training.val) {
+        (Some(laid), _) => laid.other.as_ref().map(|other| laid.rows.dataset(other, false)).transpose()?,
+        (None, Some(path)) => Some(open_dataset(path, &flags.options(false), &Bars::default())?),
+        (None, None) => None,
+    };
+    match (other, data.classes()) {
+        (Some(other), Some(names)) => Ok(Some(other.matched(Some(names), names.len())?.dataset)),
+        (other, _) => Ok(other),
+    }
 }
 
 /// The tuned model.
@@ -238,6 +259,7 @@ fn report(
     let facts = [
         ("Ancestor", c.model.display().to_string()),
         ("Data", c.data.path().display().to_string()),
+        ("Judged on", c.training.val.as_deref().map_or("a part of the data".into(), |val| val.display().to_string())),
         (if of_arrays { "Samples that judge" } else { "Images that judge" }, judged.to_string()),
         ("Runtime", runtime.describe()),
     ];
@@ -254,7 +276,7 @@ fn report(
         })
         .collect();
     let value = json!({
-        "schema": schema::RUN, "ancestor": c.model, "data": c.data.path(), "images": judged,
+        "schema": schema::RUN, "ancestor": c.model, "data": c.data.path(), "val": c.training.val, "images": judged,
         "models": models, "input": input, "runtime": runtime.kind,
     });
     write_text(&c.output.join("run.json"), &format!("{value:#}\n"))?;
