@@ -39,7 +39,7 @@ pub type Progress<'p> = &'p (dyn Fn(usize, usize) + Sync);
 ///
 /// Samples of text differ in length, and most of a batch that is as long as the longest is padding. So a network may
 /// have others beside it that differ from it in nothing but the length of their samples: what is said of sites, of
-/// matrices and of the order in which they run holds for all, and [`Network::of`] gives the one that runs a sample.
+/// matrices and of the order in which they run holds for all, and each sample is run by the one of its length.
 pub struct Network<'m> {
     /// The model.
     pub model: &'m Model,
