@@ -105,6 +105,20 @@ pub struct TokensReport {
     pub of: usize,
 }
 
+impl Held {
+    /// The same with what each array, by its name, becomes.
+    fn each(&self, change: impl Fn(&str, &ArrayD<f32>) -> ArrayD<f32>) -> Held {
+        let input = |i: &Input| Input { name: i.name.clone(), kind: i.kind, values: change(&i.name, &i.values) };
+        Held {
+            path: self.path.clone(),
+            inputs: self.inputs.iter().map(input).collect(),
+            mask: self.mask,
+            special: self.special.as_ref().map(|(place, values)| (*place, change(SPECIAL, values))),
+            labels: self.labels.clone(),
+        }
+    }
+}
+
 impl Input {
     /// True for token numbers, which are whole numbers; features and pictures have no padding to speak of.
     fn is_tokens(&self) -> bool {
@@ -238,15 +252,7 @@ impl Arrays {
             out.slice_axis_mut(Axis(1), Slice::from(..values.len_of(Axis(1)))).assign(values);
             out
         };
-        let held = &self.held;
-        let input = |i: &Input| Input { name: i.name.clone(), kind: i.kind, values: longer(&i.name, &i.values) };
-        let padded = Held {
-            path: held.path.clone(),
-            inputs: held.inputs.iter().map(input).collect(),
-            mask: held.mask,
-            special: held.special.as_ref().map(|(place, values)| (*place, longer(SPECIAL, values))),
-            labels: held.labels.clone(),
-        };
+        let padded = self.held.each(longer);
         let mut report = texts.clone();
         report.padded_to = tokens;
         Arrays { held: Arc::new(padded), count: self.count, texts: Some(report) }
@@ -275,16 +281,8 @@ impl Arrays {
 
     /// Some of the samples alone, by their places.
     pub fn only(&self, samples: &[usize]) -> Arrays {
-        let held = &self.held;
-        let rows = |values: &ArrayD<f32>| values.select(Axis(0), samples);
-        let input = |i: &Input| Input { name: i.name.clone(), kind: i.kind, values: rows(&i.values) };
-        let only = Held {
-            path: held.path.clone(),
-            inputs: held.inputs.iter().map(input).collect(),
-            mask: held.mask,
-            special: held.special.as_ref().map(|(place, values)| (*place, rows(values))),
-            labels: held.labels.as_ref().map(|all| samples.iter().map(|&i| all[i]).collect()),
-        };
+        let mut only = self.held.each(|_, values| values.select(Axis(0), samples));
+        only.labels = only.labels.map(|all| samples.iter().map(|&i| all[i]).collect());
         Arrays { held: Arc::new(only), count: samples.len(), texts: self.texts.clone() }
     }
 
@@ -319,16 +317,18 @@ impl Arrays {
         Inputs { arrays, real, content }
     }
 
+    /// What tokens are counted by, where there are some: the mask, else their numbers.
+    fn counted(&self) -> Option<&ArrayD<f32>> {
+        let numbers = self.held.inputs.iter().find(|i| i.is_tokens())?;
+        Some(&self.held.mask.map_or(numbers, |mask| &self.held.inputs[mask]).values)
+    }
+
     /// How many tokens of each sample are no padding, where samples are texts: token numbers, which are whole numbers,
     /// along one axis.
     pub fn tokens(&self) -> Option<Vec<usize>> {
-        let place = self.held.inputs.iter().position(Input::is_tokens)?;
-        let length = self.held.inputs[place].values.len_of(Axis(1));
-        let real = |mask: usize| {
-            let rows = self.held.inputs[mask].values.outer_iter().take(self.count);
-            rows.map(|row| row.iter().filter(|v| **v != 0.0).count()).collect()
-        };
-        Some(self.held.mask.map_or_else(|| vec![length; self.count], real))
+        let all = self.held.mask.is_none();
+        let rows = self.counted()?.outer_iter().take(self.count);
+        Some(rows.map(|row| row.iter().filter(|v| all || **v != 0.0).count()).collect())
     }
 
     /// The path that they were read from.
@@ -354,16 +354,11 @@ impl Arrays {
             r#type: kind_name(i.kind),
             shape: i.values.shape()[1..].to_vec(),
         };
-        let all: Vec<usize> = (0..self.count).collect();
-        let whole = self.select(&all);
-        let tokens = self.held.inputs.iter().find(|i| i.is_tokens()).map(|i| {
-            let of = self.count * i.values.shape()[1];
-            TokensReport {
-                mask: self.mask().map(str::to_string),
-                special_tokens: self.held.special.is_some(),
-                real: whole.real.as_ref().map_or(of, |r| r.iter().filter(|v| **v).count()),
-                of: whole.real.as_ref().map_or(of, |r| r.len()),
-            }
+        let tokens = self.counted().zip(self.tokens()).map(|(counted, real)| TokensReport {
+            mask: self.mask().map(str::to_string),
+            special_tokens: self.held.special.is_some(),
+            real: real.iter().sum(),
+            of: self.count * counted.len_of(Axis(1)),
         });
         ArraysReport {
             samples: self.count,

@@ -133,10 +133,8 @@ impl Calibration {
         let tokens = arrays.tokens();
         let order = drawn(samples, views.seed);
         let (apart, rest) = order.split_at(held_out(samples));
-        let enough = |list: &[usize], views: usize| match &tokens {
-            Some(tokens) => worth(list.iter().map(|&i| Some(tokens[i])), views),
-            None => worth(list.iter().map(|_| None), views),
-        };
+        let enough =
+            |list: &[usize], views: usize| worth(list.iter().map(|&i| tokens.as_ref().map(|tokens| tokens[i])), views);
         let apart = &apart[..enough(apart, HELD_OUT)];
         let count = views.count.map_or_else(|| enough(rest, VIEWS), |count| count.min(rest.len()));
         let taken = |list: &[usize]| -> Vec<Values> {

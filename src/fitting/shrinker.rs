@@ -103,6 +103,7 @@ impl<'m> Shrinker<'m> {
         }
         let start = Instant::now();
         let network = Network::of_lengths(runtime, pinned, calibration.mask.as_deref())?;
+        // Their time is that of the graph, not of the first stage that asks for them.
         network.ways()?;
         let timings = vec![Timing { stage: "graph", seconds: start.elapsed().as_secs_f64() }];
         Ok(Shrinker {
@@ -225,7 +226,7 @@ impl<'m> Shrinker<'m> {
         }
         let (mut error, mut fits) = (0.0, Vec::new());
         if model.graph() != self.model.graph() {
-            let pinned = self.pin(&model)?;
+            let pinned = self.calibration.pin(&model)?;
             let child = self.network(&pinned)?;
             let sources = allocation.kept_layers();
             let counts: Vec<usize> = child.sites.iter().map(|s| s.units).collect();
@@ -251,11 +252,6 @@ impl<'m> Shrinker<'m> {
         }
         self.timings.push(Timing { stage: "refit", seconds: start.elapsed().as_secs_f64() });
         Ok(Shrunk { error, fits, ..Shrunk::of(model, self.sample())? })
-    }
-
-    /// A model for one sample of each length that there is.
-    fn pin(&self, model: &Model) -> Result<Vec<Model>> {
-        self.calibration.pin(model)
     }
 
     fn network<'c>(&self, pinned: &'c [Model]) -> Result<Network<'c>> {
@@ -287,7 +283,7 @@ impl<'m> Shrinker<'m> {
             let (narrow, measured) = (&own.narrows[i], &own.measured[i]);
             cuts.push(head_dims::Cut { narrow, measured, statistics: &own.statistics[i], layer, heads });
         }
-        let pinned = self.pin(model)?;
+        let pinned = self.calibration.pin(model)?;
         let Some(longest) = pinned.first() else { bail!(Internal, "there is no sample") };
         let out = head_dims::write(&self.runtime, &self.network, &cuts, longest, model)?;
         self.narrowed = Some(own);
@@ -306,7 +302,7 @@ impl<'m> Shrinker<'m> {
     /// # Errors
     /// Those of typing and of the runtime.
     pub fn refit(&self, child: &Model, sources: &[usize], progress: Progress) -> Result<(Model, f64)> {
-        let pinned = self.pin(child)?;
+        let pinned = self.calibration.pin(child)?;
         let network = self.network(&pinned)?;
         let found = self.fit(&network, sources, progress)?;
         Ok((write(child, &found.fitted)?, found.error))
