@@ -22,7 +22,7 @@ pub use classes::{
     ranking, unit_norms,
 };
 pub use mixers::normed;
-pub use roles::{Roles, Summed};
+pub use roles::{Roles, Summed, of_head};
 pub(crate) use softmax::{in_usual_order, score_axes};
 pub use structure::{Anatomy, Attention, FeedForward, Mixing, Stack};
 pub use tokens::{Grid, Tokens, sequence_axis, sequences, token_axis};

@@ -8,6 +8,21 @@ use crate::error::Result;
 use crate::graph::Links;
 use crate::onnx::is_float;
 
+/// The dimension of one head.
+pub fn of_head(typing: &Typing, a: &Attention) -> Dim {
+    // Queries that share keys are heads of their own.
+    let own: Dim = a.head_dim.iter().copied().filter(|f| !typing.factors.meet(&[*f], &a.shared)).collect();
+    if own.len() < 2 {
+        return own;
+    }
+    // What is joined with the heads in front of the projection (ConvBERT's convolution) is no part of one: no other
+    // weight has an axis for the pieces.
+    let roles = Roles::new(typing);
+    let joined = roles.operand(a.projection);
+    let made: Dim = own.iter().copied().filter(|f| roles.carriers(*f).iter().any(|u| !joined.contains(u))).collect();
+    if made.is_empty() { own } else { made }
+}
+
 /// An axis of a weight along which a contraction sums over a factor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summed {

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The folders that the configurations of a model may lie in: its own and, where that is called `onnx`, as in the
 /// repositories that Optimum writes, the one above. None for a model that lies nowhere.
-pub(super) fn folders(model: &Path) -> Vec<PathBuf> {
+pub(crate) fn folders(model: &Path) -> Vec<PathBuf> {
     if model.as_os_str().is_empty() {
         return Vec::new();
     }
@@ -59,7 +59,7 @@ pub(super) fn bytes(path: &Path, most: u64, hint: &str) -> Result<Option<Vec<u8>
 ///
 /// # Errors
 /// Those of [`bytes`], and `Format` for what is no JSON.
-pub(super) fn json(path: &Path, most: u64, hint: &str) -> Result<Option<Value>> {
+pub(crate) fn json(path: &Path, most: u64, hint: &str) -> Result<Option<Value>> {
     let fault =
         |e: serde_json::Error| Error::new(ErrorKind::Format, format!("not JSON: {e}")).at(path).hint(hint).caused_by(e);
     let Some(bytes) = bytes(path, most, hint)? else { return Ok(None) };

@@ -35,6 +35,7 @@ mod transforms;
 
 pub(crate) use arrays::check_names;
 pub use arrays::{ArrayReport, Arrays, ArraysReport, TokensReport};
+pub(crate) use beside::{folders as folders_beside, json as json_beside};
 pub use classes::{ClassesBy, Correspondence, Matched, class_names};
 pub use dataset::{Dataset, DatasetOptions, Split};
 pub use feeds::{FedReport, Feed};

@@ -748,6 +748,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             warnings: self.warnings,
             inexact: self.inexact,
             verification: None,
+            configs: None,
         })
     }
 }

@@ -11,6 +11,7 @@ use super::init::{Inherit, Init, LayerSource};
 use super::transform::Transform;
 use super::verification::Verification;
 use crate::axes::{carry_value_info, declared_batch, fix_batch, open_batch};
+use crate::bundle::BundleReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, FloatType};
 use crate::learngene::{Order, parameters};
@@ -147,6 +148,9 @@ pub struct Plan {
     /// What came of its verification, where there was to be one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
+    /// What was written beside it, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub configs: Option<BundleReport>,
 }
 
 /// A descendant that was grown in memory.

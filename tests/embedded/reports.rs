@@ -3,7 +3,7 @@
 use crate::common::tract;
 
 use crate::common::reports::{
-    arrays, batches, blocks, branches, classes, classifiers, configs, constants, feeds, heads, inputs, joined,
+    arrays, batches, blocks, branches, bundles, classes, classifiers, configs, constants, feeds, heads, inputs, joined,
     labelled, learned, listed, masks, models, pictures, ranges, sentences, shared, sizes, stacks, starts, studies,
     tars, teachers, texts, towers, unknown, values, verified, windows,
 };
@@ -237,6 +237,21 @@ fn pairs_follow_their_scores() {
 #[test]
 fn wrong_scores_are_refused() {
     labelled::wrong_scores_are_refused();
+}
+
+#[test]
+fn children_have_what_their_ancestor_had() {
+    bundles::children_have_what_their_ancestor_had("tract");
+}
+
+#[test]
+fn every_size_has_its_folder() {
+    bundles::every_size_has_its_folder("tract");
+}
+
+#[test]
+fn folders_of_others_stay() {
+    bundles::folders_of_others_stay();
 }
 
 #[test]

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::bundled::{Companions, in_folder};
 use super::condense::condense;
 use super::fitter::calibrated;
 use super::source::{Source, open_for};
@@ -65,6 +66,12 @@ pub struct GrowArgs {
     /// The descendant to write; with --batch the folder for relative outputs
     #[arg(short, long, value_name = "CHILD.onnx")]
     pub output: Option<PathBuf>,
+    /// Make -o a folder: the descendant becomes model.onnx in it, beside the tokenizer and configurations that lie
+    /// beside the model, with its own sizes
+    ///
+    /// With --batch every output is such a folder.
+    #[arg(long)]
+    pub with_configs: bool,
     #[command(flatten)]
     pub shape: ShapeFlags,
     /// Keep shared weights shared in the file (centroids with an index list, one FFN a group)
@@ -146,13 +153,9 @@ pub fn run(c: &GrowArgs) -> Result<()> {
     }
     let outputs: Vec<PathBuf> = jobs.iter().filter_map(|j| j.output.clone()).collect();
     output::check_distinct(&outputs)?;
+    let companions = Companions::asked(c.with_configs, &c.model, c.arrays.tokens.tokenizer.as_deref(), &model)?;
     if !c.dry_run {
-        if let (Some(_), Some(folder)) = (&c.batch, c.output.as_ref().filter(|f| !f.is_dir())) {
-            std::fs::create_dir(folder).map_err(|e| Error::io(folder, e).hint("with --batch, -o names a folder"))?;
-        }
-        for path in &outputs {
-            output::check_output(path, &[&c.model], c.force)?;
-        }
+        check(c, &outputs, companions.as_ref())?;
     }
     if c.fold && jobs.iter().any(|j| j.shape.tied) {
         return Err(Error::new(ErrorKind::Usage, "--fold writes plain weights, and a tied descendant shares them")
@@ -228,7 +231,7 @@ pub fn run(c: &GrowArgs) -> Result<()> {
             } else if c.verification.no_verify {
                 child.plan.verification = Some(Verification::not_run(NO_VERIFY));
             }
-            write(c, job, child)
+            write(c, job, child, companions.as_ref())
         })
         .collect();
     let plans: Vec<Plan> = grown.into_iter().collect::<Result<_>>()?;
@@ -280,9 +283,26 @@ fn grown_macs(typing: &Typing, size: Option<[usize; 2]>) -> u64 {
     (typing.macs() as f64 * size.map_or(own, pixels) / own) as u64
 }
 
-fn write(c: &GrowArgs, job: &Job, child: Descendant) -> Result<Plan> {
+/// Checks all outputs before any work.
+fn check(c: &GrowArgs, outputs: &[PathBuf], companions: Option<&Companions>) -> Result<()> {
+    if let (Some(_), Some(folder)) = (&c.batch, c.output.as_ref().filter(|f| !f.is_dir())) {
+        std::fs::create_dir(folder).map_err(|e| Error::io(folder, e).hint("with --batch, -o names a folder"))?;
+    }
+    outputs.iter().try_for_each(|path| match companions {
+        Some(companions) => companions.check(path, &c.model, c.force),
+        None => output::check_output(path, &[&c.model], c.force),
+    })
+}
+
+fn write(c: &GrowArgs, job: &Job, mut child: Descendant, companions: Option<&Companions>) -> Result<Plan> {
     if let (false, Some(path)) = (c.dry_run, &job.output) {
+        if companions.is_some() {
+            Companions::make_folder(path)?;
+        }
         plain::write_model(path, &child.model, &c.run.runtime)?;
+        let sources: Vec<usize> = child.plan.layers.iter().map(|l| l.ancestor_layer).collect();
+        let write = |companions: &Companions| companions.write(path, &child.model, &sources);
+        child.plan.configs = companions.map(write).transpose()?;
     }
     Ok(child.plan)
 }
@@ -470,7 +490,8 @@ fn jobs(c: &GrowArgs) -> Result<Vec<Job>> {
         }
         let chosen = c.shape.projection.is_some();
         let shape = Shape { of: c.run.open.of.clone(), ..shape(&c.shape, c.tied, c.seed)? };
-        return Ok(vec![Job { output: c.output.clone(), shape, chosen, dtype: c.dtype, batch_axis: c.batch_axis }]);
+        let output = c.output.clone().map(|path| placed(c, path)).transpose()?;
+        return Ok(vec![Job { output, shape, chosen, dtype: c.dtype, batch_axis: c.batch_axis }]);
     };
     let text = std::fs::read_to_string(list)
         .map_err(|e| Error::io(list, e).hint("give a TOML list of [[descendant]] tables"))?;
@@ -485,6 +506,11 @@ fn jobs(c: &GrowArgs) -> Result<Vec<Job>> {
         return Err(Error::new(ErrorKind::Usage, "the list names no descendant").at(list));
     }
     parsed.descendant.into_iter().map(|e| job(e, c).map_err(|e| e.at(list))).collect()
+}
+
+/// The file of the descendant that an output stands for.
+fn placed(c: &GrowArgs, output: PathBuf) -> Result<PathBuf> {
+    if c.with_configs { in_folder(&output) } else { Ok(output) }
 }
 
 fn job(e: Entry, c: &GrowArgs) -> Result<Job> {
@@ -529,7 +555,7 @@ fn job(e: Entry, c: &GrowArgs) -> Result<Job> {
     let dtype = choice("dtype", e.dtype)?.or(c.dtype);
     let batch_axis = e.batch_axis.map(|v| batch_axis(&text(v)).map_err(usage)).transpose()?.or(c.batch_axis);
     let shape = Shape { of: c.run.open.of.clone(), ..shape(&flags, e.tied, c.seed)? };
-    Ok(Job { output: Some(output), shape, chosen, dtype, batch_axis })
+    Ok(Job { output: Some(placed(c, output)?), shape, chosen, dtype, batch_axis })
 }
 
 /// The shape that flags ask for.

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{named, open};
-use crate::anatomy::{Anatomy, Attention, FeedForward, Grid, Roles};
+use crate::anatomy::{Anatomy, Attention, FeedForward, Grid, Roles, of_head};
 use crate::axes::{Dim, Factor, Typing};
 use crate::cli::common::OpenFlags;
 use crate::cli::output::{self, count, table};
@@ -136,21 +136,6 @@ fn patch_size(grid: Grid) -> Value {
     let number = |v: f64| if v.fract() == 0.0 { json!(v as u64) } else { json!(v) };
     let [h, w] = grid.patch_size;
     if h == w { number(h) } else { json!([number(h), number(w)]) }
-}
-
-/// The dimension of one head.
-fn of_head(typing: &Typing, a: &Attention) -> Dim {
-    // Queries that share keys are heads of their own.
-    let own: Dim = a.head_dim.iter().copied().filter(|f| !typing.factors.meet(&[*f], &a.shared)).collect();
-    if own.len() < 2 {
-        return own;
-    }
-    // What is joined with the heads in front of the projection (ConvBERT's convolution) is no part of one: no other
-    // weight has an axis for the pieces.
-    let roles = Roles::new(typing);
-    let joined = roles.operand(a.projection);
-    let made: Dim = own.iter().copied().filter(|f| roles.carriers(*f).iter().any(|u| !joined.contains(u))).collect();
-    if made.is_empty() { own } else { made }
 }
 
 fn attention(typing: &Typing, a: &Attention, index: usize, roles: Option<&Roles>) -> Value {

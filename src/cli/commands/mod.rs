@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod bundled;
 pub mod compare;
 pub mod condense;
 pub mod density;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::bundled::Companions;
 use super::condense::condense;
 use super::eval::{dataset, measure};
 use super::grow::shape;
@@ -16,6 +17,7 @@ use super::training::{Asked, Training, Wanted};
 use super::{flags_for, images, named, open_to_run, tell_input};
 use crate::anatomy::{Anatomy, activation};
 use crate::axes::Typing;
+use crate::bundle::BundleReport;
 use crate::cli::common::{ClusterFlags, DataFlags, OpenFlags, RunFlags, ShapeFlags, TrainingFlags};
 use crate::cli::output::{self, Bars, check_output, count, table, write_text};
 use crate::data::{Dataset, InputReport, InputShape, Loader};
@@ -73,15 +75,7 @@ pub struct RunArgs {
 
 /// Runs the command.
 pub fn run(c: &RunArgs) -> Result<()> {
-    fs::create_dir_all(&c.output).map_err(|e| Error::io(&c.output, e))?;
-    let file = |name: &str| c.output.join(name);
-    let written: Vec<PathBuf> =
-        ["gene.onnx", "child.onnx", "tuned.onnx", "tuned.last.onnx", "metrics.jsonl", "report.html", "run.json"]
-            .map(file)
-            .to_vec();
-    for path in &written {
-        check_output(path, &[&c.model], c.force)?;
-    }
+    let written = outputs(c)?;
     let [of_ancestor, of_teacher] = match &c.training.teacher {
         None => [c.run.open.clone(), c.run.open.clone()],
         Some(teacher) => flags_for([&c.model, teacher], &c.run.open)?,
@@ -96,6 +90,8 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let model = laid.as_ref().map_or(&opened.model, |laid| &laid.original);
     let typing = named(&c.model, Typing::new(model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
+    let companions = Companions::find(&c.model, flags.tokens.tokenizer.as_deref(), model)?;
+    companions.iter().try_for_each(|found| found.check(&written[2], &c.model, c.force))?;
     let data = match &laid {
         None => dataset(flags)?,
         Some(laid) => laid.rows.dataset(&laid.arrays, false)?,
@@ -167,8 +163,20 @@ pub fn run(c: &RunArgs) -> Result<()> {
         None => input(c, &data, model, &typing)?,
     };
     let densities = densities.as_ref().map(|(all, unit)| (&all[..], unit.plural()));
-    report(c, &rows, densities, &outcome.curve, &runtime, (judged.len(), &input))?;
+    let sources: Vec<usize> = child.plan.layers.iter().map(|l| l.ancestor_layer).collect();
+    let configs = companions.map(|found| found.write(&written[2], &tuned, &sources)).transpose()?;
+    report(c, &rows, densities, &outcome.curve, &runtime, (judged.len(), &input, configs))?;
     outcome.check(&c.training)
+}
+
+/// The files that are written, and their folder, checked.
+fn outputs(c: &RunArgs) -> Result<Vec<PathBuf>> {
+    fs::create_dir_all(&c.output).map_err(|e| Error::io(&c.output, e))?;
+    let names =
+        ["gene.onnx", "child.onnx", "tuned.onnx", "tuned.last.onnx", "metrics.jsonl", "report.html", "run.json"];
+    let written = names.map(|name| c.output.join(name)).to_vec();
+    written.iter().try_for_each(|path| check_output(path, &[&c.model], c.force))?;
+    Ok(written)
 }
 
 /// The data and which samples of them judge the models: all of `--val`, else those that no training saw.
@@ -246,7 +254,7 @@ fn report(
     densities: Option<(&[Vec<f64>], &str)>,
     curve: &Curve,
     runtime: &Runtime,
-    (judged, input): (usize, &Value),
+    (judged, input, configs): (usize, &Value, Option<BundleReport>),
 ) -> Result<()> {
     let percent = |r: &Option<Evaluation>| r.as_ref().map_or("-".into(), |e| format!("{:.2}", 100.0 * e.top1));
     let cells: Vec<Vec<String>> = rows
@@ -277,7 +285,7 @@ fn report(
         .collect();
     let value = json!({
         "schema": schema::RUN, "ancestor": c.model, "data": c.data.path(), "val": c.training.val, "images": judged,
-        "models": models, "input": input, "runtime": runtime.kind,
+        "models": models, "input": input, "configs": configs, "runtime": runtime.kind,
     });
     write_text(&c.output.join("run.json"), &format!("{value:#}\n"))?;
     if c.json {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
+use super::bundled::{Companions, in_folder};
 use super::fitter::{Calibrated, calibrated};
 use super::source::open_for;
 use super::{in_type, named, open, open_for_images, plain};
@@ -44,6 +45,12 @@ pub struct ShrinkArgs {
     /// The descendant to write; with several sizes, the folder for them
     #[arg(short, long, value_name = "CHILD.onnx", required_unless_present_any = ["dry_run", "save_learngene"])]
     pub output: Option<PathBuf>,
+    /// Make -o a folder: the descendant becomes model.onnx in it, beside the tokenizer and configurations that lie
+    /// beside the model, with its own sizes
+    ///
+    /// Of several sizes each has a folder in -o.
+    #[arg(long)]
+    pub with_configs: bool,
     /// Share of the parameters of all heads and FFNs to keep; several, such as 85%,75%,50%, give several descendants
     #[arg(long, value_name = "P%", value_delimiter = ',', value_parser = kept_share,
         required_unless_present_any = ["budget", "dry_run", "save_learngene"], conflicts_with = "budget")]
@@ -179,8 +186,12 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
     let outputs: Vec<PathBuf> =
         (sizes.iter().map(|s| &s.1)).chain(&c.save_learngene).chain(&c.plot).chain(&c.report).cloned().collect();
     output::check_distinct(&outputs)?;
+    let companions = Companions::asked(c.with_configs, &c.model, c.arrays.tokens.tokenizer.as_deref(), &model)?;
     for path in &outputs {
-        output::check_output(path, &[&c.model], c.force)?;
+        match companions.as_ref().filter(|_| sizes.iter().any(|(_, child)| child == path)) {
+            Some(companions) => companions.check(path, &c.model, c.force)?,
+            None => output::check_output(path, &[&c.model], c.force)?,
+        }
     }
     let recorded = Learngene::read(&model)?.and_then(|gene| gene.removals);
     let bars = Bars::default();
@@ -209,7 +220,8 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
     }
     let mut reports = Vec::new();
     for (budget, path) in &sizes {
-        let made = Made { c, path, calibrated: calibrated.as_ref(), frontier: frontier_svg.as_deref() };
+        let (calibrated, companions) = (calibrated.as_ref(), companions.as_ref());
+        let made = Made { c, path, calibrated, companions, frontier: frontier_svg.as_deref() };
         reports.extend(made.make(&mut job, *budget, &bars)?);
     }
     // The first process measures times for its report; the others are quiet until it has.
@@ -302,6 +314,7 @@ struct Made<'c> {
     c: &'c ShrinkArgs,
     path: &'c Path,
     calibrated: Option<&'c Calibrated>,
+    companions: Option<&'c Companions>,
     /// The plot of the frontier, for the report.
     frontier: Option<&'c str>,
 }
@@ -322,9 +335,15 @@ impl Made<'_> {
         named(&c.model, in_type(&mut child.model, c.dtype, wide.as_ref()))?;
         job.describe(&mut child, &allocation, images.and_then(|f| f.source.preprocess()))?;
         let milliseconds = latency::side_by_side(&job.runtime, job.ancestor, &child.model, job.sample())?;
+        if self.companions.is_some() {
+            Companions::make_folder(self.path)?;
+        }
         child.bytes = plain::write_model(self.path, &child.model, &c.run.runtime)?;
         let noun = images.map_or("image", |f| f.source.noun().single);
-        let report = report(self.path, &allocation, &child, milliseconds, noun);
+        let mut report = report(self.path, &allocation, &child, milliseconds, noun);
+        if let Some(companions) = self.companions {
+            report["configs"] = json!(companions.write(self.path, &child.model, &allocation.kept_layers())?);
+        }
         if let (Some(file), Some(images)) = (&c.report, images) {
             let page = page(c, job, &images.fitter, &allocation, &child, milliseconds, self.frontier);
             output::write_text(file, &named(&c.model, page)?)?;
@@ -336,6 +355,7 @@ impl Made<'_> {
 /// What is to be made: budgets and outputs.
 fn sizes(c: &ShrinkArgs, model: &Model) -> Result<Vec<(Budget, PathBuf)>> {
     let Some(output) = c.output.as_ref().filter(|_| !c.dry_run) else { return Ok(Vec::new()) };
+    let placed = |output: &Path| if c.with_configs { in_folder(output) } else { Ok(output.to_path_buf()) };
     if let Some(mut budget) = c.budget {
         if let (Budget::Bytes(bytes), Some(dtype)) = (&mut budget, c.dtype) {
             // The budget is that of the file; the allocation counts the ancestor's type.
@@ -343,16 +363,20 @@ fn sizes(c: &ShrinkArgs, model: &Model) -> Result<Vec<(Budget, PathBuf)>> {
             named(&c.model, graph::convert(&mut converted, dtype))?;
             *bytes *= encoded_len(&model.proto) as f64 / encoded_len(&converted.proto) as f64;
         }
-        return Ok(vec![(budget, output.clone())]);
+        return Ok(vec![(budget, placed(output)?)]);
     }
     if let [share] = c.to[..] {
-        return Ok(vec![(Budget::Share(share), output.clone())]);
+        return Ok(vec![(Budget::Share(share), placed(output)?)]);
     }
     if !output.is_dir() && parallel::is_first() {
         std::fs::create_dir(output).map_err(|e| Error::io(output, e).hint("several sizes need a folder: -o FOLDER"))?;
     }
     let stem = c.model.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(c.to.iter().map(|&s| (Budget::Share(s), output.join(format!("{stem}-{}.onnx", Percent(s))))).collect())
+    let child = |s: f64| match c.with_configs {
+        true => in_folder(&output.join(format!("{stem}-{}", Percent(s)))),
+        false => Ok(output.join(format!("{stem}-{}.onnx", Percent(s)))),
+    };
+    c.to.iter().map(|&s| Ok((Budget::Share(s), child(s)?))).collect()
 }
 
 /// A share as the number of a file name: 75, 62.5.

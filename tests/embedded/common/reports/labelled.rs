@@ -132,6 +132,8 @@ pub fn labelled_texts_take_the_whole_path(kind: &str) {
     for (name, file) in [("classifier-ts.onnx", "model.onnx"), ("tokenizer.json", "tokenizer.json")] {
         fs::copy(root().join(FOLDER).join(name), own(file)).unwrap();
     }
+    fs::write(own("config.json"), r#"{"model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 4}"#)
+        .unwrap();
     let (texts, out) = (format!("{FOLDER}/labelled.jsonl"), own("child"));
     let found = json_of(args!(
         "run {} --texts {texts} --heads 2 --steps 3 --batch-size 4 --lr 1e-3 --runtime {kind} --json -o {}",
@@ -148,9 +150,18 @@ pub fn labelled_texts_take_the_whole_path(kind: &str) {
     let tokenizer = own("tokenizer.json");
     let tuned = out.join("tuned.onnx");
     let eval = ["eval", text(&tuned), "--texts", &texts, "--runtime", kind, "--json"];
-    refused(&eval, &["no tokenizer lies beside the model"]);
-    let judged = json_of(&[&eval[..], &["--tokenizer", text(&tokenizer)]].concat());
+    let judged = json_of(&eval);
     assert_eq!((&judged["images"], &judged["classes_by"]), (&json!(8), &json!("names")));
+    assert_eq!(judged["input"]["texts"]["tokenizer"], json!(out.join("tokenizer.json")));
+    let named = json_of(&[&eval[..], &["--tokenizer", text(&tokenizer)]].concat());
+    assert_eq!((&judged["loss"], &judged["top1"]), (&named["loss"], &named["top1"]));
+    let config: Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
+    assert_eq!((&config["num_attention_heads"], &config["num_hidden_layers"]), (&json!(2), &json!(2)));
+    let classes = json!({"0": "other", "1": "place", "2": "thing"});
+    assert_eq!(
+        (&config["id2label"], &found["configs"]["files"]),
+        (&classes, &json!(["tokenizer.json", "config.json"]))
+    );
 }
 
 /// What is wrong with labels, columns and flags is said before any work.

@@ -4,6 +4,7 @@ pub mod arrays;
 pub mod batches;
 pub mod blocks;
 pub mod branches;
+pub mod bundles;
 pub mod classes;
 pub mod classifiers;
 pub mod configs;
