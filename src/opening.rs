@@ -6,16 +6,22 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ndarray::{ArrayD, Axis};
+
+use crate::anatomy::{EMBEDDING, Pooling, pooled};
 use crate::axes::{self, BatchFault, Typing, batch_fault};
 use crate::data::{
     ArrayFile, Arrays, FedReport, Feed, Preprocess, PreprocessFlags, Samples, Texts, TextsReport, check_names, declare,
-    fix_size,
+    fix_size, token_inputs,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Given};
 use crate::metadata::PREPROCESS;
 use crate::onnx::{ExternalLinks, Model};
 use crate::runtime::Runtime;
+
+/// What is the same with padding and without, of the largest value of an output: half precision is within it.
+const SAME: f32 = 1e-3;
 
 /// How a model is opened.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +36,8 @@ pub struct Opening {
     pub feeds: Vec<Feed>,
     /// The output that counts, where pictures are fed; else all that these and the feeds can compute.
     pub of: Option<String>,
+    /// How states of tokens become one vector a sample, the one output; else outputs are as they are.
+    pub pooling: Option<Pooling>,
     /// What is said about the transform of pictures; `None` where none are fed.
     pub pictures: Option<PreprocessFlags>,
     /// A file of arrays that are fed, one for each input by name; labels may be beside them.
@@ -87,8 +95,8 @@ impl Opening {
     /// model takes one at a time from here on.
     ///
     /// # Errors
-    /// Those of [`Self::read`], of [`graph::cut`], of [`fix_size`], of [`declare`], of reading arrays, and of running
-    /// the model.
+    /// Those of [`Self::read`], of [`graph::cut`], of [`pooled`], of [`fix_size`], of [`declare`], of reading arrays,
+    /// and of running the model.
     pub fn open(&self, path: &Path, runtime: Option<&dyn Fn() -> Result<Arc<Runtime>>>) -> Result<Opened> {
         let (warnings, notes) = (Vec::new(), Vec::new());
         let mut opened = Opened { model: self.read(path)?, warnings, notes, batch: None, arrays: None };
@@ -129,10 +137,16 @@ impl Opening {
         } else if let Some(of) = of {
             graph::check_output(model.graph(), of)?;
         }
+        if let Some(pooling) = self.pooling {
+            notes.push(pool(model, pooling)?);
+        }
         if let Some(size) = self.input_size {
             fix_size(model, size)?;
         }
         *arrays = file.map(|file| Arrays::read(&file, model).map(|read| read.of_texts(of_texts))).transpose()?;
+        if let (Some(arrays), Some(start)) = (arrays.as_ref(), runtime) {
+            check_padding(model, arrays, start)?;
+        }
         notes.extend(FedReport::of(model).iter().map(FedReport::line));
         if axes::holds_unread(model) {
             warnings.extend(Typing::new(model)?.unread());
@@ -178,6 +192,60 @@ impl Opening {
         *batch = Some(note);
         Ok(())
     }
+}
+
+/// Gives a model the vector of a sample as its one output, and says what that is.
+fn pool(model: &mut Model, pooling: Pooling) -> Result<String> {
+    let Ok((ids, mask)) = token_inputs(model) else {
+        return Err(Error::new(ErrorKind::Usage, "--pooling is for models of texts, and no input takes tokens")
+            .hint("leave it out; with `tune --classes N` it says what a new classifier looks at"));
+    };
+    Ok(match pooled(model, pooling, &ids, mask.as_deref())? {
+        Some(pooled) => {
+            *model = pooled.model;
+            pooled.note
+        }
+        None => format!("it gives `{EMBEDDING}` already: nothing is pooled by --pooling {}", pooling.name()),
+    })
+}
+
+/// Checks that a text says the same with padding and alone, where padding is on a side that was asked for.
+fn check_padding(model: &Model, arrays: &Arrays, start: &dyn Fn() -> Result<Arc<Runtime>>) -> Result<()> {
+    let Some([alone, padded]) = arrays.to_check()? else { return Ok(()) };
+    let runtime = start()?;
+    let run = |arrays: &Arrays| {
+        let inputs = arrays.select(&[0]);
+        let mut session = runtime.load(&arrays.fixed(model), 1, [1, 1])?;
+        Ok((session.run_on(&inputs.views())?, inputs.real))
+    };
+    let ((alone, _), (padded, real)) = (run(&alone)?, run(&padded)?);
+    let real: Vec<bool> = real.into_iter().flatten().collect();
+    let worst = alone.iter().zip(&padded).filter_map(|(alone, padded)| apart(alone, padded, &real)).reduce(f32::max);
+    let what = match worst {
+        Some(worst) if worst <= SAME => return Ok(()),
+        Some(worst) => {
+            format!("a text says something else with padding on that side: off by {worst:.3} of its largest value")
+        }
+        None => {
+            "no output can be compared with padding and without, and so the side of padding is not known to be right"
+                .to_owned()
+        }
+    };
+    let hint = "leave --padding-side out, or give texts of one length";
+    Err(Error::new(ErrorKind::Usage, what).at(arrays.path()).hint(hint))
+}
+
+/// How far an output with padding is from that of the same text alone, by the largest value of that; `real` says
+/// which tokens are no padding. None where it lies along tokens in another way than its second axis.
+fn apart(alone: &ArrayD<f32>, padded: &ArrayD<f32>, real: &[bool]) -> Option<f32> {
+    let places: Vec<usize> = (0..real.len()).filter(|&at| real[at]).collect();
+    let padded = match padded.ndim() > 1 && padded.len_of(Axis(1)) == real.len() {
+        true => padded.select(Axis(1), &places),
+        false => padded.clone(),
+    };
+    let largest = alone.iter().fold(f32::MIN_POSITIVE, |most, v| most.max(v.abs()));
+    let difference = |(a, b): (&f32, &f32)| if (a - b).is_nan() { f32::INFINITY } else { (a - b).abs() / largest };
+    (alone.shape() == padded.shape()).then(|| alone.iter().zip(&padded).map(difference).fold(0.0, f32::max))
 }
 
 /// Lets a model that is to be written say how its pictures are prepared, where it does not yet; `size` is that of a

@@ -152,6 +152,8 @@ fn texts_are_cut_into_tokens() {
         use common::reports::sentences;
         sentences::texts_are_the_arrays_of_their_tokens("onnxruntime");
         sentences::a_text_alone_is_itself_in_a_batch(runtime);
+        sentences::states_are_pooled_over_real_tokens(runtime);
+        sentences::padding_is_on_the_left_where_that_is_the_same("onnxruntime");
     }
 }
 

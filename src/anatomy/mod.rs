@@ -10,6 +10,7 @@
 mod classes;
 mod find;
 mod mixers;
+mod pooling;
 mod repeats;
 mod roles;
 mod softmax;
@@ -22,6 +23,7 @@ pub use classes::{
     ranking, unit_norms,
 };
 pub use mixers::normed;
+pub use pooling::{EMBEDDING, Pooled, Pooling, pooled};
 pub use roles::{Roles, Summed, of_head};
 pub(crate) use softmax::{in_usual_order, score_axes};
 pub use structure::{Anatomy, Attention, FeedForward, Mixing, Stack};

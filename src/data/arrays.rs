@@ -17,7 +17,7 @@ use super::formats::ArrayFile;
 use super::samples::{Inputs, Samples};
 use super::source::hexadecimal;
 use super::tables::no_row;
-use super::texts::{LabelsReport, Takes, TextsReport};
+use super::texts::{LabelsReport, Side, Takes, TextsReport, on_the_left};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, data_inputs, declared_axes, declared_dims, declared_type, is_integer};
 use crate::onnx::proto::ValueInfoProto;
@@ -38,7 +38,7 @@ pub struct Arrays {
     held: Arc<Held>,
     count: usize,
     /// How texts became them, where they did.
-    texts: Option<TextsReport>,
+    texts: Option<Box<TextsReport>>,
 }
 
 #[derive(Debug)]
@@ -233,7 +233,7 @@ impl Arrays {
 
     /// How texts became them, where they did.
     pub fn texts(&self) -> Option<&TextsReport> {
-        self.texts.as_ref()
+        self.texts.as_deref()
     }
 
     /// Tokens that every text has with its padding, where they came from texts.
@@ -242,20 +242,53 @@ impl Arrays {
     }
 
     /// The same texts with as many tokens each, padding included, where they have fewer.
-    pub fn padded(self, tokens: usize) -> Arrays {
-        let Some(texts) = self.texts.as_ref().filter(|texts| texts.padded_to < tokens) else { return self };
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where their tokenizer has padding on the left, and nobody asked for a side.
+    pub fn padded(self, tokens: usize) -> Result<Arrays> {
+        let Some(texts) = self.texts.as_ref().filter(|texts| texts.padded_to < tokens) else { return Ok(self) };
+        if let Some(from) = texts.padding_side.left_by {
+            return Err(on_the_left(from, &texts.tokenizer));
+        }
         let longer = |name: &str, values: &ArrayD<f32>| {
             let fill = texts.fill.iter().find(|(own, _)| own == name).map_or(0.0, |(_, fill)| *fill);
             let mut shape = values.shape().to_vec();
             shape[1] = tokens;
             let mut out = ArrayD::from_elem(shape, fill);
-            out.slice_axis_mut(Axis(1), Slice::from(..values.len_of(Axis(1)))).assign(values);
+            let own = values.len_of(Axis(1));
+            let place = match texts.padded_on {
+                Side::Right => 0..own,
+                Side::Left => tokens - own..tokens,
+            };
+            out.slice_axis_mut(Axis(1), Slice::from(place)).assign(values);
             out
         };
         let padded = self.held.each(longer);
         let mut report = texts.clone();
         report.padded_to = tokens;
-        Arrays { held: Arc::new(padded), count: self.count, texts: Some(report) }
+        Ok(Arrays { held: Arc::new(padded), count: self.count, texts: Some(report) })
+    }
+
+    /// The shortest text by itself, and the same with padding, where the side of padding is to be checked.
+    ///
+    /// # Errors
+    /// Those of [`Self::padded`].
+    pub(crate) fn to_check(&self) -> Result<Option<[Arrays; 2]>> {
+        let Some(texts) = self.texts.as_ref().filter(|texts| texts.padding_side.is_unusual) else { return Ok(None) };
+        let lengths = self.tokens().unwrap_or_default();
+        let Some((sample, &own)) = lengths.iter().enumerate().min_by_key(|(_, own)| **own) else { return Ok(None) };
+        let one = self.only(&[sample]);
+        let real = one.select(&[0]).real;
+        let places: Vec<usize> =
+            real.iter().flatten().enumerate().filter(|(_, real)| **real).map(|(at, _)| at).collect();
+        let held = one.held.each(|_, values| values.select(Axis(1), &places));
+        let mut report = texts.clone();
+        report.padded_to = own;
+        let alone = Arrays { held: Arc::new(held), count: 1, texts: Some(report) };
+        // Texts of one length may be beside longer ones later.
+        let most = texts.max_length.as_ref().map_or(own + 1, |length| length.tokens);
+        let padded = alone.clone().padded(texts.padded_to.max(most.min(own + 1)))?;
+        Ok((padded.text_length() > Some(own)).then_some([alone, padded]))
     }
 
     /// The first of these inputs whose array is another one in `other`, or is not there.
@@ -266,7 +299,7 @@ impl Arrays {
 
     /// Says that they came from texts.
     pub(crate) fn of_texts(self, report: Option<TextsReport>) -> Self {
-        Arrays { texts: report, ..self }
+        Arrays { texts: report.map(Box::new), ..self }
     }
 
     /// True where they came from texts.
@@ -364,7 +397,7 @@ impl Arrays {
             samples: self.count,
             arrays: self.held.inputs.iter().map(array).collect(),
             tokens,
-            texts: self.texts.clone(),
+            texts: self.texts.as_deref().cloned(),
             fed: FedReport::of(model),
             outputs: model.graph().output.iter().map(|o| o.name().to_string()).collect(),
         }

@@ -161,10 +161,10 @@ impl TrainingLoader {
         if selected.len() < whole {
             return Err(Error::new(
                 ErrorKind::Images,
-                format!("there are {} images to train on, fewer than the {whole} of one batch", selected.len()),
+                format!("there are {} samples to train on, fewer than the {whole} of one batch", selected.len()),
             )
             .at(source.path())
-            .hint("give a smaller --batch-size, or more images"));
+            .hint("give a smaller --batch-size, or more samples"));
         }
         let pool = match options.threads {
             0 => None,
@@ -647,7 +647,7 @@ mod tests {
         let folder = folder(2);
         for (change, message) in [
             (TrainingOptions { batch_size: 0, ..options() }, "batches of 0"),
-            (TrainingOptions { batch_size: 7, ..options() }, "there are 6 images to train on, fewer than the 7"),
+            (TrainingOptions { batch_size: 7, ..options() }, "there are 6 samples to train on, fewer than the 7"),
             (TrainingOptions { share: (0, 2), ..options() }, "fewer than the 8"),
             (TrainingOptions { share: (2, 2), ..options() }, "process 2 of 2"),
             (TrainingOptions { classes: Some(2), ..options() }, "the model tells 2 classes apart"),

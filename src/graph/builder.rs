@@ -12,7 +12,8 @@ pub(crate) struct Builder {
     /// What new values are called.
     stem: String,
     /// The version of the default operator set.
-    opset: i64,
+    /// The operator set that nodes are written in.
+    pub opset: i64,
     /// The element type of constants that are not integers.
     pub kind: DataType,
     pub names: Names,

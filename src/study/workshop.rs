@@ -273,7 +273,7 @@ impl Workshop {
         };
         let classes = self.set(cell)?.classes;
         let has = has_classifier(&Typing::new(model)?);
-        Ok((if has { model.clone() } else { add_classifier(model, classes, None)? }, classes))
+        Ok((if has { model.clone() } else { add_classifier(model, classes, None, None)? }, classes))
     }
 
     /// Checks that a cell can be: that its values can be read, and that its shape is one that the method makes of the

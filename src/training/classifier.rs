@@ -8,32 +8,13 @@ use ndarray::{Array2, Axis};
 use std::sync::Arc;
 
 use super::run::Validation;
-use crate::anatomy::{ActivationKind, Anatomy, activation, class_factor};
+use crate::anatomy::{ActivationKind, Anatomy, Pooling, activation, class_factor};
 use crate::axes::{Typing, carry_value_info};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Builder, int_attribute};
 use crate::metadata::CLASSES;
 use crate::onnx::{DataType, Model, tensor_from_f32, tensor_info};
 use crate::runtime::Runtime;
-
-/// How the tokens of an encoder become one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Pooling {
-    /// The first token.
-    ClassToken,
-    /// The mean of the patch tokens.
-    Mean,
-}
-
-impl Pooling {
-    /// As flags name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Pooling::ClassToken => "class-token",
-            Pooling::Mean => "mean",
-        }
-    }
-}
 
 /// The output of a new classifier.
 const LOGITS: &str = "logits";
@@ -55,12 +36,13 @@ pub fn has_classifier(typing: &Typing) -> bool {
 }
 
 /// Cuts a model behind its encoder and adds a classifier whose weights are zero, with the activation of the old one
-/// behind it, where that had one. Pooling is by class token where there is one.
+/// behind it, where that had one. Pooling is by class token where there is one, and over real tokens where a `mask`
+/// tells these from padding.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] where the encoder's end is not found, [`ErrorKind::Usage`] for a class token that is not
 /// there.
-pub fn add_classifier(model: &Model, classes: usize, pooling: Option<Pooling>) -> Result<Model> {
+pub fn add_classifier(model: &Model, classes: usize, pooling: Option<Pooling>, mask: Option<&str>) -> Result<Model> {
     if classes == 0 || classes > 1 << 20 {
         bail!(Usage, "{classes} classes cannot be");
     }
@@ -85,21 +67,23 @@ pub fn add_classifier(model: &Model, classes: usize, pooling: Option<Pooling>) -
     let mut out = model.clone();
     out.proto.metadata_props.retain(|p| p.key() != CLASSES);
     let mut b = Builder::new(model.graph(), typing.opset, "classifier");
-    let pooled = match pooling {
-        Pooling::ClassToken if !has_class_token => {
+    let pooled = match (pooling, mask) {
+        (_, Some(mask)) if listed => pooling.over(&mut b, &end, Some(mask))?,
+        (_, Some(_)) => bail!(Unsupported, "the tokens `{end}` do not lie along the mask that tells padding"),
+        (Pooling::ClassToken, None) if !has_class_token => {
             return Err(Error::new(ErrorKind::Usage, "the encoder has no class token").hint("use --pooling mean"));
         }
-        Pooling::ClassToken => {
-            let first = b.integers(&[], &[0]);
-            b.op_with("Gather", &[&end, &first], vec![int_attribute("axis", 1)])
+        (Pooling::Last, None) if !listed => {
+            return Err(Error::new(ErrorKind::Usage, "the encoder has no last token").hint("use --pooling mean"));
         }
-        Pooling::Mean => {
-            let patches = match listed && anatomy.prefix_tokens > 0 {
+        (Pooling::Mean, None) => {
+            let patches = match has_class_token {
                 true => b.slice(&end, 1, anatomy.prefix_tokens as i64, i64::MAX),
                 false => end.clone(),
             };
             b.reduce("ReduceMean", &patches, &tokens, false)
         }
+        (Pooling::ClassToken | Pooling::Last, None) => pooling.over(&mut b, &end, None)?,
     };
     b.op_as("Identity", &[&pooled], vec![], FEATURES);
     let logits = b.gemm(&[FEATURES, WEIGHT, BIAS], true);

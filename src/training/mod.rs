@@ -27,7 +27,7 @@ mod tape;
 mod trained;
 mod trainer;
 
-pub use classifier::{IMAGES as CLASSIFIER_IMAGES, Pooling, add_classifier, fit_classifier, has_classifier};
+pub use classifier::{IMAGES as CLASSIFIER_IMAGES, add_classifier, fit_classifier, has_classifier};
 pub use gradients::Gradients;
 pub use logits::{is_independent, said_of, with_logits};
 pub use loss::{LOSS, Loss, TARGETS, Term, teacher_input};

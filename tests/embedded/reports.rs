@@ -215,6 +215,21 @@ fn texts_learn_without_labels() {
 }
 
 #[test]
+fn new_classifiers_look_at_real_tokens() {
+    labelled::new_classifiers_look_at_real_tokens("tract");
+}
+
+#[test]
+fn padding_is_on_the_left_where_that_is_the_same() {
+    sentences::padding_is_on_the_left_where_that_is_the_same("tract");
+}
+
+#[test]
+fn states_are_pooled_over_real_tokens() {
+    sentences::states_are_pooled_over_real_tokens(&tract());
+}
+
+#[test]
 fn labelled_texts_take_the_whole_path() {
     labelled::labelled_texts_take_the_whole_path("tract");
 }

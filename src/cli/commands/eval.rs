@@ -20,7 +20,7 @@ use crate::metadata::{PREPROCESS, schema};
 use crate::metrics::Evaluation;
 use crate::onnx::Model;
 use crate::runtime::Runtime;
-use crate::training::{Pooling, Validation, evaluate, is_independent, open_dataset, said_of, with_logits};
+use crate::training::{Validation, evaluate, is_independent, open_dataset, said_of, with_logits};
 
 /// `offshoot eval`.
 #[derive(Args, Debug)]
@@ -35,9 +35,6 @@ pub struct EvalArgs {
     #[arg(long, value_name = "NAME", help_heading = "Data", requires = "texts",
         conflicts_with_all = ["data", "inputs", "label_column", "part", "val_split"])]
     pub score_column: Option<String>,
-    /// How states of tokens become the embedding of a text, over real tokens [default: the output that is a vector]
-    #[arg(long, value_enum, requires = "score_column")]
-    pub pooling: Option<Pooling>,
     /// Which images: all, or the part for validation that the data come with or that --val-split cuts off
     #[arg(long, value_enum, default_value_t, help_heading = "Data")]
     pub part: Part,
@@ -162,7 +159,6 @@ fn to_score<'c>(c: &'c EvalArgs, column: &'c str) -> scored::Asked<'c> {
         model: &c.model,
         data: &c.data,
         column,
-        pooling: c.pooling,
         batch_size: c.batch_size,
         at_least: c.at_least,
         json: c.json,

@@ -78,7 +78,7 @@ pub fn open_for_data(
     // Rows are of one length, whatever is in them.
     let length = [Some(&arrays), other.as_ref()].into_iter().flatten().filter_map(Arrays::text_length).max();
     let of_length = |arrays: Arrays| arrays.padded(length.unwrap_or(0));
-    let (arrays, other) = (of_length(arrays), other.map(of_length));
+    let (arrays, other) = (of_length(arrays)?, other.map(of_length).transpose()?);
     let report = arrays.report(&original);
     report.lines().iter().for_each(|line| output::note(line));
     let rows = Rows::of(&arrays);
@@ -104,7 +104,7 @@ pub fn open_teacher(
     }
     let found = opened_on(path, open, runtime, &TransformFlags::default(), given)?;
     let length = laid.arrays.text_length().unwrap_or(0);
-    let own = found.arrays.map(|arrays| arrays.padded(length));
+    let own = found.arrays.map(|arrays| arrays.padded(length)).transpose()?;
     if let Some(input) = own.as_ref().and_then(|own| own.differs_from(&laid.arrays)) {
         let what = format!("as a teacher it is given another `{input}` than its student");
         return Err(Error::new(ErrorKind::Usage, what)

@@ -136,7 +136,6 @@ pub fn run(c: &RunArgs) -> Result<()> {
         transform: &c.run.transform,
         runtime: &c.run.runtime,
         classes: added,
-        pooling: None,
         dry_run: false,
     };
     let files = Wanted { output: Some(&written[2]), metrics: Some(&written[4]), force: true, ..Wanted::default() };
@@ -204,6 +203,8 @@ fn of_val(c: &RunArgs, flags: &DataFlags, laid: Option<&Laid>, data: &Dataset) -
 
 /// The tuned model.
 fn reopened(c: &RunArgs, data: &DataFlags, path: &Path, open: &OpenFlags) -> Result<Model> {
+    // It pools by itself.
+    let open = &OpenFlags { pooling: None, ..open.clone() };
     match data.given(data.path(), true) {
         None => open_to_run(path, open, &c.run.runtime, &c.run.transform),
         Some(given) => opened_on(path, open, &c.run.runtime, &c.run.transform, given).map(|opened| opened.model),

@@ -4,22 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ndarray::{Array2, ArrayD, ArrayView1, Ix3};
 use serde_json::json;
 
 use super::source::opened_on;
 use super::{named, plain};
-use crate::anatomy::{sequence_axis, token_axis};
+use crate::anatomy::{Pooling, sequence_axis, token_axis};
 use crate::axes::Typing;
 use crate::cli::common::{DataFlags, Given, RunFlags};
 use crate::cli::output;
-use crate::data::{Arrays, Inputs, Samples, Target};
+use crate::data::{Arrays, Samples, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::schema;
 use crate::metrics::spearman;
 use crate::onnx::Model;
 use crate::runtime::Runtime;
-use crate::training::Pooling;
 
 /// What is scored, and on what.
 pub struct Asked<'c> {
@@ -29,8 +27,6 @@ pub struct Asked<'c> {
     pub data: &'c DataFlags,
     /// The column of scores.
     pub column: &'c str,
-    /// How states of tokens become an embedding.
-    pub pooling: Option<Pooling>,
     /// Texts in a batch.
     pub batch_size: Option<u32>,
     /// The least correlation that passes.
@@ -41,14 +37,12 @@ pub struct Asked<'c> {
     pub run: &'c RunFlags,
 }
 
-/// What an embedding is read from.
+/// The output that is an embedding.
 struct Embedding {
-    /// The output's place among all.
+    /// Its place among all.
     place: usize,
     /// Its name.
     output: String,
-    /// How its states of tokens become one, where it has such.
-    pooling: Option<Pooling>,
 }
 
 /// Embeds both texts of every pair, and compares the cosines of the embeddings with the scores.
@@ -64,9 +58,9 @@ pub fn run(c: &Asked) -> Result<()> {
     report.lines().iter().for_each(|line| output::note(line));
     let fixed = arrays.fixed(&opened.model);
     let typing = named(c.model, Typing::new(&fixed))?;
-    let embedding = named(c.model, Embedding::find(&fixed, &typing, &arrays, c.pooling))?;
-    let (name, pooling) = (&embedding.output, embedding.pooling);
-    output::note(&format!("the embedding of a text is {}", embedding.said()));
+    let embedding = named(c.model, Embedding::find(&fixed, &typing, &arrays))?;
+    let name = &embedding.output;
+    output::note(&format!("the embedding of a text is the output `{name}`"));
     let runtime = Runtime::start(&c.run.runtime.options())?;
     let begun = Instant::now();
     let rows = named(c.model, embedding.of_all(&runtime, &fixed, &typing, &arrays, c.batch_size))?;
@@ -87,7 +81,7 @@ pub fn run(c: &Asked) -> Result<()> {
             "score_column": c.column,
             "spearman": found,
             "embedding": name,
-            "pooling": pooling.map(Pooling::name),
+            "pooling": c.run.open.pooling.map(Pooling::name),
             "pairs_per_second": rate,
             "input": report,
             "runtime": runtime.kind,
@@ -107,36 +101,30 @@ pub fn run(c: &Asked) -> Result<()> {
 }
 
 impl Embedding {
-    /// The one output that has a vector a text, or with a pooling the one that has states of tokens.
-    fn find(model: &Model, typing: &Typing, arrays: &Arrays, pooling: Option<Pooling>) -> Result<Embedding> {
+    /// The one output that has a vector a text.
+    fn find(model: &Model, typing: &Typing, arrays: &Arrays) -> Result<Embedding> {
         let tokens = arrays.token_input().and_then(|input| sequence_axis(typing, input));
-        let is_one = |name: &str| match pooling {
-            Some(_) => tokens.is_some() && token_axis(typing, name) == tokens && rank(typing, name) == Some(3),
-            None => rank(typing, name) == Some(2) && (tokens.is_none() || token_axis(typing, name) != tokens),
-        };
+        let is_vector =
+            |name: &str| rank(typing, name) == Some(2) && (tokens.is_none() || token_axis(typing, name) != tokens);
         let outputs: Vec<&str> = model.graph().output.iter().map(|o| o.name()).collect();
-        let found: Vec<usize> = (0..outputs.len()).filter(|&at| is_one(outputs[at])).collect();
-        let wanted = if pooling.is_some() { "states of tokens" } else { "one vector a text" };
+        let found: Vec<usize> = (0..outputs.len()).filter(|&at| is_vector(outputs[at])).collect();
         match found[..] {
-            [place] => Ok(Embedding { place, output: outputs[place].to_owned(), pooling }),
-            [] => Err(Error::new(ErrorKind::Usage, format!("no output is {wanted}: {}", outputs.join(", "))).hint(
-                "--pooling says how states of tokens become a vector: mean or class-token, as the model was trained; \
-                 without it an output has to be a vector",
-            )),
+            [place] => Ok(Embedding { place, output: outputs[place].to_owned() }),
+            [] => {
+                let what = format!("no output is one vector a text: {}", outputs.join(", "));
+                Err(Error::new(ErrorKind::Usage, what).hint(
+                    "--pooling says how states of tokens become one: mean, class-token or last, as the model was \
+                     trained",
+                ))
+            }
             _ => {
                 let names: Vec<&str> = found.iter().map(|&at| outputs[at]).collect();
-                Err(Error::new(ErrorKind::Usage, format!("several outputs are {wanted}: {}", names.join(", ")))
-                    .hint("name the embedding with --of NAME"))
+                Err(Error::new(
+                    ErrorKind::Usage,
+                    format!("several outputs are one vector a text: {}", names.join(", ")),
+                )
+                .hint("name the embedding with --of NAME, or pool the states of tokens with --pooling"))
             }
-        }
-    }
-
-    /// What it is, in words.
-    fn said(&self) -> String {
-        match self.pooling {
-            None => format!("the output `{}`", self.output),
-            Some(Pooling::Mean) => format!("the mean of `{}` over real tokens", self.output),
-            Some(Pooling::ClassToken) => format!("the first token of `{}`", self.output),
         }
     }
 
@@ -160,31 +148,11 @@ impl Embedding {
             let inputs = inputs?;
             let outputs = session.run_on(&inputs.views())?;
             let Some(output) = outputs.get(self.place) else { bail!(Internal, "`{}` was not computed", self.output) };
-            let output = self.pooled(output, &inputs);
             rows.extend(output.outer_iter().map(|row| row.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>()));
             bar.inc(inputs.len() as u64);
         }
         bar.finish_and_clear();
         Ok(rows)
-    }
-
-    /// A vector for each text.
-    fn pooled(&self, output: &ArrayD<f32>, inputs: &Inputs) -> ArrayD<f32> {
-        let states = output.view().into_dimensionality::<Ix3>().ok();
-        let (Some(pooling), Some(states)) = (self.pooling, states) else { return output.clone() };
-        let (texts, tokens, width) = states.dim();
-        let real = inputs.real.clone().unwrap_or(Array2::from_elem((texts, tokens), true));
-        let mut out = Array2::zeros((texts, width));
-        for ((mut row, states), real) in out.outer_iter_mut().zip(states.outer_iter()).zip(real.outer_iter()) {
-            let mut counted: Vec<ArrayView1<f32>> =
-                states.outer_iter().zip(real).filter(|(_, real)| **real).map(|(state, _)| state).collect();
-            if pooling == Pooling::ClassToken {
-                counted.truncate(1);
-            }
-            counted.iter().for_each(|state| row += state);
-            row /= counted.len().max(1) as f32;
-        }
-        out.into_dyn()
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::labelled::{self, Laid, Opened, check_views, open_for_data, open_teacher};
 use super::{agree, in_type, named, open_to_run, plain, skipped, warn_skipped};
 use crate::anatomy::ActivationKind;
-use crate::axes::{Typing, carry_value_info};
+use crate::axes::carry_value_info;
 use crate::cli::common::{DataFlags, OpenFlags, OptimizerKind, RuntimeFlags, TrainingFlags, TransformFlags};
 use crate::cli::output::{self, Bars, check_distinct, check_output, count, write_text};
 use crate::cli::signals;
@@ -25,8 +25,8 @@ use crate::parallel;
 use crate::report::{Curve, training_page, training_plot};
 use crate::runtime::{Device, Kind, Runtime};
 use crate::training::{
-    Cut, Data, Goal, LearningRate, Observer, Open, Operators, Optimiser, Options, Plan, Pooling, Recipe, Separated,
-    Setup, StepReport, Summary, Trainer, ValidationReport, has_classifier, of_inputs,
+    Cut, Data, Goal, LearningRate, Observer, Open, Operators, Optimiser, Options, Plan, Recipe, Separated, Setup,
+    StepReport, Summary, Trainer, ValidationReport, of_inputs,
 };
 
 /// What is trained, on what and how.
@@ -45,8 +45,6 @@ pub struct Asked<'c> {
     pub runtime: &'c RuntimeFlags,
     /// Classes of a new classifier.
     pub classes: Option<usize>,
-    /// What a new classifier behind an encoder looks at.
-    pub pooling: Option<Pooling>,
     /// Nothing will be trained.
     pub dry_run: bool,
 }
@@ -95,7 +93,12 @@ impl<'c> Training<'c> {
     pub fn new(asked: &'c Asked<'c>, wanted: &'c Wanted<'c>) -> Result<Training<'c>> {
         let outputs = Outputs::new(asked, wanted)?;
         let bars = Bars::default();
-        let [student, of_teacher] = &asked.open;
+        // A new classifier pools by itself.
+        let pooling = asked.open[0].pooling.filter(|_| asked.classes.is_some());
+        let [student, of_teacher] = &match pooling {
+            None => asked.open.clone(),
+            Some(_) => asked.open.clone().map(|open| OpenFlags { pooling: None, ..open }),
+        };
         check_views(asked.data, asked.training)?;
         let teacher = asked.training.teacher.as_deref();
         // A child may lie without the tokenizer of its ancestor, its teacher.
@@ -110,7 +113,8 @@ impl<'c> Training<'c> {
         let data = named(asked.data.path(), open_data(asked, laid.as_ref(), &bars))?;
         agree(asked.model, || data.fingerprint())?;
         let runtime = Runtime::start(&asked.runtime.options())?;
-        let options = options(asked, wanted, &outputs, &runtime);
+        let mask = laid.as_ref().and_then(|laid| laid.rows.mask.clone());
+        let options = Options { pooling, mask, ..options(asked, wanted, &outputs, &runtime) };
         // The teacher's pictures are prepared as it says itself.
         let own = TransformFlags::default();
         let open = |path: &Path| match &laid {
@@ -205,13 +209,6 @@ fn check_rows(asked: &Asked, wanted: &Wanted, model: &Model, laid: &Laid) -> Res
             "name an output of the model",
         );
     }
-    let classified = || Typing::new(model).is_ok_and(|typing| has_classifier(&typing));
-    if asked.classes.is_some() && laid.rows.mask.is_some() && (asked.pooling.is_some() || !classified()) {
-        return refuse(
-            "a new classifier behind an encoder pools all tokens, and some of these are padding",
-            "export the model with a classifier, which --classes replaces; or learn from a --teacher",
-        );
-    }
     Ok(())
 }
 
@@ -220,7 +217,8 @@ fn options(asked: &Asked, wanted: &Wanted, outputs: &Outputs, runtime: &Runtime)
     let flags = asked.training;
     Options {
         classes: asked.classes,
-        pooling: asked.pooling,
+        pooling: None,
+        mask: None,
         goal: Goal {
             labels: flags.loss,
             smoothing: flags.label_smoothing as f32,

@@ -17,7 +17,7 @@ use crate::graph::FloatType;
 use crate::metadata::schema;
 use crate::onnx::to_f32;
 use crate::parallel;
-use crate::training::{Operators, Pooling, Selection, Setup, Steps, checkpoint, trainable_form};
+use crate::training::{Operators, Selection, Setup, Steps, checkpoint, trainable_form};
 
 /// `offshoot tune`.
 #[derive(Args, Debug)]
@@ -29,9 +29,6 @@ pub struct TuneArgs {
     /// Replace the classifier by one of this many classes; a model without one is cut after its encoder and gets one
     #[arg(long, value_name = "N")]
     pub classes: Option<usize>,
-    /// What a new classifier behind an encoder looks at
-    #[arg(long, value_enum)]
-    pub pooling: Option<Pooling>,
     #[command(flatten)]
     pub training: TrainingFlags,
     /// The tuned model to write: the best by validation; the last stands beside it as NAME.last.onnx
@@ -91,7 +88,6 @@ pub fn run(c: &TuneArgs) -> Result<()> {
         transform: &c.run.transform,
         runtime: &c.run.runtime,
         classes: c.classes,
-        pooling: c.pooling,
         dry_run: c.dry_run,
     };
     let wanted = Wanted {

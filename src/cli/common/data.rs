@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 
-use crate::data::{ChannelOrder, DatasetOptions, Interpolation, PreprocessFlags, Resize, Target, Texts};
+use crate::data::{ChannelOrder, DatasetOptions, Interpolation, PreprocessFlags, Resize, Side, Target, Texts};
 
 /// What a model is run on.
 #[derive(Args, Clone, Debug, Default)]
@@ -89,14 +89,19 @@ pub struct TokenFlags {
     #[arg(long, value_name = "N", help_heading = "Texts", requires = "texts",
         conflicts_with_all = ["pictures", "inputs"], value_parser = clap::value_parser!(u32).range(1..))]
     pub max_length: Option<u32>,
+    /// The side of texts that padding is on; another one than the right, or than the tokenizer's, is taken where a text
+    /// says the same with padding and alone [default: right]
+    #[arg(long, value_name = "SIDE", value_enum, help_heading = "Texts", requires = "texts",
+        conflicts_with_all = ["pictures", "inputs"])]
+    pub padding_side: Option<Side>,
 }
 
 impl TokenFlags {
     /// The texts at a path, as the library has them.
     fn texts(&self, path: &Path) -> Texts {
-        let TokenFlags { text_column, tokenizer, max_length } = self.clone();
+        let TokenFlags { text_column, tokenizer, max_length, padding_side } = self.clone();
         let (path, max_length) = (path.to_path_buf(), max_length.map(|n| n as usize));
-        Texts { path, columns: text_column, tokenizer, max_length, ..Texts::default() }
+        Texts { path, columns: text_column, tokenizer, max_length, padding_side, ..Texts::default() }
     }
 }
 

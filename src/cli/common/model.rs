@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::values::image_size;
+use crate::anatomy::Pooling;
 use crate::data::Feed;
 use crate::onnx::ExternalLinks;
 use crate::opening::Opening;
@@ -30,6 +31,10 @@ pub struct OpenFlags {
     /// The output that counts [default: all that images and --feed can compute; the others are named and left out]
     #[arg(long, value_name = "NAME", help_heading = "Inputs and outputs")]
     pub of: Option<String>,
+    /// Pool the states of tokens that a model of texts gives, over real tokens, to one vector a text: its one output,
+    /// in children, too [default: outputs as they are]
+    #[arg(long, value_enum, value_name = "HOW", help_heading = "Inputs and outputs")]
+    pub pooling: Option<Pooling>,
 }
 
 impl OpenFlags {
@@ -42,6 +47,7 @@ impl OpenFlags {
             input_size: self.input_size,
             feeds: self.feed.clone(),
             of: self.of.clone(),
+            pooling: self.pooling,
             pictures: None,
             arrays: None,
             texts: None,

@@ -134,6 +134,14 @@ impl Takes {
     }
 }
 
+/// The input that takes the ids of tokens, and the one that tells them from padding, where there is one.
+///
+/// # Errors
+/// Those of [`Takes::new`].
+pub(crate) fn token_inputs(model: &Model) -> Result<(String, Option<String>)> {
+    Takes::new(model).map(|takes| (takes.ids, takes.mask))
+}
+
 /// The id of tokens that a count of places leaves out: what ids are compared with on the way to it.
 fn left_out<'g>(graph: &'g GraphProto, links: &Links<'g>, ids: &str, index: &'g str) -> Option<usize> {
     let nodes = links.upstream([index]).nodes().map(|k| &links.nodes[k]);

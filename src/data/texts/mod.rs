@@ -15,7 +15,9 @@ mod tokenizer;
 mod tokens;
 
 pub(super) use inputs::Takes;
+pub(crate) use inputs::token_inputs;
 pub use report::TextsReport;
+pub(super) use settings::on_the_left;
 pub use settings::{LengthReport, PaddingReport};
 pub use source::Texts;
 pub use targets::{LabelsBy, LabelsReport, Target};

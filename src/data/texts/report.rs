@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::settings::{LengthReport, PaddingReport};
+use super::settings::{LengthReport, PaddingReport, PaddingSide};
 use super::targets::LabelsReport;
 use super::tokens::{Own, Side};
 
@@ -26,6 +26,8 @@ pub struct TextsReport {
     pub empty: usize,
     /// Tokens that every text has with its padding.
     pub padded_to: usize,
+    /// The side that padding is on.
+    pub padded_on: Side,
     /// What padding is, where it is known.
     pub padding: Option<PaddingReport>,
     /// The place of the first token, where the model takes places.
@@ -43,6 +45,9 @@ pub struct TextsReport {
     /// The score of each pair, whose texts are samples of their own: the first ones, and behind them the second ones.
     #[serde(skip)]
     pub(in crate::data) scores: Vec<f64>,
+    /// Where padding is, and whether that is to be checked.
+    #[serde(skip)]
+    pub(in crate::data) padding_side: PaddingSide,
     /// What padding is in each array.
     #[serde(skip)]
     pub(in crate::data) fill: Vec<(String, f32)>,
@@ -80,7 +85,8 @@ impl TextsReport {
             let token = padding.token.as_ref().map_or(String::new(), |token| format!("`{token}`, "));
             format!(" with {token}{} ({})", padding.id, padding.from)
         });
-        line += &format!("; padded on the right to {}{}", self.padded_to, padding.unwrap_or_default());
+        line +=
+            &format!("; padded on the {} to {}{}", self.padded_on.name(), self.padded_to, padding.unwrap_or_default());
         let mut lines = vec![line];
         lines.extend(self.first_position.map(|first| format!("places of tokens count from {first}")));
         let length = self.own.length.map(|length| format!("cuts at {length}"));

@@ -209,6 +209,25 @@ impl Settings {
     }
 }
 
+/// Which side padding is on, and who says that it should be another one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::data) struct PaddingSide {
+    pub side: Side,
+    /// True where it was asked for and is not what models are padded on, or not what the tokenizer says.
+    pub is_unusual: bool,
+    /// Who has padding on the left, where nobody asked for a side.
+    pub left_by: Option<&'static str>,
+}
+
+/// What is wrong with padding on the right where a tokenizer has it on the left.
+pub(in crate::data) fn on_the_left(from: &str, file: &Path) -> Error {
+    let what = format!("texts are padded on the right, and its padding is on the left (padding_side, {from})");
+    Error::new(ErrorKind::Usage, what).at(file).hint(
+        "what a model reads from the last place would be padding: give --padding-side, which is taken where a text \
+         says the same with padding and alone",
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

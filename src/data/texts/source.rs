@@ -9,7 +9,7 @@ use super::super::formats::ArrayFile;
 use super::inputs::Takes;
 use super::read::{Found, Text, read};
 use super::report::TextsReport;
-use super::settings::{PaddingReport, Settings, find, tokenizer_beside};
+use super::settings::{PaddingReport, PaddingSide, Settings, find, on_the_left, tokenizer_beside};
 use super::targets::{Target, classes, scores};
 use super::tokenizer::Tokenizer;
 use super::tokens::{Own, Row, Side, Tokens};
@@ -27,6 +27,8 @@ pub struct Texts {
     pub tokenizer: Option<PathBuf>,
     /// Tokens of a text at most; else as many as files beside the tokenizer and the model say.
     pub max_length: Option<usize>,
+    /// The side that padding is on; else the right one, unless the tokenizer has it on the left.
+    pub padding_side: Option<Side>,
     /// Texts that are read at most.
     pub limit: Option<usize>,
     /// The column that is read beside them.
@@ -39,11 +41,12 @@ impl Texts {
         tokenizer_beside(model)
     }
 
-    /// Arrays for the inputs of a model that lies at `path`, padded on the right.
+    /// Arrays for the inputs of a model that lies at `path`, padded to the same length.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] where there is no tokenizer, for one whose vocabulary the model has no embeddings for, for
-    /// a length that the model does not take, and where nothing says what padding is; [`ErrorKind::Unsupported`] for a
+    /// a length that the model does not take, where nothing says what padding is, and where it is on a side that
+    /// cannot be right; [`ErrorKind::Unsupported`] for a
     /// model that takes no tokens; those of reading.
     pub(crate) fn arrays(&self, path: &Path, model: &Model) -> Result<(ArrayFile, TextsReport)> {
         self.check_columns()?;
@@ -84,15 +87,16 @@ impl Texts {
             _ => takes.fixed.unwrap_or(longest),
         };
         let is_padded = rows.iter().any(|row| row.ids.len() < padded_to);
-        if is_padded {
-            check_side(&settings, &own, &file)?;
+        let padding_side = self.padding_side(&settings, &own, &takes)?;
+        if let (true, Some(from)) = (is_padded, padding_side.left_by) {
+            return Err(on_the_left(from, &file));
         }
         let Some(pad) = padding.as_ref().map(|padding| padding.id).or((!is_padded).then_some(0)) else {
             return Err(Error::new(ErrorKind::Usage, "nothing says which token padding is")
                 .at(&file)
                 .hint("write its pad_token into tokenizer_config.json beside it, such as {\"pad_token\": \"[PAD]\"}"));
         };
-        let arrays = arrays(&takes, &rows, padded_to, pad, first);
+        let arrays = arrays(&takes, &rows, padded_to, pad, (first, padding_side.side));
         let fill = arrays.iter().map(|(name, _, fill)| (name.clone(), *fill)).collect();
         let mut arrays: Vec<(String, ArrayD<f32>)> =
             arrays.into_iter().map(|(name, values, _)| (name, values)).collect();
@@ -105,6 +109,8 @@ impl Texts {
             cut_on,
             empty: rows.iter().filter(|row| row.special.iter().all(|&special| special)).count(),
             padded_to,
+            padded_on: padding_side.side,
+            padding_side,
             padding,
             first_position: takes.positions.is_some().then_some(first),
             labels,
@@ -116,6 +122,24 @@ impl Texts {
             unmasked,
         };
         Ok((ArrayFile::held(&self.path, arrays), report))
+    }
+
+    /// The side that padding is on.
+    fn padding_side(&self, settings: &Settings, own: &Own, takes: &Takes) -> Result<PaddingSide> {
+        let (usual, from) = settings.side("padding_side", own.pads)?;
+        let side = self.padding_side.unwrap_or_default();
+        let is_unusual = self.padding_side.is_some() && (side, usual) != (Side::Right, Side::Right);
+        let why = match (takes.mask.is_some(), takes.fixed) {
+            (true, None) => None,
+            (false, _) => Some("no input tells tokens from padding".to_owned()),
+            (true, Some(tokens)) => Some(format!("it takes {tokens} tokens and no other number")),
+        };
+        if let Some(why) = why.filter(|_| is_unusual) {
+            let what = format!("padding on the {} cannot be checked: {why}", side.name());
+            return Err(Error::new(ErrorKind::Usage, what).hint("leave --padding-side out"));
+        }
+        let left_by = (self.padding_side.is_none() && usual == Side::Left).then_some(from);
+        Ok(PaddingSide { side, is_unusual, left_by })
     }
 
     /// Checks that a sample has as many texts as there are columns.
@@ -151,20 +175,6 @@ fn suited(takes: &Takes, settings: &Settings, tokenizer: &Tokenizer, file: &Path
     Ok(padding)
 }
 
-/// Checks that padding is where a tokenizer has it.
-fn check_side(settings: &Settings, own: &Own, file: &Path) -> Result<()> {
-    match settings.side("padding_side", own.pads)? {
-        (Side::Right, _) => Ok(()),
-        (Side::Left, from) => {
-            let what = format!("texts are padded on the right, and its padding is on the left (padding_side, {from})");
-            Err(Error::new(ErrorKind::Usage, what).at(file).hint(
-                "what a model reads from the last place would be padding: give texts of one length; where it goes by \
-                 its mask alone, write {\"padding_side\": \"right\"} into tokenizer_config.json",
-            ))
-        }
-    }
-}
-
 /// Makes each text of a pair a sample of its own, the second ones behind the first ones.
 fn apart(found: &mut Found) {
     let alone = |text: String| Text { text, pair: None, target: None };
@@ -173,10 +183,23 @@ fn apart(found: &mut Found) {
 }
 
 /// An array for each input, and one that says which tokens are special; what padding is in each.
-fn arrays(takes: &Takes, rows: &[Row], tokens: usize, pad: u32, first: usize) -> Vec<(String, ArrayD<f32>, f32)> {
+fn arrays(
+    takes: &Takes,
+    rows: &[Row],
+    tokens: usize,
+    pad: u32,
+    (first, side): (usize, Side),
+) -> Vec<(String, ArrayD<f32>, f32)> {
+    // Where a token stands in its text; in front of it is padding on the left.
+    let own = |row: &Row, at: usize| match side {
+        Side::Right => Some(at),
+        Side::Left => at.checked_sub(tokens - row.ids.len()),
+    };
     // Token numbers are far below 2^24, up to which float32 holds whole numbers.
     let array = |name: String, value: &dyn Fn(&Row, usize) -> Option<usize>, padding: usize| {
-        let value = |(row, at): (usize, usize)| value(&rows[row], at).unwrap_or(padding) as f32;
+        let value = |(row, at): (usize, usize)| {
+            own(&rows[row], at).and_then(|at| value(&rows[row], at)).unwrap_or(padding) as f32
+        };
         (name, Array2::from_shape_fn((rows.len(), tokens), value).into_dyn(), padding as f32)
     };
     let id = |row: &Row, at: usize| row.ids.get(at).map(|&id| id as usize);
@@ -197,6 +220,7 @@ fn arrays(takes: &Takes, rows: &[Row], tokens: usize, pad: u32, first: usize) ->
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::super::arrays::Arrays;
     use super::*;
     use crate::onnx::proto::{GraphProto, ModelProto};
     use crate::onnx::{DataType, tensor_info};
@@ -300,9 +324,52 @@ mod tests {
             error.to_string().contains("its padding is on the left (padding_side, tokenizer_config.json)"),
             "{error}"
         );
-        // A text alone has no padding.
+        // A text alone has no padding, until it lies beside longer ones.
         let alone = Texts { limit: Some(1), ..odd };
-        assert!(alone.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).is_ok());
+        let (file, report) = alone.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).unwrap();
+        let length = report.padded_to;
+        let arrays = Arrays::read(&file, &model(&NAMES[..2])).unwrap().of_texts(Some(report));
+        assert!(arrays.clone().padded(length).is_ok());
+        assert!(arrays.padded(length + 1).unwrap_err().to_string().contains("its padding is on the left"));
+    }
+
+    #[test]
+    fn padding_is_on_the_side_that_is_asked_for() {
+        let names = ["input_ids", "attention_mask", "token_type_ids", "position_ids", "special_tokens_mask"];
+        let model = model(&names[..4]);
+        let on = |side, limit| {
+            let texts = Texts { padding_side: Some(side), limit: Some(limit), ..odd("wordpiece") };
+            let (file, report) = texts.arrays(Path::new("model.onnx"), &model).unwrap();
+            assert_eq!((report.padded_on, report.padding_side.is_unusual), (side, side == Side::Left));
+            (file, report)
+        };
+        let [(right, _), (left, report)] = [Side::Right, Side::Left].map(|side| on(side, usize::MAX));
+        let mask = rows(&right, "attention_mask");
+        assert!(mask.iter().any(|mask| mask.contains(&0)));
+        for name in names {
+            for ((right, left), mask) in rows(&right, name).into_iter().zip(rows(&left, name)).zip(&mask) {
+                let padding = mask.iter().filter(|&&real| real == 0).count();
+                let mut moved = right.clone();
+                moved.rotate_right(padding);
+                assert_eq!(left, moved, "{name}");
+            }
+        }
+        // The shortest text by itself and padded is what it is among the others.
+        let arrays = Arrays::read(&left, &model).unwrap().of_texts(Some(report));
+        let [alone, padded] = arrays.to_check().unwrap().unwrap();
+        assert_eq!(padded.shapes(), arrays.shapes());
+        let own = alone.tokens().unwrap()[0];
+        assert!(alone.shapes().iter().all(|(_, shape)| **shape == [own]));
+        let shortest = arrays.tokens().unwrap().iter().position(|&tokens| tokens == own).unwrap();
+        let (one, many) = (padded.select(&[0]), arrays.select(&[shortest]));
+        assert!(one.arrays == many.arrays && one.real == many.real);
+    }
+
+    #[test]
+    fn padding_that_cannot_be_checked_is_refused() {
+        let left = Texts { padding_side: Some(Side::Left), ..odd("wordpiece") };
+        let error = left.arrays(Path::new("model.onnx"), &model(&NAMES[..1])).unwrap_err();
+        assert!(error.to_string().contains("padding on the left cannot be checked: no input tells tokens"), "{error}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) struct Tokens {
 }
 
 /// An end of a text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     /// Its beginning.
@@ -31,6 +31,16 @@ pub enum Side {
     /// Its end.
     #[default]
     Right,
+}
+
+impl Side {
+    /// In words.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Side::Left => "left",
+            Side::Right => "right",
+        }
+    }
 }
 
 /// What the file of a tokenizer says of lengths, which may be what somebody's last call asked for, and counts for

@@ -7,7 +7,7 @@ use super::options::Options;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::descendant;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::learngene::Learngene;
 use crate::metadata::CLASSES;
 use crate::onnx::Model;
@@ -27,14 +27,7 @@ impl Maker<'_> {
     /// Gives a model the classifier that was asked for: in the place of its own, or behind its encoder.
     pub fn prepare(&self, model: &mut Model) -> Result<()> {
         let Maker { data, options, listener, .. } = self;
-        let Some(classes) = options.classes else {
-            if options.pooling.is_some() {
-                return Err(
-                    Error::new(ErrorKind::Usage, "--pooling is for a new classifier").hint("give --classes too")
-                );
-            }
-            return Ok(());
-        };
+        let Some(classes) = options.classes else { return Ok(()) };
         let path = model.path.clone();
         let replaced = {
             let typing = Typing::new(model).map_err(|e| e.at(&path))?;
@@ -54,7 +47,8 @@ impl Maker<'_> {
         match replaced {
             Some(new) => *model = new,
             None => {
-                *model = add_classifier(model, classes, options.pooling).map_err(|e| e.at(&path))?;
+                *model = add_classifier(model, classes, options.pooling, options.mask.as_deref())
+                    .map_err(|e| e.at(&path))?;
                 if data.dataset.labels().is_some() && !options.dry_run {
                     data.dataset.check_labels(classes)?;
                     self.fit(model)?;

@@ -1,8 +1,9 @@
 //! What is asked of a session.
 
 use super::goal::Goal;
+use crate::anatomy::Pooling;
 use crate::data::{PreprocessFlags, TrainingOptions};
-use crate::training::{Plan, Pooling, Recipe};
+use crate::training::{Plan, Recipe};
 
 /// What is asked of a session, beside its model, its data and its teacher.
 #[derive(Default)]
@@ -11,6 +12,8 @@ pub struct Options {
     pub classes: Option<usize>,
     /// What a new classifier behind an encoder looks at.
     pub pooling: Option<Pooling>,
+    /// The input at whose zeros tokens are padding, which a new classifier does not look at.
+    pub mask: Option<String>,
     /// What is to be learned.
     pub goal: Goal,
     /// How it is learned; the loss is the goal's.

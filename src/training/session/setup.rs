@@ -128,7 +128,7 @@ impl Setup {
         let strict = options.batches.strict;
         let mut validation = self.data.validation(&self.model, &typing, &options.transform, options.limit, strict)?;
         if validation.is_none() && options.require_improvement {
-            return Err(Error::new(ErrorKind::Usage, "without images to validate on no improvement can be told")
+            return Err(Error::new(ErrorKind::Usage, "without samples to validate on no improvement can be told")
                 .hint("give --val DATA, or a --val-split above 0"));
         }
         drop(typing);

@@ -12,6 +12,7 @@ use super::learned::{DESCENT, losses};
 use super::texts::{FOLDER, agree};
 use crate::common::binary::{PLAIN, args, done, json as json_of, offshoot, refused, text};
 use crate::common::root;
+use offshoot::anatomy::EMBEDDING;
 
 const NAMES: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
 
@@ -164,6 +165,47 @@ pub fn labelled_texts_take_the_whole_path(kind: &str) {
     );
 }
 
+/// A new classifier behind an encoder looks at real tokens alone: a text says the same alone and beside longer ones.
+pub fn new_classifiers_look_at_real_tokens(kind: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let [tuned, one] = ["tuned.onnx", "one.jsonl"].map(|name| folder.path().join(name));
+    let texts = format!("{FOLDER}/labelled.jsonl");
+    for (model, pooling) in
+        [("bert-ts", "mean"), ("bert-ts", "class-token"), ("bert-ts", "last"), ("bert-dynamo", "mean")]
+    {
+        let loss = |texts: &str| {
+            let found = json_of(args!(
+                "eval {} --texts {texts} --label-column class --tokenizer {FOLDER} --runtime {kind} --json",
+                text(&tuned)
+            ));
+            found["loss"].as_f64().unwrap()
+        };
+        done(args!(
+            "tune {FOLDER}/{model}.onnx --texts {texts} --label-column class --classes 3 --pooling {pooling} \
+             --batch-size 4 --steps 1 --lr 0 --val-split 0 --runtime {kind} --force -o {}",
+            text(&tuned)
+        ));
+        let alone: Vec<f64> = (lines().iter())
+            .map(|line| {
+                fs::write(&one, format!("{line}\n")).unwrap();
+                loss(text(&one))
+            })
+            .collect();
+        let together = loss(&texts);
+        // What is fitted on the texts that it is judged on knows more than how many there are of a class.
+        assert!(together < 1.0, "{model}, {pooling}: {together}");
+        let mean = alone.iter().sum::<f64>() / alone.len() as f64;
+        agree(&json!(together), &json!(mean), 1e-5, &format!("{model}, {pooling}"));
+    }
+    let out = folder.path().join("child");
+    let found = json_of(args!(
+        "run {FOLDER}/bert-ts.onnx --texts {texts} --classes 3 --pooling mean --heads 2 --steps 2 --batch-size 4 \
+         --runtime {kind} --json -o {}",
+        text(&out)
+    ));
+    assert!(found["models"][2]["top1"].is_number(), "{found}");
+}
+
 /// What is wrong with labels, columns and flags is said before any work.
 pub fn wrong_labels_beside_texts_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -226,9 +268,7 @@ pub fn pairs_follow_their_scores(kind: &str) {
     for model in ["bert-ts", "bert-dynamo"] {
         let path = format!("{FOLDER}/{model}.onnx");
         let eval = ["eval", &path, "--texts", &pairs, "--text-column", "first,second", "--score-column", "score"];
-        for (pooling, output) in
-            [("sentence", "sentence"), ("mean", "last_hidden_state"), ("class-token", "last_hidden_state")]
-        {
+        for (pooling, output) in [("sentence", "sentence"), ("mean", EMBEDDING), ("class-token", EMBEDDING)] {
             let pooled = if pooling == "sentence" { vec![] } else { vec!["--pooling", pooling] };
             let found = json_of(&[&eval[..], &pooled, &["--runtime", kind, "--json"]].concat());
             agree(&found["spearman"], &golden[pooling]["spearman"], 1e-9, &format!("{model}, {pooling}"));
@@ -264,7 +304,11 @@ pub fn wrong_scores_are_refused() {
         &[&both[..], &["--of", "last_hidden_state"]].concat(),
         &["no output is one vector a text", "--pooling"],
     );
-    eval(&pairs, &[&both[..], &["--of", "sentence", "--pooling", "mean"]].concat(), &["no output is states of tokens"]);
-    let output = offshoot(&["eval", &model, "--texts", &pairs, "--pooling", "mean"]);
-    assert_eq!(output.status.code(), Some(2));
+    let pictures = ["inspect", "models/fashion-vit.onnx", "--pooling", "mean"];
+    refused(&pictures, &["--pooling is for models of texts, and no input takes tokens"]);
+    eval(
+        &pairs,
+        &[&both[..], &["--of", "sentence", "--pooling", "mean"]].concat(),
+        &["no output has states of tokens to pool: sentence", "--of NAME"],
+    );
 }

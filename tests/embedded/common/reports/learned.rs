@@ -144,12 +144,6 @@ pub fn wrong_labels_are_refused() {
     eval(&with(&[0, 1, 2]), &["`y` is [3], and there are 6 samples", "one whole number a sample"]);
     eval(&with(&[0, 1, 2, 0, 1, -1]), &["label is -1"]);
     eval(&with(&[0, 1, 2, 0, 1, 7]), &["label is 7, and the model tells 3 classes apart"]);
-    // A new classifier would pool padding, too.
-    let encoder = format!("{FOLDER}/bert-ts.onnx");
-    refused(
-        &["tune", &encoder, "--of", "last_hidden_state", "--inputs", &inputs, "--classes", "3", "-o", text(&tuned)],
-        &["pools all tokens, and some of these are padding"],
-    );
     let inner = "/sentence/model/embeddings/LayerNorm/LayerNormalization_output_0";
     let teacher = ["--teacher", &path, "--feature", inner];
     refused(&[&tune[..], &teacher].concat(), &["would compare padding, too", "name an output"]);

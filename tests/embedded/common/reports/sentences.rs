@@ -1,10 +1,12 @@
 //! Texts in the place of arrays (scripts/fixtures/vocabularies.py): the tokens are those that transformers makes.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ndarray::{ArrayD, Axis, Slice};
+use ndarray::{Array1, Array2, ArrayD, Axis, Ix3, Slice};
+use ndarray_npy::{NpzReader, NpzWriter};
+use offshoot::anatomy::Pooling;
 use offshoot::data::{Samples, Texts};
 use offshoot::opening::Opening;
 use offshoot::runtime::Runtime;
@@ -132,6 +134,89 @@ pub fn a_text_alone_is_itself_in_a_batch(runtime: &Arc<Runtime>) {
         }
         // An empty text has its two special tokens, and the longest is cut.
         assert!(lengths.iter().min() == Some(&2) && lengths.iter().max() == Some(&12), "{lengths:?}");
+    }
+}
+
+/// Tokens of the sentences with their padding in front, which tells the first of all tokens from the first real one.
+fn padded_in_front(folder: &Path) -> PathBuf {
+    let path = folder.join("front.npz");
+    let mut tokens = NpzReader::new(File::open(root().join(FOLDER).join("sentences.npz")).unwrap()).unwrap();
+    let mut archive = NpzWriter::new(File::create(&path).unwrap());
+    for name in ["input_ids", "attention_mask", "token_type_ids"] {
+        let array: Array2<i64> = tokens.by_name(name).unwrap();
+        archive.add_array(name, &array.slice(ndarray::s![.., ..;-1])).unwrap();
+    }
+    archive.finish().unwrap();
+    path
+}
+
+/// States of tokens are pooled in the graph as they are here, by hand, wherever padding is; and a child that is grown
+/// with a pooling has it.
+pub fn states_are_pooled_over_real_tokens(runtime: &Arc<Runtime>) {
+    let folder = tempfile::tempdir().unwrap();
+    let child = folder.path().join("child.onnx");
+    let front = padded_in_front(folder.path());
+    let kinds = [("mean", Pooling::Mean), ("class-token", Pooling::ClassToken), ("last", Pooling::Last)];
+    for model in MODELS {
+        let path = root().join(FOLDER).join(format!("{model}.onnx"));
+        let run = |path: &Path, arrays: &Path, pooling: Option<Pooling>| {
+            let opening = Opening { arrays: Some(arrays.to_owned()), pooling, ..Opening::default() };
+            let opened = opening.open(path, None).unwrap();
+            let arrays = opened.arrays.unwrap();
+            let inputs = arrays.select(&(0..arrays.len()).collect::<Vec<_>>());
+            let mut session = runtime.load(&arrays.fixed(&opened.model), arrays.len(), [1, 1]).unwrap();
+            (session.run_on(&inputs.views()).unwrap(), inputs.real.unwrap())
+        };
+        for arrays in [&root().join(FOLDER).join("sentences.npz"), &front] {
+            let (states, real) = run(&path, arrays, None);
+            let states = states[0].view().into_dimensionality::<Ix3>().unwrap();
+            assert!(real.iter().any(|real| !real) && real.dim() == (states.dim().0, states.dim().1));
+            for (name, pooling) in kinds {
+                let (found, _) = run(&path, arrays, Some(pooling));
+                assert_eq!((found.len(), found[0].shape()), (1, &[states.dim().0, states.dim().2][..]), "{model}");
+                for ((row, states), real) in found[0].outer_iter().zip(states.outer_iter()).zip(real.outer_iter()) {
+                    let of_real: Vec<_> = states.outer_iter().zip(real).filter(|(_, real)| **real).collect();
+                    let counted = match pooling {
+                        Pooling::Mean => &of_real[..],
+                        Pooling::ClassToken => &of_real[..1],
+                        Pooling::Last => &of_real[of_real.len() - 1..],
+                    };
+                    let sum = counted.iter().fold(Array1::zeros(states.dim().1), |sum, (state, _)| sum + state);
+                    let expected = sum / counted.len() as f32;
+                    let apart = row.iter().zip(&expected).map(|(a, b): (&f32, &f32)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(apart < 1e-5, "{model}, {name}: {apart}");
+                }
+                let grow = ["grow", text(&path), "--no-images", "--pooling", name, "--force", "-o", text(&child)];
+                done(&[&grow[..], &["--no-verify"]].concat());
+                let (grown, _) = run(&child, arrays, None);
+                let apart = grown[0].iter().zip(&found[0]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(grown[0].shape() == found[0].shape() && apart < 1e-5, "{model}, {name}: {apart}");
+            }
+        }
+    }
+}
+
+/// Padding on the left is taken where a text says the same with it and alone, and refused where places count from the
+/// beginning of a row.
+pub fn padding_is_on_the_left_where_that_is_the_same(kind: &str) {
+    let texts = format!("{FOLDER}/sentences.txt");
+    for (model, taken) in [("modernbert-ts17", true), ("t5-ts17", true), ("bert-ts17", false), ("gpt2-ts17", false)] {
+        let path = format!("fixtures/texts/{model}.onnx");
+        let density = ["density", &path, "--texts", &texts, "--tokenizer", FOLDER, "--runtime", kind, "--json"];
+        let left = [&density[..], &["--padding-side", "left"]].concat();
+        if !taken {
+            refused(&left, &["a text says something else with padding on that side", "leave --padding-side out"]);
+            continue;
+        }
+        let [left, right] = [json_of(&left), json_of(&density)];
+        let sides = [&left, &right].map(|found| found["input"]["texts"]["padded_on"].clone());
+        assert_eq!(sides, ["left", "right"].map(|side| json!(side)), "{model}");
+        let all = [&left, &right].map(|found| {
+            let layers = found["densities"].as_array().unwrap().iter();
+            layers.flat_map(|heads| heads.as_array().unwrap()).map(|d| d.as_f64().unwrap()).collect::<Vec<f64>>()
+        });
+        assert!(all[0].len() == 8 && all[1].len() == 8, "{left}");
+        assert!(all[0].iter().zip(&all[1]).all(|(a, b)| (a - b).abs() < 1e-4 * b), "{model}: {all:?}");
     }
 }
 

@@ -126,7 +126,7 @@ pub fn few_images_are_held_out(runtime: &str) {
         let (found, said) = run(counts, &[]);
         assert_eq!(found, expected, "{counts:?}");
         let total: usize = counts.iter().sum();
-        let note = format!("{} of {total} images are held out to validate on", expected[1]);
+        let note = format!("{} of {total} samples are held out to validate on", expected[1]);
         assert_eq!(said.contains(&note), total < 80, "{said}");
     }
     // The share that is named cuts off the same images, here and in `eval`.
