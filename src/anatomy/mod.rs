@@ -15,6 +15,7 @@ mod repeats;
 mod roles;
 mod softmax;
 mod structure;
+mod token_axes;
 mod tokens;
 mod weights;
 
@@ -27,5 +28,6 @@ pub use pooling::{EMBEDDING, Pooled, Pooling, pooled};
 pub use roles::{Roles, Summed, of_head};
 pub(crate) use softmax::{in_usual_order, score_axes};
 pub use structure::{Anatomy, Attention, FeedForward, Mixing, Stack};
+pub use token_axes::{TokenAxis, token_axes};
 pub use tokens::{Grid, Tokens, sequence_axis, sequences, token_axis};
 pub use weights::{WeightKind, WeightUse, weight_kinds, weight_uses};

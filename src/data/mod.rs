@@ -48,7 +48,7 @@ pub use samples::{Inputs, Samples};
 pub use shape::{InputShape, Layout};
 pub use source::{ImageSource, Skipped};
 pub(crate) use texts::token_inputs;
-pub use texts::{LabelsBy, LabelsReport, LengthReport, PaddingReport, Side, Target, Texts, TextsReport};
+pub use texts::{LabelsBy, LabelsReport, LengthReport, PaddingReport, PlaceTable, Side, Target, Texts, TextsReport};
 pub use training_loader::{TrainingBatch, TrainingBatches, TrainingLoader, TrainingOptions};
 pub use transforms::{
     Augmentation, ChannelOrder, Crop, EraseMode, Interpolation, Preprocess, PreprocessFlags, RandAugment, Resize, View,

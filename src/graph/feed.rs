@@ -14,7 +14,7 @@ use super::types::element_types;
 use super::values::declared_type;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::FEED_PREFIX;
-use crate::onnx::proto::tensor_shape_proto::Dimension;
+use crate::onnx::proto::tensor_shape_proto::{Dimension, dimension::Value};
 use crate::onnx::proto::{NodeProto, TensorProto, ValueInfoProto, type_proto};
 use crate::onnx::{Fed, Like, Model, tensor_from_i64};
 use crate::ops::{self, Slot};
@@ -154,6 +154,14 @@ pub fn declared_inputs(model: &Model) -> Vec<ValueInfoProto> {
 pub fn declared_axes(info: &ValueInfoProto) -> Option<&[Dimension]> {
     match info.r#type.as_ref()?.value.as_ref()? {
         type_proto::Value::TensorType(tensor) => Some(&tensor.shape.as_ref()?.dim),
+        _ => None,
+    }
+}
+
+/// The name that the file gives to an axis of no fixed size.
+pub fn axis_name(axis: &Dimension) -> Option<&str> {
+    match &axis.value {
+        Some(Value::DimParam(name)) if !name.is_empty() => Some(name),
         _ => None,
     }
 }

@@ -29,7 +29,7 @@ pub use batch::{add_batch_axis, has_added_batch, remove_batch_axis};
 pub(crate) use builder::Builder;
 pub use dequantize::dequantize;
 pub(crate) use feed::axes_mut;
-pub use feed::{Length, decides, declared_axes, declared_inputs, feed, is_feed, take_feeds_back};
+pub use feed::{Length, axis_name, decides, declared_axes, declared_inputs, feed, is_feed, take_feeds_back};
 pub use input::{Cut, Given, ImageInput, Values, check_output, cut, is_integer};
 pub use links::Links;
 pub use names::Names;

@@ -45,6 +45,35 @@ fn inspect_keeps_its_contract() {
 }
 
 #[test]
+fn inspect_says_how_many_tokens_it_assumes_and_why() {
+    let of = |file: &str| json(&["inspect", text(&root().join("fixtures/texts").join(file)), "--json"]);
+    let inputs = serde_json::json!(["input_ids", "attention_mask"]);
+    // Two exporters; a table of places, one that counts from behind the padding, and none.
+    for (file, places) in [
+        ("gpt2-ts17.onnx", 32.into()),
+        ("gpt2-dynamo23.onnx", 32.into()),
+        ("roberta-dynamo20.onnx", 32.into()),
+        ("t5-ts17.onnx", Value::Null),
+        ("modernbert-dynamo20.onnx", Value::Null),
+    ] {
+        let v = of(file);
+        let tokens = serde_json::json!([
+            {"tokens": 16, "from": "guess", "axis": "tokens", "inputs": inputs, "position_table": places}
+        ]);
+        assert_eq!(v["tokens"], tokens, "{file}");
+        assert_eq!(v["inputs"][0]["axes"], serde_json::json!(["batch", "tokens"]), "{file}");
+        assert_eq!((&v["inputs"][0]["shape"][1], &v["inputs"][0]["type"]), (&Value::Null, &"int64".into()), "{file}");
+    }
+    assert_eq!(json(&["inspect", text(&ancestor()), "--json"])["tokens"], serde_json::json!([]));
+    let shown = done(&["inspect", "fixtures/texts/bert-ts17.onnx"]).stdout;
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("inputs: input_ids int64 [batch,tokens], attention_mask int64 [batch,tokens]"), "{shown}");
+    let line = "tokens: 16 (a guess: the file leaves `tokens` open) in input_ids, attention_mask, token_type_ids; the \
+                position table has places for 32\n";
+    assert!(shown.contains(line), "{shown}");
+}
+
+#[test]
 fn inspect_lists_weights_and_explains_a_layer() {
     let v = json(&["inspect", text(&ancestor()), "--weights", "--json"]);
     let weights = &v["layers"][3]["weights"];

@@ -6,16 +6,17 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{named, open};
-use crate::anatomy::{Anatomy, Attention, FeedForward, Grid, Roles, of_head};
+use crate::anatomy::{Anatomy, Attention, FeedForward, Grid, Roles, TokenAxis, of_head, token_axes};
 use crate::axes::{Dim, Factor, Typing};
 use crate::cli::common::OpenFlags;
 use crate::cli::output::{self, count, table};
-use crate::data::{FedReport, InputReport, InputShape, Preprocess, PreprocessFlags};
+use crate::data::{FedReport, InputReport, InputShape, PlaceTable, Preprocess, PreprocessFlags};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Given, declared_dims, declared_type, has_added_batch};
+use crate::graph::{self, Given, axis_name, declared_axes, declared_dims, declared_type, has_added_batch};
 use crate::learngene::parameters;
 use crate::metadata::{PREPROCESS, schema};
 use crate::onnx::proto::ValueInfoProto;
+use crate::onnx::proto::tensor_shape_proto::dimension::Value as Size;
 use crate::onnx::{DataType, Model, node_label};
 use crate::ops::{self, Slot};
 
@@ -103,8 +104,10 @@ pub fn describe(
             .map(|v| {
                 let own = usize::from(has_added_batch(model.graph(), v.name()));
                 let shape = declared_dims(v).map(|d| d.into_iter().skip(own).map(|n| json!(n)).collect::<Vec<_>>());
+                let axes = declared_axes(v).map(|d| d.iter().skip(own).map(axis_name).collect::<Vec<_>>());
                 let kind = declared_type(v).and_then(|t| DataType::try_from(t).ok());
-                json!({"name": v.name(), "shape": shape, "type": kind.map(|k| k.as_str_name().to_lowercase())})
+                let kind = kind.map(|k| k.as_str_name().to_lowercase());
+                json!({"name": v.name(), "shape": shape, "axes": axes, "type": kind})
             })
             .collect()
     };
@@ -118,6 +121,7 @@ pub fn describe(
         "inputs": values(&graph::declared_inputs(model).iter().collect::<Vec<_>>()),
         "outputs": values(&model.graph().output.iter().collect::<Vec<_>>()),
         "input": input,
+        "tokens": tokens(model, typing),
         "fed": FedReport::of(model),
         "parameters": parameters(model.graph()),
         "macs": typing.macs(),
@@ -130,6 +134,41 @@ pub fn describe(
         "layers": layers,
         "other_attentions": others,
     })
+}
+
+/// How many tokens inputs have: what the file says, or what is assumed where it leaves that open.
+fn tokens(model: &Model, typing: &Typing) -> Vec<Value> {
+    let table = PlaceTable::of(model);
+    let inputs = graph::data_inputs(model.graph());
+    let declared = |name: &str| inputs.iter().find(|v| v.name() == name).and_then(|v| declared_axes(v));
+    let of_axis = |axis: TokenAxis| {
+        let sizes: Vec<_> = axis.inputs.iter().filter_map(|(name, at)| declared(name)?.get(*at)).collect();
+        let is_fixed = sizes.iter().any(|d| matches!(d.value, Some(Size::DimValue(n)) if n > 0));
+        let names: Vec<&String> = axis.inputs.iter().map(|(name, _)| name).collect();
+        json!({
+            "tokens": typing.factors.factor_size(axis.factor),
+            "from": if is_fixed { "graph" } else { "guess" },
+            "axis": sizes.into_iter().find_map(axis_name),
+            "inputs": names,
+            "position_table": table.as_ref().map(PlaceTable::places),
+        })
+    };
+    token_axes(typing).into_iter().map(of_axis).collect()
+}
+
+/// The same in a line.
+fn of_tokens(v: &Value) -> String {
+    let list = |v: &Value| v.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
+    let why = match (v["from"] == "graph", v["axis"].as_str()) {
+        (true, _) => "as the file has it".to_string(),
+        (false, Some(name)) => format!("a guess: the file leaves `{name}` open"),
+        (false, None) => "a guess: the file leaves it open".to_string(),
+    };
+    let most = match v["position_table"].as_u64() {
+        Some(n) => format!("the position table has places for {n}"),
+        None => "no learned position table".to_string(),
+    };
+    format!("tokens: {} ({why}) in {}; {most}\n", v["tokens"], list(&v["inputs"]))
 }
 
 fn patch_size(grid: Grid) -> Value {
@@ -255,27 +294,35 @@ fn explained(value: &Value) -> String {
     text
 }
 
-fn render(v: &Value, input: Option<&InputReport>) -> String {
-    let number = |key: &str| v[key].as_u64().unwrap_or(0);
-    let text = |x: &Value| match x {
+fn text(value: &Value) -> String {
+    match value {
         Value::Null => "-".to_string(),
         Value::String(s) => s.clone(),
         other => other.to_string(),
+    }
+}
+
+/// An input or output: its name, its type, and its axes by their sizes or the names that the file gives to open ones.
+fn declared(v: &Value) -> String {
+    let axis = |(size, name): (&Value, &Value)| match (size, name) {
+        (Value::Null, Value::String(name)) => name.clone(),
+        (Value::Null, _) => "?".to_string(),
+        (size, _) => size.to_string(),
     };
-    let values = |key: &str| {
-        let list = v[key].as_array().cloned().unwrap_or_default();
-        list.iter()
-            .map(|i| {
-                let shape = i["shape"].to_string().replace("null", "?");
-                format!("{} {} {shape}", text(&i["name"]), text(&i["type"]))
-            })
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
+    let axes = v["shape"].as_array().zip(v["axes"].as_array());
+    let axes = axes.map(|(sizes, names)| sizes.iter().zip(names).map(axis).collect::<Vec<_>>());
+    let shape = axes.map_or("?".to_string(), |axes| format!("[{}]", axes.join(",")));
+    format!("{} {} {shape}", text(&v["name"]), text(&v["type"]))
+}
+
+fn render(v: &Value, input: Option<&InputReport>) -> String {
+    let number = |key: &str| v[key].as_u64().unwrap_or(0);
+    let values = |key: &str| v[key].as_array().into_iter().flatten().map(declared).collect::<Vec<_>>().join(", ");
     let mut out = format!("{}\n", text(&v["file"]));
     out += &format!("producer: {}, opset {}, IR version {}\n", text(&v["producer"]), v["opset"], v["ir_version"]);
     out += &format!("inputs: {}\noutputs: {}\n", values("inputs"), values("outputs"));
     out += &input.map(|input| format!("{}\n", input.line())).unwrap_or_default();
+    out.extend(v["tokens"].as_array().into_iter().flatten().map(of_tokens));
     out += &format!(
         "parameters: {} ({}), MACs: {}, bytes: {}\n",
         number("parameters"),

@@ -29,6 +29,8 @@ pub(in crate::data) struct Takes {
     pub vocabulary: Option<usize>,
     /// The table of positions.
     pub places: Option<Places>,
+    /// Its name.
+    pub table: Option<String>,
     /// The id of the tokens that have no place of their own, where the graph counts places and says it.
     pub pad: Option<usize>,
 }
@@ -103,21 +105,24 @@ impl Takes {
         let counting = lookups.iter().filter(is_of_places).find(|l| counted(l.index));
         let pad = counting.and_then(|l| left_out(graph, &links, &self.ids, l.index));
         let looked_up = lookups.iter().filter(is_of_places).filter(|l| follows(l.index));
-        let looked_up = looked_up.map(|l| (l.table.dims[0], counted(l.index)));
+        let looked_up = looked_up.map(|l| (l.table, l.table.dims[0], counted(l.index)));
         // Their first rows may be taken as they stand.
         let sliced = graph.node.iter().filter(|n| n.op_type() == "Slice");
         let sliced = sliced.filter_map(|n| {
-            let table = table(graph, &links, n.input.first()?).filter(|t| is_float(t))?;
-            match table.dims[..] {
+            let t = table(graph, &links, n.input.first()?).filter(|t| is_float(t))?;
+            match t.dims[..] {
                 [rows, width] | [1, rows, width] if width == words[1] && follows(n.input.get(2)?.as_str()) => {
-                    Some((rows, false))
+                    Some((t, rows, false))
                 }
                 _ => None,
             }
         });
-        let largest = looked_up.chain(sliced).max_by_key(|(rows, _)| *rows);
-        let places = largest.and_then(|(rows, counted)| Some(Places { rows: usize::try_from(rows).ok()?, counted }));
-        self.places = places.filter(|places| places.rows >= FEWEST_PLACES);
+        let largest = looked_up.chain(sliced).max_by_key(|(_, rows, _)| *rows);
+        let of = |(table, rows, counted): (&TensorProto, i64, bool)| {
+            let places = Places { rows: usize::try_from(rows).ok()?, counted };
+            (places.rows >= FEWEST_PLACES).then(|| (places, table.name().to_owned()))
+        };
+        (self.places, self.table) = largest.and_then(of).unzip();
         self.pad = pad;
     }
 

@@ -2,6 +2,7 @@
 
 mod csv;
 mod inputs;
+mod places;
 mod read;
 mod report;
 mod settings;
@@ -16,6 +17,7 @@ mod tokens;
 
 pub(super) use inputs::Takes;
 pub(crate) use inputs::token_inputs;
+pub use places::PlaceTable;
 pub use report::TextsReport;
 pub(super) use settings::on_the_left;
 pub use settings::{LengthReport, PaddingReport};
