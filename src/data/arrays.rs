@@ -356,6 +356,11 @@ impl Arrays {
         Some(&self.held.mask.map_or(numbers, |mask| &self.held.inputs[mask]).values)
     }
 
+    /// Tokens that every sample has with its padding, where samples are texts.
+    pub fn length(&self) -> Option<usize> {
+        self.counted().map(|counted| counted.len_of(Axis(1)))
+    }
+
     /// How many tokens of each sample are no padding, where samples are texts: token numbers, which are whole numbers,
     /// along one axis.
     pub fn tokens(&self) -> Option<Vec<usize>> {

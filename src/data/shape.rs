@@ -79,8 +79,8 @@ fn no_images(typing: &Typing) -> Error {
             )
         }
         None => error("the model has no input of four dimensions".into()).hint(
-            "`density`, `compare` and `shrink` take arrays for its inputs instead: --inputs FILE.npz; `inspect` and \
-             `grow --no-images` need none",
+            "give texts (--texts FILE) where it takes tokens, or arrays for its inputs (--inputs FILE.npz); `inspect` \
+             and `grow --no-images` need none",
         ),
     }
 }

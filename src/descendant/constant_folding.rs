@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::decided::{self, Verdict};
 use super::scales::fold_scales;
+use crate::anatomy::token_axes;
 use crate::axes::arithmetic::Known;
 use crate::axes::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
@@ -41,12 +42,7 @@ pub fn fold_constants(runtime: &Arc<Runtime>, model: &Model, image: Option<[usiz
         fix_size(model.graph_mut(), size);
     }
     if let Some(input) = data_inputs(model.graph()).into_iter().find(|v| is_open(v)) {
-        return Err(Error::new(
-            ErrorKind::Usage,
-            format!("the input `{}` has no fixed size to fold for", input.name()),
-        )
-        .at(&model.path)
-        .hint("give the size with --image-size"));
+        return Err(no_size(&model, input));
     }
     loop {
         let decided = Folder::new(&model)?.decided(runtime)?;
@@ -65,6 +61,22 @@ pub fn has_fixed_size(model: &Model) -> bool {
 
 fn is_open(input: &ValueInfoProto) -> bool {
     declared_dims(input).is_none_or(|d| d.iter().skip(1).any(Option::is_none))
+}
+
+/// The error where an input leaves its size open: how it is given.
+fn no_size(model: &Model, input: &ValueInfoProto) -> Error {
+    let is_image = declared_dims(input).is_some_and(|dims| dims.len() == 4);
+    let has_tokens = || {
+        let axes = Typing::new(model).map(|typing| token_axes(&typing)).unwrap_or_default();
+        axes.iter().any(|axis| axis.inputs.iter().any(|(name, _)| name == input.name()))
+    };
+    let hint = match (is_image, is_image || has_tokens()) {
+        (true, _) => "give the size with --image-size",
+        (false, true) => "give the number of tokens with --tokens",
+        (false, false) => "export the model with a fixed size of this input",
+    };
+    let what = format!("the input `{}` has no fixed size to fold for", input.name());
+    Error::new(ErrorKind::Usage, what).at(&model.path).hint(hint)
 }
 
 /// Gives the image input a height and a width where it declares none.

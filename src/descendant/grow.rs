@@ -6,10 +6,10 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::choice::{self, FfnWidth, LayerHeads};
 use super::depth;
-use super::image_size::resize_image;
 use super::inherit;
 use super::init::{Init, LayerSource};
 use super::initialise::{Ancestor, Initialiser};
+use super::input_size::resize_image;
 use super::numbers::select;
 use super::plan::{Descendant, Plan, PlannedLayer, Projection, Shape};
 use super::spared::{check_untouched, spared};
@@ -738,6 +738,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             layers,
             embedding_dim: self.shape.embedding_dim,
             image_size: self.shape.image_size,
+            tokens: None,
             batch_axis: None,
             transform,
             classes: self.shape.classes,

@@ -8,13 +8,16 @@ use serde::{Serialize, Serializer};
 use super::choice::{FfnWidth, Heads, Layers};
 use super::constant_folding::fold_constants;
 use super::init::{Inherit, Init, LayerSource};
+use super::input_size::resize_tokens;
 use super::transform::Transform;
 use super::verification::Verification;
-use crate::axes::{carry_value_info, declared_batch, fix_batch, open_batch};
+use crate::axes::{Typing, carry_value_info, declared_batch, fix_batch, open_batch};
 use crate::bundle::BundleReport;
+use crate::data::PlaceTable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, FloatType};
 use crate::learngene::{Order, parameters};
+use crate::metadata::DESCENDANT;
 use crate::onnx::{Model, encoded_len};
 use crate::runtime::Runtime;
 
@@ -126,6 +129,9 @@ pub struct Plan {
     pub embedding_dim: Option<usize>,
     /// Height and width of the images, where they were asked for.
     pub image_size: Option<[usize; 2]>,
+    /// Tokens of a sequence, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<usize>,
     /// Images in a batch, `open` for any number, where that was asked for.
     pub batch_axis: Option<BatchAxis>,
     /// How layers transform the weights that they share.
@@ -174,6 +180,30 @@ impl Descendant {
                 .hint("tune the descendant first, or give --transform none"));
         }
         self.model = fold_constants(runtime, &self.model, image)?;
+        self.plan.parameters = parameters(self.model.graph());
+        self.plan.bytes = encoded_len(&self.model.proto);
+        Ok(())
+    }
+
+    /// Gives it a fixed number of tokens: see [`resize_tokens`].
+    ///
+    /// # Errors
+    /// Those of [`resize_tokens`].
+    pub fn tokens(&mut self, tokens: usize) -> Result<()> {
+        let before = PlaceTable::of(&self.model).filter(|t| t.by.is_none() && t.places() < tokens);
+        self.model = resize_tokens(&self.model, tokens)?;
+        if let Some(table) = before {
+            let places = table.places();
+            self.plan.warnings.push(format!(
+                "the position table has places for {places} tokens: those of {tokens} are interpolated, and want tuning"
+            ));
+        }
+        if let Some(Ok(mut of)) = self.model.metadata(DESCENDANT).map(serde_json::from_str::<serde_json::Value>) {
+            of["tokens"] = tokens.into();
+            self.model.set_metadata(DESCENDANT, of.to_string());
+        }
+        self.plan.tokens = Some(tokens);
+        self.plan.macs = Typing::new(&self.model)?.macs();
         self.plan.parameters = parameters(self.model.graph());
         self.plan.bytes = encoded_len(&self.model.proto);
         Ok(())

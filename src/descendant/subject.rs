@@ -91,8 +91,9 @@ impl Subject {
             (typing.image_input().map(|(shape, _)| shape), typing.image_size())
         };
         if shape.is_none() && arrays.is_none() {
-            let what = "the model does not take one batch of images; on arrays for its inputs (--inputs) it is";
-            return Err(Error::new(ErrorKind::Unsupported, what).hint("give samples of its inputs: --inputs PATH"));
+            let what = "the model takes no images, and there are no samples of its inputs; on some it is";
+            return Err(Error::new(ErrorKind::Unsupported, what)
+                .hint("give samples of its inputs: --inputs PATH, or --texts PATH"));
         }
         let kind = |t: Option<i32>| t.and_then(|t| DataType::try_from(t).ok());
         let float = |t: Option<i32>| {

@@ -11,8 +11,8 @@ use ndarray::{Array4, ArrayD};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::grow::grow;
-use super::image_size::resize_image;
 use super::init::{Init, LayerSource};
+use super::input_size::resize_image;
 use super::oracle::{permute, without};
 use super::plan::{Plan, Projection, Shape};
 use super::subject::{MOST, Subject, difference, nudged, rows};

@@ -30,6 +30,7 @@ pub(crate) use builder::Builder;
 pub use dequantize::dequantize;
 pub(crate) use feed::axes_mut;
 pub use feed::{Length, axis_name, decides, declared_axes, declared_inputs, feed, is_feed, take_feeds_back};
+pub(crate) use input::listed;
 pub use input::{Cut, Given, ImageInput, Values, check_output, cut, is_integer};
 pub use links::Links;
 pub use names::Names;

@@ -5,7 +5,7 @@ use crate::common::tract;
 use crate::common::reports::{
     arrays, batches, blocks, branches, bundles, classes, classifiers, configs, constants, feeds, heads, inputs, joined,
     labelled, learned, listed, masks, models, pictures, ranges, sentences, shared, sizes, stacks, starts, studies,
-    tars, teachers, texts, towers, unknown, values, verified, windows,
+    tars, teachers, texts, tokens, towers, unknown, values, verified, windows,
 };
 
 #[test]
@@ -177,6 +177,21 @@ fn texts_are_what_children_grow_on() {
 #[test]
 fn a_text_alone_is_itself_in_a_batch() {
     sentences::a_text_alone_is_itself_in_a_batch(&tract());
+}
+
+#[test]
+fn children_take_so_many_tokens() {
+    tokens::children_take_so_many_tokens("tract");
+}
+
+#[test]
+fn hints_lead_to_the_number_of_tokens() {
+    tokens::hints_lead_to_the_number_of_tokens();
+}
+
+#[test]
+fn the_whole_path_takes_a_number_of_tokens() {
+    tokens::the_whole_path_takes_a_number_of_tokens("tract");
 }
 
 #[test]

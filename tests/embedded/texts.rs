@@ -1,6 +1,7 @@
 //! Text encoders with open batch and tokens, on the embedded runtime.
 
-use crate::common::{surgery, texts, tract};
+use crate::common::image_size::open;
+use crate::common::{lengths, surgery, texts, tract};
 
 #[test]
 fn batches_of_texts_may_be_of_any_length() {
@@ -15,4 +16,19 @@ fn a_text_alone_equals_itself_in_a_batch() {
 #[test]
 fn surgery_on_texts_equals_its_oracle() {
     surgery::check_texts(&tract());
+}
+
+#[test]
+fn children_of_fixed_lengths_are_their_ancestors() {
+    lengths::children_of_fixed_lengths_are_their_ancestors(&tract());
+}
+
+#[test]
+fn longer_children_have_rows_between_those_of_their_ancestors() {
+    lengths::longer_children_have_rows_between_those_of_their_ancestors(&tract());
+}
+
+#[test]
+fn wrong_numbers_of_tokens_are_refused() {
+    lengths::wrong_numbers_of_tokens_are_refused(&texts::fixtures()[0], &open("graphs/timm-vit-unfused-ts17.onnx"));
 }

@@ -188,13 +188,13 @@ impl<'m> Typing<'m> {
             None if is_feed(node) => {
                 let input = node.output.first().map_or("", String::as_str);
                 return Err(Error::new(ErrorKind::Unsupported, format!("the input `{input}` keeps its shape"))
-                    .hint("keep the image size, heads and widths that go with it"));
+                    .hint("keep the sizes of inputs, heads and widths that go with it"));
             }
             None => format!("the state of `{}` keeps its size", node.op_type()),
         };
         Err(Error::new(ErrorKind::Unsupported, what)
             .in_node(node_label(node))
-            .hint("keep the image size, heads and widths that reach this node, or cut the model before it"))
+            .hint("keep the sizes of inputs, heads and widths that reach this node, or cut the model before it"))
     }
 }
 

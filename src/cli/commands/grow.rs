@@ -1,6 +1,8 @@
 //! `offshoot grow`: descendants of any shape.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use rayon::prelude::*;
@@ -15,13 +17,13 @@ use super::verification::{NO_VERIFY, Verifying, tell};
 use super::{named, open, plain};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::cli::common::values::{batch_axis, image_size};
+use crate::cli::common::values::{batch_axis, image_size, tokens};
 use crate::cli::common::{ArrayFlags, ClusterFlags, RunFlags, SampleFlags, ShapeFlags, VerifyFlags};
 use crate::cli::output::{self, Bars, count, table};
-use crate::data::{Arrays, FedReport};
+use crate::data::{Arrays, FedReport, PlaceTable};
 use crate::descendant::{
     BatchAxis, Case, Descendant, Grown, Heads, Init, Plan, Projection, Shape, Transform, Verification, Verifier, cost,
-    grow,
+    grow, resize_tokens,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{Limits, Views};
@@ -42,11 +44,18 @@ struct Job {
     shape: Shape,
     /// True where the user chose how the output projection follows.
     chosen: bool,
+    tokens: Option<usize>,
     dtype: Option<FloatType>,
     batch_axis: Option<BatchAxis>,
 }
 
 impl Job {
+    /// True where a descendant takes what its ancestor takes.
+    fn takes(&self, arrays: Option<&Arrays>) -> bool {
+        let length = arrays.and_then(Arrays::length);
+        self.shape.image_size.is_none() && self.tokens.is_none_or(|tokens| length == Some(tokens))
+    }
+
     /// Where images are given, a descendant whose weights are its own is fitted to its ancestor, unless another
     /// projection was chosen.
     fn fit_by_default(&mut self) {
@@ -82,13 +91,13 @@ pub struct GrowArgs {
     pub tied: bool,
     /// Grow several descendants from a TOML list of [[descendant]] tables
     #[arg(long, value_name = "LIST.toml", conflicts_with_all = ["layers", "heads", "width", "ffn_width", "classes",
-        "order", "projection", "tied", "init", "inherit", "share", "embedding_dim", "image_size", "transform",
-        "transform_rank"])]
+        "order", "projection", "tied", "init", "inherit", "share", "embedding_dim", "image_size", "tokens",
+        "transform", "transform_rank"])]
     pub batch: Option<PathBuf>,
-    /// Compute what is constant at a fixed image size once and write it down
+    /// Compute what is constant at a fixed size of the inputs once and write it down
     ///
     /// Resized position tables, shape operands, masks and rotary tables become plain weights. An image size that the
-    /// model leaves open is fixed with --image-size.
+    /// model leaves open is fixed with --image-size, a number of tokens with --tokens.
     #[arg(long, conflicts_with_all = ["tied", "transform"])]
     pub fold: bool,
     /// Images in a batch of the descendant: open for any number, or N [default: as the model has it]
@@ -134,7 +143,9 @@ impl GrowArgs {
     }
 
     fn samples(&self) -> SampleFlags {
-        SampleFlags { images: self.images.clone(), arrays: self.arrays.clone() }
+        let mut arrays = self.arrays.clone();
+        arrays.tokens.of_child = self.shape.tokens;
+        SampleFlags { images: self.images.clone(), arrays }
     }
 }
 
@@ -143,7 +154,7 @@ pub fn run(c: &GrowArgs) -> Result<()> {
     let mut jobs = jobs(c)?;
     let samples = c.samples();
     let (model, arrays) = match c.has_samples() {
-        true => open_for(&c.model, &c.run, &samples)?,
+        true => open_for(&c.model, &c.run, &samples).and_then(|opened| as_long(opened, c.shape.tokens))?,
         false => (open(&c.model, &c.run.open)?, None),
     };
     let given = Learngene::read(&model)?;
@@ -161,6 +172,8 @@ pub fn run(c: &GrowArgs) -> Result<()> {
         return Err(Error::new(ErrorKind::Usage, "--fold writes plain weights, and a tied descendant shares them")
             .hint("leave one of the two out"));
     }
+    // What cannot be is said before any work.
+    jobs.iter().try_for_each(|job| long(c, job, &model).map(drop))?;
     let clustered = |j: &Job| j.shape.init == Init::ClusterLearngene;
     let (genes, mut input) = match jobs.iter().any(clustered) {
         true => learngene(c, &model, arrays.as_ref(), &jobs)
@@ -198,7 +211,7 @@ pub fn run(c: &GrowArgs) -> Result<()> {
                 return Err(Error::new(ErrorKind::Internal, "a descendant has nothing to grow from"));
             };
             let mut child = named(&c.model, grow(model, gene, &job.shape))?;
-            let grown = verifies.then(|| child.model.clone());
+            let grown = verifies.then(|| long(c, job, &child.model).map(Cow::into_owned)).transpose()?;
             if let Some(shrinker) = shrinker.as_ref().filter(|_| job.shape.projection == Projection::Fitted) {
                 let sources: Vec<usize> = child.plan.layers.iter().map(|l| l.ancestor_layer).collect();
                 let (fitted, error) = named(&c.model, shrinker.refit(&child.model, &sources, &|_, _| {}))?;
@@ -206,15 +219,10 @@ pub fn run(c: &GrowArgs) -> Result<()> {
                 let many = fitter.as_ref().map_or("images", |f| f.source.noun().many);
                 output::note(&format!("fitted; squared error on held-out {many} {error:.4}, relative to the values"));
             }
-            if let Some(batch) = job.batch_axis {
-                named(&c.model, child.batch(batch))?;
-            }
-            if let Some(runtime) = runtime.as_ref().filter(|_| c.fold) {
-                named(&c.model, child.fold_constants(runtime, job.shape.image_size))?;
-            }
+            named(&c.model, settled(job, &mut child, runtime.as_ref().filter(|_| c.fold)))?;
             let single = verifies.then(|| child.model.clone());
             if let Some(dtype) = job.dtype {
-                let fitter = fitter.as_ref().filter(|_| job.shape.image_size.is_none());
+                let fitter = fitter.as_ref().filter(|_| job.takes(arrays.as_ref()));
                 let wide = fitter
                     .map(|f| named(&c.model, f.fitter.wide(&child.model, Some(dtype), &Bars::default())))
                     .transpose()?
@@ -226,7 +234,8 @@ pub fn run(c: &GrowArgs) -> Result<()> {
             child.declare_values(model);
             if let (Some(grown), Some(single)) = (&grown, &single) {
                 let how = Grown { gene, shape: &job.shape, plan: &child.plan, model: grown };
-                let case = Case { ancestor: model, child: single, written: &child.model, grown: Some(how) };
+                let ancestor = long(c, job, model)?;
+                let case = Case { ancestor: &ancestor, child: single, written: &child.model, grown: Some(how) };
                 child.plan.verification = Some(verified(c, job, &case, arrays.as_ref())?);
             } else if c.verification.no_verify {
                 child.plan.verification = Some(Verification::not_run(NO_VERIFY));
@@ -239,6 +248,29 @@ pub fn run(c: &GrowArgs) -> Result<()> {
         report(c, job, plan);
     }
     if c.json { print_plans(c, &plans, input, &model) } else { Ok(()) }
+}
+
+/// Gives a descendant the sizes that were asked for, and computes what is constant at them where there is a runtime.
+fn settled(job: &Job, child: &mut Descendant, runtime: Option<&Arc<Runtime>>) -> Result<()> {
+    job.tokens.map_or(Ok(()), |tokens| child.tokens(tokens))?;
+    job.batch_axis.map_or(Ok(()), |batch| child.batch(batch))?;
+    runtime.map_or(Ok(()), |runtime| child.fold_constants(runtime, job.shape.image_size))
+}
+
+/// What a descendant is compared with has as many tokens.
+fn long<'m>(c: &GrowArgs, job: &Job, model: &'m Model) -> Result<Cow<'m, Model>> {
+    match job.tokens {
+        Some(tokens) => named(&c.model, resize_tokens(model, tokens)).map(Cow::Owned),
+        None => Ok(Cow::Borrowed(model)),
+    }
+}
+
+/// The arrays of texts as long as a child is to be, where the model has so many places.
+fn as_long((model, arrays): (Model, Option<Arrays>), tokens: Option<usize>) -> Result<(Model, Option<Arrays>)> {
+    let Some(tokens) = tokens else { return Ok((model, arrays)) };
+    let holds = PlaceTable::of(&model).is_none_or(|table| table.by.is_some() || table.places() >= tokens);
+    let arrays = if holds { arrays.map(|arrays| arrays.padded(tokens)).transpose()? } else { arrays };
+    Ok((model, arrays))
 }
 
 /// The plans as JSON, with what samples became and what inputs were fed.
@@ -266,7 +298,14 @@ fn verified(c: &GrowArgs, job: &Job, case: &Case, arrays: Option<&Arrays>) -> Re
     // An ancestor is typed where the descendant alone does not decide.
     let macs = if verifying.takes_long(cost(child, 0)) { cost(child, 0) } else { cost(child, ancestor()) };
     let resized = job.shape.image_size.is_some();
-    let make = |runtime| Verifier::new(runtime).of(c.run.open.of.clone()).on_arrays(arrays);
+    let arrays = arrays.map(|arrays| arrays.clone().padded(job.tokens.unwrap_or(0))).transpose()?;
+    if let Some((tokens, length)) = job.tokens.zip(arrays.as_ref().and_then(Arrays::length))
+        && tokens != length
+    {
+        let why = format!("samples have {length} tokens, and the descendant takes {tokens}");
+        return Ok(Verification::not_run(why));
+    }
+    let make = |runtime| Verifier::new(runtime).of(c.run.open.of.clone()).on_arrays(arrays.as_ref());
     let verification = named(&c.model, verifying.verify(case, macs, resized, make))?;
     let refused = |e: Error| {
         e.at(job.output.as_ref().unwrap_or(&c.model))
@@ -470,6 +509,7 @@ struct Entry {
     share: Option<usize>,
     embedding_dim: Option<usize>,
     image_size: Option<toml::Value>,
+    tokens: Option<toml::Value>,
     transform: Option<String>,
     transform_rank: Option<usize>,
     dtype: Option<String>,
@@ -491,15 +531,16 @@ fn jobs(c: &GrowArgs) -> Result<Vec<Job>> {
         let chosen = c.shape.projection.is_some();
         let shape = Shape { of: c.run.open.of.clone(), ..shape(&c.shape, c.tied, c.seed)? };
         let output = c.output.clone().map(|path| placed(c, path)).transpose()?;
-        return Ok(vec![Job { output, shape, chosen, dtype: c.dtype, batch_axis: c.batch_axis }]);
+        let (tokens, dtype, batch_axis) = (c.shape.tokens, c.dtype, c.batch_axis);
+        return Ok(vec![Job { output, shape, chosen, tokens, dtype, batch_axis }]);
     };
     let text = std::fs::read_to_string(list)
         .map_err(|e| Error::io(list, e).hint("give a TOML list of [[descendant]] tables"))?;
     let parsed: List = toml::from_str(&text).map_err(|e| {
         Error::new(ErrorKind::Format, e.to_string().trim().to_string()).at(list).hint(
             "a table is [[descendant]] with `output` and any of layers, heads, width, ffn-width, classes, order, \
-                projection, tied, init, inherit, share, embedding-dim, image-size, transform, transform-rank, dtype, \
-                batch-axis",
+                projection, tied, init, inherit, share, embedding-dim, image-size, tokens, transform, transform-rank, \
+                dtype, batch-axis",
         )
     })?;
     if parsed.descendant.is_empty() {
@@ -544,6 +585,7 @@ fn job(e: Entry, c: &GrowArgs) -> Result<Job> {
         share: e.share,
         embedding_dim: e.embedding_dim,
         image_size: e.image_size.map(|v| image_size(&text(v)).map_err(usage)).transpose()?,
+        tokens: e.tokens.map(|v| tokens(&text(v)).map_err(usage)).transpose()?,
         transform: choice("transform", e.transform)?,
         transform_rank: e.transform_rank,
     };
@@ -555,7 +597,7 @@ fn job(e: Entry, c: &GrowArgs) -> Result<Job> {
     let dtype = choice("dtype", e.dtype)?.or(c.dtype);
     let batch_axis = e.batch_axis.map(|v| batch_axis(&text(v)).map_err(usage)).transpose()?.or(c.batch_axis);
     let shape = Shape { of: c.run.open.of.clone(), ..shape(&flags, e.tied, c.seed)? };
-    Ok(Job { output: Some(placed(c, output)?), shape, chosen, dtype, batch_axis })
+    Ok(Job { output: Some(placed(c, output)?), shape, chosen, tokens: flags.tokens, dtype, batch_axis })
 }
 
 /// The shape that flags ask for.

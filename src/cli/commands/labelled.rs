@@ -37,6 +37,19 @@ pub struct Laid {
     pub original: Model,
 }
 
+impl Laid {
+    /// The same texts with as many tokens each, padding included, where they have fewer.
+    ///
+    /// # Errors
+    /// Those of [`Arrays::padded`].
+    pub fn padded(&self, tokens: usize) -> Result<Laid> {
+        let arrays = self.arrays.clone().padded(tokens)?;
+        let other = self.other.clone().map(|other| other.padded(tokens)).transpose()?;
+        let (report, original) = (self.report.clone(), self.original.clone());
+        Ok(Laid { rows: Rows::of(&arrays), arrays, other, report, original })
+    }
+}
+
 /// What a model is to learn from or to be judged by.
 #[derive(Clone, Copy)]
 pub struct Wanted<'c> {

@@ -22,7 +22,7 @@ use crate::cli::common::{ClusterFlags, DataFlags, OpenFlags, RunFlags, ShapeFlag
 use crate::cli::output::{self, Bars, check_output, count, table, write_text};
 use crate::data::{Dataset, InputReport, InputShape, Loader};
 use crate::density::Unit;
-use crate::descendant::{self, Init};
+use crate::descendant::{self, Descendant, Init, Shape, resize_tokens};
 use crate::error::{Error, Result};
 use crate::learngene::{Learngene, parameters};
 use crate::metadata::{PREPROCESS, schema};
@@ -83,7 +83,9 @@ pub fn run(c: &RunArgs) -> Result<()> {
     // The child is of a size of its own.
     let of_child = OpenFlags { input_size: None, ..of_ancestor.clone() };
     // The folder of the child has no tokenizer.
-    let flags = &c.data.with_tokenizer([Some(&*c.model), c.training.teacher.as_deref()].into_iter().flatten());
+    let mut flags = c.data.with_tokenizer([Some(&*c.model), c.training.teacher.as_deref()].into_iter().flatten());
+    flags.tokens.of_child = c.shape.tokens;
+    let flags = &flags;
     let to_learn = labelled::Wanted { data: flags, val: c.training.val.as_deref(), ignore_labels: false };
     let opened = open_for_data(&c.model, &of_ancestor, to_learn, &c.run.runtime, &c.run.transform)?;
     let laid = opened.arrays;
@@ -92,6 +94,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     let companions = Companions::find(&c.model, flags.tokens.tokenizer.as_deref(), model)?;
     companions.iter().try_for_each(|found| found.check(&written[2], &c.model, c.force))?;
+    c.shape.tokens.map_or(Ok(()), |tokens| named(&c.model, resize_tokens(model, tokens).map(drop)))?;
     let data = match &laid {
         None => dataset(flags)?,
         Some(laid) => laid.rows.dataset(&laid.arrays, false)?,
@@ -120,11 +123,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
     };
 
     output::note("2/4 descendant");
-    let mut child = named(&c.model, descendant::grow(&source, &gene, &wanted))?;
-    child.declare_values(model);
-    for w in &child.plan.warnings {
-        output::warn(w);
-    }
+    let child = named(&c.model, grown(c, &source, (&gene, &wanted), model))?;
     output::write_model(&written[1], &child.model)?;
 
     output::note("3/4 tuning");
@@ -144,8 +143,11 @@ pub fn run(c: &RunArgs) -> Result<()> {
     output::note("4/4 evaluation and report");
     let tuned = reopened(c, flags, &written[2], &of_child)?;
     let (judge, judged) = judge(c, &data, other.as_ref());
+    let long = long(c, flags, laid.as_ref(), &data)?;
     let describe = |name: &'static str, model: &Model| -> Result<Row> {
-        let fed = laid.as_ref().map(|laid| of_rows(model, &laid.rows)).transpose()?;
+        let long = long.as_ref().filter(|_| name != "ancestor");
+        let (laid, judge) = (long.map(|l| &l.0).or(laid.as_ref()), long.map_or(judge, |l| &l.1));
+        let fed = laid.map(|laid| of_rows(model, &laid.rows)).transpose()?;
         let fed = fed.as_ref().unwrap_or(model);
         let typing = Typing::new(fed)?;
         // A model whose classes are others than the data's has no accuracy on them.
@@ -178,6 +180,15 @@ fn outputs(c: &RunArgs) -> Result<Vec<PathBuf>> {
     Ok(written)
 }
 
+/// The descendant of a learngene, of the sizes that were asked for; what is to be known of it is told.
+fn grown(c: &RunArgs, source: &Model, (gene, shape): (&Learngene, &Shape), ancestor: &Model) -> Result<Descendant> {
+    let mut child = descendant::grow(source, gene, shape)?;
+    c.shape.tokens.map_or(Ok(()), |tokens| child.tokens(tokens))?;
+    child.declare_values(ancestor);
+    child.plan.warnings.iter().for_each(|w| output::warn(w));
+    Ok(child)
+}
+
 /// The data and which samples of them judge the models: all of `--val`, else those that no training saw.
 fn judge<'d>(c: &RunArgs, data: &'d Dataset, other: Option<&'d Dataset>) -> (&'d Dataset, Vec<usize>) {
     match (other, c.training.val_split, data.given_split()) {
@@ -199,6 +210,17 @@ fn of_val(c: &RunArgs, flags: &DataFlags, laid: Option<&Laid>, data: &Dataset) -
         (Some(other), Some(names)) => Ok(Some(other.matched(Some(names), names.len())?.dataset)),
         (other, _) => Ok(other),
     }
+}
+
+/// The texts, and those that judge, as long as a child is that has another number of tokens.
+fn long(c: &RunArgs, flags: &DataFlags, laid: Option<&Laid>, data: &Dataset) -> Result<Option<(Laid, Dataset)>> {
+    let Some((laid, tokens)) = laid.zip(c.shape.tokens) else { return Ok(None) };
+    let long = laid.padded(tokens)?;
+    let judges = match of_val(c, flags, Some(&long), data)? {
+        Some(other) => other,
+        None => long.rows.dataset(&long.arrays, false)?,
+    };
+    Ok(Some((long, judges)))
 }
 
 /// The tuned model.

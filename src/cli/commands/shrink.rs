@@ -281,7 +281,7 @@ fn job<'m>(
         }
     };
     if shrinker.is_none() {
-        output::warn("no images: descendants are thinned in the learngene's order, and not fitted");
+        output::warn("no samples: descendants are thinned in the learngene's order, and not fitted");
     }
     if let Some(path) = &c.save_learngene {
         let origin = calibrated.map(Calibrated::origin).transpose()?;

@@ -63,7 +63,7 @@ impl Verifying<'_> {
     /// The error of what failed; where verification was asked for, also of what nothing can be said of.
     pub fn check(&self, verification: &Verification) -> Result<()> {
         let unclear = verification.ended(Outcome::Unclear).next().filter(|_| self.flags.verify);
-        let doubt = |e: Error| e.hint("compare it with its ancestor on real images: `offshoot compare`");
+        let doubt = |e: Error| e.hint("compare it with its ancestor on real samples: `offshoot compare`");
         verification.failure().or(unclear.map(|c| doubt(c.fault()))).map_or(Ok(()), Err)
     }
 }

@@ -94,14 +94,17 @@ pub struct TokenFlags {
     #[arg(long, value_name = "SIDE", value_enum, help_heading = "Texts", requires = "texts",
         conflicts_with_all = ["pictures", "inputs"])]
     pub padding_side: Option<Side>,
+    /// Tokens that a child is to have: no text has more.
+    #[arg(skip)]
+    pub of_child: Option<usize>,
 }
 
 impl TokenFlags {
     /// The texts at a path, as the library has them.
     fn texts(&self, path: &Path) -> Texts {
-        let TokenFlags { text_column, tokenizer, max_length, padding_side } = self.clone();
+        let TokenFlags { text_column: columns, tokenizer, max_length, padding_side, of_child: tokens } = self.clone();
         let (path, max_length) = (path.to_path_buf(), max_length.map(|n| n as usize));
-        Texts { path, columns: text_column, tokenizer, max_length, padding_side, ..Texts::default() }
+        Texts { path, columns, tokenizer, max_length, padding_side, tokens, ..Texts::default() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::values::image_size;
+use super::values::{image_size, tokens};
 use crate::descendant::{FfnWidth, Heads, Inherit, Init, Layers, Projection, Transform};
 use crate::learngene::Order;
 
@@ -48,6 +48,13 @@ pub struct ShapeFlags {
     /// masks made again. Patches and windows keep their size. A model that takes images of any size goes on doing so.
     #[arg(long, value_name = "N|HxW", help_heading = "Shape", value_parser = image_size)]
     pub image_size: Option<[usize; 2]>,
+    /// Tokens of a text or sequence: a fixed number of them
+    ///
+    /// A learned position table keeps its first rows; where it has fewer, they are interpolated linearly between the
+    /// first and the last. Of a model that computes its positions nothing but the shape changes. The child takes texts
+    /// of up to N tokens, padded to N; --max-length cuts texts alone.
+    #[arg(long, value_name = "N", help_heading = "Shape", value_parser = tokens)]
+    pub tokens: Option<usize>,
     /// How the weights come about [default: cluster-learngene]
     ///
     /// Every method but cluster-learngene takes the ancestor, clusters nothing and needs no images.

@@ -20,6 +20,14 @@ pub fn image_size(text: &str) -> Result<[usize; 2], String> {
     }
 }
 
+/// A number of tokens.
+pub fn tokens(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(tokens @ 1..=65536) => Ok(tokens),
+        _ => Err("a number of tokens is between 1 and 65536".into()),
+    }
+}
+
 /// A number from 0 to 1.
 pub fn share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

@@ -116,15 +116,22 @@ impl Settings {
     }
 
     /// How many tokens a text has at most, by whoever says so first: the flag, sentence-transformers, transformers, the
-    /// model; and never more than the model has places for.
+    /// model; and never more than the model has places for, or its child is to have tokens.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a flag that asks for more than these.
-    pub fn length(&self, asked: Option<usize>, takes: &Takes, first: usize) -> Result<Option<LengthReport>> {
+    pub fn length(
+        &self,
+        asked: Option<usize>,
+        of_child: Option<usize>,
+        takes: &Takes,
+        first: usize,
+    ) -> Result<Option<LengthReport>> {
         let table = takes.places.map(|places| places.rows.saturating_sub(first));
         let table = table.map(|tokens| LengthReport { tokens, from: "position table" });
         let axis = takes.fixed.map(|tokens| LengthReport { tokens, from: "declared axis" });
-        let holds = table.into_iter().chain(axis).min_by_key(|length| length.tokens);
+        let child = of_child.map(|tokens| LengthReport { tokens, from: "--tokens" });
+        let holds = table.into_iter().chain(axis).chain(child).min_by_key(|length| length.tokens);
         if let (Some(asked), Some(holds)) = (asked, holds.as_ref().filter(|h| asked.is_some_and(|a| a > h.tokens))) {
             let what = format!("--max-length {asked} is more than the model takes: {} ({})", holds.tokens, holds.from);
             return Err(Error::new(ErrorKind::Usage, what).hint(format!("give at most {}", holds.tokens)));
@@ -255,7 +262,7 @@ mod tests {
         let config = |length: Value| ("tokenizer_config.json", json!({"model_max_length": length}));
         let all = settings(&[sentence, config(json!(512))]);
         let of = |s: &Settings, asked: Option<usize>, takes: &Takes| {
-            s.length(asked, takes, 0).map(|length| length.map(|length| (length.tokens, length.from)))
+            s.length(asked, None, takes, 0).map(|length| length.map(|length| (length.tokens, length.from)))
         };
         let (bert, none) = (takes(512, false, None), Takes::default());
         assert_eq!(of(&all, Some(300), &bert).unwrap(), Some((300, "--max-length")));
@@ -269,6 +276,14 @@ mod tests {
         assert_eq!(of(&all, None, &takes(64, false, Some(32))).unwrap(), Some((32, "declared axis")));
         let error = of(&all, Some(513), &bert).unwrap_err();
         assert!(error.to_string().contains("--max-length 513 is more than the model takes: 512"), "{error}");
+        // What a child is to have is as good as an axis.
+        let of_child = |asked, tokens| all.length(asked, Some(tokens), &bert, 0);
+        let found = [(None, 48), (Some(40), 48), (None, 300)].map(|(asked, tokens)| of_child(asked, tokens).unwrap());
+        let found = found.map(|length| length.map(|length| (length.tokens, length.from)));
+        let expected = [(48, "--tokens"), (40, "--max-length"), (256, "sentence_bert_config.json")];
+        assert_eq!(found, expected.map(Some));
+        let error = of_child(Some(64), 48).unwrap_err();
+        assert!(error.to_string().contains("--max-length 64 is more than the model takes: 48 (--tokens)"), "{error}");
         assert!(of(&settings(&[config(json!("long"))]), None, &bert).unwrap_err().to_string().contains("no number"));
     }
 

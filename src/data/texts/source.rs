@@ -29,6 +29,8 @@ pub struct Texts {
     pub max_length: Option<usize>,
     /// The side that padding is on; else the right one, unless the tokenizer has it on the left.
     pub padding_side: Option<Side>,
+    /// Tokens of a text at most because a child is to take no more.
+    pub tokens: Option<usize>,
     /// Texts that are read at most.
     pub limit: Option<usize>,
     /// The column that is read beside them.
@@ -57,7 +59,7 @@ impl Texts {
         let own = tokenizer.own();
         let padding = suited(&takes, &settings, &tokenizer, &file)?;
         let first = settings.first_place(&takes, padding.as_ref())?;
-        let max_length = settings.length(self.max_length, &takes, first)?;
+        let max_length = settings.length(self.max_length, self.tokens, &takes, first)?;
         let (cut_on, _) = settings.side("truncation_side", own.cuts)?;
         let mut found = read(&self.path, &self.columns, &self.target, self.limit.unwrap_or(usize::MAX))?;
         let (mut of_labels, mut scores) = (None, Vec::new());

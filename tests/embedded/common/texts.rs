@@ -53,13 +53,13 @@ pub fn feeds(fixture: &Fixture, tokens: usize) -> Vec<(String, ArrayD<f32>)> {
 }
 
 /// What PyTorch says of it, an array for each output.
-fn said(fixture: &Fixture, tokens: usize) -> Vec<ArrayD<f32>> {
+pub fn said(fixture: &Fixture, tokens: usize) -> Vec<ArrayD<f32>> {
     let family = fixture.entry["family"].as_str().unwrap();
     names(fixture, "outputs").into_iter().map(|name| array(&format!("{family}-{name}-{tokens}"))).collect()
 }
 
 /// Says nothing of padding, where a query that sees no key means something else in every exporter's graph.
-fn of_real_tokens(mut outputs: Vec<ArrayD<f32>>, tokens: usize) -> Vec<ArrayD<f32>> {
+pub fn of_real_tokens(mut outputs: Vec<ArrayD<f32>>, tokens: usize) -> Vec<ArrayD<f32>> {
     let mask = array::<i64>(&format!("attention_mask-{tokens}"));
     for output in outputs.iter_mut().filter(|y| y.ndim() > 1 && y.len_of(Axis(1)) == tokens) {
         for ((row, at), _) in mask.indexed_iter().map(|(i, m)| ((i[0], i[1]), *m)).filter(|(_, m)| *m == 0) {

@@ -30,6 +30,7 @@ pub mod studies;
 pub mod tars;
 pub mod teachers;
 pub mod texts;
+pub mod tokens;
 pub mod towers;
 pub mod unknown;
 pub mod values;

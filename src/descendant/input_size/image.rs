@@ -4,6 +4,7 @@
 use super::sizes::Sizes;
 use super::tables::Tables;
 use super::uniform;
+use crate::anatomy::token_axes;
 use crate::axes::resize::resize;
 use crate::axes::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,8 +24,11 @@ pub fn resize_image(model: &Model, size: [usize; 2]) -> Result<Model> {
     }
     let typing = Typing::new(model)?;
     let Some((shape, last)) = typing.image_input() else {
-        return Err(Error::new(ErrorKind::Unsupported, "the model takes no images, so they have no size")
-            .hint("leave --image-size out"));
+        let hint = match token_axes(&typing).is_empty() {
+            true => "leave --image-size out",
+            false => "leave --image-size out; the number of its tokens is given with --tokens",
+        };
+        return Err(Error::new(ErrorKind::Unsupported, "the model takes no images, so they have no size").hint(hint));
     };
     let axes = if last { [1, 2] } else { [2, 3] };
     let mut out = model.clone();
@@ -43,7 +47,7 @@ pub fn resize_image(model: &Model, size: [usize; 2]) -> Result<Model> {
     if let Some(bare) = uniform::with_numbers(model, &typing)? {
         return resize_image(&bare, size);
     }
-    let sizes = Sizes::carry(&typing, size).map_err(|e| near(&typing, size, e))?;
+    let sizes = Sizes::of_image(&typing, size).map_err(|e| near(&typing, size, e))?;
     let plan = Tables::new(&typing, sizes).plan()?;
     out.proto.graph = Some(resize(&typing, &plan)?);
     let name = data_inputs(model.graph()).into_iter().find(|v| declared_dims(v).is_some_and(|d| d.len() == 4));
@@ -74,7 +78,7 @@ fn near(typing: &Typing, size: [usize; 2], error: Error) -> Error {
     let fits = |axis: usize, n: usize| {
         let mut size = own;
         size[axis] = n;
-        n > 0 && Sizes::carry(typing, size).is_ok()
+        n > 0 && Sizes::of_image(typing, size).is_ok()
     };
     let sides = |axis: usize| -> [Option<usize>; 2] {
         let n = size[axis];
@@ -89,7 +93,7 @@ fn near(typing: &Typing, size: [usize; 2], error: Error) -> Error {
     let mut found: Vec<String> = Vec::new();
     for (height, width) in heights.into_iter().zip(widths) {
         let (Some(h), Some(w)) = (height, width) else { continue };
-        let whole = Sizes::carry(typing, [h, w]).and_then(|sizes| Tables::new(typing, sizes).plan());
+        let whole = Sizes::of_image(typing, [h, w]).and_then(|sizes| Tables::new(typing, sizes).plan());
         let text = if h == w { h.to_string() } else { format!("{h}x{w}") };
         if whole.is_ok() && !found.contains(&text) {
             found.push(text);

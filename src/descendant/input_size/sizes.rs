@@ -1,4 +1,4 @@
-//! What a new image size changes: the sizes of factors, carried through the graph.
+//! What a new size of an input changes: the sizes of factors, carried through the graph.
 
 use std::collections::HashMap;
 
@@ -10,17 +10,38 @@ use crate::onnx::node_label;
 use crate::onnx::proto::NodeProto;
 use crate::ops::{self, Mark};
 
-/// The factors that a new image size changes, with their new sizes.
+/// What has a new size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resized {
+    Image,
+    Tokens,
+}
+
+impl Resized {
+    fn hint(self) -> &'static str {
+        match self {
+            Resized::Image => "give an image size whose grid of patches divides into the model's windows and stages",
+            Resized::Tokens => "give a number of tokens that the model's windows divide",
+        }
+    }
+}
+
+/// The factors that a new size of an input changes, with their new sizes.
 pub(super) struct Sizes<'t, 'm> {
     typing: &'t Typing<'m>,
+    /// What has the new size.
+    of: Resized,
     pub new: HashMap<Factor, usize>,
     pub cuts: Vec<(usize, usize, usize, usize)>,
 }
 
 impl<'t, 'm> Sizes<'t, 'm> {
     /// Carries the size of the image through the graph.
-    pub fn carry(typing: &'t Typing<'m>, size: [usize; 2]) -> Result<Self> {
-        let mut sizes = Sizes { typing, new: HashMap::new(), cuts: Vec::new() };
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a size that patches and windows do not divide into; it names the node.
+    pub fn of_image(typing: &'t Typing<'m>, size: [usize; 2]) -> Result<Self> {
+        let mut sizes = Sizes { typing, of: Resized::Image, new: HashMap::new(), cuts: Vec::new() };
         for info in data_inputs(typing.graph) {
             let (Some(dims), Some(declared)) = (typing.dims.get(info.name()), declared_dims(info)) else { continue };
             if dims.len() != 4 {
@@ -32,21 +53,36 @@ impl<'t, 'm> Sizes<'t, 'm> {
             }
             break;
         }
+        sizes.carried()
+    }
+
+    /// Carries a number of tokens through the graph.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a number that the model's windows do not divide; it names the node.
+    pub fn of_tokens(typing: &'t Typing<'m>, axis: Factor, tokens: usize) -> Result<Self> {
+        let mut sizes = Sizes { typing, of: Resized::Tokens, new: HashMap::new(), cuts: Vec::new() };
+        sizes.assign(&[axis], tokens)?;
+        sizes.carried()
+    }
+
+    fn carried(mut self) -> Result<Self> {
+        let typing = self.typing;
         // A dimension may be linked to one that a later node makes: walk until nothing changes.
         for _ in 0..8 {
-            let before = sizes.new.len();
-            sizes.cuts.clear();
+            let before = self.new.len();
+            self.cuts.clear();
             for (k, node) in typing.graph.node.iter().enumerate() {
                 let known = node.output.first().is_some_and(|o| typing.known.contains_key(o.as_str()));
                 if !known && node.op_type() != "Constant" {
-                    sizes.node(k, node).map_err(|e| e.in_node(node_label(node)))?;
+                    self.node(k, node).map_err(|e| e.in_node(node_label(node)))?;
                 }
             }
-            if sizes.new.len() == before {
-                return Ok(sizes);
+            if self.new.len() == before {
+                return Ok(self);
             }
         }
-        bail!(Unsupported, "the new image size does not settle in this graph")
+        bail!(Unsupported, "the new size does not settle in this graph")
     }
 
     pub fn leaf(&self, f: Factor) -> usize {
@@ -98,7 +134,7 @@ impl<'t, 'm> Sizes<'t, 'm> {
         }
         let parts: Vec<usize> = self.typing.factors.leaves(dim).iter().map(|&f| self.leaf(f)).collect();
         Err(Error::new(ErrorKind::Usage, format!("{want} elements cannot be made of parts of {parts:?}"))
-            .hint("give an image size whose grid of patches divides into the model's windows and stages"))
+            .hint(self.of.hint()))
     }
 
     fn dims(&self, node: &NodeProto, j: usize) -> Option<Vec<Dim>> {
@@ -184,9 +220,14 @@ impl<'t, 'm> Sizes<'t, 'm> {
         };
         let longest = |size: &dyn Fn(&[Factor]) -> usize| 2 * size(queries).max(size(keys)).max(1) - 1;
         let (old, new) = (longest(&|d| self.typing.factors.size(d)), longest(&|d| self.size(d)));
-        match old != new && self.typing.factors.size(rows) == old {
-            true => self.assign(rows, new),
-            false => Ok(()),
+        match (old != new && self.typing.factors.size(rows) == old, self.of) {
+            (true, Resized::Image) => self.assign(rows, new),
+            (true, Resized::Tokens) => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("a table of {old} offsets between tokens was made for one number of them"),
+            )
+            .hint("export the model for as many tokens as are wanted")),
+            (false, _) => Ok(()),
         }
     }
 
@@ -234,7 +275,10 @@ impl<'t, 'm> Sizes<'t, 'm> {
                     ErrorKind::Usage,
                     format!("{new} elements are no multiple of the patch of {stride}"),
                 )
-                .hint(format!("give an image size that is a multiple of {}", stride as usize)));
+                .hint(match self.of {
+                    Resized::Image => format!("give an image size that is a multiple of {}", stride as usize),
+                    Resized::Tokens => self.of.hint().to_string(),
+                }));
             }
             if was >= 1 && now >= 1 {
                 self.assign(b, now as usize)?;
