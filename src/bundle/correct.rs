@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::keys::{
-    CLASSES, HEAD_DIM, HEADS, LISTS, Named, OWN_HEAD_DIM, PERIODS, PICTURES, POOLED, RATIO, SECTIONS, SIZES,
+    CLASSES, HEAD_DIM, HEADS, LENGTHS, LISTS, Named, OWN_HEAD_DIM, PERIODS, PICTURES, POOLED, POSITIONS, RATIO,
+    SECTIONS, SIZES,
 };
 use super::sizes::{Sizes, Stack, uniform};
 
@@ -60,6 +61,7 @@ pub(super) fn correct(config: &mut Map<String, Value>, was: &Sizes, is: &Sizes, 
         section.head_dim();
         section.lists(sources);
     }
+    positions(config, was, is, &mut done);
     if let (Some(old), Some(new)) = (was.image, is.image) {
         image(config, old, new, &mut done);
     }
@@ -229,6 +231,49 @@ fn listed(list: &[usize]) -> String {
         Some(n) => n.to_string(),
         None => format!("{list:?}"),
     }
+}
+
+/// Corrects the rows of the table of positions, in the section of texts, too.
+fn positions(config: &mut Map<String, Value>, was: &Sizes, is: &Sizes, done: &mut Corrected) {
+    let (Some(old), Some(new)) = (was.positions, is.positions) else { return };
+    if old == new {
+        return;
+    }
+    let section = config.get(SECTIONS[0].0).is_some_and(Value::is_object).then_some(SECTIONS[0].0);
+    let path = section.map(|key| format!("{key}.")).unwrap_or_default();
+    let map = match section {
+        None => Some(&mut *config),
+        Some(key) => config.get_mut(key).and_then(Value::as_object_mut),
+    };
+    let before = done.changes.len();
+    let Some(map) = map else { return };
+    for key in POSITIONS {
+        if let Some(value) = map.get_mut(key).filter(|value| **value == json!(old)) {
+            *value = json!(new);
+            done.changes.push(Change { key: format!("{path}{key}"), from: json!(old), to: json!(new) });
+        }
+    }
+    if done.changes.len() == before {
+        let key = POSITIONS.into_iter().find(|key| map.contains_key(*key)).unwrap_or(POSITIONS[0]);
+        let stays = map.get(key).map_or("is not there".into(), |value| format!("stays {value}"));
+        done.warnings.push(format!("`{path}{key}` {stays}: the child has {new} positions, where there were {old}"));
+    }
+}
+
+/// Corrects the length of texts in the configuration of a tokenizer: it is never beyond what the child takes, and where
+/// it was all that the ancestor takes, it is all that the child does.
+pub(super) fn length(config: &mut Map<String, Value>, was: &Sizes, is: &Sizes) -> Corrected {
+    let mut done = Corrected::default();
+    let Some(new) = is.tokens.filter(|_| was.tokens != is.tokens) else { return done };
+    for key in LENGTHS {
+        let Some(value) = config.get_mut(key) else { continue };
+        // transformers writes 1e30 where it knows no length.
+        if value.as_u64().is_some_and(|n| n > new as u64 || was.tokens.is_some_and(|old| n == old as u64)) {
+            let from = std::mem::replace(value, json!(new));
+            done.changes.push(Change { key: key.into(), from, to: json!(new) });
+        }
+    }
+    done
 }
 
 /// Corrects the size of images: in sections, too, and where timm has it.
@@ -493,6 +538,33 @@ mod tests {
         let done = processor(&mut config, &was, &is);
         assert_eq!(config["size"], json!({"height": 160, "width": 192}));
         assert!(done.warnings.len() == 1 && done.warnings[0].contains("`crop_size` stays"), "{done:?}");
+    }
+
+    #[test]
+    fn texts_are_as_long_as_the_child_takes_them() {
+        let of = |positions, tokens| Sizes { positions: Some(positions), tokens: Some(tokens), ..Sizes::default() };
+        let (was, is) = (of(514, 512), of(130, 128));
+        let config = json!({"max_position_embeddings": 514, "vocab_size": 514});
+        let expected = json!({"max_position_embeddings": 130, "vocab_size": 514});
+        assert_eq!(child(config, &was, &is, &[]), (expected, vec![]));
+        let config = json!({"text_config": {"max_position_embeddings": 514}});
+        let expected = json!({"text_config": {"max_position_embeddings": 130}});
+        assert_eq!(child(config, &was, &is, &[]), (expected, vec![]));
+        let (_, told) = child(json!({"n_positions": 99}), &was, &is, &[]);
+        assert!(told.len() == 1 && told[0].contains("`n_positions` stays 99: the child has 130 positions"), "{told:?}");
+        let lengths = |config: Value, is: &Sizes| {
+            let Value::Object(mut config) = config else { panic!("no object") };
+            length(&mut config, &was, is);
+            Value::Object(config)
+        };
+        assert_eq!(lengths(json!({"model_max_length": 512}), &is), json!({"model_max_length": 128}));
+        assert_eq!(lengths(json!({"max_seq_length": 256}), &is), json!({"max_seq_length": 128}));
+        assert_eq!(lengths(json!({"model_max_length": 64}), &is), json!({"model_max_length": 64}));
+        assert_eq!(lengths(json!({"model_max_length": 512}), &of(1026, 1024)), json!({"model_max_length": 1024}));
+        assert_eq!(lengths(json!({"max_seq_length": 256}), &of(1026, 1024)), json!({"max_seq_length": 256}));
+        let unknown = json!({"model_max_length": 1e30});
+        assert_eq!(lengths(unknown.clone(), &is), unknown);
+        assert_eq!(lengths(json!({"model_max_length": 600}), &was), json!({"model_max_length": 600}));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::correct::{Change, Corrected, correct, pooling, processor};
+use super::correct::{Change, Corrected, correct, length, pooling, processor};
 use super::sizes::Sizes;
 use crate::data::{folders_beside, json_beside};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,6 +21,8 @@ const HINT: &str = "mend the file, or move it away";
 const CONFIG: &str = "config.json";
 /// Holds the size of images.
 const PROCESSOR: &str = "preprocessor_config.json";
+/// Hold the length of texts.
+const OF_TEXTS: [&str; 2] = ["tokenizer_config.json", "sentence_bert_config.json"];
 /// Lists the modules of sentence-transformers.
 const MODULES: &str = "modules.json";
 
@@ -49,6 +51,8 @@ const OF_MODELS: [&str; 6] = [
     MODULES,
     "config_sentence_transformers.json",
 ];
+/// Files that name sizes.
+const NAMING: [&str; 4] = [CONFIG, PROCESSOR, OF_TEXTS[0], OF_TEXTS[1]];
 /// What is in the folder of a module.
 const OF_MODULES: [&str; 3] = [CONFIG, "model.safetensors", "pytorch_model.bin"];
 
@@ -121,7 +125,7 @@ impl Bundle {
         for folder in bundle.modules()? {
             OF_MODULES.iter().for_each(|name| bundle.find(&places, &folder.join(name)));
         }
-        let named_sizes = bundle.files.iter().filter(|(name, _)| name.ends_with(CONFIG) || name.ends_with(PROCESSOR));
+        let named_sizes = bundle.files.iter().filter(|(name, _)| NAMING.iter().any(|named| name.ends_with(named)));
         for (name, path) in named_sizes.cloned().collect::<Vec<_>>() {
             match json_beside(&path, MOST, HINT)? {
                 Some(Value::Object(config)) => bundle.configs.push((name, config)),
@@ -213,6 +217,7 @@ fn corrected(
     let mut config = config.clone();
     let done = match name.to_str() {
         Some(CONFIG) => correct(&mut config, was, is, sources),
+        Some(name) if OF_TEXTS.contains(&name) => length(&mut config, was, is),
         Some(PROCESSOR) => processor(&mut config, was, is),
         _ => pooling(&mut config, was, is),
     };

@@ -67,3 +67,9 @@ pub(super) const POOLED: [&str; 2] = ["word_embedding_dimension", "embedding_dim
 /// Where timm has the size of images.
 pub(super) const PICTURES: [(&str, &str); 3] =
     [("pretrained_cfg", "input_size"), ("default_cfg", "input_size"), ("pretrained_cfg", "test_input_size")];
+
+/// Rows of the table of positions.
+pub(super) const POSITIONS: [&str; 3] = ["max_position_embeddings", "n_positions", "n_ctx"];
+
+/// Tokens of a text at most, in the configurations of tokenizers.
+pub(super) const LENGTHS: [&str; 2] = ["model_max_length", "max_seq_length"];

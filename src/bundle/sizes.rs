@@ -2,7 +2,7 @@
 
 use crate::anatomy::{Anatomy, class_factor, of_head};
 use crate::axes::Typing;
-use crate::data::class_names;
+use crate::data::{PlaceTable, class_names, longest_text};
 use crate::error::Result;
 use crate::learngene::Learngene;
 use crate::onnx::Model;
@@ -37,6 +37,10 @@ pub struct Sizes {
     pub names: Option<Vec<String>>,
     /// Height and width of its images, where it takes some.
     pub image: Option<[usize; 2]>,
+    /// Rows of its table of positions, where tokens have one.
+    pub positions: Option<usize>,
+    /// Tokens of a text at most, where that is known.
+    pub tokens: Option<usize>,
 }
 
 impl Sizes {
@@ -70,6 +74,8 @@ impl Sizes {
             classes: class_factor(&typing).map(|f| typing.factors.factor_size(f)),
             names: class_names(model),
             image: typing.image_input().map(|_| typing.image_size()),
+            positions: PlaceTable::of(model).map(|table| table.rows),
+            tokens: longest_text(model),
         })
     }
 

@@ -47,8 +47,8 @@ pub use rows::{Place, Rows};
 pub use samples::{Inputs, Samples};
 pub use shape::{InputShape, Layout};
 pub use source::{ImageSource, Skipped};
-pub(crate) use texts::token_inputs;
 pub use texts::{LabelsBy, LabelsReport, LengthReport, PaddingReport, PlaceTable, Side, Target, Texts, TextsReport};
+pub(crate) use texts::{longest_text, token_inputs};
 pub use training_loader::{TrainingBatch, TrainingBatches, TrainingLoader, TrainingOptions};
 pub use transforms::{
     Augmentation, ChannelOrder, Crop, EraseMode, Interpolation, Preprocess, PreprocessFlags, RandAugment, Resize, View,

@@ -280,6 +280,16 @@ fn every_size_has_its_folder() {
 }
 
 #[test]
+fn texts_are_as_long_as_the_child_takes_them() {
+    bundles::texts_are_as_long_as_the_child_takes_them();
+}
+
+#[test]
+fn pictures_are_of_the_size_of_the_child() {
+    bundles::pictures_are_of_the_size_of_the_child();
+}
+
+#[test]
 fn folders_of_others_stay() {
     bundles::folders_of_others_stay();
 }

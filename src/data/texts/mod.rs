@@ -18,6 +18,7 @@ mod tokens;
 pub(super) use inputs::Takes;
 pub(crate) use inputs::token_inputs;
 pub use places::PlaceTable;
+pub(crate) use places::longest_text;
 pub use report::TextsReport;
 pub(super) use settings::on_the_left;
 pub use settings::{LengthReport, PaddingReport};

@@ -29,8 +29,15 @@ impl PlaceTable {
         Some(PlaceTable { name, rows, counted, first, by: takes.positions })
     }
 
-    /// Tokens of a text at most.
+    /// Tokens that it has places for.
     pub fn places(&self) -> usize {
         self.rows.saturating_sub(self.first)
     }
+}
+
+/// Tokens of a text at most, where the table of places or the declared axis says it.
+pub(crate) fn longest_text(model: &Model) -> Option<usize> {
+    let table = PlaceTable::of(model).map(|table| table.places());
+    let fixed = Takes::new(model).ok().and_then(|takes| takes.fixed);
+    table.into_iter().chain(fixed).min()
 }

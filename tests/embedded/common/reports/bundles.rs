@@ -172,6 +172,59 @@ pub fn every_size_has_its_folder(kind: &str) {
     assert!(told.contains("since layers differ"), "the fixture's layers are alike: {told}");
 }
 
+/// The lengths of texts are those that the child takes.
+pub fn texts_are_as_long_as_the_child_takes_them() {
+    let ancestor = Ancestor::new("bert-ts");
+    let child = ancestor.path("child");
+    let told = json_of(args!(
+        "grow {} --no-images --tokens 8 --with-configs --json -o {}",
+        text(&ancestor.model()),
+        text(&child)
+    ));
+    let of = |name: &str| -> Value { serde_json::from_slice(&fs::read(child.join(name)).unwrap()).unwrap() };
+    assert_eq!(of("config.json")["max_position_embeddings"], 8);
+    assert_eq!(of("tokenizer_config.json")["model_max_length"], 8);
+    assert_eq!(of("sentence_bert_config.json")["max_seq_length"], 8);
+    assert_eq!(told["configs"]["corrected"].as_array().unwrap().len(), 3, "{told}");
+    let texts = format!("{FOLDER}/sentences.txt");
+    let density = json_of(&["density", text(&child.join("model.onnx")), "--texts", &texts, "--json"]);
+    let length = json!({"tokens": 8, "from": "sentence_bert_config.json"});
+    assert_eq!(density["input"]["texts"]["max_length"], length);
+}
+
+/// Models of pictures have theirs: sizes of images and numbers of classes, too.
+pub fn pictures_are_of_the_size_of_the_child() {
+    let folder = tempfile::tempdir().unwrap();
+    let [ancestor, child] = ["vit", "child"].map(|name| folder.path().join(name));
+    fs::create_dir(&ancestor).unwrap();
+    let model = ancestor.join("model.onnx");
+    fs::copy(root().join("models/fashion-vit.onnx"), &model).unwrap();
+    let layers = json_of(&["inspect", text(&model), "--json"])["layers"].clone();
+    let of = |key: &str| layers[0][key].clone();
+    let vit = json!({
+        "model_type": "vit", "image_size": 28, "hidden_size": of("embedding_dim"), "num_attention_heads": of("heads"),
+        "intermediate_size": of("ffn_width"), "num_hidden_layers": layers.as_array().unwrap().len(),
+    });
+    fs::write(ancestor.join("config.json"), vit.to_string()).unwrap();
+    let processor = json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 28, "width": 28},
+        "image_mean": [0.5], "image_std": [0.5]});
+    fs::write(ancestor.join("preprocessor_config.json"), processor.to_string()).unwrap();
+    let grow = ["grow", text(&model), "--no-images", "--with-configs", "--image-size", "32", "--heads", "50%"];
+    done(&[&grow[..], &["--classes", "3", "--no-verify", "-o", text(&child)]].concat());
+    let (found, file) = (config(&child), child.join("model.onnx"));
+    let count = |list: Vec<u64>| (list.len(), list[0]);
+    let (layers, heads) = count(inspected(&file, "heads"));
+    let mut expected = vit.clone();
+    for (key, value) in [("image_size", 32), ("num_hidden_layers", layers), ("num_attention_heads", heads as usize)] {
+        expected[key] = json!(value);
+    }
+    expected["head_dim"] = json!(inspected(&file, "head_dim")[0]);
+    assert_eq!(found, expected);
+    assert!(found["num_attention_heads"].as_u64() < vit["num_attention_heads"].as_u64());
+    let found = fs::read_to_string(child.join("preprocessor_config.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&found).unwrap()["size"], json!({"height": 32, "width": 32}));
+}
+
 /// What is another's is not touched, and what is asked for in vain is said before any work.
 pub fn folders_of_others_stay() {
     let ancestor = Ancestor::new("bert-ts");
