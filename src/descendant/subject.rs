@@ -91,7 +91,8 @@ impl Subject {
             (typing.image_input().map(|(shape, _)| shape), typing.image_size())
         };
         if shape.is_none() && arrays.is_none() {
-            let what = "the model takes no images, and there are no samples of its inputs; on some it is";
+            let what =
+                "the model takes no images, and there are no samples of its inputs; on some (--inputs, --texts) it is";
             return Err(Error::new(ErrorKind::Unsupported, what)
                 .hint("give samples of its inputs: --inputs PATH, or --texts PATH"));
         }

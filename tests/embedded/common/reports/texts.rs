@@ -207,7 +207,7 @@ pub fn wrong_arrays_are_refused() {
     refused(&["shrink", &path, "--to", "50%", "-o", "child.onnx"], &["calibrates the ancestor on samples", "--inputs"]);
     refused(
         &["density", &path, "--images", "fixtures/fashion-png"],
-        &["takes no images", "arrays for its inputs instead: --inputs FILE.npz"],
+        &["takes no images", "arrays for its inputs (--inputs FILE.npz)"],
     );
     for flags in [&["--inputs", &fixture, "--images", "photos"][..], &[]] {
         let output = offshoot(&[&["density", &path][..], flags].concat());

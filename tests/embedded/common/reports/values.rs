@@ -40,13 +40,17 @@ fn forms() -> Vec<(&'static str, Model, &'static str)> {
         (
             "u8",
             before(rgb(THIRDS), DataType::Uint8, &LAST, &chain(&[to_planes.clone(), cast.clone()])),
-            "picture uint8 [?,28,28,3]",
+            "picture uint8 [batch,28,28,3]",
         ),
-        ("u8chw", before(rgb(THIRDS), DataType::Uint8, &OPEN, &chain(from_ref(&cast))), "picture uint8 [?,3,28,28]"),
-        ("i32", before(rgb(THIRDS), DataType::Int32, &OPEN, &chain(from_ref(&cast))), "picture int32 [?,3,28,28]"),
-        ("f255", before(rgb(THIRDS), DataType::Float, &LAST, &chain(&[to_planes])), "picture float [?,28,28,3]"),
-        ("f255chw", before(rgb(THIRDS), DataType::Float, &OPEN, &scaled), "picture float [?,3,28,28]"),
-        ("unit", before(rgb(THIRDS), DataType::Float, &OPEN, &normalising()[1..]), "picture float [?,3,28,28]"),
+        (
+            "u8chw",
+            before(rgb(THIRDS), DataType::Uint8, &OPEN, &chain(from_ref(&cast))),
+            "picture uint8 [batch,3,28,28]",
+        ),
+        ("i32", before(rgb(THIRDS), DataType::Int32, &OPEN, &chain(from_ref(&cast))), "picture int32 [batch,3,28,28]"),
+        ("f255", before(rgb(THIRDS), DataType::Float, &LAST, &chain(&[to_planes])), "picture float [batch,28,28,3]"),
+        ("f255chw", before(rgb(THIRDS), DataType::Float, &OPEN, &scaled), "picture float [batch,3,28,28]"),
+        ("unit", before(rgb(THIRDS), DataType::Float, &OPEN, &normalising()[1..]), "picture float [batch,3,28,28]"),
         ("nobatch", before(rgb(THIRDS), DataType::Uint8, &planes, &bare), "picture uint8 [3,28,28]"),
         (
             "single",
