@@ -43,8 +43,7 @@ impl Laid {
     /// # Errors
     /// Those of [`Arrays::padded`].
     pub fn padded(&self, tokens: usize) -> Result<Laid> {
-        let arrays = self.arrays.clone().padded(tokens)?;
-        let other = self.other.clone().map(|other| other.padded(tokens)).transpose()?;
+        let (arrays, other) = as_long(self.arrays.clone(), self.other.clone(), tokens)?;
         let (report, original) = (self.report.clone(), self.original.clone());
         Ok(Laid { rows: Rows::of(&arrays), arrays, other, report, original })
     }
@@ -90,13 +89,17 @@ pub fn open_for_data(
     let other = val.and_then(|val| data.given(val, ignore_labels)).map(arrays_of).transpose()?.map(|(.., other)| other);
     // Rows are of one length, whatever is in them.
     let length = [Some(&arrays), other.as_ref()].into_iter().flatten().filter_map(Arrays::text_length).max();
-    let of_length = |arrays: Arrays| arrays.padded(length.unwrap_or(0));
-    let (arrays, other) = (of_length(arrays)?, other.map(of_length).transpose()?);
+    let (arrays, other) = as_long(arrays, other, length.unwrap_or(0))?;
     let report = arrays.report(&original);
     report.lines().iter().for_each(|line| output::note(line));
     let rows = Rows::of(&arrays);
     let model = named(path, of_rows(&original, &rows))?;
     Ok(Opened { model, batch, arrays: Some(Laid { rows, arrays, other, report, original }) })
+}
+
+/// Texts to learn from and to validate on, with as many tokens each where they have fewer.
+fn as_long(arrays: Arrays, other: Option<Arrays>, tokens: usize) -> Result<(Arrays, Option<Arrays>)> {
+    Ok((arrays.padded(tokens)?, other.map(|other| other.padded(tokens)).transpose()?))
 }
 
 /// Opens a teacher that is fed with the same arrays; texts are the tokens that its student takes.

@@ -45,7 +45,7 @@ pub struct TextsReport {
     /// The score of each pair, whose texts are samples of their own: the first ones, and behind them the second ones.
     #[serde(skip)]
     pub(in crate::data) scores: Vec<f64>,
-    /// Where padding is, and whether that is to be checked.
+    /// What speaks against the side that padding is on.
     #[serde(skip)]
     pub(in crate::data) padding_side: PaddingSide,
     /// What padding is in each array.

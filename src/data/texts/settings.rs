@@ -216,10 +216,9 @@ impl Settings {
     }
 }
 
-/// Which side padding is on, and who says that it should be another one.
+/// What speaks against the side that padding is on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::data) struct PaddingSide {
-    pub side: Side,
     /// True where it was asked for and is not what models are padded on, or not what the tokenizer says.
     pub is_unusual: bool,
     /// Who has padding on the left, where nobody asked for a side.

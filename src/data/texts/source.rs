@@ -89,7 +89,7 @@ impl Texts {
             _ => takes.fixed.unwrap_or(longest),
         };
         let is_padded = rows.iter().any(|row| row.ids.len() < padded_to);
-        let padding_side = self.padding_side(&settings, &own, &takes)?;
+        let (padded_on, padding_side) = self.padding_side(&settings, &own, &takes)?;
         if let (true, Some(from)) = (is_padded, padding_side.left_by) {
             return Err(on_the_left(from, &file));
         }
@@ -98,7 +98,7 @@ impl Texts {
                 .at(&file)
                 .hint("write its pad_token into tokenizer_config.json beside it, such as {\"pad_token\": \"[PAD]\"}"));
         };
-        let arrays = arrays(&takes, &rows, padded_to, pad, (first, padding_side.side));
+        let arrays = arrays(&takes, &rows, padded_to, pad, (first, padded_on));
         let fill = arrays.iter().map(|(name, _, fill)| (name.clone(), *fill)).collect();
         let mut arrays: Vec<(String, ArrayD<f32>)> =
             arrays.into_iter().map(|(name, values, _)| (name, values)).collect();
@@ -111,7 +111,7 @@ impl Texts {
             cut_on,
             empty: rows.iter().filter(|row| row.special.iter().all(|&special| special)).count(),
             padded_to,
-            padded_on: padding_side.side,
+            padded_on,
             padding_side,
             padding,
             first_position: takes.positions.is_some().then_some(first),
@@ -126,8 +126,8 @@ impl Texts {
         Ok((ArrayFile::held(&self.path, arrays), report))
     }
 
-    /// The side that padding is on.
-    fn padding_side(&self, settings: &Settings, own: &Own, takes: &Takes) -> Result<PaddingSide> {
+    /// The side that padding is on, and what speaks against it.
+    fn padding_side(&self, settings: &Settings, own: &Own, takes: &Takes) -> Result<(Side, PaddingSide)> {
         let (usual, from) = settings.side("padding_side", own.pads)?;
         let side = self.padding_side.unwrap_or_default();
         let is_unusual = self.padding_side.is_some() && (side, usual) != (Side::Right, Side::Right);
@@ -141,7 +141,7 @@ impl Texts {
             return Err(Error::new(ErrorKind::Usage, what).hint("leave --padding-side out"));
         }
         let left_by = (self.padding_side.is_none() && usual == Side::Left).then_some(from);
-        Ok(PaddingSide { side, is_unusual, left_by })
+        Ok((side, PaddingSide { is_unusual, left_by }))
     }
 
     /// Checks that a sample has as many texts as there are columns.
