@@ -151,7 +151,9 @@ fn arrays_are_fed_by_name() {
 #[test]
 fn texts_are_cut_into_tokens() {
     if let Some(runtime) = runtime() {
-        use common::reports::sentences;
+        use common::reports::{scored, sentences};
+        scored::scores_of_pairs_are_learned("onnxruntime");
+        scored::pairs_stay_pairs("onnxruntime");
         sentences::texts_are_the_arrays_of_their_tokens("onnxruntime");
         sentences::a_text_alone_is_itself_in_a_batch(runtime);
         sentences::states_are_pooled_over_real_tokens(runtime);

@@ -55,6 +55,9 @@ pub struct Dataset {
     /// describe them.
     by_name: bool,
     given_split: Option<Split>,
+    /// The cosine that is wanted of each pair, where samples are pairs: the first ones of all are the first half of the
+    /// source, the second ones the other.
+    cosines: Option<Arc<[f64]>>,
 }
 
 impl Dataset {
@@ -146,12 +149,44 @@ impl Dataset {
             first += count;
         }
         let classes = if ignore_labels { None } else { classes };
-        Ok(Dataset { source: Arc::new(source), labels, classes, by_name, given_split: is_split.then_some(split) })
+        let given_split = is_split.then_some(split);
+        Ok(Dataset { source: Arc::new(source), labels, classes, by_name, given_split, cosines: None })
     }
 
-    /// The number of images, readable or not.
+    /// The same as pairs, with the cosine that is wanted of each: image i and the one as many places behind it as there
+    /// are cosines.
+    ///
+    /// # Errors
+    ///
+    /// `Internal` if there are not twice as many images.
+    pub fn in_pairs(self, cosines: Vec<f64>) -> Result<Dataset> {
+        if self.source.len() != 2 * cosines.len() {
+            bail!(Internal, "{} images are no {} pairs", self.source.len(), cosines.len());
+        }
+        Ok(Dataset { cosines: Some(cosines.into()), ..self })
+    }
+
+    /// The cosine that is wanted of each pair, where samples are pairs.
+    pub fn cosines(&self) -> Option<&[f64]> {
+        self.cosines.as_deref()
+    }
+
+    /// How many images a sample is.
+    pub fn images_each(&self) -> usize {
+        if self.cosines.is_some() { 2 } else { 1 }
+    }
+
+    /// The images of some samples: those of a pair one behind the other.
+    pub(super) fn images_of(&self, samples: Vec<usize>) -> Vec<usize> {
+        match self.cosines() {
+            None => samples,
+            Some(cosines) => samples.into_iter().flat_map(|pair| [pair, pair + cosines.len()]).collect(),
+        }
+    }
+
+    /// The number of samples, readable or not.
     pub fn len(&self) -> usize {
-        self.source.len()
+        self.source.len() / self.images_each()
     }
 
     /// Whether there are no images; never so after [`Dataset::open`] succeeded.
@@ -240,7 +275,7 @@ impl Dataset {
         }
     }
 
-    /// A hash of the images, as [`ImageSource::fingerprint`], and of the labels; for resuming and for records.
+    /// A hash of the images, as [`ImageSource::fingerprint`], and of what is beside them; for resuming and for records.
     ///
     /// # Errors
     ///
@@ -250,6 +285,9 @@ impl Dataset {
         hasher.update(self.source.fingerprint()?);
         for label in self.labels().unwrap_or_default() {
             hasher.update(label.to_le_bytes());
+        }
+        for cosine in self.cosines().unwrap_or_default() {
+            hasher.update(cosine.to_le_bytes());
         }
         Ok(hexadecimal(hasher))
     }
@@ -297,13 +335,14 @@ impl Dataset {
         self.source.preprocess(flags, metadata, input)
     }
 
-    /// A loader of the images with the given indices, in this order, through the evaluation transform.
+    /// A loader of the samples with the given indices, in this order, through the evaluation transform.
     ///
     /// # Errors
     ///
     /// Those of [`Loader::new`]; `Usage` if there is no such image.
     pub fn loader(&self, indices: Vec<usize>, preprocess: Option<Preprocess>, layout: Layout) -> Result<Loader> {
-        Ok(Loader::shared(self.source.clone(), preprocess)?.select(indices)?.with_layout(layout))
+        let loader = Loader::shared(self.source.clone(), preprocess)?.select(self.images_of(indices))?;
+        Ok(loader.with_layout(layout).together(self.images_each()))
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Loader {
     strict: bool,
     /// The selected images of the source.
     selected: Vec<usize>,
+    /// How many that follow each other are one sample.
+    together: usize,
     /// Whether other processes have images of their own: then none of these need be readable.
     is_part: bool,
 }
@@ -68,7 +70,8 @@ impl Loader {
     pub(super) fn shared(source: Arc<ImageSource>, preprocess: Option<Preprocess>) -> Result<Self> {
         source.check_preprocess(preprocess.as_ref())?;
         let selected = (0..source.len()).collect();
-        Ok(Loader { selected, source, preprocess, layout: Layout::Nchw, teacher: None, strict: false, is_part: false })
+        let (layout, teacher) = (Layout::Nchw, None);
+        Ok(Loader { selected, together: 1, source, preprocess, layout, teacher, strict: false, is_part: false })
     }
 
     /// Opens the images at `path` for a model with the given input, with the [transform](ImageSource::preprocess) that
@@ -107,6 +110,12 @@ impl Loader {
         Ok(self)
     }
 
+    /// Keeps so many selected images that follow each other in one process: they are one sample.
+    pub(super) fn together(mut self, together: usize) -> Self {
+        self.together = together;
+        self
+    }
+
     /// Makes an image that cannot be read an error, rather than skipping it.
     pub fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;
@@ -132,11 +141,11 @@ impl Loader {
         self
     }
 
-    /// Keeps the images that are this process's among all that [work together](crate::parallel), every so-manieth.
+    /// Keeps the samples that are this process's among all that [work together](crate::parallel), every so-manieth.
     /// Whoever adds up what they find has to [check](Loader::check_any) that images were read at all.
     pub fn share(mut self) -> Self {
-        let own = parallel::share(self.selected.len());
-        self.selected = own.map(|i| self.selected[i]).collect();
+        let samples: Vec<&[usize]> = self.selected.chunks(self.together).collect();
+        self.selected = parallel::share(samples.len()).flat_map(|i| samples[i]).copied().collect();
         self.is_part |= parallel::size() > 1;
         self
     }

@@ -47,7 +47,10 @@ pub use rows::{Place, Rows};
 pub use samples::{Inputs, Samples};
 pub use shape::{InputShape, Layout};
 pub use source::{ImageSource, Skipped};
-pub use texts::{LabelsBy, LabelsReport, LengthReport, PaddingReport, PlaceTable, Side, Target, Texts, TextsReport};
+pub use texts::{
+    LabelsBy, LabelsReport, LengthReport, PaddingReport, PlaceTable, Scale, ScoresReport, Side, Target, Texts,
+    TextsReport,
+};
 pub(crate) use texts::{longest_text, token_inputs};
 pub use training_loader::{TrainingBatch, TrainingBatches, TrainingLoader, TrainingOptions};
 pub use transforms::{

@@ -82,7 +82,7 @@ pub struct TrainingBatch {
     /// Its images, as they came out of augmentation and mixing.
     pub data: Batch,
     /// What the model should answer, `[images, classes]`: 1 at the class of the image and 0 elsewhere, or what mixing
-    /// made of that. `None` where labels are left aside.
+    /// made of that. Of pairs their cosines, `[pairs, 1]`. `None` where labels are left aside.
     pub targets: Option<Array2<f32>>,
     /// The class of every image before mixing. `None` where labels are left aside.
     pub labels: Option<Vec<u32>>,
@@ -157,7 +157,7 @@ impl TrainingLoader {
         if let Some(index) = selected.iter().find(|&&index| index >= dataset.len()) {
             bail!(Usage, "there is no image {index}, only {}", dataset.len());
         }
-        let whole = options.batch_size.saturating_mul(processes);
+        let whole = options.batch_size.saturating_mul(processes) / dataset.images_each();
         if selected.len() < whole {
             return Err(Error::new(
                 ErrorKind::Images,
@@ -199,14 +199,17 @@ impl TrainingLoader {
 
     /// The number of batches in an epoch. What is left over at its end is dropped.
     pub fn batches_per_epoch(&self) -> usize {
-        self.selected.len() / (self.options.batch_size * self.options.share.1)
+        self.selected.len() * self.dataset.images_each() / (self.options.batch_size * self.options.share.1)
     }
 
     /// The positions of this process's images in the batch that all processes take together: as many from its front as
     /// from its back, in the same order, so that an image and the one that it is mixed with, the batch in reverse,
-    /// stand together.
+    /// stand together. Pairs, which are not mixed, stay pairs.
     pub fn positions(&self) -> Vec<usize> {
         let TrainingOptions { batch_size, share: (rank, processes), .. } = self.options;
+        if self.dataset.cosines().is_some() {
+            return (rank * batch_size..(rank + 1) * batch_size).collect();
+        }
         let half = batch_size / 2;
         let middle = processes * half;
         let end = processes * batch_size;
@@ -215,7 +218,7 @@ impl TrainingLoader {
         front.clone().chain(odd).chain(front.rev().map(|p| end - 1 - p)).collect()
     }
 
-    /// The number of images that are selected, readable or not.
+    /// The number of samples that are selected, readable or not.
     pub fn len(&self) -> usize {
         self.selected.len()
     }
@@ -287,7 +290,7 @@ impl TrainingLoader {
         if self.options.shuffle {
             order.shuffle(&mut generator(self.options.seed, Purpose::Order, epoch as u64, 0));
         }
-        order
+        self.dataset.images_of(order)
     }
 
     fn batch(&self, epoch: usize, number: usize, order: &[usize]) -> Result<TrainingBatch> {
@@ -304,13 +307,17 @@ impl TrainingLoader {
         let mut teacher = of_teacher.into_iter().collect::<Option<Vec<_>>>().map(whole);
         let labels = self.options.classes.and_then(|_| self.dataset.labels());
         let labels: Option<Vec<u32>> = labels.map(|all| indices.iter().map(|&index| all[index]).collect());
-        let mut targets = labels.as_ref().zip(self.options.classes).map(|(labels, classes)| {
+        let of_labels = labels.as_ref().zip(self.options.classes).map(|(labels, classes)| {
             let mut targets = Array2::zeros((batch_size, classes));
             for (mut target, &label) in targets.axis_iter_mut(Axis(0)).zip(labels) {
                 target[label as usize] = 1.0;
             }
             targets
         });
+        let of_pairs = self.dataset.cosines().map(|all| {
+            Array2::from_shape_fn((indices.len() / 2, 1), |(pair, _)| all[indices[2 * pair] % all.len()] as f32)
+        });
+        let mut targets = of_labels.or(of_pairs);
         let size = self.layout.size(&images);
         let mut random = generator(seed, Purpose::Mix, epoch as u64, number as u64);
         if let Some(mix) = mixup::draw(self.options.mixup, self.options.cutmix, size, &mut random) {

@@ -6,4 +6,4 @@ mod ranks;
 
 pub use agreement::{Agreement, Measures};
 pub use evaluation::{ClassScore, Evaluation, Scores, binary_cross_entropy};
-pub use ranks::spearman;
+pub use ranks::{cosine, spearman};

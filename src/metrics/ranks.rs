@@ -1,4 +1,10 @@
-//! Correlation of ranks.
+//! Similarities, and the correlation of their ranks.
+
+/// The cosine of two vectors; no number where one of them is zero.
+pub fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let product = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    product(a, b) / (product(a, a) * product(b, b)).sqrt()
+}
 
 /// Spearman's correlation of two lists: Pearson's of their ranks, where equal values share the mean of theirs. None
 /// for lists of other lengths, for values that are no numbers, and where all values of a list are equal.
@@ -8,9 +14,7 @@ pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     }
     let middle = (a.len() as f64 - 1.0) / 2.0;
     let [a, b] = [a, b].map(|values| ranks(values).into_iter().map(|rank| rank - middle).collect::<Vec<f64>>());
-    let product = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
-    let norm = (product(&a, &a) * product(&b, &b)).sqrt();
-    (norm > 0.0).then(|| product(&a, &b) / norm)
+    Some(cosine(&a, &b)).filter(|correlation| !correlation.is_nan())
 }
 
 /// The rank of each value, from 0.

@@ -63,13 +63,11 @@ fn curve_part(curve: &Curve) -> Result<String> {
     let rows: Vec<Vec<String>> = curve
         .validations
         .iter()
-        .map(|(step, loss, top1)| {
-            let top1 = top1.map_or("-".to_string(), |v| format!("{:.2} %", 100.0 * v));
-            vec![step.to_string(), format!("{loss:.4}"), top1]
-        })
+        .map(|(step, loss, found)| vec![step.to_string(), format!("{loss:.4}"), curve.measure.cell(*found).1])
         .collect();
+    let (measure, _) = curve.measure.cell(None);
     let validations =
-        if rows.is_empty() { String::new() } else { table(&["Updates", "Validation loss", "Accuracy"], &rows) };
+        if rows.is_empty() { String::new() } else { table(&["Updates", "Validation loss", measure], &rows) };
     Ok(training_plot(curve)? + &validations)
 }
 

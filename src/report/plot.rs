@@ -291,11 +291,43 @@ pub struct Curve {
     pub losses: Vec<(u64, f64)>,
     /// Update and learning rate.
     pub rates: Vec<(u64, f64)>,
-    /// Update, validation loss and share of images that were recognised, where there are labels.
+    /// Update, validation loss and the measure, where it is known.
     pub validations: Vec<(u64, f64, Option<f64>)>,
+    /// What is measured beside the loss.
+    pub measure: Measure,
 }
 
-/// Loss against updates, in training (thin: every update, thick: smoothed) and in validation, and accuracy below it.
+/// What is measured beside the loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// The share of images that were recognised.
+    #[default]
+    Accuracy,
+    /// Spearman's correlation of cosines with scores.
+    Spearman,
+}
+
+impl Measure {
+    /// What it is called, what it is multiplied by to be read, the least that is drawn below the least of it, and the
+    /// least that it can be.
+    fn scale(self) -> (&'static str, f64, f64, f64) {
+        match self {
+            Measure::Accuracy => ("Accuracy (%)", 100.0, 2.0, 0.0),
+            Measure::Spearman => ("Spearman", 1.0, 0.02, -1.0),
+        }
+    }
+
+    /// What it is called in a table, and a value as it stands there.
+    pub(super) fn cell(self, value: Option<f64>) -> (&'static str, String) {
+        let words = |of: &dyn Fn(f64) -> String| value.map_or("-".to_string(), of);
+        match self {
+            Measure::Accuracy => ("Accuracy", words(&|v| format!("{:.2} %", 100.0 * v))),
+            Measure::Spearman => ("Spearman", words(&|v| format!("{v:.4}"))),
+        }
+    }
+}
+
+/// Loss against updates, in training (thin: every update, thick: smoothed) and in validation, and the measure below it.
 ///
 /// # Errors
 /// [`ErrorKind::Internal`] where the plot cannot be drawn.
@@ -311,9 +343,10 @@ const VALIDATION: RGBColor = RGBColor(210, 90, 40);
 
 fn draw_training(curve: &Curve, svg: &mut String) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let finite = |v: &f64| v.is_finite();
-    let accuracies: Vec<(f64, f64)> =
-        curve.validations.iter().filter_map(|v| Some((v.0 as f64, 100.0 * v.2?))).collect();
-    let height = if accuracies.is_empty() { 360 } else { 620 };
+    let (caption, factor, room_below, bottom) = curve.measure.scale();
+    let measured: Vec<(f64, f64)> =
+        curve.validations.iter().filter_map(|v| Some((v.0 as f64, factor * v.2?))).collect();
+    let height = if measured.is_empty() { 360 } else { 620 };
     let root = SVGBackend::with_string(svg, (760, height)).into_drawing_area();
     root.fill(&WHITE)?;
     let last = curve.losses.last().map_or(1, |l| l.0).max(1) as f64;
@@ -349,17 +382,17 @@ fn draw_training(curve: &Curve, svg: &mut String) -> std::result::Result<(), Box
         chart.draw_series(points().map(|p| Circle::new(p, 3, VALIDATION.filled())))?;
     }
     chart.configure_series_labels().border_style(BLACK.mix(0.2)).background_style(WHITE.mix(0.8)).draw()?;
-    if !accuracies.is_empty() {
-        let least = accuracies.iter().map(|a| a.1).fold(100.0, f64::min);
+    if !measured.is_empty() {
+        let least = measured.iter().map(|a| a.1).fold(factor, f64::min);
         let mut chart = ChartBuilder::on(&lower)
             .margin(16)
-            .caption("Accuracy (%)", ("sans-serif", 18))
+            .caption(caption, ("sans-serif", 18))
             .x_label_area_size(36)
             .y_label_area_size(56)
-            .build_cartesian_2d(0f64..last, (least - 2.0).max(0.0)..100f64)?;
+            .build_cartesian_2d(0f64..last, (least - room_below).max(bottom)..factor)?;
         chart.configure_mesh().disable_x_mesh().light_line_style(WHITE).x_desc("update").draw()?;
-        chart.draw_series(LineSeries::new(accuracies.iter().copied(), VALIDATION.stroke_width(2)))?;
-        chart.draw_series(accuracies.iter().map(|&p| Circle::new(p, 3, VALIDATION.filled())))?;
+        chart.draw_series(LineSeries::new(measured.iter().copied(), VALIDATION.stroke_width(2)))?;
+        chart.draw_series(measured.iter().map(|&p| Circle::new(p, 3, VALIDATION.filled())))?;
     }
     root.present()?;
     Ok(())
@@ -373,10 +406,13 @@ mod tests {
             losses: (1..50).map(|i| (i, 1.0 / i as f64)).collect(),
             rates: Vec::new(),
             validations: vec![(25, 0.2, Some(0.5)), (49, 0.1, Some(0.75))],
+            ..super::Curve::default()
         };
         let svg = super::training_plot(&curve).unwrap();
         assert_eq!(svg.matches("<circle").count(), 4);
         assert!(svg.contains("Accuracy"));
+        let svg = super::training_plot(&super::Curve { measure: super::Measure::Spearman, ..curve }).unwrap();
+        assert!(svg.matches("<circle").count() == 4 && svg.contains("Spearman") && !svg.contains("Accuracy"));
         let empty = super::training_plot(&super::Curve::default()).unwrap();
         assert!(!empty.contains("Accuracy"));
     }

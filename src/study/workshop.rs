@@ -421,7 +421,7 @@ impl Workshop {
             threads: self.runtime.threads,
             ..TrainingOptions::default()
         };
-        let validation = Some(Validation { loader, labels: Some(labels) });
+        let validation = Some(Validation { loader, labels: Some(labels), cosines: None });
         Ok(Images { dataset, training, validation, view: View { preprocess, layout: input.layout }, batches })
     }
 

@@ -43,6 +43,12 @@ pub enum Term {
         /// The teacher's output or value.
         teacher: String,
     },
+    /// Mean squared difference between the targets and the cosines of an output's rows, [2 pairs, width], of which two
+    /// that follow each other are a pair (CosineSimilarityLoss of sentence-transformers).
+    Cosine {
+        /// The output.
+        embedding: String,
+    },
     /// Mean squared difference between a value of the student and one of the teacher, of the same shape.
     Imitation {
         /// The student's output or value.
@@ -67,11 +73,16 @@ impl Loss {
         Loss { terms: vec![(1.0, Term::CrossEntropy { smoothing })], output: None }
     }
 
-    /// True where labels are needed.
-    pub fn needs_targets(&self) -> bool {
+    /// True where labels of classes are needed.
+    pub fn needs_classes(&self) -> bool {
         let needs =
             |t: &Term| matches!(t, Term::CrossEntropy { .. } | Term::BinaryCrossEntropy { .. } | Term::SquaredError);
         self.terms.iter().any(|(_, t)| needs(t))
+    }
+
+    /// True where labels are needed, or cosines that pairs are to have.
+    pub fn needs_targets(&self) -> bool {
+        self.needs_classes() || self.terms.iter().any(|(_, t)| matches!(t, Term::Cosine { .. }))
     }
 
     /// True where a term takes classes that exclude each other.
@@ -163,27 +174,20 @@ impl Loss {
                     let [batch, classes] = matrix(typing, &logits)?;
                     let targets = declare(TARGETS.into(), &[batch, classes]);
                     let target = smooth(&mut b, &targets, *smoothing, classes);
-                    // The cross-entropy of two classes each, whose logits are 0 and that of the class: it does not
-                    // overflow.
-                    let count = batch * classes;
-                    let logit = b.reshape(&logits, &[count, 1]);
-                    let zero = b.op("Sub", &[&logit, &logit]);
-                    let yes = b.reshape(&target, &[count, 1]);
-                    let one = b.scalar(1.0);
-                    let no = b.op("Sub", &[&one, &yes]);
-                    let side_by_side =
-                        |b: &mut Builder, x: [&str; 2]| b.op_with("Concat", &x, vec![int_attribute("axis", 1)]);
-                    let (both, wanted) = (side_by_side(&mut b, [&zero, &logit]), side_by_side(&mut b, [&no, &yes]));
-                    let log = b.log_softmax(&both);
-                    let product = b.op("Mul", &[&wanted, &log]);
-                    let total = b.reduce_all("ReduceSum", &product);
-                    b.scaled(&total, -weight / count as f32)
+                    binary_cross_entropy(&mut b, &logits, &target, batch * classes, *weight)
                 }
                 Term::SquaredError => {
                     let logits = self.class_output(model)?;
                     let shape = matrix(typing, &logits)?;
                     let targets = declare(TARGETS.into(), &shape);
                     squares(&mut b, &logits, &targets, *weight)
+                }
+                Term::Cosine { embedding } => {
+                    let [pairs, width] = pairs(typing, embedding)?;
+                    let targets = declare(TARGETS.into(), &[pairs, 1]);
+                    let embedding = float(&mut b, embedding);
+                    let cosines = cosines(&mut b, &embedding, [pairs, width]);
+                    squares(&mut b, &cosines, &targets, *weight)
                 }
                 Term::Distillation { temperature, student, teacher } => {
                     let [batch, classes] = matrix(typing, student)?;
@@ -248,6 +252,60 @@ fn matrix(typing: &Typing, value: &str) -> Result<[usize; 2]> {
         Error::new(ErrorKind::Usage, format!("`{value}` has the shape {found:?}, and classes need [batch, classes]"))
             .hint("give a classifier (--classes N adds one), or --teacher MODEL for a regression to its output")
     })
+}
+
+/// Binary cross-entropy of `count` logits and as many targets, the mean.
+fn binary_cross_entropy(b: &mut Builder, logits: &str, target: &str, count: usize, weight: f32) -> String {
+    // The cross-entropy of two classes each, whose logits are 0 and that of the class: it does not
+    // overflow.
+    let logit = b.reshape(logits, &[count, 1]);
+    let zero = b.op("Sub", &[&logit, &logit]);
+    let yes = b.reshape(target, &[count, 1]);
+    let one = b.scalar(1.0);
+    let no = b.op("Sub", &[&one, &yes]);
+    let side_by_side = |b: &mut Builder, x: [&str; 2]| b.op_with("Concat", &x, vec![int_attribute("axis", 1)]);
+    let (both, wanted) = (side_by_side(b, [&zero, &logit]), side_by_side(b, [&no, &yes]));
+    let log = b.log_softmax(&both);
+    let product = b.op("Mul", &[&wanted, &log]);
+    let total = b.reduce_all("ReduceSum", &product);
+    b.scaled(&total, -weight / count as f32)
+}
+
+/// The number of pairs that the rows of a value are, and how wide it is.
+fn pairs(typing: &Typing, value: &str) -> Result<[usize; 2]> {
+    match shape(typing, value)?[..] {
+        [rows, width] if rows % 2 == 0 => Ok([rows / 2, width]),
+        [rows, _] => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("the file fixes batches of {rows}, an odd number, and its batch axis cannot be opened"),
+        )
+        .hint("both texts of a pair are in one batch: export the model with an open batch axis")),
+        ref found => {
+            Err(Error::new(ErrorKind::Usage, format!("`{value}` has the shape {found:?}, and is no vector a text"))
+                .hint("--pooling says how states of tokens become one vector"))
+        }
+    }
+}
+
+/// What the squares of a vector's numbers add up to at least, so that one of zeros has a cosine: that of PyTorch.
+const LEAST_SQUARE: f32 = 1e-16;
+
+/// The cosines of the rows 2i and 2i + 1 of a matrix, [pairs, 1].
+fn cosines(b: &mut Builder, x: &str, [pairs, width]: [usize; 2]) -> String {
+    let both = b.reshape(x, &[pairs, 2, width]);
+    let [first, second] = [0, 1].map(|k| b.slice(&both, 1, k, k + 1));
+    let mut product = |x: &str, y: &str| {
+        let product = b.op("Mul", &[x, y]);
+        b.reduce("ReduceSum", &product, &[2], false)
+    };
+    let [across, first, second] = [product(&first, &second), product(&first, &first), product(&second, &second)];
+    let [first, second] = [first, second].map(|square| {
+        let least = b.scalar(LEAST_SQUARE);
+        let square = b.op("Max", &[&square, &least]);
+        b.op("Sqrt", &[&square])
+    });
+    let norms = b.op("Mul", &[&first, &second]);
+    b.op("Div", &[&across, &norms])
 }
 
 /// (1 - s) t + s / classes.

@@ -23,6 +23,7 @@ mod run;
 mod session;
 mod sharing;
 mod step;
+mod tally;
 mod tape;
 mod trained;
 mod trainer;

@@ -8,24 +8,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use ndarray::{Array2, Array4, ArrayD, ArrayView2, ArrayViewD, Axis, Ix2, Slice};
+use ndarray::{Array2, Array4, ArrayD, Axis};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Position;
 use super::logits::with_logits;
-use super::loss::{Loss, TARGETS, Term, teacher_input};
+use super::loss::{Loss, TARGETS, teacher_input};
 use super::optimiser::{Schedule, Shape};
 use super::rate::LearningRate;
 use super::regularise::{KEPT, probability};
 use super::step::Recipe;
+use super::tally::{Tally, rows};
 use super::trainer::{Feeds, Trainer};
 use crate::axes::Typing;
-use crate::data::{Batch, Loader, TrainingBatch, TrainingLoader};
+use crate::data::{Loader, TrainingBatch, TrainingLoader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
 use crate::metadata::schema;
-use crate::metrics::{Evaluation, Scores, binary_cross_entropy};
+use crate::metrics::{Evaluation, Scores};
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model, tensor_info};
 use crate::parallel;
@@ -85,12 +86,14 @@ impl Default for Plan {
     }
 }
 
-/// Images to validate on, and the label of every image of their data set where there are labels.
+/// Images to validate on, and what is to be said of every image of their data set where that is known.
 pub struct Validation {
-    /// The images, through the evaluation transform.
+    /// The images, through the evaluation transform; those of a pair one behind the other.
     pub loader: Loader,
     /// Labels by the index of the image in the data set.
     pub labels: Option<Vec<u32>>,
+    /// The cosine of every pair, by the index of its first image.
+    pub cosines: Option<Vec<f64>>,
 }
 
 /// A model that the student learns from.
@@ -188,10 +191,28 @@ pub struct ValidationReport {
     /// Share of images that were recognised, where there are labels.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub val_top1: Option<f64>,
-    /// Images.
+    /// Spearman's correlation of the cosines of pairs with their scores, where there are scores and it can be told.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub val_spearman: Option<f64>,
+    /// Samples.
     pub val_images: usize,
     /// True where it is the best so far.
     pub best: bool,
+}
+
+impl ValidationReport {
+    /// True where more images are recognised, or scores are followed more closely; where that is the same or not known,
+    /// where the loss is less.
+    fn is_better_than(&self, other: &ValidationReport) -> bool {
+        let measure = |report: &ValidationReport| report.val_top1.or(report.val_spearman);
+        match (measure(self), measure(other)) {
+            (Some(own), Some(other)) if own != other => own > other,
+            // Cosines that are all the same, or no numbers, have no correlation.
+            (Some(_), None) => true,
+            (None, Some(_)) => false,
+            _ => self.val_loss < other.val_loss || other.val_loss.is_nan(),
+        }
+    }
 }
 
 /// What a run came to.
@@ -313,6 +334,11 @@ impl Run<'_> {
         self.trainer.batch * self.recipe.ranks.max(1)
     }
 
+    /// Samples of a batch in all processes together.
+    fn samples_per_batch(&self) -> usize {
+        self.images_per_batch() / self.training.dataset().images_each()
+    }
+
     fn schedule(&self, rate: f64) -> Schedule {
         Schedule {
             shape: self.plan.schedule,
@@ -346,7 +372,7 @@ impl Run<'_> {
             best: None,
             learning_rate: None,
             seed: self.plan.seed,
-            batch: self.images_per_batch(),
+            batch: self.samples_per_batch(),
             images: self.training.len(),
             data,
         };
@@ -380,7 +406,7 @@ impl Run<'_> {
                 let mut report = self.update(&mut batches, step, rate, per_update)?;
                 report.epoch = standing.position.epoch + 1;
                 report.images_per_second =
-                    (per_update * self.images_per_batch()) as f64 / begun.elapsed().as_secs_f64();
+                    (per_update * self.samples_per_batch()) as f64 / begun.elapsed().as_secs_f64();
                 begun = Instant::now();
                 standing.position.step += 1;
                 standing.position.batch += per_update as u64;
@@ -541,7 +567,7 @@ impl Run<'_> {
     fn validate(&mut self, standing: &mut Standing, epoch: u64, observer: &mut dyn Observer) -> Result<()> {
         let averaged = self.recipe.ema;
         let Some(validation) = self.validation else { return Ok(()) };
-        let mut tally = Tally::new(&self.recipe.loss, validation.labels.as_deref());
+        let mut tally = Tally::new(&self.recipe.loss, validation.labels.as_deref(), validation.cosines.as_deref());
         for batch in validation.loader.clone().share().batches(self.trainer.batch) {
             let batch = batch?;
             let teacher = match &mut self.teacher {
@@ -558,14 +584,11 @@ impl Run<'_> {
             epoch,
             val_loss: tally.loss(),
             val_top1: tally.top1(),
+            val_spearman: tally.spearman(),
             val_images: tally.images,
             best: false,
         };
-        let better = |a: &ValidationReport, b: &ValidationReport| match (a.val_top1, b.val_top1) {
-            (Some(x), Some(y)) if x != y => x > y,
-            _ => a.val_loss < b.val_loss || b.val_loss.is_nan(),
-        };
-        report.best = standing.best.as_ref().is_none_or(|b| better(&report, b));
+        report.best = standing.best.as_ref().is_none_or(|b| report.is_better_than(b));
         if report.best {
             if parallel::is_first() {
                 observer.best(&self.trainer.export(averaged)?)?;
@@ -600,124 +623,6 @@ impl Prepared {
         }
         Ok(all)
     }
-}
-
-fn rows(logits: &ArrayD<f32>) -> Result<ArrayView2<'_, f32>> {
-    logits.view().into_dimensionality::<Ix2>().map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))
-}
-
-/// The terms of a loss over validation images, computed on the host from outputs.
-struct Tally<'a> {
-    loss: &'a Loss,
-    labels: Option<&'a [u32]>,
-    scores: Scores,
-    sums: Vec<f64>,
-    images: usize,
-}
-
-impl<'a> Tally<'a> {
-    fn new(loss: &'a Loss, labels: Option<&'a [u32]>) -> Self {
-        Tally { loss, labels, scores: Scores::default(), sums: vec![0.0; loss.terms.len()], images: 0 }
-    }
-
-    fn add(
-        &mut self,
-        batch: &Batch,
-        outputs: &[(String, ArrayD<f32>)],
-        teacher: &[(String, ArrayD<f32>)],
-    ) -> Result<()> {
-        let count = batch.images.len_of(Axis(0));
-        let find = |list: &'_ [(String, ArrayD<f32>)], name: &str| -> Result<ArrayD<f32>> {
-            match list.iter().find(|(n, _)| n == name) {
-                Some((_, v)) => Ok(v.slice_axis(Axis(0), Slice::from(..count)).to_owned()),
-                None => bail!(Usage, "`{name}` is no value that can be validated"),
-            }
-        };
-        let labels: Option<Vec<u32>> =
-            self.labels.map(|all| batch.indices.iter().filter_map(|&i| all.get(i).copied()).collect());
-        let class_output = self.loss.output.as_deref().or(outputs.first().map(|(n, _)| n.as_str())).unwrap_or_default();
-        if let Some(labels) = &labels
-            && self.loss.needs_targets()
-        {
-            self.scores.add(rows(&find(outputs, class_output)?)?, labels);
-        }
-        for ((_, term), sum) in self.loss.terms.iter().zip(&mut self.sums) {
-            *sum += match term {
-                // Counted by the scores.
-                Term::CrossEntropy { .. } => 0.0,
-                Term::BinaryCrossEntropy { .. } => {
-                    let logits = find(outputs, class_output)?;
-                    let of_image = |(row, &label)| binary_cross_entropy(row, label as usize);
-                    rows(&logits)?.outer_iter().zip(labels.iter().flatten()).map(of_image).sum()
-                }
-                Term::SquaredError => {
-                    let logits = find(outputs, class_output)?;
-                    let mut targets = ArrayD::<f32>::zeros(logits.raw_dim());
-                    for (mut row, &label) in targets.outer_iter_mut().zip(labels.iter().flatten()) {
-                        if let Some(one) = row.iter_mut().nth(label as usize) {
-                            *one = 1.0;
-                        }
-                    }
-                    squared(logits.view(), targets.view())
-                }
-                Term::Imitation { student, teacher: t } => {
-                    squared(find(outputs, student)?.view(), find(teacher, &teacher_input(t))?.view())
-                }
-                Term::Distillation { temperature, student, teacher: t } => {
-                    let (s, t) = (find(outputs, student)?, find(teacher, &teacher_input(t))?);
-                    divergence(rows(&t)?, rows(&s)?, *temperature as f64)
-                }
-            };
-        }
-        self.images += count;
-        Ok(())
-    }
-
-    /// The sums of all processes.
-    fn of_all(mut self) -> Result<Self> {
-        parallel::sum(&mut self.sums);
-        let (images, scores) = (parallel::total(self.images), self.scores.of_all()?);
-        Ok(Tally { images, scores, ..self })
-    }
-
-    fn loss(&self) -> f64 {
-        let n = self.images.max(1) as f64;
-        let cross_entropy = || self.scores.finish(None).loss;
-        self.loss
-            .terms
-            .iter()
-            .zip(&self.sums)
-            .map(|((weight, term), sum)| {
-                *weight as f64 * if matches!(term, Term::CrossEntropy { .. }) { cross_entropy() } else { sum / n }
-            })
-            .sum()
-    }
-
-    fn top1(&self) -> Option<f64> {
-        (self.scores.images() > 0).then(|| self.scores.top1())
-    }
-}
-
-/// Mean squared difference of each image, summed over images.
-fn squared(a: ArrayViewD<f32>, b: ArrayViewD<f32>) -> f64 {
-    let each = (a.len() / a.shape().first().copied().unwrap_or(1).max(1)).max(1) as f64;
-    a.iter().zip(&b).map(|(x, y)| (*x as f64 - *y as f64).powi(2)).sum::<f64>() / each
-}
-
-/// Divergence of softened distributions times the temperature squared, summed over images.
-fn divergence(teacher: ArrayView2<f32>, student: ArrayView2<f32>, temperature: f64) -> f64 {
-    let log_softmax = |row: ndarray::ArrayView1<f32>| -> Vec<f64> {
-        let scaled: Vec<f64> = row.iter().map(|&v| v as f64 / temperature).collect();
-        let top = scaled.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum = scaled.iter().map(|v| (v - top).exp()).sum::<f64>().ln() + top;
-        scaled.into_iter().map(|v| v - sum).collect()
-    };
-    let mut total = 0.0;
-    for (t, s) in teacher.outer_iter().zip(student.outer_iter()) {
-        let (p, q) = (log_softmax(t), log_softmax(s));
-        total += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
-    }
-    total * temperature * temperature
 }
 
 /// Evaluates a classifier, which gives logits, on labelled images. Where its classes are `independent`, its loss is

@@ -291,7 +291,7 @@ impl Steps {
         }
         let classes = {
             let typing = typed(&model, batch, image)?;
-            let classes = match recipe.loss.needs_targets() {
+            let classes = match recipe.loss.needs_classes() {
                 true => {
                     let output = recipe.loss.class_output(&model)?;
                     let count = typing.shape(&output).and_then(|s| s.get(1).copied()).unwrap_or(0);
@@ -451,6 +451,7 @@ impl Work<'_, '_> {
         for info in data_inputs(self.typing.graph) {
             let shape = self.typing.shape(info.name()).unwrap_or_default();
             let meaning = match info.name() {
+                loss::TARGETS if self.classes.is_none() => "the cosine that each pair is to have",
                 loss::TARGETS => "target distribution of each image over the classes",
                 regularise::KEPT => {
                     "for each residual branch and image 0 where the branch is dropped, else 1 / (1 - probability)"

@@ -253,12 +253,13 @@ impl Trainer {
     /// What one batch feeds, in as many parts as it takes steps.
     fn pieces<'f>(&self, feeds: &Feeds<'f>) -> Vec<Feeds<'f>> {
         let steps = self.batching.steps();
-        let images = self.batch / steps;
         let part = |i: usize| {
             let of = |(name, value): &(&'f str, ArrayViewD<'f, f32>)| {
                 let mut value = value.clone();
                 // Branches come first, images second in what says which are kept.
                 let axis = Axis(usize::from(*name == KEPT));
+                // Of pairs there are half as many targets.
+                let images = value.len_of(axis) / steps;
                 value.slice_axis_inplace(axis, Slice::from(i * images..(i + 1) * images));
                 (*name, value)
             };

@@ -4,8 +4,8 @@ use crate::common::tract;
 
 use crate::common::reports::{
     arrays, batches, blocks, branches, bundles, classes, classifiers, configs, constants, feeds, heads, inputs, joined,
-    labelled, learned, listed, masks, models, pictures, ranges, sentences, shared, sizes, stacks, starts, studies,
-    tars, teachers, texts, tokens, towers, unknown, values, verified, windows,
+    labelled, learned, listed, masks, models, pictures, ranges, scored, sentences, shared, sizes, stacks, starts,
+    studies, tars, teachers, texts, tokens, towers, unknown, values, verified, windows,
 };
 
 #[test]
@@ -262,6 +262,26 @@ fn names_are_those_of_the_configuration() {
 #[test]
 fn pairs_follow_their_scores() {
     labelled::pairs_follow_their_scores("tract");
+}
+
+#[test]
+fn scores_of_pairs_are_learned() {
+    scored::scores_of_pairs_are_learned("tract");
+}
+
+#[test]
+fn pairs_stay_pairs() {
+    scored::pairs_stay_pairs("tract");
+}
+
+#[test]
+fn cosines_follow_scores_after_tuning() {
+    scored::cosines_follow_scores_after_tuning("tract");
+}
+
+#[test]
+fn wrong_scores_are_not_learned() {
+    scored::wrong_scores_are_not_learned();
 }
 
 #[test]

@@ -29,17 +29,11 @@ pub struct EvalArgs {
     pub model: PathBuf,
     #[command(flatten)]
     pub data: DataFlags,
-    /// The column of scores of pairs of texts (--text-column A,B): how the cosines of their embeddings follow these
-    ///
-    /// Each text of a pair is embedded alone, and the measure is Spearman's correlation of ranks.
-    #[arg(long, value_name = "NAME", help_heading = "Data", requires = "texts",
-        conflicts_with_all = ["data", "inputs", "label_column", "part", "val_split"])]
-    pub score_column: Option<String>,
     /// Which images: all, or the part for validation that the data come with or that --val-split cuts off
-    #[arg(long, value_enum, default_value_t, help_heading = "Data")]
+    #[arg(long, value_enum, default_value_t, help_heading = "Data", conflicts_with = "score_column")]
     pub part: Part,
     /// Share of the images that validates, as `tune` cuts it off with the same seed
-    #[arg(long, value_name = "SHARE", help_heading = "Data", value_parser = share)]
+    #[arg(long, value_name = "SHARE", help_heading = "Data", value_parser = share, conflicts_with = "score_column")]
     pub val_split: Option<f64>,
     /// Seed of the split
     #[arg(long, value_name = "N", help_heading = "Data", default_value_t = 0)]
@@ -73,7 +67,7 @@ pub enum Part {
 
 /// Runs the command.
 pub fn run(c: &EvalArgs) -> Result<()> {
-    if let Some(column) = &c.score_column {
+    if let Some(column) = &c.data.score_column {
         return scored::run(&to_score(c, column));
     }
     let wanted = Wanted { data: &c.data, val: None, ignore_labels: false };

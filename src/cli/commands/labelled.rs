@@ -130,6 +130,24 @@ pub fn open_teacher(
     named(path, of_rows(&found.model, &laid.rows))
 }
 
+/// Checks that nothing is asked for beside scores of pairs that is not learned from them.
+///
+/// # Errors
+/// [`ErrorKind::Usage`]; it names the flag.
+pub fn check_scores(data: &DataFlags, training: &TrainingFlags, classes: Option<usize>) -> Result<()> {
+    let given = [
+        ("--classes", classes.is_some(), "leave it out: --pooling says how states of tokens become an embedding"),
+        ("--teacher", training.teacher.is_some(), "learn from the teacher first, without --score-column"),
+    ];
+    match given.iter().find(|(_, given, _)| data.score_column.is_some() && *given) {
+        Some((flag, _, hint)) => {
+            let what = format!("{flag} is not for --score-column, with which embeddings learn from scores alone");
+            Err(Error::new(ErrorKind::Usage, what).at(data.path()).hint(*hint))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Checks that nothing is asked for that pictures alone can be given.
 ///
 /// # Errors

@@ -23,7 +23,7 @@ use crate::cli::output::{self, Bars, check_output, count, table, write_text};
 use crate::data::{Dataset, InputReport, InputShape, Loader};
 use crate::density::Unit;
 use crate::descendant::{self, Descendant, Init, Shape, resize_tokens};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::learngene::{Learngene, parameters};
 use crate::metadata::{PREPROCESS, schema};
 use crate::metrics::Evaluation;
@@ -75,6 +75,7 @@ pub struct RunArgs {
 
 /// Runs the command.
 pub fn run(c: &RunArgs) -> Result<()> {
+    check_scores(c)?;
     let written = outputs(c)?;
     let [of_ancestor, of_teacher] = match &c.training.teacher {
         None => [c.run.open.clone(), c.run.open.clone()],
@@ -135,6 +136,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
         transform: &c.run.transform,
         runtime: &c.run.runtime,
         classes: added,
+        score_range: None,
         dry_run: false,
     };
     let files = Wanted { output: Some(&written[2]), metrics: Some(&written[4]), force: true, ..Wanted::default() };
@@ -168,6 +170,19 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let configs = companions.map(|found| found.write(&written[2], &tuned, &sources)).transpose()?;
     report(c, &rows, densities, &outcome.curve, &runtime, (judged.len(), &input, configs))?;
     outcome.check(&c.training)
+}
+
+/// Refuses scores of pairs, by which models of classes are neither grown nor judged.
+fn check_scores(c: &RunArgs) -> Result<()> {
+    match &c.data.score_column {
+        None => Ok(()),
+        Some(_) => Err(Error::new(ErrorKind::Usage, "--score-column is not for `run`, which judges by classes")
+            .at(c.data.path())
+            .hint(
+                "make the child with `offshoot shrink` or `offshoot grow`, train it with `offshoot tune \
+                 --score-column`, and judge it with `offshoot eval --score-column`",
+            )),
+    }
 }
 
 /// The files that are written, and their folder, checked.

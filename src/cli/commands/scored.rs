@@ -12,10 +12,10 @@ use crate::anatomy::{Pooling, sequence_axis, token_axis};
 use crate::axes::Typing;
 use crate::cli::common::{DataFlags, Given, RunFlags};
 use crate::cli::output;
-use crate::data::{Arrays, Samples, Target};
+use crate::data::{Arrays, Samples};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::schema;
-use crate::metrics::spearman;
+use crate::metrics::{cosine, spearman};
 use crate::onnx::Model;
 use crate::runtime::Runtime;
 
@@ -38,32 +38,29 @@ pub struct Asked<'c> {
 }
 
 /// The output that is an embedding.
-struct Embedding {
+pub struct Embedding {
     /// Its place among all.
     place: usize,
     /// Its name.
-    output: String,
+    pub output: String,
 }
 
 /// Embeds both texts of every pair, and compares the cosines of the embeddings with the scores.
 pub fn run(c: &Asked) -> Result<()> {
-    let Some(Given::Texts(mut texts)) = c.data.given(c.data.path(), true) else {
+    let Some(Given::Texts(mut texts)) = c.data.given(c.data.path(), false) else {
         return Err(Error::new(ErrorKind::Usage, "scores stand beside texts").hint("give --texts FILE"));
     };
-    texts.target = Target::Score(c.column.to_owned());
     texts.limit = c.run.transform.limit();
     let opened = opened_on(c.model, &c.run.open, &c.run.runtime, &c.run.transform, Given::Texts(texts))?;
     let Some(arrays) = opened.arrays else { bail!(Internal, "the texts were not read") };
     let report = arrays.report(&opened.model);
     report.lines().iter().for_each(|line| output::note(line));
     let fixed = arrays.fixed(&opened.model);
-    let typing = named(c.model, Typing::new(&fixed))?;
-    let embedding = named(c.model, Embedding::find(&fixed, &typing, &arrays))?;
+    let embedding = named(c.model, Embedding::find(&fixed, &arrays))?;
     let name = &embedding.output;
-    output::note(&format!("the embedding of a text is the output `{name}`"));
     let runtime = Runtime::start(&c.run.runtime.options())?;
     let begun = Instant::now();
-    let rows = named(c.model, embedding.of_all(&runtime, &fixed, &typing, &arrays, c.batch_size))?;
+    let rows = named(c.model, embedding.of_all(&runtime, &fixed, &arrays, c.batch_size))?;
     let scores = arrays.scores();
     let pairs = rows.iter().zip(rows.iter().skip(scores.len()));
     let cosines: Vec<f64> = pairs.map(|(a, b)| cosine(a, b)).collect();
@@ -101,15 +98,23 @@ pub fn run(c: &Asked) -> Result<()> {
 }
 
 impl Embedding {
-    /// The one output that has a vector a text.
-    fn find(model: &Model, typing: &Typing, arrays: &Arrays) -> Result<Embedding> {
-        let tokens = arrays.token_input().and_then(|input| sequence_axis(typing, input));
+    /// The one output that has a vector a text, of a model as long as the arrays; says which it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where there are several or none.
+    pub fn find(model: &Model, arrays: &Arrays) -> Result<Embedding> {
+        let typing = Typing::new(model)?;
+        let tokens = arrays.token_input().and_then(|input| sequence_axis(&typing, input));
         let is_vector =
-            |name: &str| rank(typing, name) == Some(2) && (tokens.is_none() || token_axis(typing, name) != tokens);
+            |name: &str| rank(&typing, name) == Some(2) && (tokens.is_none() || token_axis(&typing, name) != tokens);
         let outputs: Vec<&str> = model.graph().output.iter().map(|o| o.name()).collect();
         let found: Vec<usize> = (0..outputs.len()).filter(|&at| is_vector(outputs[at])).collect();
         match found[..] {
-            [place] => Ok(Embedding { place, output: outputs[place].to_owned() }),
+            [place] => {
+                let output = outputs[place].to_owned();
+                output::note(&format!("the embedding of a text is the output `{output}`"));
+                Ok(Embedding { place, output })
+            }
             [] => {
                 let what = format!("no output is one vector a text: {}", outputs.join(", "));
                 Err(Error::new(ErrorKind::Usage, what).hint(
@@ -133,11 +138,10 @@ impl Embedding {
         &self,
         runtime: &Arc<Runtime>,
         model: &Model,
-        typing: &Typing,
         arrays: &Arrays,
         batch_size: Option<u32>,
     ) -> Result<Vec<Vec<f64>>> {
-        let image = typing.image_size();
+        let image = Typing::new(model)?.image_size();
         let mut session = match batch_size {
             Some(batch) => runtime.load(model, batch as usize, image)?,
             None => runtime.load_for(arrays.len(), model, image)?,
@@ -159,9 +163,4 @@ impl Embedding {
 /// The number of an output's axes.
 fn rank(typing: &Typing, output: &str) -> Option<usize> {
     typing.dims.get(output).map(Vec::len)
-}
-
-fn cosine(a: &[f64], b: &[f64]) -> f64 {
-    let product = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
-    product(a, b) / (product(a, a) * product(b, b)).sqrt()
 }

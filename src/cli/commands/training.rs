@@ -8,21 +8,22 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use super::labelled::{self, Laid, Opened, check_views, open_for_data, open_teacher};
+use super::labelled::{self, Laid, Opened, check_scores, check_views, open_for_data, open_teacher};
+use super::scored::Embedding;
 use super::{agree, in_type, named, open_to_run, plain, skipped, warn_skipped};
 use crate::anatomy::ActivationKind;
 use crate::axes::carry_value_info;
 use crate::cli::common::{DataFlags, OpenFlags, OptimizerKind, RuntimeFlags, TrainingFlags, TransformFlags};
 use crate::cli::output::{self, Bars, check_distinct, check_output, count, write_text};
 use crate::cli::signals;
-use crate::data::{Augmentation, TrainingOptions, View};
+use crate::data::{Arrays, Augmentation, Scale, ScoresReport, TrainingOptions, View};
 use crate::descendant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::FloatType;
 use crate::metadata::CLASSES;
 use crate::onnx::Model;
 use crate::parallel;
-use crate::report::{Curve, training_page, training_plot};
+use crate::report::{Curve, Measure, training_page, training_plot};
 use crate::runtime::{Device, Kind, Runtime};
 use crate::training::{
     Cut, Data, Goal, LearningRate, Observer, Open, Operators, Optimiser, Options, Plan, Recipe, Separated, Setup,
@@ -45,6 +46,8 @@ pub struct Asked<'c> {
     pub runtime: &'c RuntimeFlags,
     /// Classes of a new classifier.
     pub classes: Option<usize>,
+    /// The scores that stand for cosines of 0 and of 1; else scores are cosines.
+    pub score_range: Option<[f64; 2]>,
     /// Nothing will be trained.
     pub dry_run: bool,
 }
@@ -86,6 +89,8 @@ pub struct Training<'c> {
     batch: Option<String>,
     /// The arrays that it learns from, where these are no pictures.
     laid: Option<Laid>,
+    /// The scores that it learns, where there are some.
+    scores: Option<ScoresReport>,
 }
 
 impl<'c> Training<'c> {
@@ -100,9 +105,12 @@ impl<'c> Training<'c> {
             Some(_) => asked.open.clone().map(|open| OpenFlags { pooling: None, ..open }),
         };
         check_views(asked.data, asked.training)?;
+        check_scores(asked.data, asked.training, asked.classes)?;
         let teacher = asked.training.teacher.as_deref();
         // A child may lie without the tokenizer of its ancestor, its teacher.
-        let flags = &asked.data.with_tokenizer([Some(asked.model), teacher].into_iter().flatten());
+        let mut flags = asked.data.with_tokenizer([Some(asked.model), teacher].into_iter().flatten());
+        flags.scale = flags.score_column.is_some().then(|| asked.score_range.map_or(Scale::COSINES, Scale::asked));
+        let flags = &flags;
         let (val, ignore_labels) = (asked.training.val.as_deref(), asked.training.ignores_labels());
         let to_learn = labelled::Wanted { data: flags, val, ignore_labels };
         let opened = open_for_data(asked.model, student, to_learn, asked.runtime, asked.transform)?;
@@ -110,11 +118,13 @@ impl<'c> Training<'c> {
         if let Some(laid) = &laid {
             check_rows(asked, wanted, &model, laid)?;
         }
-        let data = named(asked.data.path(), open_data(asked, laid.as_ref(), &bars))?;
+        let (scores, embedding) = learned_scores(asked.model, flags, laid.as_ref())?.unzip();
+        let data = named(flags.path(), open_data(asked, flags, laid.as_ref(), &bars))?;
         agree(asked.model, || data.fingerprint())?;
         let runtime = Runtime::start(&asked.runtime.options())?;
         let mask = laid.as_ref().and_then(|laid| laid.rows.mask.clone());
-        let options = Options { pooling, mask, ..options(asked, wanted, &outputs, &runtime) };
+        let mut options = Options { pooling, mask, ..options(asked, wanted, &outputs, &runtime) };
+        options.goal.embedding = embedding;
         // The teacher's pictures are prepared as it says itself.
         let own = TransformFlags::default();
         let open = |path: &Path| match &laid {
@@ -123,7 +133,7 @@ impl<'c> Training<'c> {
         };
         let teacher = teacher.map(|path| (path, &open as Open));
         let setup = Setup::new(runtime, model, data, teacher, options, &bars)?;
-        Ok(Training { setup, asked, wanted, outputs, bars, batch, laid })
+        Ok(Training { setup, asked, wanted, outputs, bars, batch, laid, scores })
     }
 
     /// Trains, and writes everything that was asked for.
@@ -139,16 +149,22 @@ impl<'c> Training<'c> {
         let original = self.laid.as_ref().map(|laid| &laid.original);
         let mut watch = Watch { original, ..Watch::new(self.asked, self.wanted, &self.outputs, output, names)? };
         let images = session.images();
+        let noun = match (original, &self.scores) {
+            (_, Some(_)) => "pairs",
+            (Some(_), None) => "samples",
+            (None, None) => "images",
+        };
+        watch.noun = noun;
         output::note(&format!(
             "{} of {} parameters in {} weights, {} {} to train on, {} to validate on, {}{}",
             count(session.trainer.selection.parameters() as u64),
             count(crate::learngene::parameters(self.setup.model.graph())),
             session.trainer.selection.trained.len(),
             images[0],
-            if original.is_some() { "samples" } else { "images" },
+            noun,
             images[1],
             runtime.describe(),
-            processes(runtime, session.trainer.batch)?,
+            processes(runtime, session.batch())?,
         ));
         let result = session.fit(&mut watch);
         watch.bar.finish_and_clear();
@@ -166,8 +182,8 @@ impl<'c> Training<'c> {
         }
         let trainer = &session.trainer;
         let notes: Vec<&String> = self.batch.iter().chain(&prepared.batch).collect();
-        let batch = json!({"images": trainer.batch, "way": trainer.batching.name(), "notes": notes});
-        let outcome = watch.finish(trainer, result?, images, self.asked, runtime)?;
+        let batch = json!({"images": session.batch(), "way": trainer.batching.name(), "notes": notes});
+        let outcome = watch.finish(trainer, result?, (images, session.batch()), self.asked, runtime)?;
         Ok(Outcome {
             activation: self.setup.activation.map(|a| a.kind),
             batch,
@@ -175,21 +191,38 @@ impl<'c> Training<'c> {
             separated: self.setup.separated,
             teacher: prepared.teacher,
             class_order: self.setup.teacher.and_then(|t| t.classes).map(|(_, places)| places),
+            scores: self.scores,
             ..outcome
         })
     }
 }
 
+/// The scores of pairs, where some are learned, and the output whose cosines follow them; says what is assumed.
+fn learned_scores(model: &Path, flags: &DataFlags, laid: Option<&Laid>) -> Result<Option<(ScoresReport, String)>> {
+    let (Some(column), Some(scale), Some(laid)) = (&flags.score_column, flags.scale, laid) else { return Ok(None) };
+    let report = ScoresReport::new(column, scale, laid.arrays.scores());
+    output::note(&report.line());
+    let embedding = named(model, Embedding::find(&laid.arrays.fixed(&laid.original), &laid.arrays))?;
+    Ok(Some((report, embedding.output)))
+}
+
 /// Opens the data, or lays arrays into rows.
-fn open_data(asked: &Asked, laid: Option<&Laid>, bars: &Bars) -> Result<Data> {
-    let (flags, training) = (asked.data, asked.training);
+fn open_data(asked: &Asked, flags: &DataFlags, laid: Option<&Laid>, bars: &Bars) -> Result<Data> {
+    let training = asked.training;
     let ignore_labels = training.ignores_labels();
     let cut = Cut { share: training.val_split, seed: training.seed, limit: asked.transform.limit() };
     let Some(Laid { rows, arrays, other, .. }) = laid else {
         return Data::open(flags.path(), training.val.as_deref(), &flags.options(ignore_labels), cut, bars);
     };
-    let set = rows.dataset(arrays, ignore_labels)?;
-    let other = other.as_ref().map(|other| rows.dataset(other, ignore_labels)).transpose()?;
+    let dataset = |arrays: &Arrays| {
+        let set = rows.dataset(arrays, ignore_labels)?;
+        match flags.scale {
+            Some(scale) => set.in_pairs(arrays.scores().iter().map(|&score| scale.cosine(score)).collect()),
+            None => Ok(set),
+        }
+    };
+    let set = dataset(arrays)?;
+    let other = other.as_ref().map(dataset).transpose()?;
     Ok(Data::cut(flags.path(), set, other, cut, bars))
 }
 
@@ -226,6 +259,7 @@ fn options(asked: &Asked, wanted: &Wanted, outputs: &Outputs, runtime: &Runtime)
             temperature: flags.temperature as f32,
             features: flags.feature.clone(),
             feature_weight: flags.feature_weight as f32,
+            embedding: None,
         },
         recipe: recipe(flags, runtime),
         plan: Plan {
@@ -325,6 +359,8 @@ pub struct Outcome {
     pub activation: Option<ActivationKind>,
     /// How a batch came about.
     pub batch: Value,
+    /// The scores that it learned from, where these were some of pairs.
+    pub scores: Option<ScoresReport>,
 }
 
 impl Outcome {
@@ -349,6 +385,9 @@ fn quality(report: &ValidationReport) -> String {
     let mut text = format!("validation loss {:.4}", report.val_loss);
     if let Some(top1) = report.val_top1 {
         text += &format!(", accuracy {:.2} %", 100.0 * top1);
+    }
+    if let Some(spearman) = report.val_spearman {
+        text += &format!(", Spearman {spearman:.4}");
     }
     text
 }
@@ -421,6 +460,8 @@ struct Watch<'a> {
     dtype: Option<FloatType>,
     /// The model that takes arrays by their names, where the trained one takes rows.
     original: Option<&'a Model>,
+    /// What samples are called.
+    noun: &'static str,
     runtime: RuntimeFlags,
     plot: Option<PathBuf>,
     report: Option<PathBuf>,
@@ -460,6 +501,7 @@ impl<'a> Watch<'a> {
             names: names.map(|n| serde_json::to_string(n).unwrap_or_default()),
             dtype: wanted.dtype,
             original: None,
+            noun: "images",
             runtime: asked.runtime.clone(),
             plot: wanted.plot.map(Path::to_path_buf),
             report: wanted.report.map(Path::to_path_buf),
@@ -494,12 +536,24 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
+    /// Loss, rate and what was measured, over the run.
+    fn curve(&self, asked: &Asked) -> Curve {
+        Curve {
+            losses: self.steps.iter().map(|s| (s.step, s.loss)).collect(),
+            rates: self.steps.iter().map(|s| (s.step, s.lr)).collect(),
+            validations: (self.validations.iter())
+                .map(|v| (v.step, v.val_loss, v.val_top1.or(v.val_spearman)))
+                .collect(),
+            measure: if asked.data.score_column.is_some() { Measure::Spearman } else { Measure::Accuracy },
+        }
+    }
+
     /// Writes what is written at the end, and says how it went.
     fn finish(
         mut self,
         trainer: &Trainer,
         summary: Summary,
-        images: [usize; 2],
+        (images, batch): ([usize; 2], usize),
         asked: &Asked,
         runtime: &Runtime,
     ) -> Result<Outcome> {
@@ -513,23 +567,23 @@ impl<'a> Watch<'a> {
             _ => self.write(&last, self.output)?,
         }
         let seconds = self.begun.elapsed().as_secs_f64();
-        let curve = Curve {
-            losses: self.steps.iter().map(|s| (s.step, s.loss)).collect(),
-            rates: self.steps.iter().map(|s| (s.step, s.lr)).collect(),
-            validations: self.validations.iter().map(|v| (v.step, v.val_loss, v.val_top1)).collect(),
-        };
+        let curve = self.curve(asked);
         if let Some(path) = &self.plot {
             write_text(path, &training_plot(&curve)?)?;
         }
         if let Some(path) = &self.report {
+            let [to_learn, to_validate] = match self.original {
+                None => ["Images to train on", "Images to validate on"],
+                Some(_) => ["Samples to train on", "Samples to validate on"],
+            };
             let facts = [
                 ("Model", asked.model.display().to_string()),
                 ("Data", asked.data.path().display().to_string()),
                 ("Updates", trainer.updates.to_string()),
                 ("Trained parameters", trainer.selection.parameters().to_string()),
-                ("Batch", trainer.batch.to_string()),
-                ("Images to train on", images[0].to_string()),
-                ("Images to validate on", images[1].to_string()),
+                ("Batch", batch.to_string()),
+                (to_learn, images[0].to_string()),
+                (to_validate, images[1].to_string()),
                 ("Learning rate", summary.learning_rate.to_string()),
                 ("Seconds", format!("{seconds:.0}")),
                 ("Runtime", runtime.describe()),
@@ -571,6 +625,7 @@ impl<'a> Watch<'a> {
             runtime: runtime.kind,
             activation: None,
             batch: Value::Null,
+            scores: None,
         })
     }
 }
@@ -592,7 +647,7 @@ impl Observer for Watch<'_> {
         if let Some(a) = self.accuracy {
             text += &format!(" accuracy {:.1} %", 100.0 * a);
         }
-        self.bar.set_message(format!("{text} {:.0} images/s", report.images_per_second));
+        self.bar.set_message(format!("{text} {:.0} {}/s", report.images_per_second, self.noun));
         self.line(report)?;
         self.steps.push(report.clone());
         Ok(())

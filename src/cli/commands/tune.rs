@@ -10,6 +10,7 @@ use super::flags_for;
 use super::training::{Asked, Outcome, Training, Wanted};
 use crate::anatomy::WeightKind;
 use crate::axes::Typing;
+use crate::cli::common::values::score_range;
 use crate::cli::common::{DataFlags, RunFlags, TrainingFlags};
 use crate::cli::output::{self, table, write_text};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,6 +30,10 @@ pub struct TuneArgs {
     /// Replace the classifier by one of this many classes; a model without one is cut after its encoder and gets one
     #[arg(long, value_name = "N")]
     pub classes: Option<usize>,
+    /// The scores (--score-column) that stand for cosines of 0 and of 1 [default: scores are cosines as they are]
+    #[arg(long, value_name = "LOW,HIGH", help_heading = "Data", requires = "score_column", value_parser = score_range,
+        allow_hyphen_values = true)]
+    pub score_range: Option<[f64; 2]>,
     #[command(flatten)]
     pub training: TrainingFlags,
     /// The tuned model to write: the best by validation; the last stands beside it as NAME.last.onnx
@@ -88,6 +93,7 @@ pub fn run(c: &TuneArgs) -> Result<()> {
         transform: &c.run.transform,
         runtime: &c.run.runtime,
         classes: c.classes,
+        score_range: c.score_range,
         dry_run: c.dry_run,
     };
     let wanted = Wanted {
@@ -139,6 +145,7 @@ fn describe(c: &TuneArgs, outcome: &Outcome) -> Value {
         "input": outcome.input,
         "runtime": outcome.runtime,
         "activation": outcome.activation,
+        "scores": outcome.scores,
         "batch": outcome.batch,
     })
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 
-use crate::data::{ChannelOrder, DatasetOptions, Interpolation, PreprocessFlags, Resize, Side, Target, Texts};
+use crate::data::{ChannelOrder, DatasetOptions, Interpolation, PreprocessFlags, Resize, Scale, Side, Target, Texts};
 
 /// What a model is run on.
 #[derive(Args, Clone, Debug, Default)]
@@ -195,6 +195,17 @@ pub struct DataFlags {
     /// The column of labels in Parquet, or beside texts [default: label or labels; of images fine_label, too]
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     pub label_column: Option<String>,
+    /// The column of scores of pairs of texts (--text-column A,B): how similar these are, which the cosine of their
+    /// embeddings is to follow
+    ///
+    /// Each text of a pair is embedded alone. `eval` judges by Spearman's correlation of ranks, and `tune` lessens the
+    /// mean squared difference of cosines and scores.
+    #[arg(long, value_name = "NAME", help_heading = "Data", requires = "texts",
+        conflicts_with_all = ["data", "inputs", "label_column"])]
+    pub score_column: Option<String>,
+    /// The scale of the scores, where cosines are to be learned from them.
+    #[arg(skip)]
+    pub scale: Option<Scale>,
     /// Stop at an image that cannot be read, instead of leaving it out
     #[arg(long, help_heading = "Data")]
     pub strict: bool,
@@ -214,7 +225,11 @@ impl DataFlags {
 
     /// What lies at a path, where it stands for images: all of it, with its labels unless these are to be left aside.
     pub fn given(&self, path: &Path, ignore_labels: bool) -> Option<Given> {
-        let target = if ignore_labels { Target::Ignored } else { Target::Label(self.label_column.clone()) };
+        let target = match (ignore_labels, self.score_column.clone()) {
+            (true, _) => Target::Ignored,
+            (false, Some(column)) => Target::Score { column, scale: self.scale },
+            (false, None) => Target::Label(self.label_column.clone()),
+        };
         match (&self.inputs, &self.texts) {
             (Some(_), _) => Some(Given::Arrays(path.to_path_buf())),
             (None, Some(_)) => Some(Given::Texts(Texts { target, ..self.tokens.texts(path) })),

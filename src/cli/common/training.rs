@@ -104,10 +104,11 @@ pub struct TrainingFlags {
     pub seed: u64,
 
     /// Loss on the labels; it takes logits, also where the model ends in Softmax, LogSoftmax or Sigmoid
-    #[arg(long, value_enum, help_heading = "Loss", default_value_t)]
+    #[arg(long, value_enum, help_heading = "Loss", default_value_t, conflicts_with = "score_column")]
     pub loss: LabelLoss,
     /// Share of every label that is spread over all classes
-    #[arg(long, value_name = "S", help_heading = "Loss", default_value_t = 0.1, value_parser = share)]
+    #[arg(long, value_name = "S", help_heading = "Loss", default_value_t = 0.1, value_parser = share,
+        conflicts_with = "score_column")]
     pub label_smoothing: f64,
     /// Learn from this model; without labels, from it alone
     #[arg(long, value_name = "MODEL", help_heading = "Loss")]

@@ -52,6 +52,15 @@ pub fn above_zero(text: &str) -> Result<f64, String> {
     }
 }
 
+/// The scores that stand for cosines of 0 and of 1.
+pub fn score_range(text: &str) -> Result<[f64; 2], String> {
+    let ends = text.split_once(',').map(|(low, high)| (low.trim().parse(), high.trim().parse()));
+    match ends {
+        Some((Ok(low), Ok(high))) if f64::is_finite(low) && f64::is_finite(high) && low < high => Ok([low, high]),
+        _ => Err("a range of scores is LOW,HIGH, such as 0,5".into()),
+    }
+}
+
 /// How far values may lie apart.
 pub fn tolerance(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

@@ -256,7 +256,8 @@ fn labelled(
             let what = format!("row {row} has no {} in its column `{column}`", target.noun());
             Err(Error::new(ErrorKind::Format, what).at(path).hint("leave such rows out"))
         }
-        (_, label) => Ok(label),
+        (Some(_), Some(label)) => target.check(path, row, &label).map(|()| Some(label)),
+        (None, label) => Ok(label),
     }
 }
 

@@ -64,7 +64,7 @@ impl Texts {
         let mut found = read(&self.path, &self.columns, &self.target, self.limit.unwrap_or(usize::MAX))?;
         let (mut of_labels, mut scores) = (None, Vec::new());
         match (&self.target, found.beside()) {
-            (Target::Score(_), Some((column, values))) => scores = self::scores(&self.path, column, &values)?,
+            (Target::Score { .. }, Some((column, values))) => scores = self::scores(&self.path, column, &values)?,
             (_, Some((column, values))) => {
                 of_labels = Some(classes(&self.path, column, &values, found.classes.clone())?);
             }
@@ -151,7 +151,7 @@ impl Texts {
                 .at(&self.path)
                 .hint("give one column or two: --text-column A,B"));
         }
-        if matches!(self.target, Target::Score(_)) && self.columns.len() != 2 {
+        if matches!(self.target, Target::Score { .. }) && self.columns.len() != 2 {
             return Err(Error::new(ErrorKind::Usage, "a score is that of two texts")
                 .at(&self.path)
                 .hint("give the columns of both: --text-column A,B"));

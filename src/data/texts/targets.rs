@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::scale::Scale;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The columns of labels where none is named, tried in turn.
@@ -23,8 +24,13 @@ pub enum Target {
     Ignored,
     /// The class of each text: the column of that name, which has to be there, or a usual one, where there is one.
     Label(Option<String>),
-    /// How similar the texts of a pair are. Each of the two is a text of its own then.
-    Score(String),
+    /// How similar the texts of a pair are, by the column of that name. Each of the two is a text of its own then.
+    Score {
+        /// The column.
+        column: String,
+        /// The scale of the scores; any numbers where there is none.
+        scale: Option<Scale>,
+    },
 }
 
 impl Target {
@@ -37,7 +43,7 @@ impl Target {
         match self {
             Target::Ignored => Ok(None),
             Target::Label(None) => Ok(USUAL.into_iter().find(|name| has(name)).map(str::to_owned)),
-            Target::Label(Some(name)) | Target::Score(name) => match has(name) {
+            Target::Label(Some(name)) | Target::Score { column: name, .. } => match has(name) {
                 true => Ok(Some(name.clone())),
                 false => {
                     let what = format!("it has no column `{name}`; there are {}", names.join(", "));
@@ -53,19 +59,37 @@ impl Target {
         match self {
             Target::Ignored | Target::Label(None) => None,
             Target::Label(Some(_)) => Some("--label-column"),
-            Target::Score(_) => Some("--score-column"),
+            Target::Score { .. } => Some("--score-column"),
         }
     }
 
     /// What a row of a column is said to be without.
     pub(super) fn noun(&self) -> &'static str {
-        if matches!(self, Target::Score(_)) { "score" } else { "label" }
+        if matches!(self, Target::Score { .. }) { "score" } else { "label" }
+    }
+
+    /// Checks what stands in a row of the column, as far as the row alone says.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`] for a score that is no number, or none of its scale.
+    pub(super) fn check(&self, path: &Path, row: usize, value: &str) -> Result<()> {
+        let Target::Score { column, scale } = self else { return Ok(()) };
+        let (why, hint) = match (number(value), scale) {
+            (None, _) => ("which is no number".to_owned(), "leave such rows out"),
+            (Some(score), Some(scale)) => match scale.refuses(score) {
+                Some((range, hint)) => (format!("and {range}"), hint),
+                None => return Ok(()),
+            },
+            (Some(_), None) => return Ok(()),
+        };
+        let what = format!("row {row} has the score `{value}` in its column `{column}`, {why}");
+        Err(Error::new(ErrorKind::Format, what).at(path).hint(hint))
     }
 
     /// Why there are no labels, and what helps.
     pub(super) fn absent(&self) -> String {
         match self {
-            Target::Ignored | Target::Score(_) => "nobody asked for them".into(),
+            Target::Ignored | Target::Score { .. } => "nobody asked for them".into(),
             Target::Label(_) => format!(
                 "it has no column {}; name it with --label-column, in JSON lines, CSV, TSV or Parquet",
                 USUAL.join(" or ")
@@ -151,22 +175,16 @@ pub(super) fn classes(
     Ok((values, LabelsReport { column: column.to_owned(), by: LabelsBy::Names, classes: Some(classes) }))
 }
 
-/// The score of each pair.
+/// The score of each pair, which were [checked](Target::check) row by row.
 ///
 /// # Errors
-/// [`ErrorKind::Format`] for what is no number, and where all are the same.
+/// [`ErrorKind::Format`] where all are the same.
 pub(super) fn scores(path: &Path, column: &str, values: &[&str]) -> Result<Vec<f64>> {
-    let wrong = |what: String, hint: &str| Error::new(ErrorKind::Format, what).at(path).hint(hint);
-    let score = |(row, score): (usize, &&str)| {
-        let what = || format!("row {row} has the score `{score}` in its column `{column}`, which is no number");
-        number(score).ok_or_else(|| wrong(what(), "leave such rows out"))
-    };
-    let scores: Vec<f64> = values.iter().enumerate().map(score).collect::<Result<_>>()?;
+    let scores: Vec<f64> = values.iter().filter_map(|score| number(score)).collect();
     match scores.iter().all(|score| *score == scores[0]) {
-        true => {
-            let what = format!("all scores in its column `{column}` are the same");
-            Err(wrong(what, "similarities are compared with scores by their ranks: give pairs that differ in theirs"))
-        }
+        true => Err(Error::new(ErrorKind::Format, format!("all scores in its column `{column}` are the same"))
+            .at(path)
+            .hint("similarities are compared with scores by their ranks: give pairs that differ in theirs")),
         false => Ok(scores),
     }
 }
@@ -199,9 +217,20 @@ mod tests {
 
     #[test]
     fn scores_are_numbers() {
-        let of = |values: &[&str]| scores(Path::new("texts.csv"), "score", values);
+        let path = Path::new("texts.csv");
+        let of = |values: &[&str]| scores(path, "score", values);
         assert_eq!(of(&["0.5", "-1", "4"]).unwrap(), [0.5, -1.0, 4.0]);
-        assert!(of(&["0.5", "high"]).unwrap_err().to_string().contains("row 1 has the score `high`"));
+        let any = Target::Score { column: "score".into(), scale: None };
+        let five = Target::Score { column: "score".into(), scale: Some(Scale::asked([0.0, 5.0])) };
+        for (target, value, says) in [
+            (&any, "high", "row 7 has the score `high` in its column `score`, which is no number"),
+            (&five, "NaN", "row 7 has the score `NaN` in its column `score`, which is no number"),
+            (&five, "5.5", "row 7 has the score `5.5` in its column `score`, and --score-range is from 0 to 5"),
+        ] {
+            let error = target.check(path, 7, value).unwrap_err();
+            assert!(error.to_string().contains(says) && error.hint_text().is_some(), "{error}");
+        }
+        assert!(any.check(path, 0, "-7").is_ok() && five.check(path, 0, "5").is_ok());
         assert!(of(&["2", "2.0"]).unwrap_err().to_string().contains("all scores in its column `score` are the same"));
     }
 

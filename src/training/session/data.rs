@@ -122,8 +122,8 @@ impl Data {
     ) -> Result<Option<Validation>> {
         match &self.other {
             Some(other) => {
-                let all = (0..other.len()).collect();
-                Ok(Some(Validation::new(other, all, flags, model, typing, strict)?.limit(limit)))
+                let some = (0..other.len().min(limit.unwrap_or(usize::MAX))).collect();
+                Validation::new(other, some, flags, model, typing, strict).map(Some)
             }
             None if self.split.validation.is_empty() => Ok(None),
             None => {
@@ -150,7 +150,13 @@ impl Validation {
         let input = InputShape::of(typing)?;
         let preprocess = dataset.preprocess(flags, model.metadata(PREPROCESS), input)?;
         let loader = dataset.loader(indices, preprocess, input.layout)?.strict(strict);
-        Ok(Validation { loader, labels: dataset.labels().map(<[u32]>::to_vec) })
+        let cosines = dataset.cosines().map(<[f64]>::to_vec);
+        Ok(Validation { loader, labels: dataset.labels().map(<[u32]>::to_vec), cosines })
+    }
+
+    /// The number of samples, readable or not.
+    pub fn samples(&self) -> usize {
+        self.loader.len() / if self.cosines.is_some() { 2 } else { 1 }
     }
 
     /// The first images, at most so many.

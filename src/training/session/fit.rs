@@ -67,9 +67,14 @@ impl Session {
         Ok(self)
     }
 
-    /// Images to train on and to validate on.
+    /// Samples to train on and to validate on.
     pub fn images(&self) -> [usize; 2] {
-        [self.training.len(), self.validation.as_ref().map_or(0, |v| v.loader.len())]
+        [self.training.len(), self.validation.as_ref().map_or(0, Validation::samples)]
+    }
+
+    /// Samples in a batch.
+    pub fn batch(&self) -> usize {
+        self.trainer.batch / self.training.dataset().images_each()
     }
 
     /// Trains, and says what came of it. The trainer holds the last weights then.

@@ -35,6 +35,8 @@ pub struct Goal {
     pub features: Vec<String>,
     /// The weight of each of them.
     pub feature_weight: f32,
+    /// The output whose cosines of pairs are to be those that the data want. It is learned alone.
+    pub embedding: Option<String>,
 }
 
 impl Default for Goal {
@@ -47,6 +49,7 @@ impl Default for Goal {
             temperature: 2.0,
             features: Vec::new(),
             feature_weight: 1.0,
+            embedding: None,
         }
     }
 }
@@ -55,6 +58,9 @@ impl Goal {
     /// The loss of a model on data with labels or without, with a teacher or without; `data` is named where something
     /// is missing.
     pub(super) fn loss(&self, model: &Model, teacher: Option<&Model>, labelled: bool, data: &Path) -> Result<Loss> {
+        if let Some(embedding) = &self.embedding {
+            return of_pairs(model, teacher, embedding);
+        }
         let mut terms = Vec::new();
         let share = match (teacher.is_some(), self.distill) {
             (false, _) => 0.0,
@@ -97,6 +103,19 @@ impl Goal {
         }
         Ok(Loss { terms, output: None })
     }
+}
+
+/// The loss of pairs, whose embeddings are an output of the model.
+fn of_pairs(model: &Model, teacher: Option<&Model>, embedding: &str) -> Result<Loss> {
+    if teacher.is_some() {
+        bail!(Internal, "scores of pairs are learned without a teacher");
+    }
+    if let Some(a) = activation(&Typing::new(model)?).filter(|a| a.output == embedding) {
+        let what = format!("`{embedding}` ends in {}: it tells classes apart, and is no embedding", a.kind);
+        return Err(Error::new(ErrorKind::Usage, what)
+            .hint("name another output with --of NAME, or pool the states of tokens with --pooling"));
+    }
+    Ok(Loss { terms: vec![(1.0, Term::Cosine { embedding: embedding.to_owned() })], output: None })
 }
 
 /// True where a model tells classes apart that exclude each other.

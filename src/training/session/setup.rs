@@ -99,6 +99,8 @@ impl Setup {
         }
         drop(typing);
         options.recipe.loss = loss;
+        // A batch is so many samples, and a pair is two of what the model takes.
+        options.recipe.batch *= data.dataset.images_each();
         Ok(Setup { runtime, model, data, options, teacher, separated, image, activation, path })
     }
 
@@ -111,7 +113,8 @@ impl Setup {
         let on = |e: Error| e.at(&self.path);
         let options = &self.options;
         if self.runtime.device == Device::Cuda {
-            advise(&self.model, self.image, &options.recipe, listener)?;
+            let each = self.data.dataset.images_each();
+            advise(&self.model, self.image, &options.recipe, each, listener)?;
         } else if options.recipe.precision == Precision::Bf16 {
             return Err(Error::new(ErrorKind::Usage, "no runtime trains in bfloat16 on the processor")
                 .hint("use --precision fp16, or a GPU with --device cuda"));
@@ -135,7 +138,8 @@ impl Setup {
         keep_transform(&mut self.model, preprocess.as_ref(), None)?;
         let (recipe, train, freeze) = (&options.recipe, &options.train, &options.freeze);
         let trainer = Trainer::new(&self.runtime, &self.model, self.image, recipe, train, freeze).map_err(on)?;
-        let batch = trainer.batching.note(trainer.batch);
+        let noun = if options.of_rows { "samples" } else { "images" };
+        let batch = trainer.batching.note(trainer.batch / self.data.dataset.images_each(), noun);
         batch.iter().for_each(|text| listener.note(text));
         if let Some((_, classes)) = &trainer.classes {
             self.data.match_classes(&self.model, *classes, listener)?;
@@ -183,17 +187,17 @@ impl Batching {
         }
     }
 
-    /// What there is to say where the file fixes another size than was asked for.
-    pub fn note(self, images: usize) -> Option<String> {
+    /// What there is to say where the file fixes another size than was asked for; `noun` is what samples are called.
+    pub fn note(self, samples: usize, noun: &str) -> Option<String> {
         match self {
             Batching::Own => None,
             Batching::Opened(fixed) => Some(format!(
-                "the file fixes batches of {fixed}: its batch axis is opened for training, on {images} images at a \
+                "the file fixes batches of {fixed}: its batch axis is opened for training, on {samples} {noun} at a \
                  time; the file keeps it"
             )),
             Batching::Gathered { fixed, steps } => Some(format!(
                 "the file fixes batches of {fixed}, and its batch axis cannot be opened: gradients of {steps} steps \
-                 are gathered for a batch of {images} images"
+                 are gathered for a batch of {samples} {noun}"
             )),
         }
     }
@@ -213,11 +217,11 @@ fn say_separated(separated: &[Separated], listener: &dyn Listener) {
     ));
 }
 
-/// Says before the work begins whether the batch is likely to fit the GPU.
-fn advise(model: &Model, image: [usize; 2], recipe: &Recipe, listener: &dyn Listener) -> Result<()> {
+/// Says before the work begins whether the batch is likely to fit the GPU; `each` is how many images a sample is.
+fn advise(model: &Model, image: [usize; 2], recipe: &Recipe, each: usize, listener: &dyn Listener) -> Result<()> {
     let Ok(gpu) = runtime::gpu() else { return Ok(()) };
     let memory = Memory::estimate(model, image, recipe)?;
-    let fits = memory.batch(gpu.memory);
+    let (fits, batch) = (memory.batch(gpu.memory) / each as u64, (recipe.batch / each) as u64);
     let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
     let needed = memory.state + memory.per_image * recipe.batch as u64;
     listener.note(&format!(
@@ -226,12 +230,11 @@ fn advise(model: &Model, image: [usize; 2], recipe: &Recipe, listener: &dyn List
         gigabytes(gpu.memory),
         gigabytes(needed)
     ));
-    if fits < recipe.batch as u64 {
+    if fits < batch {
         listener.warn(&format!(
-            "a batch of {} may not fit: try --batch-size {} --accumulate {}",
-            recipe.batch,
+            "a batch of {batch} may not fit: try --batch-size {} --accumulate {}",
             fits.max(1),
-            (recipe.batch as u64).div_ceil(fits.max(1))
+            batch.div_ceil(fits.max(1))
         ));
     }
     Ok(())

@@ -21,6 +21,7 @@ pub mod masks;
 pub mod models;
 pub mod pictures;
 pub mod ranges;
+pub mod scored;
 pub mod sentences;
 pub mod shared;
 pub mod sizes;
