@@ -15,6 +15,7 @@ const ANCESTOR: &str = "models/fashion-vit.onnx";
 const IMAGES: &str = "fixtures/fashion-images.idx3-ubyte";
 const LABELS: &str = "fixtures/fashion-labels.idx1-ubyte";
 const PICTURES: &str = "fixtures/fashion-png";
+const TEXTS: &str = "fixtures/reports/texts";
 
 /// `mpirun` with some processes, more than there may be cores, of one thread each.
 fn mpirun(ranks: usize) -> Command {
@@ -176,6 +177,27 @@ fn several_processes_train_as_one() {
         .unwrap();
     assert_eq!(odd.status.code(), Some(2));
     assert!(text(&odd.stderr).contains("give an even --batch-size"), "{}", text(&odd.stderr));
+}
+
+/// Pairs of texts are shared out as pairs, and their correlation is that of all.
+#[test]
+fn several_processes_learn_scores_as_one() {
+    let folder = Folder::new();
+    let run = |ranks: usize, batch: usize| {
+        let [log, output] = ["jsonl", "onnx"].map(|end| folder.path(&format!("by-{ranks}.{end}")));
+        let line = format!(
+            "tune {TEXTS}/bert-ts.onnx --texts {TEXTS}/rated.csv --text-column first,second --score-column score \
+             --score-range 0,5 --val {TEXTS}/rated.csv --batch-size {batch} --epochs 3 --lr 1e-3 --drop-path 0.2 \
+             --metrics {log} -o {output}"
+        );
+        done(ranks, &line.split_whitespace().collect::<Vec<_>>());
+        log
+    };
+    let whole = run(1, 6);
+    assert_eq!(metrics(&whole).iter().filter(|line| line["val_spearman"].is_number()).count(), 4);
+    for (ranks, batch) in [(2, 3), (3, 2)] {
+        assert_same_run(&whole, &run(ranks, batch), &format!("{ranks} processes"));
+    }
 }
 
 #[test]

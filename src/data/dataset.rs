@@ -158,9 +158,9 @@ impl Dataset {
     ///
     /// # Errors
     ///
-    /// `Internal` if there are not twice as many images.
+    /// `Internal` if there are not twice as many images, or if these are pictures, of which one may not be readable.
     pub fn in_pairs(self, cosines: Vec<f64>) -> Result<Dataset> {
-        if self.source.len() != 2 * cosines.len() {
+        if self.source.len() != 2 * cosines.len() || !self.source.is_tensors() {
             bail!(Internal, "{} images are no {} pairs", self.source.len(), cosines.len());
         }
         Ok(Dataset { cosines: Some(cosines.into()), ..self })

@@ -246,6 +246,11 @@ impl Loader {
         self.selected.len()
     }
 
+    /// The selected images of the source.
+    pub(crate) fn selected(&self) -> &[usize] {
+        &self.selected
+    }
+
     /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.selected.is_empty()

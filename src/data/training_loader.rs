@@ -581,6 +581,43 @@ mod tests {
     }
 
     #[test]
+    fn pairs_stay_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pairs.npy");
+        ndarray_npy::write_npy(&path, &Array::from_shape_fn((18, 1, 2, 3), |(n, _, y, x)| (10 * n + 3 * y + x) as f32))
+            .unwrap();
+        let cosines: Vec<f64> = (0..9).map(|pair| f64::from(pair) / 16.0).collect();
+        let with = |batch_size, share| {
+            let dataset = Dataset::open(&path, &DatasetOptions::default()).unwrap().in_pairs(cosines.clone()).unwrap();
+            assert_eq!(dataset.len(), 9);
+            let more = TrainingOptions { batch_size, share, classes: None, ..options() };
+            TrainingLoader::new(dataset, (0..9).collect(), None, Layout::Nchw, more).unwrap()
+        };
+        for (processes, size) in [(1, 6), (2, 2), (2, 6)] {
+            let alone = epoch(&with(size * processes, (0, 1)), 2, 0);
+            assert_eq!(alone.len(), 18 / (size * processes));
+            let mut seen = Vec::new();
+            for rank in 0..processes {
+                let own = with(size, (rank, processes));
+                for (part, batch) in epoch(&own, 2, 0).iter().zip(&alone) {
+                    let all = &batch.indices;
+                    assert_eq!(part.indices, own.positions().iter().map(|&p| all[p]).collect::<Vec<_>>());
+                    let pairs: Vec<usize> = part.indices.chunks(2).map(|pair| pair[0]).collect();
+                    assert!(part.indices.chunks(2).all(|pair| pair[1] == pair[0] + 9), "{:?}", part.indices);
+                    let wanted = Array::from_shape_fn((size / 2, 1), |(i, _)| cosines[pairs[i]] as f32);
+                    assert_eq!(part.targets.as_ref().unwrap(), wanted);
+                    assert!(part.images.outer_iter().zip(&part.indices).all(|(i, &n)| i[[0, 0, 0]] == 10.0 * n as f32));
+                    seen.extend(pairs);
+                }
+            }
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen.len(), alone.len() * size * processes / 2);
+        }
+        assert!(Dataset::open(&path, &DatasetOptions::default()).unwrap().in_pairs(vec![0.5; 8]).is_err());
+    }
+
+    #[test]
     fn what_is_corrupt_is_replaced_by_what_follows() {
         let folder = folder(5);
         for name in ["a/001.png", "a/002.png", "c/014.png"] {

@@ -159,6 +159,14 @@ impl Validation {
         self.loader.len() / if self.cosines.is_some() { 2 } else { 1 }
     }
 
+    /// The cosine that all pairs are to have, where there are pairs and these have one score alone.
+    pub(super) fn only_score(&self) -> Option<f64> {
+        let all = self.cosines.as_ref()?;
+        let mut wanted = self.loader.selected().iter().filter_map(|&image| all.get(image));
+        let first = *wanted.next()?;
+        wanted.all(|cosine| *cosine == first).then_some(first)
+    }
+
     /// The first images, at most so many.
     pub fn limit(self, limit: Option<usize>) -> Validation {
         match limit {

@@ -134,6 +134,12 @@ impl Setup {
             return Err(Error::new(ErrorKind::Usage, "without samples to validate on no improvement can be told")
                 .hint("give --val DATA, or a --val-split above 0"));
         }
+        if let Some(only) = validation.as_ref().and_then(Validation::only_score) {
+            listener.warn(&format!(
+                "the pairs to validate on have one score alone, of cosine {only}: no correlation of ranks can be told, \
+                 and the best model is chosen by its loss"
+            ));
+        }
         drop(typing);
         keep_transform(&mut self.model, preprocess.as_ref(), None)?;
         let (recipe, train, freeze) = (&options.recipe, &options.train, &options.freeze);

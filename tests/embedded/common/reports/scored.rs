@@ -204,6 +204,11 @@ pub fn cosines_follow_scores_after_tuning(kind: &str) {
     let output = done(args!("{command} --force --val-split 0.5 --batch-size 3 --epochs 2"));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains(", Spearman "), "{stderr}");
+    let output = done(args!("{command} --force --val-split 0.1 --batch-size 3 --epochs 1"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("the pairs to validate on have one score alone"), "{stderr}");
+    assert!(!stderr.contains(", Spearman "), "{stderr}");
+    done(args!("{command} --force --val-split 0.5 --batch-size 3 --epochs 2"));
     for file in [&plot, &page] {
         let written = fs::read_to_string(file).unwrap();
         assert!(written.contains("Spearman") && !written.contains("Accuracy"), "{}", file.display());
