@@ -12,11 +12,12 @@ use crate::anatomy::{EMBEDDING, Pooling, pooled};
 use crate::axes::{self, BatchFault, Typing, batch_fault};
 use crate::data::{
     ArrayFile, Arrays, FedReport, Feed, Preprocess, PreprocessFlags, Samples, Texts, TextsReport, check_names, declare,
-    fix_size, token_inputs,
+    fix_size, inputs_in_words, token_inputs,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Given};
+use crate::graph::{self, Given, ImageInput, listed};
 use crate::metadata::PREPROCESS;
+use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{ExternalLinks, Model};
 use crate::runtime::Runtime;
 
@@ -61,6 +62,24 @@ pub struct Opened {
     pub arrays: Option<Arrays>,
 }
 
+/// A model of two towers that was opened.
+#[derive(Clone, Debug)]
+pub struct OpenedTowers {
+    /// All of it.
+    pub whole: Opened,
+    /// What pictures reach.
+    pub images: Opened,
+    /// What arrays or texts reach, with these.
+    pub others: Opened,
+}
+
+impl Opened {
+    /// A model of which nothing is to be said.
+    fn new(model: Model) -> Opened {
+        Opened { model, warnings: Vec::new(), notes: Vec::new(), batch: None, arrays: None }
+    }
+}
+
 impl Opening {
     /// Reads a model, brings it into the form that everything else works on, and feeds what it is to be fed.
     ///
@@ -98,8 +117,7 @@ impl Opening {
     /// Those of [`Self::read`], of [`graph::cut`], of [`pooled`], of [`fix_size`], of [`declare`], of reading arrays,
     /// and of running the model.
     pub fn open(&self, path: &Path, runtime: Option<&dyn Fn() -> Result<Arc<Runtime>>>) -> Result<Opened> {
-        let (warnings, notes) = (Vec::new(), Vec::new());
-        let mut opened = Opened { model: self.read(path)?, warnings, notes, batch: None, arrays: None };
+        let mut opened = Opened::new(self.read(path)?);
         let settled = self.settle(path, &mut opened, runtime);
         settled.map_err(|e| e.at(path)).map(|()| opened)
     }
@@ -119,7 +137,7 @@ impl Opening {
         opened: &mut Opened,
         runtime: Option<&dyn Fn() -> Result<Arc<Runtime>>>,
     ) -> Result<()> {
-        let Opened { model, warnings, notes, batch, arrays } = opened;
+        let Opened { model, warnings, notes, arrays, .. } = &mut *opened;
         let of = self.of.as_deref();
         let (file, of_texts) = self.file(path, model)?;
         let names: Option<Vec<String>> = file.as_ref().map(|f| f.names().map(str::to_string).collect());
@@ -143,55 +161,165 @@ impl Opening {
         if let Some(size) = self.input_size {
             fix_size(model, size)?;
         }
-        *arrays = file.map(|file| Arrays::read(&file, model).map(|read| read.of_texts(of_texts))).transpose()?;
-        if let (Some(arrays), Some(start)) = (arrays.as_ref(), runtime) {
-            check_padding(model, arrays, start)?;
-        }
-        notes.extend(FedReport::of(model).iter().map(FedReport::line));
-        if axes::holds_unread(model) {
-            warnings.extend(Typing::new(model)?.unread());
-        }
+        *arrays = file.map(|file| fed(model, &file, of_texts, runtime)).transpose()?;
+        assumed(model, warnings, notes)?;
         let flags = self.pictures.clone().unwrap_or_default();
         match (&self.pictures, arrays.is_none().then(|| declare(model, &flags, self.input_size.is_some()))) {
             (None, Some(Err(error))) => warnings.push(error.to_string()),
             (_, declared) => declared.transpose().map(drop)?,
         }
-        let noun = if arrays.is_some() { "samples" } else { "images" };
-        let (fault, samples, sized) = match arrays {
-            Some(arrays) => {
-                let sized = arrays.fixed(model);
-                (axes::batch_fault_of_all(&sized), Some(arrays.select(&[0, arrays.len().min(2) - 1]).arrays), sized)
-            }
-            None => (batch_fault(model), None, model.clone()),
-        };
-        let (images, why) = match (fault, runtime) {
-            (Some(BatchFault::Holds(images)), _) => (images, "its shapes fit no others".into()),
-            (Some(BatchFault::Meets(node)), Some(runtime)) => {
-                let typing = Typing::new(&sized)?;
-                match runtime()?.keeps_apart(&sized, typing.image_size(), samples) {
-                    Ok(true) => return Ok(()),
-                    Ok(false) => {}
-                    // What the runtime does not know it cannot run, and the file is taken at its word.
-                    Err(_) if !typing.opaque.is_empty() => return Ok(()),
-                    Err(error) => return Err(error),
-                }
-                (1, format!("{noun} of a batch meet in node `{node}`"))
-            }
-            _ => return Ok(()),
-        };
-        match arrays {
-            Some(_) => axes::fix_batches(model, images),
-            None => axes::fix_batch(model, images),
-        }
-        let note = format!(
-            "`{}` declares an open batch and has none, since {why}: it is run on batches of {images}; `grow \
-             --batch-axis open` opens it",
-            path.display()
-        );
-        warnings.push(note.clone());
-        *batch = Some(note);
-        Ok(())
+        settle_batch(path, opened, runtime)
     }
+
+    /// Opens a model of two towers, one that pictures reach and one that arrays or texts reach, and takes both out of
+    /// it. Outputs that need both stay in the whole model.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`]; [`ErrorKind::Usage`] where one output is to count or to be pooled;
+    /// [`ErrorKind::Unsupported`] where pictures or the other samples alone make no output.
+    pub fn open_towers(&self, path: &Path, runtime: &dyn Fn() -> Result<Arc<Runtime>>) -> Result<OpenedTowers> {
+        self.take_apart(path, runtime).map_err(|e| e.at(path))
+    }
+
+    fn take_apart(&self, path: &Path, runtime: &dyn Fn() -> Result<Arc<Runtime>>) -> Result<OpenedTowers> {
+        if let Some(flag) = self.of.as_ref().map(|_| "--of").or(self.pooling.map(|_| "--pooling")) {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("{flag} is for one tower, and there are samples for two"),
+            )
+            .hint("give the samples of that tower alone, or leave it out"));
+        }
+        let mut whole = self.read(path)?;
+        let Some(image) = ImageInput::of(whole.graph()).map(|input| input.name) else {
+            let what = format!("no input takes images: {}", inputs_in_words(&whole));
+            return Err(Error::new(ErrorKind::Unsupported, what)
+                .hint("leave --images out: it is for a tower of pictures beside that of other samples"));
+        };
+        let (file, of_texts) = self.file(path, &whole).map_err(|e| match e.kind() {
+            ErrorKind::Unsupported => e.rehint("leave --texts out: it is for a tower of texts beside that of pictures"),
+            _ => e,
+        })?;
+        let Some(file) = file else { bail!(Internal, "there is nothing to feed but pictures") };
+        check_names(&file, &whole)?;
+        let names: Vec<String> = file.names().map(str::to_string).collect();
+        if names.contains(&image) {
+            return Err(Error::new(ErrorKind::Usage, format!("it has an array for `{image}`, which --images gives"))
+                .at(file.path())
+                .hint("leave out one of the two"));
+        }
+        let (mut warnings, mut notes) = (Vec::new(), Vec::new());
+        let all: Vec<String> = names.iter().cloned().chain([image]).collect();
+        warnings.extend(graph::cut(&mut whole, Given::Tokens(&all), None)?.map(|cut| cut.note()));
+        self.input_size.map_or(Ok(()), |size| fix_size(&mut whole, size))?;
+        assumed(&whole, &mut warnings, &mut notes)?;
+        declare(&mut whole, &self.pictures.clone().unwrap_or_default(), self.input_size.is_some())?;
+        let [pictures, rest] = [(Given::Image, "pictures"), (Given::Tokens(&names), "texts or arrays")];
+        read_own_batch(&mut whole, pictures, &all[names.len()..])?;
+        read_own_batch(&mut whole, rest, &names)?;
+        let [images, others] = [pictures, rest].map(|given| tower(&whole, given).map(Opened::new));
+        let (mut images, mut others) = (images?, others?);
+        others.arrays = Some(fed(&others.model, &file, of_texts, Some(runtime))?);
+        settle_batch(path, &mut images, None)?;
+        settle_batch(path, &mut others, Some(runtime))?;
+        for part in [&mut images, &mut others] {
+            // What a part takes is what the whole takes.
+            let own = |v: &ValueInfoProto| part.model.graph().input.iter().find(|own| own.name() == v.name()).cloned();
+            whole.graph_mut().input.iter_mut().for_each(|v| own(v).into_iter().for_each(|own| *v = own));
+            warnings.append(&mut part.warnings);
+        }
+        let is_of = |part: &Opened, name: &str| part.model.graph().output.iter().any(|o| o.name() == name);
+        let outputs = whole.graph().output.iter().map(|o| o.name());
+        let both: Vec<String> =
+            outputs.filter(|o| !is_of(&images, o) && !is_of(&others, o)).map(str::to_string).collect();
+        if !both.is_empty() {
+            notes.push(format!("{} follow from both towers: they stay, and nothing is judged by them", listed(&both)));
+        }
+        Ok(OpenedTowers { whole: Opened { warnings, notes, ..Opened::new(whole) }, images, others })
+    }
+}
+
+/// Takes the part out of a model that some samples are enough for.
+fn tower(model: &Model, (given, what): (Given, &str)) -> Result<Model> {
+    let mut part = model.clone();
+    match graph::cut(&mut part, given, None) {
+        Ok(Some(_)) => Ok(part),
+        _ => Err(Error::new(ErrorKind::Unsupported, format!("no output is made from {what} alone"))
+            .hint("--inputs takes pictures and texts that belong together: an array for each input")),
+    }
+}
+
+/// Lets a tower read the batch off its `own` inputs alone.
+fn read_own_batch(whole: &mut Model, given: (Given, &str), own: &[String]) -> Result<()> {
+    let mut read = whole.graph().clone();
+    if !graph::read_own_axes(&mut read, own) {
+        return Ok(());
+    }
+    let part = tower(whole, given)?;
+    let declared = std::mem::take(&mut whole.graph_mut().value_info);
+    graph::splice(whole.graph_mut(), part.graph(), part.graph().clone())?;
+    whole.graph_mut().value_info = declared;
+    Ok(())
+}
+
+/// The arrays that a model is fed with.
+fn fed(
+    model: &Model,
+    file: &ArrayFile,
+    of_texts: Option<TextsReport>,
+    runtime: Option<&dyn Fn() -> Result<Arc<Runtime>>>,
+) -> Result<Arrays> {
+    let arrays = Arrays::read(file, model)?.of_texts(of_texts);
+    runtime.map_or(Ok(()), |start| check_padding(model, &arrays, start))?;
+    Ok(arrays)
+}
+
+/// Says what is assumed of a model.
+fn assumed(model: &Model, warnings: &mut Vec<String>, notes: &mut Vec<String>) -> Result<()> {
+    notes.extend(FedReport::of(model).iter().map(FedReport::line));
+    if axes::holds_unread(model) {
+        warnings.extend(Typing::new(model)?.unread());
+    }
+    Ok(())
+}
+
+/// Fixes the batch of a model that declares an open one and has none.
+fn settle_batch(path: &Path, opened: &mut Opened, runtime: Option<&dyn Fn() -> Result<Arc<Runtime>>>) -> Result<()> {
+    let Opened { model, warnings, batch, arrays, .. } = opened;
+    let noun = if arrays.is_some() { "samples" } else { "images" };
+    let (fault, samples, sized) = match arrays {
+        Some(arrays) => {
+            let sized = arrays.fixed(model);
+            (axes::batch_fault_of_all(&sized), Some(arrays.select(&[0, arrays.len().min(2) - 1]).arrays), sized)
+        }
+        None => (batch_fault(model), None, model.clone()),
+    };
+    let (images, why) = match (fault, runtime) {
+        (Some(BatchFault::Holds(images)), _) => (images, "its shapes fit no others".into()),
+        (Some(BatchFault::Meets(node)), Some(runtime)) => {
+            let typing = Typing::new(&sized)?;
+            match runtime()?.keeps_apart(&sized, typing.image_size(), samples) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // What the runtime does not know it cannot run, and the file is taken at its word.
+                Err(_) if !typing.opaque.is_empty() => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            (1, format!("{noun} of a batch meet in node `{node}`"))
+        }
+        _ => return Ok(()),
+    };
+    match arrays {
+        Some(_) => axes::fix_batches(model, images),
+        None => axes::fix_batch(model, images),
+    }
+    let note = format!(
+        "`{}` declares an open batch and has none, since {why}: it is run on batches of {images}; `grow \
+         --batch-axis open` opens it",
+        path.display()
+    );
+    warnings.push(note.clone());
+    *batch = Some(note);
+    Ok(())
 }
 
 /// Gives a model the vector of a sample as its one output, and says what that is.

@@ -164,8 +164,10 @@ fn texts_are_cut_into_tokens() {
 #[test]
 fn surgery_is_right_or_says_what_is_not() {
     if let Some(runtime) = runtime() {
-        use common::reports::{blocks, heads, shared, stacks, towers, unknown};
+        use common::reports::{blocks, both_towers, heads, shared, stacks, towers, unknown};
         towers::one_tower_changes(runtime);
+        both_towers::each_tower_is_that_of_its_own(runtime);
+        both_towers::one_command_shrinks_both("onnxruntime");
         stacks::norms_behind_a_stack_stay(runtime);
         unknown::what_is_known_is_resized(runtime);
         stacks::layers_are_those_of_a_stack(runtime);

@@ -12,7 +12,7 @@ use ndarray::{Array2, ArrayD, Axis, Ix2, Slice};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::feeds::{FedReport, in_words, kind_name};
+use super::feeds::{FedReport, in_words, inputs_in_words, kind_name};
 use super::formats::ArrayFile;
 use super::samples::{Inputs, Samples};
 use super::source::hexadecimal;
@@ -20,7 +20,6 @@ use super::tables::no_row;
 use super::texts::{LabelsReport, Side, Takes, TextsReport, on_the_left};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, data_inputs, declared_axes, declared_dims, declared_type, is_integer};
-use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::proto::tensor_shape_proto::dimension::Value as Size;
 use crate::onnx::{DataType, Model};
 use crate::parallel;
@@ -514,9 +513,7 @@ pub(crate) fn check_names(file: &ArrayFile, model: &Model) -> Result<()> {
 
 /// The inputs of a model in a sentence.
 fn listed(model: &Model) -> String {
-    let inputs = data_inputs(model.graph());
-    let words: Vec<String> = inputs.iter().map(|info: &&ValueInfoProto| in_words(info)).collect();
-    format!("--inputs takes an array for each input, by its name: {}", words.join(", "))
+    format!("--inputs takes an array for each input, by its name: {}", inputs_in_words(model))
 }
 
 /// The array that says which tokens are special, where the file has one that is no input: it is as large as the mask,

@@ -340,6 +340,12 @@ fn axes(info: &ValueInfoProto, other: &ValueInfoProto) -> Vec<Axis> {
     own.iter().enumerate().map(axis).collect()
 }
 
+/// The inputs of a model for messages.
+pub(crate) fn inputs_in_words(model: &Model) -> String {
+    let words: Vec<String> = data_inputs(model.graph()).into_iter().map(in_words).collect();
+    words.join(", ")
+}
+
 /// An input for messages: its name, type and axes.
 pub(super) fn in_words(info: &ValueInfoProto) -> String {
     let size = |d: &Dimension| match &d.value {

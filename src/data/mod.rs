@@ -38,6 +38,7 @@ pub use arrays::{ArrayReport, Arrays, ArraysReport, TokensReport};
 pub(crate) use beside::{folders as folders_beside, json as json_beside};
 pub use classes::{ClassesBy, Correspondence, Matched, class_names};
 pub use dataset::{Dataset, DatasetOptions, Split};
+pub(crate) use feeds::inputs_in_words;
 pub use feeds::{FedReport, Feed};
 pub(crate) use formats::ArrayFile;
 pub use formats::parquet_codecs;

@@ -4,6 +4,7 @@
 //! A [`Fitter`] holds what fits need: the pinned ancestor, views of images, and a runtime of one thread. A [`Job`]
 //! makes descendants, each under a budget of its own.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,8 +13,8 @@ use serde_json::json;
 
 use super::part::fixed_to;
 use super::{
-    Allocation, Budget, Calibration, Latencies, Limits, Progress, Shrinker, Shrunk, Timing, Values, Views, beyond_half,
-    image_input, plan, thin,
+    Allocation, Budget, Calibration, Latencies, Limits, Progress, Shrinker, Shrunk, Timing, Towers, Values, Views,
+    beyond_half, image_input, plan, thin,
 };
 use crate::anatomy::Anatomy;
 use crate::axes::{Typing, carry_value_info};
@@ -140,10 +141,10 @@ impl Fitter {
 /// Measures the order of removal, and says what the user should know.
 ///
 /// # Errors
-/// Those of [`Shrinker::analyse`].
-pub fn analyse(shrinker: &mut Shrinker, limits: &Limits, listener: &dyn Listener) -> Result<Removals> {
-    let warnings = shrinker.warnings(limits)?;
-    let removals = shrinker.analyse(limits, &|stage, n, of| listener.progress(stage, n, of))?;
+/// Those of [`Towers::analyse`].
+pub fn analyse(towers: &mut Towers, limits: &Limits, listener: &dyn Listener) -> Result<Removals> {
+    let warnings = towers.warnings(limits)?;
+    let removals = towers.analyse(limits, &|stage, n, of| listener.progress(stage, n, of))?;
     warnings.iter().for_each(|w| listener.warn(w));
     Ok(removals)
 }
@@ -205,7 +206,7 @@ pub struct Job<'m> {
     /// In which order its heads and neurons go.
     pub removals: Removals,
     /// What fits them; descendants are only thinned where there is none.
-    pub shrinker: Option<Shrinker<'m>>,
+    pub shrinker: Option<Towers<'m>>,
     /// A runtime of the threads that a descendant will have.
     pub runtime: Arc<Runtime>,
     limits: Limits,
@@ -219,18 +220,18 @@ impl<'m> Job<'m> {
     /// A job whose removals are known.
     pub fn new(
         ancestor: &'m Model,
-        shrinker: Option<Shrinker<'m>>,
+        shrinker: Option<Towers<'m>>,
         removals: Removals,
         limits: Limits,
         runtime: Arc<Runtime>,
         options: JobOptions,
     ) -> Job<'m> {
-        let sized = shrinker.as_ref().and_then(Shrinker::sample).map(|sample| fixed_to(ancestor, sample));
+        let sized = shrinker.as_ref().and_then(Towers::sample).map(|sample| fixed_to(ancestor, &sample));
         Job { ancestor, removals, shrinker, runtime, limits, options, latencies: None, sized }
     }
 
     /// A sample that models are timed on, where they take arrays.
-    pub fn sample(&self) -> Option<&Values> {
+    pub fn sample(&self) -> Option<Cow<'_, Values>> {
         self.shrinker.as_ref()?.sample()
     }
 
@@ -246,7 +247,8 @@ impl<'m> Job<'m> {
     /// Those of [`Latencies::measure`].
     pub fn measure(&mut self, listener: &dyn Listener) -> Result<()> {
         let tell = |n, of| listener.progress("latency", n, of);
-        let how = (self.sample(), self.options.fold);
+        let sample = self.sample();
+        let how = (sample.as_deref(), self.options.fold);
         let measure = || Latencies::measure(&self.runtime, self.ancestor, &self.limits, how, &tell);
         self.latencies = Some(parallel::first(measure)?);
         Ok(())
@@ -282,10 +284,10 @@ impl<'m> Job<'m> {
         }
         let mut allocation = first?;
         let (Budget::Latency(wanted), Some(latencies)) = (budget, &self.latencies) else { return Ok(allocation) };
-        let mut asked = wanted;
+        let (mut asked, sample) = (wanted, self.sample());
         for _ in 0..TRIES {
             let thinned = thin(self.ancestor, &self.removals, &allocation)?;
-            let how = (self.sample(), self.options.fold);
+            let how = (sample.as_deref(), self.options.fold);
             let found = latencies.of(&self.runtime, self.ancestor, &thinned, how)?;
             allocation.latency = Some(found);
             if found <= wanted * (1.0 + SLACK) {
@@ -300,7 +302,7 @@ impl<'m> Job<'m> {
     /// Thins the ancestor to an allocation, and fits what remains.
     ///
     /// # Errors
-    /// Those of [`Shrinker::shrink`] and of [`thin`]; [`ErrorKind::Check`] where the error on held-out images is too
+    /// Those of [`Towers::shrink`] and of [`thin`]; [`ErrorKind::Check`] where the error on held-out images is too
     /// large.
     pub fn make(&mut self, allocation: &Allocation, progress: Progress) -> Result<Shrunk> {
         let child = match &mut self.shrinker {
@@ -308,15 +310,17 @@ impl<'m> Job<'m> {
             None => Shrunk::of(thin(self.ancestor, &self.removals, allocation)?, None)?,
         };
         match self.options.max_error {
-            Some(limit) if child.error.is_nan() || child.error > limit => Err(Error::new(
-                ErrorKind::Check,
-                format!(
-                    "the error on held-out images is {:.4}, above --max-error {limit}: nothing was written",
-                    child.error
-                ),
-            )
-            .at(&self.ancestor.path)
-            .hint("keep more, or give more different images")),
+            Some(limit) if child.error.is_nan() || child.error > limit => {
+                let worst = child.errors.iter().max_by(|a, b| a.1.total_cmp(b.1));
+                let of = match worst {
+                    Some((tower, _)) => format!("the error of the {tower} tower on held-out samples"),
+                    None => "the error on held-out images".into(),
+                };
+                let what = format!("{of} is {:.4}, above --max-error {limit}: nothing was written", child.error);
+                Err(Error::new(ErrorKind::Check, what)
+                    .at(&self.ancestor.path)
+                    .hint("keep more, or give more different images"))
+            }
             _ => Ok(child),
         }
     }
@@ -339,7 +343,7 @@ impl<'m> Job<'m> {
     /// Those of [`keep_transform`].
     pub fn describe(&self, child: &mut Shrunk, allocation: &Allocation, transform: Option<&Preprocess>) -> Result<()> {
         keep_transform(&mut child.model, transform, None)?;
-        let description = json!({
+        let mut description = json!({
             "schema": schema::DESCENDANT,
             "offshoot": env!("CARGO_PKG_VERSION"),
             "source": {"file": self.ancestor.path.file_name().map(|n| n.to_string_lossy())},
@@ -350,6 +354,10 @@ impl<'m> Job<'m> {
             "error": child.error,
             "seed": self.options.seed,
         });
+        if !child.errors.is_empty() {
+            description["errors"] = json!(child.errors);
+            description["output_errors"] = json!(child.outputs);
+        }
         child.model.set_metadata(DESCENDANT, description.to_string());
         carry_value_info(self.ancestor, &mut child.model);
         Ok(())

@@ -30,6 +30,7 @@ mod shrinker;
 pub mod similarity;
 mod stages;
 mod targets;
+mod towers;
 
 pub use allocate::plan;
 pub use budget::{Allocation, Budget, Limits, PlannedLayer};
@@ -41,3 +42,4 @@ pub use part::{Values, image_input, pin, pin_on};
 pub use prune::thin;
 pub use range::beyond_half;
 pub use shrinker::{Fit, MEMORY, Shrinker, Shrunk, Timing};
+pub use towers::{Tower, Towers};

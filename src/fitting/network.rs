@@ -183,9 +183,17 @@ impl<'m> Network<'m> {
 
     /// The end of the network for some samples, without what is padding's.
     pub(super) fn ends(&self, samples: &[Values]) -> Result<Vec<Vec<ArrayD<f32>>>> {
-        let parts: Vec<Part> = (0..self.lengths()).map(|l| self.at(l).whole(&self.end)).collect();
-        let end = |sample| Ok(self.real_end(parts[self.length(sample)].run(sample)?, sample));
-        samples.par_iter().map(end).collect()
+        self.values(&self.end, samples)
+    }
+
+    /// Some values for some samples, without what is padding's.
+    pub(super) fn values(&self, names: &[String], samples: &[Values]) -> Result<Vec<Vec<ArrayD<f32>>>> {
+        let parts: Vec<Part> = (0..self.lengths()).map(|l| self.at(l).whole(names)).collect();
+        let of = |sample| {
+            let found = parts[self.length(sample)].run(sample)?;
+            Ok(names.iter().zip(found).map(|(name, value)| self.real(name, value, sample)).collect())
+        };
+        samples.par_iter().map(of).collect()
     }
 
     /// The values at the end of the network without what is padding's.

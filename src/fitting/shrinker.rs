@@ -1,5 +1,6 @@
 //! An ancestor that is shrunk: the steps in their order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use super::budget::{Allocation, Limits};
 use super::calibration::Calibration;
 use super::head_dims::{self, Measured, Narrow, dimension_costs, local_errors};
 use super::knapsack::curve;
-use super::network::{Network, Progress};
+use super::network::{Network, Progress, distance};
 use super::part::{Values, fixed_to};
 use super::prune::thin;
 use super::refit::{self, Fitted, refit};
@@ -39,6 +40,11 @@ pub struct Shrunk {
     pub model: Model,
     /// Squared error of what leaves the encoder on held-out views, relative to the values themselves.
     pub error: f64,
+    /// The same of each tower that was shrunk by itself, with its name; `error` is the largest. Empty where the model
+    /// was not taken apart.
+    pub errors: BTreeMap<String, f64>,
+    /// The same of the outputs of these towers.
+    pub outputs: BTreeMap<String, f64>,
     /// How matrices were fitted.
     pub fits: Vec<Fit>,
     /// Parameters.
@@ -203,6 +209,38 @@ impl<'m> Shrinker<'m> {
         Ok(Narrowed { narrows, measured, statistics })
     }
 
+    /// The model that is shrunk.
+    pub(super) fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// One of the longest samples that there are.
+    pub(super) fn longest(&self) -> Option<&Values> {
+        self.calibration.lengths().first().copied()
+    }
+
+    /// Squared errors of the outputs of a descendant on held-out views, relative to the values themselves.
+    ///
+    /// # Errors
+    /// Those of typing and of the runtime.
+    pub(super) fn of_outputs(&self, child: &Model) -> Result<BTreeMap<String, f64>> {
+        let names: Vec<String> = self.model.graph().output.iter().map(|o| o.name().to_string()).collect();
+        let pinned = self.calibration.pin(child)?;
+        let held_out = &self.calibration.held_out;
+        let [old, new] = [self.network.values(&names, held_out)?, self.network(&pinned)?.values(&names, held_out)?];
+        let error = |o: usize| {
+            let sum = |f: &dyn Fn(usize) -> f64| (0..held_out.len()).map(f).sum::<f64>();
+            let own = |i: usize| old[i][o].iter().map(|v| f64::from(*v).powi(2)).sum();
+            sum(&|i| distance(&old[i][o..=o], &new[i][o..=o])) / sum(&own).max(f64::MIN_POSITIVE)
+        };
+        Ok(names.iter().enumerate().map(|(o, name)| (name.clone(), error(o))).collect())
+    }
+
+    /// What the user should know about the samples.
+    pub(super) fn of_samples(&self) -> &[String] {
+        &self.calibration.warnings
+    }
+
     /// What the user should know about the model, the images and what stays as it is.
     ///
     /// # Errors
@@ -210,7 +248,7 @@ impl<'m> Shrinker<'m> {
     pub fn warnings(&self, limits: &Limits) -> Result<Vec<String>> {
         let mut warnings = blocks(self.model, limits)?.1;
         warnings.extend(self.network.warnings.iter().cloned());
-        warnings.extend(self.calibration.warnings.iter().cloned());
+        warnings.extend(self.of_samples().iter().cloned());
         Ok(warnings)
     }
 
@@ -319,7 +357,8 @@ impl Shrunk {
         let (parameters, macs) = (parameters(model.graph()), Typing::new(sized.as_ref().unwrap_or(&model))?.macs());
         drop(sized);
         let bytes = encoded_len(&model.proto);
-        Ok(Shrunk { model, error: 0.0, fits: Vec::new(), parameters, macs, bytes })
+        let (errors, outputs) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Shrunk { model, error: 0.0, errors, outputs, fits: Vec::new(), parameters, macs, bytes })
     }
 }
 

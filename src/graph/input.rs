@@ -1,10 +1,11 @@
 //! What the first nodes of a graph do to its image: exporters put the normalisation of pictures into the graph, and
 //! whoever feeds it has to know which numbers stand for a picture.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use super::feed::{axis_name, declared_axes};
 use super::links::Links;
-use super::nodes::Attributes;
+use super::nodes::{Attributes, int_attribute};
 use super::order::prune;
 use super::subgraphs::needed;
 use super::values::{data_inputs, declared_dims, declared_type};
@@ -81,8 +82,8 @@ pub enum Given<'a> {
 }
 
 /// Cuts away the outputs that need other inputs than those that are `given`, and these inputs; of the rest all but
-/// `of`, where one is picked. Inputs that were [fed](super::feed) are none. `None` where there is nothing to cut. The
-/// nodes of the graph have to be in order.
+/// `of`, where one is picked. Inputs that were [fed](super::feed) are none, and neither is one whose batch alone is
+/// needed: see [`read_own_axes`]. `None` where there is nothing to cut. The nodes of the graph have to be in order.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] where there is no output `of`, [`ErrorKind::Unsupported`] where it, or every output, needs
@@ -104,6 +105,9 @@ pub fn cut(model: &mut Model, given: Given, of: Option<&str>) -> Result<Option<C
     if others.is_empty() && of.is_none_or(|_| all.len() == 1) {
         return Ok(None);
     }
+    let others: Vec<String> = others.into_iter().map(str::to_string).collect();
+    read_own_axes(graph, sampled);
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
     let links = Links::new(graph);
     let needy: HashSet<usize> = links.downstream(others.iter().copied()).collect();
     let needs_others = |x: &str| others.contains(&x) || links.maker(x).is_some_and(|k| needy.contains(&k));
@@ -128,6 +132,38 @@ pub fn cut(model: &mut Model, given: Given, of: Option<&str>) -> Result<Option<C
     // What was fed and is needed no more is no input of what remains either.
     model.fed.retain(|f| used.contains(f.info.name()));
     Ok(Some(Cut { outputs, inputs, of: of.map(str::to_string), sampled, fed }))
+}
+
+/// Lets a graph read lengths of axes off its `own` inputs, where it reads them off others and the file gives both axes
+/// one name: an exporter that is told that pictures and texts have one batch reads it off either. True where that
+/// changes anything.
+pub fn read_own_axes(graph: &mut GraphProto, own: &[String]) -> bool {
+    let mut axes: HashMap<String, (String, usize)> = HashMap::new();
+    let mut others: HashMap<String, Vec<Option<String>>> = HashMap::new();
+    for info in data_inputs(graph) {
+        let names: Vec<Option<String>> =
+            declared_axes(info).into_iter().flatten().map(|axis| axis_name(axis).map(str::to_string)).collect();
+        match own.iter().any(|name| name == info.name()) {
+            true => {
+                for (at, name) in names.into_iter().enumerate().filter_map(|(at, name)| Some((at, name?))) {
+                    axes.entry(name).or_insert_with(|| (info.name().to_string(), at));
+                }
+            }
+            false => drop(others.insert(info.name().to_string(), names)),
+        }
+    }
+    let mut changed = false;
+    for node in graph.node.iter_mut().filter(|node| node.op_type() == "Shape") {
+        let (first, end) = (node.int("start").unwrap_or(0), node.int("end"));
+        let names = node.input.first().and_then(|x| others.get(x)).filter(|_| end == Some(first + 1));
+        let name = names.zip(usize::try_from(first).ok()).and_then(|(names, at)| names.get(at)?.as_ref());
+        if let Some((input, at)) = name.and_then(|name| axes.get(name)) {
+            node.input = vec![input.clone()];
+            node.attribute = vec![int_attribute("start", *at as i64), int_attribute("end", *at as i64 + 1)];
+            changed = true;
+        }
+    }
+    changed
 }
 
 /// Checks that a graph has an output.
@@ -302,6 +338,7 @@ impl Affine {
 mod tests {
     use super::*;
     use crate::graph::{int_attribute, node};
+    use crate::onnx::proto::{ModelProto, tensor_shape_proto::dimension::Value as Size};
     use crate::onnx::{tensor_from_f32, tensor_from_i64, tensor_info};
 
     /// What is known of an input whose first nodes are these; constants are called by their values.
@@ -327,6 +364,39 @@ mod tests {
         }
         let found = ImageInput::of(&graph).unwrap();
         (found.values, found.reverses_channels)
+    }
+
+    #[test]
+    fn an_axis_of_one_name_is_read_off_the_input_that_is_given() {
+        let info = |name: &str, axes: &[&str]| {
+            let mut info = tensor_info(name, DataType::Float, &vec![None; axes.len()]);
+            let declared = crate::graph::axes_mut(&mut info).unwrap();
+            declared.iter_mut().zip(axes).for_each(|(axis, name)| axis.value = Some(Size::DimParam(name.to_string())));
+            info
+        };
+        let shape = |first: i64| vec![int_attribute("start", first), int_attribute("end", first + 1)];
+        let graph = || GraphProto {
+            node: vec![
+                node("Shape", &["texts"], &["batch"], shape(0)),
+                node("Shape", &["texts"], &["length"], shape(1)),
+                node("Expand", &["pictures", "batch"], &["image"], vec![]),
+                node("Expand", &["texts", "length"], &["text"], vec![]),
+            ],
+            input: vec![info("texts", &["n", "tokens"]), info("pictures", &["rows", "n"])],
+            output: ["image", "text"].map(|name| tensor_info(name, DataType::Float, &[None])).to_vec(),
+            ..GraphProto::default()
+        };
+        let own = ["pictures".to_string()];
+        let mut read = graph();
+        assert!(read_own_axes(&mut read, &own) && !read_own_axes(&mut read.clone(), &own));
+        assert_eq!(
+            (read.node[0].input[0].as_str(), read.node[0].int("start"), read.node[0].int("end")),
+            (own[0].as_str(), Some(1), Some(2))
+        );
+        assert_eq!(read.node[1..], graph().node[1..]);
+        let mut model = Model::from_proto(ModelProto { graph: Some(graph()), ..ModelProto::default() });
+        let cut = cut(&mut model, Given::Inputs(&own), None).unwrap().unwrap();
+        assert_eq!((cut.outputs, model.graph().node.len(), model.graph().input.len()), (vec!["text".into()], 2, 1));
     }
 
     #[test]

@@ -19,6 +19,11 @@ impl Names {
         names
     }
 
+    /// Collects the names of several graphs.
+    pub(super) fn of_all<'g>(graphs: impl IntoIterator<Item = &'g GraphProto>) -> Self {
+        Names { taken: graphs.into_iter().flat_map(|graph| Names::new(graph).taken).collect() }
+    }
+
     /// Collects the names of a graph alone.
     pub(super) fn of_outer_graph(graph: &GraphProto) -> Self {
         let nodes = graph.node.iter().flat_map(|n| n.output.iter().chain(&n.input));

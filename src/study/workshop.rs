@@ -498,7 +498,8 @@ impl Workshop {
                 self.removals.insert(key, removals.clone());
                 let budget = Budget::Parameters(cell.size.parameters.unwrap_or_default() as f64);
                 let runtime = self.runtime.clone();
-                let mut job = Job::new(&source, Some(shrinker), removals, limits, runtime, JobOptions::default());
+                let mut job =
+                    Job::new(&source, Some(shrinker.into()), removals, limits, runtime, JobOptions::default());
                 let allocation = job.allocate(budget)?;
                 let shrunk = job.make(&allocation, &|_, _| {})?.model;
                 let typing = Typing::new(&shrunk)?;

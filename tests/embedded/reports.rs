@@ -3,14 +3,29 @@
 use crate::common::tract;
 
 use crate::common::reports::{
-    arrays, batches, blocks, branches, bundles, classes, classifiers, configs, constants, feeds, heads, inputs, joined,
-    labelled, learned, listed, masks, models, pictures, ranges, scored, sentences, shared, sizes, stacks, starts,
-    studies, tars, teachers, texts, tokens, towers, unknown, values, verified, windows,
+    arrays, batches, blocks, both_towers, branches, bundles, classes, classifiers, configs, constants, feeds, heads,
+    inputs, joined, labelled, learned, listed, masks, models, pictures, ranges, scored, sentences, shared, sizes,
+    stacks, starts, studies, tars, teachers, texts, tokens, towers, unknown, values, verified, windows,
 };
 
 #[test]
 fn the_output_that_counts_decides_which_tower_changes() {
     towers::one_tower_changes(&tract());
+}
+
+#[test]
+fn both_towers_are_shrunk_as_each_by_itself() {
+    both_towers::each_tower_is_that_of_its_own(&tract());
+}
+
+#[test]
+fn one_command_shrinks_both_towers() {
+    both_towers::one_command_shrinks_both("tract");
+}
+
+#[test]
+fn what_is_for_one_tower_is_refused() {
+    both_towers::what_is_for_one_tower_is_refused();
 }
 
 #[test]

@@ -7,14 +7,14 @@ use clap::Args;
 use ndarray::Array2;
 use serde_json::json;
 
-use super::fitter::calibrated;
-use super::source::{Source, open_for};
+use super::fitter::{Fed, calibrated};
+use super::source::{Source, open_for, open_towers};
 use super::{agree, densities, named};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::common::{ClusterFlags, RunFlags, SampleFlags};
 use crate::cli::output::{self, Bars, count, table};
-use crate::data::{Arrays, Samples};
+use crate::data::Samples;
 use crate::density::{Densities, attention_distances};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::similarity::{head_distances, neuron_clusters};
@@ -63,12 +63,17 @@ pub struct CondenseArgs {
 
 /// Runs the command.
 pub fn run(c: &CondenseArgs) -> Result<()> {
+    if c.fitted && c.samples.are_of_towers() {
+        let (model, towers) = open_towers(&c.model, &c.run, &c.samples)?;
+        output::check_output(&c.output, &[&c.model], c.force)?;
+        return fitted(c, &model, Fed::Towers(towers));
+    }
     let (model, arrays) = open_for(&c.model, &c.run, &c.samples)?;
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     output::check_output(&c.output, &[&c.model], c.force)?;
     if c.fitted {
-        return fitted(c, &model, arrays);
+        return fitted(c, &model, Fed::Whole(arrays));
     }
     let source = Source::new(&c.samples, &c.run, &model, &typing, arrays)?;
     let runtime = Runtime::start(&c.run.runtime.options())?;
@@ -123,7 +128,7 @@ pub fn run(c: &CondenseArgs) -> Result<()> {
 }
 
 /// The ancestor whole, with the order in which its heads and neurons go.
-fn fitted(c: &CondenseArgs, model: &Model, arrays: Option<Arrays>) -> Result<()> {
+fn fitted(c: &CondenseArgs, model: &Model, fed: Fed) -> Result<()> {
     if c.clusters.any() || model.metadata(LEARNGENE).is_some() {
         return Err(Error::new(ErrorKind::Usage, "--fitted clusters nothing, and takes the ancestor")
             .at(&c.model)
@@ -131,10 +136,10 @@ fn fitted(c: &CondenseArgs, model: &Model, arrays: Option<Arrays>) -> Result<()>
     }
     let bars = Bars::default();
     let views = Views { count: c.crops.map(|n| n as usize), seed: c.seed };
-    let calibrated = calibrated(model, (&c.samples, arrays), &c.run, views, &bars)?;
-    let mut shrinker = named(&model.path, calibrated.fitter.shrinker(model))?;
+    let calibrated = calibrated(model, (&c.samples, fed), &c.run, views, &bars)?;
+    let mut towers = calibrated.towers(model)?;
     let limits = Limits { dims: true, ..Limits::default() };
-    let removals = named(&c.model, analyse(&mut shrinker, &limits, &bars))?;
+    let removals = named(&c.model, analyse(&mut towers, &limits, &bars))?;
     bars.clear();
     let gene = carrying(model, removals, Some(calibrated.origin()?))?;
     let bytes = output::write_model(&c.output, &gene)?;
@@ -142,7 +147,7 @@ fn fitted(c: &CondenseArgs, model: &Model, arrays: Option<Arrays>) -> Result<()>
     match (c.json, Learngene::read(&gene)?) {
         (true, Some(gene)) => {
             let mut value = serde_json::to_value(&gene).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
-            value["input"] = calibrated.source.report();
+            value["input"] = calibrated.report();
             output::print_json(&value)
         }
         _ => Ok(()),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::bundled::{Companions, in_folder};
 use super::condense::condense;
-use super::fitter::calibrated;
+use super::fitter::{Fed, calibrated};
 use super::source::{Source, open_for};
 use super::verification::{NO_VERIFY, Verifying, tell};
 use super::{named, open, plain};
@@ -188,7 +188,7 @@ pub fn run(c: &GrowArgs) -> Result<()> {
     let fitter = match (fits, c.has_samples() && (given.is_none() || calibrated)) {
         (false, _) => None,
         (true, true) => {
-            let (of, views) = ((&samples, arrays.clone()), Views { count: None, seed: c.seed });
+            let (of, views) = ((&samples, Fed::Whole(arrays.clone())), Views { count: None, seed: c.seed });
             Some(self::calibrated(&model, of, &c.run, views, &Bars::default())?)
         }
         (true, false) => {
@@ -198,10 +198,10 @@ pub fn run(c: &GrowArgs) -> Result<()> {
                 .hint(format!("give {flag} and the ancestor, or a learngene of condense --fitted")));
         }
     };
-    input = input.or(fitter.as_ref().map(|f| f.source.report()));
-    let shrinker = fitter.as_ref().map(|f| named(&model.path, f.fitter.shrinker(&model))).transpose()?;
-    if let Some(shrinker) = &shrinker {
-        shrinker.warnings(&Limits::default())?.iter().for_each(|w| output::warn(w));
+    input = input.or(fitter.as_ref().map(|f| f.report()));
+    let towers = fitter.as_ref().map(|f| f.towers(&model)).transpose()?;
+    if let Some(towers) = &towers {
+        towers.warnings(&Limits::default())?.iter().for_each(|w| output::warn(w));
     }
     let grown: Vec<Result<Plan>> = jobs
         .par_iter()
@@ -212,24 +212,24 @@ pub fn run(c: &GrowArgs) -> Result<()> {
             };
             let mut child = named(&c.model, grow(model, gene, &job.shape))?;
             let grown = verifies.then(|| long(c, job, &child.model).map(Cow::into_owned)).transpose()?;
-            if let Some(shrinker) = shrinker.as_ref().filter(|_| job.shape.projection == Projection::Fitted) {
+            if let Some(towers) = towers.as_ref().filter(|_| job.shape.projection == Projection::Fitted) {
                 let sources: Vec<usize> = child.plan.layers.iter().map(|l| l.ancestor_layer).collect();
-                let (fitted, error) = named(&c.model, shrinker.refit(&child.model, &sources, &|_, _| {}))?;
+                let (fitted, error) = named(&c.model, towers.refit(&child.model, &sources, &|_, _| {}))?;
                 child.model = fitted;
-                let many = fitter.as_ref().map_or("images", |f| f.source.noun().many);
+                let many = fitter.as_ref().map_or("images", |f| f.noun().many);
                 output::note(&format!("fitted; squared error on held-out {many} {error:.4}, relative to the values"));
             }
             named(&c.model, settled(job, &mut child, runtime.as_ref().filter(|_| c.fold)))?;
             let single = verifies.then(|| child.model.clone());
             if let Some(dtype) = job.dtype {
-                let fitter = fitter.as_ref().filter(|_| job.takes(arrays.as_ref()));
+                let fitter = fitter.as_ref().zip(towers.as_ref()).filter(|_| job.takes(arrays.as_ref()));
                 let wide = fitter
-                    .map(|f| named(&c.model, f.fitter.wide(&child.model, Some(dtype), &Bars::default())))
+                    .map(|(f, towers)| named(&c.model, f.wide(towers, &child.model, Some(dtype), &Bars::default())))
                     .transpose()?
                     .flatten();
                 named(&c.model, child.convert(dtype, wide.as_ref()))?;
             }
-            let transform = fitter.as_ref().and_then(|f| f.source.preprocess());
+            let transform = fitter.as_ref().and_then(|f| f.preprocess());
             keep_transform(&mut child.model, transform, job.shape.image_size)?;
             child.declare_values(model);
             if let (Some(grown), Some(single)) = (&grown, &single) {

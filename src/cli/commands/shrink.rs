@@ -1,5 +1,7 @@
 //! `offshoot shrink`: smaller models on unlabelled images, without training.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -7,8 +9,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::bundled::{Companions, in_folder};
-use super::fitter::{Calibrated, calibrated};
-use super::source::open_for;
+use super::fitter::{Calibrated, Fed, calibrated};
+use super::source::{Noun, open_for, open_towers};
 use super::{in_type, named, open, open_for_images, plain};
 use crate::axes::Typing;
 use crate::cli::common::values::tolerance;
@@ -18,12 +20,13 @@ use crate::data::FedReport;
 use crate::density::attention_maps;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{
-    Allocation, Budget, Fitter, Job, JobOptions, Limits, PlannedLayer, Shrunk, Views, analyse, carrying, comparison,
-    latency, may_cut_dims,
+    Allocation, Budget, Fitter, Job, JobOptions, Limits, PlannedLayer, Shrunk, Towers, Views, analyse, carrying,
+    comparison, latency, may_cut_dims,
 };
 use crate::graph::{self, FloatType};
 use crate::learngene::{Learngene, Removals, parameters};
 use crate::metadata::schema;
+use crate::metrics::Measures;
 use crate::onnx::{Model, encoded_len};
 use crate::parallel;
 use crate::report::{Frontier, KeptLayer, Seen, frontier_plot, shrink_page};
@@ -37,6 +40,7 @@ pub struct ShrinkArgs {
     /// Images that it is calibrated on, a few dozen or more: a folder, an IDX file, or an .npz or .npy of prepared
     /// tensors
     ///
+    /// With --texts or --inputs beside them both towers of a model such as CLIP are shrunk, each on its own samples.
     /// A learngene that carries the order of removal gives descendants without images too, which are then not fitted.
     #[arg(long, value_name = "PATH")]
     pub images: Option<PathBuf>,
@@ -174,14 +178,26 @@ pub fn run(c: &ShrinkArgs) -> Result<()> {
     pool.install(|| shrink(c))
 }
 
+/// The model, and what it is fitted on.
+fn opened(c: &ShrinkArgs, samples: &SampleFlags) -> Result<(Model, Option<Fed>)> {
+    Ok(match (c.arrays.path(), &c.images) {
+        (Some(_), Some(_)) => {
+            let (model, towers) = open_towers(&c.model, &c.run, samples)?;
+            (model, Some(Fed::Towers(towers)))
+        }
+        (Some(_), None) => {
+            let (model, arrays) = open_for(&c.model, &c.run, samples)?;
+            (model, Some(Fed::Whole(arrays)))
+        }
+        (None, Some(_)) => (open_for_images(&c.model, &c.run.open, &c.run.transform)?, Some(Fed::Whole(None))),
+        (None, None) => (open(&c.model, &c.run.open)?, None),
+    })
+}
+
 fn shrink(c: &ShrinkArgs) -> Result<()> {
     let start = Instant::now();
     let samples = SampleFlags { images: c.images.clone(), arrays: c.arrays.clone() };
-    let (model, arrays) = match (c.arrays.path(), &c.images) {
-        (Some(_), _) => open_for(&c.model, &c.run, &samples)?,
-        (None, Some(_)) => (open_for_images(&c.model, &c.run.open, &c.run.transform)?, None),
-        (None, None) => (open(&c.model, &c.run.open)?, None),
-    };
+    let (model, fed) = opened(c, &samples)?;
     let sizes = sizes(c, &model)?;
     let outputs: Vec<PathBuf> =
         (sizes.iter().map(|s| &s.1)).chain(&c.save_learngene).chain(&c.plot).chain(&c.report).cloned().collect();
@@ -196,10 +212,7 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
     let recorded = Learngene::read(&model)?.and_then(|gene| gene.removals);
     let bars = Bars::default();
     let views = Views { count: c.crops.map(|n| n as usize), seed: c.seed };
-    let calibrated = match arrays.is_some() || c.images.is_some() {
-        true => Some(calibrated(&model, (&samples, arrays), &c.run, views, &bars)?),
-        false => None,
-    };
+    let calibrated = fed.map(|fed| calibrated(&model, (&samples, fed), &c.run, views, &bars)).transpose()?;
     let mut job = job(c, &model, recorded, &sizes, calibrated.as_ref(), &bars)?;
     let wants_time = |b: &Budget| matches!(b, Budget::Latency(_));
     if c.dry_run || c.plot.is_some() || sizes.iter().any(|s| wants_time(&s.0)) {
@@ -227,17 +240,17 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
     // The first process measures times for its report; the others are quiet until it has.
     parallel::first(|| Ok(()))?;
     let total = start.elapsed().as_secs_f64();
-    let timings = job.shrinker.as_ref().map(|s| s.timings.clone()).unwrap_or_default();
+    let timings = job.shrinker.as_ref().map(Towers::timings).unwrap_or_default();
     let times: Vec<String> = timings.iter().map(|t| format!("{} {:.1} s", t.stage, t.seconds)).collect();
     output::note(&format!("{}; in all {total:.1} s on {}", times.join(", "), job.runtime.describe()));
     if c.json {
-        let [views, held_out] = calibrated.as_ref().map_or([0; 2], |f| f.fitter.views());
+        let [views, held_out] = calibrated.as_ref().map_or([0; 2], |f| f.views());
         return output::print_json(&json!({
             "schema": schema::SHRINK,
             "views": views,
             "held_out": held_out,
             "seed": c.seed,
-            "input": calibrated.as_ref().map(|f| f.source.report()),
+            "input": calibrated.as_ref().map(|f| f.report()),
             "fed": FedReport::of(&model),
             "descendants": reports,
             "seconds": {"stages": timings, "total": total},
@@ -257,15 +270,14 @@ fn job<'m>(
     calibrated: Option<&'m Calibrated>,
     bars: &Bars,
 ) -> Result<Job<'m>> {
-    let shrinker = |f: &'m Calibrated| named(&model.path, f.fitter.shrinker(model));
-    let mut shrinker = calibrated.map(shrinker).transpose()?;
-    if let (Some(shrinker), Some(limit)) = (&mut shrinker, c.memory_limit) {
-        shrinker.memory_limit = limit as u64;
+    let mut towers = calibrated.map(|f| f.towers(model)).transpose()?;
+    if let (Some(towers), Some(limit)) = (&mut towers, c.memory_limit) {
+        towers.limit_memory(limit as u64);
     }
     let limits = limits(c, sizes);
-    let removals = match (recorded, &mut shrinker) {
+    let removals = match (recorded, &mut towers) {
         (Some(removals), _) => removals,
-        (None, Some(shrinker)) => named(&c.model, analyse(shrinker, &limits, bars))?,
+        (None, Some(towers)) => named(&c.model, analyse(towers, &limits, bars))?,
         (None, None) => {
             let takes_images = Typing::new(model).is_ok_and(|typing| typing.image_input().is_some());
             let (what, hint) = match takes_images {
@@ -280,7 +292,7 @@ fn job<'m>(
                 .hint(hint));
         }
     };
-    if shrinker.is_none() {
+    if towers.is_none() {
         output::warn("no samples: descendants are thinned in the learngene's order, and not fitted");
     }
     if let Some(path) = &c.save_learngene {
@@ -291,7 +303,7 @@ fn job<'m>(
     }
     let runtime = Runtime::start(&c.run.runtime.options())?;
     let options = JobOptions { always_cut_dims: c.head_dim, fold: !c.no_fold, max_error: c.max_error, seed: c.seed };
-    Ok(Job::new(model, shrinker, removals, limits, runtime, options))
+    Ok(Job::new(model, towers, removals, limits, runtime, options))
 }
 
 /// Levers; whether dimensions of heads are cut is decided for each size, and here whether that has to be measured.
@@ -331,21 +343,22 @@ impl Made<'_> {
             return Ok(None);
         }
         named(&c.model, job.fold(&mut child))?;
-        let wide = images.map(|f| named(&c.model, f.fitter.wide(&child.model, c.dtype, bars))).transpose()?.flatten();
+        let wide = |(f, towers): (&Calibrated, &Towers)| f.wide(towers, &child.model, c.dtype, bars);
+        let wide = named(&c.model, images.zip(job.shrinker.as_ref()).map(wide).transpose())?.flatten();
         named(&c.model, in_type(&mut child.model, c.dtype, wide.as_ref()))?;
-        job.describe(&mut child, &allocation, images.and_then(|f| f.source.preprocess()))?;
-        let milliseconds = latency::side_by_side(&job.runtime, job.ancestor, &child.model, job.sample())?;
+        job.describe(&mut child, &allocation, images.and_then(|f| f.preprocess()))?;
+        let milliseconds = latency::side_by_side(&job.runtime, job.ancestor, &child.model, job.sample().as_deref())?;
         if self.companions.is_some() {
             Companions::make_folder(self.path)?;
         }
         child.bytes = plain::write_model(self.path, &child.model, &c.run.runtime)?;
-        let noun = images.map_or("image", |f| f.source.noun().single);
+        let noun = images.map_or(Noun { one: "an image", many: "images" }, |f| f.noun());
         let mut report = report(self.path, &allocation, &child, milliseconds, noun);
         if let Some(companions) = self.companions {
             report["configs"] = json!(companions.write(self.path, &child.model, &allocation.kept_layers())?);
         }
         if let (Some(file), Some(images)) = (&c.report, images) {
-            let page = page(c, job, &images.fitter, &allocation, &child, milliseconds, self.frontier);
+            let page = page(c, job, images, &allocation, &child, milliseconds, self.frontier);
             output::write_text(file, &named(&c.model, page)?)?;
         }
         Ok(Some(report))
@@ -394,7 +407,7 @@ fn report(
     allocation: &Allocation,
     child: &Shrunk,
     (whole, own): (f64, f64),
-    noun: &str,
+    noun: Noun,
 ) -> serde_json::Value {
     let part = |n: Option<usize>, of: Option<usize>| match (n, of) {
         (Some(n), Some(of)) => format!("{n} of {of}"),
@@ -415,18 +428,26 @@ fn report(
         })
         .collect();
     output::note(table(&["layer", "heads", "dimensions (q k, v)", "FFN neurons"], rows).trim_end());
+    let list = |errors: &BTreeMap<String, f64>| {
+        let each: Vec<String> = errors.iter().map(|(of, error)| format!("{of} {error:.4}")).collect();
+        each.join(", ")
+    };
+    let error = match child.errors.is_empty() {
+        true => format!("{:.4}", child.error),
+        false => format!("{} ({})", list(&child.errors), list(&child.outputs)),
+    };
     output::note(&format!(
-        "wrote {}: {:.1} % of heads and FFNs, {} parameters, {} MACs, {} bytes; error on held-out {noun}s {:.4}; \
-         {own:.2} ms {} {noun}, the ancestor {whole:.2}",
+        "wrote {}: {:.1} % of heads and FFNs, {} parameters, {} MACs, {} bytes; error on held-out {} {error}; \
+         {own:.2} ms {}, the ancestor {whole:.2}",
         path.display(),
         100.0 * allocation.share,
         count(child.parameters),
         count(child.macs),
         child.bytes,
-        child.error,
-        if noun == "image" { "an" } else { "a" },
+        noun.many,
+        noun.one,
     ));
-    json!({
+    let mut report = json!({
         "file": path,
         "allocation": allocation,
         "error": child.error,
@@ -435,7 +456,12 @@ fn report(
         "bytes": child.bytes,
         "latency_ms": {"ancestor": whole, "descendant": own},
         "fits": child.fits,
-    })
+    });
+    if !child.errors.is_empty() {
+        report["errors"] = json!(child.errors);
+        report["output_errors"] = json!(child.outputs);
+    }
+    report
 }
 
 /// Layers whose attention maps stand in a report, at most.
@@ -444,28 +470,36 @@ const MAPS: usize = 4;
 fn page(
     c: &ShrinkArgs,
     job: &Job,
-    fitter: &Fitter,
+    calibrated: &Calibrated,
     allocation: &Allocation,
     child: &Shrunk,
     (whole, own): (f64, f64),
     frontier: Option<&str>,
 ) -> Result<String> {
     let (model, sources) = (job.ancestor, allocation.kept_layers());
-    let (held, mask) = (fitter.held_out(), fitter.mask());
-    let found = comparison::compare(&fitter.runtime, model, &child.model, &sources, held, mask)?;
-    let [views, held_out] = fitter.views();
+    let [views, held_out] = calibrated.views();
     let mut facts = vec![
-        ("Ancestor", c.model.display().to_string()),
-        ("Kept", format!("{:.1} % of the parameters of heads and FFNs", 100.0 * allocation.share)),
-        ("Calibration", format!("{views} views; {held_out} views of other images held out, for what follows")),
-        ("Error behind the encoder", format!("{:.4} (squared, relative to the values)", child.error)),
-        ("Correlation of the output", format!("{:.4}", found.outputs.correlation)),
-        ("Largest error of the output", format!("{:.4} of the largest value", found.outputs.relative_error)),
+        ("Ancestor".to_string(), c.model.display().to_string()),
+        ("Kept".into(), format!("{:.1} % of the parameters of heads and FFNs", 100.0 * allocation.share)),
+        ("Calibration".into(), format!("{views} views; {held_out} views of other images held out, for what follows")),
     ];
-    if let Some(top1) = found.outputs.top1_agreement {
-        facts.push(("Same class", format!("{:.1} % of the views", 100.0 * top1)));
+    let (mut features, mut maps) = (vec![Vec::new(); sources.len()], Vec::new());
+    let each = job.shrinker.as_ref().map(|towers| towers.each().iter().map(move |tower| (towers, tower)));
+    for (part, (towers, tower)) in calibrated.parts().iter().zip(each.into_iter().flatten()) {
+        let fitter = &part.fitter;
+        let own = Small { of: towers.part(tower, model)?, model: towers.part(tower, &child.model)?, fitter };
+        let (places, layers): (Vec<usize>, Vec<usize>) =
+            sources.iter().enumerate().filter_map(|(place, &l)| Some((place, tower.own(l)?))).unzip();
+        let (held, mask) = (fitter.held_out(), fitter.mask());
+        let found = comparison::compare(&fitter.runtime, &own.of, &own.model, &layers, held, mask)?;
+        let error = child.errors.get(&tower.name).unwrap_or(&child.error);
+        facts.extend(agreement(&tower.name, *error, &found.outputs));
+        for (&place, r) in places.iter().zip(&found.layers) {
+            features[place] = vec![sources[place].to_string(), r.map_or("not known".into(), |r| format!("{r:.4}"))];
+        }
+        maps.extend(own.maps(&layers, &|at| sources[places[at]])?);
     }
-    facts.push(("Runtime", job.runtime.describe()));
+    facts.push(("Runtime".into(), job.runtime.describe()));
     let ratio = |name: &str, a: f64, b: f64, text: fn(f64) -> String| {
         vec![name.to_string(), text(a), text(b), format!("{:.3}", b / a)]
     };
@@ -479,28 +513,51 @@ fn page(
     let part = |n: Option<usize>, of: Option<usize>| n.zip(of);
     let layers: Vec<KeptLayer> =
         allocation.layers.iter().map(|l| [part(l.heads, l.of_heads), part(l.neurons, l.of_neurons)]).collect();
-    let features: Vec<Vec<String>> = sources
-        .iter()
-        .zip(&found.layers)
-        .map(|(l, r)| vec![l.to_string(), r.map_or("not known".into(), |r| format!("{r:.4}"))])
-        .collect();
-    let mut shown: Vec<usize> =
-        (0..MAPS).map(|i| i * sources.len().saturating_sub(1) / (MAPS - 1)).filter(|&i| i < sources.len()).collect();
-    shown.dedup();
-    let mut maps = Vec::new();
-    let images = fitter.held_out().first().filter(|view| view.len() == 1).and_then(|view| view.values().next());
-    if let Some(view) = images.filter(|view| view.ndim() == 4) {
-        let of: Vec<usize> = shown.iter().map(|&i| sources[i]).collect();
-        let a = attention_maps(&fitter.runtime, model, &of, view)?;
-        let b = attention_maps(&fitter.runtime, &child.model, &shown, view)?;
-        for ((a, b), l) in a.into_iter().zip(b).zip(of) {
-            if let (Some(ancestor), Some(descendant)) = (a, b) {
-                maps.push(Seen { caption: format!("layer {l}"), ancestor, descendant });
-            }
-        }
-    }
+    let facts: Vec<(&str, String)> = facts.iter().map(|(name, fact)| (name.as_str(), fact.clone())).collect();
     let name = c.model.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     shrink_page(&format!("{name}, shrunk"), &facts, &models, &layers, &features, &maps, frontier)
+}
+
+/// What a report says of a tower, or of a model that has no name of a tower.
+fn agreement(tower: &str, error: f64, outputs: &Measures) -> Vec<(String, String)> {
+    let of = |what: &str| if tower.is_empty() { what.to_string() } else { format!("{what}, {tower} tower") };
+    let mut facts = vec![
+        (of("Error behind the encoder"), format!("{error:.4} (squared, relative to the values)")),
+        (of("Correlation of the output"), format!("{:.4}", outputs.correlation)),
+        (of("Largest error of the output"), format!("{:.4} of the largest value", outputs.relative_error)),
+    ];
+    facts.extend(outputs.top1_agreement.map(|top1| (of("Same class"), format!("{:.1} % of the views", 100.0 * top1))));
+    facts
+}
+
+/// A descendant, or a tower of it, beside that of the ancestor.
+struct Small<'m> {
+    of: Cow<'m, Model>,
+    model: Cow<'m, Model>,
+    fitter: &'m Fitter,
+}
+
+impl Small<'_> {
+    /// Attention maps of some of its layers on an image, where it takes one. They come from these layers of the
+    /// ancestor; `name` has the number of each in the report.
+    fn maps(&self, layers: &[usize], name: &dyn Fn(usize) -> usize) -> Result<Vec<Seen>> {
+        let (runtime, mut maps) = (&self.fitter.runtime, Vec::new());
+        let mut shown: Vec<usize> =
+            (0..MAPS).map(|i| i * layers.len().saturating_sub(1) / (MAPS - 1)).filter(|&i| i < layers.len()).collect();
+        shown.dedup();
+        let view = self.fitter.held_out().first().filter(|view| view.len() == 1).and_then(|v| v.values().next());
+        if let Some(view) = view.filter(|view| view.ndim() == 4) {
+            let of: Vec<usize> = shown.iter().map(|&i| layers[i]).collect();
+            let a = attention_maps(runtime, &self.of, &of, view)?;
+            let b = attention_maps(runtime, &self.model, &shown, view)?;
+            for ((a, b), at) in a.into_iter().zip(b).zip(shown) {
+                if let (Some(ancestor), Some(descendant)) = (a, b) {
+                    maps.push(Seen { caption: format!("layer {}", name(at)), ancestor, descendant });
+                }
+            }
+        }
+        Ok(maps)
+    }
 }
 
 fn points(frontier: &[Allocation]) -> Vec<Frontier> {

@@ -22,11 +22,12 @@ pub enum Source {
     Arrays(Arrays, Box<ArraysReport>),
 }
 
+/// A model, and the arrays that it is run on where these are no images.
+pub type Subject = (Model, Option<Arrays>);
+
 /// What samples are called.
 #[derive(Clone, Copy)]
 pub struct Noun {
-    /// The word.
-    pub single: &'static str,
     /// One of them.
     pub one: &'static str,
     /// Several.
@@ -36,14 +37,37 @@ pub struct Noun {
 /// Opens a model that is to run on what is named. Axes that it leaves open stay so: see [`sized`].
 ///
 /// # Errors
-/// Those of [`Opening::open`]; [`ErrorKind::Usage`] where arrays are to be prepared like pictures.
-pub fn open_for(path: &Path, run: &RunFlags, samples: &SampleFlags) -> Result<(Model, Option<Arrays>)> {
+/// Those of [`Opening::open`]; [`ErrorKind::Usage`] where arrays are to be prepared like pictures, and for samples of
+/// two kinds.
+pub fn open_for(path: &Path, run: &RunFlags, samples: &SampleFlags) -> Result<Subject> {
+    if samples.are_of_towers() {
+        return Err(Error::new(ErrorKind::Usage, "one tower is looked at here, and there are samples for two")
+            .at(path)
+            .hint("give one of --images, --texts and --inputs; `shrink` and `condense --fitted` take both kinds"));
+    }
     let Some(given) = samples.arrays.given(run.transform.limit()) else {
         return open_to_run(path, &run.open, &run.runtime, &run.transform).map(|model| (model, None));
     };
     let opened = opened_on(path, &run.open, &run.runtime, &run.transform, given)?;
     let Some(arrays) = opened.arrays else { bail!(Internal, "the arrays were not read") };
     Ok((opened.model, Some(arrays.limit(run.transform.limit().unwrap_or(usize::MAX)))))
+}
+
+/// Opens a model of two towers, one that pictures reach and one that arrays or texts reach, and both by themselves.
+///
+/// # Errors
+/// Those of [`Opening::open_towers`].
+pub fn open_towers(path: &Path, run: &RunFlags, samples: &SampleFlags) -> Result<(Model, Vec<Subject>)> {
+    let (arrays, texts) = match samples.arrays.given(run.transform.limit()) {
+        Some(Given::Texts(texts)) => (None, Some(texts)),
+        Some(Given::Arrays(arrays)) => (Some(arrays), None),
+        None => (None, None),
+    };
+    let opening = Opening { pictures: Some(run.transform.preprocess()), arrays, texts, ..run.open.opening() };
+    let opened = opening.open_towers(path, &|| Runtime::start(&run.runtime.options()))?;
+    let limit = run.transform.limit().unwrap_or(usize::MAX);
+    let others = opened.others.arrays.map(|arrays| arrays.limit(limit));
+    Ok((told(opened.whole).model, vec![(opened.images.model, None), (opened.others.model, others)]))
 }
 
 /// Opens a model that is to run on arrays, all that there are, or on texts.
@@ -76,7 +100,7 @@ pub fn opened_on(
 }
 
 /// A model as long as the arrays that it is run on.
-pub fn sized((model, arrays): (Model, Option<Arrays>)) -> (Model, Option<Arrays>) {
+pub fn sized((model, arrays): Subject) -> Subject {
     let sized = arrays.as_ref().map(|arrays| arrays.fixed(&model));
     (sized.unwrap_or(model), arrays)
 }
@@ -85,7 +109,7 @@ pub fn sized((model, arrays): (Model, Option<Arrays>)) -> (Model, Option<Arrays>
 ///
 /// # Errors
 /// Those of [`open_for`].
-pub fn open_both(paths: [&Path; 2], run: &RunFlags, samples: &SampleFlags) -> Result<[(Model, Option<Arrays>); 2]> {
+pub fn open_both(paths: [&Path; 2], run: &RunFlags, samples: &SampleFlags) -> Result<[Subject; 2]> {
     let [a, b] = flags_for(paths, &run.open)?;
     // Both see the same tokens, wherever a child was written.
     let mut samples = samples.clone();
@@ -151,9 +175,9 @@ impl Source {
     /// What they are called.
     pub fn noun(&self) -> Noun {
         match self {
-            Source::Images(..) => Noun { single: "image", one: "an image", many: "images" },
-            Source::Arrays(arrays, _) if arrays.are_texts() => Noun { single: "text", one: "a text", many: "texts" },
-            Source::Arrays(..) => Noun { single: "sample", one: "a sample", many: "samples" },
+            Source::Images(..) => Noun { one: "an image", many: "images" },
+            Source::Arrays(arrays, _) if arrays.are_texts() => Noun { one: "a text", many: "texts" },
+            Source::Arrays(..) => Noun { one: "a sample", many: "samples" },
         }
     }
 

@@ -9,7 +9,7 @@ use crate::data::{ChannelOrder, DatasetOptions, Interpolation, PreprocessFlags, 
 /// What a model is run on.
 #[derive(Args, Clone, Debug, Default)]
 #[group(skip)]
-#[command(group = ArgGroup::new("samples").args(["images", "inputs", "texts"]).required(true))]
+#[command(group = ArgGroup::new("samples").args(["images", "inputs", "texts"]).required(true).multiple(true))]
 pub struct SampleFlags {
     /// Images: a folder, an IDX file, or an .npz or .npy of prepared tensors
     #[arg(long, value_name = "PATH")]
@@ -18,23 +18,30 @@ pub struct SampleFlags {
     pub arrays: ArrayFlags,
 }
 
+impl SampleFlags {
+    /// True for pictures and arrays or texts together, each for a tower of its own.
+    pub fn are_of_towers(&self) -> bool {
+        self.images.is_some() && self.arrays.path().is_some()
+    }
+}
+
 /// Arrays that a model is run on in the place of images, or texts that become such.
 #[derive(Args, Clone, Debug, Default)]
 #[group(skip)]
-#[command(group = ArgGroup::new("pictures").arg("images"))]
+#[command(group = ArgGroup::new("pictures").arg("inputs"))]
 pub struct ArrayFlags {
     /// Arrays instead, one for each input by its name: an .npz archive, a folder of .npy files, or a .safetensors file
     ///
     /// The first axis of each is the sample; the others and the type are those that the input declares. Tokens at the
     /// zeros of an input that is called `attention_mask` are padding and count nowhere. An array
     /// `special_tokens_mask`, ones for tokens that stand for no content, keeps these out of densities.
-    #[arg(long, value_name = "PATH", conflicts_with = "images")]
+    #[arg(long, value_name = "PATH")]
     pub inputs: Option<PathBuf>,
     /// Texts instead: a .txt file of one text a line, a .jsonl, .csv, .tsv or .parquet file, or a folder of them
     ///
     /// A tokenizer.json beside the model, or in the folder above one that is called onnx, cuts them into tokens.
     /// Padding goes on the right and counts nowhere; special tokens count in no density.
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["images", "inputs"])]
+    #[arg(long, value_name = "PATH", conflicts_with = "inputs")]
     pub texts: Option<PathBuf>,
     #[command(flatten)]
     pub tokens: TokenFlags,

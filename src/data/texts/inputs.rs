@@ -6,7 +6,7 @@ use crate::graph::{Links, data_inputs, declared_dims, declared_type, is_integer}
 use crate::onnx::proto::{GraphProto, TensorProto, ValueInfoProto};
 use crate::onnx::{DataType, Model, is_float};
 
-use super::super::feeds::in_words;
+use super::super::feeds::inputs_in_words;
 use super::super::tables::{Lookup, lookups, table};
 
 /// A table of fewer rows tells kinds of tokens apart, and no places.
@@ -71,8 +71,8 @@ impl Takes {
             _ => None,
         });
         let Some(ids) = ids else {
-            let words: Vec<String> = inputs.iter().map(|v| in_words(v)).collect();
-            return Err(Error::new(ErrorKind::Unsupported, format!("no input takes tokens: {}", words.join(", ")))
+            let words = inputs_in_words(model);
+            return Err(Error::new(ErrorKind::Unsupported, format!("no input takes tokens: {words}"))
                 .hint("texts are fed as `input_ids`, whole numbers [batch, tokens]; for other inputs give --inputs"));
         };
         let axis = |name: &str| inputs.iter().find(|v| v.name() == name).and_then(|v| declared_dims(v));

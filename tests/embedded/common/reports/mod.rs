@@ -3,6 +3,7 @@
 pub mod arrays;
 pub mod batches;
 pub mod blocks;
+pub mod both_towers;
 pub mod branches;
 pub mod bundles;
 pub mod classes;
