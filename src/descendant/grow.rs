@@ -10,6 +10,7 @@ use super::inherit;
 use super::init::{Init, LayerSource};
 use super::initialise::{Ancestor, Initialiser};
 use super::input_size::resize_image;
+use super::joined::check_counts;
 use super::numbers::select;
 use super::plan::{Descendant, Plan, PlannedLayer, Projection, Shape};
 use super::spared::{check_untouched, spared};
@@ -241,6 +242,8 @@ impl<'a, 'm> Grower<'a, 'm> {
             })
             .collect();
         let (counts, warnings) = self.shape.heads.resolve(&heads)?;
+        let places = (0..spared.len()).filter(|&i| !spared[i]);
+        check_counts(typing, anatomy, &self.kept, places.zip(counts.iter().copied()))?;
         let mut counts = counts.into_iter();
         let pins =
             anatomy.layers.iter().flat_map(|l| typing.factors.leaves(&l.heads)).filter_map(|f| typing.pinned_by(f));

@@ -16,6 +16,7 @@ mod inherit;
 mod init;
 mod initialise;
 mod input_size;
+mod joined;
 mod layers;
 mod numbers;
 mod oracle;

@@ -205,6 +205,11 @@ fn hints_lead_to_the_number_of_tokens() {
 }
 
 #[test]
+fn places_that_are_given_and_second_sequences_stay() {
+    tokens::places_that_are_given_and_second_sequences_stay(&tract());
+}
+
+#[test]
 fn the_whole_path_takes_a_number_of_tokens() {
     tokens::the_whole_path_takes_a_number_of_tokens("tract");
 }
@@ -398,6 +403,11 @@ fn heads_that_something_else_takes_are_named() {
 #[test]
 fn heads_of_other_exports_are_taken_once() {
     heads::heads_of_other_exports_are_taken_once();
+}
+
+#[test]
+fn layers_that_have_the_same_heads_are_given_as_many() {
+    heads::layers_that_have_the_same_heads_are_given_as_many();
 }
 
 #[test]

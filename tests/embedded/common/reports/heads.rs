@@ -133,3 +133,22 @@ pub fn a_last_top_k_is_no_classifier(runtime: &str) {
         json(&["compare", text(&path), text(&path), "--images", data, "--limit", "4", "--runtime", runtime, "--json"]);
     assert!(compared["top1_agreement"].is_null() && compared["max_abs_error"] == 0.0, "{compared}");
 }
+
+/// A table of relative positions that every layer looks into, or a block that is used twice, has the heads of all.
+pub fn layers_that_have_the_same_heads_are_given_as_many() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = folder.path().join("child.onnx");
+    for (model, tensor) in [
+        ("mpnet-ts17", "model.encoder.relative_attention_bias.weight`"),
+        ("t5-ts17", "v382`"),
+        ("albert-ts17", "v332`, `v333`"),
+        ("layoutlmv3-ts17", "v554`, `v555`"),
+    ] {
+        let path = format!("fixtures/texts/{model}.onnx");
+        let grow = |heads| ["grow", &path, "--no-images", "--heads", heads, "--force", "-o", text(&child)];
+        let says = ["layers 0 and 1 have the same heads, those of `", tensor, "give all layers as many: --heads 2"];
+        refused(&grow("2,4"), &says);
+        refused(&grow("3,2"), &says);
+        done(&grow("2"));
+    }
+}

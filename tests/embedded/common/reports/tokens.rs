@@ -1,11 +1,18 @@
 //! Open numbers of tokens: `--tokens` fixes them, `--max-length` cuts texts alone, and hints lead to them.
 
 use std::fs;
+use std::sync::Arc;
 
+use ndarray::Array2;
+use offshoot::graph::rename;
+use offshoot::onnx::proto::ValueInfoProto;
+use offshoot::onnx::{DataType, Model, tensor_info};
+use offshoot::runtime::Runtime;
 use serde_json::json;
 
 use super::texts::{FOLDER, MODELS};
 use crate::common::binary::{args, done, json as json_of, offshoot, refused, text};
+use crate::common::root;
 
 /// Children that take so many tokens are verified on texts of as many, fitted, folded, and in half precision, and are
 /// their ancestors where nothing else was asked for.
@@ -90,4 +97,64 @@ pub fn the_whole_path_takes_a_number_of_tokens(kind: &str) {
         &["--max-length 9 is more than the model takes: 8 (--tokens)"],
     );
     assert!(fs::read_dir(&out).map_or(true, |mut files| files.next().is_none()), "something was written");
+}
+
+/// Where an input says the place of each token the table of places stays whole, and a number that it has no rows for is
+/// refused. A second sequence, as a decoder has it, is not given the number of the first.
+pub fn places_that_are_given_and_second_sequences_stay(runtime: &Arc<Runtime>) {
+    let folder = tempfile::tempdir().unwrap();
+    let [given, child, both] = ["given.onnx", "child.onnx", "both.onnx"].map(|name| folder.path().join(name));
+    let mut model = Model::open(root().join(FOLDER).join("bert-ts.onnx")).unwrap();
+    let graph = model.graph_mut();
+    let input = |name: &str, like: &ValueInfoProto| ValueInfoProto { name: Some(name.into()), ..like.clone() };
+    let ids = graph.input.iter().find(|v| v.name() == "input_ids").unwrap().clone();
+    graph.input.push(input("position_ids", &ids));
+    let table = "model.embeddings.position_embeddings.weight";
+    let lookup = graph.node.iter_mut().find(|n| n.input.first().is_some_and(|x| x == table)).unwrap();
+    lookup.input[1] = "position_ids".into();
+    model.write(&given).unwrap();
+    let grow = format!("grow {} --no-images --force -o {}", text(&given), text(&child));
+    done(args!("{grow} --tokens 6"));
+    let small = Model::open(&child).unwrap();
+    let rows = |model: &Model| model.graph().initializer.iter().find(|t| t.name() == table).unwrap().dims.clone();
+    assert_eq!((rows(&small), rows(&model)), (vec![16, 16], vec![16, 16]));
+    // The last places of the table, for a text of six tokens.
+    let array = |value: &dyn Fn(usize) -> f32| Array2::from_shape_fn((1, 6), |(_, at)| value(at)).into_dyn();
+    let feeds = [
+        ("input_ids", array(&|at| at as f32 + 3.0)),
+        ("attention_mask", array(&|_| 1.0)),
+        ("token_type_ids", array(&|_| 0.0)),
+        ("position_ids", array(&|at| at as f32 + 10.0)),
+    ];
+    let said = |model: &Model| {
+        let views: Vec<_> = feeds.iter().map(|(name, a)| (*name, a.view())).collect();
+        runtime.load_open(model, 1, [1, 1]).unwrap().run_on(&views).unwrap()
+    };
+    assert!(crate::common::surgery::error(&said(&small), &said(&model)) < 1e-6);
+    refused(
+        args!("{grow} --tokens 17"),
+        &["`position_ids` says the place of each token, and the model has 16 places, not 17", "at most 16 tokens"],
+    );
+    // The same encoder again, on tokens of its own.
+    let other = |name: &str| format!("decoder_{name}");
+    let mut second = model.graph().clone();
+    let names = second.node.iter().flat_map(|n| n.output.iter().chain(&n.input)).filter(|name| !name.is_empty());
+    let renamed = names.map(|name| (name.clone(), other(name))).collect();
+    rename(&mut second, &renamed);
+    for info in &mut second.input {
+        let axes = offshoot::graph::declared_dims(info).unwrap().len();
+        *info = tensor_info(info.name(), DataType::Int64, &vec![None; axes]);
+    }
+    let graph = model.graph_mut();
+    graph.input.extend(second.input);
+    graph.output.extend(second.output);
+    graph.initializer.extend(second.initializer);
+    graph.node.extend(second.node);
+    graph.value_info.clear();
+    model.write(&both).unwrap();
+    let line = format!("grow {} --no-images --tokens 6 --force -o {}", text(&both), text(&child));
+    refused(
+        args!("{line}"),
+        &["`input_ids` and `decoder_input_ids` have a number of tokens each", "leave --tokens out"],
+    );
 }
