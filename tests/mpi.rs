@@ -400,7 +400,7 @@ fn other_data_and_other_models_are_told() {
     };
     let own = "data-$OMPI_COMM_WORLD_RANK";
     let stderr = run("child.onnx", own, "a.onnx");
-    assert_eq!(stderr.matches("has other images or labels than rank 0").count(), 3, "{stderr}");
+    assert_eq!(stderr.matches("has other samples or labels than rank 0").count(), 3, "{stderr}");
     assert!(stderr.contains("rank 2 ("), "{stderr}");
     let stderr = run(&format!("{own}/child.onnx"), "data-0", "b.onnx");
     assert_eq!(stderr.matches("has another model than rank 0").count(), 3, "{stderr}");

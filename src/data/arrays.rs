@@ -466,7 +466,10 @@ impl Samples for Arrays {
     }
 
     fn advice(&self) -> &'static str {
-        "check the arrays of --inputs and the model's weights"
+        match self.are_texts() {
+            true => "check the model's weights",
+            false => "check the arrays of --inputs and the model's weights",
+        }
     }
 }
 

@@ -20,8 +20,9 @@ use super::transforms::{Preprocess, PreprocessFlags};
 use crate::error::{Error, ErrorKind, Result};
 
 const LABELS_HINT: &str = "give each class a folder of its own (DIR/CLASS/picture.jpg), or a file that holds labels, \
-    too; \
-                           distillation from a teacher needs none";
+    too; distillation from a teacher needs none";
+const LABELS_OF_ARRAYS_HINT: &str = "labels are an array `y` beside arrays, and a column of a table beside texts; \
+    distillation from a teacher needs none";
 
 /// How a data set is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -210,7 +211,8 @@ impl Dataset {
     ///
     /// `Images`, saying why the data set has no labels.
     pub fn require_labels(&self) -> Result<&[u32]> {
-        self.labels.as_deref().map_err(|reason| Error::new(ErrorKind::Images, reason.clone()).hint(LABELS_HINT))
+        let hint = if self.source.is_tensors() { LABELS_OF_ARRAYS_HINT } else { LABELS_HINT };
+        self.labels.as_deref().map_err(|reason| Error::new(ErrorKind::Images, reason.clone()).hint(hint))
     }
 
     /// The names of the classes, where the data set tells them.

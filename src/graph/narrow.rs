@@ -36,15 +36,15 @@ pub enum FloatType {
 }
 
 impl FloatType {
-    /// What whoever writes a file in this type should know, where it was or was not looked at images for what float16
+    /// What whoever writes a file in this type should know, where it was or was not looked at data for what float16
     /// does not hold.
     pub fn caution(self, looked: bool) -> Option<&'static str> {
         match self {
             FloatType::Fp32 => None,
             FloatType::Fp16 if looked => None,
             FloatType::Fp16 => Some(
-                "numbers above 65504 are infinite in float16, and no image was looked at for them: `compare` on images \
-                 shows whether there are some",
+                "numbers above 65504 are infinite in float16, and no data were looked at for them: `compare` on some \
+                 shows whether there are such numbers",
             ),
             FloatType::Bf16 => Some(
                 "ONNX Runtime's CPU provider does not load a file in bfloat16: it is for GPUs and other runtimes, and \

@@ -75,7 +75,7 @@ impl fmt::Display for LearningRate {
         write!(f, "{:e}", self.rate)?;
         let Some(first) = self.attempts.first() else { return Ok(()) };
         let [before, after] = [Some(first.before), first.after].map(Loss);
-        write!(f, ": one update at {:e} takes the loss of its images from {before} to {after}", first.rate)?;
+        write!(f, ": one update at {:e} takes the loss of its batch from {before} to {after}", first.rate)?;
         match &self.attempts[1..] {
             [.., last] => write!(f, ", one at {:e} to {}", last.rate, Loss(last.after)),
             [] => Ok(()),
@@ -112,7 +112,7 @@ mod tests {
     fn a_wide_valley_takes_the_default() {
         let wide = found(1.0);
         assert_eq!((wide.rate, wide.attempts.len()), (LearningRate::DEFAULT, 1));
-        assert_eq!(wide.to_string(), "5e-4: one update at 5e-4 takes the loss of its images from 1.0000 to 0.9995");
+        assert_eq!(wide.to_string(), "5e-4: one update at 5e-4 takes the loss of its batch from 1.0000 to 0.9995");
         assert_eq!(LearningRate::given(1e-3).to_string(), "1e-3");
     }
 

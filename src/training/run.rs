@@ -463,11 +463,11 @@ impl Run<'_> {
                 (ranks, batch) if batch.is_multiple_of(ranks) => error.map_err(|e| {
                     let own = batch / ranks;
                     e.rehint(format!(
-                        "its batches are of {batch} images: --batch-size {own} in each of {ranks} processes"
+                        "its batches are of {batch} samples: --batch-size {own} in each of {ranks} processes"
                     ))
                 }),
                 (ranks, batch) => error.map_err(|e| {
-                    e.rehint(format!("its batches are of {batch} images, which {ranks} processes cannot share"))
+                    e.rehint(format!("its batches are of {batch} samples, which {ranks} processes cannot share"))
                 }),
             };
         }

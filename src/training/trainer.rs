@@ -309,7 +309,7 @@ impl Trainer {
             _ => format!("the loss is {}", result.loss),
         };
         Error::new(ErrorKind::Check, format!("{what} in step {step}; the weights are as they were before it")).hint(
-            "lower --lr, clip gradients with --clip 1, or look for images or labels that cannot be (--dry-run lists \
+            "lower --lr, clip gradients with --clip 1, or look for samples or labels that cannot be (--dry-run lists \
              what is trained)",
         )
     }

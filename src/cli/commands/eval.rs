@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::labelled::{Opened, Wanted, open_for_data};
+use super::source::Noun;
 use super::{named, plain, scored, tell_input, warn_skipped};
 use crate::anatomy::{Activation, activation, check_classes};
 use crate::axes::Typing;
@@ -29,16 +30,16 @@ pub struct EvalArgs {
     pub model: PathBuf,
     #[command(flatten)]
     pub data: DataFlags,
-    /// Which images: all, or the part for validation that the data come with or that --val-split cuts off
+    /// Which samples: all, or the part for validation that the data come with or that --val-split cuts off
     #[arg(long, value_enum, default_value_t, help_heading = "Data", conflicts_with = "score_column")]
     pub part: Part,
-    /// Share of the images that validates, as `tune` cuts it off with the same seed
+    /// Share of the samples that validates, as `tune` cuts it off with the same seed
     #[arg(long, value_name = "SHARE", help_heading = "Data", value_parser = share, conflicts_with = "score_column")]
     pub val_split: Option<f64>,
     /// Seed of the split
     #[arg(long, value_name = "N", help_heading = "Data", default_value_t = 0)]
     pub seed: u64,
-    /// Images in a batch [default: by their size]
+    /// Samples in a batch [default: by their size]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: Option<u32>,
     /// Exit with 1 where the top-1 accuracy, or the correlation with scores, is below this
@@ -134,7 +135,7 @@ pub fn run(c: &EvalArgs) -> Result<()> {
             "runtime": runtime.kind,
         }))?;
     } else {
-        output::print(&text(&result, rate, &runtime.describe()))?;
+        output::print(&text(&result, rate, &runtime.describe(), Noun::of(arrays.as_ref().map(|laid| &laid.arrays))))?;
     }
     let judged = arrays.as_ref().map_or(&model, |laid| &laid.original);
     plain::check(&c.model, judged, &c.run.runtime)?;
@@ -239,9 +240,9 @@ fn outputs(model: &Model, typing: &Typing) -> Result<usize> {
 }
 
 /// The result for a person.
-pub fn text(result: &Evaluation, rate: f64, runtime: &str) -> String {
+fn text(result: &Evaluation, rate: f64, runtime: &str, Noun { many, .. }: Noun) -> String {
     let percent = |v: f64| format!("{:.2} %", 100.0 * v);
-    let mut out = format!("images {}, {rate:.0} a second, {runtime}\ntop-1  {}\n", result.images, percent(result.top1));
+    let mut out = format!("{many} {}, {rate:.0} a second, {runtime}\ntop-1  {}\n", result.images, percent(result.top1));
     if let Some(top5) = result.top5 {
         out += &format!("top-5  {}\n", percent(top5));
     }
@@ -260,5 +261,5 @@ pub fn text(result: &Evaluation, rate: f64, runtime: &str) -> String {
             ]
         })
         .collect();
-    out + &table(&["class", "name", "images", "correct", "%"], rows)
+    out + &table(&["class", "name", many, "correct", "%"], rows)
 }

@@ -100,7 +100,7 @@ pub struct GrowArgs {
     /// model leaves open is fixed with --image-size, a number of tokens with --tokens.
     #[arg(long, conflicts_with_all = ["tied", "transform"])]
     pub fold: bool,
-    /// Images in a batch of the descendant: open for any number, or N [default: as the model has it]
+    /// Samples in a batch of the descendant: open for any number, or N [default: as the model has it]
     ///
     /// A batch that the file fixes, as PyTorch's dynamo exporter does by default, is opened wherever shapes hold it.
     #[arg(long, value_name = "open|N", value_parser = batch_axis)]

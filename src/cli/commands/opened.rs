@@ -110,7 +110,7 @@ pub fn agree(model: &Path, fingerprint: impl FnOnce() -> Result<String>) -> Resu
         e.hint("every machine has to see the same files: put them on a file system that all share, or copy them")
     };
     parallel::agree("another model", &sha256(model)?).map_err(|e| on(e.at(model)))?;
-    parallel::agree("other images or labels", &fingerprint()?).map_err(on)
+    parallel::agree("other samples or labels", &fingerprint()?).map_err(on)
 }
 
 /// Measures densities with a progress bar, and says which layers have none.

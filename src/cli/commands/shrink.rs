@@ -352,7 +352,7 @@ impl Made<'_> {
             Companions::make_folder(self.path)?;
         }
         child.bytes = plain::write_model(self.path, &child.model, &c.run.runtime)?;
-        let noun = images.map_or(Noun { one: "an image", many: "images" }, |f| f.noun());
+        let noun = images.map_or(Noun::of(None), |f| f.noun());
         let mut report = report(self.path, &allocation, &child, milliseconds, noun);
         if let Some(companions) = self.companions {
             report["configs"] = json!(companions.write(self.path, &child.model, &allocation.kept_layers())?);
@@ -477,11 +477,15 @@ fn page(
     frontier: Option<&str>,
 ) -> Result<String> {
     let (model, sources) = (job.ancestor, allocation.kept_layers());
-    let [views, held_out] = calibrated.views();
+    let ([views, held_out], noun) = (calibrated.views(), calibrated.noun());
+    let held_out = match noun.many {
+        "images" => format!("{views} views; {held_out} views of other images held out, for what follows"),
+        many => format!("{views} {many}; {held_out} others held out, for what follows"),
+    };
     let mut facts = vec![
         ("Ancestor".to_string(), c.model.display().to_string()),
         ("Kept".into(), format!("{:.1} % of the parameters of heads and FFNs", 100.0 * allocation.share)),
-        ("Calibration".into(), format!("{views} views; {held_out} views of other images held out, for what follows")),
+        ("Calibration".into(), held_out),
     ];
     let (mut features, mut maps) = (vec![Vec::new(); sources.len()], Vec::new());
     let each = job.shrinker.as_ref().map(|towers| towers.each().iter().map(move |tower| (towers, tower)));
@@ -506,9 +510,9 @@ fn page(
     let n = |v: f64| count(v as u64);
     let models = [
         ratio("Parameters", parameters(model.graph()) as f64, child.parameters as f64, n),
-        ratio("MACs an image", Typing::new(job.sized())?.macs() as f64, child.macs as f64, n),
+        ratio(&format!("MACs {}", noun.one), Typing::new(job.sized())?.macs() as f64, child.macs as f64, n),
         ratio("Bytes", model.bytes as f64, child.bytes as f64, n),
-        ratio("Milliseconds an image", whole, own, |v| format!("{v:.2}")),
+        ratio(&format!("Milliseconds {}", noun.one), whole, own, |v| format!("{v:.2}")),
     ];
     let part = |n: Option<usize>, of: Option<usize>| n.zip(of);
     let layers: Vec<KeptLayer> =
@@ -526,7 +530,9 @@ fn agreement(tower: &str, error: f64, outputs: &Measures) -> Vec<(String, String
         (of("Correlation of the output"), format!("{:.4}", outputs.correlation)),
         (of("Largest error of the output"), format!("{:.4} of the largest value", outputs.relative_error)),
     ];
-    facts.extend(outputs.top1_agreement.map(|top1| (of("Same class"), format!("{:.1} % of the views", 100.0 * top1))));
+    facts.extend(
+        outputs.top1_agreement.map(|top1| (of("Same class"), format!("{:.1} % of what is held out", 100.0 * top1))),
+    );
     facts
 }
 

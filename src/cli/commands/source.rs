@@ -34,6 +34,17 @@ pub struct Noun {
     pub many: &'static str,
 }
 
+impl Noun {
+    /// What samples are called, of arrays or of pictures.
+    pub fn of(arrays: Option<&Arrays>) -> Noun {
+        match arrays {
+            None => Noun { one: "an image", many: "images" },
+            Some(arrays) if arrays.are_texts() => Noun { one: "a text", many: "texts" },
+            Some(_) => Noun { one: "a sample", many: "samples" },
+        }
+    }
+}
+
 /// Opens a model that is to run on what is named. Axes that it leaves open stay so: see [`sized`].
 ///
 /// # Errors
@@ -175,9 +186,8 @@ impl Source {
     /// What they are called.
     pub fn noun(&self) -> Noun {
         match self {
-            Source::Images(..) => Noun { one: "an image", many: "images" },
-            Source::Arrays(arrays, _) if arrays.are_texts() => Noun { one: "a text", many: "texts" },
-            Source::Arrays(..) => Noun { one: "a sample", many: "samples" },
+            Source::Images(..) => Noun::of(None),
+            Source::Arrays(arrays, _) => Noun::of(Some(arrays)),
         }
     }
 

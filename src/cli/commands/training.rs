@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::labelled::{self, Laid, Opened, check_scores, check_views, open_for_data, open_teacher};
 use super::scored::Embedding;
+use super::source::Noun;
 use super::{agree, in_type, named, open_to_run, plain, skipped, warn_skipped};
 use crate::anatomy::ActivationKind;
 use crate::axes::carry_value_info;
@@ -149,11 +150,8 @@ impl<'c> Training<'c> {
         let original = self.laid.as_ref().map(|laid| &laid.original);
         let mut watch = Watch { original, ..Watch::new(self.asked, self.wanted, &self.outputs, output, names)? };
         let images = session.images();
-        let noun = match (original, &self.scores) {
-            (_, Some(_)) => "pairs",
-            (Some(_), None) => "samples",
-            (None, None) => "images",
-        };
+        let arrays = self.laid.as_ref().map(|laid| &laid.arrays);
+        let noun = if self.scores.is_some() { "pairs" } else { Noun::of(arrays).many };
         watch.noun = noun;
         output::note(&format!(
             "{} of {} parameters in {} weights, {} {} to train on, {} to validate on, {}{}",
@@ -374,7 +372,7 @@ impl Outcome {
                 ErrorKind::Check,
                 format!("no epoch was better than the model was before training ({})", quality(best)),
             )
-            .hint("lower --lr, or give more images; the output is the model as it was before training")),
+            .hint("lower --lr, or give more samples; the output is the model as it was before training")),
             _ => Ok(()),
         }
     }
@@ -572,9 +570,9 @@ impl<'a> Watch<'a> {
             write_text(path, &training_plot(&curve)?)?;
         }
         if let Some(path) = &self.report {
-            let [to_learn, to_validate] = match self.original {
-                None => ["Images to train on", "Images to validate on"],
-                Some(_) => ["Samples to train on", "Samples to validate on"],
+            let [to_learn, to_validate] = match self.noun {
+                "images" => ["Images to train on", "Images to validate on"],
+                _ => ["Samples to train on", "Samples to validate on"],
             };
             let facts = [
                 ("Model", asked.model.display().to_string()),

@@ -148,7 +148,7 @@ pub struct TransformFlags {
     /// Order in which the model takes colours: rgb or bgr; --mean and --std are in the same
     #[arg(long, value_name = "ORDER", help_heading = "Preprocessing")]
     pub channel_order: Option<ChannelOrder>,
-    /// Use the first N images, or samples of arrays, only
+    /// Use the first N samples only: images, texts, pairs of texts, or samples of arrays
     #[arg(long, value_name = "N", help_heading = "Preprocessing", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
 }

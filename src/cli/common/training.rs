@@ -11,11 +11,11 @@ use crate::training::{LabelLoss, Operators, Precision, Shape as Schedule};
 /// How a model is trained.
 #[derive(Args, Clone, Debug)]
 pub struct TrainingFlags {
-    /// Validation images: a data set of its own [default: the one given with the data, else a part of it]
+    /// Samples to validate on: a data set of its own [default: the one given with the data, else a part of it]
     #[arg(long, value_name = "PATH", help_heading = "Data", conflicts_with = "val_split")]
     pub val: Option<PathBuf>,
-    /// Share of the images that validates; 0 for none [default where none is given with the data: 0.1, at least eight
-    /// images, or a fifth where there are fewer than 40]
+    /// Share of the samples that validates; 0 for none [default where none is given with the data: 0.1, at least eight
+    /// samples, or a fifth where there are fewer than 40]
     #[arg(long, value_name = "SHARE", help_heading = "Data", value_parser = share)]
     pub val_split: Option<f64>,
     /// Random transforms of images: none, light, standard, deit, and settings such as flip=0.5,crop=0.35..1 [default:
@@ -31,7 +31,7 @@ pub struct TrainingFlags {
     /// Keep the order of the data set
     #[arg(long, help_heading = "Data")]
     pub no_shuffle: bool,
-    /// Exit with 1 where no epoch was better on the validation images than the model was before training
+    /// Exit with 1 where no epoch was better on the samples that validate than the model was before training
     #[arg(long, help_heading = "Data")]
     pub require_improvement: bool,
 
@@ -42,7 +42,7 @@ pub struct TrainingFlags {
     /// Stop after this many updates
     #[arg(long, value_name = "N", help_heading = "Training", value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
-    /// Images in a batch
+    /// Samples in a batch: images, texts, or pairs of texts
     #[arg(long, value_name = "N", help_heading = "Training", default_value_t = 64,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: u32,

@@ -52,7 +52,7 @@ pub(super) fn check([student, teacher]: [&Path; 2], own: &Typing, other: &Typing
             _ => Error::new(
                 ErrorKind::Usage,
                 format!(
-                    "for an image `{a}` of the student `{student}` is {x:?} and `{b}` of the teacher `{teacher}` \
+                    "of a sample `{a}` of the student `{student}` is {x:?} and `{b}` of the teacher `{teacher}` \
                     is {y:?}"
                 ),
             )

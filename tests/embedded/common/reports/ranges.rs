@@ -50,7 +50,7 @@ pub fn large_neurons_stay_float32(runtime: &str) {
         let child = at(name);
         let run = done(&[command, &data, &["-o", text(&child)]].concat());
         let said = String::from_utf8(run.stderr).unwrap();
-        assert!(said.contains("stay float32") && !said.contains("no image was looked at"), "{said}");
+        assert!(said.contains("stay float32") && !said.contains("no data were looked at"), "{said}");
         assert!(near(&child) > 0.999, "{name}: {}", near(&child));
         // The others are half.
         let model = Model::open(&child).unwrap();
@@ -65,7 +65,7 @@ pub fn large_neurons_stay_float32(runtime: &str) {
     assert_eq!(run.status.code(), Some(1), "{said}");
     assert!(said.contains("check `half-precision`") && said.contains("hint: give pictures with --images"), "{said}");
     assert!(!blind.exists());
-    assert!(String::from_utf8(done(&arguments).stderr).unwrap().contains("no image was looked at"));
+    assert!(String::from_utf8(done(&arguments).stderr).unwrap().contains("no data were looked at"));
     let plain = done(&["grow", text(&ancestor), "--no-images", "--dtype", "bf16", "-o", text(&at("narrow.onnx"))]);
     assert!(String::from_utf8(plain.stderr).unwrap().contains("CPU provider does not load"));
 }
