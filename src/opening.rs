@@ -11,7 +11,7 @@ use ndarray::{ArrayD, Axis};
 use crate::anatomy::{EMBEDDING, Pooling, pooled};
 use crate::axes::{self, BatchFault, Typing, batch_fault};
 use crate::data::{
-    ArrayFile, Arrays, FedReport, Feed, Preprocess, PreprocessFlags, Samples, Texts, TextsReport, check_names, declare,
+    ArrayFile, Arrays, FedReport, Feed, Preprocess, PreprocessFlags, Samples, Texts, Tokenised, check_names, declare,
     fix_size, inputs_in_words, token_inputs,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -123,9 +123,9 @@ impl Opening {
     }
 
     /// The arrays that a model is fed, and how texts became them.
-    fn file(&self, path: &Path, model: &Model) -> Result<(Option<ArrayFile>, Option<TextsReport>)> {
+    fn file(&self, path: &Path, model: &Model) -> Result<(Option<ArrayFile>, Option<Tokenised>)> {
         match (&self.texts, &self.arrays) {
-            (Some(texts), _) => texts.arrays(path, model).map(|(file, report)| (Some(file), Some(report))),
+            (Some(texts), _) => texts.arrays(path, model).map(|(file, texts)| (Some(file), Some(texts))),
             (None, Some(arrays)) => ArrayFile::open(arrays).map(|file| (Some(file), None)),
             (None, None) => Ok((None, None)),
         }
@@ -265,7 +265,7 @@ fn read_own_batch(whole: &mut Model, given: (Given, &str), own: &[String]) -> Re
 fn fed(
     model: &Model,
     file: &ArrayFile,
-    of_texts: Option<TextsReport>,
+    of_texts: Option<Tokenised>,
     runtime: Option<&dyn Fn() -> Result<Arc<Runtime>>>,
 ) -> Result<Arrays> {
     let arrays = Arrays::read(file, model)?.of_texts(of_texts);

@@ -17,7 +17,7 @@ use super::formats::ArrayFile;
 use super::samples::{Inputs, Samples};
 use super::source::hexadecimal;
 use super::tables::no_row;
-use super::texts::{LabelsReport, Side, Takes, TextsReport, on_the_left};
+use super::texts::{LabelsReport, Side, Takes, TextsReport, Tokenised, on_the_left};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, data_inputs, declared_axes, declared_dims, declared_type, is_integer};
 use crate::onnx::proto::tensor_shape_proto::dimension::Value as Size;
@@ -36,8 +36,8 @@ pub(super) const LABELS: &str = "y";
 pub struct Arrays {
     held: Arc<Held>,
     count: usize,
-    /// How texts became them, where they did.
-    texts: Option<Box<TextsReport>>,
+    /// What is known of the texts that became them, where some did.
+    texts: Option<Box<Tokenised>>,
 }
 
 #[derive(Debug)]
@@ -221,7 +221,7 @@ impl Arrays {
 
     /// Whose classes the labels are, where texts had some beside them.
     pub(super) fn classes(&self) -> Option<&LabelsReport> {
-        self.texts.as_ref()?.labels.as_ref()
+        self.texts()?.labels.as_ref()
     }
 
     /// The score of each pair of texts, where these had some: that of sample i and of the one as many places behind it
@@ -232,12 +232,17 @@ impl Arrays {
 
     /// How texts became them, where they did.
     pub fn texts(&self) -> Option<&TextsReport> {
-        self.texts.as_deref()
+        self.texts.as_ref().map(|texts| &texts.report)
+    }
+
+    /// The names of the model's classes, by the configuration beside it, where they came from texts.
+    pub fn model_classes(&self) -> Option<&[String]> {
+        self.texts.as_ref()?.model_classes.as_deref()
     }
 
     /// Tokens that every text has with its padding, where they came from texts.
     pub fn text_length(&self) -> Option<usize> {
-        self.texts.as_ref().map(|texts| texts.padded_to)
+        self.texts().map(|texts| texts.padded_to)
     }
 
     /// The same texts with as many tokens each, padding included, where they have fewer.
@@ -245,9 +250,9 @@ impl Arrays {
     /// # Errors
     /// [`ErrorKind::Usage`] where their tokenizer has padding on the left, and nobody asked for a side.
     pub fn padded(self, tokens: usize) -> Result<Arrays> {
-        let Some(texts) = self.texts.as_ref().filter(|texts| texts.padded_to < tokens) else { return Ok(self) };
+        let Some(texts) = self.texts.as_ref().filter(|texts| texts.report.padded_to < tokens) else { return Ok(self) };
         if let Some(from) = texts.padding_side.left_by {
-            return Err(on_the_left(from, &texts.tokenizer));
+            return Err(on_the_left(from, &texts.report.tokenizer));
         }
         let longer = |name: &str, values: &ArrayD<f32>| {
             let fill = texts.fill.iter().find(|(own, _)| own == name).map_or(0.0, |(_, fill)| *fill);
@@ -255,7 +260,7 @@ impl Arrays {
             shape[1] = tokens;
             let mut out = ArrayD::from_elem(shape, fill);
             let own = values.len_of(Axis(1));
-            let place = match texts.padded_on {
+            let place = match texts.report.padded_on {
                 Side::Right => 0..own,
                 Side::Left => tokens - own..tokens,
             };
@@ -263,9 +268,8 @@ impl Arrays {
             out
         };
         let padded = self.held.each(longer);
-        let mut report = texts.clone();
-        report.padded_to = tokens;
-        Ok(Arrays { held: Arc::new(padded), count: self.count, texts: Some(report) })
+        let texts = texts.padded_to(tokens);
+        Ok(Arrays { held: Arc::new(padded), count: self.count, texts: Some(Box::new(texts)) })
     }
 
     /// The shortest text by itself, and the same with padding, where the side of padding is to be checked.
@@ -281,12 +285,10 @@ impl Arrays {
         let places: Vec<usize> =
             real.iter().flatten().enumerate().filter(|(_, real)| **real).map(|(at, _)| at).collect();
         let held = one.held.each(|_, values| values.select(Axis(1), &places));
-        let mut report = texts.clone();
-        report.padded_to = own;
-        let alone = Arrays { held: Arc::new(held), count: 1, texts: Some(report) };
+        let alone = Arrays { held: Arc::new(held), count: 1, texts: Some(Box::new(texts.padded_to(own))) };
         // Texts of one length may be beside longer ones later.
-        let most = texts.max_length.as_ref().map_or(own + 1, |length| length.tokens);
-        let padded = alone.clone().padded(texts.padded_to.max(most.min(own + 1)))?;
+        let most = texts.report.max_length.as_ref().map_or(own + 1, |length| length.tokens);
+        let padded = alone.clone().padded(texts.report.padded_to.max(most.min(own + 1)))?;
         Ok((padded.text_length() > Some(own)).then_some([alone, padded]))
     }
 
@@ -296,9 +298,9 @@ impl Arrays {
         self.held.inputs.iter().find(|i| !same(i)).map(|i| i.name.as_str())
     }
 
-    /// Says that they came from texts.
-    pub(crate) fn of_texts(self, report: Option<TextsReport>) -> Self {
-        Arrays { texts: report.map(Box::new), ..self }
+    /// Says which texts they came from.
+    pub(crate) fn of_texts(self, texts: Option<Tokenised>) -> Self {
+        Arrays { texts: texts.map(Box::new), ..self }
     }
 
     /// True where they came from texts.
@@ -401,7 +403,7 @@ impl Arrays {
             samples: self.count,
             arrays: self.held.inputs.iter().map(array).collect(),
             tokens,
-            texts: self.texts.as_deref().cloned(),
+            texts: self.texts().cloned(),
             fed: FedReport::of(model),
             outputs: model.graph().output.iter().map(|o| o.name().to_string()).collect(),
         }

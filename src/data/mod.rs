@@ -52,7 +52,7 @@ pub use texts::{
     LabelsBy, LabelsReport, LengthReport, PaddingReport, PlaceTable, Scale, ScoresReport, Side, Target, Texts,
     TextsReport,
 };
-pub(crate) use texts::{longest_text, token_inputs};
+pub(crate) use texts::{Tokenised, longest_text, token_inputs};
 pub use training_loader::{TrainingBatch, TrainingBatches, TrainingLoader, TrainingOptions};
 pub use transforms::{
     Augmentation, ChannelOrder, Crop, EraseMode, Interpolation, Preprocess, PreprocessFlags, RandAugment, Resize, View,

@@ -83,7 +83,7 @@ pub fn open_for_data(
     };
     let (mut original, batch, arrays) = arrays_of(given)?;
     // Names of labels are matched with those of the model's classes, which the configuration beside it may tell.
-    if let (None, Some(classes)) = (original.metadata(CLASSES), arrays.texts().and_then(|t| t.model_classes.as_ref())) {
+    if let (None, Some(classes)) = (original.metadata(CLASSES), arrays.model_classes()) {
         original.set_metadata(CLASSES, serde_json::to_string(classes).unwrap_or_default());
     }
     let other = val.and_then(|val| data.given(val, ignore_labels)).map(arrays_of).transpose()?.map(|(.., other)| other);

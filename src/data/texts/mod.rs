@@ -21,6 +21,7 @@ pub(crate) use inputs::token_inputs;
 pub use places::PlaceTable;
 pub(crate) use places::longest_text;
 pub use report::TextsReport;
+pub(crate) use report::Tokenised;
 pub use scale::{Scale, ScoresReport};
 pub(super) use settings::on_the_left;
 pub use settings::{LengthReport, PaddingReport};

@@ -36,27 +36,36 @@ pub struct TextsReport {
     /// The classes, where a column of labels is read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<LabelsReport>,
-    /// The names of the model's classes, by the configuration beside it.
-    #[serde(skip)]
-    pub model_classes: Option<Vec<String>>,
-    /// Why there are no labels.
-    #[serde(skip)]
-    pub(in crate::data) absent: String,
-    /// The score of each pair, whose texts are samples of their own: the first ones, and behind them the second ones.
-    #[serde(skip)]
-    pub(in crate::data) scores: Vec<f64>,
-    /// What speaks against the side that padding is on.
-    #[serde(skip)]
-    pub(in crate::data) padding_side: PaddingSide,
-    /// What padding is in each array.
-    #[serde(skip)]
-    pub(in crate::data) fill: Vec<(String, f32)>,
     /// What the file of the tokenizer says of lengths, and does not count.
     #[serde(skip)]
     pub(super) own: Own,
     /// True where no input tells tokens from padding.
     #[serde(skip)]
     pub(super) unmasked: bool,
+}
+
+/// Texts that became arrays: what is said of them, and what is known beside the arrays.
+#[derive(Clone, Debug)]
+pub(crate) struct Tokenised {
+    /// What is said of them.
+    pub report: TextsReport,
+    /// The names of the model's classes, by the configuration beside it.
+    pub(in crate::data) model_classes: Option<Vec<String>>,
+    /// Why there are no labels.
+    pub(in crate::data) absent: String,
+    /// The score of each pair, whose texts are samples of their own: the first ones, and behind them the second ones.
+    pub(in crate::data) scores: Vec<f64>,
+    /// What speaks against the side that padding is on.
+    pub(in crate::data) padding_side: PaddingSide,
+    /// What padding is in each array.
+    pub(in crate::data) fill: Vec<(String, f32)>,
+}
+
+impl Tokenised {
+    /// The same with as many tokens each.
+    pub fn padded_to(&self, tokens: usize) -> Tokenised {
+        Tokenised { report: TextsReport { padded_to: tokens, ..self.report.clone() }, ..self.clone() }
+    }
 }
 
 impl TextsReport {

@@ -8,7 +8,7 @@ use super::super::arrays::{LABELS, SPECIAL};
 use super::super::formats::ArrayFile;
 use super::inputs::Takes;
 use super::read::{Found, Text, read};
-use super::report::TextsReport;
+use super::report::{TextsReport, Tokenised};
 use super::settings::{PaddingReport, PaddingSide, Settings, find, on_the_left, tokenizer_beside};
 use super::targets::{Target, classes, scores};
 use super::tokenizer::Tokenizer;
@@ -50,7 +50,7 @@ impl Texts {
     /// a length that the model does not take, where nothing says what padding is, and where it is on a side that
     /// cannot be right; [`ErrorKind::Unsupported`] for a
     /// model that takes no tokens; those of reading.
-    pub(crate) fn arrays(&self, path: &Path, model: &Model) -> Result<(ArrayFile, TextsReport)> {
+    pub(crate) fn arrays(&self, path: &Path, model: &Model) -> Result<(ArrayFile, Tokenised)> {
         self.check_columns()?;
         let takes = Takes::new(model)?;
         let file = find(path, self.tokenizer.as_deref())?;
@@ -112,18 +112,15 @@ impl Texts {
             empty: rows.iter().filter(|row| row.special.iter().all(|&special| special)).count(),
             padded_to,
             padded_on,
-            padding_side,
             padding,
             first_position: takes.positions.is_some().then_some(first),
             labels,
-            model_classes: settings.classes(),
-            absent: self.target.absent(),
-            scores,
-            fill,
             own,
             unmasked,
         };
-        Ok((ArrayFile::held(&self.path, arrays), report))
+        let (model_classes, absent) = (settings.classes(), self.target.absent());
+        let tokenised = Tokenised { report, model_classes, absent, scores, padding_side, fill };
+        Ok((ArrayFile::held(&self.path, arrays), tokenised))
     }
 
     /// The side that padding is on, and what speaks against it.
@@ -258,7 +255,7 @@ mod tests {
     fn tokens_are_those_of_transformers() {
         let model = model(&NAMES[..3]);
         for kind in ["wordpiece", "bytes", "unigram"] {
-            let (file, report) = odd(kind).arrays(Path::new("model.onnx"), &model).unwrap();
+            let (file, Tokenised { report, .. }) = odd(kind).arrays(Path::new("model.onnx"), &model).unwrap();
             for name in NAMES {
                 assert_eq!(json!(rows(&file, name)), golden(kind)[name], "{kind}, {name}");
             }
@@ -277,7 +274,7 @@ mod tests {
             for length in [13, 16] {
                 let (columns, max_length) = (columns.clone(), Some(length));
                 let pairs = Texts { path: folder("pairs.csv"), columns, max_length, ..odd(kind) };
-                let (file, report) = pairs.arrays(Path::new("model.onnx"), &model).unwrap();
+                let (file, Tokenised { report, .. }) = pairs.arrays(Path::new("model.onnx"), &model).unwrap();
                 let golden = &golden("pairs")[kind][length.to_string()];
                 for name in NAMES {
                     assert_eq!(json!(rows(&file, name)), golden[name], "{kind}, {length}, {name}");
@@ -308,7 +305,7 @@ mod tests {
             let pairs =
                 Texts { path: folder("pairs.csv"), columns: columns.clone(), max_length: Some(13), ..odd.clone() };
             for (texts, which) in [(odd, "texts"), (pairs, "pairs")] {
-                let (file, report) = texts.arrays(Path::new("model.onnx"), &model).unwrap();
+                let (file, Tokenised { report, .. }) = texts.arrays(Path::new("model.onnx"), &model).unwrap();
                 for name in NAMES {
                     assert_eq!(json!(rows(&file, name)), golden("left")[kind][which][name], "{kind}, {which}, {name}");
                 }
@@ -328,9 +325,9 @@ mod tests {
         );
         // A text alone has no padding, until it lies beside longer ones.
         let alone = Texts { limit: Some(1), ..odd };
-        let (file, report) = alone.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).unwrap();
-        let length = report.padded_to;
-        let arrays = Arrays::read(&file, &model(&NAMES[..2])).unwrap().of_texts(Some(report));
+        let (file, texts) = alone.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).unwrap();
+        let length = texts.report.padded_to;
+        let arrays = Arrays::read(&file, &model(&NAMES[..2])).unwrap().of_texts(Some(texts));
         assert!(arrays.clone().padded(length).is_ok());
         assert!(arrays.padded(length + 1).unwrap_err().to_string().contains("its padding is on the left"));
     }
@@ -341,11 +338,11 @@ mod tests {
         let model = model(&names[..4]);
         let on = |side, limit| {
             let texts = Texts { padding_side: Some(side), limit: Some(limit), ..odd("wordpiece") };
-            let (file, report) = texts.arrays(Path::new("model.onnx"), &model).unwrap();
-            assert_eq!((report.padded_on, report.padding_side.is_unusual), (side, side == Side::Left));
-            (file, report)
+            let (file, texts) = texts.arrays(Path::new("model.onnx"), &model).unwrap();
+            assert_eq!((texts.report.padded_on, texts.padding_side.is_unusual), (side, side == Side::Left));
+            (file, texts)
         };
-        let [(right, _), (left, report)] = [Side::Right, Side::Left].map(|side| on(side, usize::MAX));
+        let [(right, _), (left, texts)] = [Side::Right, Side::Left].map(|side| on(side, usize::MAX));
         let mask = rows(&right, "attention_mask");
         assert!(mask.iter().any(|mask| mask.contains(&0)));
         for name in names {
@@ -357,7 +354,7 @@ mod tests {
             }
         }
         // The shortest text by itself and padded is what it is among the others.
-        let arrays = Arrays::read(&left, &model).unwrap().of_texts(Some(report));
+        let arrays = Arrays::read(&left, &model).unwrap().of_texts(Some(texts));
         let [alone, padded] = arrays.to_check().unwrap().unwrap();
         assert_eq!(padded.shapes(), arrays.shapes());
         let own = alone.tokens().unwrap()[0];
@@ -384,14 +381,14 @@ mod tests {
             texts.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).unwrap()
         };
         let whole = rows(&few(16).0, NAMES[0])[0].len();
-        assert_eq!([whole, whole - 1].map(|length| few(length).1.cut), [0, 1]);
+        assert_eq!([whole, whole - 1].map(|length| few(length).1.report.cut), [0, 1]);
     }
 
     #[test]
     fn a_cut_text_ends_as_every_text_does() {
         for kind in ["wordpiece", "bytes", "unigram"] {
             let short = Texts { max_length: Some(5), ..odd(kind) };
-            let (file, report) = short.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).unwrap();
+            let (file, Tokenised { report, .. }) = short.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).unwrap();
             let (ids, mask) = (rows(&file, NAMES[0]), rows(&file, NAMES[1]));
             let last = |row: usize| ids[row][mask[row].iter().sum::<u64>() as usize - 1];
             // The second text is empty.
@@ -406,17 +403,18 @@ mod tests {
     #[test]
     fn a_model_without_a_mask_is_given_texts_of_one_length() {
         let few = Texts { limit: Some(2), ..odd("unigram") };
-        let (file, report) = few.arrays(Path::new("model.onnx"), &model(&NAMES[..1])).unwrap();
+        let (file, Tokenised { report, .. }) = few.arrays(Path::new("model.onnx"), &model(&NAMES[..1])).unwrap();
         assert_eq!(rows(&file, NAMES[0]).iter().map(Vec::len).collect::<Vec<_>>(), [16, 16]);
         assert!(report.lines().iter().any(|line| line.contains("no input tells tokens from padding")));
-        let masked = few.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).unwrap();
-        assert!(masked.1.padded_to < 16 && !masked.1.lines().iter().any(|line| line.contains("no input tells")));
+        let (_, Tokenised { report: masked, .. }) = few.arrays(Path::new("model.onnx"), &model(&NAMES[..2])).unwrap();
+        assert!(masked.padded_to < 16 && !masked.lines().iter().any(|line| line.contains("no input tells")));
     }
 
     #[test]
     fn places_count_real_tokens() {
         let texts = Texts { limit: Some(2), ..odd("bytes") };
-        let (file, report) = texts.arrays(Path::new("model.onnx"), &model(&["input_ids", "position_ids"])).unwrap();
+        let model = model(&["input_ids", "position_ids"]);
+        let (file, Tokenised { report, .. }) = texts.arrays(Path::new("model.onnx"), &model).unwrap();
         assert_eq!(report.first_position, Some(0));
         let place = |(at, id): (usize, &u64)| if *id == 1 { 0 } else { at as u64 };
         let expected: Vec<Vec<u64>> =
