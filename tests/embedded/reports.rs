@@ -270,6 +270,11 @@ fn labelled_texts_take_the_whole_path() {
 }
 
 #[test]
+fn the_first_texts_alone_are_cut_into_tokens() {
+    labelled::the_first_texts_alone_are_cut_into_tokens("tract");
+}
+
+#[test]
 fn wrong_labels_beside_texts_are_refused() {
     labelled::wrong_labels_beside_texts_are_refused();
 }

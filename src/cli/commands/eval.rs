@@ -71,25 +71,16 @@ pub fn run(c: &EvalArgs) -> Result<()> {
     if let Some(column) = &c.data.score_column {
         return scored::run(&to_score(c, column));
     }
-    let wanted = Wanted { data: &c.data, val: None, ignore_labels: false };
+    // Of a part that is cut off the first ones are others.
+    let first = c.run.transform.limit().filter(|_| c.val_split.is_none());
+    let wanted = Wanted { data: &c.data, val: None, ignore_labels: false, first };
     let opened = open_for_data(&c.model, &c.run.open, wanted, &c.run.runtime, &c.run.transform)?;
     let Opened { model, batch: batch_note, arrays } = opened;
     let dataset = match &arrays {
         None => dataset(&c.data)?,
         Some(laid) => laid.rows.dataset(&laid.arrays, false)?,
     };
-    let cut = c.val_split.map(|share| dataset.split(share, c.seed));
-    let split = cut.as_ref().or(dataset.given_split());
-    let indices: Vec<usize> = match (c.part, split) {
-        (Part::All, _) | (Part::Auto, None) => (0..dataset.len()).collect(),
-        (Part::Auto | Part::Validation, Some(s)) => s.validation.clone(),
-        (Part::Training, Some(s)) => s.training.clone(),
-        _ => {
-            return Err(Error::new(ErrorKind::Usage, "the data have no part of their own for validation")
-                .at(c.data.path())
-                .hint("cut one off with --val-split SHARE, as `tune` does"));
-        }
-    };
+    let indices = judged(c, &dataset)?;
     let runtime = Runtime::start(&c.run.runtime.options())?;
     let begun = Instant::now();
     let input = match &arrays {
@@ -145,6 +136,20 @@ pub fn run(c: &EvalArgs) -> Result<()> {
                 .at(&c.model))
         }
         _ => Ok(()),
+    }
+}
+
+/// Which samples of a data set are judged.
+fn judged(c: &EvalArgs, dataset: &Dataset) -> Result<Vec<usize>> {
+    let cut = c.val_split.map(|share| dataset.split(share, c.seed));
+    let split = cut.as_ref().or(dataset.given_split());
+    match (c.part, split) {
+        (Part::All, _) | (Part::Auto, None) => Ok((0..dataset.len()).collect()),
+        (Part::Auto | Part::Validation, Some(s)) => Ok(s.validation.clone()),
+        (Part::Training, Some(s)) => Ok(s.training.clone()),
+        _ => Err(Error::new(ErrorKind::Usage, "the data have no part of their own for validation")
+            .at(c.data.path())
+            .hint("cut one off with --val-split SHARE, as `tune` does")),
     }
 }
 

@@ -7,7 +7,7 @@ use super::source::opened_on;
 use super::{named, opened};
 use crate::cli::common::{DataFlags, Given, OpenFlags, RuntimeFlags, TrainingFlags, TransformFlags};
 use crate::cli::output;
-use crate::data::{Arrays, ArraysReport, Rows};
+use crate::data::{Arrays, ArraysReport, Rows, Texts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::CLASSES;
 use crate::onnx::Model;
@@ -58,6 +58,8 @@ pub struct Wanted<'c> {
     pub val: Option<&'c Path>,
     /// True where labels, wrong ones too, are left aside.
     pub ignore_labels: bool,
+    /// How many samples are used of each, where these are the first ones.
+    pub first: Option<usize>,
 }
 
 /// Opens a model that is to learn from data or to be judged by them; says what arrays are.
@@ -71,12 +73,16 @@ pub fn open_for_data(
     runtime: &RuntimeFlags,
     transform: &TransformFlags,
 ) -> Result<Opened> {
-    let Wanted { data, val, ignore_labels } = wanted;
+    let Wanted { data, val, ignore_labels, first } = wanted;
     let Some(given) = data.given(data.path(), ignore_labels) else {
         let (model, batch) = opened(path, open, Some(runtime), Some(transform))?;
         return Ok(Opened { model, batch, arrays: None });
     };
     let arrays_of = |given: Given| {
+        let given = match given {
+            Given::Texts(texts) => Given::Texts(Texts { first, ..texts }),
+            arrays => arrays,
+        };
         let found = opened_on(path, open, runtime, transform, given)?;
         let Some(arrays) = found.arrays else { bail!(Internal, "the arrays were not read") };
         Ok((found.model, found.batch, arrays))

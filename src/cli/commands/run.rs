@@ -87,7 +87,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let mut flags = c.data.with_tokenizer([Some(&*c.model), c.training.teacher.as_deref()].into_iter().flatten());
     flags.tokens.of_child = c.shape.tokens;
     let flags = &flags;
-    let to_learn = labelled::Wanted { data: flags, val: c.training.val.as_deref(), ignore_labels: false };
+    let to_learn = labelled::Wanted { data: flags, val: c.training.val.as_deref(), ignore_labels: false, first: None };
     let opened = open_for_data(&c.model, &of_ancestor, to_learn, &c.run.runtime, &c.run.transform)?;
     let laid = opened.arrays;
     let model = laid.as_ref().map_or(&opened.model, |laid| &laid.original);

@@ -113,7 +113,9 @@ impl<'c> Training<'c> {
         flags.scale = flags.score_column.is_some().then(|| asked.score_range.map_or(Scale::COSINES, Scale::asked));
         let flags = &flags;
         let (val, ignore_labels) = (asked.training.val.as_deref(), asked.training.ignores_labels());
-        let to_learn = labelled::Wanted { data: flags, val, ignore_labels };
+        // Where nothing is cut off to validate on, the first ones are learned from.
+        let first = asked.transform.limit().filter(|_| val.is_some() || asked.training.val_split == Some(0.0));
+        let to_learn = labelled::Wanted { data: flags, val, ignore_labels, first };
         let opened = open_for_data(asked.model, student, to_learn, asked.runtime, asked.transform)?;
         let Opened { model, batch, arrays: laid } = opened;
         if let Some(laid) = &laid {

@@ -33,6 +33,8 @@ pub struct Texts {
     pub tokens: Option<usize>,
     /// Texts that are read at most.
     pub limit: Option<usize>,
+    /// How many of them are taken, the first ones; what labels stand for is settled by all.
+    pub first: Option<usize>,
     /// The column that is read beside them.
     pub target: Target,
 }
@@ -70,7 +72,12 @@ impl Texts {
             }
             (_, None) => {}
         }
-        let (classes, labels) = of_labels.unzip();
+        let (mut classes, labels): (Option<Vec<f32>>, _) = of_labels.unzip();
+        if let Some(first) = self.first {
+            found.texts.truncate(first);
+            scores.truncate(first);
+            classes.iter_mut().for_each(|classes| classes.truncate(first));
+        }
         if !scores.is_empty() {
             apart(&mut found);
         }

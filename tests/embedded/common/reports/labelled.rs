@@ -126,6 +126,46 @@ pub fn texts_learn_without_labels(kind: &str) {
     agree(&json!(first(&beside)), &json!(first(&alone) * share), 1e-6, "padding");
 }
 
+/// Where the first texts alone are used, no others are cut into tokens; labels stand for what they stand for among all.
+pub fn the_first_texts_alone_are_cut_into_tokens(kind: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let [few, tuned, log] = ["few.jsonl", "tuned.onnx", "log.jsonl"].map(|name| folder.path().join(name));
+    let texts = format!("{FOLDER}/labelled.jsonl");
+    let path = format!("{FOLDER}/classifier-ts.onnx");
+    let first: Vec<String> = lines().iter().take(3).map(Value::to_string).collect();
+    fs::write(&few, first.join("\n")).unwrap();
+    let eval = |more: &str| json_of(args!("eval {path} --tokenizer {FOLDER} --runtime {kind} --json {more}"));
+    let alone = eval(&format!("--texts {} --label-column class", text(&few)));
+    for column in ["class", "label"] {
+        let found = eval(&format!("--texts {texts} --label-column {column} --limit 3"));
+        for field in ["images", "loss", "top1"] {
+            assert_eq!(found[field], alone[field], "{column}: {field}");
+        }
+        assert_eq!((&found["input"]["samples"], &found["images"]), (&json!(3), &json!(3)), "{column}");
+        assert_eq!(found["input"]["texts"]["padded_to"], alone["input"]["texts"]["padded_to"], "{column}");
+    }
+    // Of a part that is cut off the first ones are others.
+    let found = eval(&format!("--texts {texts} --val-split 0.5 --limit 1"));
+    assert_eq!((&found["input"]["samples"], &found["images"]), (&json!(8), &json!(1)));
+    let tune = |more: &str| {
+        let found = json_of(args!(
+            "tune {path} --tokenizer {FOLDER} --no-shuffle --batch-size 3 --steps 2 --lr 1e-3 --runtime {kind} --force \
+             --json --metrics {} -o {} {more}",
+            text(&log),
+            text(&tuned)
+        ));
+        (losses(&log), found)
+    };
+    let (expected, _) = tune(&format!("--texts {} --label-column class --val-split 0", text(&few)));
+    for more in ["--val-split 0".to_owned(), format!("--val {texts}")] {
+        let (found, report) = tune(&format!("--texts {texts} --limit 3 {more}"));
+        agree(&found, &expected, 1e-5, &more);
+        assert_eq!((&report["input"]["samples"], &report["images"]["training"]), (&json!(3), &json!(3)), "{more}");
+    }
+    let (_, report) = tune(&format!("--texts {texts} --limit 3 --val-split 0.25"));
+    assert_eq!((&report["input"]["samples"], &report["images"]), (&json!(8), &json!({"training": 3, "validation": 2})));
+}
+
 /// One command from a folder with a model, its tokenizer and labelled texts to a tuned child with a report.
 pub fn labelled_texts_take_the_whole_path(kind: &str) {
     let folder = tempfile::tempdir().unwrap();
