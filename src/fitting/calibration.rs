@@ -5,12 +5,14 @@ use ndarray::{Array3, ArrayD, Axis};
 use rand::seq::SliceRandom;
 use rand::{SeedableRng, rngs::StdRng};
 
-use super::lengths::{TokenAxes, alike};
+use super::lengths::{Batches, TokenAxes, alike, sample, size};
 use super::network::Progress;
 use super::part::{Values, pin_on};
 use crate::data::{Arrays, Augmentation, Crop, Loader, Samples};
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{data_inputs, declared_dims};
 use crate::onnx::Model;
+use crate::onnx::proto::ValueInfoProto;
 
 /// The least and the greatest area of a view, as shares of the picture.
 const SCALE: [f64; 2] = [0.4, 1.0];
@@ -36,7 +38,7 @@ pub struct Views {
     pub seed: u64,
 }
 
-/// Views of images, or samples of arrays: a batch of one each, by the inputs that take them.
+/// Views of images, a batch of one each, or batches of samples of arrays, by the inputs that take them.
 #[derive(Clone, Debug, Default)]
 pub struct Calibration {
     /// Views that matrices are fitted on.
@@ -119,7 +121,8 @@ impl Calibration {
     }
 
     /// Takes samples of arrays, which are drawn at random, and others that are held out. The same seed draws the same
-    /// ones. Padding that `model` can do without is cut off.
+    /// ones. Padding that `model` can do without is cut off, and texts of one length are joined into batches where it
+    /// takes batches of any size.
     ///
     /// # Errors
     /// [`ErrorKind::Images`] where there are too few, or all are alike.
@@ -140,7 +143,7 @@ impl Calibration {
         let taken = |list: &[usize]| -> Vec<Values> {
             list.iter().map(|&sample| arrays.select(&[sample]).arrays.into_iter().collect()).collect()
         };
-        let (mut fit, mut held_out) = (taken(&rest[..count]), taken(apart));
+        let (fit, held_out) = (taken(&rest[..count]), taken(apart));
         if fit.iter().chain(&held_out).all(|v| *v == fit[0]) {
             return Err(Error::new(ErrorKind::Images, "the samples are all alike: nothing can be fitted on them")
                 .at(arrays.path())
@@ -150,40 +153,52 @@ impl Calibration {
         let warnings = if samples < FEW { vec![few] } else { Vec::new() };
         let mask = arrays.mask().map(str::to_string);
         let axes = mask.as_ref().zip(fit.first()).and_then(|(mask, sample)| TokenAxes::new(model, mask, sample));
-        if let Some(axes) = axes {
-            axes.cut(&mut fit, &mut held_out);
-        }
+        let together = if takes_any_batch(model) { VIEW_TOKENS } else { 1 };
+        // How many rows a sample has is known of texts alone.
+        let batches = arrays.length().map(|length| Batches::new(axes, length, together, &fit, &held_out));
+        let joined = |samples: Vec<Values>| batches.as_ref().map_or(samples.clone(), |b| b.of(&samples));
+        let (fit, held_out) = (joined(fit), joined(held_out));
         let tokens = tokens.and_then(|t| t.first().copied()).filter(|_| mask.is_none());
         let seed = views.seed;
         Ok(Calibration { fit, held_out, images: samples, seed, warnings, mask, of_arrays: true, tokens })
     }
 
-    /// The first of some samples, which hold as many tokens as so many views of pictures.
-    pub(super) fn first<'v>(&self, samples: &'v [Values], views: usize) -> &'v [Values] {
-        let real = |mask: &ArrayD<f32>| mask.iter().filter(|v| **v != 0.0).count();
-        let tokens = |sample: &Values| match &self.mask {
-            Some(mask) => sample.get(mask).map(real),
-            None => self.tokens,
-        };
-        &samples[..worth(samples.iter().map(tokens), views)]
+    /// Views or samples that are fitted on, and those that are held out.
+    pub fn counts(&self) -> [usize; 2] {
+        [&self.fit, &self.held_out].map(|batches| batches.iter().map(size).sum())
     }
 
-    /// Samples of every length that there is, the longest first.
-    pub(super) fn lengths(&self) -> Vec<&Values> {
+    /// The first of some batches, which hold as many tokens as so many views of pictures.
+    pub(super) fn first<'v>(&self, batches: &'v [Values], views: usize) -> &'v [Values] {
+        let real = |mask: &ArrayD<f32>| mask.iter().filter(|v| **v != 0.0).count();
+        let tokens = |batch: &Values| match &self.mask {
+            Some(mask) => batch.get(mask).map(real),
+            None => self.tokens.map(|tokens| tokens * size(batch)),
+        };
+        &batches[..worth(batches.iter().map(tokens), views)]
+    }
+
+    /// A batch of every shape that there is, those of the longest samples first.
+    pub(super) fn shapes(&self) -> Vec<&Values> {
         alike(self.fit.iter().chain(&self.held_out)).iter().filter_map(|group| group.first().copied()).collect()
     }
 
-    /// A model for one sample of every length that there is, the longest first.
+    /// A model for batches of every shape that there is, those of the longest samples first.
     ///
     /// # Errors
     /// Those of [`pin_on`].
     pub fn pin(&self, model: &Model) -> Result<Vec<Model>> {
-        self.lengths().into_iter().map(|sample| pin_on(model, sample)).collect()
+        self.shapes().into_iter().map(|batch| pin_on(model, batch)).collect()
+    }
+
+    /// One of the longest samples that there are.
+    pub fn longest(&self) -> Option<Values> {
+        self.shapes().first().map(|batch| sample(batch, 0))
     }
 
     /// A sample that models are timed on, where they take arrays.
-    pub fn sample(&self) -> Option<&Values> {
-        self.lengths().first().copied().filter(|_| self.of_arrays)
+    pub fn sample(&self) -> Option<Values> {
+        self.longest().filter(|_| self.of_arrays)
     }
 }
 
@@ -197,6 +212,12 @@ fn worth(tokens: impl Iterator<Item = Option<usize>>, views: usize) -> usize {
         Some(before)
     });
     before.take_while(|before| *before < wanted).count()
+}
+
+/// True where no input fixes how many samples a batch has.
+fn takes_any_batch(model: &Model) -> bool {
+    let is_open = |info: &&ValueInfoProto| declared_dims(info).and_then(|dims| dims.first().copied()) == Some(None);
+    data_inputs(model.graph()).iter().all(is_open)
 }
 
 /// The places of so many images in a random order.

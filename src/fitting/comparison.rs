@@ -6,7 +6,7 @@ use ndarray::ArrayD;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::lengths::alike;
+use super::lengths::{alike, apart};
 use super::padding::Mask;
 use super::part::{Part, Values, pin_on};
 use crate::anatomy::{Anatomy, ranking};
@@ -65,13 +65,13 @@ impl<'m> Probe<'m> {
         let results = self.part.run(view)?;
         let real = |(name, value): (&String, _)| match &self.mask {
             Some(mask) => mask.part(&self.typing, name, value, view),
-            None => value,
+            None => Ok(value),
         };
-        Ok(self.part.results.iter().zip(results).map(real).collect())
+        self.part.results.iter().zip(results).map(real).collect()
     }
 }
 
-/// Compares on samples, a batch of one each. Layer l of the descendant comes from layer `sources[l]`; `runtime` should
+/// Compares on samples, which may be joined in batches. Layer l of the descendant comes from layer `sources[l]`; `runtime` should
 /// have one thread; tokens at the zeros of the input `mask` do not count.
 ///
 /// # Errors
@@ -88,7 +88,8 @@ pub fn compare(
     let mut agreement = Agreement::of(ranking(&Typing::new(ancestor)?, first).is_some());
     let own: Vec<usize> = (0..sources.len()).collect();
     let mut layers: Vec<Option<Agreement>> = sources.iter().map(|_| Some(Agreement::default())).collect();
-    for views in alike(views) {
+    let samples = apart(views);
+    for views in alike(samples.iter().map(AsRef::as_ref)) {
         let (ancestor, child) = (pin_on(ancestor, views[0])?, pin_on(child, views[0])?);
         let (a, b) = (Probe::new(runtime, &ancestor, sources, mask)?, Probe::new(runtime, &child, &own, mask)?);
         let runs: Vec<[Vec<ArrayD<f32>>; 2]> =

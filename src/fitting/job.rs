@@ -4,13 +4,13 @@
 //! A [`Fitter`] holds what fits need: the pinned ancestor, views of images, and a runtime of one thread. A [`Job`]
 //! makes descendants, each under a budget of its own.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
 
+use super::lengths::apart;
 use super::part::fixed_to;
 use super::{
     Allocation, Budget, Calibration, Latencies, Limits, Progress, Shrinker, Shrunk, Timing, Towers, Values, Views,
@@ -41,7 +41,7 @@ const TRIES: usize = 4;
 
 /// What fits descendants to their ancestor.
 pub struct Fitter {
-    /// For every length of samples.
+    /// For every shape of batches.
     pinned: Vec<Model>,
     /// Every session has one thread, and images are worked on side by side: results do not depend on the number of
     /// threads.
@@ -99,10 +99,10 @@ impl Fitter {
 
     /// Views that are fitted on, and those that are held out.
     pub fn views(&self) -> [usize; 2] {
-        [self.calibration.fit.len(), self.calibration.held_out.len()]
+        self.calibration.counts()
     }
 
-    /// Views that no fit sees.
+    /// Views that no fit sees, or batches of samples.
     pub fn held_out(&self) -> &[Values] {
         &self.calibration.held_out
     }
@@ -126,7 +126,8 @@ impl Fitter {
         if dtype != Some(FloatType::Fp16) {
             return Ok(None);
         }
-        let views: Vec<_> = self.calibration.fit.iter().chain(&self.calibration.held_out).collect();
+        let views = apart(self.calibration.fit.iter().chain(&self.calibration.held_out));
+        let views: Vec<_> = views.iter().map(AsRef::as_ref).collect();
         let wide = beyond_half(&self.runtime, child, &views)?;
         if !wide.is_empty() {
             let count = wide.len();
@@ -212,6 +213,8 @@ pub struct Job<'m> {
     limits: Limits,
     options: JobOptions,
     latencies: Option<Latencies>,
+    /// A sample of arrays.
+    sample: Option<Values>,
     /// The ancestor as long as the samples of arrays.
     sized: Option<Model>,
 }
@@ -226,13 +229,14 @@ impl<'m> Job<'m> {
         runtime: Arc<Runtime>,
         options: JobOptions,
     ) -> Job<'m> {
-        let sized = shrinker.as_ref().and_then(Towers::sample).map(|sample| fixed_to(ancestor, &sample));
-        Job { ancestor, removals, shrinker, runtime, limits, options, latencies: None, sized }
+        let sample = shrinker.as_ref().and_then(Towers::sample);
+        let sized = sample.as_ref().map(|sample| fixed_to(ancestor, sample));
+        Job { ancestor, removals, shrinker, runtime, limits, options, latencies: None, sample, sized }
     }
 
     /// A sample that models are timed on, where they take arrays.
-    pub fn sample(&self) -> Option<Cow<'_, Values>> {
-        self.shrinker.as_ref()?.sample()
+    pub fn sample(&self) -> Option<&Values> {
+        self.sample.as_ref()
     }
 
     /// The ancestor, as long as the samples of arrays where it takes arrays.
@@ -247,8 +251,7 @@ impl<'m> Job<'m> {
     /// Those of [`Latencies::measure`].
     pub fn measure(&mut self, listener: &dyn Listener) -> Result<()> {
         let tell = |n, of| listener.progress("latency", n, of);
-        let sample = self.sample();
-        let how = (sample.as_deref(), self.options.fold);
+        let how = (self.sample(), self.options.fold);
         let measure = || Latencies::measure(&self.runtime, self.ancestor, &self.limits, how, &tell);
         self.latencies = Some(parallel::first(measure)?);
         Ok(())
@@ -284,10 +287,10 @@ impl<'m> Job<'m> {
         }
         let mut allocation = first?;
         let (Budget::Latency(wanted), Some(latencies)) = (budget, &self.latencies) else { return Ok(allocation) };
-        let (mut asked, sample) = (wanted, self.sample());
+        let mut asked = wanted;
         for _ in 0..TRIES {
             let thinned = thin(self.ancestor, &self.removals, &allocation)?;
-            let how = (sample.as_deref(), self.options.fold);
+            let how = (self.sample(), self.options.fold);
             let found = latencies.of(&self.runtime, self.ancestor, &thinned, how)?;
             allocation.latency = Some(found);
             if found <= wanted * (1.0 + SLACK) {

@@ -16,6 +16,7 @@ use super::targets::{Site, Way, first_uses, sites};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph::data_inputs;
 use crate::learngene::Kind;
 use crate::onnx::{Model, node_label};
 use crate::parallel;
@@ -38,8 +39,8 @@ pub type Progress<'p> = &'p (dyn Fn(usize, usize) + Sync);
 /// A pinned model ready for fits.
 ///
 /// Samples of text differ in length, and most of a batch that is as long as the longest is padding. So a network may
-/// have others beside it that differ from it in nothing but the length of their samples: what is said of sites, of
-/// matrices and of the order in which they run holds for all, and each sample is run by the one of its length.
+/// have others beside it that differ from it in nothing but the shape of their batches: what is said of sites, of
+/// matrices and of the order in which they run holds for all, and each batch is run by the one of its shape.
 pub struct Network<'m> {
     /// The model.
     pub model: &'m Model,
@@ -57,7 +58,7 @@ pub struct Network<'m> {
     pub matrices: Vec<(Array2<f32>, Vec<f32>)>,
     /// Which tokens are padding, where that is known: they count in no statistics and no error.
     pub(super) mask: Option<Mask>,
-    /// The input that tells of a sample how long it is.
+    /// The input whose shape tells which of several networks runs a batch.
     measure: Option<String>,
     pub(super) runtime: Arc<Runtime>,
     /// Made when they are first asked for: their sessions serve every pass over the network.
@@ -111,7 +112,7 @@ impl<'m> Network<'m> {
         })
     }
 
-    /// The network of several models, which differ from each other in nothing but the length of their samples. What
+    /// The network of several models, which differ from each other in nothing but the shape of their batches. What
     /// cannot depend on that is taken from the first.
     ///
     /// # Errors
@@ -128,6 +129,11 @@ impl<'m> Network<'m> {
                     .hint("give texts of one length: --inputs with arrays without a mask"));
             }
             network.others.push(other);
+        }
+        if network.measure.is_none() && !network.others.is_empty() {
+            let input = data_inputs(first.graph()).first().map(|v| v.name().to_string());
+            network.others.iter_mut().for_each(|other| other.measure.clone_from(&input));
+            network.measure = input;
         }
         Ok(network)
     }
@@ -191,26 +197,26 @@ impl<'m> Network<'m> {
         let parts: Vec<Part> = (0..self.lengths()).map(|l| self.at(l).whole(names)).collect();
         let of = |sample| {
             let found = parts[self.length(sample)].run(sample)?;
-            Ok(names.iter().zip(found).map(|(name, value)| self.real(name, value, sample)).collect())
+            names.iter().zip(found).map(|(name, value)| self.real(name, value, sample)).collect()
         };
         samples.par_iter().map(of).collect()
     }
 
     /// The values at the end of the network without what is padding's.
-    pub(super) fn real_end(&self, end: Vec<ArrayD<f32>>, sample: &Values) -> Vec<ArrayD<f32>> {
+    pub(super) fn real_end(&self, end: Vec<ArrayD<f32>>, sample: &Values) -> Result<Vec<ArrayD<f32>>> {
         self.end.iter().zip(end).map(|(name, value)| self.real(name, value, sample)).collect()
     }
 
     /// One of the values of a sample without what is padding's.
-    pub(super) fn real_part(&self, name: &str, sample: &Values) -> Option<ArrayD<f32>> {
-        Some(self.real(name, sample.get(name)?.clone(), sample))
+    pub(super) fn real_part(&self, name: &str, sample: &Values) -> Result<Option<ArrayD<f32>>> {
+        sample.get(name).map(|value| self.real(name, value.clone(), sample)).transpose()
     }
 
-    fn real(&self, name: &str, value: ArrayD<f32>, sample: &Values) -> ArrayD<f32> {
+    fn real(&self, name: &str, value: ArrayD<f32>, sample: &Values) -> Result<ArrayD<f32>> {
         let own = self.of(sample);
         match &own.mask {
             Some(mask) => mask.part(&own.typing, name, value, sample),
-            None => value,
+            None => Ok(value),
         }
     }
 
@@ -250,7 +256,7 @@ impl<'m> Network<'m> {
 
     /// The network from its inputs to given values.
     pub(super) fn whole(&self, results: &[String]) -> Part {
-        let inputs = crate::graph::data_inputs(self.typing.graph).into_iter().map(|v| v.name().to_string()).collect();
+        let inputs = data_inputs(self.typing.graph).into_iter().map(|v| v.name().to_string()).collect();
         Part::cut(&self.runtime, &self.typing, self.model, inputs, results.to_vec())
     }
 
@@ -375,7 +381,7 @@ impl<'m> Network<'m> {
                             let nothing = self.of(&values).typing.shape(output).unwrap_or_default();
                             values.insert(output.clone(), ArrayD::zeros(nothing));
                         }
-                        Ok(distance(&self.real_end(rest[self.length(&values)].run(&values)?, &values), end))
+                        Ok(distance(&self.real_end(rest[self.length(&values)].run(&values)?, &values)?, end))
                     })
                     .collect::<Result<_>>()?;
                 found.layers[site.layer] = Some(errors.iter().sum::<f64>() / size);
@@ -410,7 +416,7 @@ impl<'m> Network<'m> {
                         let mut values = states[image].clone();
                         values.insert(site.output.clone(), self.leaving(i, &out, &values)?);
                         let rest = &rest[self.length(&values)];
-                        Ok(distance(&self.real_end(rest.run(&values)?, &values), &end[image]))
+                        Ok(distance(&self.real_end(rest.run(&values)?, &values)?, &end[image]))
                     })
                     .collect::<Result<_>>()?;
                 let error = |l: usize| -> f64 { errors.iter().skip(l).step_by(levels.len()).sum::<f64>() / size };

@@ -27,12 +27,12 @@ pub(super) fn fixed_to(model: &Model, view: &Values) -> Model {
     fixed
 }
 
-/// The model for one sample, as long as `view`: see [`pin`].
+/// The model for batches of the shape of `view`: see [`pin`].
 ///
 /// # Errors
 /// Those of [`pin`].
 pub fn pin_on(model: &Model, view: &Values) -> Result<Model> {
-    pin(&fixed_to(model, view))
+    pinned(&fixed_to(model, view), view.values().next().and_then(|v| v.shape().first().copied()).unwrap_or(1))
 }
 
 /// The model for a batch of one sample of fixed size, in float32, with shapes as constants and no norms fused with the
@@ -41,12 +41,16 @@ pub fn pin_on(model: &Model, view: &Values) -> Result<Model> {
 /// # Errors
 /// [`ErrorKind::Unsupported`] for a model of a fixed batch of several samples, and those of typing.
 pub fn pin(model: &Model) -> Result<Model> {
+    pinned(model, 1)
+}
+
+fn pinned(model: &Model, batch: usize) -> Result<Model> {
     let image = Typing::new(model)?.image_size();
     let mut out = model.clone();
     graph::prune(out.graph_mut());
-    let inputs = fix_inputs(out.graph_mut(), 1, image, false)?;
+    let inputs = fix_inputs(out.graph_mut(), batch, image, false)?;
     let shapes = inputs.iter().map(|input| input.fixed()).collect::<Result<Vec<_>>>()?;
-    if let Some(shape) = shapes.iter().find(|shape| shape[0] != 1) {
+    if let Some(shape) = shapes.iter().find(|shape| shape[0] != batch) {
         return Err(Error::new(
             ErrorKind::Unsupported,
             format!("the model takes batches of {} samples only, and fits work on one after the other", shape[0]),

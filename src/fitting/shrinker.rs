@@ -165,7 +165,7 @@ impl<'m> Shrinker<'m> {
             Removal { layer: site.layer, kind: site.kind, kept: thinning.kept, error }
         });
         let layers = costs.layers.into_iter().map(|e| e.map(|e| e as f32).filter(|e| e.is_finite())).collect();
-        let (views, seed) = (self.calibration.fit.len(), self.calibration.seed);
+        let ([views, _], seed) = (self.calibration.counts(), self.calibration.seed);
         Ok(Removals { blocks: blocks.collect(), layers, dimensions, views, seed })
     }
 
@@ -215,8 +215,8 @@ impl<'m> Shrinker<'m> {
     }
 
     /// One of the longest samples that there are.
-    pub(super) fn longest(&self) -> Option<&Values> {
-        self.calibration.lengths().first().copied()
+    pub(super) fn longest(&self) -> Option<Values> {
+        self.calibration.longest()
     }
 
     /// Squared errors of the outputs of a descendant on held-out views, relative to the values themselves.
@@ -289,7 +289,7 @@ impl<'m> Shrinker<'m> {
             fits = found.fitted.iter().map(|f| Fit { layer: f.layer, kind: f.kind, chosen: f.chosen }).collect();
         }
         self.timings.push(Timing { stage: "refit", seconds: start.elapsed().as_secs_f64() });
-        Ok(Shrunk { error, fits, ..Shrunk::of(model, self.sample())? })
+        Ok(Shrunk { error, fits, ..Shrunk::of(model, self.sample().as_ref())? })
     }
 
     fn network<'c>(&self, pinned: &'c [Model]) -> Result<Network<'c>> {
@@ -297,7 +297,7 @@ impl<'m> Shrinker<'m> {
     }
 
     /// A sample that models are timed on, where they take arrays.
-    pub fn sample(&self) -> Option<&Values> {
+    pub fn sample(&self) -> Option<Values> {
         self.calibration.sample()
     }
 

@@ -98,13 +98,10 @@ impl<'m> Towers<'m> {
     }
 
     /// A sample that the whole model is timed on, where it takes arrays: of several towers, one of each.
-    pub fn sample(&self) -> Option<Cow<'_, Values>> {
+    pub fn sample(&self) -> Option<Values> {
         match &self.towers[..] {
-            [tower] => tower.shrinker.sample().map(Cow::Borrowed),
-            towers => {
-                let samples = towers.iter().filter_map(|t| t.shrinker.longest());
-                Some(Cow::Owned(samples.flatten().map(|(name, array)| (name.clone(), array.clone())).collect()))
-            }
+            [tower] => tower.shrinker.sample(),
+            towers => Some(towers.iter().filter_map(|t| t.shrinker.longest()).flatten().collect()),
         }
     }
 
@@ -171,7 +168,7 @@ impl<'m> Towers<'m> {
             errors.insert(tower.name.clone(), child.error);
         }
         let error = errors.values().copied().fold(0.0, worst);
-        Ok(Shrunk { error, errors, outputs, fits, ..Shrunk::of(model, self.sample().as_deref())? })
+        Ok(Shrunk { error, errors, outputs, fits, ..Shrunk::of(model, self.sample().as_ref())? })
     }
 
     /// Fits a descendant of the whole model that was grown in any other way, and tells the error: see

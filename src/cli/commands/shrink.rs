@@ -347,7 +347,7 @@ impl Made<'_> {
         let wide = named(&c.model, images.zip(job.shrinker.as_ref()).map(wide).transpose())?.flatten();
         named(&c.model, in_type(&mut child.model, c.dtype, wide.as_ref()))?;
         job.describe(&mut child, &allocation, images.and_then(|f| f.preprocess()))?;
-        let milliseconds = latency::side_by_side(&job.runtime, job.ancestor, &child.model, job.sample().as_deref())?;
+        let milliseconds = latency::side_by_side(&job.runtime, job.ancestor, &child.model, job.sample())?;
         if self.companions.is_some() {
             Companions::make_folder(self.path)?;
         }

@@ -49,7 +49,7 @@ pub fn dimension_costs(
                 let mut values = states[image].clone();
                 values.insert(site.output.clone(), network.leaving(i, out, &values)?);
                 let rest = &rest[network.length(&values)];
-                Ok(distance(&network.real_end(rest.run(&values)?, &values), &end[image]))
+                Ok(distance(&network.real_end(rest.run(&values)?, &values)?, &end[image]))
             };
             let query = n.query.value.clone();
             let feeds = network.stages()?.feeds(i);

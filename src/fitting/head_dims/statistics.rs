@@ -5,6 +5,7 @@ use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 
 use super::super::algebra::{self, product, ridged, select, times};
+use super::super::lengths::size;
 use super::super::network::Network;
 use super::super::order::features;
 use super::super::padding::chosen;
@@ -58,7 +59,7 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[Values]) -> Resu
                 let length = network.length(image);
                 let values = parts[length].run(image)?;
                 let mask = network.at(length).mask.as_ref();
-                let real = |axis: &[Factor]| mask.and_then(|mask| mask.along(axis, image));
+                let real = |axis: &[Factor], sample| mask.and_then(|mask| mask.along(axis, image, sample));
                 let value = |name: &str| results.iter().position(|r| r == name).map(|i| &values[i]);
                 narrows
                     .iter()
@@ -76,7 +77,9 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[Values]) -> Resu
                             let Some(value) = value(name) else { bail!(Internal, "the value `{name}` was not kept") };
                             matrices.push(layout.matrix(value)?);
                         }
-                        let real = [&n.query.axis, &n.key.axis].map(|axis| real(axis));
+                        let real: Vec<RealTokens> = (0..size(image))
+                            .map(|sample| [&n.query.axis, &n.key.axis].map(|axis| real(axis, sample)))
+                            .collect();
                         Ok((0..n.heads).map(|h| head_sums(n, h, &matrices, w, &real)).collect())
                     })
                     .collect::<Result<_>>()
@@ -106,15 +109,17 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[Values]) -> Resu
         .collect())
 }
 
-/// Sums over one sample: q qᵀ, k̃ k̃ᵀ, and M Mᵀ over queries, where M = Σ p k̃ uᵀ − (Σ p k̃)(Σ p u)ᵀ
-/// and u uᵀ is what values become in the stream. Of queries and of keys those that are `real` count, where these are
-/// named.
+/// Queries and keys of one sample that are real, where these are named; else all are.
+type RealTokens = [Option<Vec<usize>>; 2];
+
+/// Sums over one batch: q qᵀ, k̃ k̃ᵀ, and M Mᵀ over queries, where M = Σ p k̃ uᵀ − (Σ p k̃)(Σ p u)ᵀ
+/// and u uᵀ is what values become in the stream. Of queries and of keys those that are `real` count, by sample.
 fn head_sums(
     n: &Narrow,
     h: usize,
     matrices: &[Array2<f32>],
     output: &Mat<f64>,
-    real: &[Option<Vec<usize>>; 2],
+    real: &[RealTokens],
 ) -> [Mat<f64>; 3] {
     let [d, e] = n.of;
     let (tq, tk) = (n.query.tokens, n.key.tokens);
@@ -125,12 +130,14 @@ fn head_sums(
     let gram = times(own.as_ref(), own.transpose());
     let root = ridged(&gram, 1e-6).llt(Side::Lower).map(|l| l.L().to_owned()).unwrap_or_else(|_| Mat::identity(e, e));
     let root = Array2::from_shape_fn((e, e), |(i, j)| if i >= j { root[(i, j)] as f32 } else { 0.0 });
+    // Each sample has as many windows, one after the other.
+    let windows = (matrices[0].nrows() / real.len().max(1)).max(1);
     for window in 0..matrices[0].nrows() {
         let of = |m: &Array2<f32>, rows: usize, columns: usize| -> Array2<f32> {
             let flat = m.slice(s![window.min(m.nrows() - 1), h * rows * columns..(h + 1) * rows * columns]);
             flat.to_owned().into_shape_with_order((rows, columns)).unwrap_or_default()
         };
-        let [queries, keys] = real.each_ref().map(Option::as_deref);
+        let [queries, keys] = [0, 1].map(|of| real.get(window / windows).and_then(|real| real[of].as_deref()));
         let q = chosen(of(&matrices[0], tq, d), queries);
         let (mut k, v) = (chosen(of(&matrices[1], tk, d), keys), chosen(of(&matrices[2], tk, e), keys));
         let p = chosen(chosen(of(&matrices[3], tq, tk), queries).reversed_axes(), keys).reversed_axes();
