@@ -246,6 +246,14 @@ pub fn children_are_fitted_on_real_tokens(kind: &str) {
             t.shape.as_mut().unwrap().dim[1].value = Some(Size::DimParam("ids".into()));
         }
         renamed.write(child("renamed")).unwrap();
+        // One that takes one sample at a time is fitted to each by itself, not to batches.
+        let mut single = Model::open(root().join(&path)).unwrap();
+        for input in &mut single.graph_mut().input {
+            if let Some(type_proto::Value::TensorType(t)) = input.r#type.as_mut().and_then(|t| t.value.as_mut()) {
+                t.shape.as_mut().unwrap().dim[0].value = Some(Size::DimValue(1));
+            }
+        }
+        single.write(child("single")).unwrap();
         let shrink = |ancestor: &str, inputs: &Path, name: &str| {
             let command =
                 ["shrink", ancestor, "--inputs", text(inputs), "--to", "50%", "--min-ffn", "2", "--multiple-of", "2"];
@@ -262,12 +270,13 @@ pub fn children_are_fitted_on_real_tokens(kind: &str) {
         let error = found["descendants"][0]["error"].as_f64().unwrap();
         assert!(error > 0.0 && error < 0.1, "{model}: {error}");
         assert_eq!(found["input"]["tokens"]["mask"], json!("attention_mask"));
-        let other_name = text(&child("renamed")).to_string();
+        let [other_name, one_at_a_time] = ["renamed", "single"].map(|name| text(&child(name)).to_string());
         for (ancestor, inputs, name) in [
             (&path, &wild, "wild"),
             (&path, &long, "long"),
             (&other_name, &calm, "whole"),
             (&other_name, &long, "most"),
+            (&one_at_a_time, &long, "one"),
         ] {
             let other = shrink(ancestor, inputs, name);
             agree(&other["descendants"][0]["error"], &json!(error), 1e-4, &format!("{model}, {name}"));
