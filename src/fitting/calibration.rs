@@ -26,8 +26,8 @@ const HELD_OUT_SHARE: usize = 6;
 const HELD_OUT: usize = 16;
 /// A view of a picture has about so many tokens. Texts have few: as many of them as have so many together count as one.
 const VIEW_TOKENS: usize = 256;
-/// Tokens of texts repeat each other less than those of a picture do: so many times fewer of them tell as much of what a
-/// block costs (children of MiniLM judged by 512 tokens of 28 texts are as near to it as those judged by 2,048).
+/// Tokens of texts repeat each other less than those of a picture do: so many times fewer of them tell as much of what
+/// a block costs. Children of MiniLM judged by 512 tokens, of 28 texts, are as near to it as those judged by 2,048.
 const TEXT_TELLS: usize = 4;
 /// Fewer images than these are said to be few.
 const FEW: usize = 24;

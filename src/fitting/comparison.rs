@@ -71,8 +71,8 @@ impl<'m> Probe<'m> {
     }
 }
 
-/// Compares on samples, which may be joined in batches. Layer l of the descendant comes from layer `sources[l]`; `runtime` should
-/// have one thread; tokens at the zeros of the input `mask` do not count.
+/// Compares on samples, which may be joined in batches. Layer l of the descendant comes from layer `sources[l]`;
+/// `runtime` should have one thread; tokens at the zeros of the input `mask` do not count.
 ///
 /// # Errors
 /// Those of typing and of the runtime.

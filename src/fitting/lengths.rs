@@ -215,9 +215,8 @@ mod tests {
             batches.iter().for_each(|b| assert_eq!(b["mask"].shape(), b["ids"].shape()));
             batches.iter().map(|b| b["ids"].shape().to_vec()).collect()
         };
-        let real = |batch: &Values| -> Vec<usize> {
-            batch["mask"].outer_iter().map(|row| row.sum() as usize).collect()
-        };
+        let real =
+            |batch: &Values| -> Vec<usize> { batch["mask"].outer_iter().map(|row| row.sum() as usize).collect() };
         // The ninth of the short ones is with the long ones.
         let joined = batches.of(&fit);
         assert_eq!(shapes(&joined), [vec![vec![4, 8]; 2], vec![vec![1, 32]; 14]].concat());
@@ -232,7 +231,8 @@ mod tests {
 
     #[test]
     fn the_longest_samples_come_first_and_batches_come_apart() {
-        let sized = |count: usize, length: usize| Values::from([("ids".into(), ArrayD::zeros(IxDyn(&[count, length])))]);
+        let sized =
+            |count: usize, length: usize| Values::from([("ids".into(), ArrayD::zeros(IxDyn(&[count, length])))]);
         let batches = [sized(4, 8), sized(1, 32), sized(2, 32), sized(4, 8)];
         let shapes: Vec<&[usize]> = alike(&batches).iter().map(|group| group[0]["ids"].shape()).collect();
         assert_eq!(shapes, [[2, 32], [1, 32], [4, 8]]);

@@ -326,7 +326,8 @@ impl Fitting<'_, '_, '_> {
                     self.child.advance(self.child.sites.len(), &mut image.child)?;
                     let mut sums = (0.0, 0.0);
                     for (a, b) in self.ancestor.end.iter().zip(&self.child.end) {
-                        let ends = (self.ancestor.real_part(a, &image.ancestor)?, self.child.real_part(b, &image.child)?);
+                        let ends =
+                            (self.ancestor.real_part(a, &image.ancestor)?, self.child.real_part(b, &image.child)?);
                         let (Some(a), Some(b)) = ends else { continue };
                         sums.0 += a.iter().zip(&b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
                         sums.1 += a.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();

@@ -222,8 +222,7 @@ impl Runtime {
         if self.kind == Kind::Onnxruntime {
             // The library moves a Transpose past a Resize that it then cannot run: to channels last, which shrinks only
             // with antialiasing (seen with 1.32). Where weights are constants it folds both away first.
-            let resizes =
-                purpose == Purpose::Training && model.graph().node.iter().any(|n| n.op_type() == "Resize");
+            let resizes = purpose == Purpose::Training && model.graph().node.iter().any(|n| n.op_type() == "Resize");
             let harmful = [(resizes, TRANSPOSE_OPTIMIZERS), (self.device == Device::Cpu, SKIP_NORM_FUSION)];
             let harmful: Vec<&str> = harmful.iter().filter(|(is, _)| *is).map(|(_, passes)| *passes).collect();
             let set = |b: SessionBuilder| -> std::result::Result<SessionBuilder, String> {

@@ -114,13 +114,7 @@ type RealTokens = [Option<Vec<usize>>; 2];
 
 /// Sums over one batch: q qᵀ, k̃ k̃ᵀ, and M Mᵀ over queries, where M = Σ p k̃ uᵀ − (Σ p k̃)(Σ p u)ᵀ
 /// and u uᵀ is what values become in the stream. Of queries and of keys those that are `real` count, by sample.
-fn head_sums(
-    n: &Narrow,
-    h: usize,
-    matrices: &[Array2<f32>],
-    output: &Mat<f64>,
-    real: &[RealTokens],
-) -> [Mat<f64>; 3] {
+fn head_sums(n: &Narrow, h: usize, matrices: &[Array2<f32>], output: &Mat<f64>, real: &[RealTokens]) -> [Mat<f64>; 3] {
     let [d, e] = n.of;
     let (tq, tk) = (n.query.tokens, n.key.tokens);
     let mut sums = [0; 3].map(|_| Mat::<f64>::zeros(d, d));
