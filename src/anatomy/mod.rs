@@ -10,6 +10,7 @@
 mod classes;
 mod find;
 mod mixers;
+mod parts;
 mod pooling;
 mod repeats;
 mod roles;
@@ -24,6 +25,7 @@ pub use classes::{
     ranking, unit_norms,
 };
 pub use mixers::normed;
+pub use parts::layers_of_part;
 pub use pooling::{EMBEDDING, Pooled, Pooling, pooled};
 pub use roles::{Roles, Summed, of_head};
 pub(crate) use softmax::{in_usual_order, score_axes};

@@ -13,7 +13,7 @@ use super::network::Progress;
 use super::part::Values;
 use super::shrinker::{Fit, Shrinker, Shrunk, Timing};
 use super::targets::sites;
-use crate::anatomy::{Anatomy, Attention};
+use crate::anatomy::{Anatomy, layers_of_part};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Given, data_inputs};
@@ -54,7 +54,7 @@ impl<'m> Towers<'m> {
         let typing = Typing::new(whole)?;
         let anatomy = Anatomy::new(&typing)?;
         let tower = |shrinker: Shrinker<'m>| {
-            let layers = places(shrinker.model(), (&typing, &anatomy))?;
+            let layers = layers_of_part(shrinker.model(), (&typing, &anatomy))?;
             let of_tower = |s: &&crate::anatomy::Stack| layers.iter().any(|l| s.layers.contains(l));
             let name = anatomy.stacks.iter().find(of_tower).map(|s| s.name.clone()).unwrap_or_default();
             Ok(Tower { name, shrinker, layers })
@@ -218,7 +218,7 @@ impl<'m> Towers<'m> {
     /// For each layer of a part of a descendant that of the descendant.
     fn places(&self, part: &Model, child: &Model) -> Result<Vec<usize>> {
         let typing = Typing::new(child)?;
-        places(part, (&typing, &Anatomy::new(&typing)?))
+        layers_of_part(part, (&typing, &Anatomy::new(&typing)?))
     }
 }
 
@@ -260,18 +260,4 @@ fn put_back(model: &mut Model, before: &Model, after: Model) -> Result<()> {
     }
     let Some(changed) = after.proto.graph else { bail!(Internal, "a tower without a graph") };
     graph::splice(model.graph_mut(), before.graph(), changed).map_err(|e| e.at(&model.path))
-}
-
-/// For each layer of a part that of the model that it was cut out of.
-fn places(part: &Model, (typing, anatomy): (&Typing, &Anatomy)) -> Result<Vec<usize>> {
-    let own = Typing::new(part)?;
-    let made = |typing: &Typing, layer: &Attention| typing.graph.node[layer.projection].output.first().cloned();
-    let all: Vec<Option<String>> = anatomy.layers.iter().map(|l| made(typing, l)).collect();
-    let place = |layer: &Attention| all.iter().position(|name| name.is_some() && *name == made(&own, layer));
-    match Anatomy::new(&own)?.layers.iter().map(place).collect() {
-        Some(places) => Ok(places),
-        None => Err(Error::new(ErrorKind::Unsupported, "a tower has layers of its own that the whole model has not")
-            .at(&part.path)
-            .hint("shrink one tower: pick its output with --of, and give its samples alone")),
-    }
 }

@@ -13,6 +13,7 @@ mod condense;
 mod gene;
 mod lookup;
 mod removal;
+mod towers;
 
 pub use choices::{
     Algorithm, Centroid, Count, Eps, FfnCentroid, FfnRule, Order, PUBLISHED_EPS, PUBLISHED_SIDE, Similarities,

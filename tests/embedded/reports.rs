@@ -24,6 +24,16 @@ fn one_command_shrinks_both_towers() {
 }
 
 #[test]
+fn learngenes_of_both_towers_have_the_clusters_of_each() {
+    both_towers::learngenes_have_the_clusters_of_each("tract");
+}
+
+#[test]
+fn densities_of_both_towers_are_those_of_each() {
+    both_towers::densities_are_those_of_each("tract");
+}
+
+#[test]
 fn what_is_for_one_tower_is_refused() {
     both_towers::what_is_for_one_tower_is_refused();
 }

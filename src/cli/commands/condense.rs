@@ -8,9 +8,9 @@ use ndarray::Array2;
 use serde_json::json;
 
 use super::fitter::{Fed, calibrated};
-use super::source::{Source, open_for, open_towers};
+use super::source::{Source, Subject, open_for, open_towers};
 use super::{agree, densities, named};
-use crate::anatomy::Anatomy;
+use crate::anatomy::{Anatomy, layers_of_part};
 use crate::axes::Typing;
 use crate::cli::common::{ClusterFlags, RunFlags, SampleFlags};
 use crate::cli::output::{self, Bars, count, table};
@@ -63,22 +63,20 @@ pub struct CondenseArgs {
 
 /// Runs the command.
 pub fn run(c: &CondenseArgs) -> Result<()> {
-    if c.fitted && c.samples.are_of_towers() {
-        let (model, towers) = open_towers(&c.model, &c.run, &c.samples)?;
-        output::check_output(&c.output, &[&c.model], c.force)?;
-        return fitted(c, &model, Fed::Towers(towers));
-    }
-    let (model, arrays) = open_for(&c.model, &c.run, &c.samples)?;
+    let (model, fed) = match c.samples.are_of_towers() {
+        true => open_towers(&c.model, &c.run, &c.samples).map(|(model, towers)| (model, Fed::Towers(towers)))?,
+        false => open_for(&c.model, &c.run, &c.samples).map(|(model, arrays)| (model, Fed::Whole(arrays)))?,
+    };
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     output::check_output(&c.output, &[&c.model], c.force)?;
     if c.fitted {
-        return fitted(c, &model, Fed::Whole(arrays));
+        return fitted(c, &model, fed);
     }
-    let source = Source::new(&c.samples, &c.run, &model, &typing, arrays)?;
+    let parts = parts(c, (&model, &typing), fed)?;
     let runtime = Runtime::start(&c.run.runtime.options())?;
-    agree(&c.model, || source.fingerprint())?;
-    let (gene, condensed) = condense(&model, &typing, &anatomy, &source, &c.clusters, &runtime)?;
+    let of_parts: Vec<_> = parts.iter().map(|(tower, source)| (tower.as_ref(), source)).collect();
+    let (gene, condensed) = condense(&model, (&typing, &anatomy), &of_parts, &c.clusters, &runtime)?;
     let written = Typing::new(&condensed)?;
     let inherited = gene.inherited(&condensed, &written, &Anatomy::new(&written)?, parameters(model.graph()));
     let bytes = output::write_model(&c.output, &condensed)?;
@@ -121,10 +119,40 @@ pub fn run(c: &CondenseArgs) -> Result<()> {
         let mut value = serde_json::to_value(&gene).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
         value["parameters"] = json!(inherited);
         value["bytes"] = json!(bytes);
-        value["input"] = source.report();
+        value["input"] = match &parts[..] {
+            [(_, source)] => source.report(),
+            parts => parts.iter().map(|(_, source)| (source.noun().many.to_string(), source.report())).collect(),
+        };
         return output::print_json(&value);
     }
     Ok(())
+}
+
+/// A tower, where it is none of the whole model, and what it is run on.
+type Part = (Option<Model>, Source);
+
+/// What is clustered: the model, or each of its towers, with what it is run on.
+fn parts(c: &CondenseArgs, (model, typing): (&Model, &Typing), fed: Fed) -> Result<Vec<Part>> {
+    let source = |model: &Model, typing: &Typing, arrays| {
+        let source = Source::new(&c.samples, &c.run, model, typing, arrays)?;
+        agree(&c.model, || source.fingerprint())?;
+        Ok(source)
+    };
+    match fed {
+        Fed::Whole(arrays) => Ok(vec![(None, source(model, typing, arrays)?)]),
+        Fed::Towers(_) if c.clusters.ffn_clusters.is_some() => {
+            Err(Error::new(ErrorKind::Usage, "--ffn-clusters names layers of one tower, and there are samples for two")
+                .at(&c.model)
+                .hint("leave it out, or give the samples of one tower"))
+        }
+        Fed::Towers(towers) => {
+            let of = |(tower, arrays): Subject| {
+                let source = source(&tower, &named(&c.model, Typing::new(&tower))?, arrays)?;
+                Ok((Some(tower), source))
+            };
+            towers.into_iter().map(of).collect()
+        }
+    }
 }
 
 /// The ancestor whole, with the order in which its heads and neurons go.
@@ -200,12 +228,12 @@ fn distances(
     Ok(combined(&measured))
 }
 
-/// Measures, clusters and condenses in memory.
+/// Measures, clusters and condenses in memory. Each of `parts` is a tower, or none and so the whole model, with what it
+/// is run on.
 pub fn condense(
     model: &Model,
-    typing: &Typing,
-    anatomy: &Anatomy,
-    source: &Source,
+    (typing, anatomy): (&Typing, &Anatomy),
+    parts: &[(Option<&Model>, &Source)],
     clusters: &ClusterFlags,
     runtime: &Arc<Runtime>,
 ) -> Result<(Learngene, Model)> {
@@ -216,13 +244,17 @@ pub fn condense(
     }
     let (gene, digest) = std::thread::scope(|scope| {
         let digest = scope.spawn(|| sha256(&model.path));
-        // Lengths are those of the samples for what is measured alone: the learngene takes what its ancestor does.
-        let gene = match source.fixed(model) {
-            None => clustered(model, (typing, anatomy), source, clusters, runtime),
-            Some(fixed) => Typing::new(&fixed).and_then(|typing| {
-                let anatomy = Anatomy::new(&typing)?;
-                clustered(&fixed, (&typing, &anatomy), source, clusters, runtime)
-            }),
+        let gene = match parts {
+            [(None, source)] => of_part(model, Some((typing, anatomy)), source, clusters, runtime),
+            parts => {
+                let of = |(tower, source): &(Option<&Model>, &Source)| {
+                    let tower = tower.unwrap_or(model);
+                    let places = layers_of_part(tower, (typing, anatomy))?;
+                    Ok((of_part(tower, None, source, clusters, runtime)?, places))
+                };
+                let towers = parts.iter().map(of).collect::<Result<_>>();
+                towers.map(|towers| Learngene::of_towers(typing, anatomy, towers))
+            }
         };
         (named(&model.path, gene), digest.join())
     });
@@ -230,13 +262,34 @@ pub fn condense(
     gene.source.file = model.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     gene.source.sha256 = digest.map_err(|_| Error::new(ErrorKind::Internal, "hashing the model panicked"))??;
     gene.source.parameters = parameters(model.graph());
-    gene.source.images_sha256 = source.fingerprint()?;
+    let hashes = parts.iter().map(|(_, source)| source.fingerprint()).collect::<Result<Vec<_>>>()?;
+    gene.source.images_sha256 = hashes.join("+");
     let mut condensed = named(&model.path, gene.condense(model, typing, anatomy))?;
-    if let Some(preprocess) = source.preprocess() {
+    if let Some(preprocess) = parts.iter().find_map(|(_, source)| source.preprocess()) {
         let text = serde_json::to_string(preprocess).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
         condensed.set_metadata(PREPROCESS, text);
     }
     Ok((gene, condensed))
+}
+
+/// The clusters of a model, or of a tower. Lengths are those of the samples for what is measured alone: the learngene
+/// takes what its ancestor does.
+fn of_part(
+    model: &Model,
+    typed: Option<(&Typing, &Anatomy)>,
+    source: &Source,
+    clusters: &ClusterFlags,
+    runtime: &Arc<Runtime>,
+) -> Result<Learngene> {
+    let fixed = source.fixed(model);
+    match (&fixed, typed) {
+        (None, Some(typed)) => clustered(model, typed, source, clusters, runtime),
+        (fixed, _) => {
+            let model = fixed.as_ref().unwrap_or(model);
+            let typing = Typing::new(model)?;
+            clustered(model, (&typing, &Anatomy::new(&typing)?), source, clusters, runtime)
+        }
+    }
 }
 
 /// The clusters of a model that is as long as what it is run on.

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::source::{Source, open_for, sized};
+use super::source::{Source, Subject, open_for, open_towers, sized};
 use super::{agree, densities, named, without_density};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::cli::common::{RunFlags, SampleFlags};
 use crate::cli::output::{self, table};
-use crate::density::Unit;
+use crate::density::{Densities, Unit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::schema;
 use crate::report;
@@ -39,15 +39,46 @@ pub struct DensityArgs {
 
 /// Runs the command.
 pub fn run(c: &DensityArgs) -> Result<()> {
-    let (model, arrays) = sized(open_for(&c.model, &c.run, &c.samples)?);
-    let typing = named(&c.model, Typing::new(&model))?;
-    let anatomy = named(&c.model, Anatomy::new(&typing))?;
     if let Some(plot) = &c.plot {
         if plot.extension().is_none_or(|e| !e.eq_ignore_ascii_case("svg")) {
             return Err(Error::new(ErrorKind::Usage, "plots are SVG").at(plot).hint("name a file that ends in .svg"));
         }
         output::check_output(plot, &[&c.model], c.force)?;
     }
+    if !c.samples.are_of_towers() {
+        let found = measured(c, open_for(&c.model, &c.run, &c.samples)?)?;
+        return if c.json { output::print_json(&found.json) } else { found.tell() };
+    }
+    if let Some(plot) = &c.plot {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "a plot has the densities of one tower, and there are samples for two",
+        )
+        .at(plot)
+        .hint("give the samples of one tower, or leave --plot out"));
+    }
+    let (_, towers) = open_towers(&c.model, &c.run, &c.samples)?;
+    let found: Vec<Found> = towers.into_iter().map(|tower| measured(c, tower)).collect::<Result<_>>()?;
+    if !c.json {
+        return found.iter().try_for_each(Found::tell);
+    }
+    let towers: Map<String, Value> = found.into_iter().map(|tower| (tower.many.to_string(), tower.json)).collect();
+    output::print_json(&json!({"schema": schema::DENSITY, "towers": towers}))
+}
+
+/// The densities of a model, or of a tower, and what they were measured on.
+struct Found {
+    densities: Densities,
+    unit: Unit,
+    many: &'static str,
+    json: Value,
+}
+
+/// Measures the densities of a model.
+fn measured(c: &DensityArgs, opened: Subject) -> Result<Found> {
+    let (model, arrays) = sized(opened);
+    let typing = named(&c.model, Typing::new(&model))?;
+    let anatomy = named(&c.model, Anatomy::new(&typing))?;
     let source = Source::new(&c.samples, &c.run, &model, &typing, arrays)?;
     agree(&c.model, || source.fingerprint())?;
     let runtime = Runtime::start(&c.run.runtime.options())?;
@@ -62,42 +93,45 @@ pub fn run(c: &DensityArgs) -> Result<()> {
         output::write_text(plot, &svg)?;
         output::note(&format!("wrote {}", plot.display()));
     }
-    if c.json {
-        return output::print_json(&json!({
-            "schema": schema::DENSITY,
-            "unit": unit,
-            "images": measured.images,
-            "preprocess": source.preprocess(),
-            "input": source.report(),
-            "densities": measured.layers,
-            "without": without_density(&typing, &anatomy)
-                .into_iter()
-                .map(|(layer, reason)| json!({ "layer": layer, "reason": reason }))
-                .collect::<Vec<_>>(),
-        }));
+    let without = without_density(&typing, &anatomy).into_iter();
+    let without: Vec<Value> = without.map(|(layer, reason)| json!({ "layer": layer, "reason": reason })).collect();
+    let json = json!({
+        "schema": schema::DENSITY,
+        "unit": unit,
+        "images": measured.images,
+        "preprocess": source.preprocess(),
+        "input": source.report(),
+        "densities": measured.layers,
+        "without": without,
+    });
+    Ok(Found { densities: measured, unit, many: source.noun().many, json })
+}
+
+impl Found {
+    /// Prints them as a table.
+    fn tell(&self) -> Result<()> {
+        let Densities { layers, images, .. } = &self.densities;
+        let heads = layers.iter().map(Vec::len).max().unwrap_or(0);
+        let mut header = vec!["layer".to_string()];
+        header.extend((0..heads).map(|h| format!("head {h}")));
+        header.push("mean".into());
+        let rows = layers
+            .iter()
+            .enumerate()
+            .map(|(l, d)| {
+                let mut row = vec![l.to_string()];
+                row.extend((0..heads).map(|h| d.get(h).map(|v| format!("{v:.2}")).unwrap_or_default()));
+                row.push(match d.len() {
+                    0 => "-".into(),
+                    n => format!("{:.2}", d.iter().sum::<f64>() / n as f64),
+                });
+                row
+            })
+            .collect();
+        let header: Vec<&str> = header.iter().map(String::as_str).collect();
+        output::note(&format!("mean attention distance in {} over {images} {}", self.unit.plural(), self.many));
+        output::print(&table(&header, rows))
     }
-    let heads = measured.layers.iter().map(Vec::len).max().unwrap_or(0);
-    let mut header = vec!["layer".to_string()];
-    header.extend((0..heads).map(|h| format!("head {h}")));
-    header.push("mean".into());
-    let rows = measured
-        .layers
-        .iter()
-        .enumerate()
-        .map(|(l, d)| {
-            let mut row = vec![l.to_string()];
-            row.extend((0..heads).map(|h| d.get(h).map(|v| format!("{v:.2}")).unwrap_or_default()));
-            row.push(match d.len() {
-                0 => "-".into(),
-                n => format!("{:.2}", d.iter().sum::<f64>() / n as f64),
-            });
-            row
-        })
-        .collect();
-    let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    let (unit, many) = (unit.plural(), source.noun().many);
-    output::note(&format!("mean attention distance in {unit} over {} {many}", measured.images));
-    output::print(&table(&header, rows))
 }
 
 /// What densities are in; pixels where no layer has any, which measuring them refuses.

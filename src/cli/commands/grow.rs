@@ -439,7 +439,7 @@ fn learngene(
     if c.has_samples() {
         let source = Source::new(&c.samples(), &c.run, model, &typing, arrays.cloned())?;
         let runtime = Runtime::start(&c.run.runtime.options())?;
-        let (gene, condensed) = condense(model, &typing, &anatomy, &source, &c.clusters, &runtime)?;
+        let (gene, condensed) = condense(model, (&typing, &anatomy), &[(None, &source)], &c.clusters, &runtime)?;
         return Ok((gene, condensed, Some(source.report())));
     }
     let [flag, many] = wanted(model);

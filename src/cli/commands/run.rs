@@ -111,7 +111,7 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let mut densities = None;
     let (gene, source) = if wanted.init == Init::ClusterLearngene {
         let source = source(c, laid.as_ref(), &data, model, &typing)?;
-        let (gene, condensed) = condense(model, &typing, &anatomy, &source, &c.clusters, &runtime)?;
+        let (gene, condensed) = condense(model, (&typing, &anatomy), &[(None, &source)], &c.clusters, &runtime)?;
         output::write_model(&written[0], &condensed)?;
         let unit = if gene.lengths.iter().any(Option::is_some) { Unit::Tokens } else { Unit::Pixels };
         densities = gene.densities.clone().map(|all| (all, unit));

@@ -54,7 +54,7 @@ pub fn open_for(path: &Path, run: &RunFlags, samples: &SampleFlags) -> Result<Su
     if samples.are_of_towers() {
         return Err(Error::new(ErrorKind::Usage, "one tower is looked at here, and there are samples for two")
             .at(path)
-            .hint("give one of --images, --texts and --inputs; `shrink` and `condense --fitted` take both kinds"));
+            .hint("give one of --images, --texts and --inputs; `shrink`, `density` and `condense` take both kinds"));
     }
     let Some(given) = samples.arrays.given(run.transform.limit()) else {
         return open_to_run(path, &run.open, &run.runtime, &run.transform).map(|model| (model, None));

@@ -207,6 +207,44 @@ pub fn one_command_shrinks_both(kind: &str) {
     assert!(frontier["frontier"].as_array().unwrap().iter().all(|point| point["latency"].as_f64().unwrap() > 0.0));
 }
 
+/// The learngene of both towers has the clusters of each, and descendants take what the ancestor takes.
+pub fn learngenes_have_the_clusters_of_each(kind: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let images = pictures(folder.path());
+    let [gene, one, child] = ["gene.onnx", "one.onnx", "child.onnx"].map(|name| folder.path().join(name));
+    let wide = ["--eps", "30", "--ffn-eps", "30", "--runtime", kind, "--force", "--json"];
+    let run = |more: &[&str], out: &Path| json(&[&["condense", CLIP], &wide[..], more, &["-o", text(out)]].concat());
+    let both = run(&["--images", text(&images), "--texts", CAPTIONS], &gene);
+    let each = [
+        run(&["--images", text(&images), "--of", "image_embeds"], &one),
+        run(&["--texts", CAPTIONS, "--of", "text_embeds"], &one),
+    ];
+    for field in ["layers", "densities", "eps", "ffn_eps"] {
+        let all: Vec<&Value> = each.iter().flat_map(|tower| tower[field].as_array().unwrap()).collect();
+        assert_eq!(both[field].as_array().unwrap().iter().collect::<Vec<_>>(), all, "{field}");
+    }
+    // Heads are clustered, and layers of one tower share an FFN.
+    assert!(both["layers"][0].as_array().unwrap().len() < 4, "{both}");
+    assert_eq!(both["ffn_groups"], serde_json::json!([[0, 1], [2, 3]]));
+    assert_eq!((&both["lengths"][0], both["lengths"][2].is_f64()), (&Value::Null, true));
+    assert_eq!(both["source"]["images"], 100);
+    let plan = json(&["grow", text(&gene), "--heads", "2", "--force", "--json", "-o", text(&child)]);
+    assert_eq!(plan["layers"].as_array().unwrap().len(), 4);
+    let (old, new) = (Model::open(root().join(CLIP)).unwrap(), Model::open(&child).unwrap());
+    assert_eq!((&old.graph().input, &old.graph().output), (&new.graph().input, &new.graph().output));
+}
+
+/// Densities of both towers are those of each.
+pub fn densities_are_those_of_each(kind: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let images = pictures(folder.path());
+    let run = |more: &[&str]| json(&[&["density", CLIP, "--runtime", kind, "--json"], more].concat());
+    let both = run(&["--images", text(&images), "--texts", CAPTIONS]);
+    assert_eq!(both["towers"]["images"], run(&["--images", text(&images), "--of", "image_embeds"]));
+    assert_eq!(both["towers"]["texts"], run(&["--texts", CAPTIONS, "--of", "text_embeds"]));
+    assert_eq!([&both["towers"]["images"]["unit"], &both["towers"]["texts"]["unit"]], ["px", "tokens"]);
+}
+
 /// What is no model of two towers, and what is asked of one, is named.
 pub fn what_is_for_one_tower_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -226,10 +264,13 @@ pub fn what_is_for_one_tower_is_refused() {
     fs::create_dir(&arrays).unwrap();
     fs::copy(&images, arrays.join("pixel_values.npy")).unwrap();
     both(CLIP, &["--inputs", text(&arrays)], &["has an array for `pixel_values`, which --images gives"]);
-    for command in [&["density"][..], &["compare", CLIP], &["condense", "-o", "never.onnx"]] {
-        let more = [CLIP, "--images", text(&images), "--texts", CAPTIONS];
-        refused(&[command, &more].concat(), &["samples for two", "`shrink` and `condense --fitted`"]);
-    }
+    let more = ["--images", text(&images), "--texts", CAPTIONS];
+    let says = ["samples for two", "`shrink`, `density` and `condense` take both kinds"];
+    refused(&[&["compare", CLIP, CLIP][..], &more].concat(), &says);
+    let groups = ["condense", CLIP, "--ffn-clusters", "0-1", "-o", "never.onnx"];
+    refused(&[&groups[..], &more].concat(), &["--ffn-clusters names layers of one tower"]);
+    let plot = ["density", CLIP, "--images", text(&images), "--texts", CAPTIONS, "--plot", "never.svg"];
+    refused(&plot, &["a plot has the densities of one tower"]);
     let grow = ["grow", CLIP, "--images", text(&images), "--texts", CAPTIONS, "--heads", "2", "-o", "never.onnx"];
     refused(&grow, &["samples for two"]);
     let much = ["--to", "50%", "--max-error", "0.0001", "-o", "never.onnx"];

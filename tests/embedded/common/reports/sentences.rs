@@ -308,7 +308,10 @@ pub fn wrong_texts_are_refused() {
     of(&table, &["--text-column", "a,c"], &["it has no column `c`"]);
     of(&table, &["--text-column", "a,b,a"], &["a sample is one text, or a pair of them"]);
     refused(&["density", "models/fashion-vit.onnx", "--texts", &texts], &["no input takes tokens", "--inputs"]);
-    refused(&["density", &model, "--texts", &texts, "--images", "photos"], &["samples for two", "give one of"]);
+    refused(
+        &["density", &model, "--texts", &texts, "--images", "photos"],
+        &["no input takes images", "leave --images out"],
+    );
     let output = offshoot(&["density", &model, "--images", "photos", "--max-length", "3"]);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(2) && told.contains("--texts <PATH>"), "{told}");

@@ -209,7 +209,10 @@ pub fn wrong_arrays_are_refused() {
         &["density", &path, "--images", "fixtures/fashion-png"],
         &["takes no images", "arrays for its inputs (--inputs FILE.npz)"],
     );
-    refused(&["density", &path, "--inputs", &fixture, "--images", "photos"], &["samples for two", "give one of"]);
+    refused(
+        &["density", &path, "--inputs", &fixture, "--images", "photos"],
+        &["no input takes images", "leave --images out"],
+    );
     let output = offshoot(&["density", &path]);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(2) && told.contains("--inputs <PATH>"), "{told}");
