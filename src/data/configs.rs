@@ -126,9 +126,9 @@ enum Numbers {
 }
 
 impl Numbers {
-    fn list(self) -> Vec<f64> {
+    fn list(&self) -> &[f64] {
         match self {
-            Numbers::One(number) => vec![number],
+            Numbers::One(number) => std::slice::from_ref(number),
             Numbers::Each(list) => list,
         }
     }
@@ -166,94 +166,12 @@ fn processor(path: &Path, value: Value) -> Result<Option<Config>> {
         ["size", "crop_size"].map(|key| value.get(key).map(Value::to_string).unwrap_or_default());
     let processor: Processor = serde_json::from_value(value)
         .map_err(|error| fault(path, format!("no image processor: {error}")).caused_by(error))?;
-    let kind = processor.image_processor_type.clone().or(processor.feature_extractor_type.clone()).unwrap_or_default();
-    let is = |names: &[&str]| names.iter().any(|name| kind.starts_with(name));
-
-    let factor = match processor.do_rescale {
-        Some(false) => 1.0,
-        _ => processor.rescale_factor.unwrap_or(1.0 / 255.0),
-    };
-    if !(factor.is_finite() && factor > 0.0) {
-        return Err(fault(path, format!("its rescale_factor is {factor}")));
-    }
-    let offset = if [processor.offset, processor.rescale_offset].contains(&Some(true)) { 1.0 } else { 0.0 };
-    let (mean, std) = match (processor.do_normalize, processor.image_mean, processor.image_std) {
-        (Some(false), ..) => (vec![0.0], vec![1.0]),
-        (_, Some(mean), Some(std)) => (mean.list(), std.list()),
-        _ => return Err(fault(path, "it normalises, and names no image_mean and image_std")),
-    };
-    // (byte * factor - offset - mean) / std in terms of values between 0 and 1. Factors are written with some digits.
-    let scale = if (factor * 255.0 - 1.0).abs() < 1e-6 { 1.0 } else { factor * 255.0 };
-    let mean = mean.into_iter().map(|mean| ((mean + offset) / scale) as f32).collect();
-    let std = std.into_iter().map(|std| (std / scale) as f32).collect();
-
-    let bicubic = ["CLIP", "ChineseCLIP", "DeiT", "Beit", "Bit", "Siglip", "Levit", "PoolFormer"];
-    let interpolation = match &processor.resample {
-        None if is(&bicubic) => Interpolation::Bicubic,
-        None => Interpolation::Bilinear,
-        Some(value) => resampling(value).ok_or_else(|| fault(path, format!("resample {value} is not known")))?,
-    };
-
-    let short = ["CLIP", "ChineseCLIP", "Bit", "ConvNext", "Levit", "PoolFormer", "MobileNet", "MobileViT"];
-    let square = processor.default_to_square.unwrap_or(!is(&short));
-    let unknown =
-        |what: &str, size: &str| fault(path, format!("a {what} to {size} is not among Offshoot's transforms"));
-    let crop = match (processor.do_center_crop, &processor.crop_size) {
-        (Some(true), Some(Size::Side(n))) => Some([*n; 2]),
-        (Some(true), Some(Size::Both { height, width })) => Some([*height, *width]),
-        (Some(true), Some(_)) => return Err(unknown("crop", &crop_text)),
-        (Some(true), None) => return Err(fault(path, "it crops, and names no crop_size")),
-        _ => None,
-    };
-    let size = processor.size.filter(|_| processor.do_resize != Some(false));
-    let geometry = match size {
-        None => crop.map(|seen| Geometry { resize: Resize::Square, resized: seen, seen }),
-        Some(Size::Side(n)) if square => {
-            Some(Geometry { resize: Resize::Square, resized: [n; 2], seen: crop.unwrap_or([n; 2]) })
-        }
-        Some(Size::Both { height, width }) => {
-            let resized = [height, width];
-            Some(Geometry { resize: Resize::Square, resized, seen: crop.unwrap_or(resized) })
-        }
-        Some(Size::Side(n) | Size::Short { shortest_edge: n, longest_edge: None })
-            if is(&["ConvNext"]) || processor.crop_pct.is_some() =>
-        {
-            // As transformers' ConvNextImageProcessor, which warps what is large.
-            let ratio = processor.crop_pct.unwrap_or(224.0 / 256.0);
-            let side = if n < 384 { (n as f64 / ratio) as usize } else { n };
-            let resize = if n < 384 { Resize::ShortSide } else { Resize::Square };
-            Some(Geometry { resize, resized: [side; 2], seen: [n; 2] })
-        }
-        Some(Size::Side(n) | Size::Short { shortest_edge: n, longest_edge: None }) => {
-            let side = if is(&["Levit"]) { (256.0 / 224.0 * n as f64) as usize } else { n };
-            let seen = crop.unwrap_or([n; 2]);
-            // The crop of an oblong image has to come out of the short side.
-            if seen[0] != seen[1] {
-                return Err(fault(
-                    path,
-                    format!("a crop of {} x {} from a short side of {side} is not known", seen[0], seen[1]),
-                ));
-            }
-            Some(Geometry { resize: Resize::ShortSide, resized: [side; 2], seen })
-        }
-        Some(_) => return Err(unknown("resize", &size_text)),
-    };
-    if let Some(Geometry { resized, seen, .. }) = &geometry
-        && resized.iter().chain(seen).any(|&n| n == 0 || n > 1 << 16)
-    {
-        return Err(fault(path, format!("images of {} x {} pixels are not known", seen[0], seen[1])));
-    }
-    let crop_ratio = match &geometry {
-        None => 1.0,
-        Some(g) => g.crop_ratio().ok_or_else(|| {
-            let [[rows, columns], [height, width]] = [g.resized, g.seen];
-            fault(
-                path,
-                format!("a crop of {height} x {width} from {rows} x {columns} is not among Offshoot's transforms"),
-            )
-        })?,
-    };
-    let reversed = processor.do_flip_channel_order == Some(true);
+    let reading = Reading { path, processor, size_text, crop_text };
+    let (mean, std) = reading.statistics()?;
+    let interpolation = reading.interpolation()?;
+    let geometry = reading.geometry()?;
+    let crop_ratio = geometry.as_ref().map_or(Ok(1.0), |g| reading.crop_ratio(g))?;
+    let reversed = reading.processor.do_flip_channel_order == Some(true);
     Ok(Some(Config {
         path: path.to_path_buf(),
         size: geometry.as_ref().map(|g| g.seen),
@@ -264,6 +182,126 @@ fn processor(path: &Path, value: Value) -> Result<Option<Config>> {
         resize: geometry.map_or(Resize::Square, |g| g.resize),
         channel_order: if reversed { ChannelOrder::Bgr } else { ChannelOrder::Rgb },
     }))
+}
+
+/// An image processor that is being read, with what its messages name.
+struct Reading<'p> {
+    path: &'p Path,
+    processor: Processor,
+    /// Its size and its crop size as they stand in the file.
+    size_text: String,
+    crop_text: String,
+}
+
+impl Reading<'_> {
+    fn fault(&self, text: impl Into<String>) -> Error {
+        fault(self.path, text)
+    }
+
+    fn unknown(&self, what: &str, size: &str) -> Error {
+        self.fault(format!("a {what} to {size} is not among Offshoot's transforms"))
+    }
+
+    /// Whether the name of the processor, or of the feature extractor that it once was, begins in one of these ways.
+    fn is(&self, names: &[&str]) -> bool {
+        let kind = self.processor.image_processor_type.as_ref().or(self.processor.feature_extractor_type.as_ref());
+        kind.is_some_and(|kind| names.iter().any(|name| kind.starts_with(name)))
+    }
+
+    /// Means and standard deviations of values between 0 and 1.
+    fn statistics(&self) -> Result<(Vec<f32>, Vec<f32>)> {
+        let processor = &self.processor;
+        let factor = match processor.do_rescale {
+            Some(false) => 1.0,
+            _ => processor.rescale_factor.unwrap_or(1.0 / 255.0),
+        };
+        if !(factor.is_finite() && factor > 0.0) {
+            return Err(self.fault(format!("its rescale_factor is {factor}")));
+        }
+        let offset = if [processor.offset, processor.rescale_offset].contains(&Some(true)) { 1.0 } else { 0.0 };
+        let (mean, std) = match (processor.do_normalize, &processor.image_mean, &processor.image_std) {
+            (Some(false), ..) => (&[0.0][..], &[1.0][..]),
+            (_, Some(mean), Some(std)) => (mean.list(), std.list()),
+            _ => return Err(self.fault("it normalises, and names no image_mean and image_std")),
+        };
+        // (byte * factor - offset - mean) / std of values between 0 and 1. Factors are written with some digits.
+        let scale = if (factor * 255.0 - 1.0).abs() < 1e-6 { 1.0 } else { factor * 255.0 };
+        let mean = mean.iter().map(|mean| ((mean + offset) / scale) as f32).collect();
+        let std = std.iter().map(|std| (std / scale) as f32).collect();
+        Ok((mean, std))
+    }
+
+    fn interpolation(&self) -> Result<Interpolation> {
+        let bicubic = ["CLIP", "ChineseCLIP", "DeiT", "Beit", "Bit", "Siglip", "Levit", "PoolFormer"];
+        match &self.processor.resample {
+            None if self.is(&bicubic) => Ok(Interpolation::Bicubic),
+            None => Ok(Interpolation::Bilinear),
+            Some(value) => resampling(value).ok_or_else(|| self.fault(format!("resample {value} is not known"))),
+        }
+    }
+
+    /// Height and width of the crop in the middle, where there is one.
+    fn crop(&self) -> Result<Option<[usize; 2]>> {
+        match (self.processor.do_center_crop, &self.processor.crop_size) {
+            (Some(true), Some(Size::Side(n))) => Ok(Some([*n; 2])),
+            (Some(true), Some(Size::Both { height, width })) => Ok(Some([*height, *width])),
+            (Some(true), Some(_)) => Err(self.unknown("crop", &self.crop_text)),
+            (Some(true), None) => Err(self.fault("it crops, and names no crop_size")),
+            _ => Ok(None),
+        }
+    }
+
+    /// Where pictures come to lie; `None` where they are neither resized nor cropped.
+    fn geometry(&self) -> Result<Option<Geometry>> {
+        let short = ["CLIP", "ChineseCLIP", "Bit", "ConvNext", "Levit", "PoolFormer", "MobileNet", "MobileViT"];
+        let square = self.processor.default_to_square.unwrap_or(!self.is(&short));
+        let crop = self.crop()?;
+        let warped = |resized| Geometry { resize: Resize::Square, resized, seen: crop.unwrap_or(resized) };
+        let geometry = match self.processor.size.as_ref().filter(|_| self.processor.do_resize != Some(false)) {
+            None => match crop {
+                Some(seen) => warped(seen),
+                None => return Ok(None),
+            },
+            Some(&Size::Side(n)) if square => warped([n; 2]),
+            Some(&Size::Both { height, width }) => warped([height, width]),
+            Some(&(Size::Side(n) | Size::Short { shortest_edge: n, longest_edge: None })) => {
+                self.short_side(n, crop)?
+            }
+            Some(_) => return Err(self.unknown("resize", &self.size_text)),
+        };
+        let Geometry { resized, seen, .. } = &geometry;
+        if resized.iter().chain(seen).any(|&n| n == 0 || n > 1 << 16) {
+            return Err(self.fault(format!("images of {} x {} pixels are not known", seen[0], seen[1])));
+        }
+        Ok(Some(geometry))
+    }
+
+    /// The geometry where the short side of a picture is to have `n` pixels.
+    fn short_side(&self, n: usize, crop: Option<[usize; 2]>) -> Result<Geometry> {
+        if self.is(&["ConvNext"]) || self.processor.crop_pct.is_some() {
+            // As transformers' ConvNextImageProcessor, which warps what is large.
+            let ratio = self.processor.crop_pct.unwrap_or(224.0 / 256.0);
+            let side = if n < 384 { (n as f64 / ratio) as usize } else { n };
+            let resize = if n < 384 { Resize::ShortSide } else { Resize::Square };
+            return Ok(Geometry { resize, resized: [side; 2], seen: [n; 2] });
+        }
+        let side = if self.is(&["Levit"]) { (256.0 / 224.0 * n as f64) as usize } else { n };
+        let seen = crop.unwrap_or([n; 2]);
+        // The crop of an oblong image has to come out of the short side.
+        if seen[0] != seen[1] {
+            let [height, width] = seen;
+            return Err(self.fault(format!("a crop of {height} x {width} from a short side of {side} is not known")));
+        }
+        Ok(Geometry { resize: Resize::ShortSide, resized: [side; 2], seen })
+    }
+
+    fn crop_ratio(&self, geometry: &Geometry) -> Result<f32> {
+        geometry.crop_ratio().ok_or_else(|| {
+            let [[rows, columns], [height, width]] = [geometry.resized, geometry.seen];
+            let text = format!("a crop of {height} x {width} from {rows} x {columns}");
+            self.fault(format!("{text} is not among Offshoot's transforms"))
+        })
+    }
 }
 
 /// Pillow's filters, by number or by name.
