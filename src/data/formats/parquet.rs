@@ -23,7 +23,7 @@ use parquet::column::reader::get_typed_column_reader;
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
-use parquet::schema::types::ColumnDescriptor;
+use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor};
 
 use super::super::decode;
 use super::super::item::{Container, Labels, Opened, ReadOptions, Sample, within};
@@ -67,6 +67,12 @@ impl fmt::Debug for Rows {
 struct Images {
     bytes: Option<usize>,
     path: Option<usize>,
+}
+
+impl Images {
+    fn columns(self) -> impl Iterator<Item = usize> {
+        self.bytes.into_iter().chain(self.path)
+    }
 }
 
 /// The image of a row.
@@ -288,92 +294,113 @@ pub(super) fn check_codec(path: &Path, reader: &SerializedFileReader<Bytes>, col
 /// it cannot be read.
 pub(super) fn open(path: &Path, file: &File, options: &ReadOptions, cache: &Arc<Cache>) -> Result<Opened> {
     static FILES: AtomicUsize = AtomicUsize::new(0);
-    let broken = |error| broken(path, error);
     let reader = reader(path, file)?;
-    let metadata = reader.metadata();
-    let mut ends = Vec::new();
-    for group in metadata.row_groups() {
-        let rows = usize::try_from(group.num_rows()).ok();
-        let Some(end) = rows.and_then(|rows| rows.checked_add(ends.last().copied().unwrap_or(0))) else {
-            return Err(broken(ParquetError::General(format!("a row group claims {} rows", group.num_rows()))));
-        };
-        ends.push(end);
-    }
-    let columns = metadata.file_metadata().schema_descr().columns();
-    let names = |given: &Option<String>, usual: &[&str]| match given {
-        Some(name) => vec![name.clone()],
-        None => usual.iter().map(|&name| name.to_owned()).collect(),
-    };
-    let (image_names, label_names) =
-        (names(&options.image_column, &IMAGE_COLUMNS), names(&options.label_column, &LABEL_COLUMNS));
-    // Columns are named as the messages list them, with the structures that they lie in.
-    let column = |names: &[String], field: &str| {
-        names.iter().find_map(|name| {
-            let name = format!("{name}{field}");
-            columns.iter().position(|column| column.path().string() == name)
-        })
-    };
-    let listed = || columns.iter().map(|column| column.path().string()).collect::<Vec<_>>().join(", ");
-    let usable = |column: usize, types: &[Type]| {
-        let column: &ColumnDescriptor = &columns[column];
-        column.max_rep_level() == 0 && types.contains(&column.physical_type())
-    };
-    let alone = column(&image_names, "");
-    let images = match alone {
-        Some(column) if is_text(&columns[column]) => Images { bytes: None, path: Some(column) },
-        Some(column) => Images { bytes: Some(column), path: None },
-        None => Images {
-            bytes: column(&image_names, ".bytes"),
-            // A column of nulls alone may be of any type.
-            path: column(&image_names, ".path").filter(|&column| usable(column, &[Type::BYTE_ARRAY])),
-        },
-    };
-    let found: Vec<usize> = images.bytes.into_iter().chain(images.path).collect();
-    if found.is_empty() {
-        let message =
-            format!("it has no column of pictures named {}; there are {}", image_names.join(" or "), listed());
-        return Err(Error::new(ErrorKind::Format, message).at(path).hint(COLUMN_HINT));
-    }
-    if let Some(&image) = found.iter().find(|&&image| !usable(image, &[Type::BYTE_ARRAY])) {
-        let path_of_column = columns[image].path().string();
-        let message = format!("its column `{path_of_column}` does not hold the bytes of picture files");
-        return Err(Error::new(ErrorKind::Format, message).at(path).hint(COLUMN_HINT));
-    }
-    let label = column(&label_names, "");
-    for &read in found.iter().chain(label.iter().filter(|_| options.labels)) {
+    let ends = row_ends(path, &reader)?;
+    let columns = Columns { path, reader: &reader, all: reader.metadata().file_metadata().schema_descr().columns() };
+    let images = columns.images(&names(options.image_column.as_deref(), &IMAGE_COLUMNS))?;
+    let label_names = names(options.label_column.as_deref(), &LABEL_COLUMNS);
+    let label = columns.find(&label_names, "");
+    for read in images.columns().chain(label.filter(|_| options.labels)) {
         check_codec(path, &reader, read)?;
     }
     let labels = match label {
         _ if !options.labels => Labels::Ignored,
-        None => Labels::Absent(format!(
-            "it has no column of labels named {}; there are {}",
-            label_names.join(" or "),
-            listed()
-        )),
-        Some(label) if !usable(label, &[Type::INT32, Type::INT64, Type::BOOLEAN]) => {
-            let message = format!("its column `{}` does not hold integers", columns[label].path().string());
-            return Err(Error::new(ErrorKind::Format, message).at(path).hint(COLUMN_HINT));
-        }
-        Some(label) => Labels::Present(
-            guarded(|| read_labels(&reader, label))
-                .map_err(broken)?
-                .into_iter()
-                .enumerate()
-                .map(|(row, label)| {
-                    label.ok_or_else(|| {
-                        Error::new(ErrorKind::Format, format!("row {row} has no label"))
-                            .at(path)
-                            .hint("leave such rows out")
-                    })
-                })
-                .collect::<Result<_>>()?,
-        ),
+        None => Labels::Absent(columns.absent("labels", &label_names)),
+        Some(label) => Labels::Present(columns.labels(label)?),
     };
-    let classes = label.and_then(|label| named_classes(&reader, columns[label].path().parts().first()?));
+    let classes = label.and_then(|label| named_classes(&reader, columns.all[label].path().parts().first()?));
     let id = FILES.fetch_add(1, Ordering::Relaxed);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
     let rows = Rows { columns: images, folder, ends, id, cache: cache.clone(), reader };
     Ok(Opened { labels, classes, ..Opened::new(path, rows) })
+}
+
+/// Up to which row each row group reaches.
+fn row_ends(path: &Path, reader: &SerializedFileReader<Bytes>) -> Result<Vec<usize>> {
+    let mut ends = Vec::new();
+    for group in reader.metadata().row_groups() {
+        let rows = usize::try_from(group.num_rows()).ok();
+        let Some(end) = rows.and_then(|rows| rows.checked_add(ends.last().copied().unwrap_or(0))) else {
+            let message = format!("a row group claims {} rows", group.num_rows());
+            return Err(broken(path, ParquetError::General(message)));
+        };
+        ends.push(end);
+    }
+    Ok(ends)
+}
+
+/// The names that a column may have: the given one, else the usual ones.
+fn names(given: Option<&str>, usual: &[&str]) -> Vec<String> {
+    given.map_or_else(|| usual.iter().map(|&name| name.to_owned()).collect(), |name| vec![name.to_owned()])
+}
+
+/// The columns of a file, named as the messages list them, with the structures that they lie in.
+struct Columns<'f> {
+    path: &'f Path,
+    reader: &'f SerializedFileReader<Bytes>,
+    all: &'f [ColumnDescPtr],
+}
+
+impl Columns<'_> {
+    /// The column that has the first of these names, or is this field of it.
+    fn find(&self, names: &[String], field: &str) -> Option<usize> {
+        names.iter().find_map(|name| {
+            let name = format!("{name}{field}");
+            self.all.iter().position(|column| column.path().string() == name)
+        })
+    }
+
+    fn is_usable(&self, column: usize, types: &[Type]) -> bool {
+        let column = &self.all[column];
+        column.max_rep_level() == 0 && types.contains(&column.physical_type())
+    }
+
+    fn absent(&self, what: &str, names: &[String]) -> String {
+        let listed = self.all.iter().map(|column| column.path().string()).collect::<Vec<_>>().join(", ");
+        format!("it has no column of {what} named {}; there are {listed}", names.join(" or "))
+    }
+
+    fn fault(&self, message: String) -> Error {
+        Error::new(ErrorKind::Format, message).at(self.path).hint(COLUMN_HINT)
+    }
+
+    /// An error where a column does not hold what it should.
+    fn check(&self, column: usize, types: &[Type], what: &str) -> Result<()> {
+        if self.is_usable(column, types) {
+            return Ok(());
+        }
+        Err(self.fault(format!("its column `{}` does not hold {what}", self.all[column].path().string())))
+    }
+
+    /// The columns of pictures.
+    fn images(&self, names: &[String]) -> Result<Images> {
+        let images = match self.find(names, "") {
+            Some(column) if is_text(&self.all[column]) => Images { bytes: None, path: Some(column) },
+            Some(column) => Images { bytes: Some(column), path: None },
+            None => Images {
+                bytes: self.find(names, ".bytes"),
+                // A column of nulls alone may be of any type.
+                path: self.find(names, ".path").filter(|&column| self.is_usable(column, &[Type::BYTE_ARRAY])),
+            },
+        };
+        if images.columns().next().is_none() {
+            return Err(self.fault(self.absent("pictures", names)));
+        }
+        for column in images.columns() {
+            self.check(column, &[Type::BYTE_ARRAY], "the bytes of picture files")?;
+        }
+        Ok(images)
+    }
+
+    /// The labels in a column, one for each row.
+    fn labels(&self, column: usize) -> Result<Vec<i64>> {
+        self.check(column, &[Type::INT32, Type::INT64, Type::BOOLEAN], "integers")?;
+        let labels = guarded(|| read_labels(self.reader, column)).map_err(|error| broken(self.path, error))?;
+        let missing = |row| {
+            Error::new(ErrorKind::Format, format!("row {row} has no label")).at(self.path).hint("leave such rows out")
+        };
+        labels.into_iter().enumerate().map(|(row, label)| label.ok_or_else(|| missing(row))).collect()
+    }
 }
 
 /// Whether a column holds text, by what its file says of it.
