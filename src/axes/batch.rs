@@ -7,6 +7,7 @@
 //! they should not, in the tokens that attend to each other.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use super::arithmetic::{Known, elements};
 use super::factors::{Dim, Factor};
@@ -14,7 +15,7 @@ use super::opening::{Correction, Opening};
 use super::typing::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, Builder, data_inputs, declare_dim, declared_dims, int_attribute, nearest_border};
-use crate::onnx::proto::{NodeProto, ValueInfoProto, tensor_shape_proto::dimension::Value, type_proto};
+use crate::onnx::proto::{GraphProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension::Value, type_proto};
 use crate::onnx::{Model, node_label};
 use crate::ops::{self, Mark};
 
@@ -92,98 +93,71 @@ fn fault(model: &Model) -> Option<BatchFault> {
 /// # Errors
 /// [`ErrorKind::Unsupported`] where the graph does not show how; it names the node.
 pub fn open_batch(model: &Model) -> Result<Model> {
-    let refuse = |what: &str| {
-        Error::new(ErrorKind::Unsupported, format!("the batch axis cannot be opened: {what}"))
-            .at(&model.path)
-            .hint("export the model with a dynamic batch axis")
-    };
-    let mut fixed = model.clone();
-    match (declared_batch(model), batch_fault(model)) {
-        (None, None) => return Ok(fixed),
-        (None, Some(BatchFault::Holds(n))) => fix_batch(&mut fixed, n),
-        (None, Some(BatchFault::Meets(_))) => fix_batch(&mut fixed, 1),
-        (Some(_), _) => {}
-    }
+    let Some(fixed) = fixed_batch(model) else { return Ok(model.clone()) };
     let dims = image_dims(&fixed).unwrap_or_default();
     if data_inputs(fixed.graph()).len() != 1 || dims.is_empty() {
-        return Err(refuse("the model has other inputs than one batch of images"));
+        return Err(refuse(&model.path, "the model has other inputs than one batch of images"));
     }
     let assumption = Assumption { image: Typing::new(&fixed)?.image_size(), ..Assumption::default() };
-    let said = |typing: &Typing, k: usize, what: &str| match typing.graph.node.get(k) {
-        Some(node) => refuse(what).in_node(node_label(node)),
-        None => refuse(what),
-    };
     let typing = Typing::begin(&fixed, assumption.clone(), true)?;
-    let is_sound = |typing: &Typing| -> Result<()> {
-        if let Some(c) = typing.conflicts.first() {
-            return Err(said(typing, c.node, "shapes disagree there"));
-        }
-        let Some(groups) = typing.batch else { return Err(refuse("it does not enter the graph")) };
-        apart(typing, groups).map_err(|k| said(typing, k, "images may meet there, or are lost"))
-    };
-    is_sound(&typing)?;
-    let corrections = typing.opening.as_ref().map(|o| o.corrections.as_slice()).unwrap_or_default();
+    check_batch(&model.path, &typing)?;
     let mut out = fixed.clone();
-    let builder = Builder::new(out.graph(), typing.opset, "offshoot");
-    let mut change = Change { typing: &typing, builder, before: HashMap::new() };
+    let mut change = Change {
+        path: &model.path,
+        typing: &typing,
+        sizes_are_fixed: dims[1..].iter().all(Option::is_some),
+        builder: Builder::new(out.graph(), typing.opset, "offshoot"),
+        before: HashMap::new(),
+    };
     let graph = out.graph_mut();
-    let sizes_are_fixed = dims[1..].iter().all(Option::is_some);
-    for c in corrections {
-        let (k, input, operand) = match c {
-            Correction::Target { node, target, sizes, axis, copies } => {
-                let mut target = target.clone();
-                if *copies {
-                    target[*axis] = 0;
-                } else {
-                    let literal = typing.weights.contains_key(typing.graph.node[*node].input[1].as_str());
-                    if !sizes_are_fixed && (!literal || target.contains(&-1)) {
-                        return Err(said(&typing, *node, "two of its sizes are left open"));
-                    }
-                    target.iter_mut().zip(sizes).filter(|(t, _)| **t == -1).for_each(|(t, &n)| *t = n as i64);
-                    target[*axis] = -1;
-                }
-                (*node, 1, change.builder.operand(&target))
-            }
-            Correction::Shape { node, shape, axis } => {
-                let mut shape = shape.clone();
-                shape[*axis] = 1;
-                (*node, 1, change.builder.operand(&shape))
-            }
-            Correction::Sizes { node, sizes, axis } => {
-                let x = typing.graph.node[*node].input[0].clone();
-                (*node, 3, change.with_images(*node, sizes, *axis, &x))
-            }
-            Correction::Repeat { node, input, like, axis, one_row } => {
-                let inputs = &typing.graph.node[*node].input;
-                let mut row = inputs[*input].clone();
-                if !one_row {
-                    let along = vec![int_attribute("axis", *axis as i64)];
-                    let index = change.builder.operand(&[0]);
-                    row = change.builder.op_called("Gather", &[&row, &index], along, "offshoot_row");
-                }
-                let ones = vec![1; typing.dims[inputs[*like].as_str()].len()];
-                let shape = change.with_images(*node, &ones, *axis, &inputs[*like]);
-                let repeated = change.builder.op_called("Expand", &[&row, &shape], vec![], "offshoot_repeated");
-                change.put(*node);
-                (*node, *input, repeated)
-            }
-        };
+    for correction in typing.opening.as_ref().map(|o| o.corrections.as_slice()).unwrap_or_default() {
+        let (k, input, operand) = change.operand(correction)?;
         graph.node[k].input[input] = operand;
     }
-    let Change { builder, mut before, .. } = change;
-    builder.finish(graph);
-    for (k, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
-        graph.node.extend(before.remove(&k).unwrap_or_default());
-        graph.node.push(node);
-    }
+    change.finish(graph);
     graph::forget_shapes(graph);
     let image = image_name(&fixed);
     graph.input.iter_mut().filter(|v| Some(v.name()) == image.as_deref()).for_each(open_first);
     graph.output.iter_mut().for_each(open_first);
     graph::prune(graph);
     // What was opened is followed once more, as a file is that declares it so.
-    is_sound(&Typing::with(&out, Assumption { batch: GROUPS, ..assumption })?)?;
+    check_batch(&model.path, &Typing::with(&out, Assumption { batch: GROUPS, ..assumption })?)?;
     Ok(out)
+}
+
+/// The model with a batch of so many images as its shapes fit; `None` where its open batch is sound as it is.
+fn fixed_batch(model: &Model) -> Option<Model> {
+    let mut fixed = model.clone();
+    match (declared_batch(model), batch_fault(model)) {
+        (None, None) => return None,
+        (None, Some(BatchFault::Holds(n))) => fix_batch(&mut fixed, n),
+        (None, Some(BatchFault::Meets(_))) => fix_batch(&mut fixed, 1),
+        (Some(_), _) => {}
+    }
+    Some(fixed)
+}
+
+/// Checks that shapes agree, and that images of the batch keep apart.
+fn check_batch(path: &Path, typing: &Typing) -> Result<()> {
+    if let Some(c) = typing.conflicts.first() {
+        return Err(refuse_at(path, typing, c.node, "shapes disagree there"));
+    }
+    let Some(groups) = typing.batch else { return Err(refuse(path, "it does not enter the graph")) };
+    apart(typing, groups).map_err(|k| refuse_at(path, typing, k, "images may meet there, or are lost"))
+}
+
+fn refuse(path: &Path, what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("the batch axis cannot be opened: {what}"))
+        .at(path)
+        .hint("export the model with a dynamic batch axis")
+}
+
+/// The same with the name of node `k`, where there is one.
+fn refuse_at(path: &Path, typing: &Typing, k: usize, what: &str) -> Error {
+    match typing.graph.node.get(k) {
+        Some(node) => refuse(path, what).in_node(node_label(node)),
+        None => refuse(path, what),
+    }
 }
 
 /// Leaves the first dimension open.
@@ -197,12 +171,82 @@ fn open_first(info: &mut ValueInfoProto) {
 
 /// New operands of a graph whose batch is opened.
 struct Change<'t, 'm> {
+    path: &'t Path,
     typing: &'t Typing<'m>,
+    /// True where the file fixes height, width and channels of its images.
+    sizes_are_fixed: bool,
     builder: Builder,
+    /// New nodes, before which node each is to stand.
     before: HashMap<usize, Vec<NodeProto>>,
 }
 
 impl Change<'_, '_> {
+    /// What a correction puts in the place of an operand: the node, which of its inputs, and the name.
+    fn operand(&mut self, correction: &Correction) -> Result<(usize, usize, String)> {
+        let (node, input, operand) = match correction {
+            Correction::Target { node, target, sizes, axis, copies } => {
+                let target = if *copies {
+                    let mut target = target.clone();
+                    target[*axis] = 0;
+                    target
+                } else {
+                    self.open_target(*node, target, sizes, *axis)?
+                };
+                (node, 1, self.builder.operand(&target))
+            }
+            Correction::Shape { node, shape, axis } => {
+                let mut shape = shape.clone();
+                shape[*axis] = 1;
+                (node, 1, self.builder.operand(&shape))
+            }
+            Correction::Sizes { node, sizes, axis } => {
+                let x = &self.typing.graph.node[*node].input[0];
+                (node, 3, self.with_images(*node, sizes, *axis, x))
+            }
+            Correction::Repeat { node, input, like, axis, one_row } => {
+                (node, *input, self.repeated(*node, [*input, *like], *axis, *one_row))
+            }
+        };
+        Ok((*node, input, operand))
+    }
+
+    /// The target of Reshape `k` with the axis of the images left open, and no other.
+    fn open_target(&self, k: usize, target: &[i64], sizes: &[usize], axis: usize) -> Result<Vec<i64>> {
+        let literal = self.typing.weights.contains_key(self.typing.graph.node[k].input[1].as_str());
+        if !self.sizes_are_fixed && (!literal || target.contains(&-1)) {
+            return Err(refuse_at(self.path, self.typing, k, "two of its sizes are left open"));
+        }
+        let mut target = target.to_vec();
+        target.iter_mut().zip(sizes).filter(|(t, _)| **t == -1).for_each(|(t, &n)| *t = n as i64);
+        target[axis] = -1;
+        Ok(target)
+    }
+
+    /// An operand of Concat `k`, the same for all images, once for each image that its operand `like` has.
+    fn repeated(&mut self, k: usize, [input, like]: [usize; 2], axis: usize, one_row: bool) -> String {
+        let inputs = &self.typing.graph.node[k].input;
+        let mut row = inputs[input].clone();
+        if !one_row {
+            let along = vec![int_attribute("axis", axis as i64)];
+            let index = self.builder.operand(&[0]);
+            row = self.builder.op_called("Gather", &[&row, &index], along, "offshoot_row");
+        }
+        let ones = vec![1; self.typing.dims[inputs[like].as_str()].len()];
+        let shape = self.with_images(k, &ones, axis, &inputs[like]);
+        let repeated = self.builder.op_called("Expand", &[&row, &shape], vec![], "offshoot_repeated");
+        self.put(k);
+        repeated
+    }
+
+    /// Writes what was built into the graph.
+    fn finish(mut self, graph: &mut GraphProto) {
+        self.builder.finish(graph);
+        for (k, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
+            graph.node.extend(self.before.remove(&k).unwrap_or_default());
+            graph.node.push(node);
+        }
+    }
+
     /// Puts the nodes that were built before node `k`.
     fn put(&mut self, k: usize) {
         self.before.entry(k).or_default().append(&mut self.builder.nodes);
