@@ -151,96 +151,153 @@ fn read(t: &TensorProto) -> Result<Value> {
 
 /// The first output of a node; `None` for what is not known here.
 fn evaluate(node: &NodeProto, inputs: &[Value]) -> Option<Value> {
-    let floats = |i: usize| match inputs.get(i) {
-        Some(Value::Floats(data, kind)) => Some((data, *kind)),
-        _ => None,
-    };
-    let integers = |i: usize| match inputs.get(i) {
-        Some(Value::Integers(data)) => Some(data.iter().copied().collect::<Vec<i64>>()),
-        _ => None,
-    };
-    let (x, kind) = floats(0)?;
-    let rank = x.ndim();
-    let binary = |f: fn(f32, f32) -> f32| {
-        let (y, _) = floats(1)?;
-        let shape = broadcast_shape(x.shape(), y.shape())?;
-        let (x, y) = (x.broadcast(IxDyn(&shape))?, y.broadcast(IxDyn(&shape))?);
+    let Some(Value::Floats(x, kind)) = inputs.first() else { return None };
+    let args = Args { node, inputs, x };
+    // A Cast alone has another element type than its input.
+    let kind = if node.op_type() == "Cast" { float_type(node)? } else { *kind };
+    let (_, function) = FUNCTIONS.iter().find(|(op, _)| *op == node.op_type())?;
+    function(&args).map(|data| Value::Floats(data, kind))
+}
+
+/// A node and what goes into it.
+struct Args<'a> {
+    node: &'a NodeProto,
+    inputs: &'a [Value],
+    /// The first input, which is of floats.
+    x: &'a ArrayD<f32>,
+}
+
+type Function = fn(&Args) -> Option<ArrayD<f32>>;
+
+/// What is computed of floats, an operator a row.
+const FUNCTIONS: &[(&str, Function)] = &[
+    ("Identity", |args| Some(args.x.clone())),
+    ("Cast", |args| Some(args.x.clone())),
+    ("Relu", |args| Some(args.x.mapv(|v| v.max(0.0)))),
+    ("Neg", |args| Some(args.x.mapv(|v| -v))),
+    ("Add", |args| args.binary(|a, b| a + b)),
+    ("Sub", |args| args.binary(|a, b| a - b)),
+    ("Mul", |args| args.binary(|a, b| a * b)),
+    ("Div", |args| args.binary(|a, b| a / b)),
+    ("MatMul", product),
+    ("Transpose", transpose),
+    ("Reshape", reshape),
+    ("Unsqueeze", unsqueeze),
+    ("Squeeze", squeeze),
+    ("Gather", gather),
+    ("Concat", concat),
+];
+
+impl Args<'_> {
+    fn floats(&self, i: usize) -> Option<&ArrayD<f32>> {
+        match self.inputs.get(i) {
+            Some(Value::Floats(data, _)) => Some(data),
+            _ => None,
+        }
+    }
+
+    fn integers(&self, i: usize) -> Option<&ArrayD<i64>> {
+        match self.inputs.get(i) {
+            Some(Value::Integers(data)) => Some(data),
+            _ => None,
+        }
+    }
+
+    fn list(&self, i: usize) -> Option<Vec<i64>> {
+        self.integers(i).map(|data| data.iter().copied().collect())
+    }
+
+    /// A list of integers that is an input, else an attribute.
+    fn axes(&self) -> Option<Vec<i64>> {
+        self.list(1).or_else(|| self.node.ints("axes").map(<[i64]>::to_vec))
+    }
+
+    /// The first input in another shape.
+    fn shaped(&self, shape: &[usize]) -> Option<ArrayD<f32>> {
+        self.x.as_standard_layout().into_owned().into_shape_with_order(IxDyn(shape)).ok()
+    }
+
+    fn binary(&self, f: fn(f32, f32) -> f32) -> Option<ArrayD<f32>> {
+        let y = self.floats(1)?;
+        let shape = broadcast_shape(self.x.shape(), y.shape())?;
+        let (x, y) = (self.x.broadcast(IxDyn(&shape))?, y.broadcast(IxDyn(&shape))?);
         Some(ndarray::Zip::from(&x).and(&y).map_collect(|&a, &b| f(a, b)))
+    }
+}
+
+/// The element type that a Cast is to, where it is one of floats.
+fn float_type(cast: &NodeProto) -> Option<DataType> {
+    let to = DataType::try_from(cast.int("to")? as i32).ok()?;
+    let float = matches!(to, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double);
+    float.then_some(to)
+}
+
+fn product(args: &Args) -> Option<ArrayD<f32>> {
+    let (x, y) = (args.x, args.floats(1)?);
+    let (&columns, lead) = x.shape().split_last()?;
+    let right = y.view().into_dimensionality::<Ix2>().ok()?;
+    if right.nrows() != columns || lead.is_empty() {
+        return None;
+    }
+    let rows: usize = lead.iter().product();
+    let left = x.as_standard_layout().into_owned().into_shape_with_order((rows, columns)).ok()?;
+    let shape: Vec<usize> = lead.iter().copied().chain([right.ncols()]).collect();
+    left.dot(&right).into_shape_with_order(IxDyn(&shape)).ok()
+}
+
+fn transpose(args: &Args) -> Option<ArrayD<f32>> {
+    let rank = args.x.ndim();
+    let perm: Vec<usize> = match args.node.ints("perm") {
+        Some(p) => p.iter().map(|&a| resolve_axis(a, rank)).collect::<Option<_>>()?,
+        None => (0..rank).rev().collect(),
     };
-    let reshaped = |shape: &[usize]| x.as_standard_layout().into_owned().into_shape_with_order(IxDyn(shape)).ok();
-    let axes = || integers(1).or_else(|| node.ints("axes").map(<[i64]>::to_vec));
-    let data = match node.op_type() {
-        "Identity" => x.clone(),
-        "Cast" => {
-            let to = DataType::try_from(node.int("to")? as i32).ok()?;
-            let float = matches!(to, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double);
-            return float.then(|| Value::Floats(x.clone(), to));
-        }
-        "Relu" => x.mapv(|v| v.max(0.0)),
-        "Neg" => x.mapv(|v| -v),
-        "Add" => binary(|a, b| a + b)?,
-        "Sub" => binary(|a, b| a - b)?,
-        "Mul" => binary(|a, b| a * b)?,
-        "Div" => binary(|a, b| a / b)?,
-        "MatMul" => {
-            let (y, _) = floats(1)?;
-            let (&columns, lead) = x.shape().split_last()?;
-            let right = y.view().into_dimensionality::<Ix2>().ok()?;
-            if right.nrows() != columns || rank < 2 {
-                return None;
-            }
-            let rows: usize = lead.iter().product();
-            let left = x.as_standard_layout().into_owned().into_shape_with_order((rows, columns)).ok()?;
-            let shape: Vec<usize> = lead.iter().copied().chain([right.ncols()]).collect();
-            left.dot(&right).into_shape_with_order(IxDyn(&shape)).ok()?
-        }
-        "Transpose" => {
-            let perm: Vec<usize> = match node.ints("perm") {
-                Some(p) => p.iter().map(|&a| resolve_axis(a, rank)).collect::<Option<_>>()?,
-                None => (0..rank).rev().collect(),
-            };
-            if perm.len() != rank || (0..rank).any(|a| !perm.contains(&a)) {
-                return None;
-            }
-            x.clone().permuted_axes(perm).as_standard_layout().into_owned()
-        }
-        "Reshape" => reshaped(&resolve_shape(x.shape(), &integers(1)?, node.int("allowzero").unwrap_or(0) != 0)?)?,
-        "Unsqueeze" => {
-            let list = axes()?;
-            let all = rank + list.len();
-            let new: Vec<usize> = list.iter().map(|&a| resolve_axis(a, all)).collect::<Option<_>>()?;
-            let mut old = x.shape().iter().copied();
-            let shape: Vec<usize> =
-                (0..all).map(|a| if new.contains(&a) { Some(1) } else { old.next() }).collect::<Option<_>>()?;
-            reshaped(&shape)?
-        }
-        "Squeeze" => {
-            let gone: Vec<usize> = match axes() {
-                Some(list) => list.iter().map(|&a| resolve_axis(a, rank)).collect::<Option<_>>()?,
-                None => (0..rank).filter(|&a| x.shape()[a] == 1).collect(),
-            };
-            let shape: Vec<usize> = (0..rank).filter(|a| !gone.contains(a)).map(|a| x.shape()[a]).collect();
-            reshaped(&shape)?
-        }
-        "Gather" => {
-            let Some(Value::Integers(indices)) = inputs.get(1) else { return None };
-            let a = resolve_axis(node.int("axis").unwrap_or(0), rank)?;
-            let n = x.shape()[a];
-            let list: Vec<usize> = indices.iter().map(|&i| resolve_axis(i, n)).collect::<Option<_>>()?;
-            let shape: Vec<usize> =
-                x.shape()[..a].iter().chain(indices.shape()).chain(&x.shape()[a + 1..]).copied().collect();
-            let picked = x.select(Axis(a), &list);
-            picked.as_standard_layout().into_owned().into_shape_with_order(IxDyn(&shape)).ok()?
-        }
-        "Concat" => {
-            let all: Vec<_> = (0..inputs.len()).map(|i| floats(i).map(|f| f.0.view())).collect::<Option<_>>()?;
-            let a = resolve_axis(node.int("axis")?, rank)?;
-            if all.iter().any(|v| v.ndim() != rank) {
-                return None;
-            }
-            ndarray::concatenate(Axis(a), &all).ok()?
-        }
-        _ => return None,
+    if perm.len() != rank || (0..rank).any(|a| !perm.contains(&a)) {
+        return None;
+    }
+    Some(args.x.clone().permuted_axes(perm).as_standard_layout().into_owned())
+}
+
+fn reshape(args: &Args) -> Option<ArrayD<f32>> {
+    let allow_zero = args.node.int("allowzero").unwrap_or(0) != 0;
+    args.shaped(&resolve_shape(args.x.shape(), &args.list(1)?, allow_zero)?)
+}
+
+fn unsqueeze(args: &Args) -> Option<ArrayD<f32>> {
+    let list = args.axes()?;
+    let all = args.x.ndim() + list.len();
+    let new: Vec<usize> = list.iter().map(|&a| resolve_axis(a, all)).collect::<Option<_>>()?;
+    let mut old = args.x.shape().iter().copied();
+    let shape: Vec<usize> =
+        (0..all).map(|a| if new.contains(&a) { Some(1) } else { old.next() }).collect::<Option<_>>()?;
+    args.shaped(&shape)
+}
+
+fn squeeze(args: &Args) -> Option<ArrayD<f32>> {
+    let (shape, rank) = (args.x.shape(), args.x.ndim());
+    let gone: Vec<usize> = match args.axes() {
+        Some(list) => list.iter().map(|&a| resolve_axis(a, rank)).collect::<Option<_>>()?,
+        None => (0..rank).filter(|&a| shape[a] == 1).collect(),
     };
-    Some(Value::Floats(data, kind))
+    let shape: Vec<usize> = (0..rank).filter(|a| !gone.contains(a)).map(|a| shape[a]).collect();
+    args.shaped(&shape)
+}
+
+fn gather(args: &Args) -> Option<ArrayD<f32>> {
+    let (x, indices) = (args.x, args.integers(1)?);
+    let a = resolve_axis(args.node.int("axis").unwrap_or(0), x.ndim())?;
+    let n = x.shape()[a];
+    let list: Vec<usize> = indices.iter().map(|&i| resolve_axis(i, n)).collect::<Option<_>>()?;
+    let shape: Vec<usize> = x.shape()[..a].iter().chain(indices.shape()).chain(&x.shape()[a + 1..]).copied().collect();
+    let picked = x.select(Axis(a), &list);
+    picked.as_standard_layout().into_owned().into_shape_with_order(IxDyn(&shape)).ok()
+}
+
+fn concat(args: &Args) -> Option<ArrayD<f32>> {
+    let all: Vec<_> = (0..args.inputs.len()).map(|i| Some(args.floats(i)?.view())).collect::<Option<_>>()?;
+    let rank = args.x.ndim();
+    let a = resolve_axis(args.node.int("axis")?, rank)?;
+    if all.iter().any(|v| v.ndim() != rank) {
+        return None;
+    }
+    ndarray::concatenate(Axis(a), &all).ok()
 }
