@@ -19,7 +19,6 @@ const LONG_FUNCTIONS: &[(&str, &str, usize, &str)] = &[
     ("src/cli/commands/grow.rs", "run", 110, "to be split"),
     ("src/cli/commands/run.rs", "run", 100, "to be split"),
     ("src/fitting/stages.rs", "new", 100, "to be split"),
-    ("src/graph/dequantize.rs", "node", 100, "to be split"),
     ("src/runtime/decompose/operators.rs", "attention", 120, "to be split"),
     ("src/runtime/kernels/product.rs", "weight_gradient_lanes", 100, "to be split"),
     ("src/study/workshop.rs", "make", 90, "to be split"),

@@ -101,47 +101,13 @@ impl Work {
         }
         let quantised = was.first().copied().unwrap_or(false);
         match node.op_type() {
-            "DynamicQuantizeLinear" => {
-                let [values, scale, zero] = &node.output[..] else { return Err(refuse("it has too few outputs")) };
-                self.constants.insert(scale.clone(), tensor_from_f32(scale, DataType::Float, &[], &[1.0]));
-                self.builder.initializers.push(tensor_from_f32(scale, DataType::Float, &[], &[1.0]));
-                self.builder.initializers.push(tensor_from_raw(zero, DataType::Uint8, &[], vec![0].into()));
-                self.ones.insert(scale.clone());
-                self.stand(values.clone(), &node.input[0]);
-            }
+            "DynamicQuantizeLinear" => self.dynamic(&node)?,
             "QuantizeLinear" => self.stand(output(&node)?, &node.input[0]),
             "DequantizeLinear" if quantised => {
                 self.stands.insert(output(&node)?, node.input[0].clone());
             }
-            "DequantizeLinear" => {
-                let weight = self.constant(&node, 0)?;
-                let axis = nearest_axis(node.int("axis").unwrap_or(1), weight.dims.len());
-                let (scale, zero) = (self.parameter(&node, 1)?, self.parameter(&node, 2)?);
-                let block = node.int("block_size").and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
-                let (scale, zero) = match block {
-                    0 => (scale, zero),
-                    n => (
-                        scale.map(|t| spread(&t, &weight, axis, n)).transpose()?,
-                        zero.map(|t| spread(&t, &weight, axis, n)).transpose()?,
-                    ),
-                };
-                self.builder.initializers.push(float(&weight, scale.as_ref(), zero.as_ref(), axis, output(&node)?)?);
-            }
-            "MatMulInteger" | "ConvInteger" if quantised => {
-                let matrix = node.op_type() == "MatMulInteger";
-                let y = output(&node)?;
-                let w = if let (Some(true), Some(w)) = (was.get(1), node.input.get(1)) {
-                    w.clone()
-                } else {
-                    let weight = self.constant(&node, 1)?;
-                    let axis = if matrix { weight.dims.len().saturating_sub(1) } else { 0 };
-                    let zero = self.parameter(&node, 3)?;
-                    self.products.insert(y.clone(), (self.builder.initializers.len(), axis));
-                    self.weight(&node, &weight, None, zero.as_ref(), axis)?
-                };
-                let op = if matrix { "MatMul" } else { "Conv" };
-                self.builder.nodes.push(float_node(&node, op, &[&node.input[0], &w], &y));
-            }
+            "DequantizeLinear" => self.dequantised(&node)?,
+            "MatMulInteger" | "ConvInteger" if quantised => self.integers(&node, &was)?,
             "QLinearMatMul" | "QLinearConv" if quantised => self.linear(node, &was)?,
             "QGemm" if quantised => self.gemm(node, &was)?,
             // Operands with a scale and a zero point each, in front of those of the result, or behind them.
@@ -190,6 +156,51 @@ impl Work {
 
     fn alone(&self, value: &str) -> bool {
         self.users.get(value) == Some(&1)
+    }
+
+    /// DynamicQuantizeLinear: its values are those that it is given, its scale is one and its zero point zero.
+    fn dynamic(&mut self, node: &NodeProto) -> Result<()> {
+        let [values, scale, zero] = &node.output[..] else { return Err(refuse("it has too few outputs")) };
+        self.constants.insert(scale.clone(), tensor_from_f32(scale, DataType::Float, &[], &[1.0]));
+        self.builder.initializers.push(tensor_from_f32(scale, DataType::Float, &[], &[1.0]));
+        self.builder.initializers.push(tensor_from_raw(zero, DataType::Uint8, &[], vec![0].into()));
+        self.ones.insert(scale.clone());
+        self.stand(values.clone(), &node.input[0]);
+        Ok(())
+    }
+
+    /// DequantizeLinear of a constant: a float weight under the name of its output.
+    fn dequantised(&mut self, node: &NodeProto) -> Result<()> {
+        let weight = self.constant(node, 0)?;
+        let axis = nearest_axis(node.int("axis").unwrap_or(1), weight.dims.len());
+        let (scale, zero) = (self.parameter(node, 1)?, self.parameter(node, 2)?);
+        let block = node.int("block_size").and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        let (scale, zero) = match block {
+            0 => (scale, zero),
+            n => (
+                scale.map(|t| spread(&t, &weight, axis, n)).transpose()?,
+                zero.map(|t| spread(&t, &weight, axis, n)).transpose()?,
+            ),
+        };
+        self.builder.initializers.push(float(&weight, scale.as_ref(), zero.as_ref(), axis, output(node)?)?);
+        Ok(())
+    }
+
+    /// MatMulInteger and ConvInteger: a constant weight is kept without its scale, which a Mul behind the product has.
+    fn integers(&mut self, node: &NodeProto, was: &[bool]) -> Result<()> {
+        let (y, matrix) = (output(node)?, node.op_type() == "MatMulInteger");
+        let w = if let (Some(true), Some(w)) = (was.get(1), node.input.get(1)) {
+            w.clone()
+        } else {
+            let weight = self.constant(node, 1)?;
+            let axis = if matrix { weight.dims.len().saturating_sub(1) } else { 0 };
+            let zero = self.parameter(node, 3)?;
+            self.products.insert(y.clone(), (self.builder.initializers.len(), axis));
+            self.weight(node, &weight, None, zero.as_ref(), axis)?
+        };
+        let op = if matrix { "MatMul" } else { "Conv" };
+        self.builder.nodes.push(float_node(node, op, &[&node.input[0], &w], &y));
+        Ok(())
     }
 
     /// The tensor of an input that must be constant.
