@@ -111,6 +111,17 @@ pub(super) struct Work<'a, 'm> {
     builder: &'a mut Builder,
 }
 
+/// What an attention works on.
+struct Operands {
+    q: String,
+    k: String,
+    v: String,
+    /// True where a key is seen, or what is added to the scores.
+    mask: Option<String>,
+    /// Axes of the queries: heads lie side by side in the last of 3, and are one of 4.
+    rank: usize,
+}
+
 impl Work<'_, '_> {
     pub(super) fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         self.builder.op_with(op, inputs, attributes)
@@ -200,7 +211,6 @@ impl Work<'_, '_> {
         let fused = &typing.fused[&k];
         let size = |dim| typing.factors.size(dim);
         let (heads, queries, keys) = (size(&fused.heads), size(&fused.queries), size(&fused.keys));
-        let microsoft = self.node.domain() == "com.microsoft";
         if self.node.output.iter().skip(1).any(|o| !o.is_empty()) {
             return Err(self.refuse("more than one output"));
         }
@@ -210,63 +220,109 @@ impl Work<'_, '_> {
             return Err(Error::new(ErrorKind::Unsupported, why)
                 .hint("give the model as it was before padding was packed (`Attention` or `MultiHeadAttention`)"));
         }
-        let (mut q, mut k, mut v, mask, rank);
-        match (self.node.op_type(), microsoft) {
-            ("Attention", true) => {
-                if [3, 4, 6].iter().any(|&j| self.input(j).is_some()) {
-                    return Err(self.refuse("a padding mask or a cache"));
-                }
-                let (x, w) = (self.operand(0)?, self.operand(1)?);
-                let mut packed = self.op("MatMul", &[&x, &w], vec![]);
-                if let Some(bias) = self.input(2).map(str::to_string) {
-                    packed = self.op("Add", &[&packed, &bias], vec![]);
-                }
-                let width = self.shape(&w)?.last().copied().unwrap_or(0) as i64 / 3;
-                let part = |s: &mut Self, i: i64| s.slice(&packed, 2, [i * width, (i + 1) * width, 1]);
-                (q, k, v) = (part(self, 0), part(self, 1), part(self, 2));
-                (mask, rank) = (self.input(5).map(str::to_string), 3);
-            }
-            ("MultiHeadAttention", _) => {
-                if [4, 6, 7].iter().any(|&j| self.input(j).is_some()) || self.input(2).is_none() {
-                    return Err(self.refuse("a padding mask, a cache or packed operands"));
-                }
-                let mut operands: Vec<String> = (0..3).map(|j| self.operand(j)).collect::<Result<_>>()?;
-                for (j, axes) in [(0, 3..4), (1, 3..5)] {
-                    let rank = self.shape(&operands[j])?.len();
-                    if !axes.contains(&rank) || (rank == 4 && self.input(3).is_some()) {
-                        return Err(self.refuse("packed operands"));
-                    }
-                }
-                if let Some(bias) = self.input(3).map(str::to_string) {
-                    let mut start = 0;
-                    for operand in operands.iter_mut() {
-                        let width = self.shape(operand)?.last().copied().unwrap_or(0) as i64;
-                        let part = self.slice(&bias, 0, [start, start + width, 1]);
-                        *operand = self.op("Add", &[operand, &part], vec![]);
-                        start += width;
-                    }
-                }
-                let [a, b, c] = &operands[..] else { return Err(self.refuse("packed operands")) };
-                (q, k, v) = (a.clone(), b.clone(), c.clone());
-                (mask, rank) = (self.input(5).map(str::to_string), 3);
-            }
-            _ => {
-                if [4, 5, 6].iter().any(|&j| self.input(j).is_some()) {
-                    return Err(self.refuse("a cache"));
-                }
-                (q, k, v) = (self.operand(0)?, self.operand(1)?, self.operand(2)?);
-                rank = self.shape(&q)?.len();
-                mask = self.input(3).map(str::to_string);
+        let operands = match self.node.op_type() {
+            _ if self.projects() => self.projected_operands()?,
+            "MultiHeadAttention" => self.biased_operands()?,
+            _ => self.plain_operands()?,
+        };
+        let (rank, mask) = (operands.rank, operands.mask.clone());
+        let key_heads = self.key_heads(heads, rank)?;
+        let head_dim = self.head_dim(heads, rank)?;
+        let [q, k, v] = self.by_heads(operands, [key_heads, heads, keys])?;
+        let mut scores = self.scores(&q, &k, head_dim);
+        scores = self.windowed(scores, queries, keys);
+        if let Some(mask) = mask {
+            scores = match self.types.get(mask.as_str()) {
+                Some(DataType::Bool) => self.masked(&mask, &scores),
+                _ => self.op("Add", &[&scores, &mask], vec![]),
+            };
+        }
+        scores = self.causal(scores, queries, keys);
+        let probabilities =
+            self.op("Softmax", &[&scores], vec![int_attribute("axis", if typing.opset < 13 { 3 } else { -1 })]);
+        let mixed = self.op("MatMul", &[&probabilities, &v], vec![]);
+        match rank {
+            3 => self.merge(&mixed),
+            _ => self.end(0, "Identity", &[&mixed], vec![]),
+        }
+        Ok(probabilities)
+    }
+
+    /// True for the Attention of `com.microsoft`, which multiplies tokens by the weights of queries, keys and values
+    /// itself.
+    fn projects(&self) -> bool {
+        self.node.op_type() == "Attention" && self.node.domain() == "com.microsoft"
+    }
+
+    /// Parts of one product with weights that lie side by side.
+    fn projected_operands(&mut self) -> Result<Operands> {
+        if [3, 4, 6].iter().any(|&j| self.input(j).is_some()) {
+            return Err(self.refuse("a padding mask or a cache"));
+        }
+        let (x, w) = (self.operand(0)?, self.operand(1)?);
+        let mut packed = self.op("MatMul", &[&x, &w], vec![]);
+        if let Some(bias) = self.input(2).map(str::to_string) {
+            packed = self.op("Add", &[&packed, &bias], vec![]);
+        }
+        let width = self.shape(&w)?.last().copied().unwrap_or(0) as i64 / 3;
+        let [q, k, v] = [0, 1, 2].map(|i| self.slice(&packed, 2, [i * width, (i + 1) * width, 1]));
+        Ok(Operands { q, k, v, mask: self.input(5).map(str::to_string), rank: 3 })
+    }
+
+    /// MultiHeadAttention: its operands, each with its part of the bias.
+    fn biased_operands(&mut self) -> Result<Operands> {
+        if [4, 6, 7].iter().any(|&j| self.input(j).is_some()) || self.input(2).is_none() {
+            return Err(self.refuse("a padding mask, a cache or packed operands"));
+        }
+        let mut operands = [self.operand(0)?, self.operand(1)?, self.operand(2)?];
+        for (j, axes) in [(0, 3..4), (1, 3..5)] {
+            let rank = self.shape(&operands[j])?.len();
+            if !axes.contains(&rank) || (rank == 4 && self.input(3).is_some()) {
+                return Err(self.refuse("packed operands"));
             }
         }
-        let key_heads = match self.node.int("kv_num_heads") {
+        if let Some(bias) = self.input(3).map(str::to_string) {
+            let mut start = 0;
+            for operand in operands.iter_mut() {
+                let width = self.shape(operand)?.last().copied().unwrap_or(0) as i64;
+                let part = self.slice(&bias, 0, [start, start + width, 1]);
+                *operand = self.op("Add", &[operand, &part], vec![]);
+                start += width;
+            }
+        }
+        let [q, k, v] = operands;
+        Ok(Operands { q, k, v, mask: self.input(5).map(str::to_string), rank: 3 })
+    }
+
+    /// Attention of opset 23: its operands as they are.
+    fn plain_operands(&self) -> Result<Operands> {
+        if [4, 5, 6].iter().any(|&j| self.input(j).is_some()) {
+            return Err(self.refuse("a cache"));
+        }
+        let (q, k, v) = (self.operand(0)?, self.operand(1)?, self.operand(2)?);
+        let rank = self.shape(&q)?.len();
+        Ok(Operands { q, k, v, mask: self.input(3).map(str::to_string), rank })
+    }
+
+    /// How many heads keys and values have.
+    fn key_heads(&self, heads: usize, rank: usize) -> Result<usize> {
+        Ok(match self.node.int("kv_num_heads") {
             Some(n) if rank == 3 => n as usize,
             _ if rank == 4 => self.shape(&self.operand(1)?)?[1],
             _ => heads,
-        };
-        let head_dim = self.head_dim(heads, rank)?;
-        let packed = self.node.op_type() == "Attention" && microsoft;
-        let apart = packed || self.shape(&self.operand(1)?)?.len() == 3;
+        })
+    }
+
+    fn head_dim(&self, heads: usize, rank: usize) -> Result<usize> {
+        let (name, parts) = if self.projects() { (&self.operand(1)?, 3) } else { (&self.operand(0)?, 1) };
+        let last = self.shape(name)?.last().copied().unwrap_or(1);
+        Ok(if rank == 4 { last } else { last / parts / heads.max(1) })
+    }
+
+    /// Queries, keys and values as [batch, heads, tokens, dim], all with the heads of the queries.
+    fn by_heads(&mut self, operands: Operands, [key_heads, heads, keys]: [usize; 3]) -> Result<[String; 3]> {
+        let Operands { mut q, mut k, mut v, rank, .. } = operands;
+        let apart = self.projects() || self.shape(&self.operand(1)?)?.len() == 3;
         if rank == 3 {
             q = self.separate(&q, heads);
             // Keys and values of MultiHeadAttention may have an axis of heads where queries have none.
@@ -278,38 +334,32 @@ impl Work<'_, '_> {
             let sizes = [key_heads, heads, keys];
             (k, v) = (self.repeat(&k, sizes), self.repeat(&v, sizes));
         }
+        Ok([q, k, v])
+    }
+
+    /// Scaled products of queries and keys, bent where they have a soft cap.
+    fn scores(&mut self, q: &str, k: &str, head_dim: usize) -> String {
         let scale = self.node.float("scale").filter(|s| *s != 0.0).unwrap_or(1.0 / (head_dim as f32).sqrt());
         let scale = self.scalar(scale);
-        let scaled = self.op("Mul", &[&q, &scale], vec![]);
-        let transposed = self.op("Transpose", &[&k], vec![ints_attribute("perm", &[0, 1, 3, 2])]);
-        let mut scores = self.op("MatMul", &[&scaled, &transposed], vec![]);
-        if let Some(cap) = self.node.float("softcap").filter(|c| *c != 0.0) {
-            let cap = self.scalar(cap);
-            let share = self.op("Div", &[&scores, &cap], vec![]);
-            let bent = self.op("Tanh", &[&share], vec![]);
-            scores = self.op("Mul", &[&bent, &cap], vec![]);
+        let scaled = self.op("Mul", &[q, &scale], vec![]);
+        let transposed = self.op("Transpose", &[k], vec![ints_attribute("perm", &[0, 1, 3, 2])]);
+        let scores = self.op("MatMul", &[&scaled, &transposed], vec![]);
+        let Some(cap) = self.node.float("softcap").filter(|c| *c != 0.0) else { return scores };
+        let cap = self.scalar(cap);
+        let share = self.op("Div", &[&scores, &cap], vec![]);
+        let bent = self.op("Tanh", &[&share], vec![]);
+        self.op("Mul", &[&bent, &cap], vec![])
+    }
+
+    /// Scores of keys that do not lie behind their query, where the node wants that; others as good as -∞.
+    fn causal(&mut self, scores: String, queries: usize, keys: usize) -> String {
+        if self.node.int("is_causal").unwrap_or(0) == 0 && self.node.int("unidirectional").unwrap_or(0) == 0 {
+            return scores;
         }
-        scores = self.windowed(scores, queries, keys);
-        if let Some(mask) = mask {
-            scores = match self.types.get(mask.as_str()) {
-                Some(DataType::Bool) => self.masked(&mask, &scores),
-                _ => self.op("Add", &[&scores, &mask], vec![]),
-            };
-        }
-        if self.node.int("is_causal").unwrap_or(0) != 0 || self.node.int("unidirectional").unwrap_or(0) != 0 {
-            let seen = (0..queries * keys).map(|i| u8::from(i % keys <= i / keys)).collect::<Vec<u8>>();
-            let seen = tensor_from_raw("offshoot_causal", DataType::Bool, &[queries, keys], seen.into());
-            let seen = self.builder.tensor(seen);
-            scores = self.masked(&seen, &scores);
-        }
-        let probabilities =
-            self.op("Softmax", &[&scores], vec![int_attribute("axis", if typing.opset < 13 { 3 } else { -1 })]);
-        let mixed = self.op("MatMul", &[&probabilities, &v], vec![]);
-        match rank {
-            3 => self.merge(&mixed),
-            _ => self.end(0, "Identity", &[&mixed], vec![]),
-        }
-        Ok(probabilities)
+        let seen = (0..queries * keys).map(|i| u8::from(i % keys <= i / keys)).collect::<Vec<u8>>();
+        let seen = tensor_from_raw("offshoot_causal", DataType::Bool, &[queries, keys], seen.into());
+        let seen = self.builder.tensor(seen);
+        self.masked(&seen, &scores)
     }
 
     /// Scores of keys that lie near their query; others as good as -∞. Of either side -1 is as far as the tokens go
@@ -344,13 +394,6 @@ impl Work<'_, '_> {
         // [batch, key heads, repeats, tokens, dim]: the axes of heads become one.
         let shape = self.ints(&[0, to as i64, keys as i64, -1]);
         self.op("Reshape", &[&repeated, &shape], vec![])
-    }
-
-    fn head_dim(&self, heads: usize, rank: usize) -> Result<usize> {
-        let packed = self.node.op_type() == "Attention" && self.node.domain() == "com.microsoft";
-        let (name, parts) = if packed { (&self.operand(1)?, 3) } else { (&self.operand(0)?, 1) };
-        let last = self.shape(name)?.last().copied().unwrap_or(1);
-        Ok(if rank == 4 { last } else { last / parts / heads.max(1) })
     }
 
     /// RotaryEmbedding of opset 23 (X, cos, sin, positions) and of `com.microsoft` (X, positions, cos, sin): pairs of
