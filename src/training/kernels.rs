@@ -396,6 +396,24 @@ impl View<'_> {
         Some(self)
     }
 
+    /// With its last two axes swapped, where it has two.
+    fn swapped(mut self) -> Option<Self> {
+        let first = self.sizes.len().checked_sub(2)?;
+        self.sizes.swap(first, first + 1);
+        self.strides.swap(first, first + 1);
+        Some(self)
+    }
+
+    /// As [batch, heads, tokens, dim], where rows of dim lie in memory as they are; what has no axis of heads has one
+    /// head.
+    fn by_heads(mut self) -> Option<Self> {
+        if self.sizes.len() == 3 {
+            self.sizes.insert(1, 1);
+            self.strides.insert(1, 0);
+        }
+        (self.sizes.len() == 4 && (self.strides[3] == 1 || self.sizes[3] == 1)).then_some(self)
+    }
+
     /// Where each row begins: the last axis is a row, and its elements lie one behind the other.
     fn rows(&self) -> Vec<usize> {
         let mut starts = vec![self.offset];
@@ -516,41 +534,9 @@ impl<'m> Fusion<'_, 'm> {
         }
         let (scores, scale) = self.scaled(softmax.input.first()?);
         let product = self.maker(scores).filter(|n| n.op_type() == "MatMul")?;
-        let mut probabilities = softmax.output[0].as_str();
-        let mut context = self.only_user(probabilities)?;
-        // Exporters cast to the type that it has already.
-        while matches!(graph.node[context].op_type(), "Identity" | "Cast") {
-            probabilities = graph.node[context].output.first().filter(|y| self.is_float(y))?;
-            context = self.only_user(probabilities)?;
-        }
-        let weighted = &graph.node[context];
-        let is_product = weighted.op_type() == "MatMul"
-            && is_standard(weighted)
-            && weighted.input.first().is_some_and(|x| x == probabilities);
+        let context = self.weighted_sum(&softmax.output[0])?;
         let [q, k] = &product.input[..] else { return None };
-        let v = weighted.input.get(1).filter(|_| is_product)?;
-
-        // [batch, heads, tokens, dim] each.
-        let heads = |mut view: View<'m>| -> Option<View<'m>> {
-            if view.sizes.len() == 3 {
-                view.sizes.insert(1, 1);
-                view.strides.insert(1, 0);
-            }
-            (view.sizes.len() == 4 && (view.strides[3] == 1 || view.sizes[3] == 1)).then_some(view)
-        };
-        let swapped = |mut view: View<'m>| {
-            let n = view.sizes.len();
-            view.sizes.swap(n - 1, n - 2);
-            view.strides.swap(n - 1, n - 2);
-            view
-        };
-        let all = |x: &'m str| self.views(x, 4 * DEPTH).into_iter();
-        let q: Vec<View> = all(q).filter_map(heads).collect();
-        let k: Vec<View> = all(k).filter(|v| v.sizes.len() > 1).map(swapped).filter_map(heads).collect();
-        let v: Vec<View> = all(v).filter(|v| v.factor == 1.0).filter_map(heads).collect();
-        let far = [q.first()?, k.first()?, v.first()?];
-        let near = [q.last()?, k.last()?, v.last()?];
-        let [q, k, v] = [far, near].into_iter().find(|views| self.tiled(views))?;
+        let [q, k, v] = self.operands([q, k, graph.node[context].input.get(1)?])?;
 
         let [batch, heads, queries, dim] = q.sizes[..] else { return None };
         let keys = k.sizes[2];
@@ -560,35 +546,65 @@ impl<'m> Fusion<'_, 'm> {
             return None;
         }
 
-        // The output, where tokens come before heads if a Transpose behind it wants that.
-        let mut out = weighted.output.first()?.as_str();
-        let mut place = context;
-        let mut shape = self.typing.shape(out)?;
-        let mut strides = [heads * queries * value_dim, queries * value_dim, value_dim];
-        if let Some(user) = self.only_user(out)
-            && graph.node[user].op_type() == "Transpose"
-            && graph.node[user].ints("perm") == Some(&[0, 2, 1, 3])
-        {
-            (place, out) = (user, graph.node[user].output.first()?);
-            shape = self.typing.shape(out)?;
-            strides = [heads * queries * value_dim, value_dim, heads * value_dim];
-        }
-
+        let (place, strides) = self.outcome(context, [heads, queries, value_dim])?;
+        let out = graph.node[place].output.first()?.as_str();
         let list = |values: &[usize]| values.iter().map(|&n| n as i64).collect::<Vec<_>>();
         let rows = |v: &View| list(&[v.offset, v.strides[0], v.strides[1], v.strides[2]]);
         let attributes = vec![
             float_attribute("scale", (scale * q.factor * k.factor) as f32),
             ints_attribute("sizes", &list(&[batch, heads, queries, keys, dim, value_dim])),
-            ints_attribute("query", &rows(q)),
-            ints_attribute("key", &rows(k)),
-            ints_attribute("value", &rows(v)),
+            ints_attribute("query", &rows(&q)),
+            ints_attribute("key", &rows(&k)),
+            ints_attribute("value", &rows(&v)),
             ints_attribute("output", &list(&[0, strides[0], strides[1], strides[2]])),
-            ints_attribute("shape", &list(&shape)),
+            ints_attribute("shape", &list(&self.typing.shape(out)?)),
         ];
         let sums = self.names.fresh(&format!("{out}_sums"));
         let node = fused("Attention", &[q.source, k.source, v.source], &[out, &sums], attributes);
         self.replaced.insert(place, node);
         Some(())
+    }
+
+    /// The product of probabilities with values, where nothing else reads the probabilities.
+    fn weighted_sum(&self, mut probabilities: &'m str) -> Option<usize> {
+        let graph = self.typing.graph;
+        let mut user = self.only_user(probabilities)?;
+        // Exporters cast to the type that it has already.
+        while matches!(graph.node[user].op_type(), "Identity" | "Cast") {
+            probabilities = graph.node[user].output.first().filter(|y| self.is_float(y))?;
+            user = self.only_user(probabilities)?;
+        }
+        let node = &graph.node[user];
+        let is_product =
+            node.op_type() == "MatMul" && is_standard(node) && node.input.first().is_some_and(|x| x == probabilities);
+        is_product.then_some(user)
+    }
+
+    /// Queries, transposed keys and values as parts [batch, heads, tokens, dim] of the furthest tensors, or else of the
+    /// nearest.
+    fn operands(&self, [q, k, v]: [&'m str; 3]) -> Option<[View<'m>; 3]> {
+        let all = |x: &'m str| self.views(x, 4 * DEPTH).into_iter();
+        let q: Vec<View> = all(q).filter_map(View::by_heads).collect();
+        let k: Vec<View> = all(k).filter_map(View::swapped).filter_map(View::by_heads).collect();
+        let v: Vec<View> = all(v).filter(|v| v.factor == 1.0).filter_map(View::by_heads).collect();
+        let far = [q.first()?, k.first()?, v.first()?];
+        let near = [q.last()?, k.last()?, v.last()?];
+        [far, near].into_iter().find(|views| self.tiled(views)).map(|views| views.map(View::clone))
+    }
+
+    /// The node whose output the fused operator writes, and how far batches, heads and tokens lie apart in it: tokens
+    /// come before heads if a Transpose behind the product wants that.
+    fn outcome(&self, product: usize, [heads, queries, dim]: [usize; 3]) -> Option<(usize, [usize; 3])> {
+        let graph = self.typing.graph;
+        let turns = |user: &usize| {
+            let user = &graph.node[*user];
+            user.op_type() == "Transpose" && user.ints("perm") == Some(&[0, 2, 1, 3])
+        };
+        let batch = heads * queries * dim;
+        Some(match self.only_user(graph.node[product].output.first()?).filter(turns) {
+            Some(user) => (user, [batch, dim, heads * dim]),
+            None => (product, [batch, queries * dim, dim]),
+        })
     }
 
     /// True where the rows of all views of a tensor are that tensor, each element once: its gradient is then written as
