@@ -157,58 +157,16 @@ pub fn unary(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
                 t.op("Reciprocal", &[&shifted])
             }
             "Abs" => t.op("Sign", &[x]),
-            "Erf" => {
-                let square = t.op("Mul", &[x, x]);
-                let minus = t.op("Neg", &[&square]);
-                let bell = t.op("Exp", &[&minus]);
-                times(t, &bell, std::f32::consts::FRAC_2_SQRT_PI)
-            }
+            "Erf" => erf_slope(t, x),
             "Tanh" => tanh_slope(t, y),
             "Sigmoid" => sigmoid_slope(t, y),
             "Softplus" => t.op("Sigmoid", &[x]),
-            "Softsign" => {
-                let size = t.op("Abs", &[x]);
-                let shifted = plus(t, &size, 1.0);
-                let square = t.op("Mul", &[&shifted, &shifted]);
-                t.op("Reciprocal", &[&square])
-            }
-            "HardSigmoid" => {
-                let (a, b) = (node.float("alpha").unwrap_or(0.2), node.float("beta").unwrap_or(0.5));
-                let inside = between(t, x, -b / a, (1.0 - b) / a);
-                let hot = t.indicator(&inside);
-                times(t, &hot, a)
-            }
-            "HardSwish" => {
-                // x clip(x/6 + 1/2, 0, 1): the slope is x/3 + 1/2 between -3 and 3, and 0 or 1 outside.
-                let third = times(t, x, 1.0 / 3.0);
-                let line = plus(t, &third, 0.5);
-                let (three, one) = (t.scalar(3.0), t.scalar(1.0));
-                let above = t.op("Greater", &[x, &three]);
-                let inside = between(t, x, -3.0, 3.0);
-                let line = t.only_where(&inside, &line);
-                t.op("Where", &[&above, &one, &line])
-            }
-            "Mish" => {
-                // x tanh(softplus x).
-                let softplus = t.op("Softplus", &[x]);
-                let tanh = t.op("Tanh", &[&softplus]);
-                let slope = tanh_slope(t, &tanh);
-                let sigmoid = t.op("Sigmoid", &[x]);
-                let inner = t.op("Mul", &[&slope, &sigmoid]);
-                let second = t.op("Mul", &[x, &inner]);
-                t.op("Add", &[&tanh, &second])
-            }
-            "Swish" | "QuickGelu" => {
-                // x s(αx): s + α y (1 - s).
-                let alpha = node.float("alpha").unwrap_or(if node.op_type() == "Swish" { 1.0 } else { 1.702 });
-                let scaled = times(t, x, alpha);
-                let sigmoid = t.op("Sigmoid", &[&scaled]);
-                let one = t.scalar(1.0);
-                let rest = t.op("Sub", &[&one, &sigmoid]);
-                let p = t.op("Mul", &[y, &rest]);
-                let second = times(t, &p, alpha);
-                t.op("Add", &[&sigmoid, &second])
-            }
+            "Softsign" => softsign_slope(t, x),
+            "HardSigmoid" => hard_sigmoid_slope(t, node, x),
+            "HardSwish" => hard_swish_slope(t, x),
+            "Mish" => mish_slope(t, x),
+            "Swish" => swish_slope(t, [x, y], node.float("alpha").unwrap_or(1.0)),
+            "QuickGelu" => swish_slope(t, [x, y], node.float("alpha").unwrap_or(1.702)),
             "Gelu" if node.string("approximate") == Some("tanh") => gelu_tanh(t, x),
             "Gelu" => gelu(t, x),
             _ => return gated(t, node, x, g),
@@ -280,6 +238,63 @@ fn sigmoid_slope(t: &mut Tape, y: &str) -> String {
     let one = t.scalar(1.0);
     let rest = t.op("Sub", &[&one, y]);
     t.op("Mul", &[y, &rest])
+}
+
+/// The slope of erf x: 2/sqrt(π) exp(-x²).
+fn erf_slope(t: &mut Tape, x: &str) -> String {
+    let square = t.op("Mul", &[x, x]);
+    let minus = t.op("Neg", &[&square]);
+    let bell = t.op("Exp", &[&minus]);
+    times(t, &bell, std::f32::consts::FRAC_2_SQRT_PI)
+}
+
+/// The slope of x / (1 + |x|): 1 / (1 + |x|)².
+fn softsign_slope(t: &mut Tape, x: &str) -> String {
+    let size = t.op("Abs", &[x]);
+    let shifted = plus(t, &size, 1.0);
+    let square = t.op("Mul", &[&shifted, &shifted]);
+    t.op("Reciprocal", &[&square])
+}
+
+/// The slope of clip(a x + b, 0, 1): a inside, 0 outside.
+fn hard_sigmoid_slope(t: &mut Tape, node: &NodeProto, x: &str) -> String {
+    let (a, b) = (node.float("alpha").unwrap_or(0.2), node.float("beta").unwrap_or(0.5));
+    let inside = between(t, x, -b / a, (1.0 - b) / a);
+    let hot = t.indicator(&inside);
+    times(t, &hot, a)
+}
+
+/// The slope of x clip(x/6 + 1/2, 0, 1): x/3 + 1/2 between -3 and 3, and 0 or 1 outside.
+fn hard_swish_slope(t: &mut Tape, x: &str) -> String {
+    let third = times(t, x, 1.0 / 3.0);
+    let line = plus(t, &third, 0.5);
+    let (three, one) = (t.scalar(3.0), t.scalar(1.0));
+    let above = t.op("Greater", &[x, &three]);
+    let inside = between(t, x, -3.0, 3.0);
+    let line = t.only_where(&inside, &line);
+    t.op("Where", &[&above, &one, &line])
+}
+
+/// The slope of x tanh(softplus x).
+fn mish_slope(t: &mut Tape, x: &str) -> String {
+    let softplus = t.op("Softplus", &[x]);
+    let tanh = t.op("Tanh", &[&softplus]);
+    let slope = tanh_slope(t, &tanh);
+    let sigmoid = t.op("Sigmoid", &[x]);
+    let inner = t.op("Mul", &[&slope, &sigmoid]);
+    let second = t.op("Mul", &[x, &inner]);
+    t.op("Add", &[&tanh, &second])
+}
+
+/// The slope of y = x s(αx), where s is the sigmoid: s + α y (1 - s).
+fn swish_slope(t: &mut Tape, [x, y]: [&str; 2], alpha: f32) -> String {
+    let scaled = times(t, x, alpha);
+    let sigmoid = t.op("Sigmoid", &[&scaled]);
+    let one = t.scalar(1.0);
+    let rest = t.op("Sub", &[&one, &sigmoid]);
+    let p = t.op("Mul", &[y, &rest]);
+    let second = times(t, &p, alpha);
+    t.op("Add", &[&sigmoid, &second])
 }
 
 /// The slope of x Φ(x): Φ(x) + x φ(x).
