@@ -1,5 +1,7 @@
 //! Losses as parts of the graph: what is minimised, made of standard operators behind the model's outputs.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::anatomy::check_classes;
@@ -142,79 +144,23 @@ impl Loss {
         if self.terms.is_empty() {
             bail!(Usage, "there is no loss to minimise");
         }
-        let mut b = Builder::new(typing.graph, typing.opset, "loss");
-        let mut inputs: Vec<(String, Vec<usize>)> = Vec::new();
-        let mut declare = |name: String, shape: &[usize]| {
-            if inputs.iter().all(|(n, _)| *n != name) {
-                inputs.push((name.clone(), shape.to_vec()));
-            }
-            name
-        };
-        // Values inside a graph of half precision are compared in float32, as its outputs are.
-        let types = element_types(typing.graph);
-        let float = |b: &mut Builder, x: &str| match types.get(x) {
-            Some(DataType::Float) | None => x.to_string(),
-            Some(_) => b.op_with("Cast", &[x], vec![int_attribute("to", DataType::Float as i64)]),
+        let mut terms = Terms {
+            loss: self,
+            model,
+            typing,
+            types: element_types(typing.graph),
+            b: Builder::new(typing.graph, typing.opset, "loss"),
+            inputs: Vec::new(),
         };
         let mut sum: Option<String> = None;
         for (weight, term) in &self.terms {
-            let value = match term {
-                Term::CrossEntropy { smoothing } => {
-                    let logits = self.class_output(model)?;
-                    let [batch, classes] = matrix(typing, &logits)?;
-                    let targets = declare(TARGETS.into(), &[batch, classes]);
-                    let log = b.log_softmax(&logits);
-                    let target = smooth(&mut b, &targets, *smoothing, classes);
-                    let product = b.op("Mul", &[&target, &log]);
-                    let total = b.reduce_all("ReduceSum", &product);
-                    b.scaled(&total, -weight / batch as f32)
-                }
-                Term::BinaryCrossEntropy { smoothing } => {
-                    let logits = self.class_output(model)?;
-                    let [batch, classes] = matrix(typing, &logits)?;
-                    let targets = declare(TARGETS.into(), &[batch, classes]);
-                    let target = smooth(&mut b, &targets, *smoothing, classes);
-                    binary_cross_entropy(&mut b, &logits, &target, batch * classes, *weight)
-                }
-                Term::SquaredError => {
-                    let logits = self.class_output(model)?;
-                    let shape = matrix(typing, &logits)?;
-                    let targets = declare(TARGETS.into(), &shape);
-                    squares(&mut b, &logits, &targets, *weight)
-                }
-                Term::Cosine { embedding } => {
-                    let [pairs, width] = pairs(typing, embedding)?;
-                    let targets = declare(TARGETS.into(), &[pairs, 1]);
-                    let embedding = float(&mut b, embedding);
-                    let cosines = cosines(&mut b, &embedding, [pairs, width]);
-                    squares(&mut b, &cosines, &targets, *weight)
-                }
-                Term::Distillation { temperature, student, teacher } => {
-                    let [batch, classes] = matrix(typing, student)?;
-                    let teacher = declare(teacher_input(teacher), &[batch, classes]);
-                    let soft = |b: &mut Builder, x: &str| {
-                        let x = b.scaled(x, 1.0 / temperature);
-                        b.log_softmax(&x)
-                    };
-                    let student = float(&mut b, student);
-                    let (p, q) = (soft(&mut b, &teacher), soft(&mut b, &student));
-                    let (probability, difference) = (b.op("Exp", &[&p]), b.op("Sub", &[&p, &q]));
-                    let product = b.op("Mul", &[&probability, &difference]);
-                    let total = b.reduce_all("ReduceSum", &product);
-                    b.scaled(&total, weight * temperature * temperature / batch as f32)
-                }
-                Term::Imitation { student, teacher } => {
-                    let shape = shape(typing, student)?;
-                    let teacher = declare(teacher_input(teacher), &shape);
-                    let student = float(&mut b, student);
-                    squares(&mut b, &student, &teacher, *weight)
-                }
-            };
+            let value = terms.value(*weight, term)?;
             sum = Some(match sum {
                 None => value,
-                Some(before) => b.op("Add", &[&before, &value]),
+                Some(before) => terms.b.op("Add", &[&before, &value]),
             });
         }
+        let Terms { mut b, inputs, .. } = terms;
         let graph = model.graph_mut();
         if graph.node.iter().any(|n| n.output.iter().any(|o| o == LOSS))
             || graph.input.iter().any(|i| i.name() == TARGETS)
@@ -229,6 +175,84 @@ impl Loss {
         }
         graph.output.push(tensor_info(LOSS, DataType::Float, &[]));
         graph::sort(graph)
+    }
+}
+
+/// Terms of a loss on their way into a graph.
+struct Terms<'a, 'm> {
+    loss: &'a Loss,
+    model: &'a Model,
+    typing: &'a Typing<'m>,
+    types: HashMap<&'m str, DataType>,
+    b: Builder,
+    /// Names and shapes of inputs that the terms read.
+    inputs: Vec<(String, Vec<usize>)>,
+}
+
+impl Terms<'_, '_> {
+    /// An input, which several terms may read.
+    fn declare(&mut self, name: String, shape: &[usize]) -> String {
+        if self.inputs.iter().all(|(n, _)| *n != name) {
+            self.inputs.push((name.clone(), shape.to_vec()));
+        }
+        name
+    }
+
+    /// A value in float32: those inside a graph of half precision are compared as its outputs are.
+    fn float(&mut self, x: &str) -> String {
+        match self.types.get(x) {
+            Some(DataType::Float) | None => x.to_string(),
+            Some(_) => self.b.op_with("Cast", &[x], vec![int_attribute("to", DataType::Float as i64)]),
+        }
+    }
+
+    /// The value of a term, times its weight.
+    fn value(&mut self, weight: f32, term: &Term) -> Result<String> {
+        let typing = self.typing;
+        Ok(match term {
+            Term::CrossEntropy { smoothing } => {
+                let (logits, shape) = self.classes()?;
+                let targets = self.declare(TARGETS.into(), &shape);
+                cross_entropy(&mut self.b, [&logits, &targets], *smoothing, shape, weight)
+            }
+            Term::BinaryCrossEntropy { smoothing } => {
+                let (logits, [batch, classes]) = self.classes()?;
+                let targets = self.declare(TARGETS.into(), &[batch, classes]);
+                let target = smooth(&mut self.b, &targets, *smoothing, classes);
+                binary_cross_entropy(&mut self.b, &logits, &target, batch * classes, weight)
+            }
+            Term::SquaredError => {
+                let (logits, shape) = self.classes()?;
+                let targets = self.declare(TARGETS.into(), &shape);
+                squares(&mut self.b, &logits, &targets, weight)
+            }
+            Term::Cosine { embedding } => {
+                let [pairs, width] = pairs(typing, embedding)?;
+                let targets = self.declare(TARGETS.into(), &[pairs, 1]);
+                let embedding = self.float(embedding);
+                let cosines = cosines(&mut self.b, &embedding, [pairs, width]);
+                squares(&mut self.b, &cosines, &targets, weight)
+            }
+            Term::Distillation { temperature, student, teacher } => {
+                let [batch, classes] = matrix(typing, student)?;
+                let teacher = self.declare(teacher_input(teacher), &[batch, classes]);
+                let student = self.float(student);
+                divergence(&mut self.b, [&teacher, &student], *temperature, batch, weight)
+            }
+            Term::Imitation { student, teacher } => {
+                let shape = shape(typing, student)?;
+                let teacher = self.declare(teacher_input(teacher), &shape);
+                let student = self.float(student);
+                squares(&mut self.b, &student, &teacher, weight)
+            }
+        })
+    }
+
+    /// The output that classes are read from, and its shape [batch, classes].
+    fn classes(&self) -> Result<(String, [usize; 2])> {
+        let logits = self.loss.class_output(self.model)?;
+        let shape = matrix(self.typing, &logits)?;
+        Ok((logits, shape))
     }
 }
 
@@ -252,6 +276,33 @@ fn matrix(typing: &Typing, value: &str) -> Result<[usize; 2]> {
         Error::new(ErrorKind::Usage, format!("`{value}` has the shape {found:?}, and classes need [batch, classes]"))
             .hint("give a classifier (--classes N adds one), or --teacher MODEL for a regression to its output")
     })
+}
+
+/// Cross-entropy of logits and targets [batch, classes], the mean over the batch.
+fn cross_entropy(
+    b: &mut Builder,
+    [logits, targets]: [&str; 2],
+    smoothing: f32,
+    [batch, classes]: [usize; 2],
+    weight: f32,
+) -> String {
+    let log = b.log_softmax(logits);
+    let target = smooth(b, targets, smoothing, classes);
+    let product = b.op("Mul", &[&target, &log]);
+    let total = b.reduce_all("ReduceSum", &product);
+    b.scaled(&total, -weight / batch as f32)
+}
+
+/// Kullback-Leibler divergence of the student's softened distribution from the teacher's, the mean over the batch.
+fn divergence(b: &mut Builder, [teacher, student]: [&str; 2], temperature: f32, batch: usize, weight: f32) -> String {
+    let [p, q] = [teacher, student].map(|x| {
+        let x = b.scaled(x, 1.0 / temperature);
+        b.log_softmax(&x)
+    });
+    let (probability, difference) = (b.op("Exp", &[&p]), b.op("Sub", &[&p, &q]));
+    let product = b.op("Mul", &[&probability, &difference]);
+    let total = b.reduce_all("ReduceSum", &product);
+    b.scaled(&total, weight * temperature * temperature / batch as f32)
 }
 
 /// Binary cross-entropy of `count` logits and as many targets, the mean.
