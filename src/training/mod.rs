@@ -7,6 +7,7 @@
 
 pub mod checkpoint;
 mod classifier;
+mod form;
 mod gradients;
 pub mod kernels;
 mod logits;
@@ -29,6 +30,7 @@ mod trained;
 mod trainer;
 
 pub use classifier::{IMAGES as CLASSIFIER_IMAGES, add_classifier, fit_classifier, has_classifier};
+pub use form::trainable_form;
 pub use gradients::Gradients;
 pub use logits::{is_independent, said_of, with_logits};
 pub use loss::{LOSS, Loss, TARGETS, Term, teacher_input};
@@ -41,8 +43,6 @@ pub use rows::{of_inputs, of_rows};
 pub use run::{Observer, Plan, Record, Run, StepReport, Summary, Teacher, Validation, ValidationReport, evaluate};
 pub use session::{Cut, Data, Goal, Guide, Images, LabelLoss, Open, Options, Prepared, Session, Setup, open_dataset};
 pub use sharing::{Separated, separate};
-pub use step::{
-    Batching, Description, Memory, Port, Recipe, StateTensor, StepGraph, Steps, evaluation_graph, trainable_form,
-};
+pub use step::{Batching, Description, Memory, Port, Recipe, StateTensor, StepGraph, Steps, evaluation_graph};
 pub use trained::{FrozenWeight, Selection, TrainedWeight, is_trainable};
 pub use trainer::{Feeds, StepResult, Trainer};

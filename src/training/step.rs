@@ -6,25 +6,26 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::form::{Form, trainable_form, typed};
 use super::gradients::Gradients;
 use super::logits;
 use super::loss::{self, LOSS, Loss};
 use super::operators::Operators;
 use super::optimiser::{CORRECTION1, CORRECTION2, EMA_DECAY, LEARNING_RATE, Optimiser, Parameter, average, ema, next};
-use super::precision::{Precision, in_half, runs_in_bfloat16, widen_where};
+use super::precision::{Precision, runs_in_bfloat16, widen_where};
 use super::recompute::{inside, recompute};
 use super::sharing::separate;
-use super::trained::Selection;
+use super::trained::{Selection, TrainedWeight};
 use super::{kernels, regularise};
 use crate::anatomy::Anatomy;
-use crate::axes::{Assumption, Typing, declared_batch, open_batch};
+use crate::axes::{Assumption, Typing, declared_batch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Builder, data_inputs};
 use crate::metadata::schema;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::onnx::{DataType, Model, tensor_from_i64, tensor_info};
 use crate::ops;
-use crate::runtime::{Ports, fix_input};
+use crate::runtime::Ports;
 
 /// The norm of all gradients together, an output.
 pub const GRADIENT_NORM: &str = "gradient_norm";
@@ -213,40 +214,6 @@ pub struct Steps {
     pub branches: usize,
 }
 
-/// A model in the form that training works on: with a fixed batch (of another size than the file's where its batch axis
-/// could be [opened](open_batch)), only differentiable operators, every weight an initializer, and logits where outputs
-/// hold classes.
-///
-/// # Errors
-/// [`ErrorKind::Unsupported`] for models with other inputs than one batch of images, and for operators that cannot be
-/// taken apart.
-pub fn trainable_form(model: &Model, batch: usize, image: [usize; 2]) -> Result<(Model, [usize; 4], bool)> {
-    // Where the batch cannot be opened it stays, and gradients of several batches are gathered.
-    let opened = match declared_batch(model) {
-        Some(fixed) if fixed != batch => open_batch(model).ok(),
-        _ => None,
-    };
-    let mut model = opened.unwrap_or_else(|| model.clone());
-    graph::lift_constants(model.graph_mut());
-    // Weights in training are float32, whatever the file keeps them in.
-    graph::widen(model.graph_mut(), &[DataType::Float16, DataType::Bfloat16])?;
-    let (_, shape, channels_last) = fix_input(model.graph_mut(), batch, image)?;
-    model.graph_mut().value_info.clear();
-    let typing = typed(&model, shape[0], image)?;
-    let graph = match &logits::with_logits(&model, &typing)? {
-        Some(model) => crate::runtime::differentiable(&typed(model, shape[0], image)?)?,
-        None => crate::runtime::differentiable(&typing)?,
-    };
-    model.proto.graph = Some(graph);
-    Ok((model, shape, channels_last))
-}
-
-fn typed(model: &Model, batch: usize, image: [usize; 2]) -> Result<Typing<'_>> {
-    let typing = Typing::with(model, Assumption { batch, image })?;
-    typing.sound()?;
-    Ok(typing)
-}
-
 impl Steps {
     /// Builds the graphs of a training run for a prepared model and images of the given height and width.
     ///
@@ -263,62 +230,23 @@ impl Steps {
         if recipe.loss.is_exclusive() {
             logits::check(&Typing::with(model, Assumption { batch: recipe.batch, image })?, &recipe.loss)?;
         }
-        let original = model;
         let mut separated = model.clone();
         separate(&mut separated)?;
-        let (mut model, shape, _) = trainable_form(&separated, recipe.batch, image)?;
-        let batch = shape[0];
-        let batching = Batching::new(original, recipe.batch, batch);
+        let mut form = Form::new(&separated, recipe.batch, image)?;
+        let batch = form.batch;
+        let batching = Batching::new(model, recipe.batch, batch);
         let recipe = &Recipe { accumulate: recipe.accumulate.max(1) * batching.steps(), ..recipe.clone() };
-        let branches = {
-            let typing = typed(&model, batch, image)?;
-            match recipe.drop_path > 0.0 {
-                true => Some(regularise::stochastic_depth(&typing, &Anatomy::new(&typing)?)?),
-                false => None,
-            }
-        };
-        let branches = match branches {
-            Some((graph, count)) => {
-                model.proto.graph = Some(graph);
-                count
-            }
-            None => 0,
-        };
+        let branches = if recipe.drop_path > 0.0 { form.drop_branches()? } else { 0 };
         if let Some(half) = recipe.precision.half() {
-            graph::check_known(half, model.opset(), "--precision")?;
-            let graph = in_half(&typed(&model, batch, image)?, half)?;
-            model.proto.graph = Some(graph);
+            form.compute_in(half)?;
         }
-        let classes = {
-            let typing = typed(&model, batch, image)?;
-            let classes = match recipe.loss.needs_classes() {
-                true => {
-                    let output = recipe.loss.class_output(&model)?;
-                    let count = typing.shape(&output).and_then(|s| s.get(1).copied()).unwrap_or(0);
-                    Some((output, count))
-                }
-                false => None,
-            };
-            let mut with_loss = model.clone();
-            recipe.loss.append(&mut with_loss, &typing)?;
-            drop(typing);
-            model = with_loss;
-            classes
-        };
+        let classes = form.append(&recipe.loss)?;
         let layers = match recipe.recompute {
-            true => layers(&typed(&model, batch, image)?)?,
+            true => layers(&form.typing()?)?,
             false => Vec::new(),
         };
-        let (selection, fused) = {
-            let typing = typed(&model, batch, image)?;
-            let fused = (recipe.operators == Operators::Fused).then(|| kernels::fuse(&typing));
-            (Selection::new(&typing, train, freeze)?, fused)
-        };
-        if let Some(graph) = fused {
-            model.proto.graph = Some(graph);
-            model.proto.opset_import.push(kernels::import());
-        }
-        let typing = typed(&model, batch, image)?;
+        let selection = form.select(train, freeze, recipe.operators)?;
+        let typing = form.typing()?;
         let (seed, constants) = match recipe.precision.scales() {
             // An input of the step graph.
             true => (LOSS_SCALE.to_string(), Vec::new()),
@@ -331,16 +259,7 @@ impl Steps {
         let mut gradients =
             Gradients::new(&typing, &selection.names(), &seeds, (Vec::new(), constants), recipe.operators)?;
         recompute(&mut gradients.graph, &typing, &layers);
-        let standard = |o: &OperatorSetIdProto| matches!(o.domain(), "" | "ai.onnx");
-        let mut imports: Vec<_> = model.proto.opset_import.iter().filter(|o| !standard(o)).cloned().collect();
-        if recipe.operators == Operators::Fused && imports.iter().all(|o| o.domain() != kernels::import().domain()) {
-            imports.push(kernels::import());
-        }
-        for import in &gradients.imports {
-            if imports.iter().all(|o| o.domain() != import.domain()) {
-                imports.push(import.clone());
-            }
-        }
+        let imports = imports(&form.model, &gradients, recipe.operators);
         let work =
             Work { typing: &typing, selection: &selection, recipe, gradients: &gradients, imports, classes: &classes };
         let (step, update) = match recipe.batches() {
@@ -350,6 +269,19 @@ impl Steps {
         drop(typing);
         Ok(Steps { step, update, selection, batch, batching, classes, branches })
     }
+}
+
+/// The operator sets beside the standard one that the model, its gradients and the update need.
+fn imports(model: &Model, gradients: &Gradients, operators: Operators) -> Vec<OperatorSetIdProto> {
+    let standard = |o: &OperatorSetIdProto| matches!(o.domain(), "" | "ai.onnx");
+    let mut imports: Vec<_> = model.proto.opset_import.iter().filter(|o| !standard(o)).cloned().collect();
+    let fused = (operators == Operators::Fused).then(kernels::import);
+    for import in fused.iter().chain(&gradients.imports) {
+        if imports.iter().all(|o| o.domain() != import.domain()) {
+            imports.push(import.clone());
+        }
+    }
+    imports
 }
 
 /// The values that enter and leave each layer.
@@ -476,35 +408,8 @@ impl Work<'_, '_> {
     /// their gradients, which are sums over `count` steps.
     fn update(&self, b: &mut Builder, d: &mut Description, found: &[(usize, String)], count: usize) {
         let recipe = self.recipe;
-        let mut gradients: Vec<String> = found.iter().map(|(_, g)| b.scaled(g, 1.0 / count as f32)).collect();
-        let scales = recipe.precision.scales();
-        if scales {
-            gradients = gradients.iter().map(|g| b.op("Div", &[g, LOSS_SCALE])).collect();
-            if d.inputs.iter().all(|i| i.name != LOSS_SCALE) {
-                d.inputs.push(scalar(LOSS_SCALE, SCALE_MEANING));
-            }
-        }
-        let measured = if recipe.clip.is_some() || scales { gradients.as_slice() } else { &[] };
-        let squares: Vec<String> = measured
-            .iter()
-            .map(|g| {
-                let square = b.op("Mul", &[g, g]);
-                b.reduce_all("ReduceSum", &square)
-            })
-            .collect();
-        if !squares.is_empty() {
-            let refs: Vec<&str> = squares.iter().map(String::as_str).collect();
-            let sum = b.op("Sum", &refs);
-            b.op_as("Sqrt", &[&sum], vec![], GRADIENT_NORM);
-            d.outputs.push(scalar(GRADIENT_NORM, "norm of all gradients together, before clipping"));
-        }
-        let share = recipe.clip.map(|limit| {
-            // As torch.nn.utils.clip_grad_norm_ does.
-            let (limit, small) = (b.scalar(limit), b.scalar(1e-6));
-            let norm = b.op("Add", &[GRADIENT_NORM, &small]);
-            let share = b.op("Div", &[&limit, &norm]);
-            b.at_most(&share, 1.0)
-        });
+        let mut gradients = self.means(b, d, found, count);
+        let share = self.clipping(b, d, &gradients);
         let together = match recipe.optimiser {
             Optimiser::AdamW { beta1, beta2, epsilon } if recipe.operators == Operators::Fused => {
                 Some(([beta1, beta2], epsilon))
@@ -517,40 +422,19 @@ impl Work<'_, '_> {
         let mut parameters = Vec::new();
         for ((i, _), gradient) in found.iter().zip(&gradients) {
             let w = &self.selection.trained[*i];
-            let steps_down = (self.selection.layers + 1 - w.depth.min(self.selection.layers + 1)) as i32;
-            let parameter = Parameter {
-                name: &w.name,
-                gradient,
-                decay: if w.decays { recipe.weight_decay } else { 0.0 },
-                rate: recipe.layer_decay.powi(steps_down),
-            };
+            let parameter = self.parameter(w, gradient);
             if together.is_none() {
                 recipe.optimiser.update(b, &parameter);
             }
             parameters.push(parameter);
-            let tensor = |name: String, initial: Option<String>| StateTensor {
-                next: next(&name),
-                name,
-                shape: w.shape.clone(),
-                initial,
-            };
-            d.state.push(tensor(w.name.clone(), Some(w.name.clone())));
-            d.state.extend(recipe.optimiser.moments(&w.name).into_iter().map(|m| tensor(m, None)));
             if recipe.ema {
                 average(b, &w.name);
-                d.state.push(tensor(ema(&w.name), Some(w.name.clone())));
             }
+            d.state.extend(self.state(w));
         }
         if let Some((betas, epsilon)) = together {
             let scale = share.unwrap_or_else(|| b.scalar(1.0));
-            // What says by being no finite number that the step is to be undone.
-            let said: Vec<&str> =
-                d.outputs.iter().map(|o| o.name.as_str()).filter(|n| [LOSS, GRADIENT_NORM].contains(n)).collect();
-            let guard = match said[..] {
-                [] => scale.clone(),
-                [one] => one.to_string(),
-                _ => b.op("Sum", &said),
-            };
+            let guard = guard(b, d, &scale);
             update_together(b, &recipe.optimiser, &parameters, [&scale, &guard], betas, epsilon);
         }
         for name in recipe.optimiser.scalars() {
@@ -564,6 +448,71 @@ impl Work<'_, '_> {
         if recipe.ema {
             d.inputs.push(scalar(EMA_DECAY, "share of the moving average that is kept"));
         }
+    }
+
+    /// Gradients as means over the steps, without the scale of the loss.
+    fn means(&self, b: &mut Builder, d: &mut Description, found: &[(usize, String)], count: usize) -> Vec<String> {
+        let means: Vec<String> = found.iter().map(|(_, g)| b.scaled(g, 1.0 / count as f32)).collect();
+        if !self.recipe.precision.scales() {
+            return means;
+        }
+        if d.inputs.iter().all(|i| i.name != LOSS_SCALE) {
+            d.inputs.push(scalar(LOSS_SCALE, SCALE_MEANING));
+        }
+        means.iter().map(|g| b.op("Div", &[g, LOSS_SCALE])).collect()
+    }
+
+    /// The norm of all gradients, where somebody asks for it, and what clipping multiplies them by.
+    fn clipping(&self, b: &mut Builder, d: &mut Description, gradients: &[String]) -> Option<String> {
+        let recipe = self.recipe;
+        let measured = if recipe.clip.is_some() || recipe.precision.scales() { gradients } else { &[] };
+        let squares: Vec<String> = measured
+            .iter()
+            .map(|g| {
+                let square = b.op("Mul", &[g, g]);
+                b.reduce_all("ReduceSum", &square)
+            })
+            .collect();
+        if !squares.is_empty() {
+            let refs: Vec<&str> = squares.iter().map(String::as_str).collect();
+            let sum = b.op("Sum", &refs);
+            b.op_as("Sqrt", &[&sum], vec![], GRADIENT_NORM);
+            d.outputs.push(scalar(GRADIENT_NORM, "norm of all gradients together, before clipping"));
+        }
+        recipe.clip.map(|limit| {
+            // As torch.nn.utils.clip_grad_norm_ does.
+            let (limit, small) = (b.scalar(limit), b.scalar(1e-6));
+            let norm = b.op("Add", &[GRADIENT_NORM, &small]);
+            let share = b.op("Div", &[&limit, &norm]);
+            b.at_most(&share, 1.0)
+        })
+    }
+
+    /// How a weight follows its gradient.
+    fn parameter<'p>(&self, w: &'p TrainedWeight, gradient: &'p str) -> Parameter<'p> {
+        let steps_down = (self.selection.layers + 1 - w.depth.min(self.selection.layers + 1)) as i32;
+        Parameter {
+            name: &w.name,
+            gradient,
+            decay: if w.decays { self.recipe.weight_decay } else { 0.0 },
+            rate: self.recipe.layer_decay.powi(steps_down),
+        }
+    }
+
+    /// What is carried from step to step for a weight: itself, what the optimiser keeps for it, and its average.
+    fn state(&self, w: &TrainedWeight) -> Vec<StateTensor> {
+        let tensor = |name: String, initial: Option<String>| StateTensor {
+            next: next(&name),
+            name,
+            shape: w.shape.clone(),
+            initial,
+        };
+        let mut state = vec![tensor(w.name.clone(), Some(w.name.clone()))];
+        state.extend(self.recipe.optimiser.moments(&w.name).into_iter().map(|m| tensor(m, None)));
+        if self.recipe.ema {
+            state.push(tensor(ema(&w.name), Some(w.name.clone())));
+        }
+        state
     }
 
     /// Makes inputs and outputs of the state, and a model of the graph.
@@ -597,6 +546,17 @@ impl Work<'_, '_> {
             ..Default::default()
         };
         StepGraph { model: Model::from_proto(proto), description: d }
+    }
+}
+
+/// What says by being no finite number that the step is to be undone.
+fn guard(b: &mut Builder, d: &Description, scale: &str) -> String {
+    let said: Vec<&str> =
+        d.outputs.iter().map(|o| o.name.as_str()).filter(|n| [LOSS, GRADIENT_NORM].contains(n)).collect();
+    match said[..] {
+        [] => scale.to_string(),
+        [one] => one.to_string(),
+        _ => b.op("Sum", &said),
     }
 }
 

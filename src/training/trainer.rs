@@ -8,14 +8,13 @@ use ndarray::{Array4, ArrayD, ArrayViewD, Axis, CowArray, IxDyn, Slice, concaten
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::checkpoint;
+use super::form::trainable_form;
 use super::loss::LOSS;
 use super::optimiser::{EMA_DECAY, ema};
 use super::rate::Attempt;
 use super::regularise::KEPT;
 use super::sharing::separate;
-use super::step::{
-    Batching, CARRY, GRADIENT, GRADIENT_NORM, LOSS_SCALE, Recipe, StepGraph, Steps, evaluation_graph, trainable_form,
-};
+use super::step::{Batching, CARRY, GRADIENT, GRADIENT_NORM, LOSS_SCALE, Recipe, StepGraph, Steps, evaluation_graph};
 use super::trained::Selection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{data_inputs, lift_constants};
