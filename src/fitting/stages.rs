@@ -45,90 +45,19 @@ impl Stages {
         end: &[String],
         kept: Option<&str>,
     ) -> Result<Stages> {
-        let links = typing.links();
-        let inputs: HashSet<&str> = graph::data_inputs(typing.graph).into_iter().map(|v| v.name()).collect();
-        let types = graph::element_types(typing.graph);
-        let is_kept = |v: &str| types.get(v).is_none_or(|t| *t == DataType::Float);
-        let mut made: HashMap<&str, usize> = HashMap::new();
-        let mut plans: Vec<(Vec<usize>, Vec<&str>)> = Vec::new();
-        for s in 0..=sites.len() {
-            let targets: Vec<&str> = match sites.get(s) {
-                Some(site) => site.skip.iter().chain([&site.input]).map(String::as_str).collect(),
-                None => end.iter().map(String::as_str).collect(),
-            };
-            let put_in = |v: &str| sites[..s].iter().any(|site| site.output == v) || inputs.contains(v);
-            let mut nodes = Vec::new();
-            let is_there = |v: &str| (made.contains_key(v) && is_kept(v)) || put_in(v) || typing.is_constant(v);
-            for v in links.upstream(targets.iter().copied()).along(|v| !is_there(v)) {
-                let Some(k) = links.maker(v) else { bail!(Format, "nothing makes the value `{v}`") };
-                if sites[s.min(sites.len())..].iter().any(|site| site.output == v) {
-                    bail!(Unsupported, "the value `{v}` is needed before it can be fitted");
-                }
-                nodes.push(k);
-            }
-            nodes.sort_unstable();
-            nodes.dedup();
-            for &k in &nodes {
-                for o in typing.graph.node[k].output.iter().filter(|o| !o.is_empty()) {
-                    made.entry(o).or_insert(s);
-                }
-            }
-            plans.push((nodes, targets));
-        }
-        // What a stage needs from before it.
-        let needs: Vec<Vec<&str>> = plans
-            .iter()
-            .enumerate()
-            .map(|(s, (nodes, _))| {
-                let all = nodes.iter().flat_map(|&k| &typing.graph.node[k].input).map(String::as_str);
-                let own: HashSet<&str> =
-                    nodes.iter().flat_map(|&k| &typing.graph.node[k].output).map(String::as_str).collect();
-                let mut list: Vec<&str> = all
-                    .filter(|v| !v.is_empty() && !typing.is_constant(v) && !own.contains(v))
-                    .filter(|v| made.get(v).is_none_or(|&at| at < s))
-                    .collect();
-                list.sort_unstable();
-                list.dedup();
-                list
-            })
-            .collect();
-        let mut last: HashMap<&str, usize> = HashMap::new();
-        for (s, list) in needs.iter().enumerate() {
-            for v in list.iter().chain(&plans[s].1) {
-                last.insert(v, s);
-            }
-        }
-        let mut stages = Vec::new();
-        for (s, (nodes, targets)) in plans.iter().enumerate() {
-            let mut results: Vec<String> = nodes
-                .iter()
-                .flat_map(|&k| &typing.graph.node[k].output)
-                .filter(|o| needs[s + 1..].iter().any(|n| n.contains(&o.as_str())) || targets.contains(&o.as_str()))
-                .cloned()
-                .collect();
-            results.dedup();
-            let feeds: Vec<String> = needs[s].iter().map(|v| v.to_string()).collect();
+        let cuts = Cuts::new(typing, sites, end)?;
+        let last = cuts.last_uses();
+        let stage = |s: usize| {
+            let results = cuts.results(s);
+            let feeds: Vec<String> = cuts.needs[s].iter().map(|v| v.to_string()).collect();
             let part = (!results.is_empty()).then(|| Part::cut(runtime, typing, model, feeds, results));
             let is_done = |(v, at): &(&&str, &usize)| **at + 1 == s && kept != Some(**v);
             let mut done: Vec<String> = last.iter().filter(is_done).map(|(v, _)| v.to_string()).collect();
             done.sort_unstable();
-            stages.push(Stage { part, done });
-        }
-        let rests = (0..sites.len())
-            .map(|s| {
-                let mut feeds: Vec<String> = needs[s + 1..]
-                    .iter()
-                    .flatten()
-                    .filter(|v| made.get(*v).is_none_or(|&at| at <= s))
-                    .filter(|v| sites[s + 1..].iter().all(|site| site.output != **v))
-                    .map(|v| v.to_string())
-                    .collect();
-                feeds.sort_unstable();
-                feeds.dedup();
-                (feeds, end.to_vec())
-            })
-            .collect();
-        Ok(Stages { stages, rests })
+            Stage { part, done }
+        };
+        let rests = (0..sites.len()).map(|s| (cuts.feeds_behind(s, sites), end.to_vec())).collect();
+        Ok(Stages { stages: (0..=sites.len()).map(stage).collect(), rests })
     }
 
     /// Runs stage `s`; what no later stage needs is dropped.
@@ -156,5 +85,98 @@ impl Stages {
     pub fn rest(&self, runtime: &Arc<Runtime>, typing: &Typing, model: &Model, s: usize) -> Part {
         let (feeds, results) = self.rests[s].clone();
         Part::cut(runtime, typing, model, feeds, results)
+    }
+}
+
+/// Where a network is cut into stages.
+struct Cuts<'g, 'm> {
+    typing: &'g Typing<'m>,
+    /// The stage that makes each value.
+    made: HashMap<&'g str, usize>,
+    /// For each stage its nodes, and what it is run for.
+    plans: Vec<(Vec<usize>, Vec<&'g str>)>,
+    /// For each stage what it needs from before it.
+    needs: Vec<Vec<&'g str>>,
+}
+
+impl<'g, 'm> Cuts<'g, 'm> {
+    fn new(typing: &'g Typing<'m>, sites: &'g [Site], end: &'g [String]) -> Result<Cuts<'g, 'm>> {
+        let links = typing.links();
+        let inputs: HashSet<&str> = graph::data_inputs(typing.graph).into_iter().map(|v| v.name()).collect();
+        let types = graph::element_types(typing.graph);
+        let is_kept = |v: &str| types.get(v).is_none_or(|t| *t == DataType::Float);
+        let mut cuts = Cuts { typing, made: HashMap::new(), plans: Vec::new(), needs: Vec::new() };
+        for s in 0..=sites.len() {
+            let targets: Vec<&str> = match sites.get(s) {
+                Some(site) => site.skip.iter().chain([&site.input]).map(String::as_str).collect(),
+                None => end.iter().map(String::as_str).collect(),
+            };
+            let put_in = |v: &str| sites[..s].iter().any(|site| site.output == v) || inputs.contains(v);
+            let mut nodes = Vec::new();
+            let made = &cuts.made;
+            let is_there = |v: &str| (made.contains_key(v) && is_kept(v)) || put_in(v) || typing.is_constant(v);
+            for v in links.upstream(targets.iter().copied()).along(|v| !is_there(v)) {
+                let Some(k) = links.maker(v) else { bail!(Format, "nothing makes the value `{v}`") };
+                if sites[s.min(sites.len())..].iter().any(|site| site.output == v) {
+                    bail!(Unsupported, "the value `{v}` is needed before it can be fitted");
+                }
+                nodes.push(k);
+            }
+            nodes.sort_unstable();
+            nodes.dedup();
+            for &k in &nodes {
+                for o in typing.graph.node[k].output.iter().filter(|o| !o.is_empty()) {
+                    cuts.made.entry(o).or_insert(s);
+                }
+            }
+            cuts.plans.push((nodes, targets));
+        }
+        cuts.needs = (0..cuts.plans.len()).map(|s| cuts.needs(s)).collect();
+        Ok(cuts)
+    }
+
+    /// What a stage needs from before it.
+    fn needs(&self, s: usize) -> Vec<&'g str> {
+        let nodes = || self.plans[s].0.iter().map(|&k| &self.typing.graph.node[k]);
+        let own: HashSet<&str> = nodes().flat_map(|n| &n.output).map(String::as_str).collect();
+        let mut list: Vec<&str> = nodes()
+            .flat_map(|n| &n.input)
+            .map(String::as_str)
+            .filter(|v| !v.is_empty() && !self.typing.is_constant(v) && !own.contains(v))
+            .filter(|v| self.made.get(v).is_none_or(|&at| at < s))
+            .collect();
+        list.sort_unstable();
+        list.dedup();
+        list
+    }
+
+    /// The last stage that uses each value.
+    fn last_uses(&self) -> HashMap<&'g str, usize> {
+        let uses = self.needs.iter().zip(&self.plans).enumerate();
+        uses.flat_map(|(s, (needs, plan))| needs.iter().chain(&plan.1).map(move |v| (*v, s))).collect()
+    }
+
+    /// What a stage makes that later ones or a fit need.
+    fn results(&self, s: usize) -> Vec<String> {
+        let (nodes, targets) = &self.plans[s];
+        let is_needed = |o: &str| self.needs[s + 1..].iter().any(|n| n.contains(&o)) || targets.contains(&o);
+        let made = nodes.iter().flat_map(|&k| &self.typing.graph.node[k].output);
+        let mut results: Vec<String> = made.filter(|o| is_needed(o)).cloned().collect();
+        results.dedup();
+        results
+    }
+
+    /// What all that is behind a site starts from.
+    fn feeds_behind(&self, s: usize, sites: &[Site]) -> Vec<String> {
+        let mut feeds: Vec<String> = self.needs[s + 1..]
+            .iter()
+            .flatten()
+            .filter(|v| self.made.get(*v).is_none_or(|&at| at <= s))
+            .filter(|v| sites[s + 1..].iter().all(|site| site.output != **v))
+            .map(|v| v.to_string())
+            .collect();
+        feeds.sort_unstable();
+        feeds.dedup();
+        feeds
     }
 }

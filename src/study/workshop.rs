@@ -468,90 +468,93 @@ impl Workshop {
 
     /// Grows, shrinks or opens the descendant of a cell.
     fn make(&mut self, cell: &Cell) -> Result<Made> {
-        let (source, classes) = self.source(cell)?;
-        let method = &cell.how;
+        let ((source, classes), method) = (self.source(cell)?, &cell.how);
         let wanted = match method.classifier {
             Classifier::New => Some(classes),
             Classifier::Kept => None,
         };
-        let (typing, images) = (Typing::new(&source)?, self.images(cell, &source)?);
-        let anatomy = Anatomy::new(&typing)?;
-        let alone = Learngene::identity(&typing, &anatomy);
         match maker(method)? {
-            Maker::File => {
-                let other = self.other(method)?;
-                // Every weight is the ancestor's; only the classifier is new.
-                let typing = Typing::new(other)?;
-                let gene = Learngene::identity(&typing, &Anatomy::new(&typing)?);
-                let shape = Shape { classes: wanted, seed: cell.seed, ..Shape::default() };
-                plain(grow(other, &gene, &shape)?.model)
-            }
-            Maker::Shrink => {
-                let fitter = self.fitter(&source, &images, cell.seed)?;
-                let mut shrinker = fitter.shrinker(&source)?;
-                let (limits, key) =
-                    (Limits::default(), format!("{} {} {}", cell.ancestor, cell.seed, cell.calibration.0));
-                let removals = match self.removals.get(&key) {
-                    Some(found) => found.clone(),
-                    None => shrinker.analyse(&limits, &|_, _, _| {})?,
-                };
-                self.removals.insert(key, removals.clone());
-                let budget = Budget::Parameters(cell.size.parameters.unwrap_or_default() as f64);
-                let runtime = self.runtime.clone();
-                let mut job =
-                    Job::new(&source, Some(shrinker.into()), removals, limits, runtime, JobOptions::default());
-                let allocation = job.allocate(budget)?;
-                let shrunk = job.make(&allocation, &|_, _| {})?.model;
-                let typing = Typing::new(&shrunk)?;
-                let gene = Learngene::identity(&typing, &Anatomy::new(&typing)?);
-                let shape = Shape { classes: wanted, seed: cell.seed, ..Shape::default() };
-                plain(grow(&shrunk, &gene, &shape)?.model)
-            }
+            Maker::File => with_classes(self.other(method)?, wanted, cell.seed),
+            Maker::Shrink => with_classes(&self.shrunk(cell, &source)?, wanted, cell.seed),
             Maker::Magnitude => {
-                let gene = by_magnitude(&typing, &anatomy)?;
+                let typing = Typing::new(&source)?;
+                let gene = by_magnitude(&typing, &Anatomy::new(&typing)?)?;
                 plain(grow(&source, &gene, &shape(cell, Init::ClusterLearngene, wanted)?)?.model)
             }
             Maker::Grow(Init::ClusterLearngene) => {
-                let mut shape = shape(cell, Init::ClusterLearngene, wanted)?;
-                let (mut rules, mut trials) = (rules(method)?, Vec::new());
-                if let Some(wanted) = &method.search {
-                    let (found, width, all) = search(&self.runtime, &source, &images, &rules, &shape, wanted)?;
-                    (rules, trials, shape.heads) = (found, all, Heads::Width(width));
-                }
-                let key = format!("{} {classes} {} {rules:?}", cell.ancestor, cell.calibration.0);
-                if !self.genes.contains_key(&key) {
-                    let unclustered = [rules.eps, rules.ffn_eps].iter().all(|e| e.is_some_and(Eps::is_zero));
-                    let gene = match unclustered {
-                        true => alone,
-                        false => {
-                            let densities = measure(&self.runtime, &source, &typing, &anatomy, &images, |_| {})?;
-                            Learngene::cluster(&typing, &anatomy, &densities, &rules)?
-                        }
-                    };
-                    let condensed = gene.condense(&source, &typing, &anatomy)?;
-                    self.genes.insert(key.clone(), (gene, condensed));
-                }
-                let (gene, condensed) = &self.genes[&key];
-                let of_gene = Typing::new(condensed)?;
-                let counted = gene.inherited(condensed, &of_gene, &Anatomy::new(&of_gene)?, parameters(source.graph()));
-                let child = grow(condensed, gene, &shape)?;
-                // Each centroid counts once.
-                let tied = Shape { tied: true, transform: None, projection: Projection::Matched, ..shape.clone() };
-                let inherited = without_classifier(&grow(condensed, gene, &tied)?.model)?;
-                let model = match shape.projection {
-                    Projection::Fitted => self.fitted(&source, child, &images, cell.seed)?,
-                    _ => child.model,
-                };
-                Ok(Made { model, inherited, learngene: Some(counted.i_params), search: trials })
+                let shape = shape(cell, Init::ClusterLearngene, wanted)?;
+                self.clustered(cell, &source, classes, shape)
             }
             Maker::Grow(init) => {
                 let shape = shape(cell, init, wanted)?;
                 let other = Shape { seed: shape.seed ^ 0x5eed, ..shape.clone() };
+                let typing = Typing::new(&source)?;
+                let alone = Learngene::identity(&typing, &Anatomy::new(&typing)?);
                 let child = grow(&source, &alone, &shape)?.model;
                 let inherited = same_elements(&child, &grow(&source, &alone, &other)?.model)?;
                 Ok(Made { model: child, inherited, learngene: None, search: Vec::new() })
             }
         }
+    }
+
+    /// An ancestor that is shrunk to the parameters of a cell.
+    fn shrunk(&mut self, cell: &Cell, source: &Model) -> Result<Model> {
+        let images = self.images(cell, source)?;
+        let fitter = self.fitter(source, &images, cell.seed)?;
+        let mut shrinker = fitter.shrinker(source)?;
+        let (limits, key) = (Limits::default(), format!("{} {} {}", cell.ancestor, cell.seed, cell.calibration.0));
+        let removals = match self.removals.get(&key) {
+            Some(found) => found.clone(),
+            None => shrinker.analyse(&limits, &|_, _, _| {})?,
+        };
+        self.removals.insert(key, removals.clone());
+        let (shrinker, runtime) = (shrinker.into(), self.runtime.clone());
+        let mut job = Job::new(source, Some(shrinker), removals, limits, runtime, JobOptions::default());
+        let allocation = job.allocate(Budget::Parameters(cell.size.parameters.unwrap_or_default() as f64))?;
+        Ok(job.make(&allocation, &|_, _| {})?.model)
+    }
+
+    /// A descendant of an ancestor whose heads are clustered.
+    fn clustered(&mut self, cell: &Cell, source: &Model, classes: usize, mut shape: Shape) -> Result<Made> {
+        let images = self.images(cell, source)?;
+        let (mut rules, mut trials) = (rules(&cell.how)?, Vec::new());
+        if let Some(wanted) = &cell.how.search {
+            let (found, width, all) = search(&self.runtime, source, &images, &rules, &shape, wanted)?;
+            (rules, trials, shape.heads) = (found, all, Heads::Width(width));
+        }
+        let key = format!("{} {classes} {} {rules:?}", cell.ancestor, cell.calibration.0);
+        if !self.genes.contains_key(&key) {
+            let gene = self.gene(source, &images, &rules)?;
+            self.genes.insert(key.clone(), gene);
+        }
+        let (gene, condensed) = &self.genes[&key];
+        let of_gene = Typing::new(condensed)?;
+        let counted = gene.inherited(condensed, &of_gene, &Anatomy::new(&of_gene)?, parameters(source.graph()));
+        let child = grow(condensed, gene, &shape)?;
+        // Each centroid counts once.
+        let tied = Shape { tied: true, transform: None, projection: Projection::Matched, ..shape.clone() };
+        let inherited = without_classifier(&grow(condensed, gene, &tied)?.model)?;
+        let model = match shape.projection {
+            Projection::Fitted => self.fitted(source, child, &images, cell.seed)?,
+            _ => child.model,
+        };
+        Ok(Made { model, inherited, learngene: Some(counted.i_params), search: trials })
+    }
+
+    /// The learngene of an ancestor, and the model that holds it.
+    fn gene(&self, source: &Model, images: &Loader, rules: &Rules) -> Result<(Learngene, Model)> {
+        let typing = Typing::new(source)?;
+        let anatomy = Anatomy::new(&typing)?;
+        let unclustered = [rules.eps, rules.ffn_eps].iter().all(|e| e.is_some_and(Eps::is_zero));
+        let gene = match unclustered {
+            true => Learngene::identity(&typing, &anatomy),
+            false => {
+                let densities = measure(&self.runtime, source, &typing, &anatomy, images, |_| {})?;
+                Learngene::cluster(&typing, &anatomy, &densities, rules)?
+            }
+        };
+        let condensed = gene.condense(source, &typing, &anatomy)?;
+        Ok((gene, condensed))
     }
 
     /// What fits descendants of an ancestor on views of its images.
@@ -619,6 +622,13 @@ fn montage(rows: &[&Array3<f32>]) -> GrayImage {
         top += size(row).1;
     }
     out
+}
+
+/// A model as it is; only its classifier is new, where one is wanted.
+fn with_classes(model: &Model, classes: Option<usize>, seed: u64) -> Result<Made> {
+    let typing = Typing::new(model)?;
+    let gene = Learngene::identity(&typing, &Anatomy::new(&typing)?);
+    plain(grow(model, &gene, &Shape { classes, seed, ..Shape::default() })?.model)
 }
 
 /// A descendant all of whose weights but the classifier's are the ancestor's, thinned or fitted.

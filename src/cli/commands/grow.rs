@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::bundled::{Companions, in_folder};
 use super::condense::condense;
-use super::fitter::{Fed, calibrated};
+use super::fitter::{Calibrated, Fed, calibrated};
 use super::source::{Source, open_for};
 use super::verification::{NO_VERIFY, Verifying, tell};
 use super::{named, open, plain};
@@ -26,7 +26,7 @@ use crate::descendant::{
     grow, resize_tokens,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::fitting::{Limits, Views};
+use crate::fitting::{Limits, Towers, Views};
 use crate::graph::FloatType;
 use crate::learngene::{Eps, Learngene, Order};
 use crate::metadata::schema;
@@ -50,6 +50,11 @@ struct Job {
 }
 
 impl Job {
+    /// True where a descendant grows from a learngene whose heads are clustered.
+    fn is_clustered(&self) -> bool {
+        self.shape.init == Init::ClusterLearngene
+    }
+
     /// True where a descendant takes what its ancestor takes.
     fn takes(&self, arrays: Option<&Arrays>) -> bool {
         let length = arrays.and_then(Arrays::length);
@@ -174,80 +179,118 @@ pub fn run(c: &GrowArgs) -> Result<()> {
     }
     // What cannot be is said before any work.
     jobs.iter().try_for_each(|job| long(c, job, &model).map(drop))?;
-    let clustered = |j: &Job| j.shape.init == Init::ClusterLearngene;
-    let (genes, mut input) = match jobs.iter().any(clustered) {
+    let (genes, mut input) = match jobs.iter().any(Job::is_clustered) {
         true => learngene(c, &model, arrays.as_ref(), &jobs)
             .map(|(gene, condensed, input)| (Some((gene, condensed)), input))?,
         false => (None, None),
     };
-    let ancestor = if jobs.iter().all(clustered) { None } else { Some(ancestor(c, &model, genes.is_none())?) };
+    let ancestor = if jobs.iter().all(Job::is_clustered) { None } else { Some(ancestor(c, &model, genes.is_none())?) };
     let fits = !c.dry_run && jobs.iter().any(|j| j.shape.projection == Projection::Fitted);
     let runtime = if c.fold { Some(Runtime::start(&c.run.runtime.options())?) } else { None };
     // A plan alone is verified where that is asked for.
     let verifies = !c.verification.no_verify && (c.verification.verify || !c.dry_run);
-    let fitter = match (fits, c.has_samples() && (given.is_none() || calibrated)) {
-        (false, _) => None,
-        (true, true) => {
-            let (of, views) = ((&samples, Fed::Whole(arrays.clone())), Views { count: None, seed: c.seed });
-            Some(self::calibrated(&model, of, &c.run, views, &Bars::default())?)
-        }
-        (true, false) => {
-            let [flag, many] = wanted(&model);
-            return Err(Error::new(ErrorKind::Usage, format!("--projection fitted fits to the ancestor, on {many}"))
-                .at(&c.model)
-                .hint(format!("give {flag} and the ancestor, or a learngene of condense --fitted")));
-        }
+    let fitter = match fits {
+        true => Some(fitter(c, &model, &samples, arrays.clone(), given.is_none() || calibrated)?),
+        false => None,
     };
     input = input.or(fitter.as_ref().map(|f| f.report()));
-    let towers = fitter.as_ref().map(|f| f.towers(&model)).transpose()?;
+    let fitter = fitter.as_ref();
+    let towers = fitter.map(|f| f.towers(&model)).transpose()?;
     if let Some(towers) = &towers {
         towers.warnings(&Limits::default())?.iter().for_each(|w| output::warn(w));
     }
-    let grown: Vec<Result<Plan>> = jobs
-        .par_iter()
-        .map(|job| {
-            let source = if clustered(job) { &genes } else { &ancestor };
-            let Some((gene, model)) = source else {
-                return Err(Error::new(ErrorKind::Internal, "a descendant has nothing to grow from"));
-            };
-            let mut child = named(&c.model, grow(model, gene, &job.shape))?;
-            let grown = verifies.then(|| long(c, job, &child.model).map(Cow::into_owned)).transpose()?;
-            if let Some(towers) = towers.as_ref().filter(|_| job.shape.projection == Projection::Fitted) {
-                let sources: Vec<usize> = child.plan.layers.iter().map(|l| l.ancestor_layer).collect();
-                let (fitted, error) = named(&c.model, towers.refit(&child.model, &sources, &|_, _| {}))?;
-                child.model = fitted;
-                let many = fitter.as_ref().map_or("images", |f| f.noun().many);
-                output::note(&format!("fitted; squared error on held-out {many} {error:.4}, relative to the values"));
-            }
-            named(&c.model, settled(job, &mut child, runtime.as_ref().filter(|_| c.fold)))?;
-            let single = verifies.then(|| child.model.clone());
-            if let Some(dtype) = job.dtype {
-                let fitter = fitter.as_ref().zip(towers.as_ref()).filter(|_| job.takes(arrays.as_ref()));
-                let wide = fitter
-                    .map(|(f, towers)| named(&c.model, f.wide(towers, &child.model, Some(dtype), &Bars::default())))
-                    .transpose()?
-                    .flatten();
-                named(&c.model, child.convert(dtype, wide.as_ref()))?;
-            }
-            let transform = fitter.as_ref().and_then(|f| f.preprocess());
-            keep_transform(&mut child.model, transform, job.shape.image_size)?;
-            child.declare_values(model);
-            if let (Some(grown), Some(single)) = (&grown, &single) {
-                let how = Grown { gene, shape: &job.shape, plan: &child.plan, model: grown };
-                let ancestor = long(c, job, model)?;
-                let case = Case { ancestor: &ancestor, child: single, written: &child.model, grown: Some(how) };
-                child.plan.verification = Some(verified(c, job, &case, arrays.as_ref())?);
-            } else if c.verification.no_verify {
-                child.plan.verification = Some(Verification::not_run(NO_VERIFY));
-            }
-            write(c, job, child, companions.as_ref())
-        })
-        .collect();
+    let (arrays, companions) = (arrays.as_ref(), companions.as_ref());
+    let growing = Growing { c, genes, ancestor, arrays, fitter, towers, runtime, verifies, companions };
+    let grown: Vec<Result<Plan>> = jobs.par_iter().map(|job| growing.descendant(job)).collect();
     let plans: Vec<Plan> = grown.into_iter().collect::<Result<_>>()?;
     for (job, plan) in jobs.iter().zip(&plans) {
         report(c, job, plan);
     }
     if c.json { print_plans(c, &plans, input, &model) } else { Ok(()) }
+}
+
+/// The views of samples that descendants are fitted to, where the model is one that can be fitted to.
+fn fitter(
+    c: &GrowArgs,
+    model: &Model,
+    samples: &SampleFlags,
+    arrays: Option<Arrays>,
+    holds_heads: bool,
+) -> Result<Calibrated> {
+    if c.has_samples() && holds_heads {
+        let views = Views { count: None, seed: c.seed };
+        return calibrated(model, (samples, Fed::Whole(arrays)), &c.run, views, &Bars::default());
+    }
+    let [flag, many] = wanted(model);
+    Err(Error::new(ErrorKind::Usage, format!("--projection fitted fits to the ancestor, on {many}"))
+        .at(&c.model)
+        .hint(format!("give {flag} and the ancestor, or a learngene of condense --fitted")))
+}
+
+/// What descendants of one call have in common.
+struct Growing<'a> {
+    c: &'a GrowArgs,
+    /// What those grow from that cluster heads.
+    genes: Option<(Learngene, Model)>,
+    /// What the others grow from.
+    ancestor: Option<(Learngene, Model)>,
+    arrays: Option<&'a Arrays>,
+    fitter: Option<&'a Calibrated>,
+    towers: Option<Towers<'a>>,
+    /// Computes constants, where they are folded.
+    runtime: Option<Arc<Runtime>>,
+    verifies: bool,
+    companions: Option<&'a Companions>,
+}
+
+impl Growing<'_> {
+    /// Grows one descendant, fits, verifies and writes it, each as far as that is asked for.
+    fn descendant(&self, job: &Job) -> Result<Plan> {
+        let c = self.c;
+        let Some((gene, model)) = (if job.is_clustered() { &self.genes } else { &self.ancestor }) else {
+            return Err(Error::new(ErrorKind::Internal, "a descendant has nothing to grow from"));
+        };
+        let mut child = named(&c.model, grow(model, gene, &job.shape))?;
+        let grown = self.verifies.then(|| long(c, job, &child.model).map(Cow::into_owned)).transpose()?;
+        self.fit(job, &mut child)?;
+        named(&c.model, settled(job, &mut child, self.runtime.as_ref()))?;
+        let single = self.verifies.then(|| child.model.clone());
+        self.convert(job, &mut child)?;
+        let transform = self.fitter.and_then(Calibrated::preprocess);
+        keep_transform(&mut child.model, transform, job.shape.image_size)?;
+        child.declare_values(model);
+        if let (Some(grown), Some(single)) = (&grown, &single) {
+            let how = Grown { gene, shape: &job.shape, plan: &child.plan, model: grown };
+            let ancestor = long(c, job, model)?;
+            let case = Case { ancestor: &ancestor, child: single, written: &child.model, grown: Some(how) };
+            child.plan.verification = Some(verified(c, job, &case, self.arrays)?);
+        } else if c.verification.no_verify {
+            child.plan.verification = Some(Verification::not_run(NO_VERIFY));
+        }
+        write(c, job, child, self.companions)
+    }
+
+    /// Fits a descendant to its ancestor, where that is asked for.
+    fn fit(&self, job: &Job, child: &mut Descendant) -> Result<()> {
+        let Some(towers) = self.towers.as_ref().filter(|_| job.shape.projection == Projection::Fitted) else {
+            return Ok(());
+        };
+        let sources: Vec<usize> = child.plan.layers.iter().map(|l| l.ancestor_layer).collect();
+        let (fitted, error) = named(&self.c.model, towers.refit(&child.model, &sources, &|_, _| {}))?;
+        child.model = fitted;
+        let many = self.fitter.map_or("images", |f| f.noun().many);
+        output::note(&format!("fitted; squared error on held-out {many} {error:.4}, relative to the values"));
+        Ok(())
+    }
+
+    /// Gives a descendant the type that was asked for; what float16 might not hold of the samples stays float32.
+    fn convert(&self, job: &Job, child: &mut Descendant) -> Result<()> {
+        let Some(dtype) = job.dtype else { return Ok(()) };
+        let fitter = self.fitter.zip(self.towers.as_ref()).filter(|_| job.takes(self.arrays));
+        let wide = |(f, towers): (&Calibrated, &Towers)| f.wide(towers, &child.model, Some(dtype), &Bars::default());
+        let wide = fitter.map(|of| named(&self.c.model, wide(of))).transpose()?.flatten();
+        named(&self.c.model, child.convert(dtype, wide.as_ref()))
+    }
 }
 
 /// Gives a descendant the sizes that were asked for, and computes what is constant at them where there is a runtime.

@@ -108,19 +108,12 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let added = if classified { None } else { wanted.classes.take() };
 
     output::note("1/4 density and learngene");
-    let mut densities = None;
-    let (gene, source) = if wanted.init == Init::ClusterLearngene {
-        let source = source(c, laid.as_ref(), &data, model, &typing)?;
-        let (gene, condensed) = condense(model, (&typing, &anatomy), &[(None, &source)], &c.clusters, &runtime)?;
-        output::write_model(&written[0], &condensed)?;
-        let unit = if gene.lengths.iter().any(Option::is_some) { Unit::Tokens } else { Unit::Pixels };
-        densities = gene.densities.clone().map(|all| (all, unit));
-        let kept: usize = gene.layers.iter().map(Vec::len).sum();
-        let heads: usize = gene.layers.iter().flatten().map(|k| k.members.len()).sum();
-        output::note(&format!("    {kept} of {heads} heads, {} of {} FFNs", gene.ffn_groups.len(), gene.layers.len()));
-        (gene, condensed)
-    } else {
-        (Learngene::identity(&typing, &anatomy), model.clone())
+    let (gene, source, densities) = match wanted.init {
+        Init::ClusterLearngene => {
+            let source = source(c, laid.as_ref(), &data, model, &typing)?;
+            condensed(c, model, (&typing, &anatomy), &source, &runtime, &written[0])?
+        }
+        _ => (Learngene::identity(&typing, &anatomy), model.clone(), None),
     };
 
     output::note("2/4 descendant");
@@ -146,21 +139,9 @@ pub fn run(c: &RunArgs) -> Result<()> {
     let tuned = reopened(c, flags, &written[2], &of_child)?;
     let (judge, judged) = judge(c, &data, other.as_ref());
     let long = long(c, flags, laid.as_ref(), &data)?;
-    let describe = |name: &'static str, model: &Model| -> Result<Row> {
-        let long = long.as_ref().filter(|_| name != "ancestor");
-        let (laid, judge) = (long.map(|l| &l.0).or(laid.as_ref()), long.map_or(judge, |l| &l.1));
-        let fed = laid.map(|laid| of_rows(model, &laid.rows)).transpose()?;
-        let fed = fed.as_ref().unwrap_or(model);
-        let typing = Typing::new(fed)?;
-        // A model whose classes are others than the data's has no accuracy on them.
-        let result = match has_classifier(&typing) || activation(&typing).is_some() {
-            true => score(&runtime, fed, judge, &judged, c).ok(),
-            false => None,
-        };
-        let bytes = crate::onnx::encoded_len(&model.proto);
-        Ok(Row { name, parameters: parameters(model.graph()), macs: typing.macs(), bytes, result })
-    };
-    let rows = [describe("ancestor", model)?, describe("child", &child.model)?, describe("tuned", &tuned)?];
+    let (own, others) = (Judges { c, runtime: &runtime, laid: laid.as_ref(), data: judge, judged: &judged }, long);
+    let others = others.as_ref().map_or(own, |(laid, data)| Judges { laid: Some(laid), data, ..own });
+    let rows = [own.row("ancestor", model)?, others.row("child", &child.model)?, others.row("tuned", &tuned)?];
     let input = match &laid {
         Some(laid) => json!(laid.report),
         None => input(c, &data, model, &typing)?,
@@ -193,6 +174,53 @@ fn outputs(c: &RunArgs) -> Result<Vec<PathBuf>> {
     let written = names.map(|name| c.output.join(name)).to_vec();
     written.iter().try_for_each(|path| check_output(path, &[&c.model], c.force))?;
     Ok(written)
+}
+
+/// Densities of heads, and what they are measured in.
+type Measured = (Vec<Vec<f64>>, Unit);
+
+/// The learngene of an ancestor and the model that holds it, which is written.
+fn condensed(
+    c: &RunArgs,
+    model: &Model,
+    of_model: (&Typing, &Anatomy),
+    source: &Source,
+    runtime: &Arc<Runtime>,
+    path: &Path,
+) -> Result<(Learngene, Model, Option<Measured>)> {
+    let (gene, condensed) = condense(model, of_model, &[(None, source)], &c.clusters, runtime)?;
+    output::write_model(path, &condensed)?;
+    let unit = if gene.lengths.iter().any(Option::is_some) { Unit::Tokens } else { Unit::Pixels };
+    let densities = gene.densities.clone().map(|all| (all, unit));
+    let kept: usize = gene.layers.iter().map(Vec::len).sum();
+    let heads: usize = gene.layers.iter().flatten().map(|k| k.members.len()).sum();
+    output::note(&format!("    {kept} of {heads} heads, {} of {} FFNs", gene.ffn_groups.len(), gene.layers.len()));
+    Ok((gene, condensed, densities))
+}
+
+/// What models are judged on.
+#[derive(Clone, Copy)]
+struct Judges<'a> {
+    c: &'a RunArgs,
+    runtime: &'a Arc<Runtime>,
+    laid: Option<&'a Laid>,
+    data: &'a Dataset,
+    judged: &'a [usize],
+}
+
+impl Judges<'_> {
+    /// What is said of a model. One whose classes are others than the data's has no accuracy on them.
+    fn row(&self, name: &'static str, model: &Model) -> Result<Row> {
+        let fed = self.laid.map(|laid| of_rows(model, &laid.rows)).transpose()?;
+        let fed = fed.as_ref().unwrap_or(model);
+        let typing = Typing::new(fed)?;
+        let result = match has_classifier(&typing) || activation(&typing).is_some() {
+            true => score(self.runtime, fed, self.data, self.judged, self.c).ok(),
+            false => None,
+        };
+        let bytes = crate::onnx::encoded_len(&model.proto);
+        Ok(Row { name, parameters: parameters(model.graph()), macs: typing.macs(), bytes, result })
+    }
 }
 
 /// The descendant of a learngene, of the sizes that were asked for; what is to be known of it is told.
