@@ -4,6 +4,7 @@
 use crate::axes::{Dim, Factor, ImageAxis, Typing};
 use crate::graph::{data_inputs, declared_type, is_integer};
 use crate::onnx::DataType;
+use crate::onnx::proto::ValueInfoProto;
 use crate::ops::{self, Mark, Slot};
 
 /// The patch grid of a model.
@@ -30,9 +31,16 @@ pub struct Tokens {
 /// The axes along which an input has the numbers of tokens: those that an embedding looks up.
 pub fn sequences(typing: &Typing) -> Vec<Factor> {
     let (links, graph) = (typing.links(), typing.graph);
-    let is_numbers = |t: Option<i32>| t.and_then(|t| DataType::try_from(t).ok()).is_some_and(is_integer);
+    let node = |k: usize| &graph.node[k];
+    let is_rounded = |k: usize| node(k).op_type() == "Round";
+    // By their type, or since all that reads them rounds them first: networks that are run take floats.
+    let holds_numbers = |v: &&ValueInfoProto| {
+        let kind = declared_type(v).and_then(|t| DataType::try_from(t).ok());
+        let users = links.users(v.name());
+        kind.is_some_and(is_integer) || !users.is_empty() && users.iter().all(|&k| is_rounded(k))
+    };
     let mut found = Vec::new();
-    for info in data_inputs(graph).into_iter().filter(|v| is_numbers(declared_type(v))) {
+    for info in data_inputs(graph).into_iter().filter(holds_numbers) {
         let Some([_, tokens]) = typing.dims.get(info.name()).map(Vec::as_slice) else { continue };
         // The numbers, cast or in another shape, are the places of rows of a table.
         let looks_up = |x: &str| {
@@ -41,7 +49,7 @@ pub fn sequences(typing: &Typing) -> Vec<Factor> {
                 n.input.iter().enumerate().any(by) && n.input.first().is_some_and(|t| typing.is_constant(t))
             })
         };
-        let forms = links.downstream([info.name()]).through(|k| ops::of(&graph.node[k]).is(Mark::Keeps));
+        let forms = links.downstream([info.name()]).through(|k| ops::of(node(k)).is(Mark::Keeps) || is_rounded(k));
         let mut values = forms.flat_map(|k| links.outputs(k)).chain([info.name()]);
         if let ([factor], true) = (typing.factors.leaves(tokens).as_slice(), values.any(looks_up)) {
             found.push(*factor);

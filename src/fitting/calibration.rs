@@ -1,11 +1,13 @@
 //! Calibration: random views of unlabelled images, or samples of arrays as they are, some of them held out for every
 //! choice.
 
+use std::borrow::Cow;
+
 use ndarray::{Array3, ArrayD, Axis};
 use rand::seq::SliceRandom;
 use rand::{SeedableRng, rngs::StdRng};
 
-use super::lengths::{Batches, TokenAxes, alike, sample, size};
+use super::lengths::{Batches, TokenAxes, alike, apart, sample, size};
 use super::network::Progress;
 use super::part::{Values, pin_on};
 use crate::data::{Arrays, Augmentation, Crop, Loader, Samples};
@@ -164,6 +166,12 @@ impl Calibration {
         let tokens = tokens.and_then(|t| t.first().copied()).filter(|_| mask.is_none());
         let seed = views.seed;
         Ok(Calibration { fit, held_out, images: samples, seed, warnings, mask, of_arrays: true, tokens })
+    }
+
+    /// The same samples, each by itself.
+    pub(super) fn apart(&self) -> Calibration {
+        let own = |batches: &[Values]| apart(batches).into_iter().map(Cow::into_owned).collect();
+        Calibration { fit: own(&self.fit), held_out: own(&self.held_out), ..self.clone() }
     }
 
     /// Views or samples that are fitted on, and those that are held out.

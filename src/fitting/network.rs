@@ -79,7 +79,10 @@ impl<'m> Network<'m> {
         let measure = mask.filter(|input| typing.shape(input).is_some()).map(str::to_string);
         let mask = Mask::new(&typing, mask);
         let anatomy = Anatomy::new(&typing)?;
-        let (sites, warnings) = sites(&typing, &anatomy);
+        let (sites, mut warnings) = sites(&typing, &anatomy);
+        if let Some(mask) = mask.as_ref().filter(|mask| !sites.iter().any(|s| mask.is_along(&s.rows_over))) {
+            warnings.push(mask.meets_nothing());
+        }
         if sites.is_empty() {
             return Err(Error::new(ErrorKind::Anatomy, "no layer has a matrix that can be fitted").at(&model.path));
         }

@@ -25,6 +25,17 @@ impl Mask {
         Some(Mask { input: input.to_string(), samples, tokens: sequence_axis(typing, input)? })
     }
 
+    /// True where factors run over its tokens.
+    pub fn is_along(&self, factors: &[Factor]) -> bool {
+        factors.contains(&self.tokens)
+    }
+
+    /// What is to be said where nothing that is fitted runs over its tokens.
+    pub fn meets_nothing(&self) -> String {
+        let what = "nothing that is fitted runs over the tokens of";
+        format!("{what} `{}`: padding counts like any token; give texts of one length", self.input)
+    }
+
     /// The tokens of one sample of a batch that are real, by their places, for an axis of factors that is the axis of
     /// tokens.
     pub fn along(&self, axis: &[Factor], batch: &Values, sample: usize) -> Option<Vec<usize>> {

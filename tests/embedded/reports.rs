@@ -170,6 +170,16 @@ fn images_may_be_arrays() {
 }
 
 #[test]
+fn padding_changes_no_child() {
+    texts::padding_changes_no_child("tract", &crate::common::texts::tried(&tract()));
+}
+
+#[test]
+fn samples_that_meet_are_fitted_one_by_one() {
+    texts::samples_that_meet_are_fitted_one_by_one("tract");
+}
+
+#[test]
 fn children_are_fitted_on_real_tokens() {
     texts::children_are_fitted_on_real_tokens("tract");
 }

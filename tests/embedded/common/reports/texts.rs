@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, Array3, Array4};
 use ndarray_npy::{NpzReader, NpzWriter, write_npy};
-use offshoot::onnx::Model;
+use offshoot::graph::node;
 use offshoot::onnx::proto::tensor_shape_proto::dimension::Value as Size;
 use offshoot::onnx::proto::type_proto;
+use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, to_f32};
 use serde_json::{Value, json};
 
 use crate::common::binary::{done, json as json_of, offshoot, refused, text};
 use crate::common::hash::values;
-use crate::common::root;
+use crate::common::{Fixture, root};
 
 pub(super) const FOLDER: &str = "fixtures/reports/texts";
 pub(super) const MODELS: [&str; 2] = ["bert-ts", "bert-dynamo"];
@@ -231,6 +232,89 @@ pub(super) fn many(folder: &Path, name: &str, padding: usize, seed: usize) -> Pa
     archive(folder, name, &[("input_ids", &ids), ("attention_mask", &mask), ("token_type_ids", &types)])
 }
 
+/// What stands where padding is changes no child of any family: neither its weights nor its error.
+pub fn padding_changes_no_child(kind: &str, fixtures: &[Fixture]) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut seen = 0;
+    for fixture in fixtures {
+        let inputs: Vec<&str> =
+            fixture.entry["inputs"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+        if !inputs.contains(&"attention_mask") || inputs.iter().any(|name| !NAMES.contains(name)) {
+            continue;
+        }
+        seen += 1;
+        let name = fixture.entry["file"].as_str().unwrap();
+        let path = format!("fixtures/texts/{name}");
+        let [calm, wild] = [("calm", 0), ("wild", 5)].map(|(name, seed)| {
+            let whole = many(folder.path(), "whole.npz", 0, seed);
+            let mut archive = NpzReader::new(File::open(whole).unwrap()).unwrap();
+            let arrays: Vec<(&str, Array2<i64>)> =
+                inputs.iter().map(|input| (*input, archive.by_name(input).unwrap())).collect();
+            let arrays: Vec<(&str, &Array2<i64>)> = arrays.iter().map(|(name, array)| (*name, array)).collect();
+            let arrays = self::archive(folder.path(), &format!("{name}.npz"), &arrays);
+            let child = folder.path().join(format!("{name}.onnx"));
+            let command = ["shrink", &path, "--inputs", text(&arrays), "--to", "85%", "--no-layers", "--min-ffn", "2"];
+            let rest = ["--multiple-of", "2", "--runtime", kind, "--json", "--force", "-o", text(&child)];
+            let found = json_of(&[&command[..], &rest].concat());
+            (found["descendants"][0]["error"].clone(), Model::open(child).unwrap())
+        });
+        agree(&wild.0, &calm.0, 1e-5, name);
+        for (x, y) in calm.1.graph().initializer.iter().zip(&wild.1.graph().initializer) {
+            let (Ok(x), Ok(y)) = (to_f32(x), to_f32(y)) else { continue };
+            assert_eq!(x.len(), y.len(), "{name}");
+            assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() < 1e-3 * (1.0 + x.abs())), "{name}");
+        }
+    }
+    assert!(seen > 6, "{seen}");
+}
+
+/// A model whose samples change each other, which nothing but running it tells, is fitted to one after the other, and
+/// says so.
+pub fn samples_that_meet_are_fitted_one_by_one(kind: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let long = many(folder.path(), "long.npz", 3, 8);
+    let mut open = Model::open(root().join(FOLDER).join("bert-ts.onnx")).unwrap();
+    // From every sample most of the first one of the batch is taken away.
+    let graph = open.graph_mut();
+    let at = graph.node.iter().position(|n| n.op_type() == "LayerNormalization").unwrap();
+    let whole = graph.node[at].output[0].clone();
+    graph.node.iter_mut().flat_map(|n| &mut n.input).filter(|x| **x == whole).for_each(|x| *x = "apart".into());
+    let taken = [
+        node("Slice", &[&whole, "from", "to", "from"], &["first"], vec![]),
+        node("Mul", &["first", "most"], &["share"], vec![]),
+        node("Sub", &[&whole, "share"], &["apart"], vec![]),
+    ];
+    graph.node.splice(at + 1..at + 1, taken);
+    graph.initializer.extend([
+        tensor_from_i64("from", &[1], &[0]),
+        tensor_from_i64("to", &[1], &[1]),
+        tensor_from_f32("most", DataType::Float, &[1], &[0.7]),
+    ]);
+    let mut single = open.clone();
+    fix_batch(&mut single, 1);
+    let [together, alone] = [("together", open), ("alone", single)].map(|(name, model)| {
+        let [path, child] = ["", "-child"].map(|end| folder.path().join(format!("{name}{end}.onnx")));
+        model.write(&path).unwrap();
+        let command = ["shrink", text(&path), "--inputs", text(&long), "--to", "50%", "--min-ffn", "2"];
+        let rest = ["--multiple-of", "2", "--runtime", kind, "--json", "--force", "-o", text(&child)];
+        let output = offshoot(&[&command[..], &rest].concat());
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (found["descendants"][0]["error"].clone(), String::from_utf8(output.stderr).unwrap())
+    });
+    assert!(together.1.contains("samples of a batch change each other"), "{}", together.1);
+    assert!(!alone.1.contains("change each other"), "{}", alone.1);
+    agree(&together.0, &alone.0, 1e-6, "error");
+}
+
+/// Lets a model take batches of so many samples alone.
+fn fix_batch(model: &mut Model, samples: i64) {
+    for input in &mut model.graph_mut().input {
+        if let Some(type_proto::Value::TensorType(t)) = input.r#type.as_mut().and_then(|t| t.value.as_mut()) {
+            t.shape.as_mut().unwrap().dim[0].value = Some(Size::DimValue(samples));
+        }
+    }
+}
+
 /// A child is fitted on real tokens: what stands where padding is, and how much of it there is, changes nothing but
 /// what is rounded; its inputs are those of its ancestor, and fits hold for texts of other lengths. Texts are fitted on
 /// as long as they are. Where a model calls the axis of tokens by two names they stay as long as the longest, and that
@@ -251,11 +335,7 @@ pub fn children_are_fitted_on_real_tokens(kind: &str) {
         renamed.write(child("renamed")).unwrap();
         // One that takes one sample at a time is fitted to each by itself, not to batches.
         let mut single = Model::open(root().join(&path)).unwrap();
-        for input in &mut single.graph_mut().input {
-            if let Some(type_proto::Value::TensorType(t)) = input.r#type.as_mut().and_then(|t| t.value.as_mut()) {
-                t.shape.as_mut().unwrap().dim[0].value = Some(Size::DimValue(1));
-            }
-        }
+        fix_batch(&mut single, 1);
         single.write(child("single")).unwrap();
         let shrink = |ancestor: &str, inputs: &Path, name: &str| {
             let command =
