@@ -17,8 +17,8 @@ use crate::runtime::fix_input;
 /// hold classes.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] for models with other inputs than one batch of images, and for operators that cannot be
-/// taken apart.
+/// [`Unsupported`](crate::error::ErrorKind::Unsupported) for models with other inputs than one batch of images, and for
+/// operators that cannot be taken apart.
 pub fn trainable_form(model: &Model, batch: usize, image: [usize; 2]) -> Result<(Model, [usize; 4], bool)> {
     // Where the batch cannot be opened it stays, and gradients of several batches are gathered.
     let opened = match declared_batch(model) {
