@@ -161,7 +161,10 @@ impl Calibration {
         let together = if takes_any_batch(model) { VIEW_TOKENS } else { 1 };
         // How many rows a sample has is known of texts alone.
         let batches = arrays.length().map(|length| Batches::new(axes, length, together, &fit, &held_out));
-        let joined = |samples: Vec<Values>| batches.as_ref().map_or(samples.clone(), |b| b.of(&samples));
+        let joined = |samples: Vec<Values>| match &batches {
+            Some(batches) => batches.of(&samples),
+            None => samples,
+        };
         let (fit, held_out) = (joined(fit), joined(held_out));
         let tokens = tokens.and_then(|t| t.first().copied()).filter(|_| mask.is_none());
         let seed = views.seed;
