@@ -95,7 +95,7 @@ fn models_as_people_hold_them_are_run_rightly() {
         use common::reports::{
             batches, branches, classifiers, inputs, joined, listed, masks, models, ranges, studies, windows,
         };
-        let checks: [fn(&str); 12] = [
+        let checks: [fn(&str); 13] = [
             inputs::what_needs_other_inputs_is_cut_away,
             classifiers::losses_take_the_logits,
             classifiers::cross_entropy_behind_a_sigmoid_is_refused,
@@ -104,6 +104,7 @@ fn models_as_people_hold_them_are_run_rightly() {
             batches::batches_that_are_not_open_are_found,
             studies::batches_that_are_not_open_are_found,
             studies::transforms_beside_the_model_are_read,
+            studies::texts_are_samples_of_a_study,
             models::dequantised_weights_get_the_hint,
             models::tensors_of_other_ranks_are_named,
             listed::listed_weights_are_weights,

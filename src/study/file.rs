@@ -8,7 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::search::Search;
 use super::text::Text;
+use crate::data::{Side, Target, Texts};
 use crate::error::{Error, ErrorKind, Result};
+
+/// Images or samples that an ancestor is clustered and fitted on, where the study gives no number.
+pub(super) const SAMPLES: usize = 256;
 
 /// A study file. Everything but the grid may come from the file that it includes.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -85,25 +89,182 @@ pub struct Ancestor {
     /// Its file.
     pub model: PathBuf,
     /// Images that its heads are clustered on and that descendants are fitted on.
-    pub images: PathBuf,
+    pub images: Option<PathBuf>,
+    /// Arrays for its inputs instead, as `--inputs` takes them.
+    pub inputs: Option<PathBuf>,
+    /// Texts instead, as `--texts` takes them.
+    pub texts: Option<PathBuf>,
     /// How many of them at most.
     pub limit: Option<usize>,
     /// Side of its images in pixels, where its graph leaves that open: as `--input-size`.
     pub input_size: Option<usize>,
     /// Side of its images in pixels, where it is to be another.
     pub image_size: Option<usize>,
+    /// As `--pooling`: what a new classifier looks at.
+    pub pooling: Option<String>,
+    /// As `--text-column`.
+    pub text_column: Option<Columns>,
+    /// As `--tokenizer`; for the texts of data, too.
+    pub tokenizer: Option<PathBuf>,
+    /// As `--max-length`; for the texts of data, too.
+    pub max_length: Option<usize>,
+    /// As `--padding-side`; for the texts of data, too.
+    pub padding_side: Option<Side>,
 }
 
 /// A data set.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Data {
-    /// Its file or folder.
-    pub path: PathBuf,
-    /// Images to train on at most, drawn from every class alike; the seed decides.
+    /// Its file or folder of labelled images.
+    pub path: Option<PathBuf>,
+    /// Arrays for the inputs of a model with their labels `y` instead, as `--inputs` takes them.
+    pub inputs: Option<PathBuf>,
+    /// Labelled texts instead, as `--texts` takes them.
+    pub texts: Option<PathBuf>,
+    /// Images or samples to train on at most, drawn from every class alike; the seed decides.
     pub train: Option<usize>,
-    /// Images to validate on at most; the same for every cell.
+    /// Those to validate on at most; the same for every cell.
     pub validate: Option<usize>,
+    /// As `--label-column`.
+    pub label_column: Option<String>,
+    /// As `--text-column`.
+    pub text_column: Option<Columns>,
+    /// As `--tokenizer`; else that of the ancestor.
+    pub tokenizer: Option<PathBuf>,
+    /// As `--max-length`; else that of the ancestor.
+    pub max_length: Option<usize>,
+    /// As `--padding-side`; else that of the ancestor.
+    pub padding_side: Option<Side>,
+}
+
+/// The column of texts, or the two of pairs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Columns {
+    /// One.
+    One(String),
+    /// Two.
+    Many(Vec<String>),
+}
+
+impl Columns {
+    fn names(&self) -> Vec<String> {
+        match self {
+            Columns::One(name) => vec![name.clone()],
+            Columns::Many(names) => names.clone(),
+        }
+    }
+}
+
+/// What samples are, and where they lie.
+#[derive(Clone, Debug)]
+pub(super) enum Given {
+    /// Images at a path.
+    Images(PathBuf),
+    /// The arrays of a file.
+    Inputs(PathBuf),
+    /// Texts.
+    Texts(Texts),
+}
+
+impl Ancestor {
+    /// What it is measured and fitted on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where that is not one thing, and for keys that are for another.
+    pub(super) fn given(&self) -> Result<Given> {
+        let sources = [("images", &self.images), ("inputs", &self.inputs), ("texts", &self.texts)];
+        one_of(sources)?;
+        let of_texts = of_texts(&self.text_column, &self.tokenizer, self.max_length, self.padding_side);
+        let of_images = [("input-size", self.input_size.is_some()), ("image-size", self.image_size.is_some())];
+        only(&of_texts, "texts", self.texts.is_some())?;
+        only(&of_images, "images", self.images.is_some())?;
+        Ok(match sources {
+            [(_, Some(images)), ..] => Given::Images(images.clone()),
+            [_, (_, Some(inputs)), _] => Given::Inputs(inputs.clone()),
+            [.., (_, texts)] => Given::Texts(Texts {
+                path: texts.clone().unwrap_or_default(),
+                columns: self.text_column.as_ref().map(Columns::names).unwrap_or_default(),
+                tokenizer: self.tokenizer.clone(),
+                max_length: self.max_length,
+                padding_side: self.padding_side,
+                limit: Some(self.limit.unwrap_or(SAMPLES)),
+                ..Texts::default()
+            }),
+        })
+    }
+}
+
+impl Data {
+    /// What it holds. Texts are cut into tokens as those of `ancestor`, where nothing else is said.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where that is not one thing, and for keys that are for another.
+    pub(super) fn given(&self, ancestor: &Ancestor) -> Result<Given> {
+        let sources = [("path", &self.path), ("inputs", &self.inputs), ("texts", &self.texts)];
+        one_of(sources)?;
+        let of_texts = of_texts(&self.text_column, &self.tokenizer, self.max_length, self.padding_side);
+        only(&of_texts, "texts", self.texts.is_some())?;
+        only(&[("label-column", self.label_column.is_some())], "texts and images", self.inputs.is_none())?;
+        Ok(match sources {
+            [(_, Some(path)), ..] => Given::Images(path.clone()),
+            [_, (_, Some(inputs)), _] => Given::Inputs(inputs.clone()),
+            [.., (_, texts)] => Given::Texts(Texts {
+                path: texts.clone().unwrap_or_default(),
+                columns: self.text_column.as_ref().map(Columns::names).unwrap_or_default(),
+                tokenizer: self.tokenizer.clone().or(ancestor.tokenizer.clone()),
+                max_length: self.max_length.or(ancestor.max_length),
+                padding_side: self.padding_side.or(ancestor.padding_side),
+                target: Target::Label(self.label_column.clone()),
+                ..Texts::default()
+            }),
+        })
+    }
+
+    /// True for arrays and texts, which are taken as they are.
+    pub fn is_given(&self) -> bool {
+        self.path.is_none()
+    }
+}
+
+/// The keys that say how texts are cut into tokens, and which of them are given.
+fn of_texts(
+    columns: &Option<Columns>,
+    tokenizer: &Option<PathBuf>,
+    length: Option<usize>,
+    side: Option<Side>,
+) -> [(&'static str, bool); 4] {
+    [
+        ("text-column", columns.is_some()),
+        ("tokenizer", tokenizer.is_some()),
+        ("max-length", length.is_some()),
+        ("padding-side", side.is_some()),
+    ]
+}
+
+/// Checks that samples come from one of these keys.
+fn one_of(sources: [(&str, &Option<PathBuf>); 3]) -> Result<()> {
+    let named: Vec<&str> = sources.iter().filter(|(_, path)| path.is_some()).map(|(key, _)| *key).collect();
+    let keys = sources.map(|(key, _)| format!("`{key}`")).join(", ");
+    match named[..] {
+        [_] => Ok(()),
+        [] => {
+            Err(Error::new(ErrorKind::Usage, "nothing says where the samples are").hint(format!("give one of {keys}")))
+        }
+        _ => Err(Error::new(ErrorKind::Usage, format!("`{}` and `{}` both give samples", named[0], named[1]))
+            .hint(format!("give one of {keys}"))),
+    }
+}
+
+/// Checks that keys which are for some samples alone stand beside these.
+fn only(keys: &[(&str, bool)], what: &str, is_such: bool) -> Result<()> {
+    match keys.iter().find(|(_, given)| *given && !is_such) {
+        Some((key, _)) => {
+            Err(Error::new(ErrorKind::Usage, format!("`{key}` is for {what}, and there are none")).hint("leave it out"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The size of a descendant.
@@ -317,9 +478,14 @@ impl File {
         let beside = |p: &mut PathBuf| *p = folder.join(&*p);
         file.include.iter_mut().for_each(beside);
         for ancestor in file.ancestor.values_mut() {
-            [&mut ancestor.model, &mut ancestor.images].into_iter().for_each(beside);
+            beside(&mut ancestor.model);
+            let Ancestor { images, inputs, texts, tokenizer, .. } = ancestor;
+            [images, inputs, texts, tokenizer].into_iter().flatten().for_each(beside);
         }
-        file.data.values_mut().for_each(|d| beside(&mut d.path));
+        for data in file.data.values_mut() {
+            let Data { path, inputs, texts, tokenizer, .. } = data;
+            [path, inputs, texts, tokenizer].into_iter().flatten().for_each(beside);
+        }
         file.method.values_mut().filter_map(|m| m.model.as_mut()).for_each(beside);
         Ok(file)
     }
@@ -348,6 +514,6 @@ mod tests {
         assert_eq!(file.training.unwrap().epochs, 3);
         assert_eq!(file.shape["a"].layers, Some(Text("1".into())));
         assert_eq!(file.shape["b"].layers, Some(Text("5".into())));
-        assert_eq!(file.data["d"].path, folder.path().join("d"));
+        assert_eq!(file.data["d"].path, Some(folder.path().join("d")));
     }
 }

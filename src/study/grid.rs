@@ -1,10 +1,11 @@
 //! A study: what its grid combines, checked before anything is computed.
 
 use super::cell::{Cell, Record, picture};
-use super::file::{File, Grid};
+use super::file::{File, Grid, SAMPLES, Training};
+use super::materials::Fed;
 use super::results::{Results, STALE};
-use super::workshop::{self, Workshop};
-use crate::data::InputReport;
+use super::workshop::Workshop;
+use crate::density::{Densities, Unit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::replace_file;
 use crate::parallel::claims::{Claim, claim};
@@ -23,8 +24,8 @@ pub struct Study {
     pub reference: Option<String>,
     /// Its cells, the first seeds first, each once.
     pub cells: Vec<Cell>,
-    /// What the images of every model become, by the ancestor's name or the file.
-    pub inputs: BTreeMap<String, InputReport>,
+    /// What every model is fed with, by the ancestor's name or the file.
+    pub inputs: BTreeMap<String, Fed>,
     /// What the user should know of the models.
     pub warnings: Vec<String>,
     workshop: Workshop,
@@ -59,8 +60,8 @@ impl Study {
             note: file.note.unwrap_or_default(),
             reference: file.reference,
             cells,
-            inputs: std::mem::take(&mut workshop.inputs),
-            warnings: std::mem::take(&mut workshop.warnings),
+            inputs: std::mem::take(&mut workshop.materials.inputs),
+            warnings: std::mem::take(&mut workshop.materials.warnings),
             workshop,
         })
     }
@@ -107,11 +108,11 @@ impl Study {
         self.cells.iter().map(|c| Ok((c, results.record(c)?))).collect()
     }
 
-    /// The densities of the heads of every ancestor, as in figure 1c of the paper.
+    /// The densities of the heads of every ancestor, as in figure 1c of the paper, and what they are measured in.
     ///
     /// # Errors
     /// Those of measuring them.
-    pub fn densities(&self) -> Result<BTreeMap<String, Vec<Vec<f64>>>> {
+    pub fn densities(&self) -> Result<BTreeMap<String, (Densities, Unit)>> {
         let mut found = BTreeMap::new();
         for cell in &self.cells {
             if !found.contains_key(&cell.ancestor) {
@@ -168,6 +169,19 @@ fn in_key(e: Error, path: &Path, place: &str) -> Error {
     Error::new(e.kind(), format!("{place}: {e}")).at(path).hint(hint)
 }
 
+/// How cells of arrays and texts are trained, of which there are no random views.
+fn as_they_are(training: &Training) -> Result<Training> {
+    let none = || "none".to_string();
+    match training.augment == Training::default().augment || training.augment == none() {
+        true => Ok(Training { augment: none(), ..training.clone() }),
+        false => {
+            let what =
+                format!("`augment = \"{}\"` is for images: arrays and texts are taken as they are", training.augment);
+            Err(Error::new(ErrorKind::Usage, what).hint("leave it out, or give images a study of their own"))
+        }
+    }
+}
+
 fn grid_is_sound(grid: &Grid) -> Result<()> {
     let lists = [
         ("ancestors", grid.ancestors.is_empty()),
@@ -210,15 +224,16 @@ fn combinations(file: &File, grid: &Grid, quick: bool, mut workshop: Option<&mut
     for ancestor in &grid.ancestors {
         let entry = named(&file.ancestor, "ancestor", ancestor)?;
         if let Some(workshop) = &mut workshop {
-            workshop.ancestor(ancestor, entry)?;
+            workshop.materials.ancestor(ancestor, entry)?;
         }
-        let calibration = entry.limit.unwrap_or(workshop::IMAGES);
+        let calibration = entry.limit.unwrap_or(SAMPLES);
         let calibration = if quick { calibration.min(QUICK[2]) } else { calibration };
         for data in &grid.data {
             let set = named(&file.data, "data", data)?;
             if let Some(workshop) = &mut workshop {
-                workshop.data(data, set)?;
+                workshop.materials.data(ancestor, data, set)?;
             }
+            let training = if set.is_given() { as_they_are(&training)? } else { training.clone() };
             let most = |n: Option<usize>, q: usize| if quick { Some(n.unwrap_or(q).min(q)) } else { n };
             let images = [most(set.train, QUICK[0]), most(set.validate, QUICK[1])];
             for shape in &grid.shapes {
@@ -226,7 +241,7 @@ fn combinations(file: &File, grid: &Grid, quick: bool, mut workshop: Option<&mut
                 for method in &grid.methods {
                     let how = named(&file.method, "method", method)?;
                     let sources = match &mut workshop {
-                        Some(workshop) => workshop.sources(ancestor, data, how)?,
+                        Some(workshop) => workshop.materials.sources(ancestor, data, how)?,
                         None => Vec::new(),
                     };
                     for &fraction in &grid.fractions[..grid.fractions.len().min(keep(usize::MAX))] {

@@ -7,9 +7,12 @@
 //! share a folder. Tables are made of the cells that are there, also of those that were packed into one file
 //! ([`Results`]).
 
+mod calibrating;
 mod cell;
 mod file;
 mod grid;
+mod materials;
+mod method;
 mod results;
 mod search;
 mod tables;
@@ -17,10 +20,11 @@ mod text;
 mod workshop;
 
 pub use cell::{Cell, Epoch, Record};
-pub use file::{Ancestor, Classifier, Data, File, Follows, Grid, Method, Shape, Training};
+pub use file::{Ancestor, Classifier, Columns, Data, File, Follows, Grid, Method, Shape, Training};
 pub use grid::{Study, pack};
+pub use materials::Fed;
 pub use results::Results;
-pub use search::{Search, Trial, search};
+pub use search::{Search, Trial};
 pub use tables::{Row, Statistic, Tables};
 pub use text::Text;
 pub use workshop::Workshop;

@@ -6,18 +6,17 @@
 
 use std::sync::Arc;
 
-use ndarray::Axis;
 use serde::{Deserialize, Serialize};
 
+use super::calibrating::Calibrating;
 use super::text::Text;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::data::Loader;
 use crate::density::measure;
 use crate::descendant::{self, Heads};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fitting::Values;
 use crate::fitting::comparison::compare;
-use crate::fitting::{Values, image_input};
 use crate::learngene::{Learngene, Rules, parameters};
 use crate::onnx::Model;
 use crate::runtime::Runtime;
@@ -86,24 +85,24 @@ pub struct Trial {
 ///
 /// # Errors
 /// [`ErrorKind::Check`] where none is small enough; those of clustering, growing and the runtime.
-pub fn search(
+pub(super) fn search(
     runtime: &Arc<Runtime>,
     model: &Model,
-    images: &Loader,
+    samples: &Calibrating,
     rules: &Rules,
     shape: &descendant::Shape,
     wanted: &Search,
 ) -> Result<(Rules, f64, Vec<Trial>)> {
     wanted.check()?;
-    let (typing, runtime) = (Typing::new(model)?, runtime.single_threaded());
+    let (fixed, runtime) = (samples.fixed(model), runtime.single_threaded());
+    let typing = Typing::new(&fixed)?;
     let anatomy = Anatomy::new(&typing)?;
-    let judges = (images.len() / 4).clamp(1, JUDGES);
-    let input = image_input(model.graph());
-    let views: Vec<Values> = (images.len() - judges..images.len())
-        .map(|i| Ok(Values::from([(input.clone(), images.image(i)?.insert_axis(Axis(0)).into_dyn())])))
-        .collect::<Result<_>>()?;
-    let seen = images.clone().limit((images.len() - judges).max(1));
-    let densities = measure(&runtime, model, &typing, &anatomy, &seen, |_| {})?;
+    let count = samples.samples().len();
+    let judges = (count / 4).clamp(1, JUDGES);
+    let mask = samples.samples().mask();
+    let views: Vec<Values> = (count - judges..count).map(|i| samples.view(i, model)).collect::<Result<_>>()?;
+    let seen = samples.limit((count - judges).max(1));
+    let densities = measure(&runtime, &fixed, &typing, &anatomy, seen.samples(), |_| {})?;
     let whole = parameters(model.graph());
     let within = |count: u64, share: f64| count as f64 <= share * whole as f64;
     let mut trials: Vec<Trial> = Vec::new();
@@ -118,7 +117,7 @@ pub fn search(
                 let shape = descendant::Shape { heads: Heads::Width(width), classes: None, ..shape.clone() };
                 let child = descendant::grow(&condensed, &gene, &shape)?;
                 let sources: Vec<usize> = child.plan.layers.iter().map(|l| l.ancestor_layer).collect();
-                let found = compare(&runtime, model, &child.model, &sources, &views, None)?;
+                let found = compare(&runtime, model, &child.model, &sources, &views, mask)?;
                 // A new classifier answers nothing yet: then what leaves the last layer is compared.
                 let last = found.layers.last().copied().flatten();
                 let correlation = Some(found.outputs.correlation).filter(|c| c.is_finite()).or(last);

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::cell::{Cell, Record};
 use super::file::Follows;
-use crate::data::InputReport;
+use super::materials::Fed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::schema;
 use crate::report::{Series, series_plot};
@@ -92,8 +92,8 @@ pub struct Tables {
     pub minutes: f64,
     /// Rows, in the order of the study.
     pub rows: Vec<Row>,
-    /// What the images of every model become, by the ancestor's name or the file.
-    pub inputs: BTreeMap<String, InputReport>,
+    /// What every model is fed with, by the ancestor's name or the file.
+    pub inputs: BTreeMap<String, Fed>,
 }
 
 impl Tables {

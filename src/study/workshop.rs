@@ -1,64 +1,41 @@
-//! Where cells are made: ancestors, data sets and learngenes are opened and measured once, and every cell grows its
-//! descendant and trains it.
+//! Where cells are made: learngenes are measured once, and every cell grows its descendant and trains it.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use clap::ValueEnum;
 use image::{GrayImage, Luma};
 use ndarray::{Array3, Axis};
 use rand::seq::SliceRandom;
 use rand::{SeedableRng, rngs::StdRng};
 
+use super::calibrating::Calibrating;
 use super::cell::{Cell, Epoch, Record};
-use super::file::{self, Classifier, Method};
+use super::file::Classifier;
+use super::materials::Materials;
+use super::method::{Maker, maker, rules, shape};
 use super::search::{Trial, search};
-use super::text::Text;
 use crate::anatomy::{Anatomy, Roles, activation, check_classes, class_factor, class_factors};
 use crate::axes::Typing;
-use crate::data::{
-    Dataset, DatasetOptions, InputReport, InputShape, Loader, PreprocessFlags, TrainingOptions, View, class_names,
-};
-use crate::density::{attention_matrices, measure};
-use crate::descendant::{Descendant, Heads, Init, Projection, Shape, grow, resize_image};
+use crate::data::{InputShape, PreprocessFlags, TrainingOptions, View, class_names};
+use crate::density::{Densities, Unit, attention_matrices, measure};
+use crate::descendant::{Descendant, Heads, Init, Projection, Shape, grow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{Budget, Fitter, Job, JobOptions, Limits, Views};
 use crate::learngene::{Cluster, Eps, Learngene, Removals, Rules, parameters};
-use crate::metadata::{IMAGE_SIZE, PREPROCESS, schema};
-use crate::onnx::{Model, element_count, is_float, sha256, to_f32};
-use crate::opening::Opening;
+use crate::metadata::{PREPROCESS, schema};
+use crate::onnx::{Model, element_count, is_float, to_f32};
 use crate::runtime::{Kind, Runtime};
 use crate::training::{
     Images, Loss, Observer, Operators, Optimiser, Plan, Precision, Recipe, Session, Trainer, Validation,
-    ValidationReport, add_classifier, evaluate, has_classifier, is_independent, with_logits,
+    ValidationReport, evaluate, is_independent, of_rows, with_logits,
 };
 
-/// Images that are clustered on, where the study gives no number.
-pub const IMAGES: usize = 256;
-
-/// An opened data set.
-struct Set {
-    dataset: Dataset,
-    classes: usize,
-    training: Vec<usize>,
-    validation: Vec<usize>,
-    fingerprint: String,
-}
-
-/// What cells are made of.
+/// What cells are made of, and what was measured of it.
 pub struct Workshop {
     runtime: Arc<Runtime>,
-    /// Each with what identifies it.
-    ancestors: BTreeMap<String, (Model, file::Ancestor, Vec<String>)>,
-    sets: BTreeMap<String, Set>,
-    /// Models that other tools made, and what identifies them.
-    others: HashMap<PathBuf, (Model, Vec<String>)>,
-    /// What the images of every model become, by the ancestor's name or the file.
-    pub inputs: BTreeMap<String, InputReport>,
-    /// What the user should know of the models.
-    pub warnings: Vec<String>,
+    pub(super) materials: Materials,
     genes: HashMap<String, (Learngene, Model)>,
     removals: HashMap<String, Removals>,
 }
@@ -71,209 +48,11 @@ struct Made {
     search: Vec<Trial>,
 }
 
-/// How a method makes its descendants.
-enum Maker {
-    Grow(Init),
-    Shrink,
-    Magnitude,
-    File,
-}
-
-fn maker(method: &Method) -> Result<Maker> {
-    Ok(match method.init.as_str() {
-        "shrink" => Maker::Shrink,
-        "magnitude" => Maker::Magnitude,
-        "model" => Maker::File,
-        name => Maker::Grow(choice("init", name)?),
-    })
-}
-
-/// A value of a key that stands for one of several.
-fn choice<T: ValueEnum>(key: &str, text: &str) -> Result<T> {
-    T::from_str(text, false).map_err(|_| {
-        let known: Vec<String> =
-            T::value_variants().iter().filter_map(|v| Some(v.to_possible_value()?.get_name().to_string())).collect();
-        Error::new(ErrorKind::Usage, format!("`{key}`: `{text}` is none of {}", known.join(", ")))
-    })
-}
-
-fn chosen<T: ValueEnum + Default>(key: &str, text: &Option<String>) -> Result<T> {
-    text.as_deref().map_or(Ok(T::default()), |t| choice(key, t))
-}
-
-/// A value of a key that is written as on the command line.
-fn parsed<T: std::str::FromStr<Err = Error>>(key: &str, text: Option<&str>) -> Result<Option<T>> {
-    let told = |e: Error| {
-        let hint = e.hint_text().unwrap_or("docs/studies/README.md lists the keys").to_string();
-        Error::new(ErrorKind::Usage, format!("`{key}`: {e}")).hint(hint)
-    };
-    text.map(|t| t.parse().map_err(told)).transpose()
-}
-
-/// The clustering that a method asks for.
-fn rules(method: &Method) -> Result<Rules> {
-    Ok(Rules {
-        algorithm: parsed("cluster", method.cluster.as_deref())?.unwrap_or_default(),
-        eps: parsed("eps", method.eps.as_ref().map(|t| t.0.as_str()))?,
-        ffn_eps: parsed("ffn-eps", method.ffn_eps.as_ref().map(|t| t.0.as_str()))?,
-        min_heads: method.min_heads.unwrap_or(1),
-        centroid: chosen("centroid", &method.centroid)?,
-        ffn_centroid: chosen("ffn-centroid", &method.ffn_centroid)?,
-        ffn_rule: chosen("ffn-rule", &method.ffn_rule)?,
-        ffn_clusters: method.ffn_clusters.clone(),
-        ..Rules::default()
-    })
-}
-
-/// The shape of a cell's descendant, with a new classifier of so many classes.
-fn shape(cell: &Cell, init: Init, classes: Option<usize>) -> Result<Shape> {
-    let (size, method) = (&cell.size, &cell.how);
-    let text = |t: &Option<Text>| t.as_ref().map(|t| t.0.clone());
-    let heads = match (size.width, &size.heads) {
-        (Some(_), Some(_)) => bail!(Usage, "`heads` and `width` cannot both be given"),
-        (Some(w), None) => Heads::Width(w),
-        (None, heads) => parsed("heads", text(heads).as_deref())?.unwrap_or_default(),
-    };
-    if size.parameters.is_some() {
-        bail!(Usage, "`parameters` is for `shrink`: other methods take layers, heads and ffn-width");
-    }
-    Ok(Shape {
-        layers: parsed("layers", text(&size.layers).as_deref())?.unwrap_or_default(),
-        heads,
-        ffn_width: parsed("ffn-width", text(&size.ffn_width).as_deref())?.unwrap_or_default(),
-        classes,
-        order: chosen("order", &method.order)?,
-        projection: chosen("projection", &method.projection)?,
-        init,
-        inherit: parsed("inherit", text(&method.inherit).as_deref())?,
-        share: method.share,
-        embedding_dim: size.embedding_dim,
-        transform: method.transform.as_deref().map(|t| choice("transform", t)).transpose()?,
-        seed: cell.seed,
-        ..Shape::default()
-    })
-}
-
 impl Workshop {
     /// A workshop on a runtime.
     pub fn new(runtime: Arc<Runtime>) -> Workshop {
-        Workshop {
-            runtime,
-            ancestors: BTreeMap::new(),
-            sets: BTreeMap::new(),
-            others: HashMap::new(),
-            inputs: BTreeMap::new(),
-            warnings: Vec::new(),
-            genes: HashMap::new(),
-            removals: HashMap::new(),
-        }
-    }
-
-    /// Opens a model through the door that the commands have. Its bytes identify it, and what it was supplied with from
-    /// elsewhere.
-    fn open(&mut self, path: &Path, side: Option<usize>) -> Result<(Model, Vec<String>)> {
-        let pictures = Some(PreprocessFlags::default());
-        let opening = Opening { input_size: side.map(|n| [n; 2]), pictures, ..Opening::default() };
-        let opened = opening.open(path, Some(&|| Ok(self.runtime.clone())))?;
-        self.warnings.extend(opened.warnings);
-        let mut sources = vec![sha256(path)?];
-        for key in [PREPROCESS, IMAGE_SIZE] {
-            if let (Some(value), [_, ..]) = (opened.model.metadata(key), opened.model.suppliers(key)) {
-                sources.push(format!("{key} {value}"));
-            }
-        }
-        Ok((opened.model, sources))
-    }
-
-    /// Notes what the images of a model become.
-    fn report(&mut self, name: &str, report: InputReport) {
-        self.warnings.extend(report.warnings().iter().map(|warning| format!("`{name}`: {warning}")));
-        self.inputs.insert(name.to_string(), report);
-    }
-
-    /// Opens an ancestor.
-    ///
-    /// # Errors
-    /// Those of opening it and its images, and of giving it another image size.
-    pub fn ancestor(&mut self, name: &str, entry: &file::Ancestor) -> Result<()> {
-        if self.ancestors.contains_key(name) {
-            return Ok(());
-        }
-        let (mut model, mut sources) = self.open(&entry.model, entry.input_size)?;
-        if let Some(side) = entry.image_size {
-            model = resize_image(&model, [side; 2]).map_err(|e| e.at(&entry.model))?;
-        }
-        let typing = Typing::new(&model).map_err(|e| e.at(&entry.model))?;
-        Anatomy::new(&typing).map_err(|e| e.at(&entry.model))?;
-        let images = loader(&entry.images, &model, &typing)?;
-        sources.insert(1, images.fingerprint()?);
-        self.report(name, InputReport::new(&model, &typing, images.preprocess()));
-        drop(typing);
-        self.ancestors.insert(name.to_string(), (model, entry.clone(), sources));
-        Ok(())
-    }
-
-    /// Opens a data set.
-    ///
-    /// # Errors
-    /// Those of opening it; [`ErrorKind::Images`] where it has no labels.
-    pub fn data(&mut self, name: &str, entry: &file::Data) -> Result<()> {
-        if self.sets.contains_key(name) {
-            return Ok(());
-        }
-        if !entry.path.exists() {
-            return Err(Error::new(ErrorKind::Images, "no such file or folder")
-                .at(&entry.path)
-                .hint("scripts/fetch/studies.sh fetches the data sets of docs/studies"));
-        }
-        let dataset = Dataset::open(&entry.path, &DatasetOptions::default())?;
-        dataset.require_labels().map_err(|e| e.at(&entry.path))?;
-        let classes = dataset.class_count().unwrap_or(0);
-        let split = dataset.given_split().cloned().unwrap_or_else(|| dataset.split(0.2, 0));
-        let fingerprint = dataset.fingerprint()?;
-        let (training, validation) = (split.training, split.validation);
-        self.sets.insert(name.to_string(), Set { dataset, classes, training, validation, fingerprint });
-        Ok(())
-    }
-
-    /// What identifies everything that enters a cell: the ancestor, its images, the data, and a model that another tool
-    /// made, which is opened here.
-    ///
-    /// # Errors
-    /// Those of opening that model.
-    pub fn sources(&mut self, ancestor: &str, data: &str, method: &Method) -> Result<Vec<String>> {
-        let mut all: Vec<String> = self.ancestors.get(ancestor).map(|a| a.2.clone()).unwrap_or_default();
-        all.extend(self.sets.get(data).map(|s| s.fingerprint.clone()));
-        if let Some(path) = &method.model {
-            if !self.others.contains_key(path) {
-                let (model, sources) = self.open(path, None)?;
-                let typing = Typing::new(&model).map_err(|e| e.at(path))?;
-                if let Some(set) = self.sets.get(data) {
-                    let (flags, input) = (PreprocessFlags::default(), InputShape::of(&typing)?);
-                    let transform = set.dataset.preprocess(&flags, model.metadata(PREPROCESS), input)?;
-                    self.report(&path.display().to_string(), InputReport::new(&model, &typing, transform.as_ref()));
-                }
-                drop(typing);
-                self.others.insert(path.clone(), (model, sources));
-            }
-            all.extend(self.others[path].1.iter().cloned());
-        }
-        Ok(all)
-    }
-
-    fn set(&self, cell: &Cell) -> Result<&Set> {
-        let missing = || Error::new(ErrorKind::Internal, format!("the data `{}` are not open", cell.data));
-        self.sets.get(&cell.data).ok_or_else(missing)
-    }
-
-    /// The ancestor of a cell with a classifier; a new one of its data's classes where it had none.
-    fn source(&self, cell: &Cell) -> Result<(Model, usize)> {
-        let Some((model, _, _)) = self.ancestors.get(&cell.ancestor) else {
-            bail!(Internal, "the ancestor `{}` is not open", cell.ancestor)
-        };
-        let classes = self.set(cell)?.classes;
-        let has = has_classifier(&Typing::new(model)?);
-        Ok((if has { model.clone() } else { add_classifier(model, classes, None, None)? }, classes))
+        let materials = Materials::new(runtime.clone());
+        Workshop { runtime, materials, genes: HashMap::new(), removals: HashMap::new() }
     }
 
     /// Checks that a cell can be: that its values can be read, and that its shape is one that the method makes of the
@@ -288,8 +67,12 @@ impl Workshop {
             search.check()?;
         }
         cell.training.augment.parse::<crate::data::Augmentation>()?;
-        let (source, classes) = self.source(cell)?;
-        let set = self.set(cell)?;
+        let (source, classes) = self.materials.source(cell)?;
+        let set = self.materials.set(cell)?;
+        if cell.attention && set.rows.is_some() {
+            return Err(Error::new(ErrorKind::Usage, "`attention` draws what heads see of images, and there are none")
+                .hint("leave it out of grids of arrays and texts"));
+        }
         if method.classifier == Classifier::Kept {
             set.dataset.matched(class_names(&source).as_deref(), class_count(&source)?)?;
         }
@@ -303,7 +86,7 @@ impl Workshop {
                 Some(n) => bail!(Usage, "`parameters`: the ancestor has no more than {n}"),
                 None => bail!(Usage, "`parameters` is missing: the size that `shrink` comes to"),
             },
-            Maker::File => self.other(method).map(|_| ()),
+            Maker::File => self.materials.other(method).map(|_| ()),
             Maker::Magnitude => {
                 let (typing, shape) = (Typing::new(&source)?, shape(cell, Init::ClusterLearngene, Some(classes))?);
                 let gene = by_magnitude(&typing, &Anatomy::new(&typing)?)?;
@@ -331,13 +114,6 @@ impl Workshop {
         }
     }
 
-    /// The model that another tool made.
-    fn other(&self, method: &Method) -> Result<&Model> {
-        let opened = method.model.as_ref().and_then(|path| self.others.get(path));
-        let missing = || Error::new(ErrorKind::Usage, "`model` is missing: the file that another tool wrote");
-        opened.map(|(model, _)| model).ok_or_else(missing)
-    }
-
     /// Computes a cell. `picture` is where its attention is drawn, if that was asked for.
     ///
     /// # Errors
@@ -346,14 +122,17 @@ impl Workshop {
         let begun = Instant::now();
         let made = self.make(cell)?;
         let grown = begun.elapsed().as_secs_f64();
-        let typing = Typing::new(&made.model)?;
+        // What is fed to training is one array a sample.
+        let fed = self.materials.set(cell)?.rows.as_ref().map(|rows| of_rows(&made.model, rows)).transpose()?;
+        let model = fed.as_ref().unwrap_or(&made.model);
+        let typing = Typing::new(model)?;
         let (image, macs) = (typing.image_size(), typing.macs());
         drop(typing);
-        let drawn = self.drawn(cell, &made.model)?;
-        let epochs = self.before(cell, &made.model, &drawn)?.into_iter().collect();
+        let drawn = self.drawn(cell, model)?;
+        let epochs = self.before(cell, model, &drawn)?.into_iter().collect();
         let begun = Instant::now();
         let recipe = self.recipe(cell);
-        let trainer = Trainer::new(&self.runtime, &made.model, image, &recipe, &[], &[])?;
+        let trainer = Trainer::new(&self.runtime, model, image, &recipe, &[], &[])?;
         let plan = Plan {
             epochs: cell.training.epochs.into(),
             learning_rate: Some(cell.training.lr),
@@ -382,7 +161,7 @@ impl Workshop {
             settings: cell.settings(),
             epochs: watch.epochs,
             parameters: parameters(made.model.graph()),
-            ancestor_parameters: parameters(self.source(cell)?.0.graph()),
+            ancestor_parameters: parameters(self.materials.source(cell)?.0.graph()),
             inherited: made.inherited,
             learngene: made.learngene,
             macs,
@@ -401,7 +180,7 @@ impl Workshop {
     /// The images of a cell as its descendant sees them: to train on those that its seed draws, to validate on the same
     /// for all cells.
     fn drawn(&self, cell: &Cell, model: &Model) -> Result<Images> {
-        let set = self.set(cell)?;
+        let set = self.materials.set(cell)?;
         let dataset = match cell.how.classifier {
             Classifier::New => set.dataset.clone(),
             // The ancestor's classes are in its own order.
@@ -468,13 +247,13 @@ impl Workshop {
 
     /// Grows, shrinks or opens the descendant of a cell.
     fn make(&mut self, cell: &Cell) -> Result<Made> {
-        let ((source, classes), method) = (self.source(cell)?, &cell.how);
+        let ((source, classes), method) = (self.materials.source(cell)?, &cell.how);
         let wanted = match method.classifier {
             Classifier::New => Some(classes),
             Classifier::Kept => None,
         };
         match maker(method)? {
-            Maker::File => with_classes(self.other(method)?, wanted, cell.seed),
+            Maker::File => with_classes(self.materials.other(method)?, wanted, cell.seed),
             Maker::Shrink => with_classes(&self.shrunk(cell, &source)?, wanted, cell.seed),
             Maker::Magnitude => {
                 let typing = Typing::new(&source)?;
@@ -499,8 +278,8 @@ impl Workshop {
 
     /// An ancestor that is shrunk to the parameters of a cell.
     fn shrunk(&mut self, cell: &Cell, source: &Model) -> Result<Model> {
-        let images = self.images(cell, source)?;
-        let fitter = self.fitter(source, &images, cell.seed)?;
+        let samples = self.calibrating(cell, source)?;
+        let fitter = self.fitter(source, &samples, cell.seed)?;
         let mut shrinker = fitter.shrinker(source)?;
         let (limits, key) = (Limits::default(), format!("{} {} {}", cell.ancestor, cell.seed, cell.calibration.0));
         let removals = match self.removals.get(&key) {
@@ -516,15 +295,15 @@ impl Workshop {
 
     /// A descendant of an ancestor whose heads are clustered.
     fn clustered(&mut self, cell: &Cell, source: &Model, classes: usize, mut shape: Shape) -> Result<Made> {
-        let images = self.images(cell, source)?;
+        let samples = self.calibrating(cell, source)?;
         let (mut rules, mut trials) = (rules(&cell.how)?, Vec::new());
         if let Some(wanted) = &cell.how.search {
-            let (found, width, all) = search(&self.runtime, source, &images, &rules, &shape, wanted)?;
+            let (found, width, all) = search(&self.runtime, source, &samples, &rules, &shape, wanted)?;
             (rules, trials, shape.heads) = (found, all, Heads::Width(width));
         }
         let key = format!("{} {classes} {} {rules:?}", cell.ancestor, cell.calibration.0);
         if !self.genes.contains_key(&key) {
-            let gene = self.gene(source, &images, &rules)?;
+            let gene = self.gene(source, &samples, &rules)?;
             self.genes.insert(key.clone(), gene);
         }
         let (gene, condensed) = &self.genes[&key];
@@ -535,21 +314,25 @@ impl Workshop {
         let tied = Shape { tied: true, transform: None, projection: Projection::Matched, ..shape.clone() };
         let inherited = without_classifier(&grow(condensed, gene, &tied)?.model)?;
         let model = match shape.projection {
-            Projection::Fitted => self.fitted(source, child, &images, cell.seed)?,
+            Projection::Fitted => self.fitted(source, child, &samples, cell.seed)?,
             _ => child.model,
         };
         Ok(Made { model, inherited, learngene: Some(counted.i_params), search: trials })
     }
 
     /// The learngene of an ancestor, and the model that holds it.
-    fn gene(&self, source: &Model, images: &Loader, rules: &Rules) -> Result<(Learngene, Model)> {
+    fn gene(&self, source: &Model, samples: &Calibrating, rules: &Rules) -> Result<(Learngene, Model)> {
         let typing = Typing::new(source)?;
         let anatomy = Anatomy::new(&typing)?;
         let unclustered = [rules.eps, rules.ffn_eps].iter().all(|e| e.is_some_and(Eps::is_zero));
         let gene = match unclustered {
             true => Learngene::identity(&typing, &anatomy),
             false => {
-                let densities = measure(&self.runtime, source, &typing, &anatomy, images, |_| {})?;
+                // Lengths are those of the samples for what is measured alone.
+                let fixed = samples.fixed(source);
+                let typing = Typing::new(&fixed)?;
+                let anatomy = Anatomy::new(&typing)?;
+                let densities = measure(&self.runtime, &fixed, &typing, &anatomy, samples.samples(), |_| {})?;
                 Learngene::cluster(&typing, &anatomy, &densities, rules)?
             }
         };
@@ -557,44 +340,46 @@ impl Workshop {
         Ok((gene, condensed))
     }
 
-    /// What fits descendants of an ancestor on views of its images.
-    fn fitter(&self, source: &Model, images: &Loader, seed: u64) -> Result<Fitter> {
-        let views = Views { count: None, seed };
-        Fitter::new(source, images, self.runtime.single_threaded(), views, Instant::now(), &())
+    /// What fits descendants of an ancestor on views of its images, or on its samples.
+    fn fitter(&self, source: &Model, samples: &Calibrating, seed: u64) -> Result<Fitter> {
+        let (views, runtime) = (Views { count: None, seed }, self.runtime.single_threaded());
+        match samples {
+            Calibrating::Images(images) => Fitter::new(source, images, runtime, views, Instant::now(), &()),
+            Calibrating::Arrays(arrays) => Fitter::on_arrays(source, arrays, runtime, views, Instant::now()),
+        }
     }
 
     /// A descendant whose output projections are fitted to its ancestor.
-    fn fitted(&self, source: &Model, child: Descendant, images: &Loader, seed: u64) -> Result<Model> {
-        let fitter = self.fitter(source, images, seed)?;
+    fn fitted(&self, source: &Model, child: Descendant, samples: &Calibrating, seed: u64) -> Result<Model> {
+        let fitter = self.fitter(source, samples, seed)?;
         let shrinker = fitter.shrinker(source)?;
         let sources: Vec<usize> = child.plan.layers.iter().map(|l| l.ancestor_layer).collect();
         Ok(shrinker.refit(&child.model, &sources, &|_, _| {})?.0)
     }
 
-    /// The images that the ancestor of a cell is clustered and fitted on.
-    fn images(&self, cell: &Cell, model: &Model) -> Result<Loader> {
-        let Some((_, entry, _)) = self.ancestors.get(&cell.ancestor) else {
-            bail!(Internal, "the ancestor `{}` is not open", cell.ancestor)
-        };
-        let loader = loader(&entry.images, model, &Typing::new(model)?)?;
-        Ok(loader.sample(cell.calibration.0, 0))
+    /// What the ancestor of a cell is clustered and fitted on.
+    fn calibrating(&self, cell: &Cell, model: &Model) -> Result<Calibrating> {
+        self.materials.calibrating(&cell.ancestor, model, cell.calibration.0)
     }
 
-    /// The densities of the heads of every ancestor that was opened, by its name.
+    /// The densities of the heads of an ancestor that was opened, by its name, and what they are measured in.
     ///
     /// # Errors
     /// Those of measuring them.
-    pub fn densities(&self, name: &str, limit: usize) -> Result<Vec<Vec<f64>>> {
-        let Some((model, entry, _)) = self.ancestors.get(name) else { bail!(Internal, "`{name}` is not open") };
-        let typing = Typing::new(model)?;
-        let images = loader(&entry.images, model, &typing)?.sample(limit, 0);
-        Ok(measure(&self.runtime, model, &typing, &Anatomy::new(&typing)?, &images, |_| {})?.layers)
+    pub fn densities(&self, name: &str, limit: usize) -> Result<(Densities, Unit)> {
+        let model = self.materials.model(name)?;
+        let samples = self.materials.calibrating(name, model, limit)?;
+        let model = samples.fixed(model);
+        let typing = Typing::new(&model)?;
+        let found = measure(&self.runtime, &model, &typing, &Anatomy::new(&typing)?, samples.samples(), |_| {})?;
+        let unit = if found.lengths.iter().any(Option::is_some) { Unit::Tokens } else { Unit::Pixels };
+        Ok((found, unit))
     }
 
     /// 255 A of every head, one picture: a row each for the first layer of the ancestor and of the descendant, and for
     /// the last of both.
     fn attention(&self, cell: &Cell, trained: &Model, view: &ndarray::ArrayD<f32>) -> Result<GrayImage> {
-        let (source, _) = self.source(cell)?;
+        let (source, _) = self.materials.source(cell)?;
         let of = |model: &Model| -> Result<Vec<Array3<f32>>> {
             let typing = Typing::new(model)?;
             let last = Anatomy::new(&typing)?.layers.len().saturating_sub(1);
@@ -635,10 +420,6 @@ fn with_classes(model: &Model, classes: Option<usize>, seed: u64) -> Result<Made
 fn plain(model: Model) -> Result<Made> {
     let inherited = without_classifier(&model)?;
     Ok(Made { model, inherited, learngene: None, search: Vec::new() })
-}
-
-fn loader(path: &Path, model: &Model, typing: &Typing) -> Result<Loader> {
-    Loader::open(path, &PreprocessFlags::default(), model.metadata(PREPROCESS), InputShape::of(typing)?)
 }
 
 /// Classes that a model tells apart.

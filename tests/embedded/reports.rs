@@ -557,6 +557,12 @@ fn studies_open_models_as_commands_do() {
 }
 
 #[test]
+fn texts_are_samples_of_a_study() {
+    studies::texts_are_samples_of_a_study("tract");
+    studies::samples_of_a_study_come_from_one_place();
+}
+
+#[test]
 fn teachers_of_another_order_are_matched_by_name() {
     teachers::teachers_of_another_order_are_matched_by_name("tract");
 }

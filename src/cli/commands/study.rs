@@ -1,6 +1,5 @@
 //! `offshoot study`: a grid of cells, and its tables.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -56,7 +55,7 @@ pub fn run(c: &StudyArgs) -> Result<()> {
     }
     let mut study = Study::open(&c.study, c.quick, Runtime::start(&c.runtime.options())?)?;
     for (name, input) in &study.inputs {
-        output::note(&format!("`{name}`: {}", input.line()));
+        input.lines().iter().for_each(|line| output::note(&format!("`{name}`: {line}")));
     }
     study.warnings.iter().for_each(|warning| output::warn(warning));
     let mut results = Results::open(&folder)?;
@@ -141,9 +140,8 @@ fn write(
     write_text(&file(".md"), &markdown)?;
     sections.extend(searches);
     let mut plots = tables.plots()?;
-    let densities: BTreeMap<String, Vec<Vec<f64>>> = study.densities()?;
-    for (name, layers) in &densities {
-        plots.push((format!("density: {name}"), density_plot(layers, "pixels")?));
+    for (name, (found, unit)) in &study.densities()? {
+        plots.push((format!("density: {name}"), density_plot(&found.layers, unit.plural())?));
     }
     let pictures = pictures(cells, records)?;
     let note = format!("{}\n\n{}", study.note, tables.summary());

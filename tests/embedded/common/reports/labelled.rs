@@ -23,7 +23,7 @@ fn lines() -> Vec<Value> {
 }
 
 /// The tokens that transformers makes of the same texts, with their classes.
-fn arrays(folder: &Path) -> PathBuf {
+pub(super) fn arrays(folder: &Path) -> PathBuf {
     let path = folder.join("labelled.npz");
     let mut tokens = NpzReader::new(File::open(root().join(FOLDER).join("sentences.npz")).unwrap()).unwrap();
     let mut archive = NpzWriter::new(File::create(&path).unwrap());
