@@ -10,7 +10,7 @@ use crate::onnx::proto::NodeProto;
 use crate::runtime::kernels::DOMAIN;
 
 pub fn softmax(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
-    let y = &node.output[0];
+    let y = &guarded(t, &node.output[0]);
     t.give(node, 0, |t, x| {
         let rank = t.shape(x)?.len();
         let axis = nearest_axis(node.int("axis").unwrap_or(if t.typing.opset < 13 { 1 } else { -1 }), rank);
@@ -30,6 +30,22 @@ pub fn softmax(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
             t.op("Sub", &[g, &p])
         })
     })
+}
+
+/// What a graph makes of the output of a Softmax whose rows are no numbers where they see nothing: PyTorch's exporters
+/// put zeros in their place, and zero is their gradient, too. Else the output itself.
+fn guarded(t: &Tape, y: &str) -> String {
+    let nodes = &t.typing.graph.node;
+    let is_nan: Vec<&str> = (nodes.iter())
+        .filter(|n| n.op_type() == "IsNaN" && n.input.first().is_some_and(|x| x == y))
+        .flat_map(|n| &n.output)
+        .map(String::as_str)
+        .collect();
+    let of = |n: &&NodeProto| match &n.input[..] {
+        [condition, _, other] => n.op_type() == "Where" && is_nan.contains(&condition.as_str()) && other == y,
+        _ => false,
+    };
+    nodes.iter().find(of).and_then(|n| n.output.first()).map_or(y, String::as_str).to_string()
 }
 
 /// (x - mean) / deviation over some axes, and what its gradient is made of.
