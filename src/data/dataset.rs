@@ -59,6 +59,8 @@ pub struct Dataset {
     /// The cosine that is wanted of each pair, where samples are pairs: the first ones of all are the first half of the
     /// source, the second ones the other.
     cosines: Option<Arc<[f64]>>,
+    /// How long each image is, where that is known: those of one length are put into batches together.
+    lengths: Option<Arc<[usize]>>,
 }
 
 impl Dataset {
@@ -151,7 +153,7 @@ impl Dataset {
         }
         let classes = if ignore_labels { None } else { classes };
         let given_split = is_split.then_some(split);
-        Ok(Dataset { source: Arc::new(source), labels, classes, by_name, given_split, cosines: None })
+        Ok(Dataset { source: Arc::new(source), labels, classes, by_name, given_split, cosines: None, lengths: None })
     }
 
     /// The same as pairs, with the cosine that is wanted of each: image i and the one as many places behind it as there
@@ -170,6 +172,24 @@ impl Dataset {
     /// The cosine that is wanted of each pair, where samples are pairs.
     pub fn cosines(&self) -> Option<&[f64]> {
         self.cosines.as_deref()
+    }
+
+    /// The same with the length of every image.
+    ///
+    /// # Errors
+    ///
+    /// `Internal` if there are not as many.
+    pub(super) fn of_lengths(self, lengths: Vec<usize>) -> Result<Dataset> {
+        if self.source.len() != lengths.len() {
+            bail!(Internal, "{} images have {} lengths", self.source.len(), lengths.len());
+        }
+        Ok(Dataset { lengths: Some(lengths.into()), ..self })
+    }
+
+    /// How long a sample is, where that is known of all of them.
+    pub(crate) fn length_of(&self, sample: usize) -> Option<usize> {
+        let lengths = self.lengths.as_ref()?;
+        self.images_of(vec![sample]).into_iter().filter_map(|image| lengths.get(image).copied()).max()
     }
 
     /// How many images a sample is.

@@ -28,6 +28,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// How many threads assemble batches: while one waits for the last images of its batch, the other's fill the cores.
 const PRODUCERS: usize = 2;
 
+/// Batches in whose samples those of one length are looked for. Of fewer, batches would be alike in every epoch.
+const BLOCK: usize = 32;
+
 /// How images are put into batches for training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainingOptions {
@@ -284,11 +287,18 @@ impl TrainingLoader {
         }
     }
 
-    /// The order of the images in an epoch.
+    /// The order of the images in an epoch. Where samples have lengths, a batch is of samples of few of them.
     fn order(&self, epoch: usize) -> Vec<usize> {
         let mut order = self.selected.to_vec();
         if self.options.shuffle {
-            order.shuffle(&mut generator(self.options.seed, Purpose::Order, epoch as u64, 0));
+            let mut random = generator(self.options.seed, Purpose::Order, epoch as u64, 0);
+            order.shuffle(&mut random);
+            let batch = self.options.batch_size * self.options.share.1 / self.dataset.images_each();
+            // What is left over at the end of the epoch is dropped, and is to be no longer than the rest.
+            let whole = order.len() / batch.max(1) * batch;
+            for block in order[..whole].chunks_mut(BLOCK * batch.max(1)) {
+                by_length(block, batch, |&sample| self.dataset.length_of(sample), &mut random);
+            }
         }
         self.dataset.images_of(order)
     }
@@ -403,6 +413,19 @@ pub struct TrainingBatches {
     workers: Vec<Worker>,
     /// How many batches were handed out: the workers take turns.
     taken: usize,
+}
+
+/// Puts samples, which are in random order, into batches of like lengths, which are in random order again. What has no
+/// length stays as it is.
+fn by_length(samples: &mut [usize], batch: usize, length: impl Fn(&usize) -> Option<usize>, random: &mut Generator) {
+    if samples.iter().any(|sample| length(sample).is_none()) {
+        return;
+    }
+    samples.sort_by_key(length);
+    let mut batches: Vec<&[usize]> = samples.chunks(batch).collect();
+    batches.shuffle(random);
+    let found = batches.concat();
+    samples.copy_from_slice(&found);
 }
 
 /// A thread that makes every so-manieth batch.

@@ -11,7 +11,7 @@ use crate::axes::{Typing, carry_value_info};
 use crate::data::Rows;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{
-    self, Builder, data_inputs, declared_dims, declared_type, element_types, int_attribute, is_integer,
+    self, Builder, data_inputs, declared_dims, declared_type, element_types, int_attribute, ints_attribute, is_integer,
 };
 use crate::onnx::{DataType, Model, tensor_info};
 
@@ -67,6 +67,68 @@ pub fn of_rows(model: &Model, rows: &Rows) -> Result<Model> {
     graph::forget_shapes(target);
     graph::prepare(&mut out).map_err(|e| e.at(&model.path))?;
     Ok(out)
+}
+
+/// A model of rows for texts that are cut to a length, with the same weights, input and outputs: behind the length an
+/// output is zero, as it is where padding is. `None` where an output changes otherwise.
+///
+/// # Errors
+/// Those of typing.
+pub fn cut(model: &Model, rows: &Rows, length: usize) -> Result<Option<Model>> {
+    let mut out = model.clone();
+    let mut b = Builder::new(model.graph(), model.opset(), ROW);
+    let (rows, mut arrays) = (rows.cut(length), HashMap::new());
+    for place in &rows.places {
+        let part = b.slice(ROW, 2, place.range.start as i64, place.range.end as i64);
+        let shape = b.ints(&[0, length as i64]);
+        arrays.insert(place.input.as_str(), b.op("Reshape", &[&part, &shape]));
+    }
+    for node in &mut out.graph_mut().node {
+        let array = node.output.first().and_then(|output| arrays.get(output.as_str()));
+        if let (Some(array), Some(input)) = (array, node.input.first_mut()) {
+            input.clone_from(array);
+        }
+    }
+    b.finish(out.graph_mut());
+    out.graph_mut().value_info.clear();
+    graph::prepare(&mut out)?;
+    let (whole, short) = (Typing::new(model)?, Typing::new(&out)?);
+    let mut b = Builder::new(short.graph, short.opset, ROW);
+    let mut inner = HashMap::new();
+    for output in &model.graph().output {
+        let name = output.name();
+        let (Some(wanted), Some(found)) = (whole.shape(name), short.shape(name)) else { return Ok(None) };
+        if wanted == found {
+            continue;
+        }
+        // Texts are the first axis, and tokens the second.
+        let of_tokens = found.len() == wanted.len() && found.get(1) == Some(&length);
+        if !of_tokens || (0..found.len()).any(|axis| axis != 1 && found[axis] != wanted[axis]) {
+            return Ok(None);
+        }
+        let own = format!("{ROW}/{length}/{name}");
+        let mut pads = vec![0; 2 * found.len()];
+        pads[found.len() + 1] = wanted[1].saturating_sub(length) as i64;
+        match short.opset < 11 {
+            true => b.op_as("Pad", &[&own], vec![ints_attribute("pads", &pads)], name),
+            false => {
+                let pads = b.ints(&pads);
+                b.op_as("Pad", &[&own, &pads], vec![], name);
+            }
+        }
+        inner.insert(name.to_string(), own);
+    }
+    drop(short);
+    let target = out.graph_mut();
+    let outputs = std::mem::take(&mut target.output);
+    graph::rename(target, &inner);
+    target.output = outputs;
+    // What is put in is called what it makes.
+    for node in target.node.iter_mut().filter(|node| inner.contains_key(node.name())) {
+        node.name = inner.get(node.name()).cloned();
+    }
+    b.finish(target);
+    Ok(Some(out))
 }
 
 /// The model that takes arrays by their names again, with the weights and outputs of one that takes rows; `original` is

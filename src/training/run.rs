@@ -3,12 +3,13 @@
 //! Everything random is a function of the seed and of the position in the run, so a run that was interrupted and goes
 //! on from its checkpoint makes the updates that it would have made.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use ndarray::{Array2, Array4, ArrayD, Axis};
+use ndarray::{Array2, Array4, ArrayD, ArrayView4, Axis};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
@@ -18,11 +19,12 @@ use super::loss::{Loss, TARGETS, teacher_input};
 use super::optimiser::{Schedule, Shape};
 use super::rate::LearningRate;
 use super::regularise::{KEPT, probability};
+use super::rows;
 use super::step::Recipe;
-use super::tally::{Tally, rows};
+use super::tally::{Tally, rows as matrix};
 use super::trainer::{Feeds, Trainer};
 use crate::axes::Typing;
-use crate::data::{Loader, TrainingBatch, TrainingLoader};
+use crate::data::{Loader, Rows, TrainingBatch, TrainingLoader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
 use crate::metadata::schema;
@@ -98,7 +100,15 @@ pub struct Validation {
 
 /// A model that the student learns from.
 pub struct Teacher {
+    runtime: Arc<Runtime>,
+    model: Model,
+    batch: usize,
+    image: [usize; 2],
     session: Session,
+    /// What it takes, where these are rows that may be cut.
+    rows: Option<Rows>,
+    /// It for texts that are cut to a length; none where it takes no texts of that length.
+    cuts: HashMap<usize, Option<Session>>,
     values: Vec<String>,
     /// The value whose classes are put into another order, and the place of each.
     moved: Option<(String, Vec<usize>)>,
@@ -118,7 +128,13 @@ impl Teacher {
         let mut model = logits.unwrap_or(model);
         give(&mut model, &values).map_err(|e| e.at(&path))?;
         let session = runtime.load(&model, batch, image)?;
-        Ok(Teacher { session, values, moved: None })
+        let (runtime, rows, cuts) = (runtime.clone(), None, HashMap::new());
+        Ok(Teacher { runtime, model, batch, image, session, rows, cuts, values, moved: None })
+    }
+
+    /// Cuts batches of rows to the length of their longest text, where rows may be cut.
+    pub fn of_rows(self, rows: Option<&Rows>) -> Teacher {
+        Teacher { rows: rows.cloned(), ..self }
     }
 
     /// Puts the classes of a value [batch, classes] into the student's order: `places` says where each of them lies in
@@ -127,8 +143,21 @@ impl Teacher {
         Teacher { moved: Some((value.to_string(), places)), ..self }
     }
 
+    /// The session for a batch.
+    fn session(&mut self, images: ArrayView4<f32>) -> Result<&mut Session> {
+        let Some((rows, length)) = self.rows.as_ref().and_then(|rows| Some((rows, rows.shortest(images)?))) else {
+            return Ok(&mut self.session);
+        };
+        if !self.cuts.contains_key(&length) {
+            let cut = rows::cut(&self.model, rows, length).ok().flatten();
+            let session = cut.map(|model| self.runtime.load(&model, self.batch, self.image)).transpose()?;
+            self.cuts.insert(length, session);
+        }
+        Ok(self.cuts.get_mut(&length).and_then(Option::as_mut).unwrap_or(&mut self.session))
+    }
+
     fn values(&mut self, images: &Array4<f32>) -> Result<Vec<(String, ArrayD<f32>)>> {
-        let outputs = self.session.run(images.view())?;
+        let outputs = self.session(images.view())?.run(images.view())?;
         let ordered = |(value, output): (&String, ArrayD<f32>)| match &self.moved {
             Some((moved, places)) if moved == value => (teacher_input(value), output.select(Axis(1), places)),
             _ => (teacher_input(value), output),
@@ -529,7 +558,7 @@ impl Run<'_> {
             for (logits, batch) in result.logits.iter().zip(&prepared.batches) {
                 let Some(labels) = &batch.labels else { continue };
                 let mut scores = Scores::default();
-                scores.add(rows(logits)?, labels);
+                scores.add(matrix(logits)?, labels);
                 right += (scores.top1() * scores.images() as f64).round() as usize;
                 all += scores.images();
             }
@@ -651,7 +680,7 @@ pub fn evaluate(
                 .hint("`offshoot compare` compares models of other outputs"));
         };
         let of_batch: Vec<u32> = batch.indices.iter().filter_map(|&i| labels.get(i).copied()).collect();
-        scores.add(rows(logits)?, &of_batch);
+        scores.add(matrix(logits)?, &of_batch);
         done(scores.images());
     }
     Ok(scores.finish(names))

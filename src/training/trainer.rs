@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use ndarray::{Array4, ArrayD, ArrayViewD, Axis, CowArray, IxDyn, Slice, concatenate};
+use ndarray::{Array4, ArrayD, ArrayViewD, Axis, CowArray, Ix4, IxDyn, Slice, concatenate};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::checkpoint;
@@ -13,9 +13,13 @@ use super::loss::LOSS;
 use super::optimiser::{EMA_DECAY, ema};
 use super::rate::Attempt;
 use super::regularise::KEPT;
+use super::rows;
 use super::sharing::separate;
-use super::step::{Batching, CARRY, GRADIENT, GRADIENT_NORM, LOSS_SCALE, Recipe, StepGraph, Steps, evaluation_graph};
+use super::step::{
+    Batching, CARRY, GRADIENT, GRADIENT_NORM, LOSS_SCALE, Port, Recipe, StepGraph, Steps, evaluation_graph,
+};
 use super::trained::Selection;
+use crate::data::Rows;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{data_inputs, lift_constants};
 use crate::onnx::{DataType, Model, data_type, tensor_from_f32, to_f32};
@@ -42,10 +46,19 @@ pub struct Trainer {
     model: Model,
     image: [usize; 2],
     recipe: Recipe,
+    train: Vec<String>,
+    freeze: Vec<String>,
     state: State,
     step: Program,
+    /// The inputs of the step that are fed.
+    ports: Vec<Port>,
     update: Option<Program>,
-    evaluations: HashMap<bool, Program>,
+    /// By whether averages are taken, and by the length that texts are cut to.
+    evaluations: HashMap<(bool, Option<usize>), Program>,
+    /// What the model takes, where these are rows that may be cut.
+    rows: Option<Rows>,
+    /// The model for texts that are cut to a length, and its step once there was a batch of that length.
+    cuts: HashMap<usize, (Model, Option<Program>)>,
     /// Tensors of the state that hold sums of gradients, where the update stands apart.
     gradients: Vec<String>,
     /// The name of the image input.
@@ -115,10 +128,15 @@ impl Trainer {
             model,
             image,
             recipe: recipe.clone(),
+            train: train.to_vec(),
+            freeze: freeze.to_vec(),
             state,
             step: program,
+            ports: step.description.inputs,
             update: update_program,
             evaluations: HashMap::new(),
+            rows: None,
+            cuts: HashMap::new(),
             gradients,
             input: data_inputs(form.graph()).first().map(|v| v.name().to_string()).unwrap_or_default(),
             selection,
@@ -131,6 +149,42 @@ impl Trainer {
         };
         trainer.synchronise()?;
         Ok(trainer)
+    }
+
+    /// Cuts batches of rows to the length of their longest text, where rows may be cut: to one of [these
+    /// lengths](Self::lengths).
+    pub fn of_rows(mut self, rows: Option<&Rows>) -> Trainer {
+        let (Some(rows), mut cuts) = (rows, HashMap::new()) else { return self };
+        let Some((whole, short)) = rows.lengths.split_last() else { return self };
+        // A model that takes no texts of a length has its say about the whole.
+        for &length in short {
+            let cut = rows::cut(&self.model, rows, length).ok().flatten();
+            cuts.extend(cut.map(|model| (length, (model, None))));
+        }
+        let lengths = short.iter().filter(|length| cuts.contains_key(length)).chain([whole]).copied().collect();
+        (self.rows, self.cuts) = (Some(Rows { lengths, ..rows.clone() }), cuts);
+        self
+    }
+
+    /// The lengths that texts are cut to, ascending, where they are cut.
+    pub fn lengths(&self) -> &[usize] {
+        self.rows.as_ref().map(|rows| rows.lengths.as_slice()).filter(|lengths| lengths.len() > 1).unwrap_or_default()
+    }
+
+    /// The length that a batch is cut to, whose step is loaded then; `None` for the whole.
+    fn cut(&mut self, batch: &ArrayViewD<f32>) -> Result<Option<usize>> {
+        let batch = batch.view().into_dimensionality::<Ix4>().ok();
+        let length = self.rows.as_ref().zip(batch).and_then(|(rows, batch)| rows.shortest(batch));
+        let Some((model, step)) = length.and_then(|length| self.cuts.get_mut(&length)) else { return Ok(None) };
+        if step.is_none() {
+            let steps = Steps::new(model, self.image, &self.recipe, &self.train, &self.freeze)?;
+            if steps.step.description.inputs != self.ports {
+                bail!(Internal, "a step for shorter texts takes other values than that for all");
+            }
+            // It reads and writes the same state.
+            *step = Some(self.runtime.load_program(&steps.step.model, steps.step.ports())?);
+        }
+        Ok(length)
     }
 
     /// Names of the tensors that a checkpoint holds, in order.
@@ -205,8 +259,12 @@ impl Trainer {
                 None => fed.extend(scalars.iter().map(|(n, v)| (*n, v.view()))),
             }
             fed.extend(scale.iter().map(|s| (LOSS_SCALE, s.view())));
-            let outputs = self.step.run(&mut self.state, &fed)?;
-            for (name, value) in self.step.results().iter().zip(outputs) {
+            let batch = feeds.iter().find(|(name, _)| *name == self.input).map(|(_, batch)| batch.clone());
+            let cut = batch.map(|batch| self.cut(&batch)).transpose()?.flatten();
+            let of_length = cut.and_then(|length| self.cuts.get_mut(&length)?.1.as_mut());
+            let program = of_length.unwrap_or(&mut self.step);
+            let outputs = program.run(&mut self.state, &fed)?;
+            for (name, value) in program.results().iter().zip(outputs) {
                 match name.as_str() {
                     LOSS => result.loss += first(&value) / pieces.len() as f64,
                     GRADIENT_NORM => result.gradient_norm = Some(first(&value)),
@@ -321,16 +379,18 @@ impl Trainer {
     /// [`ErrorKind::Runtime`].
     pub fn outputs(&mut self, images: &Array4<f32>, averaged: bool) -> Result<Vec<(String, ArrayD<f32>)>> {
         let averaged = averaged && self.recipe.ema;
-        if !self.evaluations.contains_key(&averaged) {
+        let cut = self.cut(&images.view().into_dyn())?;
+        if !self.evaluations.contains_key(&(averaged, cut)) {
             let of = |w: &str| if averaged { ema(w) } else { w.to_string() };
             let mut selection = self.selection.clone();
             selection.trained.retain(|w| self.state.shape(&of(&w.name)).is_some());
             let values = self.recipe.loss.student_values();
             let batch = self.batch / self.batching.steps();
-            let (model, ports) = evaluation_graph(&self.model, self.image, batch, &selection, &values, of)?;
-            self.evaluations.insert(averaged, self.runtime.load_program(&model, ports)?);
+            let own = cut.and_then(|length| self.cuts.get(&length)).map_or(&self.model, |(model, _)| model);
+            let (model, ports) = evaluation_graph(own, self.image, batch, &selection, &values, of)?;
+            self.evaluations.insert((averaged, cut), self.runtime.load_program(&model, ports)?);
         }
-        let Some(program) = self.evaluations.get_mut(&averaged) else {
+        let Some(program) = self.evaluations.get_mut(&(averaged, cut)) else {
             bail!(Internal, "the evaluation graph is gone")
         };
         let count = images.len_of(Axis(0));

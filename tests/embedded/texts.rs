@@ -14,6 +14,11 @@ fn a_text_alone_equals_itself_in_a_batch() {
 }
 
 #[test]
+fn cut_texts_train_like_padded_ones() {
+    texts::cut_texts_train_like_padded_ones(&tract());
+}
+
+#[test]
 fn surgery_on_texts_equals_its_oracle() {
     surgery::check_texts(&tract());
 }

@@ -125,8 +125,8 @@ impl<'c> Training<'c> {
         let data = named(flags.path(), open_data(asked, flags, laid.as_ref(), &bars))?;
         agree(asked.model, || data.fingerprint())?;
         let runtime = Runtime::start(&asked.runtime.options())?;
-        let mask = laid.as_ref().and_then(|laid| laid.rows.mask.clone());
-        let mut options = Options { pooling, mask, ..options(asked, wanted, &outputs, &runtime) };
+        let rows = laid.as_ref().map(|laid| laid.rows.clone());
+        let mut options = Options { pooling, rows, ..options(asked, wanted, &outputs, &runtime) };
         options.goal.embedding = embedding;
         // The teacher's pictures are prepared as it says itself.
         let own = TransformFlags::default();
@@ -182,7 +182,10 @@ impl<'c> Training<'c> {
         }
         let trainer = &session.trainer;
         let notes: Vec<&String> = self.batch.iter().chain(&prepared.batch).collect();
-        let batch = json!({"images": session.batch(), "way": trainer.batching.name(), "notes": notes});
+        let mut batch = json!({"images": session.batch(), "way": trainer.batching.name(), "notes": notes});
+        if let [_, ..] = trainer.lengths() {
+            batch["lengths"] = json!(trainer.lengths());
+        }
         let outcome = watch.finish(trainer, result?, (images, session.batch()), self.asked, runtime)?;
         Ok(Outcome {
             activation: self.setup.activation.map(|a| a.kind),
@@ -251,7 +254,6 @@ fn options(asked: &Asked, wanted: &Wanted, outputs: &Outputs, runtime: &Runtime)
     Options {
         classes: asked.classes,
         pooling: None,
-        mask: None,
         goal: Goal {
             labels: flags.loss,
             smoothing: flags.label_smoothing as f32,
@@ -297,7 +299,7 @@ fn options(asked: &Asked, wanted: &Wanted, outputs: &Outputs, runtime: &Runtime)
         train: flags.train.clone(),
         freeze: flags.freeze.clone(),
         require_improvement: flags.require_improvement,
-        of_rows: asked.data.is_given(),
+        rows: None,
         dry_run: asked.dry_run,
     }
 }

@@ -47,8 +47,9 @@ impl Maker<'_> {
         match replaced {
             Some(new) => *model = new,
             None => {
-                *model = add_classifier(model, classes, options.pooling, options.mask.as_deref())
-                    .map_err(|e| e.at(&path))?;
+                // A new classifier does not look at padding.
+                let mask = options.rows.as_ref().and_then(|rows| rows.mask.as_deref());
+                *model = add_classifier(model, classes, options.pooling, mask).map_err(|e| e.at(&path))?;
                 if data.dataset.labels().is_some() && !options.dry_run {
                     data.dataset.check_labels(classes)?;
                     self.fit(model)?;

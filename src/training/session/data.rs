@@ -122,12 +122,14 @@ impl Data {
     ) -> Result<Option<Validation>> {
         match &self.other {
             Some(other) => {
-                let some = (0..other.len().min(limit.unwrap_or(usize::MAX))).collect();
+                let mut some: Vec<usize> = (0..other.len().min(limit.unwrap_or(usize::MAX))).collect();
+                some.sort_by_key(|&sample| other.length_of(sample));
                 Validation::new(other, some, flags, model, typing, strict).map(Some)
             }
             None if self.split.validation.is_empty() => Ok(None),
             None => {
-                let part = self.split.validation.clone();
+                let mut part = self.split.validation.clone();
+                part.sort_by_key(|&sample| self.dataset.length_of(sample));
                 Validation::new(&self.dataset, part, flags, model, typing, strict).map(Some)
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::data::{Dataset, TrainingLoader, TrainingOptions, View};
+use crate::data::{Dataset, Rows, TrainingLoader, TrainingOptions, View};
 use crate::error::Result;
 use crate::onnx::Model;
 use crate::runtime::{Device, Kind, Runtime};
@@ -59,7 +59,8 @@ impl Session {
         if let Some(validation) = &mut self.validation {
             validation.loader = validation.loader.clone().with_teacher(teacher.view)?;
         }
-        let made = Teacher::new(runtime, &teacher.model, &self.recipe.loss, self.trainer.batch, teacher.image)?;
+        let made = Teacher::new(runtime, &teacher.model, &self.recipe.loss, self.trainer.batch, teacher.image)?
+            .of_rows(teacher.rows.as_ref());
         self.teacher = Some(match teacher.classes {
             Some((value, places)) => made.with_classes(&value, places),
             None => made,
@@ -101,6 +102,8 @@ pub(super) struct Taught {
     pub view: Option<View>,
     /// Height and width of its images.
     pub image: [usize; 2],
+    /// The rows that it takes, where it takes some.
+    pub rows: Option<Rows>,
     /// The value whose classes lie in another order than the student's, and the place of each.
     pub classes: Option<(String, Vec<usize>)>,
 }

@@ -2,7 +2,7 @@
 
 use super::goal::Goal;
 use crate::anatomy::Pooling;
-use crate::data::{PreprocessFlags, TrainingOptions};
+use crate::data::{PreprocessFlags, Rows, TrainingOptions};
 use crate::training::{Plan, Recipe};
 
 /// What is asked of a session, beside its model, its data and its teacher.
@@ -12,8 +12,6 @@ pub struct Options {
     pub classes: Option<usize>,
     /// What a new classifier behind an encoder looks at.
     pub pooling: Option<Pooling>,
-    /// The input at whose zeros tokens are padding, which a new classifier does not look at.
-    pub mask: Option<String>,
     /// What is to be learned.
     pub goal: Goal,
     /// How it is learned; the loss is the goal's.
@@ -32,8 +30,8 @@ pub struct Options {
     pub freeze: Vec<String>,
     /// Images to validate on must be there.
     pub require_improvement: bool,
-    /// What the model takes are rows of arrays, of which all is said, and no images.
-    pub of_rows: bool,
+    /// What the model takes, where these are rows of arrays, of which all is said, and no images.
+    pub rows: Option<Rows>,
     /// Nothing will be trained.
     pub dry_run: bool,
 }

@@ -124,7 +124,7 @@ impl Setup {
         let metadata = self.model.metadata(PREPROCESS);
         let preprocess = self.data.dataset.preprocess(&options.transform, metadata, input)?;
         let report = InputReport::new(&self.model, &typing, preprocess.as_ref());
-        if !options.of_rows {
+        if options.rows.is_none() {
             listener.note(&report.line());
             report.warnings().iter().for_each(|warning| listener.warn(warning));
         }
@@ -144,7 +144,16 @@ impl Setup {
         keep_transform(&mut self.model, preprocess.as_ref(), None)?;
         let (recipe, train, freeze) = (&options.recipe, &options.train, &options.freeze);
         let trainer = Trainer::new(&self.runtime, &self.model, self.image, recipe, train, freeze).map_err(on)?;
-        let noun = if options.of_rows { "samples" } else { "images" };
+        let trainer = trainer.of_rows(options.rows.as_ref());
+        if let [short @ .., whole] = trainer.lengths() {
+            let short: Vec<String> = short.iter().map(usize::to_string).collect();
+            listener.note(&format!(
+                "texts of like length are trained on together, without the padding that all of a batch have: with {} \
+                 or {whole} tokens",
+                short.join(", ")
+            ));
+        }
+        let noun = if options.rows.is_some() { "samples" } else { "images" };
         let batch = trainer.batching.note(trainer.batch / self.data.dataset.images_each(), noun);
         batch.iter().for_each(|text| listener.note(text));
         if let Some((_, classes)) = &trainer.classes {
@@ -179,7 +188,8 @@ impl Setup {
         if let Some(view) = &own {
             teaching::say(&teacher.path, view, listener);
         }
-        Ok((Taught { model: teacher.model.clone(), view: own, image, classes: teacher.classes.clone() }, view))
+        let rows = self.options.rows.clone();
+        Ok((Taught { model: teacher.model.clone(), view: own, image, rows, classes: teacher.classes.clone() }, view))
     }
 }
 

@@ -3,15 +3,17 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use ndarray::{ArrayD, ArrayViewD, Axis, Slice};
+use ndarray::{Array4, ArrayD, ArrayViewD, Axis, Slice};
 use ndarray_npy::{NpzReader, ReadableElement};
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
+use offshoot::data::{Place, Rows};
 use offshoot::descendant::{FfnWidth, Heads, Shape, grow};
 use offshoot::graph::{FloatType, convert};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::Model;
 use offshoot::runtime::{Kind, Runtime, Session};
+use offshoot::training::{Loss, Optimiser, Recipe, Term, Trainer, of_rows, teacher_input};
 
 use super::surgery::error;
 use super::{Fixture, listed, root};
@@ -176,6 +178,69 @@ pub fn a_text_alone_equals_itself_in_a_batch(runtime: &Arc<Runtime>) {
                 compare(&mut failures, what, found, &alone(&said, row, tokens, real), tolerance);
             }
         }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Training on texts that are cut to the longest of a batch is training on padded ones: the same losses, outputs and
+/// weights, in batches of either length in turn.
+pub fn cut_texts_train_like_padded_ones(runtime: &Arc<Runtime>) {
+    let (tokens, cut) = (LENGTHS[1], LENGTHS[0]);
+    let mut failures = Vec::new();
+    for fixture in tried(runtime) {
+        let (names, arrays): (Vec<String>, Vec<ArrayD<f32>>) = feeds(&fixture, tokens).into_iter().unzip();
+        // SigLIP has no mask; boxes and pictures are no tokens.
+        let is_row = |a: &ArrayD<f32>| a.ndim() == 2 && a.len_of(Axis(1)) == tokens;
+        if !names.contains(&"attention_mask".to_owned()) || !arrays.iter().all(is_row) {
+            continue;
+        }
+        let place = |(i, input): (usize, &String)| Place {
+            input: input.clone(),
+            shape: vec![tokens],
+            range: i * tokens..(i + 1) * tokens,
+        };
+        let places: Vec<Place> = names.iter().enumerate().map(place).collect();
+        let mask = Some("attention_mask".to_owned());
+        let rows = Rows { length: names.len() * tokens, places, mask, lengths: vec![cut, tokens] };
+        let model = of_rows(&fixture.open(), &rows).unwrap();
+        // The same texts, all of them and what is left of them in fewer tokens than the shorter length has.
+        let row = |real: usize| {
+            let at = |(text, _, at, _): (usize, usize, usize, usize)| {
+                let (input, token) = (at / tokens, at % tokens);
+                if token < real { arrays[input][[text, token]] } else { f32::from(names[input] == "input_ids") }
+            };
+            Array4::from_shape_fn((3, 1, rows.length, 1), at)
+        };
+        let batches = [row(tokens), row(cut - 3), row(cut)];
+        assert_eq!(batches.each_ref().map(|b| rows.shortest(b.view())), [None, Some(cut), Some(cut)]);
+        let output = model.graph().output[0].name().to_owned();
+        let term = Term::Imitation { student: output.clone(), teacher: "told".to_owned() };
+        let recipe = Recipe {
+            batch: 3,
+            loss: Loss { terms: vec![(1.0, term)], output: None },
+            optimiser: Optimiser::Sgd { momentum: 0.9 },
+            ..Recipe::default()
+        };
+        let told = said(&fixture, tokens)[0].mapv(|v| 0.5 - v);
+        let trained = |rows: Option<&Rows>| {
+            let image = [rows.map_or(names.len() * tokens, |rows| rows.length), 1];
+            let mut trainer = Trainer::new(runtime, &model, image, &recipe, &[], &[]).unwrap().of_rows(rows);
+            assert_eq!(trainer.lengths(), rows.map_or(&[][..], |rows| &rows.lengths), "{}", fixture.name());
+            let (input, of_teacher) = (trainer.input.clone(), teacher_input("told"));
+            let mut losses = Vec::new();
+            for batch in batches.iter().cycle().take(6) {
+                let fed = vec![(input.as_str(), batch.view().into_dyn()), (of_teacher.as_str(), told.view())];
+                let step = trainer.step(&[fed], 0.05, 0.0);
+                losses.push(step.unwrap_or_else(|e| panic!("{}, {rows:?}: {e}", fixture.name())).loss as f32);
+            }
+            let outputs = trainer.outputs(&batches[1], false).unwrap().into_iter().map(|(_, output)| output);
+            let weights = trainer.selection.trained.iter().map(|w| trainer.weight(&w.name, false).unwrap());
+            let losses = ArrayD::from_shape_vec(vec![losses.len()], losses).unwrap();
+            std::iter::once(losses).chain(outputs.collect::<Vec<_>>()).chain(weights).collect::<Vec<_>>()
+        };
+        let (padded, short) = (trained(None), trained(Some(&rows)));
+        assert!(padded[0].first() != padded[0].last(), "{}: it learns nothing", fixture.name());
+        compare(&mut failures, fixture.name().to_owned(), Ok(short), &padded, 1e-5);
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
