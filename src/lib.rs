@@ -60,6 +60,7 @@ mod ops;
 pub mod parallel;
 pub mod progress;
 pub mod report;
+pub mod rounding;
 pub mod runtime;
 pub mod study;
 pub mod training;

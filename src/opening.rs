@@ -15,7 +15,7 @@ use crate::data::{
     fix_size, inputs_in_words, token_inputs,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Given, ImageInput, listed};
+use crate::graph::{self, Given, ImageInput, Unfolded, listed};
 use crate::metadata::PREPROCESS;
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{ExternalLinks, Model};
@@ -31,6 +31,9 @@ pub struct Opening {
     pub links: ExternalLinks,
     /// Whether the weights of a quantised model become float numbers.
     pub dequantize: bool,
+    /// Whether weights in int8 stay as the file has them, for a model that is run and not changed; else they become
+    /// float32.
+    pub written: bool,
     /// Height and width of the images, for a model that leaves them open.
     pub input_size: Option<[usize; 2]>,
     /// Values of inputs other than the image.
@@ -60,6 +63,8 @@ pub struct Opened {
     pub batch: Option<String>,
     /// The arrays that it is fed with. It is to be [fixed](Arrays::fixed) to their lengths where it is run.
     pub arrays: Option<Arrays>,
+    /// The weights in int8 that became float32.
+    pub int8: Option<Unfolded>,
 }
 
 /// A model of two towers that was opened.
@@ -76,7 +81,7 @@ pub struct OpenedTowers {
 impl Opened {
     /// A model of which nothing is to be said.
     fn new(model: Model) -> Opened {
-        Opened { model, warnings: Vec::new(), notes: Vec::new(), batch: None, arrays: None }
+        Opened { model, warnings: Vec::new(), notes: Vec::new(), batch: None, arrays: None, int8: None }
     }
 }
 
@@ -85,12 +90,13 @@ impl Opening {
     ///
     /// # Errors
     /// Those of [`Self::prepared`], of [`Feed::give`] and of [`axes::branches::inline`]; they name the file.
-    pub fn read(&self, path: &Path) -> Result<Model> {
-        let mut model = self.prepared(path)?;
+    pub fn read(&self, path: &Path) -> Result<Opened> {
+        let (mut model, int8) = self.unfolded(path)?;
         // Branches may depend on what is fed.
         let given = self.feeds.iter().try_for_each(|feed| feed.give(&mut model));
         given.and_then(|()| axes::branches::inline(&mut model, self.input_size)).map_err(|e| e.at(path))?;
-        Ok(model)
+        let notes = int8.iter().map(Unfolded::note).collect();
+        Ok(Opened { notes, int8, ..Opened::new(model) })
     }
 
     /// Reads a model, fed with nothing, whose branches stand as they are.
@@ -98,13 +104,22 @@ impl Opening {
     /// # Errors
     /// Those of reading, of the graph's form, and of weights that cannot be made float; they name the file.
     pub fn prepared(&self, path: &Path) -> Result<Model> {
+        self.unfolded(path).map(|(model, _)| model)
+    }
+
+    /// [`Self::prepared`], and what was in int8.
+    fn unfolded(&self, path: &Path) -> Result<(Model, Option<Unfolded>)> {
         let mut model = Model::open_with(path, self.links)?;
-        let prepared = match self.dequantize {
-            true => graph::dequantize(&mut model).and_then(|_| graph::prepare(&mut model)),
-            false => graph::prepare(&mut model),
+        let prepare = |model: &mut Model| -> Result<Option<Unfolded>> {
+            let int8 = if self.written { None } else { graph::unfold(model)? };
+            if self.dequantize {
+                graph::dequantize(model)?;
+            }
+            graph::prepare_written(model)?;
+            Ok(int8)
         };
-        prepared.map_err(|e| e.at(path))?;
-        Ok(model)
+        let int8 = prepare(&mut model).map_err(|e| e.at(path))?;
+        Ok((model, int8))
     }
 
     /// Opens a model and settles how its pictures are prepared; a configuration beside it that cannot be used is a
@@ -117,7 +132,7 @@ impl Opening {
     /// Those of [`Self::read`], of [`graph::cut`], of [`pooled`], of [`fix_size`], of [`declare`], of reading arrays,
     /// and of running the model.
     pub fn open(&self, path: &Path, runtime: Option<&dyn Fn() -> Result<Arc<Runtime>>>) -> Result<Opened> {
-        let mut opened = Opened::new(self.read(path)?);
+        let mut opened = self.read(path)?;
         let settled = self.settle(path, &mut opened, runtime);
         settled.map_err(|e| e.at(path)).map(|()| opened)
     }
@@ -189,7 +204,7 @@ impl Opening {
             )
             .hint("give the samples of that tower alone, or leave it out"));
         }
-        let mut whole = self.read(path)?;
+        let Opened { model: mut whole, mut notes, int8, .. } = self.read(path)?;
         let Some(image) = ImageInput::of(whole.graph()).map(|input| input.name) else {
             let what = format!("no input takes images: {}", inputs_in_words(&whole));
             return Err(Error::new(ErrorKind::Unsupported, what)
@@ -207,7 +222,7 @@ impl Opening {
                 .at(file.path())
                 .hint("leave out one of the two"));
         }
-        let (mut warnings, mut notes) = (Vec::new(), Vec::new());
+        let mut warnings = Vec::new();
         let all: Vec<String> = names.iter().cloned().chain([image]).collect();
         warnings.extend(graph::cut(&mut whole, Given::Tokens(&all), None)?.map(|cut| cut.note()));
         self.input_size.map_or(Ok(()), |size| fix_size(&mut whole, size))?;
@@ -234,7 +249,7 @@ impl Opening {
         if !both.is_empty() {
             notes.push(format!("{} follow from both towers: they stay, and nothing is judged by them", listed(&both)));
         }
-        Ok(OpenedTowers { whole: Opened { warnings, notes, ..Opened::new(whole) }, images, others })
+        Ok(OpenedTowers { whole: Opened { warnings, notes, int8, ..Opened::new(whole) }, images, others })
     }
 }
 

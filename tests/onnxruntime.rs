@@ -246,6 +246,13 @@ fn every_fixture_in_half_precision_says_what_it_said() {
     }
 }
 
+#[test]
+fn every_fixture_in_int8_says_what_its_integers_stand_for() {
+    if let Some(runtime) = runtime() {
+        common::int8::check_all(runtime);
+    }
+}
+
 /// ONNX Runtime crashed on a Transpose of the batch in float16 before a product. A file that does not open is not
 /// written.
 #[test]

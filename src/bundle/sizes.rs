@@ -4,6 +4,7 @@ use crate::anatomy::{Anatomy, class_factor, of_head};
 use crate::axes::Typing;
 use crate::data::{PlaceTable, class_names, longest_text};
 use crate::error::Result;
+use crate::graph::unfold;
 use crate::learngene::Learngene;
 use crate::onnx::Model;
 
@@ -49,6 +50,10 @@ impl Sizes {
     /// # Errors
     /// Those of [`Typing::new`] and [`Anatomy::new`], and of a learngene that cannot be read.
     pub fn of(model: &Model) -> Result<Sizes> {
+        let mut float = model.clone();
+        if unfold(&mut float)?.is_some() {
+            return Sizes::of(&float);
+        }
         let typing = Typing::new(model)?;
         let anatomy = Anatomy::new(&typing)?;
         let gene = Learngene::read(model)?;

@@ -749,6 +749,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             parameters: parameters(out.graph()),
             macs: typing.macs(),
             bytes: encoded_len(&out.proto),
+            int8: None,
             warnings: self.warnings,
             inexact: self.inexact,
             verification: None,

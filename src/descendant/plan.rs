@@ -15,10 +15,10 @@ use crate::axes::{Typing, carry_value_info, declared_batch, fix_batch, open_batc
 use crate::bundle::BundleReport;
 use crate::data::PlaceTable;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, FloatType};
 use crate::learngene::{Order, parameters};
 use crate::metadata::DESCENDANT;
 use crate::onnx::{Model, encoded_len};
+use crate::rounding::{self, Dtype, Rounded};
 use crate::runtime::Runtime;
 
 /// How the output projection follows the heads.
@@ -146,6 +146,9 @@ pub struct Plan {
     pub macs: u64,
     /// Bytes of the file.
     pub bytes: u64,
+    /// Which weights are in int8, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub int8: Option<Rounded>,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// Those warnings that say why what is left is not what it was in the ancestor.
@@ -235,13 +238,15 @@ impl Descendant {
     }
 
     /// Makes it compute in another floating-point type, but for the nodes that make or take some values, where images
-    /// were looked at for them: see [`graph::convert_but`].
+    /// were looked at for them; or rounds its weights: see [`rounding::convert_but`].
     ///
     /// # Errors
-    /// Those of [`graph::convert`].
-    pub fn convert(&mut self, to: FloatType, wide: Option<&HashSet<String>>) -> Result<()> {
+    /// Those of [`rounding::convert_but`].
+    pub fn convert(&mut self, to: Dtype, wide: Option<&HashSet<String>>) -> Result<()> {
         let none = HashSet::new();
-        self.plan.warnings.extend(graph::convert_but(&mut self.model, to, wide.unwrap_or(&none))?);
+        let converted = rounding::convert_but(&mut self.model, to, wide.unwrap_or(&none))?;
+        self.plan.warnings.extend(converted.warnings);
+        self.plan.int8 = converted.int8;
         self.plan.warnings.extend(to.caution(wide.is_some()).map(str::to_string));
         self.plan.parameters = parameters(self.model.graph());
         self.plan.bytes = encoded_len(&self.model.proto);

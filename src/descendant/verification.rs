@@ -24,6 +24,8 @@ pub enum Check {
     Removed,
     /// It says in half precision what it says in float32.
     HalfPrecision,
+    /// Its weights in int8 say what the float32 weights say that they stand for.
+    Int8,
 }
 
 impl Check {
@@ -37,6 +39,7 @@ impl Check {
             Check::FullSize => "full-size",
             Check::Removed => "removed",
             Check::HalfPrecision => "half-precision",
+            Check::Int8 => "int8",
         }
     }
 }
@@ -151,6 +154,9 @@ impl Checked {
                 "give pictures with --images, so that what leaves the range of float16 stays float32, or take --dtype \
                  bf16",
             ),
+            Check::Int8 => {
+                error.hint("take --dtype int8 where it was int8-rows, or leave it out; please report the model")
+            }
             _ => error,
         }
     }

@@ -19,7 +19,7 @@ use super::subject::{MOST, Subject, difference, nudged, rows};
 use super::verification::{Check, Checked, Outcome, Verification};
 use crate::data::{Arrays, Inputs, Samples};
 use crate::error::{Error, Result};
-use crate::graph::element_types;
+use crate::graph::{element_types, int8_tensors};
 use crate::learngene::Learngene;
 use crate::onnx::{DataType, Model, data_type};
 use crate::runtime::Runtime;
@@ -45,6 +45,9 @@ struct Tolerance {
 /// Rounding alone stays well below.
 const SINGLE: Tolerance = Tolerance { error: 1e-4, nudge: 1e-6 };
 const HALF: Tolerance = Tolerance { error: 5e-2, nudge: 1e-3 };
+
+/// Where rows are rounded to 8 bits on the way.
+const ROWS: Tolerance = Tolerance { error: 1e-1, nudge: 1e-2 };
 
 /// How far a descendant may be from its ancestor: sums of rows are rounded to the type in which both are stored.
 fn of_stored(grown: &Model) -> Tolerance {
@@ -152,6 +155,11 @@ impl Verifier {
             } else {
                 let why = "only `grow`, which makes a child, knows what was kept of its ancestor";
                 checks.extend([Check::FullSize, Check::Removed].map(|c| not_run(c, why)));
+            }
+            if let [numbers, _] = int8_tensors(case.written.graph())
+                && !numbers.is_empty()
+            {
+                checks.push(attempt(Check::Int8, || self.int8(case.written)));
             }
             if let Some(half) = half_type(case.written) {
                 checks.push(attempt(Check::HalfPrecision, || self.half_precision(case, half)));
@@ -333,6 +341,21 @@ impl Verifier {
             Found::Fails(e) => not_run(Check::HalfPrecision, e),
             found => verdict(Check::HalfPrecision, found, |error| {
                 format!("in float16 it differs{} from what it says in float32", by(error))
+            }),
+        })
+    }
+
+    /// What the file says and what it says with the float32 weights that its integers stand for, on tract, which
+    /// computes them so; other runtimes round what they multiply with them.
+    fn int8(&self, written: &Model) -> Result<Checked> {
+        let rows = written.graph().node.iter().any(|n| n.op_type() == "MatMulInteger");
+        let mut float = self.subject(written)?.on_tract();
+        let mut int8 = self.subject(written)?.in_its_types(written).on_tract();
+        let found = self.compare(&mut float, &mut int8, if rows { ROWS } else { SINGLE })?;
+        Ok(match found {
+            Found::Fails(e) => not_run(Check::Int8, e),
+            found => verdict(Check::Int8, found, |error| {
+                format!("it differs{} from what its int8 weights stand for in float32", by(error))
             }),
         })
     }

@@ -21,6 +21,7 @@ mod prepare;
 mod splice;
 mod subgraphs;
 mod types;
+mod unfold;
 mod values;
 pub mod walk;
 
@@ -42,8 +43,10 @@ pub use nodes::{
 };
 pub(crate) use order::sort;
 pub use order::{fix_lengths, forget_shapes, prune};
-pub use prepare::prepare;
+pub use prepare::{prepare, prepare_written};
 pub use splice::splice;
 pub use subgraphs::{needed, rename, replace_use};
 pub use types::{element_types, lift_constants, output_type, widen};
+pub(crate) use unfold::int8_tensors;
+pub use unfold::{LARGEST, MIDDLE, Unfolded, int8_dtype, unfold};
 pub use values::{data_inputs, declare_dim, declared_dims, declared_type};

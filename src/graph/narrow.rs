@@ -17,6 +17,7 @@ use super::links::Links;
 use super::names::Names;
 use super::nodes::{Attributes, float_attribute, int_attribute, node as new_node};
 use super::types::{element_types, lift_constants, widen};
+use super::unfold::unfold;
 use super::values::data_inputs;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};
@@ -72,6 +73,7 @@ pub fn convert(model: &mut Model, to: FloatType) -> Result<Option<String>> {
 /// # Errors
 /// Those of [`convert`].
 pub fn convert_but(model: &mut Model, to: FloatType, wide: &HashSet<String>) -> Result<Option<String>> {
+    unfold(model)?;
     widen(model.graph_mut(), &[DataType::Float16, DataType::Bfloat16])?;
     let half = match to {
         FloatType::Fp32 => return Ok(None),

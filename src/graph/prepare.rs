@@ -7,6 +7,7 @@ use super::links::Links;
 use super::names::Names;
 use super::nodes::is_quantised;
 use super::order::sort;
+use super::unfold;
 use super::values::{data_inputs, declared_dims, declared_type};
 use super::{activations, copies, functions};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,8 +23,19 @@ use crate::onnx::{DataType, Model, node_label};
 ///
 /// # Errors
 /// [`ErrorKind::Format`] for a graph with a cycle or an undefined value, [`ErrorKind::Unsupported`] for quantised
-/// operators, sparse initializers and text decoders with a cache of keys and values.
+/// operators, sparse initializers and text decoders with a cache of keys and values. Weights in a form of int8 that
+/// Offshoot writes become float32 ([`unfold`](fn@super::unfold)).
 pub fn prepare(model: &mut Model) -> Result<()> {
+    let path = model.path.clone();
+    unfold::unfold(model).map_err(|e| if path.as_os_str().is_empty() { e } else { e.at(&path) })?;
+    prepare_written(model)
+}
+
+/// [`prepare`], but weights in int8 stay as the file has them: for a model that is to be run and not changed.
+///
+/// # Errors
+/// Those of [`prepare`].
+pub fn prepare_written(model: &mut Model) -> Result<()> {
     model.own_initializers();
     functions::inline(&mut model.proto)?;
     add_batch_axis(model);
@@ -89,7 +101,8 @@ fn refuse(graph: &GraphProto) -> Result<()> {
             "Offshoot works on Vision Transformers; of a model that sees and writes, export the image encoder alone",
         ));
     }
-    for node in &graph.node {
+    let read = unfold::read(graph);
+    for (k, node) in graph.node.iter().enumerate() {
         let op = node.op_type();
         if node.domain() == "com.microsoft.nchwc" {
             let why = format!("the model was laid out for one kind of processor (`{op}` of `com.microsoft.nchwc`)");
@@ -97,7 +110,7 @@ fn refuse(graph: &GraphProto) -> Result<()> {
                 "give the model as it was before ONNX Runtime's layout optimisation, or save it at its extended level",
             ));
         }
-        if is_quantised(op) {
+        if is_quantised(op) && !read.contains(&k) {
             return Err(Error::new(ErrorKind::Unsupported, format!("the model is quantised (`{op}`)"))
                 .in_node(node_label(node))
                 .hint(

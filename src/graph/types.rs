@@ -56,6 +56,7 @@ pub fn output_type(node: &NodeProto, j: usize, input: impl Fn(usize) -> Option<D
             Type::Attribute(name) => named(name).or_else(|| input(0)),
             Type::Bool => Some(DataType::Bool),
             Type::Int64 => Some(DataType::Int64),
+            Type::Int32 => Some(DataType::Int32),
         },
     }
 }

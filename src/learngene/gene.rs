@@ -13,6 +13,7 @@ use crate::anatomy::{Anatomy, Roles, Tokens, class_factors};
 use crate::axes::Typing;
 use crate::density::Densities;
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph::int8_tensors;
 use crate::metadata::{FEED_PREFIX, LEARNGENE, schema};
 use crate::onnx::proto::GraphProto;
 use crate::onnx::{Model, element_count, is_float};
@@ -398,15 +399,18 @@ impl Learngene {
     }
 }
 
-/// Elements of all weights, each once: floating-point initializers and constants of more than one element.
+/// Elements of all weights, each once: floating-point initializers and constants of more than one element, and weights
+/// in int8, whose scales are none.
 pub fn parameters(graph: &GraphProto) -> u64 {
+    let [numbers, scales] = int8_tensors(graph);
     use crate::graph::Attributes;
     let constants = graph.node.iter().filter(|n| n.op_type() == "Constant").filter_map(|n| n.tensor("value"));
     graph
         .initializer
         .iter()
         .chain(constants)
-        .filter(|t| is_float(t) && !t.name().starts_with(FEED_PREFIX))
+        .filter(|t| (is_float(t) && !scales.contains(t.name())) || numbers.contains(t.name()))
+        .filter(|t| !t.name().starts_with(FEED_PREFIX))
         .filter_map(|t| element_count(t).ok())
         .filter(|&n| n > 1)
         .map(|n| n as u64)

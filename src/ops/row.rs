@@ -57,6 +57,8 @@ pub enum Type {
     Bool,
     /// Counts and places.
     Int64,
+    /// Sums of products of bytes.
+    Int32,
 }
 
 /// What an input is for.

@@ -210,8 +210,8 @@ pub(super) static TABLE: &[Op] = &[
     // Quantised
     op("DynamicQuantizeLinear", Own).marks(&[Dequantised]),
     op("QuantizeLinear", Own).marks(&[Dequantised]),
-    op("DequantizeLinear", Own).marks(&[Dequantised]),
-    op("MatMulInteger", Own).marks(&[Dequantised]),
+    op("DequantizeLinear", Same).needs(2).makes(Of(1)).slots(&[Data]).then(Constant).marks(&[Dequantised]),
+    op("MatMulInteger", Own).needs(2).makes(Int32).slots(&[Data, Data]).then(Constant).marks(&[Dequantised]),
     op("ConvInteger", Own).marks(&[Dequantised]),
     op("QLinearMatMul", Own).marks(&[Dequantised]),
     op("QLinearConv", Own).marks(&[Dequantised]),

@@ -11,6 +11,7 @@ mod forms;
 mod gradients;
 mod image_size;
 mod init;
+mod int8;
 mod operators;
 mod padding;
 mod precision;

@@ -106,6 +106,8 @@ impl Rule<'_, '_> {
             "ScatterND" => self.scatter_nd(),
             "OneHot" => self.one_hot(),
             "MatMul" | "FusedMatMul" | "TransposeMatMul" | "Gemm" => self.matmul(),
+            // Of bytes.
+            "MatMulInteger" => self.matmul(),
             // Offshoot's own, which training graphs hold.
             "Linear" if self.node.domain() == "offshoot" => self.matmul(),
             "Einsum" => self.einsum(),

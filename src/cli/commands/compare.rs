@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::source::{Source, open_both};
 use super::verification::{Verifying, tell};
-use super::{named, plain};
+use super::{int8_note, named, plain};
 use crate::anatomy::{ranking, sequence_axis, token_axis};
 use crate::axes::Typing;
 use crate::cli::common::values::tolerance;
@@ -80,11 +80,14 @@ impl<'m> Side<'m> {
 
 /// Runs the command.
 pub fn run(c: &CompareArgs) -> Result<()> {
-    let opened = open_both([&c.a, &c.b], &c.run, &c.samples)?;
+    let opened = open_both([&c.a, &c.b], &c.run.as_written(), &c.samples)?;
     let [ta, tb] = [(&c.a, &opened[0].0), (&c.b, &opened[1].0)].map(|(path, model)| named(path, Typing::new(model)));
     let (ta, tb) = (ta?, tb?);
     let (a, b) = (Side::new(c, &c.a, &opened[0], &ta)?, Side::new(c, &c.b, &opened[1], &tb)?);
     let runtime = Runtime::start(&c.run.runtime.options())?;
+    let notes = [&a, &b].map(|side| int8_note(side.path, side.model, runtime.kind));
+    let notes: Vec<String> = notes.into_iter().flatten().collect();
+    notes.iter().for_each(|note| output::note(note));
     let (measures, [xa, xb]) = measured(&runtime, &a, &b)?;
     a.source.warn_skipped();
     let times = latencies([(a.alone(&runtime)?, &xa), (b.alone(&runtime)?, &xb)], c.runs.into())?;
@@ -107,6 +110,7 @@ pub fn run(c: &CompareArgs) -> Result<()> {
             "bytes": {"a": ba, "b": bb},
             "input": {"a": a.source.report(), "b": b.source.report()},
             "verification": verification,
+            "notes": notes,
             "runtime": runtime.kind,
         }))?;
     } else {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::labelled::{Opened, Wanted, open_for_data};
 use super::source::Noun;
-use super::{named, plain, scored, tell_input, warn_skipped};
+use super::{int8_note, named, plain, scored, tell_input, warn_skipped};
 use crate::anatomy::{Activation, activation, check_classes};
 use crate::axes::Typing;
 use crate::cli::common::values::share;
@@ -68,13 +68,14 @@ pub enum Part {
 
 /// Runs the command.
 pub fn run(c: &EvalArgs) -> Result<()> {
+    let as_written = c.run.as_written();
     if let Some(column) = &c.data.score_column {
-        return scored::run(&to_score(c, column));
+        return scored::run(&to_score(c, column, &as_written));
     }
     // Of a part that is cut off the first ones are others.
     let first = c.run.transform.limit().filter(|_| c.val_split.is_none());
     let wanted = Wanted { data: &c.data, val: None, ignore_labels: false, first };
-    let opened = open_for_data(&c.model, &c.run.open, wanted, &c.run.runtime, &c.run.transform)?;
+    let opened = open_for_data(&c.model, &as_written.open, wanted, &c.run.runtime, &c.run.transform)?;
     let Opened { model, batch: batch_note, arrays } = opened;
     let dataset = match &arrays {
         None => dataset(&c.data)?,
@@ -82,6 +83,8 @@ pub fn run(c: &EvalArgs) -> Result<()> {
     };
     let indices = judged(c, &dataset)?;
     let runtime = Runtime::start(&c.run.runtime.options())?;
+    let int8 = int8_note(&c.model, &model, runtime.kind);
+    int8.iter().for_each(|note| output::note(note));
     let begun = Instant::now();
     let input = match &arrays {
         Some(laid) => json!(laid.report),
@@ -102,7 +105,7 @@ pub fn run(c: &EvalArgs) -> Result<()> {
     }
     let loss_kind =
         if activation.as_ref().is_some_and(is_independent) { "binary-cross-entropy" } else { "cross-entropy" };
-    let notes: Vec<&String> = dataset.source().notes().iter().chain(&note).chain(&batch_note).collect();
+    let notes: Vec<&String> = dataset.source().notes().iter().chain(&note).chain(&batch_note).chain(&int8).collect();
     let rate = result.images as f64 / begun.elapsed().as_secs_f64();
     if c.json {
         output::print_json(&json!({
@@ -154,7 +157,7 @@ fn judged(c: &EvalArgs, dataset: &Dataset) -> Result<Vec<usize>> {
 }
 
 /// What `--score-column` asks for.
-fn to_score<'c>(c: &'c EvalArgs, column: &'c str) -> scored::Asked<'c> {
+fn to_score<'c>(c: &'c EvalArgs, column: &'c str, run: &'c RunFlags) -> scored::Asked<'c> {
     scored::Asked {
         model: &c.model,
         data: &c.data,
@@ -162,7 +165,7 @@ fn to_score<'c>(c: &'c EvalArgs, column: &'c str) -> scored::Asked<'c> {
         batch_size: c.batch_size,
         at_least: c.at_least,
         json: c.json,
-        run: &c.run,
+        run,
     }
 }
 

@@ -14,8 +14,8 @@ use crate::cli::output::{Bars, note};
 use crate::data::{Arrays, Preprocess};
 use crate::error::Result;
 use crate::fitting::{Fitter, Origin, Towers, Views};
-use crate::graph::FloatType;
 use crate::onnx::Model;
+use crate::rounding::Dtype;
 use crate::runtime::{Options, Runtime};
 
 /// What a model is fitted on.
@@ -105,13 +105,13 @@ impl Calibrated {
         &self,
         towers: &Towers,
         child: &Model,
-        dtype: Option<FloatType>,
+        dtype: Option<Dtype>,
         bars: &Bars,
     ) -> Result<Option<HashSet<String>>> {
         let mut found: Option<HashSet<String>> = None;
         for (part, tower) in self.0.iter().zip(towers.each()) {
             let small = towers.part(tower, child)?;
-            if let Some(own) = part.fitter.wide(&small, dtype, bars)? {
+            if let Some(own) = part.fitter.wide(&small, dtype.map(Dtype::float), bars)? {
                 found.get_or_insert_default().extend(own);
             }
         }

@@ -27,16 +27,20 @@ use crate::descendant::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{Limits, Towers, Views};
-use crate::graph::FloatType;
 use crate::learngene::{Eps, Learngene, Order};
 use crate::metadata::schema;
 use crate::onnx::Model;
 use crate::opening::keep_transform;
+use crate::rounding::Dtype;
 use crate::runtime::Runtime;
 
 /// What becomes of a tied descendant where it is deployed. scripts/check/engines.py runs them.
 const TIED: &str = "tied: OpenVINO's saved IR keeps shared weights once, ONNX Runtime writes shared heads out, \
                     OpenCV 4.14 refuses them: docs/deployment.md";
+
+/// What becomes of a tied descendant in int8.
+const UNTIED: &str = "--tied is left out: in int8 every layer has a copy, since one matrix for several layers is slow \
+                      in ONNX Runtime and wrong in OpenVINO where its columns are gathered";
 
 /// One descendant to grow.
 struct Job {
@@ -45,11 +49,21 @@ struct Job {
     /// True where the user chose how the output projection follows.
     chosen: bool,
     tokens: Option<usize>,
-    dtype: Option<FloatType>,
+    dtype: Option<Dtype>,
     batch_axis: Option<BatchAxis>,
+    /// True where shared weights were asked for, and each layer has its own.
+    untied: bool,
 }
 
 impl Job {
+    /// In int8 a matrix that several layers share is slow in ONNX Runtime, and OpenVINO says something wrong where one
+    /// is gathered by its columns.
+    fn untie(mut self) -> Job {
+        self.untied = self.shape.tied && self.dtype.is_some_and(Dtype::is_int8);
+        self.shape.tied &= !self.untied;
+        self
+    }
+
     /// True where a descendant grows from a learngene whose heads are clustered.
     fn is_clustered(&self) -> bool {
         self.shape.init == Init::ClusterLearngene
@@ -110,10 +124,10 @@ pub struct GrowArgs {
     /// A batch that the file fixes, as PyTorch's dynamo exporter does by default, is opened wherever shapes hold it.
     #[arg(long, value_name = "open|N", value_parser = batch_axis)]
     pub batch_axis: Option<BatchAxis>,
-    /// Floating-point type that the descendant computes in; its inputs and outputs are float32 [default: as the model
-    /// has it]
+    /// Type that the descendant computes in, or int8 for its weights; its inputs and outputs are float32 [default: as
+    /// the model has it]
     #[arg(long, value_enum, value_name = "TYPE")]
-    pub dtype: Option<FloatType>,
+    pub dtype: Option<Dtype>,
     /// Print the plan and write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -289,6 +303,9 @@ impl Growing<'_> {
         let fitter = self.fitter.zip(self.towers.as_ref()).filter(|_| job.takes(self.arrays));
         let wide = |(f, towers): (&Calibrated, &Towers)| f.wide(towers, &child.model, Some(dtype), &Bars::default());
         let wide = fitter.map(|of| named(&self.c.model, wide(of))).transpose()?.flatten();
+        if job.untied {
+            child.plan.warnings.push(UNTIED.to_string());
+        }
         named(&self.c.model, child.convert(dtype, wide.as_ref()))
     }
 }
@@ -575,7 +592,7 @@ fn jobs(c: &GrowArgs) -> Result<Vec<Job>> {
         let shape = Shape { of: c.run.open.of.clone(), ..shape(&c.shape, c.tied, c.seed)? };
         let output = c.output.clone().map(|path| placed(c, path)).transpose()?;
         let (tokens, dtype, batch_axis) = (c.shape.tokens, c.dtype, c.batch_axis);
-        return Ok(vec![Job { output, shape, chosen, tokens, dtype, batch_axis }]);
+        return Ok(vec![Job { output, shape, chosen, tokens, dtype, batch_axis, untied: false }.untie()]);
     };
     let text = std::fs::read_to_string(list)
         .map_err(|e| Error::io(list, e).hint("give a TOML list of [[descendant]] tables"))?;
@@ -640,7 +657,8 @@ fn job(e: Entry, c: &GrowArgs) -> Result<Job> {
     let dtype = choice("dtype", e.dtype)?.or(c.dtype);
     let batch_axis = e.batch_axis.map(|v| batch_axis(&text(v)).map_err(usage)).transpose()?.or(c.batch_axis);
     let shape = Shape { of: c.run.open.of.clone(), ..shape(&flags, e.tied, c.seed)? };
-    Ok(Job { output: Some(placed(c, output)?), shape, chosen, tokens: flags.tokens, dtype, batch_axis })
+    let output = Some(placed(c, output)?);
+    Ok(Job { output, shape, chosen, tokens: flags.tokens, dtype, batch_axis, untied: false }.untie())
 }
 
 /// The shape that flags ask for.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{named, open};
+use super::{named, told};
 use crate::anatomy::{Anatomy, Attention, FeedForward, Grid, Roles, TokenAxis, of_head, token_axes};
 use crate::axes::{Dim, Factor, Typing};
 use crate::cli::common::OpenFlags;
@@ -18,6 +18,7 @@ use crate::metadata::{PREPROCESS, schema};
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::proto::tensor_shape_proto::dimension::Value as Size;
 use crate::onnx::{DataType, Model, node_label};
+use crate::opening::Opened;
 use crate::ops::{self, Slot};
 
 /// What only some layers have, and the head of its column.
@@ -48,7 +49,7 @@ pub struct InspectArgs {
 
 /// Runs the command.
 pub fn run(c: &InspectArgs) -> Result<()> {
-    let mut model = open(&c.model, &c.open)?;
+    let Opened { mut model, int8, .. } = told(c.open.opening().open(&c.model, None)?);
     if let Some(of) = &c.open.of {
         // Nothing is run, so every input is as good as given.
         let inputs: Vec<String> = graph::data_inputs(model.graph()).iter().map(|v| v.name().to_string()).collect();
@@ -67,7 +68,11 @@ pub fn run(c: &InspectArgs) -> Result<()> {
     });
     let input = typing.image_input().map(|_| InputReport::new(&model, &typing, transform.as_ref()));
     input.iter().flat_map(InputReport::warnings).for_each(|warning| output::warn(&warning));
-    let value = describe(&model, &typing, &anatomy, input.as_ref(), c.weights);
+    let mut value = describe(&model, &typing, &anatomy, input.as_ref(), c.weights);
+    if let Some(int8) = int8 {
+        value["int8"] = json!(int8);
+        value["int8"]["dtype"] = json!(int8.dtype());
+    }
     if c.json { output::print_json(&value) } else { output::print(&render(&value, input.as_ref())) }
 }
 

@@ -22,6 +22,6 @@ pub mod tune;
 pub mod verification;
 
 pub use opened::{
-    agree, densities, flags_for, images, in_type, named, open, open_for_images, open_to_run, opened, skipped,
-    tell_input, told, warn_skipped, without_density,
+    agree, densities, flags_for, images, in_type, int8_note, named, open, open_for_images, open_to_run, opened,
+    skipped, tell_input, told, warn_skipped, without_density,
 };

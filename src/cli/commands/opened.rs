@@ -7,12 +7,13 @@ use crate::cli::output;
 use crate::data::{Feed, InputReport, InputShape, Loader, Samples, Skipped, takes_size};
 use crate::density::{Densities, measure, obstacle};
 use crate::error::{Error, Result};
-use crate::graph::{self, FloatType};
+use crate::graph::int8_dtype;
 use crate::metadata::PREPROCESS;
 use crate::onnx::{Model, sha256};
 use crate::opening::{Opened, Opening};
 use crate::parallel;
-use crate::runtime::Runtime;
+use crate::rounding::{self, Dtype, Rounded};
+use crate::runtime::{Kind, Runtime};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -158,14 +159,31 @@ pub fn warn_skipped(skipped: &Skipped) {
 
 /// Gives a model that is about to be written the type that was asked for; `wide` are the values that stay float32,
 /// where images were looked at for them.
-pub fn in_type(model: &mut Model, dtype: Option<FloatType>, wide: Option<&HashSet<String>>) -> Result<()> {
-    if let Some(dtype) = dtype {
-        let none = HashSet::new();
-        let warning = graph::convert_but(model, dtype, wide.unwrap_or(&none))?;
-        warning.iter().for_each(|warning| output::warn(warning));
-        dtype.caution(wide.is_some()).iter().for_each(|caution| output::warn(caution));
+pub fn in_type(model: &mut Model, dtype: Option<Dtype>, wide: Option<&HashSet<String>>) -> Result<Option<Rounded>> {
+    let Some(dtype) = dtype else { return Ok(None) };
+    let none = HashSet::new();
+    let converted = rounding::convert_but(model, dtype, wide.unwrap_or(&none))?;
+    converted.warnings.iter().for_each(|warning| output::warn(warning));
+    dtype.caution(wide.is_some()).iter().for_each(|caution| output::warn(caution));
+    Ok(converted.int8)
+}
+
+/// What a runtime makes of weights in int8, where it is not what the file says.
+pub fn int8_note(path: &Path, model: &Model, runtime: Kind) -> Option<String> {
+    if int8_dtype(model.graph()) != Some("int8") {
+        return None;
     }
-    Ok(())
+    let path = path.display();
+    Some(match runtime {
+        Kind::Onnxruntime => format!(
+            "`{path}`: ONNX Runtime also rounds what int8 weights are multiplied with, to 8 bits in blocks, unless \
+             `session.qdq_matmulnbits_accuracy_level` is 1"
+        ),
+        _ => format!(
+            "`{path}`: what int8 weights are multiplied with is float32 here; ONNX Runtime and OpenVINO round it, too, \
+             which --runtime onnxruntime shows"
+        ),
+    })
 }
 
 /// Adds the model's path to errors that name no file.

@@ -29,6 +29,7 @@ use crate::metadata::{PREPROCESS, schema};
 use crate::metrics::Evaluation;
 use crate::onnx::Model;
 use crate::report::{Curve, density_plot, run_page};
+use crate::rounding::Dtype;
 use crate::runtime::Runtime;
 use crate::training::{has_classifier, of_rows, open_dataset};
 
@@ -63,6 +64,10 @@ pub struct RunArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+    /// Type that the tuned model computes in, or int8 for its weights; its inputs and outputs are float32 [default: as
+    /// the model has it]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub dtype: Option<Dtype>,
     #[command(flatten)]
     pub shape: ShapeFlags,
     #[command(flatten)]
@@ -132,7 +137,8 @@ pub fn run(c: &RunArgs) -> Result<()> {
         score_range: None,
         dry_run: false,
     };
-    let files = Wanted { output: Some(&written[2]), metrics: Some(&written[4]), force: true, ..Wanted::default() };
+    let (output, metrics) = (Some(&*written[2]), Some(&*written[4]));
+    let files = Wanted { output, metrics, dtype: c.dtype, force: true, ..Wanted::default() };
     let outcome = Training::new(&asked, &files)?.run()?;
 
     output::note("4/4 evaluation and report");
@@ -269,7 +275,7 @@ fn long(c: &RunArgs, flags: &DataFlags, laid: Option<&Laid>, data: &Dataset) -> 
 /// The tuned model.
 fn reopened(c: &RunArgs, data: &DataFlags, path: &Path, open: &OpenFlags) -> Result<Model> {
     // It pools by itself.
-    let open = &OpenFlags { pooling: None, ..open.clone() };
+    let open = &OpenFlags { pooling: None, written: true, ..open.clone() };
     match data.given(data.path(), true) {
         None => open_to_run(path, open, &c.run.runtime, &c.run.transform),
         Some(given) => opened_on(path, open, &c.run.runtime, &c.run.transform, given).map(|opened| opened.model),

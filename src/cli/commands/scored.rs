@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::source::opened_on;
-use super::{named, plain};
+use super::{int8_note, named, plain};
 use crate::anatomy::{Pooling, sequence_axis, token_axis};
 use crate::axes::Typing;
 use crate::cli::common::{DataFlags, Given, RunFlags};
@@ -59,6 +59,8 @@ pub fn run(c: &Asked) -> Result<()> {
     let embedding = named(c.model, Embedding::find(&fixed, &arrays))?;
     let name = &embedding.output;
     let runtime = Runtime::start(&c.run.runtime.options())?;
+    let int8 = int8_note(c.model, &opened.model, runtime.kind);
+    int8.iter().for_each(|note| output::note(note));
     let begun = Instant::now();
     let rows = named(c.model, embedding.of_all(&runtime, &fixed, &arrays, c.batch_size))?;
     let scores = arrays.scores();
@@ -81,6 +83,7 @@ pub fn run(c: &Asked) -> Result<()> {
             "pooling": c.run.open.pooling.map(Pooling::name),
             "pairs_per_second": rate,
             "input": report,
+            "notes": int8.iter().collect::<Vec<_>>(),
             "runtime": runtime.kind,
         }))?;
     } else {

@@ -23,13 +23,13 @@ use crate::fitting::{
     Allocation, Budget, Fitter, Job, JobOptions, Limits, PlannedLayer, Shrunk, Towers, Views, analyse, carrying,
     comparison, latency, may_cut_dims,
 };
-use crate::graph::{self, FloatType};
 use crate::learngene::{Learngene, Removals, parameters};
 use crate::metadata::schema;
 use crate::metrics::Measures;
-use crate::onnx::{Model, encoded_len};
+use crate::onnx::{Model, encoded_len, payload};
 use crate::parallel;
 use crate::report::{Frontier, KeptLayer, Seen, frontier_plot, shrink_page};
+use crate::rounding::{self, Dtype};
 use crate::runtime::Runtime;
 
 /// `offshoot shrink`.
@@ -114,10 +114,10 @@ pub struct ShrinkArgs {
     #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Levers",
         value_parser = clap::value_parser!(u32).range(2..))]
     pub min_ffn: u32,
-    /// Floating-point type that the descendant computes in; its inputs and outputs are float32 [default: as the model
-    /// has it]
+    /// Type that the descendant computes in, or int8 for its weights; its inputs and outputs are float32 [default: as
+    /// the model has it]
     #[arg(long, value_enum, value_name = "TYPE")]
-    pub dtype: Option<FloatType>,
+    pub dtype: Option<Dtype>,
     /// Leave what is constant at the model's image size to be computed at every run
     #[arg(long)]
     pub no_fold: bool,
@@ -345,7 +345,7 @@ impl Made<'_> {
         named(&c.model, job.fold(&mut child))?;
         let wide = |(f, towers): (&Calibrated, &Towers)| f.wide(towers, &child.model, c.dtype, bars);
         let wide = named(&c.model, images.zip(job.shrinker.as_ref()).map(wide).transpose())?.flatten();
-        named(&c.model, in_type(&mut child.model, c.dtype, wide.as_ref()))?;
+        let int8 = named(&c.model, in_type(&mut child.model, c.dtype, wide.as_ref()))?;
         job.describe(&mut child, &allocation, images.and_then(|f| f.preprocess()))?;
         let milliseconds = latency::side_by_side(&job.runtime, job.ancestor, &child.model, job.sample())?;
         if self.companions.is_some() {
@@ -354,6 +354,9 @@ impl Made<'_> {
         child.bytes = plain::write_model(self.path, &child.model, &c.run.runtime)?;
         let noun = images.map_or(Noun::of(None), |f| f.noun());
         let mut report = report(self.path, &allocation, &child, milliseconds, noun);
+        if let Some(int8) = int8 {
+            report["int8"] = json!(int8);
+        }
         if let Some(companions) = self.companions {
             report["configs"] = json!(companions.write(self.path, &child.model, &allocation.kept_layers())?);
         }
@@ -371,10 +374,15 @@ fn sizes(c: &ShrinkArgs, model: &Model) -> Result<Vec<(Budget, PathBuf)>> {
     let placed = |output: &Path| if c.with_configs { in_folder(output) } else { Ok(output.to_path_buf()) };
     if let Some(mut budget) = c.budget {
         if let (Budget::Bytes(bytes), Some(dtype)) = (&mut budget, c.dtype) {
-            // The budget is that of the file; the allocation counts the ancestor's type.
+            // The budget is that of the file; the allocation counts the ancestor's type. What is no weight stays.
             let mut converted = model.clone();
-            named(&c.model, graph::convert(&mut converted, dtype))?;
-            *bytes *= encoded_len(&model.proto) as f64 / encoded_len(&converted.proto) as f64;
+            named(&c.model, rounding::convert(&mut converted, dtype))?;
+            let parts = |model: &Model| {
+                let weights: usize = model.graph().initializer.iter().map(|t| payload(t).len()).sum();
+                [weights as f64, encoded_len(&model.proto) as f64 - weights as f64]
+            };
+            let ([own, rest], [weights, others]) = (parts(model), parts(&converted));
+            *bytes = rest + (*bytes - others).max(0.0) * own / weights;
         }
         return Ok(vec![(budget, placed(output)?)]);
     }

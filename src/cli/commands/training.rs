@@ -20,11 +20,11 @@ use crate::cli::signals;
 use crate::data::{Arrays, Augmentation, Scale, ScoresReport, TrainingOptions, View};
 use crate::descendant;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::FloatType;
 use crate::metadata::CLASSES;
 use crate::onnx::Model;
 use crate::parallel;
 use crate::report::{Curve, Measure, training_page, training_plot};
+use crate::rounding::Dtype;
 use crate::runtime::{Device, Kind, Runtime};
 use crate::training::{
     Cut, Data, Goal, LearningRate, Observer, Open, Operators, Optimiser, Options, Plan, Recipe, Separated, Setup,
@@ -61,7 +61,7 @@ pub struct Wanted<'c> {
     /// The step graph, instead of a tuned model.
     pub step: Option<&'c Path>,
     /// The type of the tuned model.
-    pub dtype: Option<FloatType>,
+    pub dtype: Option<Dtype>,
     /// A line for every update and validation.
     pub metrics: Option<&'c Path>,
     /// A plot of loss and accuracy.
@@ -459,7 +459,7 @@ struct Watch<'a> {
     steps: Vec<StepReport>,
     validations: Vec<ValidationReport>,
     names: Option<String>,
-    dtype: Option<FloatType>,
+    dtype: Option<Dtype>,
     /// The model that takes arrays by their names, where the trained one takes rows.
     original: Option<&'a Model>,
     /// What samples are called.

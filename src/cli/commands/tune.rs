@@ -14,10 +14,10 @@ use crate::cli::common::values::score_range;
 use crate::cli::common::{DataFlags, RunFlags, TrainingFlags};
 use crate::cli::output::{self, table, write_text};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::FloatType;
 use crate::metadata::schema;
 use crate::onnx::to_f32;
 use crate::parallel;
+use crate::rounding::Dtype;
 use crate::training::{Operators, Selection, Setup, Steps, checkpoint, trainable_form};
 
 /// `offshoot tune`.
@@ -39,10 +39,10 @@ pub struct TuneArgs {
     /// The tuned model to write: the best by validation; the last stands beside it as NAME.last.onnx
     #[arg(short, long, value_name = "TUNED.onnx")]
     pub output: Option<PathBuf>,
-    /// Floating-point type that the tuned model computes in; its inputs and outputs are float32 [default: as the model
-    /// has it]
+    /// Type that the tuned model computes in, or int8 for its weights; its inputs and outputs are float32 [default: as
+    /// the model has it]
     #[arg(long, value_enum, value_name = "TYPE")]
-    pub dtype: Option<FloatType>,
+    pub dtype: Option<Dtype>,
     /// Overwrite existing outputs
     #[arg(long)]
     pub force: bool,

@@ -17,6 +17,9 @@ pub struct OpenFlags {
     /// Make the weights of a quantised model float numbers, and leave the quantisation of its activations out
     #[arg(long)]
     pub dequantize: bool,
+    /// Whether weights in int8 stay as the file has them: of commands that run a file and make no other.
+    #[arg(skip)]
+    pub written: bool,
     /// Image size of a model that takes images of any size: N or HEIGHTxWIDTH [default: what its metadata, a
     /// configuration beside it, or its position tables say]
     #[arg(long, value_name = "N|HxW", value_parser = image_size)]
@@ -44,6 +47,7 @@ impl OpenFlags {
         Opening {
             links,
             dequantize: self.dequantize,
+            written: self.written,
             input_size: self.input_size,
             feeds: self.feed.clone(),
             of: self.of.clone(),
@@ -63,7 +67,8 @@ pub struct VerifyFlags {
     /// What is checked, by name: `runs` on an image; `batches` of two and three; `samples`, an image alone and among
     /// others; `permuted`, heads and neurons in another order. Of a descendant also `full-size`, its ancestor grown
     /// whole, and `removed`, its ancestor with the rows of what was removed at zero. In float16 also `half-precision`,
-    /// on tract, which computes in it. Exit code 1 where one fails.
+    /// on tract, which computes in it, and in int8 also `int8`, the float32 weights that it stands for. Exit code 1
+    /// where one fails.
     #[arg(long, help_heading = "Verification", conflicts_with = "no_verify")]
     pub verify: bool,
     /// Verify nothing

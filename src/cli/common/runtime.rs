@@ -50,3 +50,10 @@ pub struct RunFlags {
     #[command(flatten)]
     pub runtime: RuntimeFlags,
 }
+
+impl RunFlags {
+    /// The same for a command that judges a file: weights in int8 are run as they are.
+    pub fn as_written(&self) -> RunFlags {
+        RunFlags { open: OpenFlags { written: true, ..self.open.clone() }, ..self.clone() }
+    }
+}

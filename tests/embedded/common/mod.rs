@@ -10,6 +10,7 @@ pub mod forms;
 pub mod gradients;
 pub mod hash;
 pub mod image_size;
+pub mod int8;
 pub mod lengths;
 pub mod nodes;
 pub mod precision;

@@ -68,7 +68,7 @@ fn check(runtime: &Arc<Runtime>, model: &Model, x: &Array4<f32>, to: FloatType) 
 }
 
 /// The largest error of any output: the norm of the difference, relative to the output's.
-fn error(found: &[ArrayD<f32>], truth: &[ArrayD<f32>]) -> f32 {
+pub fn error(found: &[ArrayD<f32>], truth: &[ArrayD<f32>]) -> f32 {
     assert_eq!(found.len(), truth.len());
     let of = |(a, b): (&ArrayD<f32>, &ArrayD<f32>)| {
         assert_eq!(a.shape(), b.shape());
