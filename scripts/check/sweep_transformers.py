@@ -19,13 +19,15 @@
     python scripts/check/sweep_transformers.py table [--write]                         counts; --write puts the table into docs/dialects.md
     python scripts/check/sweep_transformers.py faults                                  what is not right, by its words, with the commands
 
-Options: --binary PATH (default target/release/offshoot), --cache FOLDER (default .cache/sweep), --exporter NAME, --again, --wrong.
+Options: --binary PATH (default target/release/offshoot), --cache FOLDER (default .cache/sweep), --exporter NAME, --again, --wrong,
+--untried (rows that no machine has a result of).
 
 A row is right when `inspect` gives the heads, the head dimension and the FFN widths that the module has, when `grow` at full size is
 exact (ONNX Runtime against the export, batch 1, and 3 where it is open), and when half the heads, half the FFN, both, and a dropped layer
 equal PyTorch's module with those rows at zero, or without that layer, to 2e-5 or to the module's own rounding. A result is kept until
-the binary or a version changes. Every export and every check is a process of its own with a time limit. The oracle
-(`scripts/lib/tiny_transformers.py`) shares no code with Offshoot.
+the binary or a version changes. `table --write` puts results into sweep_transformers.csv too, with the build and the versions that gave
+them: what another machine has seen stays until this one has seen it. Every export and every check is a process of its own with a time
+limit. The oracle (`scripts/lib/tiny_transformers.py`) shares no code with Offshoot.
 """
 
 import argparse
@@ -64,6 +66,7 @@ TOLERANCE = 2e-5
 SAYS = re.compile("statistics change|what is left misses|heads are mixed")  # warnings that a child is not its ancestor with parts at zero
 CHECKS = ["inspect", "full size", "half heads", "half FFN", "both", "last layer dropped", "first layer dropped"]
 VERSIONS = {p: version(p) for p in ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")}
+BUILT_BY = " ".join(f"{p} {v}" for p, v in VERSIONS.items())
 
 
 def apart(limit, work, *arguments):
@@ -122,7 +125,7 @@ def export(row, path):
     torch.set_num_threads(1)
     model, overrides = made(row)
     fed = fed_for(model, 2 if row["batch"] == "open" else 1, overrides)
-    wrapped = tiny_transformers.Tensors(model.requires_grad_(False), list(fed))
+    wrapped = tiny_transformers.Tensors(model.requires_grad_(False), list(fed)).eval()  # the exporter gives every part the mode of the whole
     options = {"input_names": list(fed)}
     if row["exporter"] == "dynamo":
         options |= {"dynamo": True, "external_data": False, "verbose": False}
@@ -330,7 +333,8 @@ class Check:
         modules = dict(self.model.named_modules())
         lists = [o for o, n in counted.items() if n > 1 and isinstance(modules[o], (nn.ModuleList, nn.Sequential))]
         repeated = len(self.attentions) > 1 and len({a["block"] for a in self.attentions}) == 1
-        picks = any(getattr(self.model.config, n, None) for n in ("out_indices", "backbone_out_indices", "_out_indices"))
+        numbers = ("out_indices", "backbone_out_indices", "_out_indices", "intermediate_layers_indices")
+        picks = any(getattr(self.model.config, n, None) for n in numbers)
         if any(f.get("alone") for f in self.ffns):
             return None  # a layer is no element of a list
         if not lists and not repeated or self.place is None or picks and which == "first":
@@ -412,7 +416,8 @@ class Check:
             said = next((w for w in self.warnings if SAYS.search(w)), None)
             return ("said", f"outputs {worst:.1e} off; {said[:300]}") if said else ("wrong", f"outputs {worst:.1e} off")
         except Wrong as problem:
-            unread = next((w for w in self.warnings if what == "inspect" and "are not read" in w), None)
+            said = "are not read" if what == "inspect" else "it is run on batches of"
+            unread = next((w for w in self.warnings if said in w), None)
             return ("said", f"{problem}; {unread[:300]}") if unread else ("wrong", str(problem))
         except Refused as problem:
             return "refused", str(problem)
@@ -464,6 +469,7 @@ def chosen(args):
     asked = {n: k for k, n in enumerate(args.names)}
     place = lambda row: asked.get(name_of(row), asked.get(row["class"]))
     found = [r for r in rows() if (not args.exporter or name_of(r).rpartition("-")[2] in args.exporter) and (not asked or place(r) is not None)]
+    found = [r for r in found if not args.untried or r["versions"] != BUILT_BY]
     return sorted(found, key=place) if asked else found
 
 
@@ -474,6 +480,10 @@ def kept(path):
 def keep(path, record):
     with path.open("a") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def today():
+    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 def start(modules, dynamo):
@@ -504,7 +514,7 @@ def export_one(args, row, log, before):
         return old
     path.unlink(missing_ok=True)
     began = time.time()
-    record = {"name": name, **same, **apart(LIMIT["export"], export, row, path), "seconds": round(time.time() - began, 1)}
+    record = {"name": name, **same, **apart(LIMIT["export"], export, row, path), "seconds": round(time.time() - began, 1), "seen": today()}
     path.with_suffix(".part.onnx").unlink(missing_ok=True)
     keep(log, record)
     before[name] = record
@@ -522,7 +532,7 @@ def check_one(args, row, log, before):
     began = time.time()
     done = apart(LIMIT["check"], lambda: Check(args, row, path).all())
     ended = {"results": {"run": {"state": "error", "reason": done.get("failed"), "command": ""}}}
-    record = {"name": name, **same, **(done.get("result") or ended), "seconds": round(time.time() - began, 1)}
+    record = {"name": name, **same, **(done.get("result") or ended), "seconds": round(time.time() - began, 1), "seen": today()}
     record["verdict"] = verdict(record["results"])
     keep(log, record)
     before[name] = record
@@ -537,6 +547,7 @@ def main():
     parser.add_argument("--exporter", action="append", choices=list(EXPORTERS))
     parser.add_argument("--again", action="store_true", help="do anew what is there")
     parser.add_argument("--wrong", action="store_true", help="check anew what was not right")
+    parser.add_argument("--untried", action="store_true", help="only rows that no machine has a result of")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("command", choices=["export", "check", "both", "table", "faults"])
     parser.add_argument("names", nargs="*")
@@ -555,6 +566,7 @@ def main():
             check_one(args, row, checked, checks)
 
 
+COLUMNS, TRACKED = "class module overrides exporter opset batch outcome".split(), "state why build versions seen".split()
 STATES = ["right", "said", "refused", "caught", "wrong", "error"]
 SAID = {
     "right": "right throughout", "said": "inexact, and a warning says so", "refused": "refused",
@@ -563,23 +575,37 @@ SAID = {
 
 
 def latest(args, exports, checks):
-    """The rows of the list with what is known of them: `not exported` and why, `not checked`, or the verdict."""
+    """The rows of the list with what is known of them: the state (`not tried`, `not exported`, `not checked`, or the verdict), why, and by what.
+
+    What this machine has seen counts, unless the list holds what another one has seen on a later day.
+    """
     found = []
     for row in rows():
         name = name_of(row)
         exported, checked = exports.get(name), checks.get(name)
         same = lambda record: record is not None and record["overrides"] == row["overrides"]
-        if not same(exported):
-            state, why = "not tried", ""
+        results = {}
+        if row["seen"] and not any(same(r) and r.get("seen", "") >= row["seen"] for r in (exported, checked)):
+            state, why, by = row["state"] or "not exported", row["why"] or row["outcome"], {k: row[k] for k in TRACKED}
+        elif not same(exported):
+            state, why, by = "not tried", "", {}
         elif "failed" in exported:
-            state, why = "not exported", exported["failed"]
+            state, why, by = "not exported", exported["failed"], seen(exported)
         elif not same(checked):
-            state, why = "not checked", ""
+            # The list's verdict stands while its export was only made again.
+            state, why, by = (row["state"], row["why"], {k: row[k] for k in TRACKED}) if row["state"] else ("not checked", "", {})
         else:
-            state = verdict(checked["results"])
-            why = "; ".join(f"{k}: {r['reason']}" for k, r in checked["results"].items() if r["state"] == state and state != "right")
-        found.append((row, name, state, why, checked))
+            results = checked["results"]
+            state, by = verdict(results), seen(checked)
+            why = "; ".join(f"{k}: {r['reason']}" for k, r in results.items() if r["state"] == state and state != "right")
+        found.append((row, name, state, why, by | {"results": results}))
     return found
+
+
+def seen(record):
+    """By which build and versions a record was made, and when."""
+    versions = " ".join(f"{p} {v}" for p, v in record["versions"].items())
+    return {"build": record.get("binary", "")[:12], "versions": versions, "seen": record.get("seen", "")}
 
 
 def cause(reason):
@@ -591,10 +617,8 @@ def cause(reason):
 def faults(args, found):
     """What is not right, grouped by its words, with files and commands."""
     groups = collections.defaultdict(list)
-    for row, name, state, why, checked in found:
-        if checked is None or state in ("right", "not exported", "not tried", "not checked"):
-            continue
-        for what, r in checked["results"].items():
+    for _, name, state, _, by in found:
+        for what, r in by["results"].items() if state in STATES else ():
             if r["state"] != "right":
                 groups[(r["state"], what, cause(r["reason"]))].append((name, r))
     text = [f"# Faults\n\n{summary(found)}\n"]
@@ -616,7 +640,7 @@ def summary(found):
     ran = sum(states[s] for s in STATES)
     counts = ", ".join(f"{states[s]} {SAID[s]}" for s in STATES if states[s])
     open_ones = f", {left} not yet tried" if (left := states["not tried"] + states["not checked"]) else ""
-    builds = {checked["binary"][:12] for _, _, state, _, checked in found if state in STATES}
+    builds = {by["build"] for _, _, state, _, by in found if state in STATES}
     by = f"by the build {', '.join(sorted(builds))}" if len(builds) < 3 else f"by {len(builds)} builds"
     return f"{len(found)} rows: {states['not exported']} do not export or do not run{open_ones}; of {ran} checked {by} {counts}."
 
@@ -659,13 +683,15 @@ def short(why):
 
 
 def fill_outcomes(found):
-    """Writes into the list what became of each export."""
+    """Writes into the list what became of each row, and who saw it."""
     with ROWS.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow("class,module,overrides,exporter,opset,batch,outcome".split(","))
-        for row, _, state, why, _ in found:
-            outcome = re.sub(r"/\S*/", "", why)[:160] if state == "not exported" else row["outcome"] if state == "not tried" else "runs"
-            writer.writerow([row["class"], row["module"], row["overrides"], row["exporter"], row["opset"], row["batch"], outcome])
+        writer = csv.DictWriter(file, [*COLUMNS, *TRACKED], lineterminator="\n")
+        writer.writeheader()
+        for row, _, state, why, by in found:
+            why = re.sub(r"/\S*/", "", why)[:160]
+            outcome = why if state == "not exported" else row["outcome"] if state == "not tried" else "runs"
+            result = {"state": state, "why": why} if state in STATES else {"state": "", "why": ""}
+            writer.writerow(row | {"outcome": outcome} | result | {k: by.get(k, "") for k in TRACKED[2:]})
 
 
 if __name__ == "__main__":

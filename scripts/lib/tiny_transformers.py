@@ -20,6 +20,7 @@ attention.
 
 import importlib
 import inspect
+import itertools
 import math
 import json
 import os
@@ -387,11 +388,13 @@ def attentions_of(events, modules):
             continue
         # Several softmaxes before one projection are one attention, which may be listed as several.
         last = attentions[-1] if attentions else None
-        again = last is not None and last["module"] == owner and not any(e[0] == "map" for e in events[last["at"]:at])
+        # A module that runs for one chunk of the tokens after the other (Canine) takes the same maps again before its projection.
+        own = taken_by(owner, events, at)
+        again = last is not None and last["module"] == owner and not any(is_new(e, own) for e in events[last["at"]:at])
         said, (queries, keys) = heads_of(modules[owner]), heads_of_shapes(facts)
         queries = queries or said
         said = min(said, queries, keys or said)
-        after = ((i, e[2]) for i, e in enumerate(events[at:], at) if e[0] == "map" and e[2]["groups"] == 1)
+        after = ((i, e[2]) for i, e in enumerate(events[at:], at) if is_new(e, own) and e[2]["groups"] == 1)
         place, projection = next((found for found in after if found[1]["in"] % queries == 0), (None, None))
         if projection is None:
             continue
@@ -399,7 +402,7 @@ def attentions_of(events, modules):
         dim = next((d for n in names if isinstance(d := getattr(modules[owner], n, None), int)), 0)
         attentions.append({
             # What samples an image at places (deformable attention) has no keys, and may be no attention.
-            "module": owner, "at": at, "again": again or "Deformable" in type(modules[owner]).__name__, "heads": said, "query_heads": queries,
+            "module": owner, "at": at, "again": again or "scaledeformable" in type(modules[owner]).__name__.lower(), "heads": said, "query_heads": queries,
             # ConvBERT's projection takes as many channels from a convolution.
             "head_dim": dim if width == 2 * queries * dim else width // queries,
             "tokens": list(facts["p"][-2:] if "p" in facts else (facts["q"][-2], facts["k"][-2])),
@@ -407,6 +410,16 @@ def attentions_of(events, modules):
         })
         projections.add(place)
     return attentions, projections
+
+
+def taken_by(owner, events, at):
+    """The weights of the maps that a module took just before an event, while nothing else ran."""
+    before = itertools.takewhile(lambda e: owner in e[1], reversed(events[:at]))
+    return {e[2]["weight"] for e in before if e[0] == "map"}
+
+
+def is_new(event, own):
+    return event[0] == "map" and event[2]["weight"] not in own
 
 
 def feed_forwards(events, modules, projections, inside, blocks):

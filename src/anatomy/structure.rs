@@ -28,7 +28,8 @@ pub struct Attention {
     /// Its Softmax nodes, or its fused operator. Several where several attention maps share one output projection; none
     /// where there is no map ([linear](Attention::is_linear) attention).
     pub softmax: Vec<usize>,
-    /// The node of its output projection.
+    /// The node of its output projection; where there is none ([`has_projection`](Attention::has_projection)), the
+    /// product of its probabilities with the values.
     pub projection: usize,
     /// Its heads; empty where it has one head and so no axis for them. Where several heads of queries share one of keys
     /// and values, the heads of keys and values.
@@ -134,6 +135,13 @@ impl Attention {
     /// True where scores weigh tokens that are added up, and no query has a map of its own (MobileViT v2, SwiftFormer).
     pub fn is_linear(&self) -> bool {
         self.softmax.is_empty()
+    }
+
+    /// False where what it attends to is added to the residual stream without a weight (T2T-ViT). Its heads, channels
+    /// of the stream, stay as many as they are.
+    pub fn has_projection(&self, typing: &Typing) -> bool {
+        let operands = typing.graph.node[self.projection].input.iter().filter(|x| !x.is_empty());
+        operands.take(2).any(|x| typing.is_constant(x))
     }
 
     /// The FFN whose neurons a learngene clusters and orders, and whose last matrix is fitted: the last one.

@@ -1,6 +1,6 @@
 //! How a graph is typed: inputs and weights first, then node by node.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::OnceLock;
 
 use super::arithmetic::{Known, LIMIT};
@@ -15,6 +15,22 @@ use crate::onnx::{Model, element_count, is_float, node_label};
 
 /// Floats that are known of what an input is fed.
 const FLOATS: usize = 16;
+
+/// Numbers of rows of what may be tables of places, from the most rows on: fewer than tokens that are assumed. None
+/// where no input leaves a length open.
+fn shorter_lengths(model: &Model) -> Vec<usize> {
+    let is_open = |dims: Vec<Option<usize>>| dims.len() != 4 && dims.iter().skip(1).any(Option::is_none);
+    if !data_inputs(model.graph()).into_iter().filter_map(declared_dims).any(is_open) {
+        return Vec::new();
+    }
+    let rows = |t: &TensorProto| match t.shape()[..] {
+        [n, _] | [1, n, _] => Some(n),
+        _ => None,
+    };
+    let tables = model.graph().initializer.iter().filter_map(rows);
+    let rows: BTreeSet<usize> = tables.filter(|n| (2..Typing::OPEN_LENGTH).contains(n)).collect();
+    rows.into_iter().rev().collect()
+}
 
 impl<'m> Typing<'m> {
     /// How long axes are taken to be that inputs leave open.
@@ -31,9 +47,23 @@ impl<'m> Typing<'m> {
 
     /// Types a model, whose batch is opened where the file fixes it, if it `opens`.
     pub(super) fn begin(model: &'m Model, assumption: Assumption, opens: bool) -> Result<Self> {
-        let mut typing = Self::empty(model, assumption);
-        typing.walk(opens)?;
-        Ok(typing)
+        let of_length = |length| {
+            let mut typing = Typing { open_length: length, ..Self::empty(model, assumption.clone()) };
+            typing.walk(opens).map(|()| typing)
+        };
+        let is_sound = |typing: &Result<Self>| typing.as_ref().is_ok_and(|t| t.conflicts.is_empty());
+        let usual = of_length(Self::OPEN_LENGTH);
+        if is_sound(&usual) {
+            return usual;
+        }
+        // A table of places may have fewer rows than the tokens that are assumed: then there are as many tokens.
+        let fitting = shorter_lengths(model).into_iter().map(of_length).find(is_sound);
+        fitting.unwrap_or(usual)
+    }
+
+    /// True where lengths that inputs leave open are those of a table of places with fewer rows than are assumed else.
+    pub fn has_short_table(&self) -> bool {
+        self.open_length < Self::OPEN_LENGTH
     }
 
     /// Nothing is typed yet.
@@ -278,6 +308,46 @@ mod tests {
             let model = model(&[2, 4, 8, 8], vec![node(op, inputs, &["y"], vec![])], &[0]);
             let Err(error) = Typing::new(&model) else { panic!("{op} of {inputs:?} was typed") };
             assert_eq!(error.kind(), ErrorKind::Format, "{error}");
+        }
+    }
+
+    /// A text may be as long as its table of places has rows, and no longer.
+    #[test]
+    fn a_short_table_of_places_says_how_many_tokens_there_are() {
+        let of_rows = |rows: usize| {
+            let weight = |name: &str, dims: &[usize]| {
+                tensor_from_f32(name, DataType::Float, dims, &vec![0.0; dims.iter().product()])
+            };
+            let int = |name: &str, n: i64| tensor_from_i64(name, &[1], &[n]);
+            let nodes = vec![
+                node("Gather", &["words", "ids"], &["looked_up"], vec![]),
+                node("Shape", &["ids"], &["shape"], vec![]),
+                node("Slice", &["shape", "one", "two"], &["tokens"], vec![]),
+                node("Slice", &["table", "zero", "tokens"], &["places"], vec![]),
+                node("Add", &["looked_up", "places"], &["y"], vec![]),
+            ];
+            Model::from_proto(ModelProto {
+                graph: Some(GraphProto {
+                    input: vec![tensor_info("ids", DataType::Int64, &[None, None])],
+                    output: vec![tensor_info("y", DataType::Float, &[None, None, Some(6)])],
+                    initializer: vec![
+                        weight("words", &[14, 6]),
+                        weight("table", &[rows, 6]),
+                        int("zero", 0),
+                        int("one", 1),
+                        int("two", 2),
+                    ],
+                    node: nodes,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            })
+        };
+        for (rows, tokens) in [(64, 16), (16, 16), (11, 11), (2, 2)] {
+            let model = of_rows(rows);
+            let typing = Typing::new(&model).unwrap();
+            assert_eq!(typing.shape("y").unwrap()[1..], [tokens, 6]);
+            assert_eq!(typing.has_short_table(), tokens < 16);
         }
     }
 

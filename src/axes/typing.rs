@@ -280,7 +280,8 @@ impl<'m> Typing<'m> {
 
 /// True where some nodes may be opaque: most models have none, and need not be typed for it.
 pub fn holds_unread(model: &Model) -> bool {
-    let is_unread = |n: &NodeProto| !ops::of(n).is_known() || ops::of(n).is(Mark::Counts);
+    let is_unread =
+        |n: &NodeProto| !ops::of(n).is_known() || ops::of(n).is(Mark::Counts) || n.op_type() == "GridSample";
     model.graph().node.iter().any(is_unread)
 }
 

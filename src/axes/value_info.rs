@@ -50,7 +50,11 @@ impl<'m> Known<'m> {
         let other_images = [2, 3].map(|times| [2 * image[0], times * image[1]]);
         let sound = |batch, image| {
             let mut typing = Typing::empty(model, Assumption { batch, image });
-            typing.open_length += typing.open_length / 2;
+            // A table of places may have no more rows than are assumed.
+            typing.open_length = match first.has_short_table() {
+                true => first.open_length - first.open_length.div_ceil(4),
+                false => typing.open_length + typing.open_length / 2,
+            };
             typing.walk(false).ok().filter(|()| typing.conflicts.is_empty())?;
             Some(typing)
         };

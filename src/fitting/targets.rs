@@ -61,6 +61,7 @@ pub fn sites(typing: &Typing, anatomy: &Anatomy) -> (Vec<Site>, Vec<String>) {
     for (layer, a) in anatomy.layers.iter().enumerate() {
         match finder.site(layer, Kind::Heads, a.projection, a.head_factor(typing), a.sum.clone()) {
             Some(site) => found.push(site),
+            None if !a.has_projection(typing) => {}
             None => warnings.push(format!("layer {layer}: the output projection has a form that is not fitted")),
         }
         let Some(ffn) = a.ffn() else { continue };

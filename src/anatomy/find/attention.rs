@@ -3,6 +3,7 @@
 use super::super::softmax::score_axes;
 use super::super::structure::{Attention, Mixing};
 use super::finder::{Finder, WeightContraction};
+use super::residual::is_skip_norm;
 use crate::axes::{Dim, Factor};
 use crate::onnx::proto::NodeProto;
 
@@ -29,6 +30,10 @@ impl<'m> Finder<'_, 'm> {
             let competes = fused.is_none() && !self.weighs_values(k, &keys) && self.is_product_over(k, &queries);
             let (queries, keys) = if competes { (keys, queries) } else { (queries, keys) };
             let attends = fused.is_some() || self.weighs_values(k, &keys);
+            if let Some(bare) = attends.then(|| self.bare(k, &front, [&queries, &keys])).flatten() {
+                found.push(bare);
+                continue;
+            }
             let Some(projection) = attends.then(|| self.projection(k, &keys)).flatten() else {
                 linear.extend(self.linear(k));
                 continue;
@@ -71,6 +76,27 @@ impl<'m> Finder<'_, 'm> {
         found.extend(linear);
         found.sort_by_key(|a| a.softmax.first().copied().unwrap_or(a.projection));
         found
+    }
+
+    /// An attention without an output projection (the stages of T2T-ViT that cut tokens anew): what it attends to is
+    /// added to the stream as it is, to a value that scores and values are made from. Its heads are channels of the
+    /// stream. The product of probabilities and values stands in the place of the projection.
+    fn bare(&self, softmax: usize, front: &[Dim], tokens: [&Dim; 2]) -> Option<Attention> {
+        let product = self.product(softmax, tokens[1])?;
+        let is_given = |x: &&str| !(x.is_empty() || product == softmax && self.typing.is_constant(x));
+        let operands: Vec<&str> = self.links.inputs(product).take(3).filter(is_given).collect();
+        let is_made = |x: &str, of: &str| x == of || self.links.maker(x).is_some_and(|m| self.is_made_from(m, of));
+        let is_stream = |x: &str| !self.typing.is_constant(x) && operands.iter().all(|o| is_made(o, x));
+        let is_sum = |k: &usize| matches!(self.node(*k).op_type(), "Add" | "Sum") || is_skip_norm(self.node(*k));
+        let mut later = self.links.downstream(self.links.outputs(product)).until(|k| self.weight.contains_key(&k));
+        let join = later.find(|k| is_sum(k) && self.links.inputs(*k).any(is_stream))?;
+        let leaves = |d: &Dim| self.typing.factors.leaves(d);
+        let dims = |x: &str| self.typing.dims.get(x);
+        let width = leaves(dims(self.links.outputs(product).next()?)?.last()?);
+        let made = dims(self.sum_of(join)?)?.iter().map(leaves).find(|d| self.meet(d, &width))?;
+        let heads: Dim = front.iter().flat_map(leaves).filter(|f| made.contains(f)).collect();
+        let head_dim = made.iter().copied().filter(|f| !heads.contains(f)).collect();
+        Some(Attention { heads, ..attention(vec![softmax], product, head_dim, made, tokens.map(leaves)) })
     }
 
     /// Linear attention (MobileViT v2, SwiftFormer): there is no map from queries to keys. Scores weigh keys, which are
@@ -225,11 +251,15 @@ impl<'m> Finder<'_, 'm> {
 
     /// The factors of what an attention makes: of the product of its probabilities with the values.
     fn attended(&self, softmax: usize, keys: &Dim) -> Dim {
-        let product = |k: &usize| self.typing.fused.contains_key(k) || self.takes_values(*k, keys);
-        let later = self.links.downstream(self.links.outputs(softmax));
-        let Some(k) = std::iter::once(softmax).chain(later).find(product) else { return Dim::new() };
+        let Some(k) = self.product(softmax, keys) else { return Dim::new() };
         let dims = self.links.outputs(k).take(1).filter_map(|o| self.typing.dims.get(o)).flatten();
         dims.flat_map(|d| self.typing.factors.leaves(d)).collect()
+    }
+
+    /// The product of the probabilities with the values.
+    fn product(&self, softmax: usize, keys: &Dim) -> Option<usize> {
+        let product = |k: &usize| self.typing.fused.contains_key(k) || self.takes_values(*k, keys);
+        std::iter::once(softmax).chain(self.links.downstream(self.links.outputs(softmax))).find(product)
     }
 
     /// Forward from the probabilities: their product with the values, then the first contraction with a weight of what
@@ -266,25 +296,33 @@ impl<'m> Finder<'_, 'm> {
         let dims = node.output.first().and_then(|o| self.typing.dims.get(o.as_str()));
         let Some([.., queries, keys]) = dims.map(Vec::as_slice) else { return Vec::new() };
         let computed = self.links.upstream(self.links.inputs(softmax)).along(|x| !self.typing.is_constant(x));
+        let mut of_pairs = Vec::new();
         for m in computed.nodes().filter(|&m| self.is_product(m)) {
             let operands: Vec<&str> = self.links.inputs(m).take(2).collect();
-            if operands.len() == 2 {
-                if !operands.iter().any(|o| self.typing.is_constant(o)) {
-                    return operands;
+            let [a, b] = operands[..] else { continue };
+            let axes = |x: &str, of: &[&Dim]| {
+                let dims = self.typing.dims.get(x).into_iter().flatten();
+                dims.filter(|d| of.iter().any(|part| self.meet(d, part))).count()
+            };
+            if !operands.iter().any(|o| self.typing.is_constant(o)) {
+                // What has an axis for queries and one for keys is a place for each pair of them (Bros), and not what
+                // is asked for.
+                match operands.iter().any(|x| axes(x, &[queries, keys]) > 1) {
+                    false => return operands,
+                    true if of_pairs.is_empty() => of_pairs = operands,
+                    true => {}
                 }
-                // Learned queries are fixed. Weights that mix heads have no queries, and tables of relative positions
-                // have keys too.
-                let holds = |o: usize, part: &Dim| {
-                    self.typing.dims.get(operands[o]).into_iter().flatten().any(|d| self.meet(d, part))
-                };
-                let sides =
-                    |q: usize, k: usize| holds(q, queries) && !holds(q, keys) && holds(k, keys) && !holds(k, queries);
-                if sides(0, 1) || sides(1, 0) {
-                    return operands;
-                }
+                continue;
+            }
+            // Learned queries are fixed. Weights that mix heads have no queries, and tables of relative positions have
+            // keys too.
+            let holds = |x: &str, part: &Dim| axes(x, &[part]) > 0;
+            let sides = |q: &str, k: &str| holds(q, queries) && !holds(q, keys) && holds(k, keys) && !holds(k, queries);
+            if sides(a, b) || sides(b, a) {
+                return operands;
             }
         }
-        Vec::new()
+        of_pairs
     }
 }
 

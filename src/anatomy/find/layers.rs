@@ -214,8 +214,10 @@ fn ranges(finder: &Finder, sums: &[Sum], stack: &Stack, ffns: &[FeedForward]) ->
             (std::iter::successors(next(&s), next).collect(), true)
         })
         .collect();
-    // A stack may hold layers with a cross-attention and layers without: each is compared with its own kind.
-    let decodes = |i: usize| backs[i].0.first().is_some_and(|&s| sums[s].crosses);
+    // A stack may hold layers with a cross-attention and layers without: each is compared with its own kind. One that
+    // samples what it attends to (deformable attention) is not read as such.
+    let samples = |s: &Sum| s.adapts && s.ffns.is_empty();
+    let decodes = |i: usize| backs[i].0.first().is_some_and(|&s| sums[s].crosses || samples(&sums[s]));
     let range = |(i, &(l, s)): (usize, &(usize, usize))| {
         let like = || (0..own.len()).filter(|&o| decodes(o) == decodes(i));
         let gap = like().filter(|&o| !backs[o].1).map(|o| &backs[o].0).min_by_key(|gap| gap.len());

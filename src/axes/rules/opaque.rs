@@ -173,7 +173,33 @@ impl<'m> Typing<'m> {
         let mut what: Vec<String> = first.into_iter().take(3).cloned().collect();
         what.extend((more > 0).then(|| format!("{more} more like these")));
         let last = if behind > 0 { format!(", and {behind} node(s) behind are not read") } else { String::new() };
-        (!what.is_empty()).then(|| format!("{}: what they touch keeps its size{last}", what.join("; ")))
+        let unknown = (!what.is_empty()).then(|| format!("{}: what they touch keeps its size{last}", what.join("; ")));
+        let all: Vec<String> = unknown.into_iter().chain(self.sampled()).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// Attentions whose values are sampled at places that queries name (deformable attention), in one line. They have
+    /// no keys.
+    fn sampled(&self) -> Option<String> {
+        let links = self.links();
+        let op = |k: usize| self.graph.node[k].op_type();
+        let moves = |n: &'m NodeProto| n.input.first().filter(|_| ops::of(n).is(Mark::Moves)).map(String::as_str);
+        let is_map = |x: &str| {
+            links.follow_back(x, moves).last().and_then(|x| links.maker(x)).is_some_and(|k| op(k) == "Softmax")
+        };
+        let is_product = |k: usize| matches!(op(k), "Mul" | "MatMul" | "Einsum");
+        let weighs = |k: &usize| {
+            let later = links.downstream(links.outputs(*k)).until(is_product);
+            later.filter(|&k| is_product(k)).any(|k| links.inputs(k).any(is_map))
+        };
+        let samples: Vec<usize> =
+            (0..self.graph.node.len()).filter(|&k| op(k) == "GridSample").filter(weighs).collect();
+        let first = node_label(&self.graph.node[*samples.first()?]);
+        Some(format!(
+            "attentions that sample values at places (`GridSample` in node `{first}`; {} in all) are not read: they \
+             stay as they are, and so do FFNs that no other attention has",
+            samples.len()
+        ))
     }
 
     /// Checks that a factor may be resized.

@@ -152,7 +152,7 @@ fn tokens(model: &Model, typing: &Typing) -> Vec<Value> {
         let names: Vec<&String> = axis.inputs.iter().map(|(name, _)| name).collect();
         json!({
             "tokens": typing.factors.factor_size(axis.factor),
-            "from": if is_fixed { "graph" } else { "guess" },
+            "from": if is_fixed { "graph" } else if typing.has_short_table() { "table" } else { "guess" },
             "axis": sizes.into_iter().find_map(axis_name),
             "inputs": names,
             "position_table": table.as_ref().map(PlaceTable::places),
@@ -166,8 +166,11 @@ fn of_tokens(v: &Value) -> String {
     let list = |v: &Value| v.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
     let why = match (v["from"] == "graph", v["axis"].as_str()) {
         (true, _) => "as the file has it".to_string(),
-        (false, Some(name)) => format!("a guess: the file leaves `{name}` open"),
-        (false, None) => "a guess: the file leaves it open".to_string(),
+        (false, name) => {
+            let open = name.map_or("it".to_string(), |name| format!("`{name}`"));
+            let why = if v["from"] == "table" { "as many as a table has rows" } else { "a guess" };
+            format!("{why}: the file leaves {open} open")
+        }
     };
     let most = match v["position_table"].as_u64() {
         Some(n) => format!("the position table has places for {n}"),
@@ -205,6 +208,8 @@ fn attention(typing: &Typing, a: &Attention, index: usize, roles: Option<&Roles>
     }
     if a.is_linear() {
         value["attention"] = json!("linear");
+    } else if !a.has_projection(typing) {
+        value["attention"] = json!("no output projection");
     }
     if size(&a.shared) > 1 {
         value["query_heads"] = json!(a.query_heads(typing));

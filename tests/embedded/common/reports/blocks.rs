@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
-use offshoot::descendant::{FfnWidth, Init, Shape, grow};
+use offshoot::descendant::{FfnWidth, Heads, Init, Shape, grow};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::Model;
 use offshoot::runtime::Runtime;
@@ -54,9 +54,20 @@ pub fn every_ffn_of_a_layer_is_resized(runtime: &Arc<Runtime>) {
         let grown = grow(&model, &identity(&model), &shape).unwrap();
         let error = far(runtime, &grown.model, &x, &numbers(&entry["halved"]));
         assert!(error < 2e-5, "{}: {error:e}", path.display());
+        if entry["few"].is_array() {
+            let fewer = Shape { heads: Heads::Percent(50.0), ..shape };
+            let error =
+                far(runtime, &grow(&model, &identity(&model), &fewer).unwrap().model, &x, &numbers(&entry["few"]));
+            assert!(error < 2e-5, "{}, half the heads: {error:e}", path.display());
+        }
     }
     let shown = String::from_utf8(done(&["inspect", text(&folder.join("conformer.onnx"))]).stdout).unwrap();
     assert!(shown.contains("24, 32") && shown.contains("convolution"), "{shown}");
+    let shown = printed(&["inspect", text(&folder.join("bare.onnx")), "--json"]);
+    for layer in shown["layers"].as_array().unwrap() {
+        let read = ["heads", "head_dim", "embedding_dim", "attention"].map(|field| &layer[field]);
+        assert_eq!(json!(read), json!([1, 16, 16, "no output projection"]));
+    }
     let linear = folder.join("linear.onnx");
     let shown = printed(&["inspect", text(&linear), "--json"]);
     assert!(

@@ -19,7 +19,7 @@ const BASE: &str = "fixtures/graphs/timm-vit-unfused-ts17.onnx";
 /// Children with any number of heads say what the file says where the other heads write nothing.
 pub fn what_is_known_is_resized(runtime: &Arc<Runtime>) {
     let kept = |grown: &Model, op: &str| grown.graph().node.iter().any(|n| n.op_type() == op);
-    children_say(runtime, (FOLDER, 4), 7, |model, grown| {
+    children_say(runtime, (FOLDER, 5), 7, |model, grown| {
         assert!(["GridSample", "Loop", "NonZero"].iter().any(|op| kept(grown, op)), "{model}");
     });
 }
@@ -33,6 +33,15 @@ pub fn what_is_sampled_is_no_attention() {
         layers.iter().map(|l| ["heads", "ffn_width", "ffn_activation"].map(|k| &l[k])).collect();
     assert_eq!(read, [[&json!(4), &json!(32), &json!("gelu")]; 3]);
     assert_eq!(found["other_attentions"], json!([]));
+    // The FFN of a layer whose own attention is a constant is not one of the next layer.
+    let found = json_of(&["inspect", &format!("{FOLDER}/learned.onnx"), "--json"]);
+    assert_eq!(found["layers"].as_array().unwrap().len(), 1);
+    assert_eq!(found["layers"][0]["ffn_width"], json!(32));
+    for (file, said) in [("deformable", true), ("learned", true), ("sampled", false)] {
+        let shown = done(&["inspect", &format!("{FOLDER}/{file}.onnx")]);
+        let warnings = String::from_utf8(shown.stderr).unwrap();
+        assert_eq!(warnings.contains("sample values at places"), said, "{file}: {warnings}");
+    }
 }
 
 /// An operator of a domain that nobody knows.
