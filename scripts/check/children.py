@@ -7,9 +7,9 @@
     cargo build && python scripts/check/children.py [--offshoot BINARY] [--web FOLDER] [--jobs 2] [NAME ...]
 
 Makes children of the fixtures under fixtures/graphs, or of those whose names hold a NAME: half the heads and half the FFN, the same with
-folded constants, one layer, and float16. Each is held to what its ancestor passes: `onnx.checker` with full_check, strict shape
-inference with data propagation, a plain session of ONNX Runtime with the batch that the file declares, 3 where it is open, and
-onnxruntime-web under node, whose outputs equal ONNX Runtime's to 1e-3 of their largest (float16: 1e-2). FOLDER is where npm has
+folded constants, one layer, float16, and weights in int8 in both forms. Each is held to what its ancestor passes: `onnx.checker` with
+full_check, strict shape inference with data propagation, a plain session of ONNX Runtime with the batch that the file declares, 3 where it
+is open, and onnxruntime-web under node, whose outputs equal ONNX Runtime's to 1e-3 of their largest (float16: 1e-2; int8: 1e-1). FOLDER is where npm has
 put onnxruntime-web. Exit code 1 where a child fails what its ancestor passes.
 """
 
@@ -32,7 +32,11 @@ FORMS = {
     "folded": ["--heads", "50%", "--ffn-width", "50%", "--fold"],
     "layers": ["--layers", "1"],
     "fp16": ["--dtype", "fp16"],
+    "int8": ["--dtype", "int8"],
+    "int8-rows": ["--dtype", "int8-rows"],
 }
+# How far two engines may be apart. Of int8 each rounds activations in its own way, and one flipped rounding spreads.
+LIMITS = {".fp16": 1e-2, ".int8": 1e-1, ".int8-rows": 1e-1}
 WEB = Path(__file__).with_name("web.mjs")
 OPEN = 3  # the batch of a model that leaves it open
 
@@ -164,7 +168,7 @@ def main():
             if outputs is None:
                 continue
             of_web = web[str(path)]
-            limit = 1e-2 if path.suffixes[:1] == [".fp16"] else 1e-3
+            limit = LIMITS.get(path.suffixes[0], 1e-3)
             if isinstance(of_web, str):
                 faults["onnxruntime-web"] = of_web
             elif (off := distance(of_web, outputs)) > limit:

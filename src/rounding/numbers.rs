@@ -3,9 +3,14 @@
 //! A scale is the largest magnitude divided by 127, a number the quotient by the scale, rounded to the nearest and to
 //! even between two, all in float32. A column of zeros has the scale one, and stays zero.
 
+use bytes::Bytes;
 use rayon::prelude::*;
 
 use crate::graph::LARGEST;
+
+/// Behind this number float32 holds whole numbers alone: what is added to it is rounded to even between two, and stands
+/// in its last bits.
+const WHOLE: f32 = 12_582_912.0;
 
 /// Rows that one thread rounds at a time.
 const ROWS: usize = 32;
@@ -24,7 +29,7 @@ pub(super) enum Lies {
 /// Numbers in int8 and their scales.
 #[derive(Debug, PartialEq)]
 pub(super) struct Numbers {
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     pub scales: Vec<f32>,
 }
 
@@ -47,7 +52,6 @@ pub(super) fn round(values: &[f32], [rows, columns]: [usize; 2], lies: Lies) -> 
     });
     let scales: Vec<f32> = scales.collect::<Result<_, _>>()?;
     let mut bytes = vec![0u8; values.len()];
-    let to_byte = |v: f32, scale: f32| (v / scale).round_ties_even() as i8 as u8;
     match lies {
         Lies::Columns | Lies::Rows => {
             let width = columns.max(1);
@@ -74,7 +78,12 @@ pub(super) fn round(values: &[f32], [rows, columns]: [usize; 2], lies: Lies) -> 
             });
         }
     }
-    Ok(Numbers { bytes, scales })
+    Ok(Numbers { bytes: bytes.into(), scales })
+}
+
+/// A number that is at most 127 scales, as a byte with a sign.
+fn to_byte(v: f32, scale: f32) -> u8 {
+    (v / scale + WHOLE).to_bits() as u8
 }
 
 /// The bits of the largest magnitude: they are ordered as magnitudes are, and what is no number is the largest.
@@ -110,6 +119,15 @@ mod tests {
         assert_eq!(found.scales, [1.0, 1.0 / 127.0, 1.0]);
         let as_i8: Vec<i8> = found.bytes.iter().map(|b| *b as i8).collect();
         assert_eq!(as_i8, [127, 64, 0, -2, 127, 0, 2, -32, 0]);
+    }
+
+    #[test]
+    fn bytes_are_quotients_rounded_to_even() {
+        let scale = 3.7e-3f32;
+        for i in -25_400..=25_400 {
+            let v = i as f32 / 200.0 * scale;
+            assert_eq!(to_byte(v, scale) as i8, (v / scale).round_ties_even() as i8, "{i}");
+        }
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Writing {
             Lies::Rows => ([numbers.scales.len(), columns], vec![numbers.scales.len(), 1]),
             _ => ([columns, numbers.scales.len()], vec![numbers.scales.len()]),
         };
-        let bytes = tensor_from_raw(format!("{weight}/int8"), DataType::Int8, &dims, numbers.bytes.clone().into());
+        let bytes = tensor_from_raw(format!("{weight}/int8"), DataType::Int8, &dims, numbers.bytes.clone());
         let scales = tensor_from_f32(format!("{weight}/scale"), DataType::Float, &scale, &numbers.scales);
         (self.builder.tensor(bytes), self.builder.tensor(scales))
     }

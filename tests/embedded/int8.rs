@@ -274,7 +274,8 @@ fn children_in_int8_go_through_every_command() {
     let tuned = at("tuned");
     let once = ["--epochs", "1", "--steps", "1", "--batch-size", "2", "--val-split", "0", "--runtime", "tract"];
     let tune = ["tune", text(&child), "--data", images, "--dtype", "int8", "-o", text(&tuned), "--json"];
-    json(&[&tune[..], &once].concat());
+    let said = json(&[&tune[..], &once].concat());
+    assert!(said["int8"]["matrices"].as_u64().unwrap() > 8, "{said}");
     assert!(compare(&tuned)["bytes"]["b"].as_f64().unwrap() < 0.4 * compare(&tuned)["bytes"]["a"].as_f64().unwrap());
     // What lies beside a child is read off the weights that its integers stand for.
     let folder_of = at("folder");

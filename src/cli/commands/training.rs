@@ -1,5 +1,6 @@
 //! What `tune` and `run` have in common: a session made of flags, and what is written while it goes.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ use crate::metadata::CLASSES;
 use crate::onnx::Model;
 use crate::parallel;
 use crate::report::{Curve, Measure, training_page, training_plot};
-use crate::rounding::Dtype;
+use crate::rounding::{self, Dtype, Rounded};
 use crate::runtime::{Device, Kind, Runtime};
 use crate::training::{
     Cut, Data, Goal, LearningRate, Observer, Open, Operators, Optimiser, Options, Plan, Recipe, Separated, Setup,
@@ -343,6 +344,8 @@ pub struct Outcome {
     pub teacher: Option<View>,
     /// Where each of the student's classes lies among the teacher's, where their order is another.
     pub class_order: Option<Vec<usize>>,
+    /// Which weights are in int8, where that was asked for.
+    pub int8: Option<Rounded>,
     /// The last validation.
     pub last: Option<ValidationReport>,
     /// Updates.
@@ -460,6 +463,8 @@ struct Watch<'a> {
     validations: Vec<ValidationReport>,
     names: Option<String>,
     dtype: Option<Dtype>,
+    /// What became of the weights, where they are in int8, once that was told.
+    told: RefCell<Option<Option<Rounded>>>,
     /// The model that takes arrays by their names, where the trained one takes rows.
     original: Option<&'a Model>,
     /// What samples are called.
@@ -502,6 +507,7 @@ impl<'a> Watch<'a> {
             validations: Vec::new(),
             names: names.map(|n| serde_json::to_string(n).unwrap_or_default()),
             dtype: wanted.dtype,
+            told: RefCell::new(None),
             original: None,
             noun: "images",
             runtime: asked.runtime.clone(),
@@ -532,7 +538,11 @@ impl<'a> Watch<'a> {
         if let Some(names) = &self.names {
             model.set_metadata(CLASSES, names.clone());
         }
-        in_type(&mut model, self.dtype, None)?;
+        if self.told.borrow().is_none() {
+            *self.told.borrow_mut() = Some(in_type(&mut model, self.dtype, None)?);
+        } else if let Some(dtype) = self.dtype {
+            rounding::convert(&mut model, dtype)?;
+        }
         carry_value_info(trained, &mut model);
         plain::write_model(path, &model, &self.runtime)?;
         Ok(())
@@ -617,6 +627,7 @@ impl<'a> Watch<'a> {
             separated: Vec::new(),
             teacher: None,
             class_order: None,
+            int8: self.told.into_inner().flatten(),
             last: self.validations.last().cloned(),
             curve,
             steps: trainer.updates,

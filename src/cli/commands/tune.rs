@@ -124,7 +124,7 @@ pub fn run(c: &TuneArgs) -> Result<()> {
 
 /// The result as JSON.
 fn describe(c: &TuneArgs, outcome: &Outcome) -> Value {
-    json!({
+    let mut value = json!({
         "schema": schema::TUNE,
         "output": c.output,
         "last": outcome.last_model,
@@ -147,7 +147,11 @@ fn describe(c: &TuneArgs, outcome: &Outcome) -> Value {
         "activation": outcome.activation,
         "scores": outcome.scores,
         "batch": outcome.batch,
-    })
+    });
+    if let Some(int8) = &outcome.int8 {
+        value["int8"] = json!(int8);
+    }
+    value
 }
 
 /// What is trained and what is not.
