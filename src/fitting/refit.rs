@@ -22,7 +22,7 @@ use crate::error::Result;
 use crate::learngene::Kind;
 use crate::parallel;
 
-/// Ridges that are tried, in means of the diagonal.
+/// Ridges to choose from, in means of the diagonal, ascending.
 const RIDGES: [f64; 6] = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
 /// Shares of the error so far that are corrected.
 const CORRECTIONS: [f64; 3] = [0.0, 0.5, 1.0];
@@ -386,7 +386,8 @@ impl Seen {
     }
 }
 
-/// Fits with every ridge and some of the [`CORRECTIONS`], and takes what is best on held-out images.
+/// Fits with some of the [`CORRECTIONS`] and with [ridges](RIDGES), from the middle to the side on which held-out
+/// images have less error, and takes what is best on them.
 fn choose(
     fit: &mut Fitted,
     covariance: &Covariance,
@@ -396,49 +397,71 @@ fn choose(
 ) -> Result<()> {
     let outputs = fit.bias.len();
     let weights: Vec<f64> = (0..outputs).map(|c| gain.map_or(1.0, |g| f64::from(g[c]).powi(2))).collect();
-    let old = &fit.matrix;
     let none = (Array2::zeros((0, 0)), Array1::zeros(0));
-    let old_errors = judge(held_out, &weights, &(old.clone(), Array1::from(fit.bias.clone())), &none);
-    let m = scale(&covariance.gram);
-    let fits: Vec<[(Array2<f32>, Array1<f32>); 2]> = RIDGES
-        .par_iter()
-        .map(|a| {
-            let right = Mat::from_fn(old.nrows(), 2 * outputs, |r, c| {
-                covariance.cross[(r, c)] + if c < outputs { a * m * f64::from(old[[r, c]]) } else { 0.0 }
-            });
-            let both = ridge_solve(&covariance.gram, a * m, &right)?;
-            Ok([0, outputs].map(|first| {
-                let matrix = Array2::from_shape_fn(old.dim(), |(r, c)| both[(r, first + c)] as f32);
-                let bias = Array1::from_shape_fn(outputs, |c| {
-                    let own: f64 =
-                        covariance.features.iter().enumerate().map(|(r, mu)| mu * both[(r, first + c)]).sum();
-                    (covariance.targets[first + c] - own) as f32
-                });
-                (matrix, bias)
-            }))
-        })
-        .collect::<Result<_>>()?;
-    let mut tried: Vec<[f64; 3]> =
-        fits.par_iter().map(|[own, correction]| judge(held_out, &weights, own, correction)).collect();
-    tried.push(old_errors);
-    tried.iter_mut().for_each(|errors| parallel::sum(errors));
-    let [_, _, before] = tried.pop().unwrap_or_default();
+    let mut old_errors = judge(held_out, &weights, &(fit.matrix.clone(), Array1::from(fit.bias.clone())), &none);
+    parallel::sum(&mut old_errors);
+    let [_, _, before] = old_errors;
+    // Errors fall towards one ridge and rise behind it.
+    let (less, more) = RIDGES.split_at(RIDGES.len() / 2);
+    let mut tried = tried(fit, covariance, &weights, &[less[less.len() - 1], more[0]], held_out)?;
+    let least = |tried: &Tried| tried.errors.iter().take(corrections.len()).copied().fold(f64::INFINITY, f64::min);
+    let side = if least(&tried[0]) <= least(&tried[1]) { &less[..less.len() - 1] } else { &more[1..] };
+    tried.extend(self::tried(fit, covariance, &weights, side, held_out)?);
     let mut best = (before, None);
-    for (a, errors) in tried.iter().enumerate() {
-        for (c, &error) in errors.iter().enumerate().take(corrections.len()) {
+    for found in &tried {
+        for (c, &error) in found.errors.iter().enumerate().take(corrections.len()) {
             if error < best.0 {
-                best = (error, Some((a, c)));
+                best = (error, Some((found, c)));
             }
         }
     }
-    let Some((a, c)) = best.1 else { return Ok(()) };
+    let Some((found, c)) = best.1 else { return Ok(()) };
     let share = corrections[c] as f32;
-    let [own, correction] = &fits[a];
+    let [own, correction] = &found.fits;
     fit.matrix = &own.0 + &(&correction.0 * share);
     fit.bias = (&own.1 + &(&correction.1 * share)).to_vec();
-    fit.chosen =
-        Some(Chosen { ridge: RIDGES[a], correction: corrections[c], error: best.0 / before.max(f64::MIN_POSITIVE) });
+    let error = best.0 / before.max(f64::MIN_POSITIVE);
+    fit.chosen = Some(Chosen { ridge: found.ridge, correction: corrections[c], error });
     Ok(())
+}
+
+/// A fit to the targets and one to the error so far, with one ridge.
+struct Tried {
+    ridge: f64,
+    fits: [Affine; 2],
+    /// On held-out images of all processes, with every share of the error so far.
+    errors: [f64; 3],
+}
+
+/// Fits in the place of `old` with some ridges.
+fn tried(
+    old: &Fitted,
+    covariance: &Covariance,
+    weights: &[f64],
+    ridges: &[f64],
+    held_out: &[AtHand],
+) -> Result<Vec<Tried>> {
+    let (old, outputs) = (&old.matrix, old.bias.len());
+    let m = scale(&covariance.gram);
+    let with = |&ridge: &f64| {
+        let right = Mat::from_fn(old.nrows(), 2 * outputs, |r, c| {
+            covariance.cross[(r, c)] + if c < outputs { ridge * m * f64::from(old[[r, c]]) } else { 0.0 }
+        });
+        let both = ridge_solve(&covariance.gram, ridge * m, &right)?;
+        let fits = [0, outputs].map(|first| {
+            let matrix = Array2::from_shape_fn(old.dim(), |(r, c)| both[(r, first + c)] as f32);
+            let bias = Array1::from_shape_fn(outputs, |c| {
+                let own: f64 = covariance.features.iter().enumerate().map(|(r, mu)| mu * both[(r, first + c)]).sum();
+                (covariance.targets[first + c] - own) as f32
+            });
+            (matrix, bias)
+        });
+        let errors = judge(held_out, weights, &fits[0], &fits[1]);
+        Ok(Tried { ridge, fits, errors })
+    };
+    let mut tried: Vec<Tried> = ridges.par_iter().map(with).collect::<Result<_>>()?;
+    tried.iter_mut().for_each(|tried| parallel::sum(&mut tried.errors));
+    Ok(tried)
 }
 
 // Loops of their own, because ndarray's operators call a function for each element in a build whose codegen units are

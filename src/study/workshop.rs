@@ -132,7 +132,8 @@ impl Workshop {
         let epochs = self.before(cell, model, &drawn)?.into_iter().collect();
         let begun = Instant::now();
         let recipe = self.recipe(cell);
-        let trainer = Trainer::new(&self.runtime, model, image, &recipe, &[], &[])?;
+        let rows = self.materials.set(cell)?.rows.as_ref();
+        let trainer = Trainer::new(&self.runtime, model, image, &recipe, &[], &[])?.of_rows(rows);
         let plan = Plan {
             epochs: cell.training.epochs.into(),
             learning_rate: Some(cell.training.lr),

@@ -60,15 +60,19 @@ pub fn dimension_costs(
             // Where queries are made before the stage there is nothing to measure by.
             let is_whole = tap.iter().chain(&on).all(Part::is_whole);
             let levels = if is_whole { dimension_levels(n.of[0]) } else { Vec::new() };
+            let queries = |values: &Values| Ok(tap[network.length(values)].run(values)?.into_iter().next());
+            let measurable = if levels.is_empty() { &[][..] } else { &before };
+            let whole: Vec<Option<ArrayD<f32>>> = measurable.par_iter().map(queries).collect::<Result<_>>()?;
             for r in levels {
                 let turns = turns(n, &measured[at], r)?;
                 let errors: Vec<f64> = before
                     .par_iter()
+                    .zip(&whole)
                     .enumerate()
-                    .map(|(image, values)| {
+                    .map(|(image, (values, queries))| {
                         let (mut values, length) = (values.clone(), network.length(values));
-                        let queries = tap[length].run(&values)?.into_iter().next().unwrap_or_default();
-                        values.insert(query.clone(), cut_queries(n.at(length), &turns, &queries)?);
+                        let Some(queries) = queries else { bail!(Internal, "queries are gone") };
+                        values.insert(query.clone(), cut_queries(n.at(length), &turns, queries)?);
                         let input = on[length].run(&values)?.into_iter().next().unwrap_or_default();
                         values.insert(site.input.clone(), input);
                         let rows = network.rows(i, &values)?;
@@ -98,9 +102,10 @@ pub fn dimension_costs(
     Ok(narrows.iter().enumerate().filter_map(of).collect())
 }
 
-/// The numbers of dimensions at which an attention is measured.
+/// The numbers of dimensions at which an attention is measured; between them costs follow the [local
+/// errors](local_errors).
 fn dimension_levels(of: usize) -> Vec<usize> {
-    let mut levels: Vec<usize> = [3, 4, 5, 6].iter().map(|s| s * of / 8).filter(|&r| r > 0 && r < of).collect();
+    let mut levels: Vec<usize> = [2, 3].iter().map(|s| s * of / 4).filter(|&r| r > 0 && r < of).collect();
     levels.dedup();
     levels
 }
