@@ -11,8 +11,8 @@ use ndarray::{ArrayD, Axis};
 use crate::anatomy::{EMBEDDING, Pooling, pooled};
 use crate::axes::{self, BatchFault, Typing, batch_fault};
 use crate::data::{
-    ArrayFile, Arrays, FedReport, Feed, Preprocess, PreprocessFlags, Samples, Texts, Tokenised, check_names, declare,
-    fix_size, inputs_in_words, token_inputs,
+    ArrayFile, Arrays, FedReport, Feed, Preprocess, PreprocessFlags, Texts, Tokenised, check_names, declare, fix_size,
+    inputs_in_words, token_inputs,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Given, ImageInput, Unfolded, listed};
@@ -234,7 +234,7 @@ impl Opening {
         let [images, others] = [pictures, rest].map(|given| tower(&whole, given).map(Opened::new));
         let (mut images, mut others) = (images?, others?);
         others.arrays = Some(fed(&others.model, &file, of_texts, Some(runtime))?);
-        settle_batch(path, &mut images, None)?;
+        settle_batch(path, &mut images, Some(runtime))?;
         settle_batch(path, &mut others, Some(runtime))?;
         for part in [&mut images, &mut others] {
             // What a part takes is what the whole takes.
@@ -297,39 +297,47 @@ fn assumed(model: &Model, warnings: &mut Vec<String>, notes: &mut Vec<String>) -
     Ok(())
 }
 
-/// Fixes the batch of a model that declares an open one and has none.
+/// Fixes the batch of a model that declares an open one and has none. Graphs are believed of pictures where they leave
+/// no doubt; of arrays two samples are always compared, which takes no longer than to read them.
 fn settle_batch(path: &Path, opened: &mut Opened, runtime: Option<&dyn Fn() -> Result<Arc<Runtime>>>) -> Result<()> {
     let Opened { model, warnings, batch, arrays, .. } = opened;
-    let noun = if arrays.is_some() { "samples" } else { "images" };
-    let (fault, samples, sized) = match arrays {
-        Some(arrays) => {
-            let sized = arrays.fixed(model);
-            (axes::batch_fault_of_all(&sized), Some(arrays.select(&[0, arrays.len().min(2) - 1]).arrays), sized)
-        }
-        None => (batch_fault(model), None, model.clone()),
+    let (noun, sized) = match arrays {
+        Some(arrays) => ("samples", arrays.fixed(model)),
+        None => ("images", model.clone()),
     };
-    let (images, why) = match (fault, runtime) {
-        (Some(BatchFault::Holds(images)), _) => (images, "its shapes fit no others".into()),
-        (Some(BatchFault::Meets(node)), Some(runtime)) => {
+    let fault = if arrays.is_some() { axes::batch_fault_of_all(&sized) } else { batch_fault(model) };
+    let two = arrays.as_ref().and_then(Arrays::two_that_differ);
+    let is_looked_at = matches!(fault, Some(BatchFault::Meets(_))) || two.is_some() && axes::takes_any_batch(&sized);
+    let (count, why) = match (fault, runtime) {
+        (Some(BatchFault::Holds(count)), _) => (count, "its shapes fit no others".to_owned()),
+        (fault, Some(runtime)) if is_looked_at => {
+            let samples = two.or_else(|| arrays.as_ref().map(|arrays| arrays.select(&[0, 0])));
             let typing = Typing::new(&sized)?;
-            match runtime()?.keeps_apart(&sized, typing.image_size(), samples) {
+            match runtime()?.keeps_apart(&sized, typing.image_size(), samples.map(|samples| samples.arrays)) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 // What the runtime does not know it cannot run, and the file is taken at its word.
                 Err(_) if !typing.opaque.is_empty() => return Ok(()),
                 Err(error) => return Err(error),
             }
-            (1, format!("{noun} of a batch meet in node `{node}`"))
+            // A batch that the graph shows to be one may be opened by its shapes.
+            model.is_of_singles = fault.is_none();
+            let why = match fault {
+                Some(BatchFault::Meets(node)) => format!("{noun} of a batch meet in node `{node}`"),
+                _ => format!("{noun} of a batch change each other"),
+            };
+            (1, why)
         }
         _ => return Ok(()),
     };
     match arrays {
-        Some(_) => axes::fix_batches(model, images),
-        None => axes::fix_batch(model, images),
+        Some(_) => axes::fix_batches(model, count),
+        None => axes::fix_batch(model, count),
     }
+    let opens = arrays.is_none() && axes::open_batch(model).is_ok();
+    let way_out = if opens { "; `grow --batch-axis open` opens it" } else { "" };
     let note = format!(
-        "`{}` declares an open batch and has none, since {why}: it is run on batches of {images}; `grow \
-         --batch-axis open` opens it",
+        "`{}` declares an open batch and has none, since {why}: it is run on batches of {count}{way_out}",
         path.display()
     );
     warnings.push(note.clone());

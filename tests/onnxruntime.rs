@@ -137,7 +137,7 @@ fn inputs_are_fed_and_outputs_picked() {
 #[test]
 fn arrays_are_fed_by_name() {
     if let Some(runtime) = runtime() {
-        use common::reports::{arrays, learned, texts};
+        use common::reports::{arrays, learned, meeting, texts};
         arrays::texts_are_condensed("onnxruntime");
         arrays::heads_differ_by_real_tokens(runtime);
         arrays::children_are_verified_on_arrays("onnxruntime");
@@ -147,6 +147,9 @@ fn arrays_are_fed_by_name() {
         texts::models_are_compared_on_real_tokens("onnxruntime");
         texts::images_may_be_arrays("onnxruntime");
         texts::children_are_fitted_on_real_tokens("onnxruntime");
+        texts::padding_changes_no_child("onnxruntime", &common::texts::tried(runtime));
+        meeting::samples_that_meet_are_run_one_by_one("onnxruntime", &["placed"]);
+        meeting::images_that_meet_are_run_one_by_one("onnxruntime");
     }
 }
 

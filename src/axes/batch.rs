@@ -37,6 +37,12 @@ pub fn declared_batch(model: &Model) -> Option<usize> {
     image_dims(model)?[0]
 }
 
+/// True where no input fixes how many samples a batch has.
+pub fn takes_any_batch(model: &Model) -> bool {
+    let is_open = |info: &&ValueInfoProto| declared_dims(info).and_then(|dims| dims.first().copied()) == Some(None);
+    data_inputs(model.graph()).iter().all(is_open)
+}
+
 /// Declares that batches are of so many images.
 pub fn fix_batch(model: &mut Model, images: usize) {
     let name = image_name(model);
@@ -93,6 +99,9 @@ fn fault(model: &Model) -> Option<BatchFault> {
 /// # Errors
 /// [`ErrorKind::Unsupported`] where the graph does not show how; it names the node.
 pub fn open_batch(model: &Model) -> Result<Model> {
+    if model.is_of_singles {
+        return Err(refuse(&model.path, "samples of a batch change each other when it runs"));
+    }
     let Some(fixed) = fixed_batch(model) else { return Ok(model.clone()) };
     let dims = image_dims(&fixed).unwrap_or_default();
     if data_inputs(fixed.graph()).len() != 1 || dims.is_empty() {
@@ -449,7 +458,8 @@ fn apart(typing: &Typing, batch: Factor) -> std::result::Result<(), usize> {
         let dims = node.input.first().and_then(|x| typing.dims.get(x.as_str()));
         let mixed =
             dims.is_some_and(|d| mixed_axes(typing, node, d.len()).iter().any(|&a| d.get(a).is_some_and(holds)));
-        if node.output.iter().any(is_lost) || across || mixed {
+        let reversed = dims.is_some_and(|d| reversed_axes(typing, node, d.len()).iter().any(|&a| holds(&d[a])));
+        if node.output.iter().any(is_lost) || across || mixed || reversed {
             return Err(k);
         }
     }
@@ -464,6 +474,15 @@ fn apart(typing: &Typing, batch: Factor) -> std::result::Result<(), usize> {
         }
     }
     Ok(())
+}
+
+/// The axes along which a node turns the order of its input round.
+fn reversed_axes(typing: &Typing, node: &NodeProto, rank: usize) -> Vec<usize> {
+    let known = |j: usize| node.input.get(j).and_then(|x| typing.known.get(x.as_str())).map(Known::ints);
+    let (Some(steps), "Slice") = (known(4), node.op_type()) else { return Vec::new() };
+    let axes = known(3).unwrap_or_else(|| (0..steps.len() as i64).collect());
+    let turned = axes.into_iter().zip(steps).filter(|(_, step)| *step < 0);
+    turned.map(|(axis, _)| nearest_border(axis, rank)).filter(|axis| *axis < rank).collect()
 }
 
 /// The axes of a node's first input along which its elements depend on each other, beside those that it sums products

@@ -29,7 +29,9 @@ mod typing;
 mod value_info;
 
 pub(crate) use batch::mixed_axes;
-pub use batch::{BatchFault, batch_fault, batch_fault_of_all, declared_batch, fix_batch, fix_batches, open_batch};
+pub use batch::{
+    BatchFault, batch_fault, batch_fault_of_all, declared_batch, fix_batch, fix_batches, open_batch, takes_any_batch,
+};
 pub use factors::{Dim, Factor, Factors, ImageAxis, Mismatch, Spatial};
 pub use rules::explicit_einsum;
 pub(crate) use rules::window_length;

@@ -351,6 +351,15 @@ impl Arrays {
         Inputs { arrays, real, content }
     }
 
+    /// The first sample, and the next one that is another; none where all are the same.
+    pub(crate) fn two_that_differ(&self) -> Option<Inputs> {
+        let is_other = |sample: &usize| {
+            let same = |i: &Input| i.values.index_axis(Axis(0), 0) == i.values.index_axis(Axis(0), *sample);
+            !self.held.inputs.iter().all(same)
+        };
+        (1..self.count).find(is_other).map(|other| self.select(&[0, other]))
+    }
+
     /// What tokens are counted by, where there are some: the mask, else their numbers.
     fn counted(&self) -> Option<&ArrayD<f32>> {
         let numbers = self.held.inputs.iter().find(|i| i.is_tokens())?;

@@ -1,20 +1,17 @@
 //! Calibration: random views of unlabelled images, or samples of arrays as they are, some of them held out for every
 //! choice.
 
-use std::borrow::Cow;
-
 use ndarray::{Array3, ArrayD, Axis};
 use rand::seq::SliceRandom;
 use rand::{SeedableRng, rngs::StdRng};
 
-use super::lengths::{Batches, TokenAxes, alike, apart, sample, size};
+use super::lengths::{Batches, TokenAxes, alike};
 use super::network::Progress;
-use super::part::{Values, pin_on};
+use super::part::{Values, pin_on, sample, size};
+use crate::axes::takes_any_batch;
 use crate::data::{Arrays, Augmentation, Crop, Loader, Samples};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{data_inputs, declared_dims};
 use crate::onnx::Model;
-use crate::onnx::proto::ValueInfoProto;
 
 /// The least and the greatest area of a view, as shares of the picture.
 const SCALE: [f64; 2] = [0.4, 1.0];
@@ -171,12 +168,6 @@ impl Calibration {
         Ok(Calibration { fit, held_out, images: samples, seed, warnings, mask, of_arrays: true, tokens })
     }
 
-    /// The same samples, each by itself.
-    pub(super) fn apart(&self) -> Calibration {
-        let own = |batches: &[Values]| apart(batches).into_iter().map(Cow::into_owned).collect();
-        Calibration { fit: own(&self.fit), held_out: own(&self.held_out), ..self.clone() }
-    }
-
     /// Views or samples that are fitted on, and those that are held out.
     pub fn counts(&self) -> [usize; 2] {
         [&self.fit, &self.held_out].map(|batches| batches.iter().map(size).sum())
@@ -228,12 +219,6 @@ fn worth(tokens: impl Iterator<Item = Option<usize>>, views: usize) -> usize {
         Some(before)
     });
     before.take_while(|before| *before < wanted).count()
-}
-
-/// True where no input fixes how many samples a batch has.
-fn takes_any_batch(model: &Model) -> bool {
-    let is_open = |info: &&ValueInfoProto| declared_dims(info).and_then(|dims| dims.first().copied()) == Some(None);
-    data_inputs(model.graph()).iter().all(is_open)
 }
 
 /// The places of so many images in a random order.

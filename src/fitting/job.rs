@@ -10,9 +10,8 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::lengths::{apart, sample, size};
-use super::network::Network;
-use super::part::{fixed_to, pin_on};
+use super::lengths::apart;
+use super::part::fixed_to;
 use super::{
     Allocation, Budget, Calibration, Latencies, Limits, Progress, Shrinker, Shrunk, Timing, Towers, Values, Views,
     beyond_half, image_input, plan, thin,
@@ -37,8 +36,6 @@ const CUT_DIMS: f64 = 0.6;
 const FRONTIER: [f64; 11] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5];
 /// A budget of time is met where the measured time is within this share of it.
 const SLACK: f64 = 0.01;
-/// What is the same in a batch and alone, of the largest value: half precision is within it.
-const SAME: f32 = 1e-3;
 /// How often an allocation is made anew because it takes longer than predicted.
 const TRIES: usize = 4;
 
@@ -70,7 +67,7 @@ impl Fitter {
         Fitter::with(model, Calibration::draw(images, &input, views, &tell)?, runtime, begun)
     }
 
-    /// The same on samples of arrays.
+    /// The same on samples of arrays, in batches where `model` leaves open how many samples these have.
     ///
     /// # Errors
     /// Those of [`Calibration::of_arrays`], of [`pin_on`](super::pin_on) and of [`Runtime::check`].
@@ -81,13 +78,7 @@ impl Fitter {
         views: Views,
         begun: Instant,
     ) -> Result<Fitter> {
-        let mut calibration = Calibration::of_arrays(model, arrays, views)?;
-        if !keeps_apart(model, &calibration, &runtime).map_err(|e| e.at(&model.path))? {
-            let what = "samples of a batch change each other in this model: it is fitted to one sample at a time";
-            calibration.warnings.push(what.into());
-            calibration = calibration.apart();
-        }
-        Fitter::with(model, calibration, runtime, begun)
+        Fitter::with(model, Calibration::of_arrays(model, arrays, views)?, runtime, begun)
     }
 
     fn with(model: &Model, calibration: Calibration, runtime: Arc<Runtime>, begun: Instant) -> Result<Fitter> {
@@ -146,26 +137,6 @@ impl Fitter {
         }
         Ok(Some(wide))
     }
-}
-
-/// True where the samples of a batch become what each becomes by itself, as far as that is known without padding:
-/// looked at is the first batch of several, at the end of the network.
-fn keeps_apart(model: &Model, calibration: &Calibration, runtime: &Arc<Runtime>) -> Result<bool> {
-    let Some(batch) = calibration.fit.iter().chain(&calibration.held_out).find(|batch| size(batch) > 1) else {
-        return Ok(true);
-    };
-    let singles: Vec<Values> = (0..size(batch)).map(|i| sample(batch, i)).collect();
-    let mask = calibration.mask.as_deref();
-    let [joint, alone] = [pin_on(model, batch)?, pin_on(model, &singles[0])?];
-    let [joint, alone] = [Network::new(runtime, &joint, mask)?, Network::new(runtime, &alone, mask)?];
-    let joint = joint.ends(std::slice::from_ref(batch))?.into_iter().flatten().flatten();
-    // Values that run over tokens are rows of the real ones, sample by sample; of several values the first is enough.
-    let alone = alone.ends(&singles)?.into_iter().flat_map(|end| end.into_iter().take(1)).flatten();
-    let (mut difference, mut largest) = (0f32, f32::MIN_POSITIVE);
-    for (x, y) in joint.zip(alone) {
-        (difference, largest) = (difference.max((x - y).abs()), largest.max(y.abs()));
-    }
-    Ok(difference <= SAME * largest)
 }
 
 /// Measures the order of removal, and says what the user should know.

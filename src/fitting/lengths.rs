@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use ndarray::{ArrayD, Axis, Slice, concatenate};
 
-use super::part::Values;
+use super::part::{Values, sample, size};
 use crate::graph::{data_inputs, declared_axes};
 use crate::onnx::Model;
 use crate::onnx::proto::ValueInfoProto;
@@ -149,16 +149,6 @@ impl Batches {
         };
         first.keys().filter_map(of_input).collect()
     }
-}
-
-/// How many samples a batch has.
-pub(super) fn size(batch: &Values) -> usize {
-    batch.values().next().and_then(|v| v.shape().first().copied()).unwrap_or(1)
-}
-
-/// One sample of a batch.
-pub(super) fn sample(batch: &Values, i: usize) -> Values {
-    batch.iter().map(|(name, v)| (name.clone(), v.select(Axis(0), &[i]))).collect()
 }
 
 /// The samples of batches, a batch of one each.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ndarray::ArrayD;
+use ndarray::{ArrayD, Axis};
 
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
@@ -14,6 +14,16 @@ use crate::runtime::{Ports, Program, Runtime, State as Empty, fix_inputs, separa
 
 /// Values of one sample, by name.
 pub type Values = HashMap<String, ArrayD<f32>>;
+
+/// How many samples a batch has.
+pub(super) fn size(batch: &Values) -> usize {
+    batch.values().next().and_then(|v| v.shape().first().copied()).unwrap_or(1)
+}
+
+/// One sample of a batch.
+pub(super) fn sample(batch: &Values, i: usize) -> Values {
+    batch.iter().map(|(name, v)| (name.clone(), v.select(Axis(0), &[i]))).collect()
+}
 
 /// The name of the only input of a model that takes images.
 pub fn image_input(graph: &GraphProto) -> String {
@@ -32,7 +42,7 @@ pub(super) fn fixed_to(model: &Model, view: &Values) -> Model {
 /// # Errors
 /// Those of [`pin`].
 pub fn pin_on(model: &Model, view: &Values) -> Result<Model> {
-    pinned(&fixed_to(model, view), view.values().next().and_then(|v| v.shape().first().copied()).unwrap_or(1))
+    pinned(&fixed_to(model, view), size(view))
 }
 
 /// The model for a batch of one sample of fixed size, in float32, with shapes as constants and no norms fused with the

@@ -37,6 +37,9 @@ pub struct Model {
     suppliers: HashMap<String, Vec<String>>,
     /// Inputs that stand in the graph as values.
     pub(crate) fed: Vec<Fed>,
+    /// True where samples of a batch were found to change each other when it runs, whatever its graph shows: a batch
+    /// of one stays one.
+    pub(crate) is_of_singles: bool,
     /// The IR version of the file.
     ir_version: i64,
 }
@@ -137,6 +140,7 @@ impl Model {
             sources: Arc::default(),
             suppliers: HashMap::new(),
             fed: Vec::new(),
+            is_of_singles: false,
             ir_version: proto.ir_version(),
             proto,
         }

@@ -175,8 +175,8 @@ impl Runtime {
             graph::widen(model.graph_mut(), &[DataType::Bfloat16])?;
         }
         // Where ONNX Runtime knows the batch, its passes for the processor fuse products and biases to what is slower,
-        // DeiT-small by 6 %. In half precision, where it does not know it, one of them crashes (torchvision's ViT, with
-        // 1.24 and 1.32).
+        // DeiT-small by 6 %: batches stay open there. Half precision is loaded with a batch that is known, the form in
+        // which it is tested.
         let open = self.kind == Kind::Onnxruntime
             && self.device == Device::Cpu
             && !graph::element_types(model.graph()).values().any(|t| *t == DataType::Float16);

@@ -12,7 +12,7 @@ use super::cell::Cell;
 use super::file::{self, Given, Method};
 use super::method::choice;
 use crate::anatomy::{Anatomy, Pooling};
-use crate::axes::Typing;
+use crate::axes::{Typing, fix_batches};
 use crate::data::{
     Arrays, ArraysReport, Dataset, DatasetOptions, InputReport, InputShape, Loader, PreprocessFlags, Rows, Texts,
 };
@@ -201,6 +201,14 @@ impl Materials {
     fn of_arrays(&mut self, ancestor: &file::Ancestor, path: &Path, given: Given) -> Result<Set> {
         let opened = self.open(&ancestor.model, None, given)?;
         let Some(arrays) = opened.arrays else { bail!(Internal, "the arrays were not read") };
+        if opened.model.is_of_singles {
+            // So is what was opened with other samples, which may have been too few to show it.
+            let own = self.ancestors.values_mut().filter(|own| own.entry.model == ancestor.model);
+            own.for_each(|own| {
+                own.model.is_of_singles = true;
+                fix_batches(&mut own.model, 1);
+            });
+        }
         let rows = Rows::of(&arrays);
         let dataset = rows.dataset(&arrays, false)?;
         Set::of(path, dataset, Some(rows), arrays.model_classes().map(<[String]>::to_vec))

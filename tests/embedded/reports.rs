@@ -4,8 +4,8 @@ use crate::common::tract;
 
 use crate::common::reports::{
     arrays, batches, blocks, both_towers, branches, bundles, classes, classifiers, configs, constants, feeds, heads,
-    inputs, joined, labelled, learned, listed, masks, models, pictures, ranges, scored, sentences, shared, sizes,
-    stacks, starts, studies, tars, teachers, texts, tokens, towers, unknown, values, verified, windows,
+    inputs, joined, labelled, learned, listed, masks, meeting, models, pictures, ranges, scored, sentences, shared,
+    sizes, stacks, starts, studies, tars, teachers, texts, tokens, towers, unknown, values, verified, windows,
 };
 
 #[test]
@@ -175,8 +175,9 @@ fn padding_changes_no_child() {
 }
 
 #[test]
-fn samples_that_meet_are_fitted_one_by_one() {
-    texts::samples_that_meet_are_fitted_one_by_one("tract");
+fn samples_that_meet_are_run_one_by_one() {
+    meeting::samples_that_meet_are_run_one_by_one("tract", &[]);
+    meeting::images_that_meet_are_run_one_by_one("tract");
 }
 
 #[test]

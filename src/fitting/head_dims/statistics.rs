@@ -5,10 +5,10 @@ use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 
 use super::super::algebra::{self, product, ridged, select, times};
-use super::super::lengths::size;
 use super::super::network::Network;
 use super::super::order::features;
 use super::super::padding::chosen;
+use super::super::part::size;
 use super::super::part::{Part, Values};
 use super::find::Narrow;
 use crate::axes::Factor;

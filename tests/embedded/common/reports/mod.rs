@@ -19,6 +19,7 @@ pub mod labelled;
 pub mod learned;
 pub mod listed;
 pub mod masks;
+pub mod meeting;
 pub mod models;
 pub mod pictures;
 pub mod ranges;

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, Array3, Array4};
 use ndarray_npy::{NpzReader, NpzWriter, write_npy};
-use offshoot::graph::node;
 use offshoot::onnx::proto::tensor_shape_proto::dimension::Value as Size;
 use offshoot::onnx::proto::type_proto;
-use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, to_f32};
+use offshoot::onnx::{Model, to_f32};
 use serde_json::{Value, json};
 
 use crate::common::binary::{done, json as json_of, offshoot, refused, text};
@@ -268,46 +267,8 @@ pub fn padding_changes_no_child(kind: &str, fixtures: &[Fixture]) {
     assert!(seen > 6, "{seen}");
 }
 
-/// A model whose samples change each other, which nothing but running it tells, is fitted to one after the other, and
-/// says so.
-pub fn samples_that_meet_are_fitted_one_by_one(kind: &str) {
-    let folder = tempfile::tempdir().unwrap();
-    let long = many(folder.path(), "long.npz", 3, 8);
-    let mut open = Model::open(root().join(FOLDER).join("bert-ts.onnx")).unwrap();
-    // From every sample most of the first one of the batch is taken away.
-    let graph = open.graph_mut();
-    let at = graph.node.iter().position(|n| n.op_type() == "LayerNormalization").unwrap();
-    let whole = graph.node[at].output[0].clone();
-    graph.node.iter_mut().flat_map(|n| &mut n.input).filter(|x| **x == whole).for_each(|x| *x = "apart".into());
-    let taken = [
-        node("Slice", &[&whole, "from", "to", "from"], &["first"], vec![]),
-        node("Mul", &["first", "most"], &["share"], vec![]),
-        node("Sub", &[&whole, "share"], &["apart"], vec![]),
-    ];
-    graph.node.splice(at + 1..at + 1, taken);
-    graph.initializer.extend([
-        tensor_from_i64("from", &[1], &[0]),
-        tensor_from_i64("to", &[1], &[1]),
-        tensor_from_f32("most", DataType::Float, &[1], &[0.7]),
-    ]);
-    let mut single = open.clone();
-    fix_batch(&mut single, 1);
-    let [together, alone] = [("together", open), ("alone", single)].map(|(name, model)| {
-        let [path, child] = ["", "-child"].map(|end| folder.path().join(format!("{name}{end}.onnx")));
-        model.write(&path).unwrap();
-        let command = ["shrink", text(&path), "--inputs", text(&long), "--to", "50%", "--min-ffn", "2"];
-        let rest = ["--multiple-of", "2", "--runtime", kind, "--json", "--force", "-o", text(&child)];
-        let output = offshoot(&[&command[..], &rest].concat());
-        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-        (found["descendants"][0]["error"].clone(), String::from_utf8(output.stderr).unwrap())
-    });
-    assert!(together.1.contains("samples of a batch change each other"), "{}", together.1);
-    assert!(!alone.1.contains("change each other"), "{}", alone.1);
-    agree(&together.0, &alone.0, 1e-6, "error");
-}
-
 /// Lets a model take batches of so many samples alone.
-fn fix_batch(model: &mut Model, samples: i64) {
+pub(super) fn fix_batch(model: &mut Model, samples: i64) {
     for input in &mut model.graph_mut().input {
         if let Some(type_proto::Value::TensorType(t)) = input.r#type.as_mut().and_then(|t| t.value.as_mut()) {
             t.shape.as_mut().unwrap().dim[0].value = Some(Size::DimValue(samples));
