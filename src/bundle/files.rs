@@ -161,6 +161,11 @@ impl Bundle {
         self.files.is_empty()
     }
 
+    /// True where sentence-transformers is told which modules stand behind the model.
+    pub fn lists_modules(&self) -> bool {
+        self.files.iter().any(|(name, _)| name.as_os_str() == MODULES)
+    }
+
     /// The files that lie beside the ancestor.
     pub fn sources(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|(_, path)| path.as_path())

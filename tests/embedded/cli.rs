@@ -543,3 +543,20 @@ fn the_command_line_describes_itself() {
 fn the_same_command_writes_the_same_bytes() {
     crate::common::determinism::same_bytes("tract");
 }
+
+#[test]
+fn what_is_said_of_a_teacher_needs_one() {
+    let tune = |more: &[&str]| {
+        let common = ["tune", "models/fashion-vit.onnx", "--data", "fixtures/fashion-images.idx3-ubyte", "--dry-run"];
+        offshoot(&[&common[..], more].concat())
+    };
+    for (more, missing) in [
+        (&["--temperature", "3"][..], "--teacher <MODEL>"),
+        (&["--feature-weight", "2", "--teacher", "models/fashion-vit.onnx"], "--feature <NAMES>"),
+    ] {
+        let output = tune(more);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains(missing), "{said}");
+    }
+    assert!(tune(&["--temperature", "3", "--teacher", "models/fashion-vit.onnx"]).status.success());
+}

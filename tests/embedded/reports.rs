@@ -196,6 +196,11 @@ fn heads_differ_by_real_tokens() {
 }
 
 #[test]
+fn learngenes_of_texts_need_no_samples() {
+    arrays::learngenes_of_texts_need_no_samples("tract");
+}
+
+#[test]
 fn children_are_verified_on_arrays() {
     arrays::children_are_verified_on_arrays("tract");
 }
@@ -353,6 +358,11 @@ fn texts_are_as_long_as_the_child_takes_them() {
 #[test]
 fn pictures_are_of_the_size_of_the_child() {
     bundles::pictures_are_of_the_size_of_the_child();
+}
+
+#[test]
+fn pooling_twice_is_told() {
+    bundles::pooling_twice_is_told();
 }
 
 #[test]

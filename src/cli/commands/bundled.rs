@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::named;
+use crate::anatomy::EMBEDDING;
 use crate::bundle::{Bundle, BundleReport, Sizes};
 use crate::cli::output::{self, check_output};
 use crate::error::{Error, ErrorKind, Result};
@@ -102,7 +103,14 @@ impl Companions {
             return Ok(BundleReport::default());
         }
         let is = named(child, Sizes::of(model))?;
-        let report = self.bundle.write(folder(child), &self.ancestor, &is, sources)?;
+        let mut report = self.bundle.write(folder(child), &self.ancestor, &is, sources)?;
+        let outputs = &model.graph().output;
+        if self.bundle.lists_modules() && outputs.len() == 1 && outputs[0].name() == EMBEDDING {
+            report.warnings.push(format!(
+                "modules.json: it lists what pools states of tokens, and the child gives `{EMBEDDING}`, which is \
+                 pooled already: take its output as it is, or make the child without --pooling"
+            ));
+        }
         for warning in &report.warnings {
             output::warn(warning);
         }

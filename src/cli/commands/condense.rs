@@ -245,12 +245,15 @@ pub fn condense(
     let (gene, digest) = std::thread::scope(|scope| {
         let digest = scope.spawn(|| sha256(&model.path));
         let gene = match parts {
-            [(None, source)] => of_part(model, Some((typing, anatomy)), source, clusters, runtime),
+            [(None, source)] => {
+                let places: Vec<usize> = (0..anatomy.layers.len()).collect();
+                of_part(model, (Some((typing, anatomy)), &places), source, clusters, runtime)
+            }
             parts => {
                 let of = |(tower, source): &(Option<&Model>, &Source)| {
                     let tower = tower.unwrap_or(model);
                     let places = layers_of_part(tower, (typing, anatomy))?;
-                    Ok((of_part(tower, None, source, clusters, runtime)?, places))
+                    Ok((of_part(tower, (None, &places), source, clusters, runtime)?, places))
                 };
                 let towers = parts.iter().map(of).collect::<Result<_>>();
                 towers.map(|towers| Learngene::of_towers(typing, anatomy, towers))
@@ -272,22 +275,22 @@ pub fn condense(
     Ok((gene, condensed))
 }
 
-/// The clusters of a model, or of a tower. Lengths are those of the samples for what is measured alone: the learngene
-/// takes what its ancestor does.
+/// The clusters of a model, or of a tower whose layers have these places in the whole. Lengths are those of the samples
+/// for what is measured alone: the learngene takes what its ancestor does.
 fn of_part(
     model: &Model,
-    typed: Option<(&Typing, &Anatomy)>,
+    (typed, places): (Option<(&Typing, &Anatomy)>, &[usize]),
     source: &Source,
     clusters: &ClusterFlags,
     runtime: &Arc<Runtime>,
 ) -> Result<Learngene> {
     let fixed = source.fixed(model);
     match (&fixed, typed) {
-        (None, Some(typed)) => clustered(model, typed, source, clusters, runtime),
+        (None, Some((typing, anatomy))) => clustered(model, (typing, anatomy, places), source, clusters, runtime),
         (fixed, _) => {
             let model = fixed.as_ref().unwrap_or(model);
             let typing = Typing::new(model)?;
-            clustered(model, (&typing, &Anatomy::new(&typing)?), source, clusters, runtime)
+            clustered(model, (&typing, &Anatomy::new(&typing)?, places), source, clusters, runtime)
         }
     }
 }
@@ -295,16 +298,17 @@ fn of_part(
 /// The clusters of a model that is as long as what it is run on.
 fn clustered(
     model: &Model,
-    (typing, anatomy): (&Typing, &Anatomy),
+    (typing, anatomy, places): (&Typing, &Anatomy, &[usize]),
     source: &Source,
     clusters: &ClusterFlags,
     runtime: &Arc<Runtime>,
 ) -> Result<Learngene> {
     let samples = source.samples();
-    let measured = densities(runtime, model, typing, anatomy, samples, || source.skipped())?;
+    let measured = densities(runtime, model, typing, (anatomy, places), samples, || source.skipped())?;
     let rules = clusters.rules();
     let distances = distances(runtime, model, typing, anatomy, samples, &measured, &rules)?;
-    let whole: Vec<String> = (0..distances.len()).filter(|&l| distances[l].is_empty()).map(|l| l.to_string()).collect();
+    let number = |l: usize| places.get(l).unwrap_or(&l).to_string();
+    let whole: Vec<String> = (0..distances.len()).filter(|&l| distances[l].is_empty()).map(number).collect();
     if !whole.is_empty() {
         output::warn(&format!(
             "all heads of layers without densities are kept ({}); `--similarity attention` and `output` cluster them, \

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::source::{Source, Subject, open_for, open_towers, sized};
 use super::{agree, densities, named, without_density};
-use crate::anatomy::Anatomy;
+use crate::anatomy::{Anatomy, layers_of_part};
 use crate::axes::Typing;
 use crate::cli::common::{RunFlags, SampleFlags};
 use crate::cli::output::{self, table};
@@ -46,7 +46,7 @@ pub fn run(c: &DensityArgs) -> Result<()> {
         output::check_output(plot, &[&c.model], c.force)?;
     }
     if !c.samples.are_of_towers() {
-        let found = measured(c, open_for(&c.model, &c.run, &c.samples)?)?;
+        let found = measured(c, open_for(&c.model, &c.run, &c.samples)?, None)?;
         return if c.json { output::print_json(&found.json) } else { found.tell() };
     }
     if let Some(plot) = &c.plot {
@@ -57,8 +57,14 @@ pub fn run(c: &DensityArgs) -> Result<()> {
         .at(plot)
         .hint("give the samples of one tower, or leave --plot out"));
     }
-    let (_, towers) = open_towers(&c.model, &c.run, &c.samples)?;
-    let found: Vec<Found> = towers.into_iter().map(|tower| measured(c, tower)).collect::<Result<_>>()?;
+    let (whole, towers) = open_towers(&c.model, &c.run, &c.samples)?;
+    let typing = named(&c.model, Typing::new(&whole))?;
+    let anatomy = named(&c.model, Anatomy::new(&typing))?;
+    let of = |tower: Subject| {
+        let places = named(&c.model, layers_of_part(&tower.0, (&typing, &anatomy)))?;
+        measured(c, tower, Some(places))
+    };
+    let found: Vec<Found> = towers.into_iter().map(of).collect::<Result<_>>()?;
     if !c.json {
         return found.iter().try_for_each(Found::tell);
     }
@@ -71,11 +77,13 @@ struct Found {
     densities: Densities,
     unit: Unit,
     many: &'static str,
+    /// The layer of the whole model that each of its layers is.
+    places: Vec<usize>,
     json: Value,
 }
 
-/// Measures the densities of a model.
-fn measured(c: &DensityArgs, opened: Subject) -> Result<Found> {
+/// Measures the densities of a model, or of a tower whose layers have these places in the whole.
+fn measured(c: &DensityArgs, opened: Subject, places: Option<Vec<usize>>) -> Result<Found> {
     let (model, arrays) = sized(opened);
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
@@ -86,25 +94,29 @@ fn measured(c: &DensityArgs, opened: Subject) -> Result<Found> {
     if let (Source::Arrays(_, report), Unit::Tokens) = (&source, unit) {
         report.special_line().iter().for_each(|line| output::note(line));
     }
+    let places = places.unwrap_or_else(|| (0..anatomy.layers.len()).collect());
     let unread = || source.skipped();
-    let measured = named(&c.model, densities(&runtime, &model, &typing, &anatomy, source.samples(), unread))?;
+    let layers = (&anatomy, &places[..]);
+    let measured = named(&c.model, densities(&runtime, &model, &typing, layers, source.samples(), unread))?;
     if let Some(plot) = &c.plot {
         let svg = report::density_plot(&measured.layers, unit.plural())?;
         output::write_text(plot, &svg)?;
         output::note(&format!("wrote {}", plot.display()));
     }
     let without = without_density(&typing, &anatomy).into_iter();
-    let without: Vec<Value> = without.map(|(layer, reason)| json!({ "layer": layer, "reason": reason })).collect();
+    let without: Vec<Value> =
+        without.map(|(layer, reason)| json!({ "layer": places.get(layer), "reason": reason })).collect();
     let json = json!({
         "schema": schema::DENSITY,
         "unit": unit,
         "images": measured.images,
         "preprocess": source.preprocess(),
         "input": source.report(),
+        "layers": places,
         "densities": measured.layers,
         "without": without,
     });
-    Ok(Found { densities: measured, unit, many: source.noun().many, json })
+    Ok(Found { densities: measured, unit, many: source.noun().many, places, json })
 }
 
 impl Found {
@@ -115,10 +127,8 @@ impl Found {
         let mut header = vec!["layer".to_string()];
         header.extend((0..heads).map(|h| format!("head {h}")));
         header.push("mean".into());
-        let rows = layers
-            .iter()
-            .enumerate()
-            .map(|(l, d)| {
+        let rows = (layers.iter().zip(&self.places))
+            .map(|(d, l)| {
                 let mut row = vec![l.to_string()];
                 row.extend((0..heads).map(|h| d.get(h).map(|v| format!("{v:.2}")).unwrap_or_default()));
                 row.push(match d.len() {

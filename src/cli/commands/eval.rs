@@ -15,7 +15,7 @@ use crate::axes::Typing;
 use crate::cli::common::values::share;
 use crate::cli::common::{DataFlags, RunFlags, TransformFlags};
 use crate::cli::output::{self, Bars, table};
-use crate::data::{ClassesBy, Dataset, InputReport, InputShape, Skipped, class_names};
+use crate::data::{ClassesBy, Dataset, InputReport, InputShape, Matched, Skipped, class_names};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{PREPROCESS, schema};
 use crate::metrics::Evaluation;
@@ -184,6 +184,29 @@ pub struct Measured {
     batch: usize,
 }
 
+/// What a classifier tells apart, and a data set in its terms.
+pub struct Told {
+    activation: Option<Activation>,
+    matched: Matched,
+}
+
+impl Told {
+    /// Of a model and a data set.
+    ///
+    /// # Errors
+    /// Those of a model that tells no classes apart, and of [`Dataset::matched`].
+    pub fn new(model: &Model, dataset: &Dataset) -> Result<Told> {
+        let typing = Typing::new(model)?;
+        let activation = activation(&typing);
+        let outputs = match &activation {
+            Some(a) if a.is_binary() => 2,
+            _ => outputs(model, &typing)?,
+        };
+        let matched = dataset.matched(class_names(model).as_deref(), outputs)?;
+        Ok(Told { activation, matched })
+    }
+}
+
 /// Evaluates a classifier on some images of a data set, whose classes are matched to the model's.
 pub fn measure(
     runtime: &Arc<Runtime>,
@@ -194,15 +217,10 @@ pub fn measure(
     batch_size: Option<u32>,
     strict: bool,
 ) -> Result<Measured> {
+    let Told { activation, matched } = Told::new(model, dataset)?;
     let typing = Typing::new(model)?;
-    let activation = activation(&typing);
-    let outputs = match &activation {
-        Some(a) if a.is_binary() => 2,
-        _ => outputs(model, &typing)?,
-    };
     let logits = with_logits(model, &typing)?;
     let judged = logits.as_ref().unwrap_or(model);
-    let matched = dataset.matched(class_names(model).as_deref(), outputs)?;
     let names = matched.dataset.classes().map(<[String]>::to_vec).or(class_names(model));
     let flags = transform.preprocess();
     let validation =

@@ -114,12 +114,12 @@ pub fn agree(model: &Path, fingerprint: impl FnOnce() -> Result<String>) -> Resu
     parallel::agree("other samples or labels", &fingerprint()?).map_err(on)
 }
 
-/// Measures densities with a progress bar, and says which layers have none.
+/// Measures densities with a progress bar, and says which layers have none, by the numbers that they bear.
 pub fn densities(
     runtime: &Arc<Runtime>,
     model: &Model,
     typing: &Typing,
-    anatomy: &Anatomy,
+    (anatomy, numbers): (&Anatomy, &[usize]),
     samples: &dyn Samples,
     unread: impl FnOnce() -> Skipped,
 ) -> Result<Densities> {
@@ -129,7 +129,7 @@ pub fn densities(
     let result = result?;
     skipped(unread())?;
     for (l, why) in without_density(typing, anatomy) {
-        output::warn(&format!("layer {l} has no densities: {why}"));
+        output::warn(&format!("layer {} has no densities: {why}", numbers.get(l).unwrap_or(&l)));
     }
     Ok(result)
 }

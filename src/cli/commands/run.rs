@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::bundled::Companions;
 use super::condense::condense;
-use super::eval::{dataset, measure};
+use super::eval::{Told, dataset, measure};
 use super::grow::shape;
 use super::labelled::{self, Laid, open_for_data};
 use super::source::{Source, opened_on};
@@ -220,8 +220,9 @@ impl Judges<'_> {
         let fed = self.laid.map(|laid| of_rows(model, &laid.rows)).transpose()?;
         let fed = fed.as_ref().unwrap_or(model);
         let typing = Typing::new(fed)?;
-        let result = match has_classifier(&typing) || activation(&typing).is_some() {
-            true => score(self.runtime, fed, self.data, self.judged, self.c).ok(),
+        let tells = has_classifier(&typing) || activation(&typing).is_some();
+        let result = match tells && Told::new(fed, self.data).is_ok() {
+            true => Some(score(self.runtime, fed, self.data, self.judged, self.c)?),
             false => None,
         };
         let bytes = crate::onnx::encoded_len(&model.proto);

@@ -23,6 +23,7 @@ use crate::fitting::{
     Allocation, Budget, Fitter, Job, JobOptions, Limits, PlannedLayer, Shrunk, Towers, Views, analyse, carrying,
     comparison, latency, may_cut_dims,
 };
+use crate::graph::{ImageInput, data_inputs};
 use crate::learngene::{Learngene, Removals, parameters};
 use crate::metadata::schema;
 use crate::metrics::Measures;
@@ -347,7 +348,7 @@ impl Made<'_> {
         let wide = named(&c.model, images.zip(job.shrinker.as_ref()).map(wide).transpose())?.flatten();
         let int8 = named(&c.model, in_type(&mut child.model, c.dtype, wide.as_ref()))?;
         job.describe(&mut child, &allocation, images.and_then(|f| f.preprocess()))?;
-        let milliseconds = latency::side_by_side(&job.runtime, job.ancestor, &child.model, job.sample())?;
+        let milliseconds = named(&c.model, timed(job, &child.model))?;
         if self.companions.is_some() {
             Companions::make_folder(self.path)?;
         }
@@ -360,11 +361,21 @@ impl Made<'_> {
         if let Some(companions) = self.companions {
             report["configs"] = json!(companions.write(self.path, &child.model, &allocation.kept_layers())?);
         }
-        if let (Some(file), Some(images)) = (&c.report, images) {
-            let page = page(c, job, images, &allocation, &child, milliseconds, self.frontier);
+        if let (Some(file), Some(images), Some(times)) = (&c.report, images, milliseconds) {
+            let page = page(c, job, images, &allocation, &child, times, self.frontier);
             output::write_text(file, &named(&c.model, page)?)?;
         }
         Ok(Some(report))
+    }
+}
+
+/// Milliseconds of a sample through the ancestor and through a child; none where it takes no images, for which any
+/// would do, and there are no samples.
+fn timed(job: &Job, child: &Model) -> Result<Option<(f64, f64)>> {
+    let takes_images = ImageInput::of(job.ancestor.graph()).is_some() && data_inputs(job.ancestor.graph()).len() == 1;
+    match job.sample().is_some() || takes_images {
+        true => latency::side_by_side(&job.runtime, job.ancestor, child, job.sample()).map(Some),
+        false => Ok(None),
     }
 }
 
@@ -414,7 +425,7 @@ fn report(
     path: &Path,
     allocation: &Allocation,
     child: &Shrunk,
-    (whole, own): (f64, f64),
+    milliseconds: Option<(f64, f64)>,
     noun: Noun,
 ) -> serde_json::Value {
     let part = |n: Option<usize>, of: Option<usize>| match (n, of) {
@@ -444,16 +455,18 @@ fn report(
         true => format!("{:.4}", child.error),
         false => format!("{} ({})", list(&child.errors), list(&child.outputs)),
     };
+    let times = match milliseconds {
+        Some((whole, own)) => format!("{own:.2} ms {}, the ancestor {whole:.2}", noun.one),
+        None => "not timed: there are no samples of its inputs".to_owned(),
+    };
     output::note(&format!(
-        "wrote {}: {:.1} % of heads and FFNs, {} parameters, {} MACs, {} bytes; error on held-out {} {error}; \
-         {own:.2} ms {}, the ancestor {whole:.2}",
+        "wrote {}: {:.1} % of heads and FFNs, {} parameters, {} MACs, {} bytes; error on held-out {} {error}; {times}",
         path.display(),
         100.0 * allocation.share,
         count(child.parameters),
         count(child.macs),
         child.bytes,
         noun.many,
-        noun.one,
     ));
     let mut report = json!({
         "file": path,
@@ -462,7 +475,7 @@ fn report(
         "parameters": child.parameters,
         "macs": child.macs,
         "bytes": child.bytes,
-        "latency_ms": {"ancestor": whole, "descendant": own},
+        "latency_ms": milliseconds.map(|(whole, own)| json!({"ancestor": whole, "descendant": own})),
         "fits": child.fits,
     });
     if !child.errors.is_empty() {

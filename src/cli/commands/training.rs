@@ -251,7 +251,7 @@ fn check_rows(asked: &Asked, wanted: &Wanted, model: &Model, laid: &Laid) -> Res
 
 /// What is asked of the session.
 fn options(asked: &Asked, wanted: &Wanted, outputs: &Outputs, runtime: &Runtime) -> Options {
-    let flags = asked.training;
+    let (flags, usual) = (asked.training, Goal::default());
     Options {
         classes: asked.classes,
         pooling: None,
@@ -259,9 +259,9 @@ fn options(asked: &Asked, wanted: &Wanted, outputs: &Outputs, runtime: &Runtime)
             labels: flags.loss,
             smoothing: flags.label_smoothing as f32,
             distill: flags.distill,
-            temperature: flags.temperature as f32,
+            temperature: flags.temperature.map_or(usual.temperature, |t| t as f32),
             features: flags.feature.clone(),
-            feature_weight: flags.feature_weight as f32,
+            feature_weight: flags.feature_weight.map_or(usual.feature_weight, |w| w as f32),
             embedding: None,
         },
         recipe: recipe(flags, runtime),

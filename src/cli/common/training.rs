@@ -116,15 +116,15 @@ pub struct TrainingFlags {
     /// Share of the teacher in the loss [default: 1 without labels, else 0.5]
     #[arg(long, value_name = "SHARE", help_heading = "Loss", value_parser = share, requires = "teacher")]
     pub distill: Option<f64>,
-    /// What logits of both are divided by
-    #[arg(long, value_name = "T", help_heading = "Loss", default_value_t = 2.0, value_parser = above_zero)]
-    pub temperature: f64,
+    /// What logits of both are divided by [default: 2]
+    #[arg(long, value_name = "T", help_heading = "Loss", value_parser = above_zero, requires = "teacher")]
+    pub temperature: Option<f64>,
     /// Also compare a value of the graphs: a name, or STUDENT=TEACHER
     #[arg(long, value_name = "NAMES", help_heading = "Loss", requires = "teacher")]
     pub feature: Vec<String>,
-    /// Weight of every compared value
-    #[arg(long, value_name = "W", help_heading = "Loss", default_value_t = 1.0, value_parser = above_zero)]
-    pub feature_weight: f64,
+    /// Weight of every compared value [default: 1]
+    #[arg(long, value_name = "W", help_heading = "Loss", value_parser = above_zero, requires = "feature")]
+    pub feature_weight: Option<f64>,
     /// Precision that a step computes in; weights and optimiser stay in float32
     #[arg(long, value_enum, help_heading = "Runtime", default_value_t)]
     pub precision: Precision,

@@ -147,8 +147,10 @@ fn of_file(path: &Path, columns: &[String], target: &Target, most: usize) -> Res
         Some(Kind::Separated(separator)) => {
             let mut rows = records(&utf8(path)?, separator).map_err(wrong)?.into_iter();
             let names = rows.next().ok_or_else(|| wrong("it is empty".into()))?;
-            let columns = chosen(path, &names, columns)?;
-            let column = target.column(path, &names)?;
+            let is_set_apart = |e: Error| set_apart(e, &names, separator);
+            let columns = chosen(path, &names, columns).map_err(is_set_apart)?;
+            let column = target.column(path, &names).map_err(is_set_apart)?;
+            check_unique(path, &names, columns.iter().chain(&column))?;
             let at = |column: &String| names.iter().position(|name| name == column).unwrap_or_default();
             let places: Vec<usize> = columns.iter().map(at).collect();
             let beside = column.as_ref().map(at);
@@ -168,6 +170,7 @@ fn of_file(path: &Path, columns: &[String], target: &Target, most: usize) -> Res
             let names = column_names(path).map_err(|e| e.hint(HINT))?;
             let columns = chosen(path, &names, columns)?;
             let column = target.column(path, &names)?;
+            check_unique(path, &names, columns.iter().chain(&column))?;
             let read = |name: &String| text_column(path, name, most).map_err(|e| e.hint(HINT));
             let read: Vec<Vec<Option<String>>> = columns.iter().map(read).collect::<Result<_>>()?;
             let beside = column.as_ref().map(|name| value_column(path, name, most)).transpose();
@@ -209,6 +212,8 @@ fn of_json(path: &Path, lines: &str, columns: &[String], target: &Target, most: 
         let texts = found.columns.iter().map(text).collect::<Result<Vec<String>>>()?;
         let label = found.target.as_ref().and_then(|name| match object.get(name)? {
             Value::String(name) => Some(name.clone()),
+            // A class has a number, and a score is one.
+            Value::Bool(value) if matches!(target, Target::Score { .. }) => Some(value.to_string()),
             Value::Bool(value) => Some(u8::from(*value).to_string()),
             Value::Number(value) => Some(value.to_string()),
             _ => None,
@@ -234,6 +239,32 @@ fn chosen(path: &Path, names: &[String], asked: &[String]) -> Result<Vec<String>
             Some(name) => Err(missing(format!("it has no column `{name}`"))),
             None => Ok(asked.to_vec()),
         },
+    }
+}
+
+/// Checks that a name that is read stands for one column.
+fn check_unique<'n>(path: &Path, names: &[String], read: impl IntoIterator<Item = &'n String>) -> Result<()> {
+    let count = |name: &String| names.iter().filter(|own| *own == name).count();
+    match read.into_iter().map(|name| (name, count(name))).find(|(_, count)| *count > 1) {
+        Some((name, count)) => {
+            let what = format!("{count} of its columns are called `{name}`");
+            Err(Error::new(ErrorKind::Format, what).at(path).hint("give each column a name of its own"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// An error on a column that is not there, of a table whose first line is set apart by something else than `separator`.
+fn set_apart(e: Error, names: &[String], separator: char) -> Error {
+    let other = [('\t', "tabs"), (';', "`;`"), (',', "commas"), ('|', "`|`")];
+    let is_in = |(own, _): &&(char, &str)| *own != separator && names.iter().any(|name| name.contains(*own));
+    match other.iter().find(is_in) {
+        Some(('\t', _)) => e.rehint("its fields are set apart by tabs: let its name end in .tsv"),
+        Some((',', _)) => e.rehint("its fields are set apart by commas: let its name end in .csv"),
+        Some((_, other)) => e.rehint(format!(
+            "its fields are set apart by {other}: write them with commas into a .csv, or tabs into a .tsv"
+        )),
+        None => e,
     }
 }
 
@@ -345,6 +376,20 @@ mod tests {
     }
 
     #[test]
+    fn a_truth_is_a_class_and_no_score() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pairs.jsonl");
+        fs::write(&path, "{\"a\": \"x\", \"b\": \"y\", \"own\": 0.5}\n{\"a\": \"x\", \"b\": \"y\", \"own\": true}\n")
+            .unwrap();
+        let columns = ["a", "b"].map(str::to_owned);
+        let label = read(&path, &columns, &Target::Label(Some("own".into())), 3).unwrap();
+        assert_eq!(label.beside().unwrap().1, ["0.5", "1"]);
+        let score = Target::Score { column: "own".into(), scale: None };
+        let error = read(&path, &columns, &score, 3).unwrap_err().to_string();
+        assert!(error.contains("row 1 has the score `true` in its column `own`, which is no number"), "{error}");
+    }
+
+    #[test]
     fn what_is_malformed_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let refused = |name: &str, content: &[u8], columns: &[&str], says: &str| {
@@ -361,6 +406,19 @@ mod tests {
         refused("head.csv", b"text\n", &[], "there are no texts in it");
         refused("two.csv", b"a,b\n1,2\n", &[], "it has no column text or sentence; there are a, b");
         refused("two.csv", b"a,b\n1,2\n", &["a", "c"], "it has no column `c`; there are a, b");
+        refused("twice.csv", b"text,b,text\n1,2,3\n", &[], "twice.csv`: 2 of its columns are called `text`");
+        refused("twice.csv", b"a,b,a\n1,2,3\n", &["b", "a"], "2 of its columns are called `a`");
+        let hint = |name: &str, content: &str, says: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, content).unwrap();
+            for target in [Target::Ignored, Target::Label(Some("label".into()))] {
+                let error = read(&path, &["text".to_owned()], &target, 3).unwrap_err();
+                assert!(error.hint_text().is_some_and(|hint| hint.contains(says)), "{error:?}");
+            }
+        };
+        hint("german.csv", "text;label\na;1\n", "set apart by `;`: write them with commas into a .csv");
+        hint("tabs.csv", "text\tlabel\na\t1\n", "set apart by tabs: let its name end in .tsv");
+        hint("commas.tsv", "text,label\na,1\n", "set apart by commas: let its name end in .csv");
         refused("long.csv", b"text,b\n1,2\n1,2,3\n", &[], "row 1 has 3 fields, and the first line 2");
         refused("open.csv", b"text\n\"a\n", &[], "a quote in line 2 is not closed");
         refused("one.jsonl", b"{\"text\": \"a\"}\n{\"text\": null}\n", &[], "row 1 has no text in its column `text`");

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::texts::{FOLDER, MODELS, agree, archive, arrays, golden, many};
 use super::verified::heads_that_add_up;
-use crate::common::binary::{done, json as json_of, offshoot, refused, text};
+use crate::common::binary::{args, done, json as json_of, offshoot, refused, text};
 use crate::common::root;
 
 /// The mean length of the texts: 48 real tokens of six.
@@ -158,4 +158,27 @@ pub fn children_are_verified_on_arrays(kind: &str) {
     );
     let both = ["grow", &path, "--inputs", text(&inputs), "--no-images", "-o", text(&child)];
     assert_eq!(offshoot(&both).status.code(), Some(2));
+}
+
+/// A learngene of texts carries what a child needs: it is thinned without samples, to the size that it has with some;
+/// what takes samples is left out, or refused by the name of the file.
+pub fn learngenes_of_texts_need_no_samples(kind: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let [gene, child] = ["gene.onnx", "child.onnx"].map(|name| folder.path().join(name));
+    let inputs = format!("{FOLDER}/texts.npz");
+    let common = format!("--runtime {kind} --force");
+    done(args!("condense {FOLDER}/bert-ts.onnx --inputs {inputs} --fitted {common} -o {}", text(&gene)));
+    let size = "--min-ffn 2 --multiple-of 2 --json";
+    let shrink = |more: &str| {
+        let output = done(args!("shrink {} --to 75% {size} {common} {more} -o {}", text(&gene), text(&child)));
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (found["descendants"][0].clone(), String::from_utf8(output.stderr).unwrap())
+    };
+    let ((thinned, said), (fitted, _)) = (shrink(""), shrink(&format!("--inputs {inputs}")));
+    assert!(said.contains("not timed: there are no samples of its inputs"), "{said}");
+    assert_eq!((&thinned["latency_ms"], fitted["latency_ms"]["ancestor"].is_number()), (&Value::Null, true));
+    assert!(thinned["parameters"].is_u64() && thinned["parameters"] == fitted["parameters"], "{thinned}, {fitted}");
+    let refused_times =
+        ["shrink", text(&gene), "--budget", "latency=8ms", "--runtime", kind, "-o", text(&child), "--force"];
+    refused(&refused_times, &["gene.onnx`: the input `input_ids` leaves its shape open", "--inputs FILE.npz"]);
 }

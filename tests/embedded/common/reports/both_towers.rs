@@ -16,7 +16,7 @@ use offshoot::runtime::Runtime;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 
-use crate::common::binary::{json, offshoot, refused, text};
+use crate::common::binary::{done, json, offshoot, refused, text};
 use crate::common::root;
 
 const FOLDER: &str = "fixtures/reports/towers";
@@ -234,14 +234,21 @@ pub fn learngenes_have_the_clusters_of_each(kind: &str) {
     assert_eq!((&old.graph().input, &old.graph().output), (&new.graph().input, &new.graph().output));
 }
 
-/// Densities of both towers are those of each.
+/// Densities of both towers are those of each, of layers that bear the numbers that `shrink` gives them.
 pub fn densities_are_those_of_each(kind: &str) {
     let folder = tempfile::tempdir().unwrap();
     let images = pictures(folder.path());
     let run = |more: &[&str]| json(&[&["density", CLIP, "--runtime", kind, "--json"], more].concat());
     let both = run(&["--images", text(&images), "--texts", CAPTIONS]);
     assert_eq!(both["towers"]["images"], run(&["--images", text(&images), "--of", "image_embeds"]));
-    assert_eq!(both["towers"]["texts"], run(&["--texts", CAPTIONS, "--of", "text_embeds"]));
+    let mut texts = run(&["--texts", CAPTIONS, "--of", "text_embeds"]);
+    assert_eq!(texts["layers"], serde_json::json!([0, 1]));
+    texts["layers"] = serde_json::json!([2, 3]);
+    assert_eq!(both["towers"]["texts"], texts);
+    let told = done(&["density", CLIP, "--images", text(&images), "--texts", CAPTIONS, "--runtime", kind]).stdout;
+    let told = String::from_utf8(told).unwrap();
+    let numbers = told.lines().filter_map(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+    assert_eq!(numbers.collect::<Vec<_>>(), [0, 1, 2, 3], "{told}");
     assert_eq!([&both["towers"]["images"]["unit"], &both["towers"]["texts"]["unit"]], ["px", "tokens"]);
 }
 

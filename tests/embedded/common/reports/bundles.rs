@@ -265,3 +265,20 @@ pub fn folders_of_others_stay() {
     let output = offshoot(&["grow", text(&model), "--no-images", "--with-configs"]);
     assert_eq!(output.status.code(), Some(2));
 }
+
+/// A child that pools by itself, beside a list of modules that pool as well, is said to.
+pub fn pooling_twice_is_told() {
+    let ancestor = Ancestor::new("bert-ts");
+    let grow = format!("grow {} --with-configs --no-images --heads 2 --no-verify --json", text(&ancestor.model()));
+    let warned = |more: &str, name: &str| {
+        let output = done(args!("{grow} {more} -o {}", text(&ancestor.path(name))));
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let says = "modules.json: it lists what pools states of tokens, and the child gives `sentence_embedding`";
+        let said = String::from_utf8(output.stderr).unwrap().contains(says);
+        assert_eq!(found["configs"]["warnings"].to_string().contains(says), said, "{found}");
+        said
+    };
+    assert_eq!([warned("--pooling mean", "pooled"), warned("--of last_hidden_state", "states")], [true, false]);
+    fs::remove_file(ancestor.beside("modules.json")).unwrap();
+    assert!(!warned("--pooling mean", "alone"));
+}
