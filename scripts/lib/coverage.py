@@ -20,7 +20,8 @@ open_clip, exported in two ways. The models stand in `families.py`.
 
     OMP_NUM_THREADS=1 python scripts/lib/coverage.py export [NAME ...]      export the models into the cache folder
     OMP_NUM_THREADS=1 python scripts/lib/coverage.py check [NAME ...]       check what is there with the `offshoot` binary
-    python scripts/lib/coverage.py table                                    write the table
+    python scripts/lib/coverage.py table [NAME ...]                         write the table, between other marks with --mark:
+                                                                            `table vit_pytorch open_clip --mark libraries`
 
 Options: --cache FOLDER (default /tmp/offshoot-coverage), --binary PATH (default target/release/offshoot), --jobs N.
 
@@ -125,6 +126,8 @@ def attention_width(module, out):
         return module.queries.shape[-1], -1
     if out is not module:
         return features(out)
+    if type(getattr(module, "to_out", None)).__name__ == "Identity":
+        return module.to_qkv.out_features // 3, -1  # T2T-ViT's own add what they attend to as it is
     width = getattr(module, "dim_out", None) or getattr(module, "dim_out_v", None)
     return width or getattr(module, "num_heads", 1) * getattr(module, "dim_head", 0), 1
 
@@ -702,7 +705,7 @@ def write_table(args):
     rows = json.loads((args.cache / "results.json").read_text())
     columns = ["anatomy", "surgery", "density", "gradient"]
     lines = ["| family | model | exporter | " + " | ".join(columns) + " |", "|---" * (3 + len(columns)) + "|"]
-    reasons, order = [], [m[1] for m in MODELS]
+    reasons, order = [], [MODELS[k][1] for k in chosen(args.names)]
     rows = sorted((r for r in rows if r["model"] in order), key=lambda r: (order.index(r["model"]), r["exporter"] != "ts"))
     for r in rows:
         exporter = f"{r['exporter']} {EXPORTERS[r['exporter']]}"
@@ -722,8 +725,9 @@ def write_table(args):
     latest = max((b for b in builds if b), key=builds.count, default=None)
     text = f"{len(exported)} exports, {builds.count(latest) if latest else 0} of them checked whole by one build: " + "; ".join(counts) + ".\n\n" + "\n".join(lines) + "\n\nReasons:\n\n" + "\n".join(reasons) + "\n"
     page = Path("docs/dialects.md")
-    before, rest = page.read_text().split("<!-- coverage -->")[0], page.read_text().split("<!-- /coverage -->")[1]
-    page.write_text(f"{before}<!-- coverage -->\n\n{text}\n<!-- /coverage -->{rest}")
+    begin, end = f"<!-- {args.mark} -->", f"<!-- /{args.mark} -->"
+    before, rest = page.read_text().split(begin)[0], page.read_text().split(end)[1]
+    page.write_text(f"{before}{begin}\n\n{text}\n{end}{rest}")
 
 
 def main():
@@ -734,6 +738,7 @@ def main():
     parser.add_argument("--exporter", action="append", choices=list(EXPORTERS))
     parser.add_argument("--only", action="append", help="check only this: surgery, density, gradient")
     parser.add_argument("--again", action="store_true", help="export anew what is there")
+    parser.add_argument("--mark", default="coverage", help="the marks in docs/dialects.md that the table goes between")
     parser.add_argument("command", choices=["export", "check", "table", "one"])
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
