@@ -48,5 +48,5 @@ pub use splice::splice;
 pub use subgraphs::{needed, rename, replace_use};
 pub use types::{element_types, lift_constants, output_type, widen};
 pub(crate) use unfold::int8_tensors;
-pub use unfold::{LARGEST, MIDDLE, Unfolded, int8_dtype, unfold};
+pub use unfold::{LARGEST, LEAST, MIDDLE, Unfolded, int8_dtype, unfold};
 pub use values::{data_inputs, declare_dim, declared_dims, declared_type};

@@ -6,18 +6,21 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::functions;
 use super::links::Links;
 use super::names::Names;
 use super::nodes::{Attributes, is_standard, node as new_node};
 use super::order::{prune, sort};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
-use crate::onnx::{DataType, Model, data_type, element_count, payload, tensor_from_f32, to_f32};
+use crate::onnx::{DataType, Model, data_type, element_count, payload, tensor_from_f32, to_f32, to_i64};
 
 /// The largest rounded number of a row, and what a byte is more than its number.
 pub const LARGEST: f32 = 127.0;
 /// What is added to the rounded numbers of a row, which are bytes without a sign.
 pub const MIDDLE: u8 = 128;
+/// The largest magnitude that a row of zeros is taken to have, so that nothing is divided by zero.
+pub const LEAST: f32 = 1e-30;
 
 /// The names of the forms.
 const ALONE: &str = "int8";
@@ -54,8 +57,10 @@ impl Unfolded {
 /// Makes float32 weights of those in int8; `None` where there are none.
 ///
 /// # Errors
-/// [`ErrorKind::Format`] for a tensor whose elements are not what it declares.
+/// [`ErrorKind::Format`] for a tensor whose elements are not what it declares, and those of functions.
 pub fn unfold(model: &mut Model) -> Result<Option<Unfolded>> {
+    // What a function holds is a part of the graph.
+    functions::inline(&mut model.proto)?;
     if !model.graph().node.iter().any(is_sign) {
         return Ok(None);
     }
@@ -265,7 +270,26 @@ impl<'g> Look<'g> {
         (same && self.scales(scales, &[v, 1])).then_some(form)
     }
 
-    /// `product` is of rows that were divided by their steps, rounded and made bytes.
+    /// A constant number that a node takes beside a value.
+    fn number(&self, node: &NodeProto, input: usize) -> Option<f32> {
+        let t = self.tensors.get(node.input.get(input)?.as_str())?;
+        match to_f32(t).ok().filter(|_| data_type(t) == Some(DataType::Float))?[..] {
+            [number] => Some(number),
+            _ => None,
+        }
+    }
+
+    /// True for the largest number of each row, which stays an axis.
+    fn is_of_rows(&self, reduce: &NodeProto) -> bool {
+        let axes = match reduce.input.get(1) {
+            Some(axes) => self.tensors.get(axes.as_str()).and_then(|t| to_i64(t).ok()),
+            None => reduce.ints("axes").map(<[i64]>::to_vec),
+        };
+        axes.as_deref() == Some(&[-1]) && reduce.int("keepdims").unwrap_or(1) == 1
+    }
+
+    /// `product` is of rows that were divided by their steps, rounded and made bytes. Other numbers than those of this
+    /// form would make another product.
     fn rows(&self, product: &NodeProto) -> Option<Form> {
         let (numbers, [_, n]) = self.weight(product, 1)?;
         let middle = product.input.get(2).and_then(|z| self.tensors.get(z.as_str()))?;
@@ -276,8 +300,14 @@ impl<'g> Look<'g> {
         let shifted = self.maker(self.maker(product, 0, "Cast")?, 0, "Add")?;
         let divided = self.maker(self.maker(shifted, 0, "Round")?, 0, "Div")?;
         let (rows, step) = (divided.input.first()?, divided.input.get(1)?);
-        let largest = self.maker(self.maker(self.maker(divided, 1, "Div")?, 0, "Max")?, 0, "ReduceMax")?;
-        if self.maker(largest, 0, "Abs")?.input.first() != Some(rows) {
+        let steps = self.maker(divided, 1, "Div")?;
+        let bounded = self.maker(steps, 0, "Max")?;
+        let largest = self.maker(bounded, 0, "ReduceMax")?;
+        let is_ours = self.number(shifted, 1) == Some(f32::from(MIDDLE))
+            && self.number(steps, 1) == Some(LARGEST)
+            && self.number(bounded, 1).is_some_and(|least| least > 0.0 && least <= LEAST)
+            && self.is_of_rows(largest);
+        if !is_ours || self.maker(largest, 0, "Abs")?.input.first() != Some(rows) {
             return None;
         }
         let of_rows = self.user(&self.links.nodes[self.user(product, "Cast")?], "Mul")?;

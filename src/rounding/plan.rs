@@ -236,6 +236,10 @@ impl<'m> Look<'m, '_> {
         if let Some(k) = other {
             return Some(format!("`{}` reads it as well", node(k).op_type()));
         }
+        let twice = |s: &&&Site| node(s.node).input.iter().filter(|x| forms.contains(x.as_str())).count() > 1;
+        if let Some(site) = sites.iter().find(twice) {
+            return Some(format!("`{}` reads it twice", node(site.node).op_type()));
+        }
         let products = sites.iter().filter(|s| s.lies != Lies::Rows).count();
         if !rows && products > COPIES {
             return Some(format!("{products} products share it: as many copies would be larger"));

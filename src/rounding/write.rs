@@ -11,13 +11,13 @@ use super::numbers::Lies;
 use super::plan::{Plan, Rounded, Site};
 use super::raise::{OPSET, raise};
 use crate::axes::Typing;
-use crate::error::Result;
-use crate::graph::{self, Attributes, Builder, LARGEST, MIDDLE, cast, int_attribute, ints_attribute, node as new_node};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{
+    self, Attributes, Builder, LARGEST, LEAST, MIDDLE, cast, int_attribute, ints_attribute, node as new_node,
+};
 use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::onnx::{DataType, Model, tensor_from_f32, tensor_from_raw};
 
-/// The largest magnitude of a row of zeros, so that nothing is divided by zero.
-const LEAST: f32 = 1e-30;
 /// ReduceMax has its axes as an input from this set on.
 const AXES_INPUT: i64 = 18;
 
@@ -44,6 +44,8 @@ pub(super) fn write(model: &mut Model, rows: bool) -> Result<Rounded> {
     graph.initializer.retain(|t| !plan.dropped.contains(t.name()));
     graph.value_info.retain(|v| !plan.dropped.contains(v.name()));
     builder.finish(graph);
+    // A file that nothing opens is not written.
+    graph::sort(graph).map_err(|e| Error::new(ErrorKind::Internal, format!("weights in int8 left a gap: {e}")))?;
     Ok(rounded)
 }
 

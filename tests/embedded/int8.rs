@@ -3,8 +3,8 @@
 
 use ndarray::Array4;
 use offshoot::error::ErrorKind;
-use offshoot::graph::{float_attribute, int_attribute, ints_attribute, node, prepare};
-use offshoot::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
+use offshoot::graph::{float_attribute, int_attribute, ints_attribute, node, prepare, unfold};
+use offshoot::onnx::proto::{FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 use offshoot::onnx::{DataType, Model, payload, tensor_from_f32, tensor_info, to_f32};
 use offshoot::rounding::{Dtype, convert, raise};
 use serde_json::Value;
@@ -202,6 +202,82 @@ fn what_stays_float32_is_named() {
     let mut model = product(zeros, 300, vec![]);
     assert_eq!(convert(&mut model, Dtype::Int8).unwrap().int8.unwrap().matrices, 1);
     assert!(model.to_bytes().len() < 4 * 300 * 2 + 1500);
+}
+
+/// One node that reads a matrix and the same transposed.
+#[test]
+fn a_weight_that_a_node_reads_twice_stays_float32() {
+    let numbers: Vec<f32> = (0..4 * 300).map(|i| (i % 17) as f32 - 8.0).collect();
+    let turned = node("Transpose", &["w"], &["t"], vec![]);
+    let squares = node("MatMul", &["w", "t"], &["g"], vec![]);
+    let mut before = product(numbers, 300, vec![turned, squares, node("MatMul", &["x", "g"], &["z"], vec![])]);
+    before.graph_mut().output.push(tensor_info("z", DataType::Float, &[None, Some(3), Some(4), Some(4)]));
+    let image = Array4::from_shape_vec((2, 3, 4, 4), values(96, 5)).unwrap();
+    for dtype in [Dtype::Int8, Dtype::Int8Rows] {
+        let mut model = before.clone();
+        let report = convert(&mut model, dtype).unwrap().int8.unwrap();
+        let kept: Vec<(&str, &str)> = report.float32.iter().map(|k| (k.tensor.as_str(), k.why.as_str())).collect();
+        assert_eq!((report.matrices, kept), (0, vec![("w", "`MatMul` reads it twice")]));
+        let [a, b] = [&before, &model].map(|m| run(&tract(), m, &image).unwrap());
+        assert_eq!(a, b);
+    }
+}
+
+/// A product of rows that are rounded otherwise is another product: it is refused, and not taken for one of float32.
+#[test]
+fn other_forms_of_rounded_rows_are_not_read() {
+    let mut written = product((0..4 * 300).map(|i| (i % 17) as f32 - 8.0).collect(), 300, vec![]);
+    convert(&mut written, Dtype::Int8Rows).unwrap();
+    let read = unfold(&mut written.clone()).unwrap().unwrap();
+    assert_eq!((read.rows, read.matrices), (1, 0));
+    let refused = |other: Model, what: &str| {
+        let mut other = Model::from_bytes(other.to_bytes()).unwrap();
+        assert_eq!(unfold(&mut other).unwrap(), None, "{what}");
+        let error = prepare(&mut other).unwrap_err();
+        assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("quantised"), "{what}: {error}");
+    };
+    for (own, other) in [(128.0, 100.0), (127.0, 63.0), (1e-30, 50.0)] {
+        let mut changed = written.clone();
+        let is_own = |t: &&mut TensorProto| to_f32(t).is_ok_and(|v| v == [own]);
+        let tensor = changed.graph_mut().initializer.iter_mut().find(is_own).unwrap();
+        *tensor = tensor_from_f32(tensor.name(), DataType::Float, &[], &[other]);
+        refused(changed, &format!("{other} for {own}"));
+    }
+    for attribute in [ints_attribute("axes", &[1]), int_attribute("keepdims", 0)] {
+        let mut changed = written.clone();
+        let reduce = changed.graph_mut().node.iter_mut().find(|n| n.op_type() == "ReduceMax").unwrap();
+        reduce.attribute.retain(|a| a.name() != attribute.name());
+        reduce.attribute.push(attribute.clone());
+        refused(changed, attribute.name());
+    }
+}
+
+/// What a function of the model holds is a part of its graph.
+#[test]
+fn weights_behind_a_function_are_read() {
+    let mut written = product((0..4 * 300).map(|i| (i % 17) as f32 - 8.0).collect(), 300, vec![]);
+    convert(&mut written, Dtype::Int8).unwrap();
+    let own = |version: i64| OperatorSetIdProto { domain: None, version: Some(version) };
+    let opset = written.opset();
+    let at = written.graph().node.iter().position(|n| n.op_type() == "DequantizeLinear").unwrap();
+    let wide = node("DequantizeLinear", &["a", "b"], &["c"], written.graph().node[at].attribute.clone());
+    written.proto.functions.push(FunctionProto {
+        name: Some("wide".into()),
+        domain: Some("own".into()),
+        input: vec!["a".into(), "b".into()],
+        output: vec!["c".into()],
+        node: vec![wide],
+        opset_import: vec![own(opset)],
+        ..Default::default()
+    });
+    written.proto.opset_import.push(OperatorSetIdProto { domain: Some("own".into()), version: Some(1) });
+    let called = &mut written.graph_mut().node[at];
+    (called.op_type, called.domain) = (Some("wide".into()), Some("own".into()));
+    called.attribute.clear();
+    let read = unfold(&mut written.clone()).unwrap().unwrap();
+    assert_eq!(read.matrices, 1);
+    prepare(&mut written).unwrap();
+    assert!(written.graph().initializer.iter().all(|t| t.data_type() == DataType::Float as i32));
 }
 
 #[test]
