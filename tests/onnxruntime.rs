@@ -58,6 +58,7 @@ fn texts_of_any_length_are_run_rightly() {
         common::texts::lengths_are_any(runtime);
         common::texts::a_text_alone_equals_itself_in_a_batch(runtime);
         common::texts::cut_texts_train_like_padded_ones(runtime);
+        common::texts::what_sees_padding_is_not_cut(runtime);
         common::surgery::check_texts(runtime);
         common::lengths::children_of_fixed_lengths_are_their_ancestors(runtime);
         common::lengths::longer_children_have_rows_between_those_of_their_ancestors(runtime);

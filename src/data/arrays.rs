@@ -240,6 +240,11 @@ impl Arrays {
         self.texts.as_ref()?.model_classes.as_deref()
     }
 
+    /// True where they came from texts and the model takes these at any length.
+    pub(super) fn takes_any_length(&self) -> bool {
+        self.texts.as_ref().is_some_and(|texts| texts.any_length)
+    }
+
     /// Tokens that every text has with its padding, where they came from texts.
     pub fn text_length(&self) -> Option<usize> {
         self.texts().map(|texts| texts.padded_to)

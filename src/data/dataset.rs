@@ -186,6 +186,11 @@ impl Dataset {
         Ok(Dataset { lengths: Some(lengths.into()), ..self })
     }
 
+    /// The same without lengths: nothing is gained by batches of one.
+    pub(crate) fn of_one_length(self) -> Dataset {
+        Dataset { lengths: None, ..self }
+    }
+
     /// How long a sample is, where that is known of all of them.
     pub(crate) fn length_of(&self, sample: usize) -> Option<usize> {
         let lengths = self.lengths.as_ref()?;

@@ -62,10 +62,10 @@ impl Rows {
         Rows { lengths, ..rows }
     }
 
-    /// How many tokens each text has, and how many with its padding; `None` where padding does not lie behind them, or
-    /// not all arrays run over tokens alone.
+    /// How many tokens each text has, and how many with its padding; `None` where padding does not lie behind them,
+    /// where not all arrays run over tokens alone, and where the model takes texts of one length.
     fn tokens(&self, arrays: &Arrays) -> Option<(Vec<usize>, usize)> {
-        let report = arrays.texts().filter(|texts| texts.padded_on == Side::Right)?;
+        let report = arrays.texts().filter(|texts| texts.padded_on == Side::Right && arrays.takes_any_length())?;
         let all = report.padded_to;
         let of_tokens = self.mask.is_some() && self.places.iter().all(|place| place.shape == [all]);
         Some((arrays.tokens().filter(|_| of_tokens)?, all))

@@ -132,8 +132,7 @@ impl Workshop {
         let epochs = self.before(cell, model, &drawn)?.into_iter().collect();
         let begun = Instant::now();
         let recipe = self.recipe(cell);
-        let rows = self.materials.set(cell)?.rows.as_ref();
-        let trainer = Trainer::new(&self.runtime, model, image, &recipe, &[], &[])?.of_rows(rows);
+        let trainer = Trainer::new(&self.runtime, model, image, &recipe, &[], &[])?;
         let plan = Plan {
             epochs: cell.training.epochs.into(),
             learning_rate: Some(cell.training.lr),
@@ -202,7 +201,8 @@ impl Workshop {
             ..TrainingOptions::default()
         };
         let validation = Some(Validation { loader, labels: Some(labels), cosines: None });
-        Ok(Images { dataset, training, validation, view: View { preprocess, layout: input.layout }, batches })
+        let (rows, view) = (set.rows.clone(), View { preprocess, layout: input.layout });
+        Ok(Images { dataset, training, validation, rows, view, batches })
     }
 
     /// How good a descendant is before it is trained, where its classifier is the ancestor's.

@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use ndarray::{ArrayD, Axis, Slice};
+
 use crate::anatomy::{sequence_axis, token_axis};
 use crate::axes::{Typing, carry_value_info};
 use crate::data::Rows;
@@ -15,6 +17,8 @@ use crate::graph::{
 };
 use crate::onnx::{DataType, Model, tensor_info};
 
+/// What is the same with padding and without, of the largest number.
+const SAME: f32 = 1e-4;
 /// What the names of the input and of everything else that is put in begin with.
 const ROW: &str = "offshoot_row";
 
@@ -129,6 +133,22 @@ pub fn cut(model: &Model, rows: &Rows, length: usize) -> Result<Option<Model>> {
     }
     b.finish(target);
     Ok(Some(out))
+}
+
+/// True where values of the first `count` texts are the same with padding and without, by their names.
+pub fn same(padded: &[(String, ArrayD<f32>)], cut: &[(String, ArrayD<f32>)], count: usize) -> bool {
+    let of_texts = |value: &ArrayD<f32>| value.slice_axis(Axis(0), Slice::from(..count)).to_owned();
+    padded.iter().zip(cut).all(|((name, a), (other, b))| {
+        if name != other || a.shape() != b.shape() {
+            return false;
+        }
+        if a.ndim() == 0 || a.len_of(Axis(0)) < count {
+            return true;
+        }
+        let (a, b) = (of_texts(a), of_texts(b));
+        let largest = a.iter().fold(0f32, |most, v| most.max(v.abs()));
+        a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= SAME * largest)
+    })
 }
 
 /// The model that takes arrays by their names again, with the weights and outputs of one that takes rows; `original` is

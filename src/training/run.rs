@@ -132,9 +132,24 @@ impl Teacher {
         Ok(Teacher { runtime, model, batch, image, session, rows, cuts, values, moved: None })
     }
 
-    /// Cuts batches of rows to the length of their longest text, where rows may be cut.
-    pub fn of_rows(self, rows: Option<&Rows>) -> Teacher {
-        Teacher { rows: rows.cloned(), ..self }
+    /// Cuts batches of rows to the length of their longest text, where rows may be cut and it says the same of `short`
+    /// texts with the padding that they have in their rows.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`].
+    pub fn of_rows(mut self, rows: Option<&Rows>, short: &[Array4<f32>]) -> Result<Teacher> {
+        for batch in short {
+            let padded = self.values(batch)?;
+            self.rows = rows.cloned();
+            let cut = self.values(batch)?;
+            self.rows = None;
+            if !rows::same(&padded, &cut, batch.len_of(Axis(0))) {
+                self.cuts.clear();
+                return Ok(self);
+            }
+        }
+        self.rows = rows.cloned();
+        Ok(self)
     }
 
     /// Puts the classes of a value [batch, classes] into the student's order: `places` says where each of them lies in

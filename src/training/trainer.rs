@@ -152,18 +152,35 @@ impl Trainer {
     }
 
     /// Cuts batches of rows to the length of their longest text, where rows may be cut: to one of [these
-    /// lengths](Self::lengths).
-    pub fn of_rows(mut self, rows: Option<&Rows>) -> Trainer {
-        let (Some(rows), mut cuts) = (rows, HashMap::new()) else { return self };
-        let Some((whole, short)) = rows.lengths.split_last() else { return self };
+    /// lengths](Self::lengths). Nothing is cut where the model says something else of `short` texts with the padding
+    /// that they have in their rows.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`].
+    pub fn of_rows(mut self, rows: Option<&Rows>, short: &[Array4<f32>]) -> Result<Trainer> {
+        let (Some(rows), mut cuts) = (rows, HashMap::new()) else { return Ok(self) };
+        let Some((whole, lengths)) = rows.lengths.split_last() else { return Ok(self) };
         // A model that takes no texts of a length has its say about the whole.
-        for &length in short {
+        for &length in lengths {
             let cut = rows::cut(&self.model, rows, length).ok().flatten();
             cuts.extend(cut.map(|model| (length, (model, None))));
         }
-        let lengths = short.iter().filter(|length| cuts.contains_key(length)).chain([whole]).copied().collect();
-        (self.rows, self.cuts) = (Some(Rows { lengths, ..rows.clone() }), cuts);
-        self
+        let lengths = lengths.iter().filter(|length| cuts.contains_key(length)).chain([whole]).copied().collect();
+        self.cuts = cuts;
+        let rows = Rows { lengths, ..rows.clone() };
+        for batch in short {
+            let padded = self.outputs(batch, false)?;
+            self.rows = Some(rows.clone());
+            let cut = self.outputs(batch, false)?;
+            self.rows = None;
+            if !rows::same(&padded, &cut, batch.len_of(Axis(0))) {
+                self.cuts.clear();
+                self.evaluations.retain(|(_, cut), _| cut.is_none());
+                return Ok(self);
+            }
+        }
+        self.rows = Some(rows);
+        Ok(self)
     }
 
     /// The lengths that texts are cut to, ascending, where they are cut.

@@ -19,6 +19,11 @@ fn cut_texts_train_like_padded_ones() {
 }
 
 #[test]
+fn what_sees_padding_is_not_cut() {
+    texts::what_sees_padding_is_not_cut(&tract());
+}
+
+#[test]
 fn surgery_on_texts_equals_its_oracle() {
     surgery::check_texts(&tract());
 }

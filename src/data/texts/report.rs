@@ -59,6 +59,8 @@ pub(crate) struct Tokenised {
     pub(in crate::data) padding_side: PaddingSide,
     /// What padding is in each array.
     pub(in crate::data) fill: Vec<(String, f32)>,
+    /// True where the model takes any number of tokens.
+    pub(in crate::data) any_length: bool,
 }
 
 impl Tokenised {

@@ -126,7 +126,8 @@ impl Texts {
             unmasked,
         };
         let (model_classes, absent) = (settings.classes(), self.target.absent());
-        let tokenised = Tokenised { report, model_classes, absent, scores, padding_side, fill };
+        let any_length = takes.fixed.is_none();
+        let tokenised = Tokenised { report, model_classes, absent, scores, padding_side, fill, any_length };
         Ok((ArrayFile::held(&self.path, arrays), tokenised))
     }
 

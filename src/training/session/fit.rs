@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::data::{Dataset, Rows, TrainingLoader, TrainingOptions, View};
+use ndarray::Array4;
+
+use crate::data::{Dataset, Layout, Rows, TrainingLoader, TrainingOptions, View};
 use crate::error::Result;
 use crate::onnx::Model;
 use crate::runtime::{Device, Kind, Runtime};
 use crate::training::{Observer, Operators, Plan, Precision, Recipe, Run, Summary, Teacher, Trainer, Validation};
+
+/// So many texts of each length are run with padding and without.
+const TRIED: usize = 8;
 
 /// A run of training that is ready to begin.
 pub struct Session {
@@ -20,6 +25,8 @@ pub struct Session {
     pub validation: Option<Validation>,
     /// How long the run is and how it goes.
     pub plan: Plan,
+    /// Texts that rows may be cut to, with the padding that they have there.
+    short: Vec<Array4<f32>>,
     teacher: Option<Teacher>,
 }
 
@@ -31,6 +38,8 @@ pub struct Images {
     pub training: Vec<usize>,
     /// Images to validate on, of this data set or of another.
     pub validation: Option<Validation>,
+    /// What they are, where these are rows of arrays.
+    pub rows: Option<Rows>,
     /// How the model sees them.
     pub view: View,
     /// How they are put into batches; the size of a batch and the classes are the trainer's.
@@ -38,16 +47,22 @@ pub struct Images {
 }
 
 impl Session {
-    /// Puts images before a trainer.
+    /// Puts images before a trainer. Texts are cut to their length where that changes nothing.
     ///
     /// # Errors
-    /// Those of [`TrainingLoader::new`].
+    /// Those of [`TrainingLoader::new`], and of running the model.
     pub fn new(trainer: Trainer, recipe: Recipe, images: Images, plan: Plan) -> Result<Session> {
         let classes = trainer.classes.as_ref().map(|(_, n)| *n);
         let batches = TrainingOptions { batch_size: trainer.batch, classes, ..images.batches };
         let View { preprocess, layout } = images.view;
-        let training = TrainingLoader::new(images.dataset, images.training, preprocess, layout, batches)?;
-        Ok(Session { trainer, recipe, training, validation: images.validation, plan, teacher: None })
+        let short = match &images.rows {
+            Some(rows) => short_texts(&images.dataset, &images.training, rows, layout)?,
+            None => Vec::new(),
+        };
+        let trainer = trainer.of_rows(images.rows.as_ref(), &short)?;
+        let dataset = if trainer.lengths().is_empty() { images.dataset.of_one_length() } else { images.dataset };
+        let training = TrainingLoader::new(dataset, images.training, preprocess, layout, batches)?;
+        Ok(Session { trainer, recipe, training, validation: images.validation, plan, short, teacher: None })
     }
 
     /// Lets a teacher see the same images, in a view of its own where that is another.
@@ -60,7 +75,7 @@ impl Session {
             validation.loader = validation.loader.clone().with_teacher(teacher.view)?;
         }
         let made = Teacher::new(runtime, &teacher.model, &self.recipe.loss, self.trainer.batch, teacher.image)?
-            .of_rows(teacher.rows.as_ref());
+            .of_rows(teacher.rows.as_ref(), &self.short)?;
         self.teacher = Some(match teacher.classes {
             Some((value, places)) => made.with_classes(&value, places),
             None => made,
@@ -93,6 +108,22 @@ impl Session {
         };
         run.go(observer)
     }
+}
+
+/// A batch of some texts of each length but the last.
+fn short_texts(dataset: &Dataset, training: &[usize], rows: &Rows, layout: Layout) -> Result<Vec<Array4<f32>>> {
+    let short = rows.lengths.split_last().map_or(&[][..], |(_, short)| short);
+    let mut found = Vec::new();
+    for length in short {
+        let is_long = |sample: &&usize| dataset.length_of(**sample) == Some(*length);
+        let some: Vec<usize> = training.iter().filter(is_long).take(TRIED).copied().collect();
+        if some.is_empty() {
+            continue;
+        }
+        let batch = dataset.loader(some, None, layout)?.batches(TRIED * dataset.images_each()).next();
+        found.extend(batch.transpose()?.map(|batch| batch.images));
+    }
+    Ok(found)
 }
 
 /// A teacher, and what it sees.

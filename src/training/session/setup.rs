@@ -10,7 +10,7 @@ use super::options::Options;
 use super::teaching::{self, Guide};
 use crate::anatomy::{Activation, activation};
 use crate::axes::Typing;
-use crate::data::{InputReport, InputShape, View};
+use crate::data::{InputReport, InputShape, Rows, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::PREPROCESS;
 use crate::onnx::Model;
@@ -144,15 +144,6 @@ impl Setup {
         keep_transform(&mut self.model, preprocess.as_ref(), None)?;
         let (recipe, train, freeze) = (&options.recipe, &options.train, &options.freeze);
         let trainer = Trainer::new(&self.runtime, &self.model, self.image, recipe, train, freeze).map_err(on)?;
-        let trainer = trainer.of_rows(options.rows.as_ref());
-        if let [short @ .., whole] = trainer.lengths() {
-            let short: Vec<String> = short.iter().map(usize::to_string).collect();
-            listener.note(&format!(
-                "texts of like length are trained on together, without the padding that all of a batch have: with {} \
-                 or {whole} tokens",
-                short.join(", ")
-            ));
-        }
         let noun = if options.rows.is_some() { "samples" } else { "images" };
         let batch = trainer.batching.note(trainer.batch / self.data.dataset.images_each(), noun);
         batch.iter().for_each(|text| listener.note(text));
@@ -168,10 +159,14 @@ impl Setup {
             dataset: self.data.dataset.clone(),
             training: self.data.split.training.clone(),
             validation,
+            rows: options.rows.clone(),
             view,
             batches: options.batches.clone(),
         };
         let mut session = Session::new(trainer, options.recipe.clone(), images, options.plan.clone())?;
+        if let Some(rows) = &options.rows {
+            say_lengths(rows, session.trainer.lengths(), listener);
+        }
         let mut seen = None;
         if let Some((taught, view)) = taught {
             session = session.with_teacher(&self.runtime, taught)?;
@@ -216,6 +211,25 @@ impl Batching {
                  are gathered for a batch of {samples} {noun}"
             )),
         }
+    }
+}
+
+/// Says to which lengths texts are cut, or why they are not.
+fn say_lengths(rows: &Rows, lengths: &[usize], listener: &dyn Listener) {
+    match (lengths, &rows.lengths[..]) {
+        ([short @ .., whole], _) => {
+            let short: Vec<String> = short.iter().map(usize::to_string).collect();
+            listener.note(&format!(
+                "texts of like length are trained on together, without the padding that all of a batch have: with {} \
+                 or {whole} tokens",
+                short.join(", ")
+            ));
+        }
+        ([], [_, .., whole]) => listener.warn(&format!(
+            "the model says something else of a text with padding behind it than without: texts are trained on with \
+             {whole} tokens, as all of them have with their padding"
+        )),
+        _ => {}
     }
 }
 

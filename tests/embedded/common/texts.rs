@@ -9,7 +9,7 @@ use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
 use offshoot::data::{Place, Rows};
 use offshoot::descendant::{FfnWidth, Heads, Shape, grow};
-use offshoot::graph::{FloatType, convert};
+use offshoot::graph::{FloatType, convert, int_attribute, node};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::Model;
 use offshoot::runtime::{Kind, Runtime, Session};
@@ -224,7 +224,8 @@ pub fn cut_texts_train_like_padded_ones(runtime: &Arc<Runtime>) {
         let told = said(&fixture, tokens)[0].mapv(|v| 0.5 - v);
         let trained = |rows: Option<&Rows>| {
             let image = [rows.map_or(names.len() * tokens, |rows| rows.length), 1];
-            let mut trainer = Trainer::new(runtime, &model, image, &recipe, &[], &[]).unwrap().of_rows(rows);
+            let trainer = Trainer::new(runtime, &model, image, &recipe, &[], &[]).unwrap();
+            let mut trainer = trainer.of_rows(rows, &batches[1..]).unwrap();
             assert_eq!(trainer.lengths(), rows.map_or(&[][..], |rows| &rows.lengths), "{}", fixture.name());
             let (input, of_teacher) = (trainer.input.clone(), teacher_input("told"));
             let mut losses = Vec::new();
@@ -243,4 +244,38 @@ pub fn cut_texts_train_like_padded_ones(runtime: &Arc<Runtime>) {
         compare(&mut failures, fixture.name().to_owned(), Ok(short), &padded, 1e-5);
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// A model that says something else of a text with padding behind it is given all of it.
+pub fn what_sees_padding_is_not_cut(runtime: &Arc<Runtime>) {
+    let (tokens, cut) = (LENGTHS[1], LENGTHS[0]);
+    let fixture = fixtures().into_iter().find(|f| f.name() == "bert-dynamo20.onnx").unwrap();
+    let mut original = fixture.open();
+    let output = original.graph().output[0].name().to_owned();
+    // Padding is a token like any other.
+    let uses = original.graph_mut().node.iter_mut().flat_map(|n| &mut n.input);
+    uses.filter(|x| *x == "attention_mask").for_each(|x| *x = "all".to_owned());
+    let each = node("Equal", &["input_ids", "input_ids"], &["each"], vec![]);
+    let all = node("Cast", &["each"], &["all"], vec![int_attribute("to", 7)]);
+    original.graph_mut().node.splice(0..0, [each, all]);
+    let names = names(&fixture, "inputs");
+    let place = |(i, input): (usize, &&str)| Place {
+        input: (*input).to_owned(),
+        shape: vec![tokens],
+        range: i * tokens..(i + 1) * tokens,
+    };
+    let places: Vec<Place> = names.iter().enumerate().map(place).collect();
+    let mask = Some("attention_mask".to_owned());
+    let rows = Rows { length: names.len() * tokens, places, mask, lengths: vec![cut, tokens] };
+    let one = |at: usize| f32::from(at % tokens < 7 && names[at / tokens] != "token_type_ids");
+    let batch = Array4::from_shape_fn((3, 1, rows.length, 1), |(_, _, at, _)| one(at));
+    assert_eq!(rows.shortest(batch.view()), Some(cut));
+    for (model, lengths) in [(fixture.open(), vec![cut, tokens]), (original, vec![])] {
+        let model = of_rows(&model, &rows).unwrap();
+        let term = Term::Imitation { student: output.clone(), teacher: "told".to_owned() };
+        let recipe = Recipe { batch: 3, loss: Loss { terms: vec![(1.0, term)], output: None }, ..Recipe::default() };
+        let trainer = Trainer::new(runtime, &model, [rows.length, 1], &recipe, &[], &[]).unwrap();
+        let trainer = trainer.of_rows(Some(&rows), std::slice::from_ref(&batch)).unwrap();
+        assert_eq!(trainer.lengths(), lengths);
+    }
 }
