@@ -49,6 +49,13 @@ pub struct Place {
 impl Rows {
     /// Rows of arrays, in the order of their inputs.
     pub fn of(arrays: &Arrays) -> Rows {
+        let rows = Rows::laid(arrays);
+        let lengths = rows.tokens(arrays).map_or_else(Vec::new, |(tokens, all)| lengths(&tokens, all));
+        Rows { lengths, ..rows }
+    }
+
+    /// Where arrays lie, for rows that are not cut.
+    fn laid(arrays: &Arrays) -> Rows {
         let mut length = 0;
         let place = |(input, shape): (&str, &[usize])| {
             let first = length;
@@ -57,9 +64,7 @@ impl Rows {
         };
         let places: Vec<Place> = arrays.shapes().into_iter().map(place).collect();
         let mask = arrays.mask().map(str::to_string);
-        let rows = Rows { places, length, mask, lengths: Vec::new() };
-        let lengths = rows.tokens(arrays).map_or_else(Vec::new, |(tokens, all)| lengths(&tokens, all));
-        Rows { lengths, ..rows }
+        Rows { places, length, mask, lengths: Vec::new() }
     }
 
     /// How many tokens each text has, and how many with its padding; `None` where padding does not lie behind them,
@@ -95,7 +100,7 @@ impl Rows {
     /// # Errors
     /// [`ErrorKind::Usage`] for arrays of another shape, and those of [`Dataset::open`] for labels.
     pub fn dataset(&self, arrays: &Arrays, ignore_labels: bool) -> Result<Dataset> {
-        let own = Rows::of(arrays);
+        let own = Rows::laid(arrays);
         if (&own.places, &own.mask) != (&self.places, &self.mask) {
             return Err(Error::new(ErrorKind::Usage, "its arrays are of other shapes than those to train on")
                 .at(arrays.path())

@@ -421,7 +421,7 @@ fn by_length(samples: &mut [usize], batch: usize, length: impl Fn(&usize) -> Opt
     if samples.iter().any(|sample| length(sample).is_none()) {
         return;
     }
-    samples.sort_by_key(length);
+    samples.sort_by_cached_key(length);
     let mut batches: Vec<&[usize]> = samples.chunks(batch).collect();
     batches.shuffle(random);
     let found = batches.concat();

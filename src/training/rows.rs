@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use ndarray::{ArrayD, Axis, Slice};
+use ndarray::{Array4, ArrayD, Axis, Slice};
 
 use crate::anatomy::{sequence_axis, token_axis};
 use crate::axes::{Typing, carry_value_info};
@@ -135,8 +135,26 @@ pub fn cut(model: &Model, rows: &Rows, length: usize) -> Result<Option<Model>> {
     Ok(Some(out))
 }
 
+/// True where a model says the same of `short` texts with the padding that they have in their rows and cut to their
+/// length, which is what `say` is asked for second.
+///
+/// # Errors
+/// Those of saying it.
+pub fn says_the_same(
+    short: &[Array4<f32>],
+    mut say: impl FnMut(&Array4<f32>, bool) -> Result<Vec<(String, ArrayD<f32>)>>,
+) -> Result<bool> {
+    for batch in short {
+        let [padded, cut] = [say(batch, false)?, say(batch, true)?];
+        if !same(&padded, &cut, batch.len_of(Axis(0))) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// True where values of the first `count` texts are the same with padding and without, by their names.
-pub fn same(padded: &[(String, ArrayD<f32>)], cut: &[(String, ArrayD<f32>)], count: usize) -> bool {
+fn same(padded: &[(String, ArrayD<f32>)], cut: &[(String, ArrayD<f32>)], count: usize) -> bool {
     let of_texts = |value: &ArrayD<f32>| value.slice_axis(Axis(0), Slice::from(..count)).to_owned();
     padded.iter().zip(cut).all(|((name, a), (other, b))| {
         if name != other || a.shape() != b.shape() {

@@ -138,17 +138,14 @@ impl Teacher {
     /// # Errors
     /// [`ErrorKind::Runtime`].
     pub fn of_rows(mut self, rows: Option<&Rows>, short: &[Array4<f32>]) -> Result<Teacher> {
-        for batch in short {
-            let padded = self.values(batch)?;
-            self.rows = rows.cloned();
-            let cut = self.values(batch)?;
-            self.rows = None;
-            if !rows::same(&padded, &cut, batch.len_of(Axis(0))) {
-                self.cuts.clear();
-                return Ok(self);
-            }
+        let is_same = rows::says_the_same(short, |batch, is_cut| {
+            self.rows = rows.filter(|_| is_cut).cloned();
+            self.values(batch)
+        })?;
+        self.rows = rows.filter(|_| is_same).cloned();
+        if !is_same {
+            self.cuts.clear();
         }
-        self.rows = rows.cloned();
         Ok(self)
     }
 

@@ -168,18 +168,15 @@ impl Trainer {
         let lengths = lengths.iter().filter(|length| cuts.contains_key(length)).chain([whole]).copied().collect();
         self.cuts = cuts;
         let rows = Rows { lengths, ..rows.clone() };
-        for batch in short {
-            let padded = self.outputs(batch, false)?;
-            self.rows = Some(rows.clone());
-            let cut = self.outputs(batch, false)?;
-            self.rows = None;
-            if !rows::same(&padded, &cut, batch.len_of(Axis(0))) {
-                self.cuts.clear();
-                self.evaluations.retain(|(_, cut), _| cut.is_none());
-                return Ok(self);
-            }
+        let is_same = rows::says_the_same(short, |batch, is_cut| {
+            self.rows = is_cut.then(|| rows.clone());
+            self.outputs(batch, false)
+        })?;
+        self.rows = is_same.then_some(rows);
+        if !is_same {
+            self.cuts.clear();
+            self.evaluations.retain(|(_, cut), _| cut.is_none());
         }
-        self.rows = Some(rows);
         Ok(self)
     }
 
