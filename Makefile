@@ -15,7 +15,7 @@ onnxruntime := .onnxruntime/libonnxruntime.so
 # Which of scripts/golden: `make golden only=init`.
 only := *
 
-.PHONY: help check format lint build test onnxruntime docs tidy golden same fuzz mpi cluster corpus children licences advisories fetch
+.PHONY: help check format lint build test onnxruntime docs tidy golden same fuzz mpi cluster corpus children licences advisories package fetch
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -80,6 +80,9 @@ licences: ## Licences, bans and sources of dependencies (*)
 
 advisories: ## Known flaws of dependencies
 	scripts/check/advisories.sh
+
+package: ## The crate as it would be published, built
+	cargo package --locked
 
 fetch: ## ONNX Runtime, Python with what the checks need, the real model and photographs, beside the build (*)
 	scripts/fetch/onnxruntime.sh .onnxruntime

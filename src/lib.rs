@@ -1,4 +1,4 @@
-//! Offshoot grows small Vision Transformers out of big ones: ONNX in, ONNX out.
+//! Offshoot grows small encoders (Vision Transformers and text models) out of big ones: ONNX in, ONNX out.
 //!
 //! The modules are the pipeline, in order: [`onnx`] (the file), `ops` (what an operator is), [`graph`], [`axes`]
 //! (what every dimension is made of), [`runtime`], [`anatomy`] (heads, FFNs, layers), [`data`] (images),

@@ -44,6 +44,38 @@ fn alone(program: &Path, folder: &Path) -> Command {
     command
 }
 
+/// What `include` in Cargo.toml lets into the crate.
+#[test]
+fn the_crate_holds_what_it_needs_and_no_more() {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["package", "--list", "--locked", "--offline", "--allow-dirty"]).current_dir(root());
+    let listed = printed(&mut cargo);
+    let listed: Vec<&str> = listed.lines().map(str::trim).collect();
+    for file in [
+        "CHANGELOG.md",
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+        "README.md",
+        "docs/guide.md",
+        "fixtures/fashion-images.idx3-ubyte",
+        "fixtures/init/golden.json",
+        "models/fashion-vit.onnx",
+        "src/main.rs",
+    ] {
+        assert!(listed.contains(&file), "{file}: {listed:?}");
+    }
+    // What the source reads at compile time, by its path in the repository.
+    for source in listed.iter().filter(|f| f.starts_with("src/")) {
+        let text = std::fs::read_to_string(root().join(source)).unwrap();
+        for read in text.split("include_str!(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            let file = read.trim_start_matches("../");
+            assert!(listed.iter().any(|l| l.ends_with(file)), "{source} includes {read}");
+        }
+    }
+    let bytes: u64 = listed.iter().filter_map(|f| Some(std::fs::metadata(root().join(f)).ok()?.len())).sum();
+    assert!(bytes < 10_000_000, "{bytes} bytes, unpacked");
+}
+
 #[test]
 fn a_release_archive_works_where_nothing_else_is() {
     let Some(library) = library() else {

@@ -95,7 +95,7 @@ def main():
     files = {f"{name}.data/scripts/{args.binary.name}": binary}
     info = f"{name}.dist-info"
     files[f"{info}/METADATA"] = metadata(package).encode()
-    files[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: make_wheel.py\nRoot-Is-Purelib: false\nTag: {tag}\n".encode()
+    files[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: build_wheel.py\nRoot-Is-Purelib: false\nTag: {tag}\n".encode()
     for licence in ("LICENSE", "LICENSE-MIT", "LICENSE-APACHE"):
         files[f"{info}/licenses/{licence}"] = (ROOT / licence).read_bytes()
     files[f"{info}/licenses/crates.txt"] = crates

@@ -15,7 +15,7 @@ use super::commands::shrink::ShrinkArgs;
 use super::commands::study::StudyArgs;
 use super::commands::tune::TuneArgs;
 
-/// Grow small Vision Transformers out of big ones: ONNX in, ONNX out.
+/// Grow small encoders (Vision Transformers and text models) out of big ones: ONNX in, ONNX out.
 #[derive(Debug, Parser)]
 #[command(
     name = "offshoot",
