@@ -15,7 +15,7 @@ onnxruntime := .onnxruntime/libonnxruntime.so
 # Which of scripts/golden: `make golden only=init`.
 only := *
 
-.PHONY: help check format lint build test onnxruntime docs tidy golden same fuzz mpi cluster corpus children licences advisories package fetch
+.PHONY: help check format library lint build test onnxruntime docs tidy golden same fuzz mpi cluster corpus children licences advisories package fetch
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -25,6 +25,9 @@ check: ## Types, of all targets
 
 format: ## Formatting (*)
 	cargo fmt --check
+
+library: ## Types and lints of the library alone, without command line, embedded runtime and tokenizers
+	cargo clippy --locked --lib --no-default-features -- -D warnings
 
 lint: ## Lints, warnings denied
 	cargo clippy --all-targets -- -D warnings

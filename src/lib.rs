@@ -1,13 +1,13 @@
 //! Offshoot grows small encoders (Vision Transformers and text models) out of big ones: ONNX in, ONNX out.
 //!
 //! The modules are the pipeline, in order: [`onnx`] (the file), `ops` (what an operator is), [`graph`], [`axes`]
-//! (what every dimension is made of), [`runtime`], [`anatomy`] (heads, FFNs, layers), [`data`] (images),
-//! [`opening`] (a model with what lies beside it), [`density`] (mean attention distances), [`metrics`] (agreement
-//! and scores), [`learngene`] (clusters), [`bundle`] (a child with what lay beside its ancestor), [`descendant`],
-//! [`fitting`] (closed-form refits), [`training`] (gradients as graphs), [`report`] (pages and plots), [`study`]
-//! (grids of all that), [`cli`]. Data flows one way; no module reaches back. [`error`], [`metadata`] (the names that
-//! files are read by), [`progress`] (who is told how far work is) and [`parallel`], processes that share the work,
-//! stand below all of them.
+//! (what every dimension is made of), [`runtime`], [`anatomy`] (heads, FFNs, layers), [`data`] (images), [`opening`]
+//! (a model with what lies beside it), [`density`] (mean attention distances), [`metrics`] (agreement and scores),
+//! [`learngene`] (clusters), [`bundle`] (a child with what lay beside its ancestor), [`descendant`], [`fitting`]
+//! (closed-form refits), [`training`] (gradients as graphs), [`report`] (pages and plots), [`study`] (grids of all
+//! that), `cli` (with the feature of that name). Data flows one way; no module reaches back. [`error`], [`metadata`]
+//! (the names that files are read by), [`progress`] (who is told how far work is) and [`parallel`], processes that
+//! share the work, stand below all of them.
 //! ARCHITECTURE.md in the repository is the map.
 //!
 //! The main job, from an ancestor to a running child:
@@ -45,6 +45,7 @@ pub mod error;
 pub mod anatomy;
 pub mod axes;
 pub mod bundle;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;
 pub mod density;

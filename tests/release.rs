@@ -77,6 +77,22 @@ fn the_crate_holds_what_it_needs_and_no_more() {
 }
 
 #[test]
+fn the_library_without_the_command_line_has_none_of_its_crates() {
+    let tree = |features: &[&str]| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none"]).args(features);
+        printed(cargo.current_dir(root()))
+    };
+    let crates =
+        ["anstream", "clap", "clap_builder", "clap_complete", "clap_mangen", "comfy-table", "console", "indicatif"];
+    let of = |tree: &str| -> Vec<&str> {
+        crates.into_iter().filter(|c| tree.lines().any(|l| l.split(' ').next() == Some(c))).collect()
+    };
+    assert_eq!(of(&tree(&["--no-default-features", "--features", "tract,text,codecs"])), Vec::<&str>::new());
+    assert_eq!(of(&tree(&[])), crates);
+}
+
+#[test]
 fn a_release_archive_works_where_nothing_else_is() {
     let Some(library) = library() else {
         return left_out("the release archive needs ONNX Runtime: run scripts/fetch/onnxruntime.sh");

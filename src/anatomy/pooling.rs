@@ -13,7 +13,9 @@ pub const EMBEDDING: &str = "sentence_embedding";
 const COUNTED_SINCE: i64 = 11;
 
 /// How the tokens of an encoder become one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
 pub enum Pooling {
     /// The first token.
     ClassToken,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::choice::{FfnWidth, Heads, Layers};
 use super::constant_folding::fold_constants;
@@ -22,7 +22,8 @@ use crate::rounding::{self, Dtype, Rounded};
 use crate::runtime::Runtime;
 
 /// How the output projection follows the heads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Projection {
     /// As the published code: the first columns, or every column repeated; whichever heads fill the slots.

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::layers::LayerWeights;
 use super::numbers::truncated_normal;
@@ -19,7 +19,8 @@ use crate::metadata::TRANSFORM_PREFIX;
 use crate::onnx::{DataType, Model, data_type, tensor_from_f32, tensor_from_i64};
 
 /// How a layer transforms a weight that it shares with others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Transform {
     /// Not at all

@@ -25,7 +25,8 @@ use crate::onnx::{DataType, Model, data_type, element_count, node_label, subgrap
 use crate::ops::{self, Mark};
 
 /// The floating-point type that a model computes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum FloatType {
     /// float32.

@@ -10,7 +10,8 @@ pub const PUBLISHED_EPS: f64 = 10.0;
 pub const PUBLISHED_SIDE: f64 = 224.0;
 
 /// What stands for a cluster of heads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Centroid {
     /// The member whose density is nearest the cluster's mean.
@@ -21,7 +22,8 @@ pub enum Centroid {
 }
 
 /// What stands for a cluster of FFNs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum FfnCentroid {
     /// The FFN of the first layer of the cluster.
@@ -34,7 +36,8 @@ pub enum FfnCentroid {
 }
 
 /// When adjacent layers share an FFN.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum FfnRule {
     /// The paper: equally many centroids, whose sorted densities differ by less than eps on average.
@@ -45,7 +48,8 @@ pub enum FfnRule {
 }
 
 /// What makes two heads alike.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Similarity {
     /// The difference of their densities, in pixels (the paper).
@@ -60,6 +64,10 @@ pub enum Similarity {
 }
 
 impl Similarity {
+    /// All of them.
+    const ALL: [Similarity; 4] =
+        [Similarity::Density, Similarity::Attention, Similarity::Output, Similarity::Prediction];
+
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -94,10 +102,10 @@ impl std::str::FromStr for Similarities {
     fn from_str(text: &str) -> Result<Self> {
         let mut list = Vec::new();
         for part in text.split('+').map(str::trim) {
-            match <Similarity as clap::ValueEnum>::from_str(part, false) {
-                Ok(one) if !list.contains(&one) => list.push(one),
-                Ok(_) => bail!(Usage, "`{part}` stands twice in `{text}`"),
-                Err(_) => bail!(Usage, "`{part}` is none of density, attention, output and prediction, joined by +"),
+            match Similarity::ALL.into_iter().find(|s| s.name() == part) {
+                Some(one) if !list.contains(&one) => list.push(one),
+                Some(_) => bail!(Usage, "`{part}` stands twice in `{text}`"),
+                None => bail!(Usage, "`{part}` is none of density, attention, output and prediction, joined by +"),
             }
         }
         Ok(Similarities(list))
@@ -240,7 +248,8 @@ macro_rules! as_text {
 as_text!(Similarities, Algorithm);
 
 /// The order in which clusters fill the slots of a descendant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
     /// Big clusters first (the paper).

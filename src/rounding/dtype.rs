@@ -9,7 +9,8 @@ use crate::graph::{self, FloatType};
 use crate::onnx::Model;
 
 /// The type that a file computes in, or that of its weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Dtype {
     /// float32.
@@ -21,7 +22,7 @@ pub enum Dtype {
     /// Weights of products and embedding tables in int8, a quarter of the bytes; what is computed is float32.
     Int8,
     /// The same, and rows of activations are rounded in the graph, for products of bytes: for speed.
-    #[value(name = "int8-rows")]
+    #[cfg_attr(feature = "cli", value(name = "int8-rows"))]
     Int8Rows,
 }
 

@@ -27,5 +27,6 @@ pub use plain::{Plain, opens_plain};
 pub use program::{Ports, Program, State};
 pub use session::{Session, SessionInput, suggested_batch};
 pub(crate) use session::{fix_input, fix_inputs};
+#[cfg(feature = "cli")]
 pub(crate) use start::refuse_telemetry;
 pub use start::{Device, Kind, Options, Runtime};

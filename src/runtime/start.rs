@@ -12,7 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::parallel;
 
 /// Which library runs graphs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// ONNX Runtime where it is found, else tract.
@@ -36,7 +37,8 @@ impl Kind {
 }
 
 /// Where graphs run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
     /// The processor.
@@ -80,6 +82,7 @@ pub struct Runtime {
 /// Keeps ONNX Runtime's library from writing an identity and events, to be sent to its makers, to the user's cache
 /// folder. It does so while it starts, before it can be told not to collect them (seen with 1.32); this variable it
 /// reads first. To be called before there are other threads.
+#[cfg(feature = "cli")]
 pub(crate) fn refuse_telemetry() {
     // SAFETY: the command line calls this first of all, so nobody reads the environment meanwhile.
     unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };

@@ -1,6 +1,9 @@
 //! What the keys of methods and shapes ask for, in the terms of what `grow`, `condense` and `shrink` take.
 
-use clap::ValueEnum;
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde::de::value::StrDeserializer;
 
 use super::cell::Cell;
 use super::file::Method;
@@ -30,20 +33,39 @@ pub(super) fn maker(method: &Method) -> Result<Maker> {
     })
 }
 
-/// A value of a key that stands for one of several.
+/// The names that a value may have, where it has none of them.
+#[derive(Debug)]
+struct Known(&'static [&'static str]);
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(", "))
+    }
+}
+
+impl std::error::Error for Known {}
+
+impl serde::de::Error for Known {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Known(&[])
+    }
+
+    fn unknown_variant(_: &str, known: &'static [&'static str]) -> Self {
+        Known(known)
+    }
+}
+
+/// A value of a key that stands for one of several, by the names that it has in JSON, which are those of the flags.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`]; it lists them.
-pub(super) fn choice<T: ValueEnum>(key: &str, text: &str) -> Result<T> {
-    T::from_str(text, false).map_err(|_| {
-        let known: Vec<String> =
-            T::value_variants().iter().filter_map(|v| Some(v.to_possible_value()?.get_name().to_string())).collect();
-        Error::new(ErrorKind::Usage, format!("`{key}`: `{text}` is none of {}", known.join(", ")))
-    })
+pub(super) fn choice<T: DeserializeOwned>(key: &str, text: &str) -> Result<T> {
+    T::deserialize(StrDeserializer::<Known>::new(text))
+        .map_err(|known| Error::new(ErrorKind::Usage, format!("`{key}`: `{text}` is none of {known}")))
 }
 
 /// The same, or what is usual.
-fn chosen<T: ValueEnum + Default>(key: &str, text: &Option<String>) -> Result<T> {
+fn chosen<T: DeserializeOwned + Default>(key: &str, text: &Option<String>) -> Result<T> {
     text.as_deref().map_or(Ok(T::default()), |t| choice(key, t))
 }
 

@@ -1,7 +1,8 @@
 //! The operators that a training graph may be made of.
 
 /// The operators that a training graph may be made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Operators {
     /// Standard operators only: any runtime runs the graph.
     #[default]

@@ -153,7 +153,8 @@ pub(super) fn average(b: &mut Builder, parameter: &str) {
 }
 
 /// How the learning rate changes over a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Shape {
     /// From the warm-up to the minimum along half a cosine.

@@ -17,7 +17,8 @@ use crate::onnx::{DataType, data_type, tensor_from_f32, to_f32};
 use crate::ops;
 
 /// The precision that a step computes in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// float32 throughout.

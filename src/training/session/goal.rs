@@ -9,7 +9,8 @@ use crate::onnx::Model;
 use crate::training::{Loss, Term, has_classifier, is_independent};
 
 /// The loss on labels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum LabelLoss {
     /// Cross-entropy.
     #[default]
