@@ -1,6 +1,6 @@
 //! Tables that a model looks numbers up in: those of embeddings, of places, of kinds of tokens.
 
-use ndarray::{ArrayD, Dimension};
+use ndarray::{ArrayD, Axis};
 
 use crate::graph::{Attributes, Links};
 use crate::onnx::Model;
@@ -43,8 +43,8 @@ pub(super) fn no_row(model: &Model, input: &str, values: &ArrayD<f32>) -> Option
     let links = Links::new(model.graph());
     let of = lookups(model.graph(), &links).into_iter().filter(|lookup| lookup.origin == input);
     let (rows, table) = of.filter_map(|l| Some((*l.table.dims.first()?, l.table.name()))).min()?;
-    let wrong = values.indexed_iter().find(|(_, v)| !(0.0..rows as f32).contains(*v))?;
-    let (at, value) = (wrong.0.slice().first().copied().unwrap_or_default(), wrong.1);
+    let (at, value) = values.iter().enumerate().find(|(_, v)| !(0.0..rows as f32).contains(*v))?;
+    let at = at * values.len_of(Axis(0)) / values.len();
     Some(format!("its array `{input}` has {value} in sample {at}, and the table `{table}` {rows} rows, from 0"))
 }
 

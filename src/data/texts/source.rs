@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array1, Array2, ArrayD};
+use rayon::prelude::*;
 
 use super::super::arrays::{LABELS, SPECIAL};
 use super::super::formats::ArrayFile;
@@ -197,28 +198,28 @@ fn arrays(
     pad: u32,
     (first, side): (usize, Side),
 ) -> Vec<(String, ArrayD<f32>, f32)> {
-    // Where a token stands in its text; in front of it is padding on the left.
-    let own = |row: &Row, at: usize| match side {
-        Side::Right => Some(at),
-        Side::Left => at.checked_sub(tokens - row.ids.len()),
-    };
     // Token numbers are far below 2^24, up to which float32 holds whole numbers.
-    let array = |name: String, value: &dyn Fn(&Row, usize) -> Option<usize>, padding: usize| {
-        let value = |(row, at): (usize, usize)| {
-            own(&rows[row], at).and_then(|at| value(&rows[row], at)).unwrap_or(padding) as f32
-        };
-        (name, Array2::from_shape_fn((rows.len(), tokens), value).into_dyn(), padding as f32)
+    let array = |name: String, write: &(dyn Fn(&Row, &mut [f32]) + Sync), padding: usize| {
+        let mut all = Array2::from_elem((rows.len(), tokens), padding as f32);
+        let own = all.as_slice_mut().unwrap_or_default().par_chunks_mut(tokens.max(1));
+        own.zip(rows).for_each(|(own, row)| {
+            let real = row.ids.len().min(tokens);
+            // In front of a text is padding on the left.
+            let start = if side == Side::Left { tokens - real } else { 0 };
+            write(row, &mut own[start..start + real]);
+        });
+        (name, all.into_dyn(), padding as f32)
     };
-    let id = |row: &Row, at: usize| row.ids.get(at).map(|&id| id as usize);
-    let real = |row: &Row, at: usize| (at < row.ids.len()).then_some(1);
-    let type_of = |row: &Row, at: usize| row.types.get(at).map(|&t| t as usize);
-    let place = |row: &Row, at: usize| (at < row.ids.len()).then_some(first + at);
-    let special = |row: &Row, at: usize| row.special.get(at).map(|&s| usize::from(s));
-    let mut arrays = vec![array(takes.ids.clone(), &id, pad as usize), array(SPECIAL.to_owned(), &special, 1)];
+    let ids = |row: &Row, to: &mut [f32]| to.iter_mut().zip(&row.ids).for_each(|(to, &id)| *to = id as f32);
+    let special = |row: &Row, to: &mut [f32]| to.iter_mut().zip(&row.special).for_each(|(to, &s)| *to = f32::from(s));
+    let types = |row: &Row, to: &mut [f32]| to.iter_mut().zip(&row.types).for_each(|(to, &t)| *to = t as f32);
+    let real = |_: &Row, to: &mut [f32]| to.fill(1.0);
+    let places = |_: &Row, to: &mut [f32]| to.iter_mut().zip(first..).for_each(|(to, place)| *to = place as f32);
+    let mut arrays = vec![array(takes.ids.clone(), &ids, pad as usize), array(SPECIAL.to_owned(), &special, 1)];
     arrays.extend(takes.mask.clone().map(|name| array(name, &real, 0)));
-    arrays.extend(takes.types.clone().map(|name| array(name, &type_of, 0)));
+    arrays.extend(takes.types.clone().map(|name| array(name, &types, 0)));
     // The place of padding is the one before the first.
-    arrays.extend(takes.positions.clone().map(|name| array(name, &place, first.saturating_sub(1))));
+    arrays.extend(takes.positions.clone().map(|name| array(name, &places, first.saturating_sub(1))));
     arrays
 }
 
