@@ -35,5 +35,7 @@ pub use batch::{
 pub use factors::{Dim, Factor, Factors, ImageAxis, Mismatch, Spatial};
 pub use rules::explicit_einsum;
 pub(crate) use rules::window_length;
-pub use typing::{Assumption, Conflict, Contraction, Fused, Part, SizeFrom, Typing, Use, channels_last, holds_unread};
+pub use typing::{
+    Assumption, AxisSlice, Conflict, Contraction, Fused, SizeFrom, Typing, Use, channels_last, holds_unread,
+};
 pub use value_info::carry_value_info;

@@ -74,7 +74,7 @@ pub struct Contraction {
 
 /// A part that a Slice takes of an axis.
 #[derive(Clone, Debug)]
-pub struct Part {
+pub struct AxisSlice {
     /// Index of the node.
     pub node: usize,
     /// The axis.
@@ -130,7 +130,7 @@ pub struct Typing<'m> {
     /// Contractions.
     pub contractions: Vec<Contraction>,
     /// Parts that slices take.
-    pub parts: Vec<Part>,
+    pub parts: Vec<AxisSlice>,
     /// Factors that stand for a `group` attribute, by node.
     pub groups: HashMap<usize, Dim>,
     /// Factors that stand for an attribute that counts heads, by node and attribute.

@@ -24,14 +24,14 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Debug)]
 pub struct ImageSource {
     path: PathBuf,
-    parts: Vec<Part>,
+    parts: Vec<SourceFile>,
     notes: Vec<String>,
     skipped: Mutex<BTreeMap<usize, Unread>>,
 }
 
 /// A file of the source, or a folder of pictures.
 #[derive(Debug)]
-struct Part {
+struct SourceFile {
     path: PathBuf,
     content: Box<dyn Container>,
     /// How many images the parts before this one hold.
@@ -107,15 +107,15 @@ impl ImageSource {
     ///
     /// `Images` if there are no images, `Format` if tensors of different shapes, or tensors and pictures, meet.
     pub(super) fn new(path: &Path, contents: impl IntoIterator<Item = (PathBuf, Box<dyn Container>)>) -> Result<Self> {
-        let mut parts: Vec<Part> = Vec::new();
+        let mut parts: Vec<SourceFile> = Vec::new();
         for (path, content) in contents {
             let first = parts.last().map_or(0, |part| part.first + part.count);
             let count = content.len();
-            let part = Part { path, content, first, count };
+            let part = SourceFile { path, content, first, count };
             if let Some(before) = parts.first()
                 && before.content.tensor_shape() != part.content.tensor_shape()
             {
-                let describe = |part: &Part| match part.content.tensor_shape() {
+                let describe = |part: &SourceFile| match part.content.tensor_shape() {
                     Some([channels, height, width]) => format!("tensors of {channels} x {height} x {width}"),
                     None => "pictures".into(),
                 };
@@ -287,7 +287,7 @@ impl ImageSource {
     }
 
     /// The part that holds image `index`, and its index there.
-    fn part(&self, index: usize) -> Result<(&Part, usize)> {
+    fn part(&self, index: usize) -> Result<(&SourceFile, usize)> {
         let next = self.parts.partition_point(|part| part.first <= index);
         match self.parts.get(next.wrapping_sub(1)) {
             Some(part) if index - part.first < part.count => Ok((part, index - part.first)),

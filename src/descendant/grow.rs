@@ -12,14 +12,14 @@ use super::initialise::{Ancestor, Initialiser};
 use super::input_size::resize_image;
 use super::joined::check_counts;
 use super::numbers::select;
-use super::plan::{Descendant, Plan, PlannedLayer, Projection, Shape};
+use super::plan::{Descendant, DescendantPlan, PlannedLayer, Projection, Shape};
 use super::spared::{check_untouched, spared};
 use super::transform::{self, DEFAULT_RANK, Transform};
 use crate::anatomy::{
     Anatomy, Attention, FeedForward, Roles, Summed, WeightKind, class_factors, normed, other_outputs, unit_norms,
     weight_uses,
 };
-use crate::axes::resize::{Mixture, Plan as Resizing, resize};
+use crate::axes::resize::{Mixture, ResizePlan, resize};
 use crate::axes::{Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Names};
@@ -137,7 +137,7 @@ struct Grower<'a, 'm> {
     sources: Vec<LayerSource>,
     /// Those that stay as they are.
     spared: Vec<bool>,
-    resizing: Resizing,
+    resizing: ResizePlan,
     warnings: Vec<String>,
     inexact: Vec<String>,
     /// For each layer the nodes beside its projection that take heads together, and those of its neurons; found where
@@ -168,7 +168,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             kept,
             sources,
             spared,
-            resizing: Resizing::default(),
+            resizing: ResizePlan::default(),
             warnings: Vec::new(),
             inexact: Vec::new(),
             head_mixers: None,
@@ -692,7 +692,7 @@ impl<'a, 'm> Grower<'a, 'm> {
     }
 
     /// Types the result, checks that it is what was planned, and measures it.
-    fn describe(self, out: &mut Model, layers: Vec<PlannedLayer>) -> Result<Plan> {
+    fn describe(self, out: &mut Model, layers: Vec<PlannedLayer>) -> Result<DescendantPlan> {
         let child = out.clone();
         let typing = Typing::new(&child)?;
         let anatomy = Anatomy::new(&typing)?;
@@ -735,7 +735,7 @@ impl<'a, 'm> Grower<'a, 'm> {
             "seed": self.shape.seed,
         });
         out.set_metadata(DESCENDANT, description.to_string());
-        Ok(Plan {
+        Ok(DescendantPlan {
             schema: schema::PLAN,
             init: self.shape.init,
             layers,

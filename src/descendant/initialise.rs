@@ -10,11 +10,11 @@ use rand::{SeedableRng, rngs::StdRng};
 use rayon::prelude::*;
 
 use super::init::{Init, LayerSource};
-use super::layers::{LayerWeights, Part};
+use super::layers::{LayerWeights, WeightSignature};
 use super::numbers::{line, resample, select, truncated_normal, uniform};
 use super::plan::Shape;
 use crate::anatomy::{Anatomy, Roles, WeightKind, WeightUse, class_factors, weight_uses};
-use crate::axes::resize::{Plan as Resizing, mix};
+use crate::axes::resize::{ResizePlan, mix};
 use crate::axes::{Dim, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::TensorProto;
@@ -24,7 +24,7 @@ use crate::onnx::{is_float, to_f32};
 pub(super) struct Ancestor<'a, 'm> {
     typing: &'a Typing<'m>,
     weights: LayerWeights,
-    parts: Vec<Vec<Part>>,
+    parts: Vec<Vec<WeightSignature>>,
 }
 
 impl<'a, 'm> Ancestor<'a, 'm> {
@@ -72,7 +72,7 @@ pub(super) struct Initialiser<'a, 'm> {
     /// The ancestor's layers that it is built from.
     pub kept: &'a [usize],
     pub sources: &'a [LayerSource],
-    pub resizing: &'a Resizing,
+    pub resizing: &'a ResizePlan,
 }
 
 impl Initialiser<'_, '_> {

@@ -19,7 +19,7 @@ pub(super) struct LayerWeights {
 }
 
 /// What a weight of a layer is: the operator where it meets the data, its kind and its dims.
-pub(super) type Part = (String, WeightKind, Vec<i64>);
+pub(super) type WeightSignature = (String, WeightKind, Vec<i64>);
 
 impl LayerWeights {
     pub fn new(typing: &Typing, anatomy: &Anatomy, uses: &[WeightUse]) -> LayerWeights {
@@ -52,7 +52,7 @@ impl LayerWeights {
     }
 
     /// What the weights of a layer are, in order. Layers with equal parts are alike.
-    pub fn parts(&self, typing: &Typing, uses: &[WeightUse], l: usize) -> Vec<Part> {
+    pub fn parts(&self, typing: &Typing, uses: &[WeightUse], l: usize) -> Vec<WeightSignature> {
         let part = |&u: &usize| {
             let op = uses[u].meets.first().map(|(k, _)| typing.graph.node[*k].op_type()).unwrap_or("");
             (op.to_string(), uses[u].kind, typing.weights[typing.uses[u].name.as_str()].dims.clone())

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::depth;
-use super::plan::Plan;
+use super::plan::DescendantPlan;
 use crate::anatomy::{Anatomy, Attention, Roles, Summed};
-use crate::axes::resize::{Plan as Resizing, resize};
+use crate::axes::resize::{ResizePlan, resize};
 use crate::axes::{Factor, Typing};
 use crate::error::Result;
 use crate::graph::{self, Links, Names};
@@ -19,7 +19,7 @@ use crate::runtime::separate_skip_norms;
 /// The model with the heads of its layers, and the neurons of their FFNs, the other way round.
 pub(super) fn permute(model: &Model) -> Result<Model> {
     let typing = Typing::new(model)?;
-    let mut plan = Resizing::default();
+    let mut plan = ResizePlan::default();
     for factor in units(&typing, &Anatomy::new(&typing)?) {
         if plan.indices(&typing.factors, factor).is_none() {
             plan.gather(&typing.factors, factor, (0..typing.factors.factor_size(factor)).rev().collect())?;
@@ -41,7 +41,7 @@ pub(super) fn units(typing: &Typing, anatomy: &Anatomy) -> Vec<Factor> {
 
 /// The ancestor with what a plan removes put to zero where it stands: output rows of heads and neurons, and the
 /// branches of layers. Rows of what a centroid stands for are added to its own.
-pub(super) fn without(model: &Model, gene: &Learngene, plan: &Plan) -> Result<Model> {
+pub(super) fn without(model: &Model, gene: &Learngene, plan: &DescendantPlan) -> Result<Model> {
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
     let is_dropped = |l: usize| plan.layers.iter().all(|p| p.ancestor_layer != l);

@@ -119,7 +119,7 @@ pub struct PlannedLayer {
 
 /// What growing does, and how large the result is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Plan {
+pub struct DescendantPlan {
     /// [`schema::PLAN`](crate::metadata::schema::PLAN).
     pub schema: &'static str,
     /// How the weights come about.
@@ -169,7 +169,7 @@ pub struct Descendant {
     /// The model.
     pub model: Model,
     /// How it came about.
-    pub plan: Plan,
+    pub plan: DescendantPlan,
 }
 
 impl Descendant {

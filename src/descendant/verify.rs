@@ -14,7 +14,7 @@ use super::grow::grow;
 use super::init::{Init, LayerSource};
 use super::input_size::resize_image;
 use super::oracle::{permute, without};
-use super::plan::{Plan, Projection, Shape};
+use super::plan::{DescendantPlan, Projection, Shape};
 use super::subject::{MOST, Subject, difference, nudged, rows};
 use super::verification::{Check, Checked, Outcome, Verification};
 use crate::data::{Arrays, Inputs, Samples};
@@ -74,7 +74,7 @@ pub struct Grown<'a> {
     /// What was asked for.
     pub shape: &'a Shape,
     /// What was planned.
-    pub plan: &'a Plan,
+    pub plan: &'a DescendantPlan,
     /// The descendant before anything was fitted.
     pub model: &'a Model,
 }

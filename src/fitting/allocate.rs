@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::blocks::{Block, blocks, counts};
-use super::budget::{Allocation, Budget, Limits, PlannedLayer};
+use super::budget::{Allocation, Budget, LayerBudget, Limits};
 use super::knapsack::{Choice, Group, allocate};
 use super::latency::Latencies;
 use crate::anatomy::{Anatomy, Stack};
@@ -189,7 +189,7 @@ impl Allocator<'_> {
         without: &[Option<f64>],
         wholes: [f64; 3],
     ) -> Allocation {
-        let mut planned = vec![PlannedLayer::default(); layers.len()];
+        let mut planned = vec![LayerBudget::default(); layers.len()];
         let mut saved = [0.0; 3];
         let mut latency = self.latencies.map(|l| l.whole);
         let mut predicted_error = 0.0;

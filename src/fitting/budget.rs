@@ -64,7 +64,7 @@ pub enum Budget {
 
 /// One layer of a plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PlannedLayer {
+pub struct LayerBudget {
     /// True where the layer is left out.
     pub dropped: bool,
     /// Heads that are kept.
@@ -86,7 +86,7 @@ pub struct Allocation {
     /// The budget.
     pub budget: Budget,
     /// By layer.
-    pub layers: Vec<PlannedLayer>,
+    pub layers: Vec<LayerBudget>,
     /// Sum of the errors of the blocks, each measured alone.
     pub predicted_error: f64,
     /// The share of the parameters of all heads and FFNs that is kept.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::lengths::{alike, apart};
 use super::padding::Mask;
-use super::part::{Part, Values, pin_on};
+use super::part::{Subgraph, Values, pin_on};
 use crate::anatomy::{Anatomy, ranking};
 use crate::axes::Typing;
 use crate::error::Result;
@@ -31,7 +31,7 @@ pub struct Comparison {
 struct Probe<'m> {
     typing: Typing<'m>,
     mask: Option<Mask>,
-    part: Part,
+    part: Subgraph,
     outputs: usize,
     /// The place of what leaves each layer among the results.
     leaves: Vec<Option<usize>>,
@@ -56,7 +56,7 @@ impl<'m> Probe<'m> {
                 place
             }));
         }
-        let part = Part::cut(runtime, &typing, model, inputs, results);
+        let part = Subgraph::cut(runtime, &typing, model, inputs, results);
         Ok(Probe { typing, mask, part, outputs, leaves })
     }
 

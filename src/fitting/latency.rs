@@ -223,7 +223,7 @@ mod tests {
         assert!((5.8..=6.0).contains(&found.latency.unwrap()), "{:?}", found.latency);
         // A head saves more time than as large a share of the neurons, at the same error.
         let kept =
-            |f: fn(&crate::fitting::PlannedLayer) -> Option<usize>| found.layers.iter().filter_map(f).sum::<usize>();
+            |f: fn(&crate::fitting::LayerBudget) -> Option<usize>| found.layers.iter().filter_map(f).sum::<usize>();
         assert!(kept(|l| l.heads) < 40 && kept(|l| l.neurons) == kept(|l| l.of_neurons));
         assert!(plan(&model, &removals, &limits, Budget::Latency(1.9), Some(&latencies)).is_err());
         assert!(plan(&model, &removals, &limits, Budget::Latency(11.0), Some(&latencies)).is_err());

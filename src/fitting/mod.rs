@@ -33,7 +33,7 @@ mod targets;
 mod towers;
 
 pub use allocate::plan;
-pub use budget::{Allocation, Budget, Limits, PlannedLayer};
+pub use budget::{Allocation, Budget, LayerBudget, Limits};
 pub use calibration::{Calibration, Views};
 pub use job::{Fitter, Job, JobOptions, Origin, analyse, carrying, may_cut_dims};
 pub use latency::Latencies;

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::algebra::{Covariance, Moments, Partial, affine, product, scale, times};
 use super::order::{self, Thinning, features, predict};
 use super::padding::{Mask, chosen};
-use super::part::{Part, Values};
+use super::part::{Subgraph, Values};
 use super::stages::Stages;
 use super::targets::{Site, Way, first_uses, sites};
 use crate::anatomy::Anatomy;
@@ -197,7 +197,7 @@ impl<'m> Network<'m> {
 
     /// Some values for some samples, without what is padding's.
     pub(super) fn values(&self, names: &[String], samples: &[Values]) -> Result<Vec<Vec<ArrayD<f32>>>> {
-        let parts: Vec<Part> = (0..self.lengths()).map(|l| self.at(l).whole(names)).collect();
+        let parts: Vec<Subgraph> = (0..self.lengths()).map(|l| self.at(l).whole(names)).collect();
         let of = |sample| {
             let found = parts[self.length(sample)].run(sample)?;
             names.iter().zip(found).map(|(name, value)| self.real(name, value, sample)).collect()
@@ -246,21 +246,22 @@ impl<'m> Network<'m> {
     }
 
     /// The part between `feeds` and `results`, for each of the lengths.
-    pub(super) fn parts(&self, feeds: &[String], results: &[String]) -> Vec<Part> {
-        let part = |own: &Network| Part::cut(&own.runtime, &own.typing, own.model, feeds.to_vec(), results.to_vec());
+    pub(super) fn parts(&self, feeds: &[String], results: &[String]) -> Vec<Subgraph> {
+        let part =
+            |own: &Network| Subgraph::cut(&own.runtime, &own.typing, own.model, feeds.to_vec(), results.to_vec());
         (0..self.lengths()).map(|l| part(self.at(l))).collect()
     }
 
     /// Everything behind site `i`, for each of the lengths.
-    pub(super) fn rest(&self, i: usize) -> Result<Vec<Part>> {
+    pub(super) fn rest(&self, i: usize) -> Result<Vec<Subgraph>> {
         let rest = |own: &Network| Ok(own.stages()?.rest(&own.runtime, &own.typing, own.model, i));
         (0..self.lengths()).map(|l| rest(self.at(l))).collect()
     }
 
     /// The network from its inputs to given values.
-    pub(super) fn whole(&self, results: &[String]) -> Part {
+    pub(super) fn whole(&self, results: &[String]) -> Subgraph {
         let inputs = data_inputs(self.typing.graph).into_iter().map(|v| v.name().to_string()).collect();
-        Part::cut(&self.runtime, &self.typing, self.model, inputs, results.to_vec())
+        Subgraph::cut(&self.runtime, &self.typing, self.model, inputs, results.to_vec())
     }
 
     /// Means and covariances of what enters every site, over samples, in one pass whose memory does not grow with them.
@@ -517,7 +518,7 @@ pub(super) fn distance(a: &[ArrayD<f32>], b: &[ArrayD<f32>]) -> f64 {
 pub struct Collector<'n, 'm> {
     network: &'n Network<'m>,
     /// For each of the lengths.
-    parts: Vec<Part>,
+    parts: Vec<Subgraph>,
     /// Samples that are worked on at once.
     pub chunk: usize,
     /// By site.

@@ -95,7 +95,7 @@ fn pinned(model: &Model, batch: usize) -> Result<Model> {
 }
 
 /// A part of a network as a program of its own, with as many sessions as there are threads that want one.
-pub struct Part {
+pub struct Subgraph {
     runtime: Arc<Runtime>,
     model: Model,
     /// Values that it needs.
@@ -105,7 +105,7 @@ pub struct Part {
     idle: Mutex<Vec<Program>>,
 }
 
-impl Part {
+impl Subgraph {
     /// The part of a pinned model between `feeds` and `results`.
     pub fn cut(
         runtime: &Arc<Runtime>,
@@ -113,7 +113,7 @@ impl Part {
         model: &Model,
         feeds: Vec<String>,
         results: Vec<String>,
-    ) -> Part {
+    ) -> Subgraph {
         let mut model = model.clone();
         let declare = |name: &String| {
             let shape = typing.shape(name).unwrap_or_default();
@@ -127,7 +127,7 @@ impl Part {
         graph::prune(graph);
         // What no result needs is not fed.
         let feeds = graph.input.iter().map(|v| v.name().to_string()).collect();
-        Part { runtime: runtime.clone(), model, feeds, results, idle: Mutex::default() }
+        Subgraph { runtime: runtime.clone(), model, feeds, results, idle: Mutex::default() }
     }
 
     /// True where its results follow from what it is fed: nothing else is needed that is made before it.

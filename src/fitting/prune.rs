@@ -5,7 +5,7 @@ use super::budget::Allocation;
 use super::head_factors::head_factors;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
-use crate::axes::resize::{Plan, resize};
+use crate::axes::resize::{ResizePlan, resize};
 use crate::descendant::keep_layers;
 use crate::error::Result;
 use crate::graph;
@@ -45,7 +45,7 @@ pub(super) fn cut(
         let all: Vec<usize> = (0..kept.len()).collect();
         return cut(&shallow, &all, units, dims);
     }
-    let mut plan = Plan::default();
+    let mut plan = ResizePlan::default();
     for (layer, kind, list) in units {
         // Heads that are mixed go together before and behind the mixing.
         let factors = match (kind, anatomy.layers.get(layer)) {

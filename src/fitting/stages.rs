@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::part::{Part, Values};
+use super::part::{Subgraph, Values};
 use super::targets::Site;
 use crate::axes::Typing;
 use crate::error::Result;
@@ -19,7 +19,7 @@ use crate::runtime::Runtime;
 
 /// One stage.
 struct Stage {
-    part: Option<Part>,
+    part: Option<Subgraph>,
     /// Values that no later stage needs.
     done: Vec<String>,
 }
@@ -50,7 +50,7 @@ impl Stages {
         let stage = |s: usize| {
             let results = cuts.results(s);
             let feeds: Vec<String> = cuts.needs[s].iter().map(|v| v.to_string()).collect();
-            let part = (!results.is_empty()).then(|| Part::cut(runtime, typing, model, feeds, results));
+            let part = (!results.is_empty()).then(|| Subgraph::cut(runtime, typing, model, feeds, results));
             let is_done = |(v, at): &(&&str, &usize)| **at + 1 == s && kept != Some(**v);
             let mut done: Vec<String> = last.iter().filter(is_done).map(|(v, _)| v.to_string()).collect();
             done.sort_unstable();
@@ -82,9 +82,9 @@ impl Stages {
     }
 
     /// Everything behind site `s`, as one part that starts from the values that are kept there.
-    pub fn rest(&self, runtime: &Arc<Runtime>, typing: &Typing, model: &Model, s: usize) -> Part {
+    pub fn rest(&self, runtime: &Arc<Runtime>, typing: &Typing, model: &Model, s: usize) -> Subgraph {
         let (feeds, results) = self.rests[s].clone();
-        Part::cut(runtime, typing, model, feeds, results)
+        Subgraph::cut(runtime, typing, model, feeds, results)
     }
 }
 

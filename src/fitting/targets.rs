@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayD, Axis, IxDyn};
 
 use super::layout::Layout;
-use super::part::{Part, Values};
+use super::part::{Subgraph, Values};
 use crate::anatomy::{Anatomy, Roles};
 use crate::axes::{Dim, Factor, Typing};
 use crate::error::Result;
@@ -238,7 +238,7 @@ impl Site {
             if let Some(t) = typing.weights.get(name.as_str()) {
                 return to_f32(t);
             }
-            let part = Part::cut(runtime, typing, model, Vec::new(), vec![name.clone()]);
+            let part = Subgraph::cut(runtime, typing, model, Vec::new(), vec![name.clone()]);
             Ok(part.run(&Values::new())?.into_iter().flatten().collect())
         };
         let name = &typing.graph.node[self.node].input[self.operand];
@@ -296,7 +296,7 @@ impl Site {
             // What leaves does not reach it.
             return Ok(None);
         }
-        let part = Part::cut(runtime, typing, model, feeds.clone(), vec![sum.clone()]);
+        let part = Subgraph::cut(runtime, typing, model, feeds.clone(), vec![sum.clone()]);
         let mut values: Values =
             feeds.iter().map(|f| (f.clone(), ArrayD::zeros(IxDyn(&typing.shape(f).unwrap_or_default())))).collect();
         let rows: usize =

@@ -138,7 +138,7 @@ fn narrow(graph: &mut GraphProto, half: DataType, opset: i64, wide: &HashSet<Str
         .filter(|&(_, kind)| kind == DataType::Float)
         .map(|(name, _)| name.to_string())
         .collect();
-    let plan = Plan::new(graph, half, opset, &floats, wide);
+    let plan = HalfPlan::new(graph, half, opset, &floats, wide);
     let far = Far::new(graph, half)?;
     let mut work =
         Narrowing { half, opset, plan, far, floats, casts: HashMap::new(), clamped: Vec::new(), out: Vec::new() };
@@ -310,7 +310,7 @@ pub fn cast(from: &str, to: &str, kind: DataType) -> NodeProto {
 }
 
 /// What is computed in half precision.
-struct Plan {
+struct HalfPlan {
     /// For every node.
     halves: Vec<bool>,
     /// Values that become half.
@@ -320,8 +320,14 @@ struct Plan {
     used: [HashSet<String>; 2],
 }
 
-impl Plan {
-    fn new(graph: &GraphProto, half: DataType, opset: i64, floats: &HashSet<String>, wide: &HashSet<String>) -> Plan {
+impl HalfPlan {
+    fn new(
+        graph: &GraphProto,
+        half: DataType,
+        opset: i64,
+        floats: &HashSet<String>,
+        wide: &HashSet<String>,
+    ) -> HalfPlan {
         let inputs: HashSet<&str> = data_inputs(graph).iter().map(|v| v.name()).collect();
         let links = Links::new(graph);
         let has_values = |k: usize| !matches!(graph.node[k].op_type(), "Shape" | "Size");
@@ -367,7 +373,7 @@ impl Plan {
             halves.push(is_half);
         }
         used[0].extend(outputs.into_iter().filter(|o| small.contains(*o)).map(str::to_string));
-        Plan { halves, narrow, used }
+        HalfPlan { halves, narrow, used }
     }
 }
 
@@ -388,7 +394,7 @@ fn can_be_half(node: &NodeProto, half: DataType, opset: i64) -> bool {
 struct Narrowing {
     half: DataType,
     opset: i64,
-    plan: Plan,
+    plan: HalfPlan,
     far: Far,
     /// Values that are float32 in the graph as it was.
     floats: HashSet<String>,

@@ -6,7 +6,7 @@ use super::choices::{Centroid, FfnCentroid};
 use super::clusters::{Cluster, ffn_centroid};
 use super::gene::Learngene;
 use crate::anatomy::{Anatomy, Roles};
-use crate::axes::resize::{Mixture, Plan, mix, take};
+use crate::axes::resize::{Mixture, ResizePlan, mix, take};
 use crate::axes::{Factor, Typing, carry_value_info};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Builder, int_attribute};
@@ -166,7 +166,7 @@ impl<'a, 'm> Condenser<'a, 'm> {
             // For each head, where every element would come from if all heads were that one.
             let mut from = Vec::with_capacity(heads);
             for h in 0..heads {
-                let mut plan = Plan::default();
+                let mut plan = ResizePlan::default();
                 plan.gather(factors, factor, vec![h; heads])?;
                 from.extend(plan.positions(factors, d));
             }

@@ -15,7 +15,7 @@ use crate::onnx::{DataType, Model};
 
 /// A model that was loaded into tract, with inputs of fixed shapes.
 pub struct Embedded {
-    plan: plan::Plan,
+    plan: plan::TractModel,
     inputs: Vec<SessionInput>,
     /// Samples in a batch.
     pub batch: usize,
@@ -37,7 +37,7 @@ impl Embedded {
         let batch = inputs.first().and_then(|i| i.shape[0]).unwrap_or(batch);
         for_tract(&mut model, Assumption { batch, image })?;
         float_borders(model.graph_mut());
-        let plan = guarded(Kind::Tract, || plan::Plan::new(&model))?;
+        let plan = guarded(Kind::Tract, || plan::TractModel::new(&model))?;
         Ok(Embedded { plan, inputs, batch })
     }
 
@@ -67,14 +67,14 @@ mod plan {
     use crate::runtime::Kind;
     use crate::runtime::session::load_error;
 
-    pub struct Plan(Arc<TypedRunnableModel>);
+    pub struct TractModel(Arc<TypedRunnableModel>);
 
-    impl Plan {
-        pub fn new(model: &Model) -> Result<Plan> {
+    impl TractModel {
+        pub fn new(model: &Model) -> Result<TractModel> {
             let load = || -> TractResult<_> {
                 tract_onnx::onnx().model_for_read(&mut &model.to_bytes()[..])?.into_optimized()?.into_runnable()
             };
-            load().map(Plan).map_err(|e| load_error(Kind::Tract, &format!("{e:#}")))
+            load().map(TractModel).map_err(|e| load_error(Kind::Tract, &format!("{e:#}")))
         }
 
         pub fn run(&self, arrays: &[ArrayViewD<f32>]) -> Result<Vec<ArrayD<f32>>> {
@@ -98,10 +98,10 @@ mod plan {
     use crate::error::{Error, ErrorKind, Result};
     use crate::onnx::Model;
 
-    pub enum Plan {}
+    pub enum TractModel {}
 
-    impl Plan {
-        pub fn new(_: &Model) -> Result<Plan> {
+    impl TractModel {
+        pub fn new(_: &Model) -> Result<TractModel> {
             Err(Error::new(ErrorKind::Runtime, "this build has no embedded runtime"))
         }
 

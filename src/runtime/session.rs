@@ -36,7 +36,7 @@ const SKIP_NORM_FUSION: &str = "SkipLayerNormFusion";
 /// A model that was loaded into the runtime, with inputs of fixed shapes, but for lengths that [`Runtime::load_open`]
 /// leaves open.
 pub struct Session {
-    plan: Plan,
+    plan: Graphs,
     runtime: Arc<Runtime>,
     /// Its inputs, in the order of the model's.
     pub inputs: Vec<SessionInput>,
@@ -48,7 +48,7 @@ pub struct Session {
 }
 
 /// What a session runs.
-enum Plan {
+enum Graphs {
     /// One graph for all batches.
     One(OrtSession),
     /// A graph for each shape that batches have: the library wants to know every size, and the model leaves some open.
@@ -189,8 +189,8 @@ impl Runtime {
         let outputs = model.graph().output.iter().map(|o| o.name().to_string()).collect();
         // What may take any batch takes any length.
         let plan = match !open && inputs.iter().any(SessionInput::is_open) {
-            true => Plan::Each { model: Box::new(model), purpose, image, loaded: Recent::new() },
-            false => Plan::One(self.ready(model, purpose, Assumption { batch, image })?),
+            true => Graphs::Each { model: Box::new(model), purpose, image, loaded: Recent::new() },
+            false => Graphs::One(self.ready(model, purpose, Assumption { batch, image })?),
         };
         Ok(Session { plan, runtime: self.clone(), inputs, outputs, batch, open: open_batch })
     }
@@ -525,8 +525,8 @@ impl Session {
         let (runtime, inputs, outputs) = (&self.runtime, &self.inputs, &self.outputs);
         let kind = runtime.kind;
         let inner = match &mut self.plan {
-            Plan::One(inner) => inner,
-            Plan::Each { model, purpose, image, loaded } => {
+            Graphs::One(inner) => inner,
+            Graphs::Each { model, purpose, image, loaded } => {
                 let shapes = filled.iter().map(|array| array.shape().to_vec()).collect();
                 let assumption = Assumption { batch: self.batch, image: *image };
                 loaded.get(shapes, |shapes| {

@@ -28,7 +28,7 @@ use crate::metadata::{PREPROCESS, schema};
 use crate::onnx::{Model, element_count, is_float, to_f32};
 use crate::runtime::{Kind, Runtime};
 use crate::training::{
-    Images, Loss, Observer, Operators, Optimiser, Plan, Precision, Recipe, Session, Trainer, Validation,
+    Images, Loss, Observer, Operators, Optimiser, Precision, Recipe, RunOptions, Session, Trainer, Validation,
     ValidationReport, evaluate, is_independent, of_rows, with_logits,
 };
 
@@ -133,14 +133,14 @@ impl Workshop {
         let begun = Instant::now();
         let recipe = self.recipe(cell);
         let trainer = Trainer::new(&self.runtime, model, image, &recipe, &[], &[])?;
-        let plan = Plan {
+        let plan = RunOptions {
             epochs: cell.training.epochs.into(),
             learning_rate: Some(cell.training.lr),
             warmup: cell.training.warmup,
             // Judged already, where its classifier is the ancestor's; a new one knows nothing yet.
             validate_start: false,
             seed: cell.seed,
-            ..Plan::default()
+            ..RunOptions::default()
         };
         let mut session = Session::new(trainer, recipe, drawn, plan)?;
         let mut watch = Watch { epochs, told };

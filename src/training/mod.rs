@@ -40,7 +40,9 @@ pub use precision::Precision;
 pub use rate::{Attempt, LearningRate};
 pub use regularise::{KEPT, probability};
 pub use rows::{of_inputs, of_rows};
-pub use run::{Observer, Plan, Record, Run, StepReport, Summary, Teacher, Validation, ValidationReport, evaluate};
+pub use run::{
+    Observer, Record, Run, RunOptions, StepReport, Summary, Teacher, Validation, ValidationReport, evaluate,
+};
 pub use session::{Cut, Data, Goal, Guide, Images, LabelLoss, Open, Options, Prepared, Session, Setup, open_dataset};
 pub use sharing::{Separated, separate};
 pub use step::{Batching, Description, Memory, Port, Recipe, StateTensor, StepGraph, Steps, evaluation_graph};

@@ -36,7 +36,7 @@ use crate::runtime::{Runtime, Session};
 
 /// How long a run is and how it goes.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct RunOptions {
     /// Epochs.
     pub epochs: u64,
     /// Updates after which the run ends even within an epoch.
@@ -67,9 +67,9 @@ pub struct Plan {
     pub stop: Option<&'static AtomicBool>,
 }
 
-impl Default for Plan {
+impl Default for RunOptions {
     fn default() -> Self {
-        Plan {
+        RunOptions {
             epochs: 10,
             steps: None,
             schedule: Shape::Cosine,
@@ -356,7 +356,7 @@ pub struct Run<'a> {
     /// A model to learn from.
     pub teacher: Option<&'a mut Teacher>,
     /// How long it is and how it goes.
-    pub plan: &'a Plan,
+    pub plan: &'a RunOptions,
 }
 
 impl Run<'_> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ndarray::{ArrayD, IxDyn};
 use offshoot::anatomy::{Anatomy, Roles};
-use offshoot::axes::resize::{Plan, resize};
+use offshoot::axes::resize::{ResizePlan, resize};
 use offshoot::axes::{Factor, Typing};
 use offshoot::fitting::{Budget, Calibration, Limits, Shrinker, Values, image_input, pin, plan, thin};
 use offshoot::learngene::Learngene;
@@ -95,7 +95,7 @@ fn by_magnitude(ancestor: &Model, child: &Model) -> Model {
     let (typing, thin) = (Typing::new(ancestor).unwrap(), Typing::new(child).unwrap());
     let (a, b) = (Anatomy::new(&typing).unwrap(), Anatomy::new(&thin).unwrap());
     let roles = Roles::new(&typing);
-    let mut plan = Plan::default();
+    let mut plan = ResizePlan::default();
     for (l, m) in a.layers.iter().zip(&b.layers) {
         let mut cut = |factors: Vec<Factor>, count: usize| {
             let Some(&first) = factors.first().filter(|f| typing.factors.factor_size(**f) > count) else { return };

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use offshoot::anatomy::{Anatomy, Roles};
 use offshoot::axes::Typing;
-use offshoot::axes::resize::{Plan, resize};
+use offshoot::axes::resize::{ResizePlan, resize};
 use offshoot::density::probe;
 use offshoot::descendant::{Heads, Shape, grow};
 use offshoot::error::ErrorKind;
@@ -84,7 +84,7 @@ fn attention_without_padding_is_resized_as_what_it_stands_for() {
             let typing = Typing::new(model).unwrap();
             assert!(typing.conflicts.is_empty(), "{name}");
             let anatomy = Anatomy::new(&typing).unwrap();
-            let mut plan = Plan::default();
+            let mut plan = ResizePlan::default();
             for layer in &anatomy.layers {
                 assert_eq!(layer.head_count(&typing), 4, "{name}");
                 assert_eq!(typing.factors.size(&layer.queries), 17, "{name}");

@@ -32,7 +32,7 @@ fn parts_of_a_step_are_what_they_are_by_hand() {
 fn a_session_trains_without_a_command_line() {
     use offshoot::data::DatasetOptions;
     use offshoot::opening::Opening;
-    use offshoot::training::{Cut, Data, Options, Plan, Recipe, Record, Setup};
+    use offshoot::training::{Cut, Data, Options, Recipe, Record, RunOptions, Setup};
 
     let root = crate::common::root();
     let opening = Opening { pictures: Some(Default::default()), ..Opening::default() };
@@ -42,7 +42,7 @@ fn a_session_trains_without_a_command_line() {
     let data = Data::open(&images, None, &DatasetOptions::default(), cut, &()).unwrap();
     let options = Options {
         recipe: Recipe { batch: 16, ..Recipe::default() },
-        plan: Plan { steps: Some(2), learning_rate: Some(1e-4), ..Plan::default() },
+        plan: RunOptions { steps: Some(2), learning_rate: Some(1e-4), ..RunOptions::default() },
         ..Options::default()
     };
     let mut setup = Setup::new(tract(), model, data, None, options, &()).unwrap();

@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 
 use offshoot::anatomy::{Anatomy, Roles};
 use offshoot::axes::Typing;
-use offshoot::axes::resize::{Plan, resize};
+use offshoot::axes::resize::{ResizePlan, resize};
 use offshoot::data::{Dataset, ImageSource, Layout, Loader, Preprocess, PreprocessFlags};
 use offshoot::graph;
 use offshoot::onnx::{Model, data_type, element_count, element_size, payload, tensor_from_raw, to_f32, to_i64};
@@ -131,7 +131,7 @@ pub fn anatomy(data: &[u8]) -> bool {
     for factor in layer.head_factors(&typing).into_iter().chain(ffn) {
         let size = typing.factors.factor_size(factor);
         // Numbers of heads beyond any model's only cost time.
-        let mut plan = Plan::default();
+        let mut plan = ResizePlan::default();
         if size <= 1 << 16
             && plan.gather(&typing.factors, factor, (0..size.div_ceil(2)).collect()).is_ok()
             && let Ok(graph) = resize(&typing, &plan)

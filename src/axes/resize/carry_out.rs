@@ -1,6 +1,6 @@
 //! A plan carried out on a graph.
 
-use super::plan::Plan;
+use super::plan::ResizePlan;
 use super::repair::repair;
 use super::weights::{place, put_operands, weights};
 use crate::axes::typing::Typing;
@@ -12,7 +12,7 @@ use crate::onnx::proto::GraphProto;
 ///
 /// # Errors
 /// [`ErrorKind::Typing`](crate::error::ErrorKind::Typing) where an operand cannot be corrected; it names the node.
-pub fn resize(typing: &Typing, plan: &Plan) -> Result<GraphProto> {
+pub fn resize(typing: &Typing, plan: &ResizePlan) -> Result<GraphProto> {
     let mut out = typing.graph.clone();
     if plan.is_empty() {
         return Ok(out);

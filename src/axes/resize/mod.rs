@@ -9,5 +9,5 @@ mod shapes;
 mod weights;
 
 pub use carry_out::resize;
-pub use plan::{Mixture, Plan};
+pub use plan::{Mixture, ResizePlan};
 pub(crate) use weights::{mix, take};

@@ -11,7 +11,7 @@ pub type Mixture = Vec<Vec<(usize, f32)>>;
 
 /// What becomes of the factors and of single weights.
 #[derive(Clone, Debug, Default)]
-pub struct Plan {
+pub struct ResizePlan {
     pub(super) gathers: BTreeMap<Factor, Vec<usize>>,
     pub(super) mixtures: BTreeMap<(usize, usize), Mixture>,
     pub(super) spreads: BTreeMap<(usize, usize, Factor), Mixture>,
@@ -20,7 +20,7 @@ pub struct Plan {
     pub(super) cuts: HashMap<(usize, usize), (usize, usize)>,
 }
 
-impl Plan {
+impl ResizePlan {
     /// Index i of the factor becomes what index `indices[i]` was.
     ///
     /// # Errors
@@ -157,7 +157,7 @@ mod tests {
         let mut factors = Factors::default();
         let (three, heads, dim) = (factors.fresh(3), factors.fresh(4), factors.fresh(2));
         let packed: Dim = three.iter().chain(&heads).chain(&dim).copied().collect();
-        let mut plan = Plan::default();
+        let mut plan = ResizePlan::default();
         plan.gather(&factors, heads[0], vec![3, 1]).unwrap();
         assert_eq!(plan.positions(&factors, &packed).unwrap(), [6, 7, 2, 3, 14, 15, 10, 11, 22, 23, 18, 19]);
         assert_eq!(plan.positions(&factors, &three), None);
@@ -169,7 +169,7 @@ mod tests {
         let mut factors = Factors::default();
         let packed = factors.fresh(10);
         let q = factors.cut_atom(&packed, 4);
-        let mut plan = Plan::default();
+        let mut plan = ResizePlan::default();
         plan.gather(&factors, q[0], vec![2]).unwrap();
         assert_eq!(plan.positions(&factors, &packed).unwrap(), [2, 4, 5, 6, 7, 8, 9]);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::plan::Plan;
+use super::plan::ResizePlan;
 use crate::axes::arithmetic::{self, Known};
 use crate::axes::factors::Factors;
 use crate::axes::rules::shape_value;
@@ -16,7 +16,7 @@ use crate::onnx::{DataType, Model, node_label};
 /// The walk over the graph, and what it knows so far.
 pub(super) struct Repair<'t, 'm> {
     pub(super) typing: &'t Typing<'m>,
-    pub(super) plan: &'t Plan,
+    pub(super) plan: &'t ResizePlan,
     pub(super) factors: &'t mut Factors,
     pub(super) known: HashMap<String, Known>,
     /// The typing's constants but for what is computed from shapes, which change.
@@ -44,7 +44,7 @@ pub(super) const OTHER_BATCH: usize = 59;
 /// Walks the graph with the new sizes.
 pub(super) fn repair(
     typing: &Typing,
-    plan: &Plan,
+    plan: &ResizePlan,
     factors: &mut Factors,
     builder: Builder,
     out: &mut GraphProto,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rayon::prelude::*;
 
-use super::plan::{Mixture, Plan};
+use super::plan::{Mixture, ResizePlan};
 use crate::axes::store::Store;
 use crate::axes::typing::{Typing, Use};
 use crate::error::Result;
@@ -13,7 +13,7 @@ use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{DataType, data_type, element_count, payload, subgraphs, tensor_from_f32, tensor_from_raw, to_f32};
 
 /// The new tensors, by use.
-pub(super) fn weights(typing: &Typing, plan: &Plan) -> Result<Vec<(usize, TensorProto)>> {
+pub(super) fn weights(typing: &Typing, plan: &ResizePlan) -> Result<Vec<(usize, TensorProto)>> {
     let store = Store::default();
     typing
         .uses
@@ -26,7 +26,7 @@ pub(super) fn weights(typing: &Typing, plan: &Plan) -> Result<Vec<(usize, Tensor
         .collect()
 }
 
-fn changed_weight(typing: &Typing, plan: &Plan, u: usize, of_use: &Use) -> Result<Option<TensorProto>> {
+fn changed_weight(typing: &Typing, plan: &ResizePlan, u: usize, of_use: &Use) -> Result<Option<TensorProto>> {
     let tensor = typing.weights[of_use.name.as_str()];
     let lists: Vec<Option<Vec<usize>>> = of_use.dims.iter().map(|d| plan.positions(&typing.factors, d)).collect();
     let mut mixtures: BTreeMap<usize, Mixture> = BTreeMap::new();

@@ -3,7 +3,7 @@
 use super::vocabulary::Rule;
 use crate::axes::arithmetic::{elements, resolve_shape, slice_range, split_lengths};
 use crate::axes::factors::{Dim, Spatial};
-use crate::axes::typing::Part;
+use crate::axes::typing::AxisSlice;
 use crate::error::Result;
 use crate::graph::{Attributes, nearest_border};
 
@@ -142,7 +142,7 @@ impl Rule<'_, '_> {
             if steps[i] == 1 {
                 let (before, taken) = self.typing.factors.slice(&out[a], first, length);
                 if let Some(before) = before {
-                    self.typing.parts.push(Part { node: self.k, axis: a, before, taken: taken.clone() });
+                    self.typing.parts.push(AxisSlice { node: self.k, axis: a, before, taken: taken.clone() });
                 }
                 out[a] = taken;
             } else if steps[i] > 1

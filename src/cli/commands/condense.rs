@@ -129,10 +129,10 @@ pub fn run(c: &CondenseArgs) -> Result<()> {
 }
 
 /// A tower, where it is none of the whole model, and what it is run on.
-type Part = (Option<Model>, Source);
+type Tower = (Option<Model>, Source);
 
 /// What is clustered: the model, or each of its towers, with what it is run on.
-fn parts(c: &CondenseArgs, (model, typing): (&Model, &Typing), fed: Fed) -> Result<Vec<Part>> {
+fn parts(c: &CondenseArgs, (model, typing): (&Model, &Typing), fed: Fed) -> Result<Vec<Tower>> {
     let source = |model: &Model, typing: &Typing, arrays| {
         let source = Source::new(&c.samples, &c.run, model, typing, arrays)?;
         agree(&c.model, || source.fingerprint())?;

@@ -32,7 +32,7 @@ pub struct EvalArgs {
     pub data: DataFlags,
     /// Which samples: all, or the part for validation that the data come with or that --val-split cuts off
     #[arg(long, value_enum, default_value_t, help_heading = "Data", conflicts_with = "score_column")]
-    pub part: Part,
+    pub part: Split,
     /// Share of the samples that validates, as `tune` cuts it off with the same seed
     #[arg(long, value_name = "SHARE", help_heading = "Data", value_parser = share, conflicts_with = "score_column")]
     pub val_split: Option<f64>,
@@ -54,7 +54,7 @@ pub struct EvalArgs {
 
 /// A part of a data set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Part {
+pub enum Split {
     /// The images that the data come with for validation, else all.
     #[default]
     Auto,
@@ -147,9 +147,9 @@ fn judged(c: &EvalArgs, dataset: &Dataset) -> Result<Vec<usize>> {
     let cut = c.val_split.map(|share| dataset.split(share, c.seed));
     let split = cut.as_ref().or(dataset.given_split());
     match (c.part, split) {
-        (Part::All, _) | (Part::Auto, None) => Ok((0..dataset.len()).collect()),
-        (Part::Auto | Part::Validation, Some(s)) => Ok(s.validation.clone()),
-        (Part::Training, Some(s)) => Ok(s.training.clone()),
+        (Split::All, _) | (Split::Auto, None) => Ok((0..dataset.len()).collect()),
+        (Split::Auto | Split::Validation, Some(s)) => Ok(s.validation.clone()),
+        (Split::Training, Some(s)) => Ok(s.training.clone()),
         _ => Err(Error::new(ErrorKind::Usage, "the data have no part of their own for validation")
             .at(c.data.path())
             .hint("cut one off with --val-split SHARE, as `tune` does")),

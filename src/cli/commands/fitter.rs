@@ -27,10 +27,10 @@ pub enum Fed {
 }
 
 /// Samples, and what fits descendants on them.
-pub struct Calibrated(Vec<Part>);
+pub struct Calibrated(Vec<CalibratedTower>);
 
 /// The samples of a model, or of one of its towers.
-pub struct Part {
+pub struct CalibratedTower {
     /// What fits.
     pub fitter: Fitter,
     source: Source,
@@ -40,7 +40,7 @@ pub struct Part {
 
 impl Calibrated {
     /// The model, or each of its towers.
-    pub fn parts(&self) -> &[Part] {
+    pub fn parts(&self) -> &[CalibratedTower] {
         &self.0
     }
 
@@ -49,7 +49,7 @@ impl Calibrated {
     /// # Errors
     /// Those of [`Fitter::shrinker`] and of [`Towers::new`].
     pub fn towers<'m>(&'m self, model: &'m Model) -> Result<Towers<'m>> {
-        let shrinker = |part: &'m Part| part.fitter.shrinker(part.tower.as_ref().unwrap_or(model));
+        let shrinker = |part: &'m CalibratedTower| part.fitter.shrinker(part.tower.as_ref().unwrap_or(model));
         let towers = match &self.0[..] {
             [part] => shrinker(part).map(Towers::from),
             parts => parts.iter().map(shrinker).collect::<Result<_>>().and_then(|all| Towers::new(model, all)),
@@ -91,7 +91,7 @@ impl Calibrated {
         match &self.0[..] {
             [part] => part.source.report(),
             parts => {
-                let of = |part: &Part| (part.source.noun().many.to_string(), part.source.report());
+                let of = |part: &CalibratedTower| (part.source.noun().many.to_string(), part.source.report());
                 Value::Object(parts.iter().map(of).collect::<Map<_, _>>())
             }
         }
@@ -134,7 +134,7 @@ pub fn calibrated(
         Fed::Towers(towers) => {
             let of = |(tower, arrays)| {
                 let part = on(&tower, arrays)?;
-                Ok(Part { tower: Some(tower), ..part })
+                Ok(CalibratedTower { tower: Some(tower), ..part })
             };
             Ok(Calibrated(towers.into_iter().map(of).collect::<Result<_>>()?))
         }
@@ -148,7 +148,7 @@ fn on(
     run: &RunFlags,
     views: Views,
     bars: &Bars,
-) -> Result<Part> {
+) -> Result<CalibratedTower> {
     let begun = Instant::now();
     let source = match arrays {
         Some(arrays) => Source::of_arrays(arrays, model),
@@ -169,5 +169,5 @@ fn on(
     }
     // Every process draws the same views.
     warn_skipped(&source.skipped());
-    Ok(Part { fitter, source, tower: None })
+    Ok(CalibratedTower { fitter, source, tower: None })
 }

@@ -22,8 +22,8 @@ use crate::cli::common::{ArrayFlags, ClusterFlags, RunFlags, SampleFlags, ShapeF
 use crate::cli::output::{self, Bars, count, table};
 use crate::data::{Arrays, FedReport, PlaceTable};
 use crate::descendant::{
-    BatchAxis, Case, Descendant, Grown, Heads, Init, Plan, Projection, Shape, Transform, Verification, Verifier, cost,
-    grow, resize_tokens,
+    BatchAxis, Case, Descendant, DescendantPlan, Grown, Heads, Init, Projection, Shape, Transform, Verification,
+    Verifier, cost, grow, resize_tokens,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{Limits, Towers, Views};
@@ -215,8 +215,8 @@ pub fn run(c: &GrowArgs) -> Result<()> {
     }
     let (arrays, companions) = (arrays.as_ref(), companions.as_ref());
     let growing = Growing { c, genes, ancestor, arrays, fitter, towers, runtime, verifies, companions };
-    let grown: Vec<Result<Plan>> = jobs.par_iter().map(|job| growing.descendant(job)).collect();
-    let plans: Vec<Plan> = grown.into_iter().collect::<Result<_>>()?;
+    let grown: Vec<Result<DescendantPlan>> = jobs.par_iter().map(|job| growing.descendant(job)).collect();
+    let plans: Vec<DescendantPlan> = grown.into_iter().collect::<Result<_>>()?;
     for (job, plan) in jobs.iter().zip(&plans) {
         report(c, job, plan);
     }
@@ -259,7 +259,7 @@ struct Growing<'a> {
 
 impl Growing<'_> {
     /// Grows one descendant, fits, verifies and writes it, each as far as that is asked for.
-    fn descendant(&self, job: &Job) -> Result<Plan> {
+    fn descendant(&self, job: &Job) -> Result<DescendantPlan> {
         let c = self.c;
         let Some((gene, model)) = (if job.is_clustered() { &self.genes } else { &self.ancestor }) else {
             return Err(Error::new(ErrorKind::Internal, "a descendant has nothing to grow from"));
@@ -334,7 +334,7 @@ fn as_long((model, arrays): (Model, Option<Arrays>), tokens: Option<usize>) -> R
 }
 
 /// The plans as JSON, with what samples became and what inputs were fed.
-fn print_plans(c: &GrowArgs, plans: &[Plan], input: Option<Value>, model: &Model) -> Result<()> {
+fn print_plans(c: &GrowArgs, plans: &[DescendantPlan], input: Option<Value>, model: &Model) -> Result<()> {
     let mut value = match (plans, &c.batch) {
         ([plan], None) => json!(plan),
         _ => json!({"schema": schema::PLANS, "plans": plans}),
@@ -393,7 +393,7 @@ fn check(c: &GrowArgs, outputs: &[PathBuf], companions: Option<&Companions>) -> 
     })
 }
 
-fn write(c: &GrowArgs, job: &Job, mut child: Descendant, companions: Option<&Companions>) -> Result<Plan> {
+fn write(c: &GrowArgs, job: &Job, mut child: Descendant, companions: Option<&Companions>) -> Result<DescendantPlan> {
     if let (false, Some(path)) = (c.dry_run, &job.output) {
         if companions.is_some() {
             Companions::make_folder(path)?;
@@ -406,7 +406,7 @@ fn write(c: &GrowArgs, job: &Job, mut child: Descendant, companions: Option<&Com
     Ok(child.plan)
 }
 
-fn report(c: &GrowArgs, job: &Job, plan: &Plan) {
+fn report(c: &GrowArgs, job: &Job, plan: &DescendantPlan) {
     for w in &plan.warnings {
         output::warn(w);
     }

@@ -20,7 +20,7 @@ use crate::data::FedReport;
 use crate::density::attention_maps;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{
-    Allocation, Budget, Fitter, Job, JobOptions, Limits, PlannedLayer, Shrunk, Towers, Views, analyse, carrying,
+    Allocation, Budget, Fitter, Job, JobOptions, LayerBudget, Limits, Shrunk, Towers, Views, analyse, carrying,
     comparison, latency, may_cut_dims,
 };
 use crate::graph::{ImageInput, data_inputs};
@@ -432,7 +432,7 @@ fn report(
         (Some(n), Some(of)) => format!("{n} of {of}"),
         _ => "-".into(),
     };
-    let dims = |l: &PlannedLayer| match l.dims {
+    let dims = |l: &LayerBudget| match l.dims {
         Some([[q, v], [of_q, of_v]]) if of_q == of_v => format!("{q}, {v} of {of_q}"),
         Some([[q, v], [of_q, of_v]]) => format!("{q} of {of_q}, {v} of {of_v}"),
         None => "-".into(),
@@ -608,7 +608,7 @@ fn show(c: &ShrinkArgs, frontier: &[Allocation]) -> Result<()> {
     let rows = frontier
         .iter()
         .map(|a| {
-            let list = |f: fn(&PlannedLayer) -> Option<usize>| -> String {
+            let list = |f: fn(&LayerBudget) -> Option<usize>| -> String {
                 let all: Vec<String> = a.layers.iter().filter_map(f).map(|n| n.to_string()).collect();
                 all.join(" ")
             };

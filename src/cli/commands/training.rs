@@ -28,7 +28,7 @@ use crate::report::{Curve, Measure, training_page, training_plot};
 use crate::rounding::{self, Dtype, Rounded};
 use crate::runtime::{Device, Kind, Runtime};
 use crate::training::{
-    Cut, Data, Goal, LearningRate, Observer, Open, Operators, Optimiser, Options, Plan, Recipe, Separated, Setup,
+    Cut, Data, Goal, LearningRate, Observer, Open, Operators, Optimiser, Options, Recipe, RunOptions, Separated, Setup,
     StepReport, Summary, Trainer, ValidationReport, of_inputs,
 };
 
@@ -265,7 +265,7 @@ fn options(asked: &Asked, wanted: &Wanted, outputs: &Outputs, runtime: &Runtime)
             embedding: None,
         },
         recipe: recipe(flags, runtime),
-        plan: Plan {
+        plan: RunOptions {
             epochs: flags.epochs.into(),
             steps: flags.steps,
             schedule: flags.schedule,

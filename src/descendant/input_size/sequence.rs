@@ -6,7 +6,7 @@ use super::continued::continued;
 use super::sizes::Sizes;
 use crate::anatomy::{TokenAxis, WeightKind, WeightUse, token_axes, weight_uses};
 use crate::axes::arithmetic::{Known, Number};
-use crate::axes::resize::{Mixture, Plan, resize};
+use crate::axes::resize::{Mixture, ResizePlan, resize};
 use crate::axes::{Factor, Typing};
 use crate::data::PlaceTable;
 use crate::error::{Error, ErrorKind, Result};
@@ -151,19 +151,19 @@ struct Sequence<'t, 'm> {
     tokens: usize,
     own: usize,
     table: Option<PlaceTable>,
-    plan: Plan,
+    plan: ResizePlan,
 }
 
 impl<'t, 'm> Sequence<'t, 'm> {
     fn new(typing: &'t Typing<'m>, axis: Factor, tokens: usize, table: Option<PlaceTable>) -> Result<Self> {
         let sizes = Sizes::of_tokens(typing, axis, tokens)?;
-        let (kinds, plan) = (weight_uses(typing), Plan::default());
+        let (kinds, plan) = (weight_uses(typing), ResizePlan::default());
         let own = typing.factors.factor_size(axis);
         Ok(Sequence { typing, sizes, kinds, axis: typing.factors.root(axis), tokens, own, table, plan })
     }
 
     /// `None` where nothing changes.
-    fn plan(mut self) -> Result<Option<Plan>> {
+    fn plan(mut self) -> Result<Option<ResizePlan>> {
         let factors = &self.typing.factors;
         let mut changed: Vec<(Factor, usize)> = self.sizes.new.iter().map(|(&f, &n)| (f, n)).collect();
         changed.sort_unstable();

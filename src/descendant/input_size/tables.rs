@@ -10,7 +10,7 @@ use super::sizes::Sizes;
 use super::tokens::{Place, Tokens};
 use crate::anatomy::{WeightKind, WeightUse, weight_uses};
 use crate::axes::arithmetic::Known;
-use crate::axes::resize::{Mixture, Plan};
+use crate::axes::resize::{Mixture, ResizePlan};
 use crate::axes::{Dim, Factor, ImageAxis, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, nearest_axis, resolve_axis};
@@ -30,16 +30,16 @@ pub(super) struct Tables<'t, 'm> {
     typing: &'t Typing<'m>,
     sizes: Sizes<'t, 'm>,
     kinds: Vec<WeightUse>,
-    plan: Plan,
+    plan: ResizePlan,
     done: HashSet<(usize, usize)>,
 }
 
 impl<'t, 'm> Tables<'t, 'm> {
     pub fn new(typing: &'t Typing<'m>, sizes: Sizes<'t, 'm>) -> Self {
-        Tables { typing, sizes, kinds: weight_uses(typing), plan: Plan::default(), done: HashSet::new() }
+        Tables { typing, sizes, kinds: weight_uses(typing), plan: ResizePlan::default(), done: HashSet::new() }
     }
 
-    pub fn plan(mut self) -> Result<Plan> {
+    pub fn plan(mut self) -> Result<ResizePlan> {
         let mut changed: Vec<(Factor, usize)> = self.sizes.new.iter().map(|(&f, &n)| (f, n)).collect();
         changed.sort_unstable();
         for (f, n) in changed {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::super::algebra::{Covariance, affine, product, ridge_solve, scale, times};
 use super::super::network::{Network, Progress, RIDGE, distance};
-use super::super::part::{Part, Values};
+use super::super::part::{Subgraph, Values};
 use super::bases::{score_bases, value_bases};
 use super::find::Narrow;
 use super::statistics::{Measured, Scores};
@@ -58,7 +58,7 @@ pub fn dimension_costs(
             let on = cut(&[feeds, std::slice::from_ref(&query)].concat(), &site.input);
             let weight = network.weight(i, None);
             // Where queries are made before the stage there is nothing to measure by.
-            let is_whole = tap.iter().chain(&on).all(Part::is_whole);
+            let is_whole = tap.iter().chain(&on).all(Subgraph::is_whole);
             let levels = if is_whole { dimension_levels(n.of[0]) } else { Vec::new() };
             let queries = |values: &Values| Ok(tap[network.length(values)].run(values)?.into_iter().next());
             let measurable = if levels.is_empty() { &[][..] } else { &before };

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::super::head_factors::{HeadFactors, head_factors};
 use super::super::layout::Layout;
 use super::super::network::Network;
-use super::super::part::Part;
+use super::super::part::Subgraph;
 use super::super::targets::{Finder, Site, Way};
 use crate::anatomy::{Anatomy, Attention};
 use crate::axes::{Factor, Typing};
@@ -245,7 +245,7 @@ impl Search<'_, '_> {
         // A mask is made from inputs: of ones, it hides nothing.
         let inputs = data_inputs(self.typing.graph).into_iter().map(|v| v.name().to_string());
         let feeds: Vec<String> = std::iter::once(scores.to_string()).chain(inputs).collect();
-        let part = Part::cut(self.runtime, self.typing, self.model, feeds.clone(), vec![softmax.to_string()]);
+        let part = Subgraph::cut(self.runtime, self.typing, self.model, feeds.clone(), vec![softmax.to_string()]);
         let shape = |name: &str| self.typing.shape(name).unwrap_or_default();
         let run = |v: f32| -> Result<ArrayD<f32>> {
             let of = |name: &String| if name == scores { v } else { 1.0 };

@@ -9,7 +9,7 @@ use super::super::network::Network;
 use super::super::order::features;
 use super::super::padding::chosen;
 use super::super::part::size;
-use super::super::part::{Part, Values};
+use super::super::part::{Subgraph, Values};
 use super::find::Narrow;
 use crate::axes::Factor;
 use crate::error::Result;
@@ -47,7 +47,7 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[Values]) -> Resu
     let mut results: Vec<String> = narrows.iter().flat_map(operands).collect();
     results.sort_unstable();
     results.dedup();
-    let parts: Vec<Part> = (0..network.lengths()).map(|l| network.at(l).whole(&results)).collect();
+    let parts: Vec<Subgraph> = (0..network.lengths()).map(|l| network.at(l).whole(&results)).collect();
     let outputs: Vec<Mat<f64>> = narrows.iter().map(|n| network.output_of_heads(n.layer)).collect::<Result<_>>()?;
     let mut sums: Vec<Vec<[Mat<f64>; 3]>> =
         narrows.iter().map(|n| (0..n.heads).map(|_| [0; 3].map(|_| Mat::zeros(n.of[0], n.of[0]))).collect()).collect();

@@ -5,7 +5,7 @@ use ndarray::{Array2, ArrayD, IxDyn};
 
 use super::super::algebra::{product, ridged, times};
 use super::super::network::Network;
-use super::super::part::{Part, Values, pin};
+use super::super::part::{Subgraph, Values, pin};
 use super::super::prune::cut;
 use super::bases::{SCORE_RIDGE, score_bases, value_bases};
 use super::cost::{DimensionCosts, cut_queries, turns};
@@ -69,7 +69,7 @@ fn check(path: &str, joint: bool, kept: &[usize]) {
     }
     let feeds = stages.feeds(i);
     let part = |feeds: Vec<String>, result: &str| {
-        Part::cut(&runtime, &network.typing, &pinned, feeds, vec![result.to_string()])
+        Subgraph::cut(&runtime, &network.typing, &pinned, feeds, vec![result.to_string()])
     };
     let query = n.query.value.clone();
     let queries = part(feeds.to_vec(), &query).run(&values).unwrap().remove(0);

@@ -8,7 +8,7 @@ use crate::data::{Dataset, Layout, Rows, TrainingLoader, TrainingOptions, View};
 use crate::error::Result;
 use crate::onnx::Model;
 use crate::runtime::{Device, Kind, Runtime};
-use crate::training::{Observer, Operators, Plan, Precision, Recipe, Run, Summary, Teacher, Trainer, Validation};
+use crate::training::{Observer, Operators, Precision, Recipe, Run, RunOptions, Summary, Teacher, Trainer, Validation};
 
 /// So many texts of each length are run with padding and without.
 const TRIED: usize = 8;
@@ -24,7 +24,7 @@ pub struct Session {
     /// Images to validate on.
     pub validation: Option<Validation>,
     /// How long the run is and how it goes.
-    pub plan: Plan,
+    pub plan: RunOptions,
     /// Texts that rows may be cut to, with the padding that they have there.
     short: Vec<Array4<f32>>,
     teacher: Option<Teacher>,
@@ -51,7 +51,7 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`TrainingLoader::new`], and of running the model.
-    pub fn new(trainer: Trainer, recipe: Recipe, images: Images, plan: Plan) -> Result<Session> {
+    pub fn new(trainer: Trainer, recipe: Recipe, images: Images, plan: RunOptions) -> Result<Session> {
         let classes = trainer.classes.as_ref().map(|(_, n)| *n);
         let batches = TrainingOptions { batch_size: trainer.batch, classes, ..images.batches };
         let View { preprocess, layout } = images.view;

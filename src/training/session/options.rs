@@ -3,7 +3,7 @@
 use super::goal::Goal;
 use crate::anatomy::Pooling;
 use crate::data::{PreprocessFlags, Rows, TrainingOptions};
-use crate::training::{Plan, Recipe};
+use crate::training::{Recipe, RunOptions};
 
 /// What is asked of a session, beside its model, its data and its teacher.
 #[derive(Default)]
@@ -17,7 +17,7 @@ pub struct Options {
     /// How it is learned; the loss is the goal's.
     pub recipe: Recipe,
     /// How long, and how the run goes.
-    pub plan: Plan,
+    pub plan: RunOptions,
     /// How images are put into batches; the size of a batch and the classes are the trainer's.
     pub batches: TrainingOptions,
     /// How images are prepared, beside what the model says.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ndarray::{Array4, ArrayD, ArrayViewD};
 use offshoot::anatomy::{Anatomy, Attention, Roles, Summed};
-use offshoot::axes::resize::{Plan, resize};
+use offshoot::axes::resize::{ResizePlan, resize};
 use offshoot::axes::{Factor, Typing};
 use offshoot::descendant::{FfnWidth, Heads, Layers, Projection, Shape, grow};
 use offshoot::graph::node;
@@ -110,7 +110,7 @@ fn set(model: &mut Model, node: usize, input: usize, tensor: TensorProto) {
     }
 }
 
-fn resized(model: &Model, typing: &Typing, plan: &Plan) -> Model {
+fn resized(model: &Model, typing: &Typing, plan: &ResizePlan) -> Model {
     let mut out = model.clone();
     *out.graph_mut() = resize(typing, plan).unwrap();
     Typing::new(&out).expect("the resized graph types");
@@ -211,7 +211,7 @@ impl<'c> Case<'c> {
         sums
     }
 
-    fn resized(&self, plan: &Plan) -> Model {
+    fn resized(&self, plan: &ResizePlan) -> Model {
         resized(self.model, self.typing, plan)
     }
 
@@ -229,7 +229,7 @@ impl<'c> Case<'c> {
         let attentions = self.attentions();
         let stay = self.fixture.entry["heads_stay"] == true;
         assert!(!attentions.is_empty() || stay, "{}: no heads", self.fixture.name());
-        let mut plan = Plan::default();
+        let mut plan = ResizePlan::default();
         for (a, f) in attentions.iter().flat_map(|(a, factors)| factors.iter().map(move |f| (a, f))) {
             let n = a.head_count(self.typing);
             plan.gather(&self.typing.factors, *f, (0..n).map(|i| (2 * n - 2 - i) % n).collect()).unwrap();
@@ -239,7 +239,7 @@ impl<'c> Case<'c> {
 
     /// Every head twice, with halved output rows, leaves the outputs.
     fn heads_may_be_doubled(&mut self) {
-        let mut plan = Plan::default();
+        let mut plan = ResizePlan::default();
         for (a, factors) in &self.attentions() {
             let n = a.head_count(self.typing);
             for f in factors {
@@ -257,7 +257,7 @@ impl<'c> Case<'c> {
     fn a_head_that_goes_takes_its_rows(&mut self) {
         let mut random = StdRng::seed_from_u64(11);
         for one in [false, true] {
-            let mut plan = Plan::default();
+            let mut plan = ResizePlan::default();
             let mut oracle = self.model.clone();
             for (a, factors) in &self.attentions() {
                 let n = a.head_count(self.typing);
@@ -276,7 +276,7 @@ impl<'c> Case<'c> {
     /// Half the FFN: the other neurons' rows at zero. Below a norm over the neurons they are permuted.
     fn a_neuron_that_goes_takes_its_rows(&mut self) {
         let (typing, normed) = (self.typing, self.has_normed_neurons());
-        let mut plan = Plan::default();
+        let mut plan = ResizePlan::default();
         let mut oracle = self.model.clone();
         for a in self.anatomy.layers.iter().chain(&self.anatomy.others) {
             let Some(ffn) = a.ffn() else { continue };
