@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use offshoot::data::{
-    Augmentation, Dataset, DatasetOptions, Layout, Preprocess, Samples, Texts, TrainingLoader, TrainingOptions,
+    Augmentation, Dataset, DatasetOptions, ImageLayout, Preprocess, Samples, Texts, TrainingLoader, TrainingOptions,
 };
 use offshoot::opening::Opening;
 
@@ -39,7 +39,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dataset = Dataset::open(data, &DatasetOptions { ignore_labels: true, ..DatasetOptions::default() })?;
     let all: Vec<usize> = (0..dataset.len()).collect();
     let options = TrainingOptions { batch_size, augmentation, ..TrainingOptions::default() };
-    let loader = TrainingLoader::new(dataset, all, Some(Preprocess::imagenet([size, size])), Layout::Nchw, options)?;
+    let loader =
+        TrainingLoader::new(dataset, all, Some(Preprocess::imagenet([size, size])), ImageLayout::Nchw, options)?;
     let (start, mut images) = (Instant::now(), 0);
     'all: for epoch in 0.. {
         for batch in loader.batches(epoch, 0) {

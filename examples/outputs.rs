@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use ndarray::Array4;
 use ndarray_npy::{NpzWriter, read_npy};
 use offshoot::onnx::Model;
-use offshoot::runtime::{Kind, Options, Runtime};
+use offshoot::runtime::{Options, Runtime, RuntimeKind};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -32,7 +32,7 @@ fn run(model: &str, input: &str, outputs: &str) -> Result<(), Box<dyn Error>> {
     offshoot::graph::prepare(&mut model)?;
     let images: Array4<f32> = read_npy(input)?;
     let (batch, _, height, width) = images.dim();
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, threads: Some(1), ..Options::default() })?;
+    let runtime = Runtime::start(&Options { kind: RuntimeKind::Tract, threads: Some(1), ..Options::default() })?;
     let said = runtime.load(&model, batch, [height, width])?.run(images.view())?;
     let mut file = NpzWriter::new(File::create(outputs)?);
     for (i, output) in said.iter().enumerate() {

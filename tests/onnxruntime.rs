@@ -16,11 +16,11 @@ use ndarray::{Array1, Array4, ArrayD};
 use ndarray_npy::{NpzReader, NpzWriter};
 use offshoot::axes::Typing;
 use offshoot::onnx::{Model, to_f32};
-use offshoot::runtime::{Kind, Options, Runtime};
+use offshoot::runtime::{Options, Runtime, RuntimeKind};
 use offshoot::training::{Loss, Operators, Precision, Recipe, Term, Trainer};
 
 static RUNTIME: LazyLock<Result<Arc<Runtime>, String>> = LazyLock::new(|| {
-    Runtime::start(&Options { kind: Kind::Onnxruntime, ..Options::default() }).map_err(|e| e.to_string())
+    Runtime::start(&Options { kind: RuntimeKind::Onnxruntime, ..Options::default() }).map_err(|e| e.to_string())
 });
 
 /// Says something that the test harness does not keep to itself.

@@ -60,14 +60,14 @@ pub struct WeightUse {
 
 /// What every use of a weight is for, in the order of [`Typing::uses`].
 pub fn weight_uses(typing: &Typing) -> Vec<WeightUse> {
-    let finder = Finder::new(typing);
+    let finder = WeightFinder::new(typing);
     (0..typing.uses.len()).map(|u| finder.weight_use(u)).collect()
 }
 
 /// Elements of the largest table of coordinates that is read: all pairs of a thousand tokens, three numbers each.
 const LARGEST_TABLE: usize = 3 << 20;
 
-struct Finder<'t, 'm> {
+struct WeightFinder<'t, 'm> {
     typing: &'t Typing<'m>,
     links: &'t Links<'m>,
     contractions: HashSet<usize>,
@@ -77,11 +77,11 @@ struct Finder<'t, 'm> {
     embedding: Vec<Factor>,
 }
 
-impl<'t, 'm> Finder<'t, 'm> {
+impl<'t, 'm> WeightFinder<'t, 'm> {
     fn new(typing: &'t Typing<'m>) -> Self {
         let anatomy = Anatomy::new(typing).ok();
         let attentions = || anatomy.iter().flat_map(|a| a.layers.iter().chain(&a.others));
-        let mut finder = Finder {
+        let mut finder = WeightFinder {
             typing,
             links: typing.links(),
             contractions: typing.contractions.iter().map(|c| c.node).collect(),

@@ -14,7 +14,7 @@ use super::formats::{Opener, is_folder};
 use super::item::{Labels, Opened, ReadOptions, Role};
 use super::loader::Loader;
 use super::random::{Purpose, generator};
-use super::shape::{InputShape, Layout};
+use super::shape::{ImageLayout, InputShape};
 use super::source::{ImageSource, hexadecimal};
 use super::transforms::{Preprocess, PreprocessFlags};
 use crate::error::{Error, ErrorKind, Result};
@@ -367,7 +367,7 @@ impl Dataset {
     /// # Errors
     ///
     /// Those of [`Loader::new`]; `Usage` if there is no such image.
-    pub fn loader(&self, indices: Vec<usize>, preprocess: Option<Preprocess>, layout: Layout) -> Result<Loader> {
+    pub fn loader(&self, indices: Vec<usize>, preprocess: Option<Preprocess>, layout: ImageLayout) -> Result<Loader> {
         let loader = Loader::shared(self.source.clone(), preprocess)?.select(self.images_of(indices))?;
         Ok(loader.with_layout(layout).together(self.images_each()))
     }
@@ -694,7 +694,7 @@ mod tests {
         let folder = folder(&["cat/1.png", "cat/2.png", "dog/1.png"]);
         fs::write(folder.path().join("cat/2.png"), "broken").unwrap();
         let dataset = open(folder.path()).unwrap();
-        let input = InputShape { channels: 3, height: 2, width: 2, layout: Layout::Nchw };
+        let input = InputShape { channels: 3, height: 2, width: 2, layout: ImageLayout::Nchw };
         let preprocess = dataset.preprocess(&PreprocessFlags::default(), None, input).unwrap();
         let loader = dataset.loader(vec![2, 1, 0], preprocess.clone(), input.layout).unwrap();
         let batch = loader.batches(8).next().unwrap().unwrap();

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::item::Item;
 use super::random::{Purpose, generator};
-use super::shape::{InputShape, Layout};
+use super::shape::{ImageLayout, InputShape};
 use super::source::{ImageSource, Skipped};
 use super::transforms::{Augmentation, Preprocess, PreprocessFlags, View};
 use crate::error::{Error, ErrorKind, Result};
@@ -26,7 +26,7 @@ pub struct Batch {
     /// How many images the batches before this one hold.
     pub first: usize,
     /// The values, in standard memory order: `[images, channels, height, width]`, or `[images, height, width,
-    /// channels]` for [`Layout::Nhwc`].
+    /// channels]` for [`ImageLayout::Nhwc`].
     pub images: Array4<f32>,
     /// The same images as a [teacher](Loader::with_teacher) takes them, where it takes them otherwise.
     pub teacher: Option<Array4<f32>>,
@@ -46,7 +46,7 @@ impl Batch {
 pub struct Loader {
     source: Arc<ImageSource>,
     preprocess: Option<Preprocess>,
-    layout: Layout,
+    layout: ImageLayout,
     teacher: Option<View>,
     strict: bool,
     /// The selected images of the source.
@@ -70,7 +70,7 @@ impl Loader {
     pub(super) fn shared(source: Arc<ImageSource>, preprocess: Option<Preprocess>) -> Result<Self> {
         source.check_preprocess(preprocess.as_ref())?;
         let selected = (0..source.len()).collect();
-        let (layout, teacher) = (Layout::Nchw, None);
+        let (layout, teacher) = (ImageLayout::Nchw, None);
         Ok(Loader { selected, together: 1, source, preprocess, layout, teacher, strict: false, is_part: false })
     }
 
@@ -92,7 +92,7 @@ impl Loader {
     }
 
     /// Gives the images the axes that the model takes.
-    pub fn with_layout(mut self, layout: Layout) -> Self {
+    pub fn with_layout(mut self, layout: ImageLayout) -> Self {
         self.layout = layout;
         self
     }
@@ -268,7 +268,7 @@ impl Loader {
 
     /// Whether the channels are the last axis of the images.
     pub fn channels_last(&self) -> bool {
-        self.layout == Layout::Nhwc
+        self.layout == ImageLayout::Nhwc
     }
 
     /// What could not be read so far.
@@ -285,7 +285,7 @@ impl Loader {
         self.source.fingerprint()
     }
 
-    /// Image `index`, `[channels, height, width]`, or `[height, width, channels]` for [`Layout::Nhwc`].
+    /// Image `index`, `[channels, height, width]`, or `[height, width, channels]` for [`ImageLayout::Nhwc`].
     ///
     /// # Errors
     ///
@@ -441,7 +441,7 @@ mod tests {
     use super::super::testing::write_picture;
     use super::*;
 
-    const INPUT: InputShape = InputShape { channels: 3, height: 4, width: 6, layout: Layout::Nchw };
+    const INPUT: InputShape = InputShape { channels: 3, height: 4, width: 6, layout: ImageLayout::Nchw };
 
     fn open(path: impl AsRef<Path>, input: InputShape) -> Result<Loader> {
         Loader::open(path, &PreprocessFlags::default(), None, input)
@@ -554,7 +554,7 @@ mod tests {
         let folder = folder(2);
         let npy = folder.path().join("images.npy");
         write_npy(&npy, &tensors()).unwrap();
-        let last = InputShape { layout: Layout::Nhwc, ..INPUT };
+        let last = InputShape { layout: ImageLayout::Nhwc, ..INPUT };
         for path in [folder.path(), npy.as_path()] {
             let planar = open(path, INPUT).unwrap();
             let interleaved = open(path, last).unwrap();

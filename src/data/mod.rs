@@ -46,7 +46,7 @@ pub use input::{InputReport, declare, fix_size, takes_size};
 pub use loader::{Batch, Batches, Loader};
 pub use rows::{Place, Rows};
 pub use samples::{Inputs, Samples};
-pub use shape::{InputShape, Layout};
+pub use shape::{ImageLayout, InputShape};
 pub use source::{ImageSource, Skipped};
 pub use texts::{
     LabelsBy, LabelsReport, LengthReport, PaddingReport, PlaceTable, Scale, ScoresReport, Side, Target, Texts,

@@ -9,7 +9,7 @@ use crate::onnx::DataType;
 
 /// The order of the axes of a model's input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Layout {
+pub enum ImageLayout {
     /// `[images, channels, height, width]`.
     #[default]
     Nchw,
@@ -17,19 +17,19 @@ pub enum Layout {
     Nhwc,
 }
 
-impl Layout {
+impl ImageLayout {
     /// Values `[channels, height, width]` in this order.
     pub(super) fn arrange<S: RawData>(self, values: ArrayBase<S, Ix3>) -> ArrayBase<S, Ix3> {
         match self {
-            Layout::Nchw => values,
-            Layout::Nhwc => values.permuted_axes([1, 2, 0]),
+            ImageLayout::Nchw => values,
+            ImageLayout::Nhwc => values.permuted_axes([1, 2, 0]),
         }
     }
 
     /// Height and width of images in this order.
     pub(super) fn size(self, images: &Array4<f32>) -> [usize; 2] {
         match (self, images.dim()) {
-            (Layout::Nchw, (_, _, height, width)) | (Layout::Nhwc, (_, height, width, _)) => [height, width],
+            (ImageLayout::Nchw, (_, _, height, width)) | (ImageLayout::Nhwc, (_, height, width, _)) => [height, width],
         }
     }
 }
@@ -44,7 +44,7 @@ pub struct InputShape {
     /// The width in pixels.
     pub width: usize,
     /// The order of the axes.
-    pub layout: Layout,
+    pub layout: ImageLayout,
 }
 
 impl InputShape {
@@ -56,10 +56,10 @@ impl InputShape {
     pub fn of(typing: &Typing) -> Result<Self> {
         match typing.image_input() {
             Some(([_, height, width, channels], true)) => {
-                Ok(InputShape { channels, height, width, layout: Layout::Nhwc })
+                Ok(InputShape { channels, height, width, layout: ImageLayout::Nhwc })
             }
             Some(([_, channels, height, width], false)) => {
-                Ok(InputShape { channels, height, width, layout: Layout::Nchw })
+                Ok(InputShape { channels, height, width, layout: ImageLayout::Nchw })
             }
             None => Err(no_images(typing)),
         }

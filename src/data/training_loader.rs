@@ -20,7 +20,7 @@ use super::decode::pixels;
 use super::item::Item;
 use super::loader::{Batch, STRICT_HINT};
 use super::random::{Generator, Purpose, generator};
-use super::shape::Layout;
+use super::shape::ImageLayout;
 use super::source::Skipped;
 use super::transforms::{Augmentation, Preprocess, View, mixup};
 use crate::error::{Error, ErrorKind, Result};
@@ -105,7 +105,7 @@ pub struct TrainingLoader {
     dataset: Arc<Dataset>,
     selected: Arc<Vec<usize>>,
     preprocess: Option<Preprocess>,
-    layout: Layout,
+    layout: ImageLayout,
     teacher: Option<View>,
     options: TrainingOptions,
     pool: Option<Arc<ThreadPool>>,
@@ -124,7 +124,7 @@ impl TrainingLoader {
         dataset: Dataset,
         selected: Vec<usize>,
         preprocess: Option<Preprocess>,
-        layout: Layout,
+        layout: ImageLayout,
         options: TrainingOptions,
     ) -> Result<Self> {
         let source = dataset.source();
@@ -373,7 +373,7 @@ impl TrainingLoader {
                 self.picture(picture, preprocess, &mut random).map_err(|error| error.at(source.file(index)))
             }
             (Item::Tensor(tensor), _) => {
-                let values = augmentation.tensor(tensor, Layout::Nchw, &mut random);
+                let values = augmentation.tensor(tensor, ImageLayout::Nchw, &mut random);
                 let teacher = self.teacher.as_ref().map(|view| view.layout.arrange(values.clone()));
                 Ok(Loaded { own: self.layout.arrange(values), teacher })
             }
@@ -491,7 +491,7 @@ mod tests {
         let dataset = Dataset::open(path, &DatasetOptions::default())?;
         let selected = (0..dataset.len()).collect();
         let preprocess = Preprocess { crop_ratio: 1.0, ..Preprocess::imagenet([4, 6]) };
-        TrainingLoader::new(dataset, selected, Some(preprocess), Layout::Nchw, options)
+        TrainingLoader::new(dataset, selected, Some(preprocess), ImageLayout::Nchw, options)
     }
 
     fn options() -> TrainingOptions {
@@ -614,7 +614,7 @@ mod tests {
             let dataset = Dataset::open(&path, &DatasetOptions::default()).unwrap().in_pairs(cosines.clone()).unwrap();
             assert_eq!(dataset.len(), 9);
             let more = TrainingOptions { batch_size, share, classes: None, ..options() };
-            TrainingLoader::new(dataset, (0..9).collect(), None, Layout::Nchw, more).unwrap()
+            TrainingLoader::new(dataset, (0..9).collect(), None, ImageLayout::Nchw, more).unwrap()
         };
         for (processes, size) in [(1, 6), (2, 2), (2, 6)] {
             let alone = epoch(&with(size * processes, (0, 1)), 2, 0);
@@ -685,13 +685,14 @@ mod tests {
         let dataset = Dataset::open(&path, &DatasetOptions::default()).unwrap();
         let new = |options, layout| TrainingLoader::new(dataset.clone(), vec![0, 1, 2, 3], None, layout, options);
         let plain = TrainingOptions { shuffle: false, ..options() };
-        let batch = epoch(&new(plain.clone(), Layout::Nchw).unwrap(), 0, 0).remove(0);
+        let batch = epoch(&new(plain.clone(), ImageLayout::Nchw).unwrap(), 0, 0).remove(0);
         assert_eq!(batch.images, tensors);
         assert_eq!(batch.labels.unwrap(), [2, 0, 1, 2]);
-        let last = epoch(&new(plain.clone(), Layout::Nhwc).unwrap(), 0, 0).remove(0);
+        let last = epoch(&new(plain.clone(), ImageLayout::Nhwc).unwrap(), 0, 0).remove(0);
         assert!(last.images.is_standard_layout());
         assert_eq!(last.data.images.permuted_axes([0, 3, 1, 2]), tensors);
-        let error = new(TrainingOptions { augmentation: Augmentation::standard(), ..plain }, Layout::Nchw).unwrap_err();
+        let error =
+            new(TrainingOptions { augmentation: Augmentation::standard(), ..plain }, ImageLayout::Nchw).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
     }
 
@@ -726,7 +727,7 @@ mod tests {
             assert!(error.to_string().contains(message), "{error}");
         }
         let dataset = Dataset::open(folder.path(), &DatasetOptions::default()).unwrap();
-        assert!(TrainingLoader::new(dataset, vec![0; 4], None, Layout::Nchw, options()).is_err());
+        assert!(TrainingLoader::new(dataset, vec![0; 4], None, ImageLayout::Nchw, options()).is_err());
     }
 
     #[test]

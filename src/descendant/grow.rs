@@ -23,7 +23,7 @@ use crate::axes::resize::{Mixture, ResizePlan, resize};
 use crate::axes::{Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Names};
-use crate::learngene::{Cluster, Kept, Kind, Learngene, bake, compact, ordered, parameters};
+use crate::learngene::{BlockKind, Cluster, Kept, Learngene, bake, compact, ordered, parameters};
 use crate::metadata::{CLASSES, DESCENDANT, LEARNGENE, schema};
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{Model, element_count, encoded_len, node_label, squares_along};
@@ -105,15 +105,15 @@ fn grow_layers(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descend
 
 /// What is to be said of a layer whose heads or neurons `mixers` take together beside the projection that sums over
 /// them, if any do.
-pub(crate) fn mixed_elsewhere(typing: &Typing, layer: usize, kind: Kind, mixers: &[usize]) -> Option<String> {
+pub(crate) fn mixed_elsewhere(typing: &Typing, layer: usize, kind: BlockKind, mixers: &[usize]) -> Option<String> {
     let node = &typing.graph.node[*mixers.first()?];
     let more = match mixers.len() {
         1 => String::new(),
         n => format!(" and {} more", n - 1),
     };
     let (units, projection) = match kind {
-        Kind::Heads => ("heads", "output projection"),
-        Kind::Neurons => ("neurons", "last matrix of the FFN"),
+        BlockKind::Heads => ("heads", "output projection"),
+        BlockKind::Neurons => ("neurons", "last matrix of the FFN"),
     };
     Some(format!(
         "layer {layer}: its {units} are also taken together in node `{}` ({}){more}, beside the {projection}: what is \
@@ -283,14 +283,14 @@ impl<'a, 'm> Grower<'a, 'm> {
         }
         if count != heads || !(slots.is_empty() || slots.iter().copied().eq(0..heads)) {
             let mixers = self.head_mixers.get_or_insert_with(|| anatomy.head_mixers(typing));
-            let warning = mixed_elsewhere(typing, l, Kind::Heads, &mixers[i]);
+            let warning = mixed_elsewhere(typing, l, BlockKind::Heads, &mixers[i]);
             warning.into_iter().for_each(|warning| self.warn_inexact(warning));
         }
         let (widths, neurons): (Vec<usize>, Vec<Vec<usize>>) =
             (0..layer.ffns.len()).map(|n| self.ffn(i, n)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
         if widths != ffn_widths(typing, layer) {
             let mixers = self.neuron_mixers.get_or_insert_with(|| anatomy.neuron_mixers(typing));
-            let warning = mixed_elsewhere(typing, l, Kind::Neurons, &mixers[i]);
+            let warning = mixed_elsewhere(typing, l, BlockKind::Neurons, &mixers[i]);
             warning.into_iter().for_each(|warning| self.warn_inexact(warning));
         }
         Ok(PlannedLayer {
@@ -365,7 +365,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         let densities = self.gene.densities.as_ref().map(|d| d[l].as_slice());
         let queue = ordered(clusters, densities, self.shape.order);
         let mut filled: Vec<&Cluster> = (0..count).map(|s| queue[s % queue.len()]).collect();
-        if let Some(kept) = self.removal(l, Kind::Heads).filter(|kept| count <= kept.units()) {
+        if let Some(kept) = self.removal(l, BlockKind::Heads).filter(|kept| count <= kept.units()) {
             // A learngene that knows which heads go together names them for every count, and they keep their places.
             let kept = kept.at(count);
             filled = kept.iter().filter_map(|h| clusters.iter().find(|c| c.centroid == *h)).collect();
@@ -470,7 +470,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         }
         // A learngene knows the neurons of a layer's last FFN.
         let clusters = if is_last { self.gene.neurons(self.kept[i]) } else { &[] };
-        let removal = self.removal(self.kept[i], Kind::Neurons).filter(|_| is_last && wanted < width);
+        let removal = self.removal(self.kept[i], BlockKind::Neurons).filter(|_| is_last && wanted < width);
         let (neurons, rows): (Vec<usize>, Vec<Vec<(usize, f32)>>) = if let Some(kept) = removal {
             (kept.at(wanted), Vec::new())
         } else if !clusters.is_empty() {
@@ -582,7 +582,7 @@ impl<'a, 'm> Grower<'a, 'm> {
     }
 
     /// Which units of a layer stay, where the learngene knows it.
-    fn removal(&self, layer: usize, kind: Kind) -> Option<&'a Kept> {
+    fn removal(&self, layer: usize, kind: BlockKind) -> Option<&'a Kept> {
         Some(&self.gene.removals.as_ref()?.block(layer, kind)?.kept)
     }
 

@@ -10,7 +10,7 @@ use crate::axes::resize::{ResizePlan, resize};
 use crate::axes::{Factor, Typing};
 use crate::error::Result;
 use crate::graph::{self, Links, Names};
-use crate::learngene::{Cluster, Kind as Block, Learngene};
+use crate::learngene::{BlockKind, Cluster, Learngene};
 use crate::onnx::proto::NodeProto;
 use crate::onnx::{DataType, Model, data_type, tensor_from_f32, to_f32};
 use crate::ops::{self, Mark};
@@ -70,7 +70,7 @@ pub(super) fn without(model: &Model, gene: &Learngene, plan: &DescendantPlan) ->
         kept.extend(layer.head_factors(&typing).into_iter().map(|f| (typing.factors.root(f), &planned.slots[..])));
         for (i, (ffn, neurons)) in layer.ffns.iter().zip(&planned.neurons).enumerate() {
             let Some(factor) = ffn.hidden_factor(&typing).filter(|_| !neurons.is_empty()) else { continue };
-            let ordered = gene.removals.as_ref().is_some_and(|r| r.block(l, Block::Neurons).is_some());
+            let ordered = gene.removals.as_ref().is_some_and(|r| r.block(l, BlockKind::Neurons).is_some());
             // A learngene knows the neurons of the last FFN.
             let known = i + 1 == layer.ffns.len() && !ordered;
             let clusters = if known { gene.neurons(l) } else { &[][..] };

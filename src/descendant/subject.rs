@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, FloatType, Given, data_inputs, declared_dims, declared_type, is_integer};
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model, data_type, tensor_from_f32, to_f32};
-use crate::runtime::{Device, Embedded, Kind, Runtime, Session};
+use crate::runtime::{Device, Embedded, Runtime, RuntimeKind, Session};
 
 /// Samples in the largest batch that is tried.
 pub(super) const MOST: usize = 3;
@@ -114,7 +114,7 @@ impl Subject {
             whole_numbers: inputs.iter().filter(is_whole).map(|v| v.name().to_owned()).collect(),
             arrays,
             given: floats.into_iter().map(|float| float || !any).collect(),
-            embedded: runtime.kind == Kind::Tract,
+            embedded: runtime.kind == RuntimeKind::Tract,
             of: of.map(str::to_owned),
             runtime: runtime.clone(),
             loaded: HashMap::new(),

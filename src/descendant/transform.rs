@@ -45,7 +45,7 @@ struct Site {
 }
 
 /// Sites of each group: per part, one site a layer.
-struct Group {
+struct SharingLayers {
     layers: Vec<usize>,
     parts: Vec<Vec<Site>>,
 }
@@ -142,7 +142,7 @@ pub(super) fn insert(
 type Shapes = HashMap<String, (Vec<usize>, DataType)>;
 
 /// Finds what each group shares, and the shape and type of every shared weight.
-fn sites(model: &Model, groups: &[Vec<usize>], whole: bool) -> Result<(Vec<Group>, Shapes)> {
+fn sites(model: &Model, groups: &[Vec<usize>], whole: bool) -> Result<(Vec<SharingLayers>, Shapes)> {
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
     let roles = Roles::new(&typing);
@@ -182,7 +182,7 @@ fn sites(model: &Model, groups: &[Vec<usize>], whole: bool) -> Result<(Vec<Group
             )
             .hint("leave out --transform"));
         }
-        found.push(Group { layers: group.clone(), parts });
+        found.push(SharingLayers { layers: group.clone(), parts });
     }
     Ok((found, shapes))
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind};
-use crate::runtime::Kind;
+use crate::runtime::RuntimeKind;
 
 /// What is checked, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -80,7 +80,7 @@ pub struct Checked {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Verification {
     /// What ran it; none where nothing was run.
-    pub runtime: Option<Kind>,
+    pub runtime: Option<RuntimeKind>,
     /// The checks that concern the descendant.
     pub checks: Vec<Checked>,
     /// Why there are no others.

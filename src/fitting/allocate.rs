@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use super::blocks::{Block, blocks, counts};
 use super::budget::{Allocation, Budget, LayerBudget, Limits};
-use super::knapsack::{Choice, Group, allocate};
+use super::knapsack::{Choice, LayerChoices, allocate};
 use super::latency::Latencies;
 use crate::anatomy::{Anatomy, Stack};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::learngene::{Dimensions, Kind, Removals, parameters};
+use crate::learngene::{BlockKind, Dimensions, Removals, parameters};
 use crate::onnx::{Model, encoded_len};
 
 /// Finds the counts of heads, neurons and layers under a budget. `latencies` are needed for a budget of time.
@@ -63,7 +63,7 @@ impl Allocator<'_> {
     /// The head dimensions of a block, where they may be cut.
     fn dimensions(&self, b: usize) -> Option<&Dimensions> {
         let block = &self.blocks[b];
-        let asked = block.kind == Kind::Heads && self.limits.dims && self.limits.touches(block.layer);
+        let asked = block.kind == BlockKind::Heads && self.limits.dims && self.limits.touches(block.layer);
         self.removals.dimensions.iter().find(|d| asked && d.layer == block.layer)
     }
 
@@ -168,9 +168,9 @@ impl Allocator<'_> {
         loop {
             let group = |(list, &without): (&Vec<usize>, &Option<f64>)| {
                 let blocks = list.iter().map(|&b| self.choices(b)).collect::<Result<_>>()?;
-                Ok(Group { blocks, without: without.filter(|_| !list.is_empty()) })
+                Ok(LayerChoices { blocks, without: without.filter(|_| !list.is_empty()) })
             };
-            let groups: Vec<Group> = layers.iter().zip(&*without).map(group).collect::<Result<_>>()?;
+            let groups: Vec<LayerChoices> = layers.iter().zip(&*without).map(group).collect::<Result<_>>()?;
             let found = allocate(&groups, budget)?;
             let is_gone = |l: &usize| found.get(*l).is_some_and(Option::is_none);
             let Some(emptied) = stacks.iter().find(|s| s.layers.iter().all(is_gone)) else { return Ok(found) };
@@ -212,8 +212,8 @@ impl Allocator<'_> {
                     layer.dims = Some([dims, d.of]);
                 }
                 match self.blocks[b].kind {
-                    Kind::Heads => (layer.heads, layer.of_heads) = (Some(count), Some(units)),
-                    Kind::Neurons => (layer.neurons, layer.of_neurons) = (Some(count), Some(units)),
+                    BlockKind::Heads => (layer.heads, layer.of_heads) = (Some(count), Some(units)),
+                    BlockKind::Neurons => (layer.neurons, layer.of_neurons) = (Some(count), Some(units)),
                 }
                 for (measure, s) in saved.iter_mut().enumerate() {
                     *s += self.amount(b, measure, units, None) - self.amount(b, measure, count, dims);

@@ -8,14 +8,14 @@ use crate::anatomy::{Anatomy, Roles, normed};
 use crate::axes::{Factor, Typing};
 use crate::descendant::{keep_layers, mixed_elsewhere};
 use crate::error::Result;
-use crate::learngene::Kind;
+use crate::learngene::BlockKind;
 use crate::onnx::{Model, element_count, is_float, payload};
 
 /// A block of heads or neurons.
 #[derive(Clone, Debug)]
 pub(super) struct Block {
     pub layer: usize,
-    pub kind: Kind,
+    pub kind: BlockKind,
     pub units: usize,
     /// The block that it is thinned and counted with: itself, but in a layer that is used several times.
     pub first: usize,
@@ -26,11 +26,11 @@ pub(super) struct Block {
 }
 
 /// The factor of a layer's heads or neurons.
-pub(super) fn factor(typing: &Typing, anatomy: &Anatomy, layer: usize, kind: Kind) -> Option<Factor> {
+pub(super) fn factor(typing: &Typing, anatomy: &Anatomy, layer: usize, kind: BlockKind) -> Option<Factor> {
     let layer = anatomy.layers.get(layer)?;
     match kind {
-        Kind::Heads => layer.head_factor(typing),
-        Kind::Neurons => layer.ffn()?.hidden_factor(typing),
+        BlockKind::Heads => layer.head_factor(typing),
+        BlockKind::Neurons => layer.ffn()?.hidden_factor(typing),
     }
 }
 
@@ -48,7 +48,8 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
             *uses.entry(f).or_default() += 1;
         }
     }
-    let mixers = [(Kind::Heads, anatomy.head_mixers(&typing)), (Kind::Neurons, anatomy.neuron_mixers(&typing))];
+    let mixers =
+        [(BlockKind::Heads, anatomy.head_mixers(&typing)), (BlockKind::Neurons, anatomy.neuron_mixers(&typing))];
     let mut warnings = shared(&sites, &first);
     if let Some(layers) = &limits.layers
         && let Some(l) = layers.iter().find(|l| **l >= anatomy.layers.len())
@@ -63,8 +64,8 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
             warnings.push(format!("layer {}: its {:?} are shared with another layer and stay", site.layer, site.kind));
         }
         let asked = match site.kind {
-            Kind::Heads => limits.heads,
-            Kind::Neurons => limits.neurons,
+            BlockKind::Heads => limits.heads,
+            BlockKind::Neurons => limits.neurons,
         } && (0..sites.len()).filter(|&j| first[j] == i).all(|j| limits.touches(sites[j].layer));
         let free = asked && alone && site.divides && first[i] == i;
         if free && f.is_some_and(|f| normed.contains(&typing.factors.root(f))) {
@@ -73,8 +74,8 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
                  fitted to them",
                 site.layer,
                 match site.kind {
-                    Kind::Heads => "heads",
-                    Kind::Neurons => "neurons",
+                    BlockKind::Heads => "heads",
+                    BlockKind::Neurons => "neurons",
                 }
             ));
         }
@@ -151,8 +152,8 @@ pub(super) fn removable(model: &Model, limits: &Limits) -> Result<Vec<bool>> {
 /// The counts that a block may have, ascending.
 pub(super) fn counts(block: &Block, limits: &Limits) -> Vec<usize> {
     let (least, multiple) = match block.kind {
-        Kind::Heads => (limits.min_heads, 1),
-        Kind::Neurons => (limits.min_neurons.max(2), limits.multiple.max(1)),
+        BlockKind::Heads => (limits.min_heads, 1),
+        BlockKind::Neurons => (limits.min_neurons.max(2), limits.multiple.max(1)),
     };
     // A wide FFN is not divided finer than a table of choices can hold.
     let multiple = multiple * block.units.div_ceil(multiple * 256);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::learngene::Kind;
+use crate::learngene::BlockKind;
 
 /// What may be thinned, and how far.
 #[derive(Clone, Debug)]
@@ -108,11 +108,11 @@ impl Allocation {
     }
 
     /// Units of a block.
-    pub(super) fn count(&self, layer: usize, kind: Kind) -> Option<usize> {
+    pub(super) fn count(&self, layer: usize, kind: BlockKind) -> Option<usize> {
         let layer = self.layers.get(layer).filter(|l| !l.dropped)?;
         match kind {
-            Kind::Heads => layer.heads,
-            Kind::Neurons => layer.neurons,
+            BlockKind::Heads => layer.heads,
+            BlockKind::Neurons => layer.neurons,
         }
     }
 }

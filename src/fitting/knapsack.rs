@@ -62,7 +62,7 @@ pub fn curve(local: &[f64], measured: &[(usize, f64)]) -> Vec<f64> {
 /// A layer: its blocks, one choice to be made from each, and the error where all of it is left out, which costs nothing
 /// else.
 #[derive(Clone, Debug, Default)]
-pub struct Group {
+pub struct LayerChoices {
     /// The choices of every block.
     pub blocks: Vec<Vec<Choice>>,
     /// The error without the layer; none where it cannot be left out.
@@ -74,7 +74,7 @@ pub struct Group {
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] where even the cheapest choices cost more.
-pub fn allocate(groups: &[Group], budget: f64) -> Result<Vec<Option<Vec<Choice>>>> {
+pub fn allocate(groups: &[LayerChoices], budget: f64) -> Result<Vec<Option<Vec<Choice>>>> {
     let cheapest = |block: &Vec<Choice>| block.iter().copied().min_by(|a, b| a.cost.total_cmp(&b.cost));
     let cheap: Vec<Option<Vec<Choice>>> =
         groups.iter().map(|g| g.without.is_none().then(|| g.blocks.iter().filter_map(cheapest).collect())).collect();
@@ -114,7 +114,7 @@ struct Decided {
     dropped: Vec<bool>,
 }
 
-fn programme(groups: &[Group], step: f64, steps: usize) -> Option<Vec<Option<Vec<Choice>>>> {
+fn programme(groups: &[LayerChoices], step: f64, steps: usize) -> Option<Vec<Option<Vec<Choice>>>> {
     let in_steps = |c: &Choice| (c.cost / step).round() as usize;
     let mut best = vec![0.0; steps + 1];
     let mut decided: Vec<Decided> = Vec::with_capacity(groups.len());
@@ -181,8 +181,8 @@ mod tests {
             [block(&[5.0, 2.0, 0.5, 0.0], 3.0), block(&[1.0, 0.9, 0.2, 0.0], 2.0), block(&[9.0, 0.3, 0.1, 0.0], 5.0)];
         let groups = |without: [Option<f64>; 2]| {
             [
-                Group { blocks: vec![blocks[0].clone(), blocks[1].clone()], without: without[0] },
-                Group { blocks: vec![blocks[2].clone()], without: without[1] },
+                LayerChoices { blocks: vec![blocks[0].clone(), blocks[1].clone()], without: without[0] },
+                LayerChoices { blocks: vec![blocks[2].clone()], without: without[1] },
             ]
         };
         // All costs are whole numbers, so that the programme's rounding decides nothing.

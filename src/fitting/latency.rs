@@ -17,7 +17,7 @@ use super::prune::cut;
 use crate::axes::Typing;
 use crate::descendant::{fold_constants, has_fixed_size};
 use crate::error::Result;
-use crate::learngene::Kind;
+use crate::learngene::BlockKind;
 use crate::onnx::Model;
 use crate::runtime::{Runtime, Session};
 
@@ -78,7 +78,7 @@ impl Latencies {
             levels.retain(|&n| n < block.units);
             let mut table: Vec<(usize, f64)> = Vec::new();
             for count in levels {
-                let units: Vec<(usize, Kind, Vec<usize>)> =
+                let units: Vec<(usize, BlockKind, Vec<usize>)> =
                     group.iter().map(|&b| (blocks[b].layer, blocks[b].kind, (0..count).collect())).collect();
                 let mut thin = Timed::new(runtime, &cut(model, &all, units, Vec::new())?, sample, fold)?;
                 let (a, b) = pair(&mut whole, Some(&mut thin))?;
@@ -216,7 +216,7 @@ mod tests {
             ..Removals::default()
         };
         // Heads take three quarters of a millisecond a layer, neurons a quarter: 8 of 10 in all.
-        let of = |b: &Block| if b.kind == Kind::Heads { 0.75 } else { 0.25 };
+        let of = |b: &Block| if b.kind == BlockKind::Heads { 0.75 } else { 0.25 };
         let saved = blocks.iter().map(|b| vec![(0, of(b)), (b.units, 0.0)]).collect();
         let latencies = Latencies { whole: 10.0, saved };
         let found = plan(&model, &removals, &limits, Budget::Latency(6.0), Some(&latencies)).unwrap();

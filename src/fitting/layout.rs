@@ -7,7 +7,7 @@ use crate::error::Result;
 
 /// How the elements of a tensor make rows and columns.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub(super) struct MatrixLayout {
     /// Sizes of the factors, in the order of memory.
     sizes: Vec<usize>,
     /// Factors of the rows, then those of the columns.
@@ -15,15 +15,15 @@ pub(super) struct Layout {
     columns: usize,
 }
 
-impl Layout {
+impl MatrixLayout {
     /// The layout whose columns run over `columns`, in that order; `None` where a factor is not there.
-    pub(super) fn new(typing: &Typing, dims: &[Dim], columns: &[Factor]) -> Option<Layout> {
+    pub(super) fn new(typing: &Typing, dims: &[Dim], columns: &[Factor]) -> Option<MatrixLayout> {
         let leaves: Vec<Factor> = dims.iter().flat_map(|d| typing.factors.leaves(d)).collect();
         let inner: Vec<usize> = columns.iter().map(|c| leaves.iter().position(|l| l == c)).collect::<Option<_>>()?;
         let mut order: Vec<usize> = (0..leaves.len()).filter(|i| !inner.contains(i)).collect();
         order.extend(&inner);
         let sizes: Vec<usize> = leaves.iter().map(|&l| typing.factors.factor_size(l)).collect();
-        (order.len() == sizes.len()).then_some(Layout { sizes, order, columns: typing.factors.size(columns) })
+        (order.len() == sizes.len()).then_some(MatrixLayout { sizes, order, columns: typing.factors.size(columns) })
     }
 
     pub(super) fn matrix(&self, tensor: &ArrayD<f32>) -> Result<Array2<f32>> {
@@ -55,7 +55,7 @@ impl Layout {
 
     /// The layout of attention probabilities, [.., queries, keys]: columns run over heads, queries and keys. Both may
     /// be the same factor.
-    pub(super) fn of_probabilities(typing: &Typing, dims: &[Dim], heads: &[Factor]) -> Option<Layout> {
+    pub(super) fn of_probabilities(typing: &Typing, dims: &[Dim], heads: &[Factor]) -> Option<MatrixLayout> {
         let leaves: Vec<Factor> = dims.iter().flat_map(|d| typing.factors.leaves(d)).collect();
         let last: usize = dims.iter().rev().take(2).map(|d| typing.factors.leaves(d).len()).sum();
         let front = leaves.len() - last;
@@ -66,12 +66,12 @@ impl Layout {
         order.extend(front..leaves.len());
         let sizes: Vec<usize> = leaves.iter().map(|&l| typing.factors.factor_size(l)).collect();
         let columns = heads.iter().copied().chain(front..leaves.len()).map(|i| sizes[i]).product();
-        Some(Layout { sizes, order, columns })
+        Some(MatrixLayout { sizes, order, columns })
     }
 
     /// The same elements in the same order, as a single row.
-    pub(super) fn flat(&self) -> Layout {
-        Layout { columns: self.sizes.iter().product(), ..self.clone() }
+    pub(super) fn flat(&self) -> MatrixLayout {
+        MatrixLayout { columns: self.sizes.iter().product(), ..self.clone() }
     }
 
     /// For every element of the tensor, its place in the matrix, row by row.

@@ -17,7 +17,7 @@ use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::data_inputs;
-use crate::learngene::Kind;
+use crate::learngene::BlockKind;
 use crate::onnx::{Model, node_label};
 use crate::parallel;
 use crate::runtime::Runtime;
@@ -305,8 +305,8 @@ impl<'m> Network<'m> {
         let of_site = |i: usize| -> Result<Thinning> {
             let (site, weight) = (&self.sites[i], self.weight(i, ways[i].as_ref()));
             let thinning = match site.kind {
-                Kind::Heads => order::heads(&statistics[i].gram, &weight, site.size),
-                Kind::Neurons => order::neurons(&statistics[i].gram, &weight),
+                BlockKind::Heads => order::heads(&statistics[i].gram, &weight, site.size),
+                BlockKind::Neurons => order::neurons(&statistics[i].gram, &weight),
             };
             let own = 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             progress((own * parallel::size()).min(self.sites.len()), self.sites.len());
@@ -336,7 +336,7 @@ impl<'m> Network<'m> {
 
     /// The site that sums over a layer's heads.
     pub(super) fn site_of_heads(&self, layer: usize) -> Option<usize> {
-        self.sites.iter().position(|s| (s.layer, s.kind) == (layer, Kind::Heads))
+        self.sites.iter().position(|s| (s.layer, s.kind) == (layer, BlockKind::Heads))
     }
 
     /// The matrix of a site, columns scaled as they reach the stream.
@@ -582,9 +582,9 @@ fn levels(site: &Site) -> Vec<usize> {
         return Vec::new();
     }
     let mut levels: Vec<usize> = match site.kind {
-        Kind::Heads if site.units <= HEAD_LEVELS + 1 => (1..site.units).collect(),
-        Kind::Heads => (0..HEAD_LEVELS).map(|l| 1 + l * (site.units - 2) / (HEAD_LEVELS - 1)).collect(),
-        Kind::Neurons => LEVELS.iter().map(|s| (s * site.units as f64).round() as usize).collect(),
+        BlockKind::Heads if site.units <= HEAD_LEVELS + 1 => (1..site.units).collect(),
+        BlockKind::Heads => (0..HEAD_LEVELS).map(|l| 1 + l * (site.units - 2) / (HEAD_LEVELS - 1)).collect(),
+        BlockKind::Neurons => LEVELS.iter().map(|s| (s * site.units as f64).round() as usize).collect(),
     };
     levels.retain(|&l| l > 0 && l < site.units);
     levels.dedup();

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayD, Axis, Ix2};
 
-use super::layout::Layout;
+use super::layout::MatrixLayout;
 use super::part::Values;
 use crate::anatomy::sequence_axis;
 use crate::axes::{Factor, Typing};
@@ -74,7 +74,7 @@ impl Mask {
         let is_token = |f: &Factor| *f == self.tokens || Some(*f) == self.samples;
         let (rows, columns): (Vec<Factor>, Vec<Factor>) =
             dims.iter().flat_map(|d| typing.factors.leaves(d)).partition(is_token);
-        match (self.rows(typing, &rows, batch), Layout::new(typing, dims, &columns)) {
+        match (self.rows(typing, &rows, batch), MatrixLayout::new(typing, dims, &columns)) {
             (Some(real), Some(layout)) => Ok(chosen(layout.matrix(&value)?, Some(&real)).into_dyn()),
             _ => Ok(value),
         }

@@ -9,7 +9,7 @@ use crate::axes::resize::{ResizePlan, resize};
 use crate::descendant::keep_layers;
 use crate::error::Result;
 use crate::graph;
-use crate::learngene::{Kind, Removals};
+use crate::learngene::{BlockKind, Removals};
 use crate::metadata::LEARNGENE;
 use crate::onnx::Model;
 
@@ -32,7 +32,7 @@ pub fn thin(model: &Model, removals: &Removals, allocation: &Allocation) -> Resu
 pub(super) fn cut(
     model: &Model,
     kept: &[usize],
-    units: Vec<(usize, Kind, Vec<usize>)>,
+    units: Vec<(usize, BlockKind, Vec<usize>)>,
     dims: Vec<(usize, [usize; 2])>,
 ) -> Result<Model> {
     let typing = Typing::new(model)?;
@@ -49,7 +49,7 @@ pub(super) fn cut(
     for (layer, kind, list) in units {
         // Heads that are mixed go together before and behind the mixing.
         let factors = match (kind, anatomy.layers.get(layer)) {
-            (Kind::Heads, Some(layer)) => layer.head_factors(&typing),
+            (BlockKind::Heads, Some(layer)) => layer.head_factors(&typing),
             _ => factor(&typing, &anatomy, layer, kind).into_iter().collect(),
         };
         for factor in factors {

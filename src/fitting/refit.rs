@@ -19,7 +19,7 @@ use super::part::Values;
 use super::scratch::{Arrays, Scratch, Slot};
 use super::targets::{Site, Way};
 use crate::error::Result;
-use crate::learngene::Kind;
+use crate::learngene::BlockKind;
 use crate::parallel;
 
 /// Ridges to choose from, in means of the diagonal, ascending.
@@ -37,7 +37,7 @@ pub struct Fitted {
     /// The layer.
     pub layer: usize,
     /// Heads or neurons.
-    pub kind: Kind,
+    pub kind: BlockKind,
     /// Features x outputs.
     pub matrix: Array2<f32>,
     /// The bias.

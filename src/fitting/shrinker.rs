@@ -21,7 +21,7 @@ use crate::anatomy::{Anatomy, Roles};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
-use crate::learngene::{Dimensions, Kind, Learngene, Removal, Removals, parameters};
+use crate::learngene::{BlockKind, Dimensions, Learngene, Removal, Removals, parameters};
 use crate::onnx::{Model, encoded_len};
 use crate::runtime::Runtime;
 
@@ -61,7 +61,7 @@ pub struct Fit {
     /// The layer of the descendant.
     pub layer: usize,
     /// Heads or neurons.
-    pub kind: Kind,
+    pub kind: BlockKind,
     /// What was chosen; none where the old matrix stayed.
     pub chosen: Option<refit::Chosen>,
 }
@@ -316,8 +316,8 @@ impl<'m> Shrinker<'m> {
                 bail!(Unsupported, "the head dimension of layer {l} cannot be cut")
             };
             let units = own.narrows[i].heads;
-            let count = allocation.count(l, Kind::Heads).unwrap_or(units);
-            let heads = removals.block(l, Kind::Heads).map_or((0..units).collect(), |b| b.kept.at(count));
+            let count = allocation.count(l, BlockKind::Heads).unwrap_or(units);
+            let heads = removals.block(l, BlockKind::Heads).map_or((0..units).collect(), |b| b.kept.at(count));
             let (narrow, measured) = (&own.narrows[i], &own.measured[i]);
             cuts.push(head_dims::Cut { narrow, measured, statistics: &own.statistics[i], layer, heads });
         }

@@ -15,7 +15,9 @@ use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::data::{Inputs, Samples};
 use crate::error::{Error, ErrorKind, Result};
-use crate::learngene::{Cluster, Eps, Kind, NeuronRules, Similarities, Similarity, by_medoid, combined, partition};
+use crate::learngene::{
+    BlockKind, Cluster, Eps, NeuronRules, Similarities, Similarity, by_medoid, combined, partition,
+};
 use crate::onnx::Model;
 use crate::parallel;
 use crate::runtime::Runtime;
@@ -55,7 +57,7 @@ pub fn head_distances(
     let mut found = HeadDistances { output: Vec::new(), prediction: Vec::new() };
     for (l, layer) in anatomy.layers.iter().enumerate() {
         let heads = layer.head_count(&typing);
-        let site = network.sites.iter().position(|s| s.layer == l && s.kind == Kind::Heads);
+        let site = network.sites.iter().position(|s| s.layer == l && s.kind == BlockKind::Heads);
         let divided = |s: &Site| heads < 2 || s.divides && s.units == heads;
         let Some(i) = site.filter(|&i| divided(&network.sites[i])) else {
             return Err(Error::new(
@@ -154,7 +156,7 @@ pub fn neuron_distances(
     let pinned = pin(model)?;
     let network = Network::new(runtime, &pinned, samples.mask())?;
     let collector = collected(&network, samples, progress)?;
-    for (i, site) in network.sites.iter().enumerate().filter(|(_, s)| s.kind == Kind::Neurons && s.divides) {
+    for (i, site) in network.sites.iter().enumerate().filter(|(_, s)| s.kind == BlockKind::Neurons && s.divides) {
         if site.units < 3 || site.size != 1 {
             continue;
         }

@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use ndarray::{Array2, ArrayD, Axis, IxDyn};
 
-use super::layout::Layout;
+use super::layout::MatrixLayout;
 use super::part::{Subgraph, Values};
 use crate::anatomy::{Anatomy, Roles};
 use crate::axes::{Dim, Factor, Typing};
 use crate::error::Result;
 use crate::graph::{Attributes, Links, Names};
-use crate::learngene::Kind;
+use crate::learngene::BlockKind;
 use crate::onnx::{DataType, Model, data_type, element_count, tensor_from_f32, to_f32};
 use crate::runtime::Runtime;
 
@@ -26,7 +26,7 @@ pub struct Site {
     /// The layer.
     pub layer: usize,
     /// What it sums over.
-    pub kind: Kind,
+    pub kind: BlockKind,
     /// The value that enters it.
     pub input: String,
     /// The value that leaves it, behind its bias.
@@ -47,25 +47,25 @@ pub struct Site {
     node: usize,
     operand: usize,
     bias: Option<(usize, usize)>,
-    entering: Layout,
-    leaving: Layout,
-    weight: Layout,
+    entering: MatrixLayout,
+    leaving: MatrixLayout,
+    weight: MatrixLayout,
     /// The factors of its rows.
     pub(super) rows_over: Vec<Factor>,
 }
 
 /// The sites of a pinned model in order of execution, and what is to be said about layers that have none.
 pub fn sites(typing: &Typing, anatomy: &Anatomy) -> (Vec<Site>, Vec<String>) {
-    let finder = Finder::new(typing);
+    let finder = TargetFinder::new(typing);
     let (mut found, mut warnings) = (Vec::new(), Vec::new());
     for (layer, a) in anatomy.layers.iter().enumerate() {
-        match finder.site(layer, Kind::Heads, a.projection, a.head_factor(typing), a.sum.clone()) {
+        match finder.site(layer, BlockKind::Heads, a.projection, a.head_factor(typing), a.sum.clone()) {
             Some(site) => found.push(site),
             None if !a.has_projection(typing) => {}
             None => warnings.push(format!("layer {layer}: the output projection has a form that is not fitted")),
         }
         let Some(ffn) = a.ffn() else { continue };
-        match finder.site(layer, Kind::Neurons, ffn.down, ffn.hidden_factor(typing), ffn.sum.clone()) {
+        match finder.site(layer, BlockKind::Neurons, ffn.down, ffn.hidden_factor(typing), ffn.sum.clone()) {
             Some(site) => found.push(site),
             None => warnings.push(format!("layer {layer}: the last matrix of the FFN has a form that is not fitted")),
         }
@@ -75,22 +75,22 @@ pub fn sites(typing: &Typing, anatomy: &Anatomy) -> (Vec<Site>, Vec<String>) {
 }
 
 /// Finds matrices with what enters and leaves them.
-pub(super) struct Finder<'t, 'm> {
+pub(super) struct TargetFinder<'t, 'm> {
     typing: &'t Typing<'m>,
     pub(super) roles: Roles<'t, 'm>,
     links: &'t Links<'m>,
 }
 
-impl<'t, 'm> Finder<'t, 'm> {
+impl<'t, 'm> TargetFinder<'t, 'm> {
     pub(super) fn new(typing: &'t Typing<'m>) -> Self {
-        Finder { typing, roles: Roles::new(typing), links: typing.links() }
+        TargetFinder { typing, roles: Roles::new(typing), links: typing.links() }
     }
 
     /// The site of contraction `k`, which sums over the units of `factor` where one is named.
     pub(super) fn site(
         &self,
         layer: usize,
-        kind: Kind,
+        kind: BlockKind,
         k: usize,
         factor: Option<Factor>,
         sum: Option<(String, String)>,
@@ -160,9 +160,9 @@ impl<'t, 'm> Finder<'t, 'm> {
             node: k,
             operand,
             bias,
-            entering: Layout::new(typing, entering, &features)?,
-            leaving: Layout::new(typing, leaving, &outputs)?,
-            weight: Layout::new(typing, dims, &[features.clone(), outputs].concat())?,
+            entering: MatrixLayout::new(typing, entering, &features)?,
+            leaving: MatrixLayout::new(typing, leaving, &outputs)?,
+            weight: MatrixLayout::new(typing, dims, &[features.clone(), outputs].concat())?,
             rows_over: rows_in,
         })
     }

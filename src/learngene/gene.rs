@@ -8,7 +8,7 @@ use super::clusters::{
     Cluster, automatic_ffn_eps, by_density, by_medoid, cluster_ffns, density_distances, ffn_centroid, parse_groups,
     partition,
 };
-use super::removal::{Kind, Removals};
+use super::removal::{BlockKind, Removals};
 use crate::anatomy::{Anatomy, Roles, Tokens, class_factors};
 use crate::axes::Typing;
 use crate::density::Densities;
@@ -279,7 +279,7 @@ impl Learngene {
     /// The ancestor itself, with the order in which its heads and neurons go: heads that stay longest fill slots first.
     pub fn calibrated(typing: &Typing, anatomy: &Anatomy, removals: Removals) -> Learngene {
         let mut gene = Learngene::identity(typing, anatomy);
-        for block in removals.blocks.iter().filter(|b| b.kind == Kind::Heads) {
+        for block in removals.blocks.iter().filter(|b| b.kind == BlockKind::Heads) {
             if let Some(clusters) = gene.layers.get_mut(block.layer).filter(|c| c.len() == block.kept.units()) {
                 *clusters =
                     block.kept.by_priority().into_iter().map(|h| Cluster { members: vec![h], centroid: h }).collect();
@@ -359,8 +359,8 @@ impl Learngene {
         for block in self.removals.iter().flat_map(|r| &r.blocks) {
             let layer = &anatomy.layers[block.layer];
             let factor = match block.kind {
-                Kind::Heads => layer.head_factor(typing),
-                Kind::Neurons => layer.ffn().and_then(|f| f.hidden_factor(typing)),
+                BlockKind::Heads => layer.head_factor(typing),
+                BlockKind::Neurons => layer.ffn().and_then(|f| f.hidden_factor(typing)),
             };
             let units = factor.map_or(1, |f| typing.factors.factor_size(f));
             if ![1, units].contains(&block.kept.units()) {

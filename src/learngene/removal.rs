@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// What a block of a layer is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum BlockKind {
     /// The heads of an attention.
     Heads,
     /// The neurons of an FFN.
@@ -80,7 +80,7 @@ pub struct Removal {
     /// The layer.
     pub layer: usize,
     /// Heads or neurons.
-    pub kind: Kind,
+    pub kind: BlockKind,
     /// Which units stay at every count.
     pub kept: Kept,
     /// For every count from none to all, the squared error at the end of the network where only this block is thinned,
@@ -123,7 +123,7 @@ pub struct Removals {
 
 impl Removals {
     /// The block of a layer.
-    pub fn block(&self, layer: usize, kind: Kind) -> Option<&Removal> {
+    pub fn block(&self, layer: usize, kind: BlockKind) -> Option<&Removal> {
         self.blocks.iter().find(|b| (b.layer, b.kind) == (layer, kind))
     }
 
@@ -151,7 +151,7 @@ mod tests {
         let sets = Kept::Sets(vec![vec![], vec![1], vec![1, 2], vec![0, 1, 2]]);
         assert_eq!((sets.units(), sets.at(2), sets.by_priority()), (3, vec![1, 2], vec![1, 2, 0]));
         let whole = |kept: Kept, error: Vec<f32>| Removals {
-            blocks: vec![Removal { layer: 0, kind: Kind::Heads, kept, error }],
+            blocks: vec![Removal { layer: 0, kind: BlockKind::Heads, kept, error }],
             layers: vec![None],
             ..Removals::default()
         };

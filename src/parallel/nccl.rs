@@ -10,16 +10,16 @@ use super::group::{broadcast, is_first, rank, size, sum as sum_on_host};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What NCCL needs from call to call.
-struct Group {
+struct NcclGroup {
     context: Arc<CudaContext>,
     communicator: sys::ncclComm_t,
 }
 
 // SAFETY: NCCL's communicators may be used from any thread, one at a time, which the mutex sees to.
-unsafe impl Send for Group {}
+unsafe impl Send for NcclGroup {}
 
 /// Not asked yet; not usable; in use.
-static GROUP: Mutex<Option<Option<Group>>> = Mutex::new(None);
+static GROUP: Mutex<Option<Option<NcclGroup>>> = Mutex::new(None);
 
 fn failed(what: &str, e: impl std::fmt::Debug) -> Error {
     Error::new(ErrorKind::Runtime, format!("NCCL {what}: {e:?}"))
@@ -38,7 +38,7 @@ pub(super) fn is_usable() -> Result<bool> {
     Ok(matches!(*group, Some(Some(_))))
 }
 
-fn start() -> Result<Group> {
+fn start() -> Result<NcclGroup> {
     // Each process sees one GPU only.
     let context = CudaContext::new(0).map_err(|e| failed("finds no GPU", e))?;
     let mut id = match is_first() {
@@ -51,7 +51,7 @@ fn start() -> Result<Group> {
     // SAFETY: the pointer is valid for the call, the id is the first process's, and all processes call this together.
     unsafe { result::comm_init_rank(&mut communicator, size() as i32, id, rank() as i32) }
         .map_err(|e| failed("does not start", e))?;
-    Ok(Group { context, communicator })
+    Ok(NcclGroup { context, communicator })
 }
 
 /// Sums arrays of float32 over all processes, in place.

@@ -6,7 +6,7 @@
 use ndarray::{ArrayD, ArrayViewD};
 
 use super::session::{SessionInput, fix_inputs, float_borders, guarded, in_order};
-use super::start::Kind;
+use super::start::RuntimeKind;
 use super::tract::for_tract;
 use crate::axes::Assumption;
 use crate::error::Result;
@@ -37,7 +37,7 @@ impl Embedded {
         let batch = inputs.first().and_then(|i| i.shape[0]).unwrap_or(batch);
         for_tract(&mut model, Assumption { batch, image })?;
         float_borders(model.graph_mut());
-        let plan = guarded(Kind::Tract, || plan::TractModel::new(&model))?;
+        let plan = guarded(RuntimeKind::Tract, || plan::TractModel::new(&model))?;
         Ok(Embedded { plan, inputs, batch })
     }
 
@@ -49,7 +49,7 @@ impl Embedded {
     /// arrays of other shapes, [`crate::error::ErrorKind::Runtime`].
     pub fn run_on(&self, arrays: &[(&str, ArrayViewD<f32>)]) -> Result<Vec<ArrayD<f32>>> {
         let arrays = in_order(&self.inputs, arrays)?;
-        guarded(Kind::Tract, || self.plan.run(&arrays))
+        guarded(RuntimeKind::Tract, || self.plan.run(&arrays))
     }
 }
 
@@ -64,7 +64,7 @@ mod plan {
 
     use crate::error::{Error, ErrorKind, Result};
     use crate::onnx::Model;
-    use crate::runtime::Kind;
+    use crate::runtime::RuntimeKind;
     use crate::runtime::session::load_error;
 
     pub struct TractModel(Arc<TypedRunnableModel>);
@@ -74,7 +74,7 @@ mod plan {
             let load = || -> TractResult<_> {
                 tract_onnx::onnx().model_for_read(&mut &model.to_bytes()[..])?.into_optimized()?.into_runnable()
             };
-            load().map(TractModel).map_err(|e| load_error(Kind::Tract, &format!("{e:#}")))
+            load().map(TractModel).map_err(|e| load_error(RuntimeKind::Tract, &format!("{e:#}")))
         }
 
         pub fn run(&self, arrays: &[ArrayViewD<f32>]) -> Result<Vec<ArrayD<f32>>> {

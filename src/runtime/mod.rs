@@ -29,4 +29,4 @@ pub use session::{Session, SessionInput, suggested_batch};
 pub(crate) use session::{fix_input, fix_inputs};
 #[cfg(feature = "cli")]
 pub(crate) use start::refuse_telemetry;
-pub use start::{Device, Kind, Options, Runtime};
+pub use start::{Device, Options, Runtime, RuntimeKind};

@@ -16,7 +16,7 @@ use ort::session::{IoBinding, Session as OrtSession, SessionInputValue};
 use ort::value::{DynValue, Tensor, TensorRef, TensorValueType};
 
 use super::session::{Purpose, float_borders, guarded, to_float};
-use super::start::{Device, Kind, Runtime};
+use super::start::{Device, Runtime, RuntimeKind};
 use super::tract::for_tract;
 use crate::axes::Assumption;
 use crate::error::{Error, ErrorKind, Result};
@@ -66,7 +66,7 @@ pub struct Program {
     generation: u64,
 }
 
-fn failed(kind: Kind, e: impl std::fmt::Display) -> Error {
+fn failed(kind: RuntimeKind, e: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Runtime, format!("{} failed: {e}", kind.name()))
 }
 
@@ -87,7 +87,7 @@ impl Runtime {
     /// [`ErrorKind::Runtime`] where the runtime cannot load it.
     pub fn load_program(self: &Arc<Self>, model: &Model, ports: Ports) -> Result<Program> {
         let mut model = model.clone();
-        if self.kind == Kind::Tract {
+        if self.kind == RuntimeKind::Tract {
             // Every shape is fixed: nothing is assumed.
             for_tract(&mut model, Assumption::default())?;
         }
@@ -101,7 +101,7 @@ impl Runtime {
         let outputs: Vec<_> = model.graph().output.iter().filter(|o| !of_state(&ports.writes, o.name())).collect();
         let results = outputs.iter().map(|o| o.name().to_string()).collect();
         let received = match self.kind {
-            Kind::Tract => None,
+            RuntimeKind::Tract => None,
             _ => outputs.iter().map(|o| host_tensor(o)).collect(),
         };
         let inner = guarded(self.kind, || self.build(model, Purpose::Training))?;
@@ -276,7 +276,7 @@ impl Program {
     pub fn run(&mut self, state: &mut State, feeds: &[(&str, ArrayViewD<f32>)]) -> Result<Vec<ArrayD<f32>>> {
         let kind = self.runtime.kind;
         let results = guarded(kind, || match kind {
-            Kind::Tract => self.run_passing(state, feeds),
+            RuntimeKind::Tract => self.run_passing(state, feeds),
             _ => self.run_bound(state, feeds),
         })?;
         state.turn(&self.ports);

@@ -15,7 +15,7 @@ use ort::{AsPointer, ep};
 
 use super::kernels;
 use super::recent::Recent;
-use super::start::{Device, Kind, Runtime};
+use super::start::{Device, Runtime, RuntimeKind};
 use super::tract::{WAY_OUT, for_tract};
 use crate::axes::{Assumption, channels_last};
 use crate::error::{Error, ErrorKind, Result};
@@ -177,7 +177,7 @@ impl Runtime {
         // Where ONNX Runtime knows the batch, its passes for the processor fuse products and biases to what is slower,
         // DeiT-small by 6 %: batches stay open there. Half precision is loaded with a batch that is known, the form in
         // which it is tested.
-        let open = self.kind == Kind::Onnxruntime
+        let open = self.kind == RuntimeKind::Onnxruntime
             && self.device == Device::Cpu
             && !graph::element_types(model.graph()).values().any(|t| *t == DataType::Float16);
         let inputs = fix_inputs(model.graph_mut(), batch, image, open)?;
@@ -197,7 +197,7 @@ impl Runtime {
 
     /// Loads a model in the form that the library takes it in; its sizes are fixed where the library wants them so.
     fn ready(&self, mut model: Model, purpose: Purpose, assumption: Assumption) -> Result<OrtSession> {
-        if self.kind == Kind::Tract {
+        if self.kind == RuntimeKind::Tract {
             for_tract(&mut model, assumption)?;
         }
         float_borders(model.graph_mut());
@@ -210,7 +210,7 @@ impl Runtime {
     /// [`ErrorKind::Runtime`] and [`ErrorKind::Unsupported`]; they name a node.
     pub fn check(&self, model: &Model) -> Result<()> {
         match self.kind {
-            Kind::Tract => for_tract(&mut model.clone(), Assumption::default()),
+            RuntimeKind::Tract => for_tract(&mut model.clone(), Assumption::default()),
             _ => Ok(()),
         }
     }
@@ -219,7 +219,7 @@ impl Runtime {
     pub(super) fn build(&self, model: Model, purpose: Purpose) -> Result<OrtSession> {
         let fail = |e: String| load_error(self.kind, &e);
         let mut builder = OrtSession::builder(&self.environment).map_err(|e| fail(e.to_string()))?;
-        if self.kind == Kind::Onnxruntime {
+        if self.kind == RuntimeKind::Onnxruntime {
             // The library moves a Transpose past a Resize that it then cannot run: to channels last, which shrinks only
             // with antialiasing (seen with 1.32). Where weights are constants it folds both away first.
             let resizes = purpose == Purpose::Training && model.graph().node.iter().any(|n| n.op_type() == "Resize");
@@ -245,8 +245,8 @@ impl Runtime {
             }
         }
         if model.proto.opset_import.iter().any(|o| o.domain() == kernels::DOMAIN) {
-            if self.kind == Kind::Tract || self.device != Device::Cpu {
-                let place = if self.kind == Kind::Tract { "tract" } else { "CUDA" };
+            if self.kind == RuntimeKind::Tract || self.device != Device::Cpu {
+                let place = if self.kind == RuntimeKind::Tract { "tract" } else { "CUDA" };
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     format!("the graph uses Offshoot's fused operators, which {place} does not run"),
@@ -256,11 +256,11 @@ impl Runtime {
             let operators = kernels::domain().map_err(|e| fail(e.to_string()))?;
             builder = builder.with_operators(operators).map_err(|e| fail(e.to_string()))?;
         }
-        if self.kind == Kind::Tract {
+        if self.kind == RuntimeKind::Tract {
             // tract optimises only when it is told to.
             builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|e| fail(e.to_string()))?;
         }
-        if self.kind == Kind::Onnxruntime {
+        if self.kind == RuntimeKind::Onnxruntime {
             return commit(builder, model).map_err(|e| fail(e.to_string()));
         }
         if encoded_len(&model.proto) <= MAX_IN_MEMORY {
@@ -313,17 +313,17 @@ fn add_initializer(builder: &mut SessionBuilder, payload: &Payload) -> ort::Resu
     unsafe { ort::Error::result_from_status(status) }
 }
 
-pub(super) fn load_error(kind: Kind, message: &str) -> Error {
+pub(super) fn load_error(kind: RuntimeKind, message: &str) -> Error {
     let message = message.trim().lines().take(6).collect::<Vec<_>>().join(" ");
     let error = Error::new(ErrorKind::Runtime, format!("{} cannot run this graph: {message}", kind.name()));
     match kind {
-        Kind::Tract => error.hint(WAY_OUT),
+        RuntimeKind::Tract => error.hint(WAY_OUT),
         _ => error.hint("check the model with `onnx.checker.check_model`"),
     }
 }
 
 /// A panic inside the runtime is the model's fault as far as a user can tell, never an internal fault of ours.
-pub(super) fn guarded<T>(kind: Kind, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn guarded<T>(kind: RuntimeKind, work: impl FnOnce() -> Result<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result,
         Err(panic) => {

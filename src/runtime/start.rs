@@ -15,7 +15,7 @@ use crate::parallel;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum RuntimeKind {
     /// ONNX Runtime where it is found, else tract.
     #[default]
     Auto,
@@ -25,13 +25,13 @@ pub enum Kind {
     Tract,
 }
 
-impl Kind {
+impl RuntimeKind {
     /// Its name in messages.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Auto => "a runtime",
-            Kind::Onnxruntime => "ONNX Runtime",
-            Kind::Tract => "tract",
+            RuntimeKind::Auto => "a runtime",
+            RuntimeKind::Onnxruntime => "ONNX Runtime",
+            RuntimeKind::Tract => "tract",
         }
     }
 }
@@ -52,7 +52,7 @@ pub enum Device {
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The library.
-    pub kind: Kind,
+    pub kind: RuntimeKind,
     /// Path of ONNX Runtime's shared library, or of the folder that holds it.
     pub library: Option<PathBuf>,
     /// The device.
@@ -67,8 +67,8 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Runtime {
     pub(super) environment: Environment,
-    /// The library in use: never [`Kind::Auto`].
-    pub kind: Kind,
+    /// The library in use: never [`RuntimeKind::Auto`].
+    pub kind: RuntimeKind,
     /// The shared library, where one was loaded.
     pub library: Option<Library>,
     /// The device.
@@ -90,7 +90,7 @@ pub(crate) fn refuse_telemetry() {
 
 /// What the first start of this process decided: the library's API and its environment are globals.
 struct Started {
-    kind: Kind,
+    kind: RuntimeKind,
     path: Option<PathBuf>,
     environment: Environment,
 }
@@ -109,21 +109,21 @@ impl Runtime {
         let threads = options.threads.or_else(parallel::threads).unwrap_or(cores).max(1);
         let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = match options.kind {
-            Kind::Tract => None,
-            Kind::Auto if started.as_ref().is_some_and(|s| s.kind == Kind::Tract) => None,
-            Kind::Auto if options.device == Device::Cpu => match find(options.library.as_deref()) {
+            RuntimeKind::Tract => None,
+            RuntimeKind::Auto if started.as_ref().is_some_and(|s| s.kind == RuntimeKind::Tract) => None,
+            RuntimeKind::Auto if options.device == Device::Cpu => match find(options.library.as_deref()) {
                 Ok(library) => Some(library),
                 Err(e) if options.library.is_some() || !cfg!(feature = "tract") => return Err(e),
                 Err(_) => None,
             },
             _ => Some(find(options.library.as_deref())?),
         };
-        let kind = if wanted.is_some() { Kind::Onnxruntime } else { Kind::Tract };
+        let kind = if wanted.is_some() { RuntimeKind::Onnxruntime } else { RuntimeKind::Tract };
         if options.tf32 && options.device == Device::Cpu {
             return Err(Error::new(ErrorKind::Usage, "the processor has no TF32")
                 .hint("leave --tf32 out, or add --device cuda"));
         }
-        if options.device == Device::Cuda && kind == Kind::Tract {
+        if options.device == Device::Cuda && kind == RuntimeKind::Tract {
             return Err(Error::new(ErrorKind::Usage, "tract runs on the processor only")
                 .hint("use `--runtime onnxruntime` with `--device cuda`"));
         }
@@ -164,7 +164,7 @@ impl Runtime {
     /// Execution providers that the library was built with.
     pub fn providers(&self) -> Vec<&'static str> {
         use ort::ep::ExecutionProvider;
-        if self.kind == Kind::Tract {
+        if self.kind == RuntimeKind::Tract {
             return vec!["CPUExecutionProvider"];
         }
         let mut list = Vec::new();

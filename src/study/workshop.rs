@@ -26,7 +26,7 @@ use crate::fitting::{Budget, Fitter, Job, JobOptions, Limits, Views};
 use crate::learngene::{Cluster, Eps, Learngene, Removals, Rules, parameters};
 use crate::metadata::{PREPROCESS, schema};
 use crate::onnx::{Model, element_count, is_float, to_f32};
-use crate::runtime::{Kind, Runtime};
+use crate::runtime::{Runtime, RuntimeKind};
 use crate::training::{
     Images, Loss, Observer, Operators, Optimiser, Precision, Recipe, RunOptions, Session, Trainer, Validation,
     ValidationReport, evaluate, is_independent, of_rows, with_logits,
@@ -170,7 +170,7 @@ impl Workshop {
             search: made.search,
             attention: name.filter(|_| cell.attention),
             runtime: match self.runtime.kind {
-                Kind::Tract => "tract".into(),
+                RuntimeKind::Tract => "tract".into(),
                 _ => "ONNX Runtime".into(),
             },
             offshoot: env!("CARGO_PKG_VERSION").into(),

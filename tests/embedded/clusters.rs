@@ -14,7 +14,7 @@ use offshoot::learngene::{
 };
 use offshoot::metadata::LEARNGENE;
 use offshoot::onnx::Model;
-use offshoot::runtime::{Kind, Options, Runtime};
+use offshoot::runtime::{Options, Runtime, RuntimeKind};
 use serde_json::Value;
 
 use crate::common::binary::{done, json, refused, text};
@@ -24,7 +24,7 @@ const ANCESTOR: &str = "models/fashion-vit.onnx";
 const IMAGES: &str = "fixtures/fashion-images.idx3-ubyte";
 
 fn tract() -> Arc<Runtime> {
-    Runtime::start(&Options { kind: Kind::Tract, threads: Some(1), ..Options::default() }).unwrap()
+    Runtime::start(&Options { kind: RuntimeKind::Tract, threads: Some(1), ..Options::default() }).unwrap()
 }
 
 fn ancestor() -> Model {

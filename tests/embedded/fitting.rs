@@ -9,7 +9,7 @@ use offshoot::axes::{Factor, Typing};
 use offshoot::fitting::{Budget, Calibration, Limits, Shrinker, Values, image_input, pin, plan, thin};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::{Model, to_f32};
-use offshoot::runtime::{Kind, Options, Runtime};
+use offshoot::runtime::{Options, Runtime, RuntimeKind};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::common::binary::{done, json, offshoot, refused};
@@ -153,7 +153,8 @@ fn shrink(runtime: &Arc<Runtime>, fixture: &Fixture) -> Found {
 
 #[test]
 fn every_family_shrinks_and_beats_magnitude_pruning() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, threads: Some(1), ..Options::default() }).unwrap();
+    let runtime =
+        Runtime::start(&Options { kind: RuntimeKind::Tract, threads: Some(1), ..Options::default() }).unwrap();
     let only = std::env::var("FIXTURE").ok();
     let (mut bad, mut corrected) = (Vec::new(), 0);
     for fixture in all_fixtures()
@@ -187,7 +188,8 @@ struct Bundled {
 
 impl Bundled {
     fn new() -> Bundled {
-        let runtime = Runtime::start(&Options { kind: Kind::Tract, threads: Some(1), ..Options::default() }).unwrap();
+        let runtime =
+            Runtime::start(&Options { kind: RuntimeKind::Tract, threads: Some(1), ..Options::default() }).unwrap();
         let mut model = Model::open(root().join("models/fashion-vit.onnx")).unwrap();
         offshoot::graph::prepare(&mut model).unwrap();
         let pinned = pin(&model).unwrap();
@@ -205,7 +207,8 @@ impl Bundled {
 
 #[test]
 fn other_exporters_and_mixed_heads_shrink() {
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, threads: Some(1), ..Options::default() }).unwrap();
+    let runtime =
+        Runtime::start(&Options { kind: RuntimeKind::Tract, threads: Some(1), ..Options::default() }).unwrap();
     for name in ["tensorflow.onnx", "keras.onnx", "flax.onnx", "talking-heads.onnx"] {
         let fixture = all_fixtures().into_iter().find(|f| f.name() == name).unwrap();
         let found = shrink(&runtime, &fixture);
@@ -348,7 +351,7 @@ fn a_learngene_carries_the_order_of_removal() {
     // A shape of one's own takes the heads and neurons that the order names.
     let plan = json(&["grow", &gene, "--heads", "5", "--ffn-width", "50%", "-o", &child, "--force", "--json"]);
     for (l, layer) in plan["layers"].as_array().unwrap().iter().enumerate() {
-        let kept = read(&gene).removals.unwrap().block(l, offshoot::learngene::Kind::Heads).unwrap().kept.at(5);
+        let kept = read(&gene).removals.unwrap().block(l, offshoot::learngene::BlockKind::Heads).unwrap().kept.at(5);
         assert_eq!(layer["slots"], serde_json::json!(kept));
     }
     let damaged = at("damaged.onnx");

@@ -11,7 +11,7 @@ use offshoot::descendant::{FfnWidth, Heads, Inherit, Init, LayerSource, Layers, 
 use offshoot::learngene::{Cluster, Learngene};
 use offshoot::onnx::proto::TensorProto;
 use offshoot::onnx::{Model, data_type, payload, tensor_from_f32, to_f32};
-use offshoot::runtime::{Kind, Options, Runtime};
+use offshoot::runtime::{Options, Runtime, RuntimeKind};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ use crate::common::surgery::{error, images, run};
 use crate::common::{Fixture, all_fixtures, fixtures, root};
 
 fn runtime() -> Arc<Runtime> {
-    Runtime::start(&Options { kind: Kind::Tract, ..Default::default() }).unwrap()
+    Runtime::start(&Options { kind: RuntimeKind::Tract, ..Default::default() }).unwrap()
 }
 
 fn ancestor() -> Model {

@@ -6,7 +6,7 @@ use std::path::Path;
 use ndarray::{Array4, ArrayD, IxDyn};
 use offshoot::axes::{Assumption, Typing};
 use offshoot::onnx::Model;
-use offshoot::runtime::{Kind, Options, Runtime};
+use offshoot::runtime::{Options, Runtime, RuntimeKind};
 
 use crate::common::surgery::{error, run};
 
@@ -18,7 +18,8 @@ fn the_newest_operators_compute_what_onnx_says() {
     let folder = Path::new("fixtures/operators");
     let golden: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
-    let runtime = Runtime::start(&Options { kind: Kind::Tract, threads: Some(1), ..Options::default() }).unwrap();
+    let runtime =
+        Runtime::start(&Options { kind: RuntimeKind::Tract, threads: Some(1), ..Options::default() }).unwrap();
     let floats = |value: &serde_json::Value| -> Vec<f32> {
         value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
     };

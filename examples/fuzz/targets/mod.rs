@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use offshoot::anatomy::{Anatomy, Roles};
 use offshoot::axes::Typing;
 use offshoot::axes::resize::{ResizePlan, resize};
-use offshoot::data::{Dataset, ImageSource, Layout, Loader, Preprocess, PreprocessFlags};
+use offshoot::data::{Dataset, ImageLayout, ImageSource, Loader, Preprocess, PreprocessFlags};
 use offshoot::graph;
 use offshoot::onnx::{Model, data_type, element_count, element_size, payload, tensor_from_raw, to_f32, to_i64};
 use offshoot::training::{Loss, Operators, Precision, Recipe, Steps};
@@ -214,7 +214,7 @@ pub fn preprocess(data: &[u8]) -> bool {
     let picture = image::DynamicImage::new_rgb8(width.into(), height.into());
     let channels = [3, 1, 3, 4][usize::from(kind) % 4];
     let transform = Preprocess::resolve(&PreprocessFlags::default(), Some(text), channels, size);
-    let Ok(values) = transform.and_then(|t| t.apply(picture, Layout::Nchw)) else { return false };
+    let Ok(values) = transform.and_then(|t| t.apply(picture, ImageLayout::Nchw)) else { return false };
     assert_eq!(values.dim(), (channels, size[0], size[1]));
     true
 }

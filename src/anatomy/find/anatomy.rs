@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::super::structure::Anatomy;
 use super::super::tokens::Tokens;
-use super::finder::Finder;
+use super::finder::BlockFinder;
 use super::layers::{complete, enclose};
 use super::stacks::stacks;
 use crate::axes::Typing;
@@ -16,7 +16,7 @@ impl Anatomy {
     /// # Errors
     /// [`ErrorKind::Anatomy`] where the graph holds no attention.
     pub fn new(typing: &Typing) -> Result<Anatomy> {
-        let finder = Finder::new(typing);
+        let finder = BlockFinder::new(typing);
         let mut attentions = finder.attentions();
         if attentions.is_empty() {
             return Err(Error::new(

@@ -2,12 +2,12 @@
 
 use super::super::softmax::score_axes;
 use super::super::structure::{Attention, Mixing};
-use super::finder::{Finder, WeightContraction};
+use super::finder::{BlockFinder, WeightContraction};
 use super::residual::is_skip_norm;
 use crate::axes::{Dim, Factor};
 use crate::onnx::proto::NodeProto;
 
-impl<'m> Finder<'_, 'm> {
+impl<'m> BlockFinder<'_, 'm> {
     pub fn attentions(&self) -> Vec<Attention> {
         let typing = self.typing;
         let (mut found, mut linear): (Vec<Attention>, Vec<Attention>) = Default::default();

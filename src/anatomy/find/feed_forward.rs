@@ -3,14 +3,14 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::super::structure::{Attention, FeedForward};
-use super::finder::{Finder, WeightContraction};
+use super::finder::{BlockFinder, WeightContraction};
 use super::residual::is_skip_norm;
 use crate::axes::{Dim, Factor};
 use crate::graph::Attributes;
 use crate::onnx::proto::NodeProto;
 use crate::ops::{self, Mark};
 
-impl<'m> Finder<'_, 'm> {
+impl<'m> BlockFinder<'_, 'm> {
     pub fn feed_forwards(&self, attentions: &[Attention]) -> Vec<FeedForward> {
         let residual = self.leaves(attentions.iter().map(|a| &a.embedding));
         let own = attentions.iter().flat_map(|a| [&a.heads, &a.head_dim]);

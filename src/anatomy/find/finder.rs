@@ -13,7 +13,7 @@ pub(super) struct WeightContraction {
 }
 
 /// A typed graph in which attentions and FFNs are looked for.
-pub(super) struct Finder<'t, 'm> {
+pub(super) struct BlockFinder<'t, 'm> {
     pub typing: &'t Typing<'m>,
     pub links: &'t Links<'m>,
     /// By node.
@@ -22,7 +22,7 @@ pub(super) struct Finder<'t, 'm> {
     pub summed: HashMap<usize, Vec<&'t Dim>>,
 }
 
-impl<'t, 'm> Finder<'t, 'm> {
+impl<'t, 'm> BlockFinder<'t, 'm> {
     pub fn new(typing: &'t Typing<'m>) -> Self {
         let mut uses: HashMap<(usize, usize), &Vec<Dim>> = HashMap::new();
         for u in &typing.uses {
@@ -55,7 +55,7 @@ impl<'t, 'm> Finder<'t, 'm> {
             });
             weight.insert(c.node, WeightContraction { summed, made });
         }
-        Finder { typing, links: typing.links(), weight, summed }
+        BlockFinder { typing, links: typing.links(), weight, summed }
     }
 
     pub fn node(&self, k: usize) -> &'m NodeProto {
@@ -66,8 +66,8 @@ impl<'t, 'm> Finder<'t, 'm> {
         self.typing.factors.meet(a, b)
     }
 
-    /// The leaves of some dimensions, to look others up in: [`meet`](Finder::meet) would take all of them apart each
-    /// time.
+    /// The leaves of some dimensions, to look others up in: [`meet`](BlockFinder::meet) would take all of them apart
+    /// each time.
     pub fn leaves<'d>(&self, dims: impl IntoIterator<Item = &'d Dim>) -> HashSet<Factor> {
         dims.into_iter().flat_map(|dim| self.typing.factors.all_leaves(dim)).collect()
     }

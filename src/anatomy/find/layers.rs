@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::super::structure::{Attention, FeedForward, Stack};
-use super::finder::Finder;
+use super::finder::BlockFinder;
 use super::residual::is_skip_norm;
 use crate::graph::walk;
 
@@ -42,7 +42,7 @@ impl<'m> Sum<'m> {
 /// Gives layers what belongs to them beside their attention and one FFN. A layer whose stream is not a line of sums, or
 /// whose own sums are not among those found, stays as it is.
 pub(super) fn complete(
-    finder: &Finder,
+    finder: &BlockFinder,
     layers: &mut [Attention],
     others: &mut [Attention],
     ffns: &[FeedForward],
@@ -98,7 +98,12 @@ fn ffn_of(sum: &Sum, layers: &[Attention], others: &[Attention], layer: usize, f
 }
 
 /// The sums of the residual streams in order of execution, each with the one in front of it.
-fn sums<'m>(finder: &Finder<'_, 'm>, layers: &[Attention], others: &[Attention], ffns: &[FeedForward]) -> Vec<Sum<'m>> {
+fn sums<'m>(
+    finder: &BlockFinder<'_, 'm>,
+    layers: &[Attention],
+    others: &[Attention],
+    ffns: &[FeedForward],
+) -> Vec<Sum<'m>> {
     let mut found: HashMap<usize, Sum<'m>> = HashMap::new();
     let mut add = |k: usize, note: &dyn Fn(&mut Sum)| {
         if let Some((skip, join)) = finder.residual_join(k) {
@@ -133,12 +138,12 @@ fn sums<'m>(finder: &Finder<'_, 'm>, layers: &[Attention], others: &[Attention],
     sums
 }
 
-fn is_sum(finder: &Finder, k: usize) -> bool {
+fn is_sum(finder: &BlockFinder, k: usize) -> bool {
     matches!(finder.node(k).op_type(), "Add" | "Sum") || is_skip_norm(finder.node(k))
 }
 
 /// Of a sum of a value and what was made of it, the value.
-fn skip_of<'m>(finder: &Finder<'_, 'm>, join: usize) -> Option<&'m str> {
+fn skip_of<'m>(finder: &BlockFinder<'_, 'm>, join: usize) -> Option<&'m str> {
     let operands: Vec<&str> =
         finder.links.inputs(join).filter(|x| !x.is_empty() && !finder.typing.is_constant(x)).collect();
     operands.iter().copied().find(|skip| {
@@ -148,7 +153,7 @@ fn skip_of<'m>(finder: &Finder<'_, 'm>, join: usize) -> Option<&'m str> {
 }
 
 /// How many weights take part in what is added to the value, up to two.
-fn added_contractions(finder: &Finder, join: usize, skip: &str) -> usize {
+fn added_contractions(finder: &BlockFinder, join: usize, skip: &str) -> usize {
     let first = finder.links.maker(skip).unwrap_or(0);
     let later = |x: &str| !finder.typing.is_constant(x) && finder.links.maker(x).is_some_and(|m| m > first);
     let branch = finder.links.upstream(finder.links.inputs(join).filter(|x| *x != skip)).along(later).nodes();
@@ -156,7 +161,7 @@ fn added_contractions(finder: &Finder, join: usize, skip: &str) -> usize {
 }
 
 /// The sum that a value is a form of, behind a norm say: no weight is summed over on the way.
-fn before<'m>(finder: &Finder<'_, 'm>, value: &'m str, at: &HashMap<usize, usize>) -> Option<usize> {
+fn before<'m>(finder: &BlockFinder<'_, 'm>, value: &'m str, at: &HashMap<usize, usize>) -> Option<usize> {
     let sum = |x: &str| finder.links.maker(x).and_then(|k| at.get(&k).copied());
     let is_end = |x: &str| finder.links.maker(x).is_some_and(|k| finder.weight.contains_key(&k));
     let back = |x: &&str| !x.is_empty() && !finder.typing.is_constant(x);
@@ -176,7 +181,7 @@ fn before<'m>(finder: &Finder<'_, 'm>, value: &'m str, at: &HashMap<usize, usize
 }
 
 /// The sums of the layers of a stack, in order.
-fn ranges(finder: &Finder, sums: &[Sum], stack: &Stack, ffns: &[FeedForward]) -> Vec<(usize, Vec<usize>)> {
+fn ranges(finder: &BlockFinder, sums: &[Sum], stack: &Stack, ffns: &[FeedForward]) -> Vec<(usize, Vec<usize>)> {
     let mut behind: Vec<Vec<usize>> = vec![Vec::new(); sums.len()];
     for (s, sum) in sums.iter().enumerate() {
         sum.before.into_iter().for_each(|b| behind[b].push(s));
@@ -259,7 +264,7 @@ fn kind<'f>(sum: &Sum, ffns: &'f [FeedForward]) -> (bool, Option<(bool, bool, &'
 
 /// How many sums in front of a single attention belong to its layer: all of them if they are FFNs as wide as those
 /// that follow, else none.
-fn alike(finder: &Finder, sums: &[Sum], front: &[usize], back: &[usize], ffns: &[FeedForward]) -> usize {
+fn alike(finder: &BlockFinder, sums: &[Sum], front: &[usize], back: &[usize], ffns: &[FeedForward]) -> usize {
     let hidden =
         |s: &usize| sums[*s].ffns.first().map(|&i| &ffns[i]).filter(|f| !f.convolves).map(|f| finder.size(&f.hidden));
     let same = |s: &usize| hidden(s).is_some() && back.iter().any(|b| hidden(b) == hidden(s));
@@ -268,7 +273,7 @@ fn alike(finder: &Finder, sums: &[Sum], front: &[usize], back: &[usize], ffns: &
 
 /// Completes layers on fewer channels than the stream that they add to (MobileBERT): every FFN between the attention
 /// and that sum belongs to the layer. Returns true where there are any.
-pub(super) fn enclose(finder: &Finder, layers: &mut [Attention], ffns: &[FeedForward]) -> bool {
+pub(super) fn enclose(finder: &BlockFinder, layers: &mut [Attention], ffns: &[FeedForward]) -> bool {
     let taken: HashSet<usize> = layers.iter().flat_map(|l| &l.ffns).map(|f| f.down).collect();
     let projections: Vec<usize> = layers.iter().map(|l| l.projection).collect();
     let mut any = false;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::super::structure::{Attention, FeedForward};
-use super::finder::Finder;
+use super::finder::BlockFinder;
 use crate::onnx::proto::NodeProto;
 
 /// True for the operators of ONNX Runtime that add to the residual stream and normalise the sum.
@@ -11,7 +11,7 @@ pub(super) fn is_skip_norm(node: &NodeProto) -> bool {
     matches!(node.op_type(), "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization")
 }
 
-impl<'m> Finder<'_, 'm> {
+impl<'m> BlockFinder<'_, 'm> {
     /// Gives every attention the FFN that follows it, and finds where layers begin and end in the residual stream.
     pub fn assign(&self, attentions: &mut [Attention], ffns: &[FeedForward]) {
         let sums: Vec<_> = ffns.iter().map(|f| self.residual_add(f.down)).collect();
@@ -119,7 +119,7 @@ impl<'m> Finder<'_, 'm> {
         sum.filter(|o| !o.is_empty()).map(String::as_str)
     }
 
-    /// The skip value and the node of the sum, as [`Finder::residual_add`] finds them.
+    /// The skip value and the node of the sum, as [`BlockFinder::residual_add`] finds them.
     pub fn residual_join(&self, k: usize) -> Option<(&'m str, usize)> {
         let is_before = |x: &str| {
             // In half precision a skip may pass a Cast of its own.

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::super::structure::{Attention, Stack};
-use super::finder::Finder;
+use super::finder::BlockFinder;
 use super::residual::is_skip_norm;
 use crate::graph::{data_inputs, declared_dims, declared_type, is_integer, walk};
 use crate::onnx::DataType;
@@ -24,7 +24,7 @@ struct Origin<'m> {
 }
 
 /// The stacks of some layers, in order of their first layers.
-pub(super) fn stacks(finder: &Finder, layers: &[Attention]) -> Vec<Stack> {
+pub(super) fn stacks(finder: &BlockFinder, layers: &[Attention]) -> Vec<Stack> {
     let mut made_by: HashMap<&str, usize> = HashMap::new();
     for (l, layer) in layers.iter().enumerate() {
         let sums = layer.sums.iter().map(|(_, sum)| sum).chain(&layer.leave);
@@ -57,7 +57,7 @@ pub(super) fn stacks(finder: &Finder, layers: &[Attention]) -> Vec<Stack> {
 
 /// Goes back from what enters a layer to the layers before it. Of a sum of a value and what was made of it, the value
 /// is the stream.
-fn origin<'a>(finder: &'a Finder, layer: &'a Attention, made_by: &HashMap<&str, usize>) -> Origin<'a> {
+fn origin<'a>(finder: &'a BlockFinder, layer: &'a Attention, made_by: &HashMap<&str, usize>) -> Origin<'a> {
     let links = &finder.links;
     let computed = |x: &&str| !x.is_empty() && !finder.typing.is_constant(x);
     let back = |x: &'a str| -> Vec<&'a str> {
@@ -86,7 +86,7 @@ fn origin<'a>(finder: &'a Finder, layer: &'a Attention, made_by: &HashMap<&str, 
 }
 
 /// What a new stack is called.
-fn name(finder: &Finder, origin: &Origin, stacks: &[Stack]) -> String {
+fn name(finder: &BlockFinder, origin: &Origin, stacks: &[Stack]) -> String {
     let inputs: Vec<&ValueInfoProto> =
         data_inputs(finder.typing.graph).into_iter().filter(|v| origin.inputs.contains(v.name())).collect();
     let rank = |v: &ValueInfoProto| declared_dims(v).map_or(0, |d| d.len());

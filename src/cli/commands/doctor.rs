@@ -11,7 +11,7 @@ use crate::cli::output;
 use crate::data::parquet_codecs;
 use crate::error::Result;
 use crate::metadata::schema;
-use crate::runtime::{self, Kind, Options, Runtime};
+use crate::runtime::{self, Options, Runtime, RuntimeKind};
 
 /// `offshoot doctor`.
 #[derive(Args, Debug)]
@@ -30,7 +30,7 @@ pub struct DoctorArgs {
 /// Runs the command.
 pub fn run(c: &DoctorArgs) -> Result<()> {
     if let Some(model) = &c.opens {
-        let options = Options { kind: Kind::Onnxruntime, ..c.runtime.options() };
+        let options = Options { kind: RuntimeKind::Onnxruntime, ..c.runtime.options() };
         return named(model, Runtime::start(&options)?.open_plain(model));
     }
     let found: Vec<_> = runtime::candidates()

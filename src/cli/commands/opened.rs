@@ -13,7 +13,7 @@ use crate::onnx::{Model, sha256};
 use crate::opening::{Opened, Opening};
 use crate::parallel;
 use crate::rounding::{self, Dtype, Rounded};
-use crate::runtime::{Kind, Runtime};
+use crate::runtime::{Runtime, RuntimeKind};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -169,13 +169,13 @@ pub fn in_type(model: &mut Model, dtype: Option<Dtype>, wide: Option<&HashSet<St
 }
 
 /// What a runtime makes of weights in int8, where it is not what the file says.
-pub fn int8_note(path: &Path, model: &Model, runtime: Kind) -> Option<String> {
+pub fn int8_note(path: &Path, model: &Model, runtime: RuntimeKind) -> Option<String> {
     if int8_dtype(model.graph()) != Some("int8") {
         return None;
     }
     let path = path.display();
     Some(match runtime {
-        Kind::Onnxruntime => format!(
+        RuntimeKind::Onnxruntime => format!(
             "`{path}`: ONNX Runtime also rounds what int8 weights are multiplied with, to 8 bits in blocks, unless \
              `session.qdq_matmulnbits_accuracy_level` is 1"
         ),

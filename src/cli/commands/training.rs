@@ -26,7 +26,7 @@ use crate::onnx::Model;
 use crate::parallel;
 use crate::report::{Curve, Measure, training_page, training_plot};
 use crate::rounding::{self, Dtype, Rounded};
-use crate::runtime::{Device, Kind, Runtime};
+use crate::runtime::{Device, Runtime, RuntimeKind};
 use crate::training::{
     Cut, Data, Goal, LearningRate, Observer, Open, Operators, Optimiser, Options, Recipe, RunOptions, Separated, Setup,
     StepReport, Summary, Trainer, ValidationReport, of_inputs,
@@ -359,7 +359,7 @@ pub struct Outcome {
     /// What the model is fed with.
     pub input: Option<Value>,
     /// What it ran on.
-    pub runtime: Kind,
+    pub runtime: RuntimeKind,
     /// What stands behind the model's logits.
     pub activation: Option<ActivationKind>,
     /// How a batch came about.

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{OpenFlags, TransformFlags};
-use crate::runtime::{Device, Kind, Options};
+use crate::runtime::{Device, Options, RuntimeKind};
 
 /// Which runtime runs graphs, and where.
 #[derive(Args, Clone, Debug, Default)]
 pub struct RuntimeFlags {
     /// Runtime that runs graphs
     #[arg(long, value_enum, default_value_t, help_heading = "Runtime")]
-    pub runtime: Kind,
+    pub runtime: RuntimeKind,
     /// Shared library of ONNX Runtime, or the folder that holds it
     #[arg(long, value_name = "PATH", help_heading = "Runtime")]
     pub onnxruntime: Option<PathBuf>,

@@ -12,7 +12,7 @@ pub(super) const SOURCE_HINT: &str =
 
 /// The kinds of files other than pictures that a folder may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FileKind {
     Idx,
     Cifar,
     Npz,
@@ -20,38 +20,38 @@ pub(super) enum Kind {
     Parquet,
 }
 
-impl Kind {
-    const ALL: [Kind; 5] = [Kind::Idx, Kind::Cifar, Kind::Npz, Kind::Tar, Kind::Parquet];
+impl FileKind {
+    const ALL: [FileKind; 5] = [FileKind::Idx, FileKind::Cifar, FileKind::Npz, FileKind::Tar, FileKind::Parquet];
 }
 
 /// Whether a file is of a kind, by its name.
-pub(super) fn is_kind(path: &Path, kind: Kind) -> bool {
+pub(super) fn is_kind(path: &Path, kind: FileKind) -> bool {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
         return false;
     };
     let name = name.to_ascii_lowercase();
     match kind {
-        Kind::Idx => name.contains("images") && name.contains("idx3"),
-        Kind::Cifar => name.ends_with(".bin"),
-        Kind::Npz => name.ends_with(".npz"),
-        Kind::Tar => [".tar", ".tar.gz", ".tgz"].iter().any(|end| name.ends_with(end)),
-        Kind::Parquet => name.ends_with(".parquet"),
+        FileKind::Idx => name.contains("images") && name.contains("idx3"),
+        FileKind::Cifar => name.ends_with(".bin"),
+        FileKind::Npz => name.ends_with(".npz"),
+        FileKind::Tar => [".tar", ".tar.gz", ".tgz"].iter().any(|end| name.ends_with(end)),
+        FileKind::Parquet => name.ends_with(".parquet"),
     }
 }
 
 /// The kind of a file in a folder, by its name. Many programs write `.bin` files.
-fn kind_in_folder(path: &Path) -> Option<Kind> {
-    let kind = Kind::ALL.into_iter().find(|&kind| is_kind(path, kind))?;
+fn kind_in_folder(path: &Path) -> Option<FileKind> {
+    let kind = FileKind::ALL.into_iter().find(|&kind| is_kind(path, kind))?;
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let is_cifar = ["train", "test", "test_batch"].contains(&stem) || stem.starts_with("data_batch");
-    (kind != Kind::Cifar || is_cifar).then_some(kind)
+    (kind != FileKind::Cifar || is_cifar).then_some(kind)
 }
 
 /// What a folder holds, each sorted by path.
 pub(crate) struct Found {
     /// The picture files.
     pub pictures: Vec<PathBuf>,
-    /// Files of images of one [`Kind`].
+    /// Files of images of one [`FileKind`].
     pub archives: Vec<PathBuf>,
 }
 

@@ -10,7 +10,7 @@ use flate2::read::MultiGzDecoder;
 use super::super::decode::{has_picture_extension, is_picture_head};
 use super::super::item::{Labels, Opened, ReadOptions};
 use super::files::Files;
-use super::find::{Kind, SOURCE_HINT, is_kind};
+use super::find::{FileKind, SOURCE_HINT, is_kind};
 use super::parquet::Cache;
 use super::{cifar, idx, numpy, parquet, webdataset};
 use crate::error::{Error, ErrorKind, Result};
@@ -40,7 +40,7 @@ impl Opener {
         let file = File::open(path).map_err(failed)?;
         let mut head = Vec::new();
         (&file).take(512).read_to_end(&mut head).map_err(failed)?;
-        if is_kind(path, Kind::Cifar) {
+        if is_kind(path, FileKind::Cifar) {
             return Ok(vec![self.checked(cifar::open(path)?)]);
         }
         let opened = match head.as_slice() {
@@ -48,13 +48,13 @@ impl Opener {
                 // What is broken here fails where the whole is read.
                 let mut unpacked = Vec::new();
                 let _ = MultiGzDecoder::new(head.as_slice()).take(512).read_to_end(&mut unpacked);
-                if webdataset::is_tar(&unpacked) || is_kind(path, Kind::Tar) {
+                if webdataset::is_tar(&unpacked) || is_kind(path, FileKind::Tar) {
                     webdataset::open(path, true, &self.options)?
                 } else {
                     idx::open(path, self.options.labels)?
                 }
             }
-            head if webdataset::is_tar(head) || is_kind(path, Kind::Tar) => {
+            head if webdataset::is_tar(head) || is_kind(path, FileKind::Tar) => {
                 webdataset::open(path, false, &self.options)?
             }
             head if is_picture_head(head) => Opened::new(path, Files(vec![path.to_path_buf()])),

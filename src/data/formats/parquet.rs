@@ -106,17 +106,17 @@ struct Slots {
 
 #[derive(Debug)]
 struct Slot {
-    group: Arc<OnceLock<Group>>,
+    group: Arc<OnceLock<RowGroup>>,
     bytes: u64,
     used: u64,
 }
 
 /// The images of a row group, or why they cannot be read.
-type Group = Result<Vec<Cell>, String>;
+type RowGroup = Result<Vec<Cell>, String>;
 
 impl Cache {
     /// The row group under `key`, decoded once, however many threads ask for it at the same time.
-    fn get(&self, key: (usize, usize), limit: u64, decode: impl FnOnce() -> Group) -> Arc<OnceLock<Group>> {
+    fn get(&self, key: (usize, usize), limit: u64, decode: impl FnOnce() -> RowGroup) -> Arc<OnceLock<RowGroup>> {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let group = {
             let mut slots = lock();

@@ -50,7 +50,7 @@ impl Found {
 
 /// What a file of texts is, by its name.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+enum TextFormat {
     Lines,
     Json,
     /// With what sets fields apart.
@@ -58,13 +58,13 @@ enum Kind {
     Parquet,
 }
 
-fn kind(path: &Path) -> Option<Kind> {
+fn kind(path: &Path) -> Option<TextFormat> {
     Some(match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-        "txt" => Kind::Lines,
-        "jsonl" | "ndjson" | "json" => Kind::Json,
-        "csv" => Kind::Separated(','),
-        "tsv" => Kind::Separated('\t'),
-        "parquet" => Kind::Parquet,
+        "txt" => TextFormat::Lines,
+        "jsonl" | "ndjson" | "json" => TextFormat::Json,
+        "csv" => TextFormat::Separated(','),
+        "tsv" => TextFormat::Separated('\t'),
+        "parquet" => TextFormat::Parquet,
         _ => return None,
     })
 }
@@ -131,20 +131,20 @@ fn of_file(path: &Path, columns: &[String], target: &Target, most: usize) -> Res
     let wrong = |what: String| Error::new(ErrorKind::Format, what).at(path).hint(HINT);
     match kind(path) {
         None => Err(wrong("its name does not say how texts stand in it".into())),
-        Some(Kind::Lines) if !columns.is_empty() => {
+        Some(TextFormat::Lines) if !columns.is_empty() => {
             Err(Error::new(ErrorKind::Usage, "lines of text have no columns").at(path).hint("drop --text-column"))
         }
-        Some(Kind::Lines) if target.flag().is_some() => {
+        Some(TextFormat::Lines) if target.flag().is_some() => {
             let hint = format!("drop {}", target.flag().unwrap_or_default());
             Err(Error::new(ErrorKind::Usage, "lines of text have no columns").at(path).hint(hint))
         }
-        Some(Kind::Lines) => {
+        Some(TextFormat::Lines) => {
             let lines = utf8(path)?;
             let texts = lines.lines().take(most).map(|line| joined([line.to_owned()].into_iter(), None)).collect();
             Ok(Found { texts, ..Found::default() })
         }
-        Some(Kind::Json) => of_json(path, &utf8(path)?, columns, target, most),
-        Some(Kind::Separated(separator)) => {
+        Some(TextFormat::Json) => of_json(path, &utf8(path)?, columns, target, most),
+        Some(TextFormat::Separated(separator)) => {
             let mut rows = records(&utf8(path)?, separator).map_err(wrong)?.into_iter();
             let names = rows.next().ok_or_else(|| wrong("it is empty".into()))?;
             let is_set_apart = |e: Error| set_apart(e, &names, separator);
@@ -166,7 +166,7 @@ fn of_file(path: &Path, columns: &[String], target: &Target, most: usize) -> Res
             }
             Ok(Found { texts, columns, target: column, classes: None })
         }
-        Some(Kind::Parquet) => {
+        Some(TextFormat::Parquet) => {
             let names = column_names(path).map_err(|e| e.hint(HINT))?;
             let columns = chosen(path, &names, columns)?;
             let column = target.column(path, &names)?;

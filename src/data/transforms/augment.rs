@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::decode::pixels;
 use super::super::random::Generator;
-use super::super::shape::Layout;
+use super::super::shape::ImageLayout;
 use super::draw::{Cut, Draw, Erased};
 use super::ops::Operation;
 use super::preprocess::Preprocess;
@@ -173,7 +173,7 @@ impl Augmentation {
     }
 
     /// Transforms a picture into values `[channels, height, width]`, or `[height, width, channels]` for
-    /// [`Layout::Nhwc`].
+    /// [`ImageLayout::Nhwc`].
     ///
     /// # Errors
     ///
@@ -182,7 +182,7 @@ impl Augmentation {
         &self,
         picture: DynamicImage,
         preprocess: &Preprocess,
-        layout: Layout,
+        layout: ImageLayout,
         random: &mut Generator,
     ) -> Result<Array3<f32>> {
         let draw = self.draw([picture.height() as usize, picture.width() as usize], preprocess, random)?;
@@ -203,7 +203,7 @@ impl Augmentation {
     }
 
     /// Transforms the values `[channels, height, width]` of a tensor, and puts them into the order of the model.
-    pub(crate) fn tensor(&self, tensor: ArrayView3<f32>, layout: Layout, random: &mut Generator) -> Array3<f32> {
+    pub(crate) fn tensor(&self, tensor: ArrayView3<f32>, layout: ImageLayout, random: &mut Generator) -> Array3<f32> {
         let (channels, height, width) = tensor.dim();
         let mut values = tensor.to_owned();
         if let Some(border) = self.border([height, width], true) {
@@ -221,8 +221,8 @@ impl Augmentation {
             values.slice_mut(s![.., top..top + rows, left..left + columns]).assign(&filling);
         }
         match layout {
-            Layout::Nchw => values,
-            Layout::Nhwc => values.permuted_axes([1, 2, 0]),
+            ImageLayout::Nchw => values,
+            ImageLayout::Nhwc => values.permuted_axes([1, 2, 0]),
         }
     }
 
@@ -447,7 +447,7 @@ mod tests {
     #[test]
     fn none_is_the_evaluation_transform() {
         let preprocess = Preprocess::imagenet([12, 16]);
-        for layout in [Layout::Nchw, Layout::Nhwc] {
+        for layout in [ImageLayout::Nchw, ImageLayout::Nhwc] {
             let expected = preprocess.apply(picture(), layout).unwrap();
             let actual = Augmentation::none().picture(picture(), &preprocess, layout, &mut random(0)).unwrap();
             assert_eq!(actual, expected);
@@ -466,12 +466,12 @@ mod tests {
                 };
                 let mut seen = Vec::new();
                 for position in 0..20 {
-                    let planar = apply(Layout::Nchw, position);
+                    let planar = apply(ImageLayout::Nchw, position);
                     assert_eq!(planar.dim(), (channels, 20, 28));
                     assert!(planar.iter().all(|value| value.is_finite()));
-                    assert_eq!(planar, apply(Layout::Nchw, position), "the seed decides");
+                    assert_eq!(planar, apply(ImageLayout::Nchw, position), "the seed decides");
                     // The values drawn for erased pixels follow the planes in either layout.
-                    assert_eq!(planar, apply(Layout::Nhwc, position).permuted_axes([2, 0, 1]));
+                    assert_eq!(planar, apply(ImageLayout::Nhwc, position).permuted_axes([2, 0, 1]));
                     seen.push(planar);
                 }
                 assert!(seen.windows(2).filter(|pair| pair[0] != pair[1]).count() >= 18);
@@ -482,13 +482,14 @@ mod tests {
     #[test]
     fn flips_happen_as_often_as_they_should() {
         let preprocess = Preprocess::imagenet([12, 16]);
-        let straight = preprocess.apply(picture(), Layout::Nchw).unwrap();
+        let straight = preprocess.apply(picture(), ImageLayout::Nchw).unwrap();
         let mut mirrored = straight.clone();
         mirrored.invert_axis(Axis(2));
         let augmentation: Augmentation = "flip=0.3".parse().unwrap();
         let flips = (0..1000)
             .filter(|&position| {
-                let actual = augmentation.picture(picture(), &preprocess, Layout::Nchw, &mut random(position)).unwrap();
+                let actual =
+                    augmentation.picture(picture(), &preprocess, ImageLayout::Nchw, &mut random(position)).unwrap();
                 assert!(actual == straight || actual == mirrored);
                 actual == mirrored
             })
@@ -567,23 +568,25 @@ mod tests {
     #[test]
     fn erased_rectangles_have_the_sizes_of_timm() {
         let (height, width) = (40, 60);
-        for (mode, layout) in
-            [(EraseMode::Const, Layout::Nchw), (EraseMode::Rand, Layout::Nhwc), (EraseMode::Pixel, Layout::Nchw)]
-        {
+        for (mode, layout) in [
+            (EraseMode::Const, ImageLayout::Nchw),
+            (EraseMode::Rand, ImageLayout::Nhwc),
+            (EraseMode::Pixel, ImageLayout::Nchw),
+        ] {
             let augmentation = Augmentation { erase: 0.5, erase_mode: mode, ..Augmentation::none() };
             let mut areas = Vec::new();
             let mut values = Vec::new();
             for position in 0..400 {
                 let mut image = match layout {
-                    Layout::Nchw => Array3::from_elem((3, height, width), 9.0f32),
-                    Layout::Nhwc => Array3::from_elem((height, width, 3), 9.0),
+                    ImageLayout::Nchw => Array3::from_elem((3, height, width), 9.0f32),
+                    ImageLayout::Nhwc => Array3::from_elem((height, width, 3), 9.0),
                 };
                 let preprocess = Preprocess::imagenet([height, width]);
                 let draw = augmentation.draw([height, width], &preprocess, &mut random(position)).unwrap();
                 if let Some(erased) = &draw.erased {
                     draw.erase(erased, &mut image, &preprocess, layout);
                 }
-                if layout == Layout::Nhwc {
+                if layout == ImageLayout::Nhwc {
                     image = image.permuted_axes([2, 0, 1]);
                 }
                 let erased: Vec<_> = image.indexed_iter().filter(|(_, value)| **value != 9.0).collect();
@@ -636,32 +639,32 @@ mod tests {
                 let apply = |preprocess: &Preprocess, layout| {
                     draw.apply(&pixels(picture(), preprocess.channels), preprocess, layout).unwrap()
                 };
-                let own = apply(&student, Layout::Nchw);
+                let own = apply(&student, ImageLayout::Nchw);
                 // In shares of white.
                 let shares = |values: &Array3<f32>, p: &Preprocess| {
                     Array3::from_shape_fn(values.dim(), |(c, y, x)| values[[c, y, x]] * p.std[c] + p.mean[c])
                 };
                 let expected = shares(&own, &student);
                 let same = other([20, 28], 3);
-                let found = shares(&apply(&same, Layout::Nhwc).permuted_axes([2, 0, 1]), &same);
+                let found = shares(&apply(&same, ImageLayout::Nhwc).permuted_axes([2, 0, 1]), &same);
                 let largest = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 assert!(largest < 1e-5, "{text}, {position}: {largest}");
 
                 let bgr = Preprocess { channel_order: ChannelOrder::Bgr, ..same };
-                let mut found = shares(&apply(&bgr, Layout::Nchw), &bgr);
+                let mut found = shares(&apply(&bgr, ImageLayout::Nchw), &bgr);
                 found.invert_axis(Axis(0));
                 let largest = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 assert!(largest < 1e-5, "{text}, {position}, blue first: {largest}");
 
                 // Twice the size: the means of its blocks of four pixels.
                 let large = other([40, 56], 3);
-                let found = shares(&apply(&large, Layout::Nchw), &large);
+                let found = shares(&apply(&large, ImageLayout::Nchw), &large);
                 let blocks = Array3::from_shape_fn(own.dim(), |(c, y, x)| {
                     found.slice(s![c, 2 * y..2 * y + 2, 2 * x..2 * x + 2]).sum() / 4.0
                 });
                 let error = (&blocks - &expected).mapv(f32::abs).mean().unwrap();
                 assert!(error < 0.06, "{text}, {position}: {error}");
-                assert_eq!(apply(&other([20, 28], 1), Layout::Nchw).dim(), (1, 20, 28));
+                assert_eq!(apply(&other([20, 28], 1), ImageLayout::Nchw).dim(), (1, 20, 28));
             }
         }
     }
@@ -674,14 +677,14 @@ mod tests {
             augmentation.check_tensors().unwrap();
             augmentation.tensor(tensor.view(), layout, &mut random(position))
         };
-        assert_eq!(apply("none", Layout::Nchw, 0), tensor);
-        assert_eq!(apply("none", Layout::Nhwc, 0).permuted_axes([2, 0, 1]), tensor);
+        assert_eq!(apply("none", ImageLayout::Nchw, 0), tensor);
+        assert_eq!(apply("none", ImageLayout::Nhwc, 0).permuted_axes([2, 0, 1]), tensor);
         let mut mirrored = tensor.clone();
         mirrored.invert_axis(Axis(2));
-        assert_eq!(apply("flip=1", Layout::Nchw, 0), mirrored);
+        assert_eq!(apply("flip=1", ImageLayout::Nchw, 0), mirrored);
         let mut zeros = 0;
         for position in 0..20 {
-            let light = apply("light,erase=0", Layout::Nchw, position);
+            let light = apply("light,erase=0", ImageLayout::Nchw, position);
             assert_eq!(light.dim(), (2, 8, 8));
             zeros += usize::from(light.iter().any(|&value| value == 0.0));
         }

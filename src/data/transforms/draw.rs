@@ -3,7 +3,7 @@
 use ndarray::{Array3, s};
 
 use super::super::decode::Pixels;
-use super::super::shape::Layout;
+use super::super::shape::ImageLayout;
 use super::ops::{Operation, flip, pad};
 use super::preprocess::{ChannelOrder, Preprocess, resample};
 use crate::error::Result;
@@ -41,12 +41,12 @@ pub(super) struct Erased {
 
 impl Draw {
     /// Transforms the pixels of the picture, in as many channels as `preprocess` says, into values `[channels, height,
-    /// width]`, or `[height, width, channels]` for [`Layout::Nhwc`].
+    /// width]`, or `[height, width, channels]` for [`ImageLayout::Nhwc`].
     ///
     /// # Errors
     ///
     /// As [`Preprocess::apply`].
-    pub(crate) fn apply(&self, pixels: &Pixels, preprocess: &Preprocess, layout: Layout) -> Result<Array3<f32>> {
+    pub(crate) fn apply(&self, pixels: &Pixels, preprocess: &Preprocess, layout: ImageLayout) -> Result<Array3<f32>> {
         let mut pixels = self.cropped(pixels, preprocess)?;
         if self.flip {
             pixels = flip(pixels);
@@ -94,10 +94,16 @@ impl Draw {
     }
 
     /// Fills the rectangle with the colours that the values stand for in the model that they were drawn for.
-    pub(super) fn erase(&self, erased: &Erased, values: &mut Array3<f32>, preprocess: &Preprocess, layout: Layout) {
+    pub(super) fn erase(
+        &self,
+        erased: &Erased,
+        values: &mut Array3<f32>,
+        preprocess: &Preprocess,
+        layout: ImageLayout,
+    ) {
         let planes = match layout {
-            Layout::Nchw => values.view_mut(),
-            Layout::Nhwc => values.view_mut().permuted_axes([2, 0, 1]),
+            ImageLayout::Nchw => values.view_mut(),
+            ImageLayout::Nhwc => values.view_mut().permuted_axes([2, 0, 1]),
         };
         let (scale, [top, left, rows, columns]) = (self.scale(preprocess), erased.rectangle);
         let place = |at: usize, axis: usize| (at as f64 * scale[axis]).round() as usize;

@@ -6,7 +6,7 @@ use rand_distr::{Beta, Distribution};
 use rayon::prelude::*;
 
 use super::super::random::Generator;
-use super::super::shape::Layout;
+use super::super::shape::ImageLayout;
 
 /// How a batch is mixed with itself in reverse order.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,7 +52,7 @@ impl Mix {
     }
 
     /// Mixes images in the layout of the model.
-    pub fn images(&self, images: &mut Array4<f32>, layout: Layout) {
+    pub fn images(&self, images: &mut Array4<f32>, layout: ImageLayout) {
         let count = images.len_of(Axis(0));
         // The image in the middle of an odd number stays as it is.
         let (mut first, rest) = images.view_mut().split_at(Axis(0), count / 2);
@@ -61,8 +61,8 @@ impl Mix {
         let share = self.share as f32;
         first.outer_iter_mut().into_par_iter().zip(second.outer_iter_mut().into_par_iter()).for_each(|(a, b)| {
             let (mut a, mut b) = match layout {
-                Layout::Nchw => (a, b),
-                Layout::Nhwc => (a.permuted_axes([2, 0, 1]), b.permuted_axes([2, 0, 1])),
+                ImageLayout::Nchw => (a, b),
+                ImageLayout::Nhwc => (a.permuted_axes([2, 0, 1]), b.permuted_axes([2, 0, 1])),
             };
             match self.region {
                 None => Zip::from(&mut a).and(&mut b).for_each(|a, b| {
@@ -143,15 +143,15 @@ mod tests {
                 }
             }
             let mut planar = images.clone();
-            mix.images(&mut planar, Layout::Nchw);
+            mix.images(&mut planar, ImageLayout::Nchw);
             assert!(planar.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-4));
             let mut interleaved = images.clone().permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned();
-            mix.images(&mut interleaved, Layout::Nhwc);
+            mix.images(&mut interleaved, ImageLayout::Nhwc);
             assert_eq!(interleaved.permuted_axes([0, 3, 1, 2]), planar);
 
             // In twice the size every pixel is four.
             let mut large = Array4::from_shape_fn((5, 2, 8, 6), |(n, c, y, x)| images[[n, c, y / 2, x / 2]]);
-            mix.scaled([4, 3], [8, 6]).images(&mut large, Layout::Nchw);
+            mix.scaled([4, 3], [8, 6]).images(&mut large, ImageLayout::Nchw);
             assert!(large.indexed_iter().all(|((n, c, y, x), value)| *value == planar[[n, c, y / 2, x / 2]]));
 
             let mut mixed = targets.clone();

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::decode::{Pixels, pixels};
 use super::super::limits::MAXIMAL_BYTES;
-use super::super::shape::Layout;
+use super::super::shape::ImageLayout;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How pictures become the input of a model; the default is what ImageNet models are evaluated with.
@@ -86,7 +86,7 @@ pub struct View {
     /// The transform of pictures; `None` for tensors.
     pub preprocess: Option<Preprocess>,
     /// The order of the axes.
-    pub layout: Layout,
+    pub layout: ImageLayout,
 }
 
 /// What the command line says about preprocessing; what it does not say is taken from elsewhere.
@@ -239,13 +239,13 @@ impl Preprocess {
     }
 
     /// Transforms a picture into values `[channels, height, width]`, or `[height, width, channels]` for
-    /// [`Layout::Nhwc`].
+    /// [`ImageLayout::Nhwc`].
     ///
     /// # Errors
     ///
     /// `Usage` if the transform fails its [check](Preprocess::check); `Images` if the picture is empty, or so elongated
     /// that it would fill the memory once its short side has the right size.
-    pub fn apply(&self, image: DynamicImage, layout: Layout) -> Result<Array3<f32>> {
+    pub fn apply(&self, image: DynamicImage, layout: ImageLayout) -> Result<Array3<f32>> {
         self.check()?;
         Ok(self.normalise(self.centre_crop(&pixels(image, self.channels))?.view(), layout))
     }
@@ -261,7 +261,7 @@ impl Preprocess {
     }
 
     /// The values that stand for pixels, in the order that the model takes.
-    pub(crate) fn normalise(&self, pixels: ArrayView3<u8>, layout: Layout) -> Array3<f32> {
+    pub(crate) fn normalise(&self, pixels: ArrayView3<u8>, layout: ImageLayout) -> Array3<f32> {
         // A channel has only 256 different values: normalise those, rather than every pixel.
         let normalised: Vec<[f32; 256]> = self
             .mean
@@ -276,8 +276,8 @@ impl Preprocess {
         };
         let value = |y, x, c: usize| normalised[c][usize::from(pixels[[y, x, c]])];
         match layout {
-            Layout::Nchw => Array3::from_shape_fn((channels, height, width), |(c, y, x)| value(y, x, c)),
-            Layout::Nhwc => Array3::from_shape_fn((height, width, channels), |(y, x, c)| value(y, x, c)),
+            ImageLayout::Nchw => Array3::from_shape_fn((channels, height, width), |(c, y, x)| value(y, x, c)),
+            ImageLayout::Nhwc => Array3::from_shape_fn((height, width, channels), |(y, x, c)| value(y, x, c)),
         }
     }
 
@@ -434,7 +434,7 @@ mod tests {
             crop_ratio: 1.0,
             ..Preprocess::imagenet([2, 2])
         };
-        let actual = preprocess.apply(image.into(), Layout::Nchw).unwrap();
+        let actual = preprocess.apply(image.into(), ImageLayout::Nchw).unwrap();
         let value = |byte: f32| (byte / 255.0 - 0.5) / 0.25;
         let (left, right) = (value(20.0), value(30.0));
         assert_eq!(actual, ndarray::array![[[left, right], [left, right]]]);
@@ -446,7 +446,7 @@ mod tests {
             Preprocess { mean: vec![0.0; 3], std: vec![BYTES; 3], crop_ratio: 1.0, ..Preprocess::imagenet([1, 1]) };
         let values = |preprocess: &Preprocess, colour| {
             let image = RgbImage::from_pixel(1, 1, Rgb(colour));
-            preprocess.apply(image.into(), Layout::Nchw).unwrap().into_raw_vec_and_offset().0
+            preprocess.apply(image.into(), ImageLayout::Nchw).unwrap().into_raw_vec_and_offset().0
         };
         for byte in 0..=255u8 {
             assert_eq!(values(&bytes, [byte, 0, 255]), [f32::from(byte), 0.0, 255.0]);
@@ -464,8 +464,8 @@ mod tests {
     #[test]
     fn layouts_hold_the_same_values() {
         let preprocess = Preprocess::imagenet([32, 48]);
-        let planar = preprocess.apply(fixture("source"), Layout::Nchw).unwrap();
-        let interleaved = preprocess.apply(fixture("source"), Layout::Nhwc).unwrap();
+        let planar = preprocess.apply(fixture("source"), ImageLayout::Nchw).unwrap();
+        let interleaved = preprocess.apply(fixture("source"), ImageLayout::Nhwc).unwrap();
         assert_eq!(planar.dim(), (3, 32, 48));
         assert_eq!(interleaved.dim(), (32, 48, 3));
         assert_eq!(planar.permuted_axes([1, 2, 0]), interleaved);
@@ -475,9 +475,9 @@ mod tests {
     fn elongated_and_empty_pictures_are_image_errors() {
         let preprocess = Preprocess::imagenet([224, 224]);
         let tiny = Preprocess { crop_ratio: 1e-38, ..preprocess.clone() };
-        assert!(tiny.apply(RgbImage::new(9, 7).into(), Layout::Nchw).is_err());
+        assert!(tiny.apply(RgbImage::new(9, 7).into(), ImageLayout::Nchw).is_err());
         for (width, height) in [(65_535, 1), (0, 3), (3, 0)] {
-            let error = preprocess.apply(RgbImage::new(width, height).into(), Layout::Nchw).unwrap_err();
+            let error = preprocess.apply(RgbImage::new(width, height).into(), ImageLayout::Nchw).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Images);
         }
     }

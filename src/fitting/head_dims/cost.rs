@@ -11,7 +11,7 @@ use super::bases::{score_bases, value_bases};
 use super::find::Narrow;
 use super::statistics::{Measured, Scores};
 use crate::error::Result;
-use crate::learngene::Kind;
+use crate::learngene::BlockKind;
 use crate::parallel;
 
 /// Numbers of dimensions of queries and keys, and of values, and the squared error at the end of the network with each.
@@ -37,7 +37,7 @@ pub fn dimension_costs(
     for (i, site) in network.sites.iter().enumerate() {
         progress(i, network.sites.len());
         let own = parallel::is_own(site.layer);
-        let narrow = narrows.iter().position(|n| own && site.kind == Kind::Heads && n.layer == site.layer);
+        let narrow = narrows.iter().position(|n| own && site.kind == BlockKind::Heads && n.layer == site.layer);
         let before = narrow.map(|_| states.clone());
         states.par_iter_mut().try_for_each(|values| network.advance(i, values))?;
         let rows: Vec<Array2<f32>> = states.iter().map(|v| network.rows(i, v)).collect::<Result<_>>()?;

@@ -10,15 +10,15 @@ use ndarray::{ArrayD, IxDyn};
 use rayon::prelude::*;
 
 use super::super::head_factors::{HeadFactors, head_factors};
-use super::super::layout::Layout;
+use super::super::layout::MatrixLayout;
 use super::super::network::Network;
 use super::super::part::Subgraph;
-use super::super::targets::{Finder, Site, Way};
+use super::super::targets::{Site, TargetFinder, Way};
 use crate::anatomy::{Anatomy, Attention};
 use crate::axes::{Factor, Typing};
 use crate::error::Result;
 use crate::graph::data_inputs;
-use crate::learngene::Kind;
+use crate::learngene::BlockKind;
 use crate::onnx::Model;
 use crate::ops::{self, Mark};
 use crate::runtime::Runtime;
@@ -27,7 +27,7 @@ use crate::runtime::Runtime;
 pub(super) struct Operand {
     pub value: String,
     /// Columns are heads, tokens and dimensions.
-    pub layout: Layout,
+    pub layout: MatrixLayout,
     pub tokens: usize,
     /// The factors of the tokens.
     pub axis: Vec<Factor>,
@@ -51,7 +51,7 @@ pub struct Narrow {
     pub(super) query: Operand,
     pub(super) key: Operand,
     pub(super) values: Operand,
-    pub(super) probabilities: (String, Layout),
+    pub(super) probabilities: (String, MatrixLayout),
     /// What scores are multiplied by behind the product.
     pub(super) scale: f32,
     /// The same attention for samples of the other lengths that a network runs.
@@ -87,7 +87,7 @@ pub fn narrows_of(network: &Network) -> Result<Vec<Narrow>> {
 /// The attentions of a pinned network whose head dimension may be cut.
 pub fn narrows(runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<Vec<Narrow>> {
     let anatomy = Anatomy::new(typing)?;
-    let finder = Finder::new(typing);
+    let finder = TargetFinder::new(typing);
     let search = Search { runtime, typing, model, finder };
     let found: Vec<Option<Narrow>> =
         anatomy.layers.par_iter().enumerate().map(|(l, layer)| search.attention(l, layer)).collect::<Result<_>>()?;
@@ -98,7 +98,7 @@ struct Search<'t, 'm> {
     runtime: &'t Arc<Runtime>,
     typing: &'t Typing<'m>,
     model: &'t Model,
-    finder: Finder<'t, 'm>,
+    finder: TargetFinder<'t, 'm>,
 }
 
 impl Search<'_, '_> {
@@ -130,7 +130,7 @@ impl Search<'_, '_> {
             true => &mixing.input[0],
             false => &mixing.input[1],
         };
-        let Some(probabilities) = Layout::of_probabilities(typing, &typing.dims[after.as_str()], &head) else {
+        let Some(probabilities) = MatrixLayout::of_probabilities(typing, &typing.dims[after.as_str()], &head) else {
             return Ok(None);
         };
         let operand = |value: &String, tokens: &[Factor], f: Factor| self.operand(l, value, &head, tokens, f);
@@ -177,10 +177,10 @@ impl Search<'_, '_> {
         n.factors.iter().all(|&f| roles.carriers(f).iter().all(|u| allowed.contains(u)) && plain(f))
     }
 
-    fn layout(&self, value: &str, columns: &[&[Factor]]) -> Option<Layout> {
+    fn layout(&self, value: &str, columns: &[&[Factor]]) -> Option<MatrixLayout> {
         let factors = &self.typing.factors;
         let columns: Vec<Factor> = columns.iter().flat_map(|c| factors.leaves(c)).collect();
-        Layout::new(self.typing, self.typing.dims.get(value)?, &columns)
+        MatrixLayout::new(self.typing, self.typing.dims.get(value)?, &columns)
     }
 
     fn operand(&self, l: usize, value: &str, head: &[Factor], tokens: &[Factor], f: Factor) -> Result<Option<Operand>> {
@@ -192,7 +192,7 @@ impl Search<'_, '_> {
             if !makes.is_some_and(|d| d.iter().any(|d| factors.leaves(d).contains(&f))) {
                 continue;
             }
-            let Some(mut site) = self.finder.site(l, Kind::Heads, c.node, None, None) else { continue };
+            let Some(mut site) = self.finder.site(l, BlockKind::Heads, c.node, None, None) else { continue };
             site.lead_to(value);
             let Some(way) = site.way(self.runtime, self.typing, self.model)? else { continue };
             let Some(columns) = self.columns(&layout, &way, [heads, factors.size(&factors.leaves(tokens)), size])
@@ -219,7 +219,7 @@ impl Search<'_, '_> {
     }
 
     /// Which column of a projection makes which dimension of which head; `None` where that is no one-to-one relation.
-    fn columns(&self, layout: &Layout, way: &Way, [heads, tokens, size]: [usize; 3]) -> Option<Vec<usize>> {
+    fn columns(&self, layout: &MatrixLayout, way: &Way, [heads, tokens, size]: [usize; 3]) -> Option<Vec<usize>> {
         let outputs = way.gain.len();
         let places = layout.places();
         let mut columns = vec![usize::MAX; heads * size];

@@ -14,9 +14,9 @@ use super::statistics::Scores;
 use super::*;
 use crate::anatomy::Anatomy;
 use crate::error::{ErrorKind, Result};
-use crate::learngene::Kind;
+use crate::learngene::BlockKind;
 use crate::onnx::Model;
-use crate::runtime::{Kind as Library, Options, Runtime};
+use crate::runtime::{Options, Runtime, RuntimeKind};
 
 fn image(shape: &[usize], seed: usize) -> ArrayD<f32> {
     ArrayD::from_shape_fn(IxDyn(shape), |at| {
@@ -33,7 +33,8 @@ fn close(a: &ArrayD<f32>, b: &ArrayD<f32>) -> f32 {
 /// What a model says whose queries, keys and values are cut in its graph is what the ancestor says when queries are cut
 /// on the way and the output projection sees values through the same directions.
 fn check(path: &str, joint: bool, kept: &[usize]) {
-    let runtime = Runtime::start(&Options { kind: Library::Tract, threads: Some(1), ..Options::default() }).unwrap();
+    let runtime =
+        Runtime::start(&Options { kind: RuntimeKind::Tract, threads: Some(1), ..Options::default() }).unwrap();
     let mut model = Model::open(std::path::Path::new(path)).unwrap();
     crate::graph::prepare(&mut model).unwrap();
     let pinned = pin(&model).unwrap();
@@ -52,7 +53,7 @@ fn check(path: &str, joint: bool, kept: &[usize]) {
     // By surgery.
     let heads: Vec<usize> = (0..n.heads).filter(|h| kept.is_empty() || kept.contains(h)).collect();
     let all: Vec<usize> = (0..Anatomy::new(&network.typing).unwrap().layers.len()).collect();
-    let fewer = (heads.len() < n.heads).then(|| (n.layer, Kind::Heads, heads.clone()));
+    let fewer = (heads.len() < n.heads).then(|| (n.layer, BlockKind::Heads, heads.clone()));
     let thin = cut(&model, &all, fewer.into_iter().collect(), vec![(n.layer, r)]).unwrap();
     let cuts =
         [Cut { narrow: n, measured: &measured[0], statistics: &statistics[i], layer: n.layer, heads: heads.clone() }];
@@ -150,7 +151,8 @@ fn bases_of_full_rank_change_nothing_and_lose_nothing() {
 /// What cutting the heads of the second layer costs, where `change` alters what is known of them and of those of the
 /// first.
 fn costs(change: impl Fn(&mut Narrow, &Narrow)) -> Result<DimensionCosts> {
-    let runtime = Runtime::start(&Options { kind: Library::Tract, threads: Some(1), ..Options::default() }).unwrap();
+    let runtime =
+        Runtime::start(&Options { kind: RuntimeKind::Tract, threads: Some(1), ..Options::default() }).unwrap();
     let mut model = Model::open(std::path::Path::new("models/fashion-vit.onnx")).unwrap();
     crate::graph::prepare(&mut model).unwrap();
     let pinned = pin(&model).unwrap();

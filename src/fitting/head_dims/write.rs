@@ -8,14 +8,14 @@ use ndarray::Array2;
 use super::super::algebra::{Covariance, select, times};
 use super::super::network::Network;
 use super::super::order::features;
-use super::super::targets::{self, Finder, Site};
+use super::super::targets::{self, Site, TargetFinder};
 use super::bases::{score_bases, value_bases};
 use super::find::{Narrow, Operand, narrows};
 use super::statistics::Measured;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::error::Result;
-use crate::learngene::Kind;
+use crate::learngene::BlockKind;
 use crate::onnx::Model;
 use crate::runtime::Runtime;
 
@@ -91,7 +91,7 @@ pub fn write(runtime: &Arc<Runtime>, ancestor: &Network, cuts: &[Cut], child: &M
             let typing = Typing::new(&model)?;
             let anatomy = Anatomy::new(&typing)?;
             let (sites, _) = targets::sites(&typing, &anatomy);
-            let Some(site) = sites.iter().find(|s| (s.layer, s.kind) == (cut.layer, Kind::Heads)) else {
+            let Some(site) = sites.iter().find(|s| (s.layer, s.kind) == (cut.layer, BlockKind::Heads)) else {
                 bail!(Unsupported, "the output projection of layer {} has disappeared", n.layer)
             };
             let (_, bias) = site.matrix(runtime, &typing, &model)?;
@@ -130,11 +130,11 @@ impl Turn {
     fn write(&self, runtime: &Arc<Runtime>, ancestor: &Network, heads: &[usize], model: &mut Model) -> Result<()> {
         let (old, old_bias) = self.from.matrix(runtime, &ancestor.typing, ancestor.model)?;
         let typing = Typing::new(model)?;
-        let finder = Finder::new(&typing);
+        let finder = TargetFinder::new(&typing);
         let site = typing
             .contractions
             .iter()
-            .filter_map(|c| finder.site(self.from.layer, Kind::Heads, c.node, None, None))
+            .filter_map(|c| finder.site(self.from.layer, BlockKind::Heads, c.node, None, None))
             .find(|s| s.output == self.to);
         let Some(site) = site else { bail!(Unsupported, "the projection `{}` has disappeared", self.to) };
         let (mut matrix, mut bias) = site.matrix(runtime, &typing, model)?;

@@ -633,7 +633,7 @@ impl View {
 
 /// The attributes of attention and of its gradient.
 #[derive(Clone)]
-struct Layout {
+struct HeadLayout {
     counts: [usize; 2],
     sizes: Sizes,
     query: View,
@@ -643,8 +643,8 @@ struct Layout {
     shape: Vec<i64>,
 }
 
-impl Layout {
-    fn read(k: &KernelContext) -> ort::Result<Layout> {
+impl HeadLayout {
+    fn read(k: &KernelContext) -> ort::Result<HeadLayout> {
         let sizes: Vec<i64> = k.get("sizes").unwrap_or_default();
         let [batch, heads, queries, keys, dim, value_dim] = sizes[..] else {
             return Err(wrong("`sizes` are batch, heads, queries, keys, dim and value_dim"));
@@ -660,7 +660,7 @@ impl Layout {
             value_dim: n(value_dim),
             scale: k.get("scale").ok_or_else(|| wrong("the attribute `scale` is missing"))?,
         };
-        Ok(Layout {
+        Ok(HeadLayout {
             counts: [n(batch), n(heads)],
             sizes,
             query: View::read(k, "query")?,
@@ -705,7 +705,7 @@ impl Operator for Attention {
         outputs::<2>()
     }
     fn create_kernel<'k>(&self, k: &KernelContext<'k>) -> ort::Result<BoxedKernel<'k>> {
-        let (layout, width) = (Layout::read(k)?, width());
+        let (layout, width) = (HeadLayout::read(k)?, width());
         Ok(Box::new(move |c: &ComputeContext| {
             let (q, k, v) = (Input::of(c, 0)?, Input::of(c, 1)?, Input::of(c, 2)?);
             layout.check(&q, &k, &v, layout.shape.iter().map(|&n| n as usize).product())?;
@@ -750,7 +750,7 @@ impl Operator for AttentionGradient {
         [OperatorOutput::required(Float32), OperatorOutput::optional(Float32), OperatorOutput::optional(Float32)]
     }
     fn create_kernel<'k>(&self, k: &KernelContext<'k>) -> ort::Result<BoxedKernel<'k>> {
-        let (layout, width) = (Layout::read(k)?, width());
+        let (layout, width) = (HeadLayout::read(k)?, width());
         let targets: Vec<i64> = k.get("gradients").unwrap_or_default();
         if targets.len() != 3 || targets.iter().any(|t| !(0..3).contains(t)) {
             return Err(wrong("AttentionGradient: `gradients` are three of 0, 1, 2"));

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use ndarray::Array4;
 
-use crate::data::{Dataset, Layout, Rows, TrainingLoader, TrainingOptions, View};
+use crate::data::{Dataset, ImageLayout, Rows, TrainingLoader, TrainingOptions, View};
 use crate::error::Result;
 use crate::onnx::Model;
-use crate::runtime::{Device, Kind, Runtime};
+use crate::runtime::{Device, Runtime, RuntimeKind};
 use crate::training::{Observer, Operators, Precision, Recipe, Run, RunOptions, Summary, Teacher, Trainer, Validation};
 
 /// So many texts of each length are run with padding and without.
@@ -111,7 +111,7 @@ impl Session {
 }
 
 /// A batch of some texts of each length but the last.
-fn short_texts(dataset: &Dataset, training: &[usize], rows: &Rows, layout: Layout) -> Result<Vec<Array4<f32>>> {
+fn short_texts(dataset: &Dataset, training: &[usize], rows: &Rows, layout: ImageLayout) -> Result<Vec<Array4<f32>>> {
     let short = rows.lengths.split_last().map_or(&[][..], |(_, short)| short);
     let mut found = Vec::new();
     for length in short {
@@ -143,7 +143,7 @@ impl Operators {
     /// What step graphs are made of on a runtime: all that it has.
     pub fn of(runtime: &Runtime, precision: Precision) -> Operators {
         match (runtime.kind, runtime.device) {
-            (Kind::Tract, _) => Operators::Standard,
+            (RuntimeKind::Tract, _) => Operators::Standard,
             (_, Device::Cpu) if precision == Precision::F32 => Operators::Fused,
             _ => Operators::Contrib,
         }

@@ -10,7 +10,7 @@ use offshoot::graph::{prepare_written, unfold};
 use offshoot::onnx::proto::GraphProto;
 use offshoot::onnx::{DataType, Model, data_type};
 use offshoot::rounding::{self, Dtype, Rounded};
-use offshoot::runtime::{Kind, Runtime};
+use offshoot::runtime::{Runtime, RuntimeKind};
 
 use super::precision::error;
 use super::{Fixture, all_fixtures, surgery, texts};
@@ -86,7 +86,7 @@ pub fn check_each(runtime: &Arc<Runtime>, fixtures: &[Fixture]) {
     for fixture in fixtures.iter().filter(|f| f.runs_on(runtime)) {
         for (i, dtype) in [Dtype::Int8, Dtype::Int8Rows].into_iter().enumerate() {
             // tract computes the first form as it stands; ONNX Runtime rounds what it multiplies with it.
-            let exact = dtype == Dtype::Int8 && runtime.kind == Kind::Tract;
+            let exact = dtype == Dtype::Int8 && runtime.kind == RuntimeKind::Tract;
             let tolerance = if exact { 1e-4 } else { 1e-1 };
             match check(runtime, fixture, dtype) {
                 Ok((e, report)) => {

@@ -25,12 +25,12 @@ use std::sync::Arc;
 
 use ndarray::Array4;
 use offshoot::onnx::Model;
-use offshoot::runtime::{Kind, Options, Runtime};
+use offshoot::runtime::{Options, Runtime, RuntimeKind};
 use serde_json::Value;
 
 /// The embedded runtime.
 pub fn tract() -> Arc<Runtime> {
-    Runtime::start(&Options { kind: Kind::Tract, ..Options::default() }).unwrap()
+    Runtime::start(&Options { kind: RuntimeKind::Tract, ..Options::default() }).unwrap()
 }
 
 /// The repository.
@@ -51,7 +51,7 @@ impl Fixture {
 
     /// True where the runtime has all operators of the fixture.
     pub fn runs_on(&self, runtime: &Runtime) -> bool {
-        let name = if runtime.kind == Kind::Tract { "tract" } else { "onnxruntime" };
+        let name = if runtime.kind == RuntimeKind::Tract { "tract" } else { "onnxruntime" };
         self.entry["runtimes"].as_array().is_none_or(|r| r.iter().any(|r| r == name))
     }
 

@@ -8,7 +8,7 @@ use offshoot::axes::{Assumption, Typing};
 use offshoot::graph::{float_attribute, int_attribute, ints_attribute, node, string_attribute};
 use offshoot::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 use offshoot::onnx::{DataType, Model, tensor_from_f32, tensor_from_i64, tensor_info};
-use offshoot::runtime::{Kind, Runtime, differentiable};
+use offshoot::runtime::{Runtime, RuntimeKind, differentiable};
 use offshoot::training::{Gradients, Operators, kernels};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
@@ -658,11 +658,11 @@ fn contraction() -> Vec<Case> {
 pub fn check_all(runtime: &Arc<Runtime>) {
     let (mut checked, mut failures) = (0, Vec::new());
     for operators in [Operators::Standard, Operators::Contrib, Operators::Fused] {
-        if operators != Operators::Standard && runtime.kind == Kind::Tract {
+        if operators != Operators::Standard && runtime.kind == RuntimeKind::Tract {
             continue;
         }
         for case in [elementwise(), normalisation(), movement(), contraction()].into_iter().flatten() {
-            let other = if runtime.kind == Kind::Tract { case.only_onnxruntime } else { case.only_embedded };
+            let other = if runtime.kind == RuntimeKind::Tract { case.only_onnxruntime } else { case.only_embedded };
             if other {
                 continue;
             }

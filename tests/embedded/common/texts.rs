@@ -12,7 +12,7 @@ use offshoot::descendant::{FfnWidth, Heads, Shape, grow};
 use offshoot::graph::{FloatType, convert, int_attribute, node};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::Model;
-use offshoot::runtime::{Kind, Runtime, Session};
+use offshoot::runtime::{Runtime, RuntimeKind, Session};
 use offshoot::training::{Loss, Optimiser, Recipe, Term, Trainer, of_rows, teacher_input};
 
 use super::surgery::error;
@@ -29,7 +29,7 @@ pub fn fixtures() -> Vec<Fixture> {
 /// Those that much is tried with, one export of each kind: the newest on the embedded runtime, else the oldest.
 pub fn tried(runtime: &Runtime) -> Vec<Fixture> {
     let mut all = fixtures();
-    if runtime.kind == Kind::Tract {
+    if runtime.kind == RuntimeKind::Tract {
         all.reverse();
     }
     all.dedup_by_key(|f| f.entry["family"].clone());

@@ -10,7 +10,7 @@ use ndarray::ArrayD;
 use offshoot::graph::{Attributes, cast, element_types, prune};
 use offshoot::onnx::proto::type_proto;
 use offshoot::onnx::{DataType, Model, tensor_info};
-use offshoot::runtime::{Kind, Ports, Runtime, State};
+use offshoot::runtime::{Ports, Runtime, RuntimeKind, State};
 use serde_json::Value;
 
 use crate::common::binary::{done, text};
@@ -98,12 +98,12 @@ pub fn masks_stay_finite(runtime: &Arc<Runtime>) {
             }
         }
         let narrow = grow("bf16");
-        if runtime.kind == Kind::Onnxruntime {
+        if runtime.kind == RuntimeKind::Onnxruntime {
             let seen = said(runtime, &casts(&narrow), &mask);
             assert!(seen.iter().flatten().all(|v| v.is_finite()), "{file} in bf16");
             masks += seen.len() - 1;
         }
     }
     // Besides the input, that is. A mask that meets scores in half precision before it is cast is no value of its own.
-    assert!(runtime.kind != Kind::Onnxruntime || masks > 0);
+    assert!(runtime.kind != RuntimeKind::Onnxruntime || masks > 0);
 }

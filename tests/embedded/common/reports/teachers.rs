@@ -10,7 +10,7 @@ use offshoot::axes::Typing;
 use offshoot::graph::{data_inputs, int_attribute, node};
 use offshoot::metadata::CLASSES;
 use offshoot::onnx::{DataType, Model, tensor_from_f32};
-use offshoot::runtime::{Kind, Options, Runtime};
+use offshoot::runtime::{Options, Runtime, RuntimeKind};
 use serde_json::{Value, json};
 
 use super::fashion::{self, ANCESTOR};
@@ -28,7 +28,7 @@ fn transform(size: usize, channels: usize, [mean, std]: [f64; 2]) -> String {
 }
 
 fn start(runtime: &str) -> Arc<Runtime> {
-    let kind = if runtime == "tract" { Kind::Tract } else { Kind::Onnxruntime };
+    let kind = if runtime == "tract" { RuntimeKind::Tract } else { RuntimeKind::Onnxruntime };
     Runtime::start(&Options { kind, ..Options::default() }).unwrap()
 }
 
