@@ -12,7 +12,7 @@ use super::initialise::{Ancestor, Initialiser};
 use super::input_size::resize_image;
 use super::joined::check_counts;
 use super::numbers::select;
-use super::plan::{Descendant, DescendantPlan, PlannedLayer, Projection, Shape};
+use super::plan::{Descendant, DescendantPlan, GrowOptions, PlannedLayer, Projection};
 use super::spared::{check_untouched, spared};
 use super::transform::{self, DEFAULT_RANK, Transform};
 use crate::anatomy::{
@@ -32,7 +32,7 @@ use crate::onnx::{Model, element_count, encoded_len, node_label, squares_along};
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for a shape that cannot be, [`ErrorKind::Unsupported`] where the graph does not allow it.
-pub fn grow(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descendant> {
+pub fn grow(model: &Model, gene: &Learngene, shape: &GrowOptions) -> Result<Descendant> {
     inherit::check(shape, model.metadata(LEARNGENE).is_some())?;
     let resized = shape.image_size.map(|size| resize_image(model, size)).transpose()?;
     let model = resized.as_ref().unwrap_or(model);
@@ -62,7 +62,7 @@ fn without_unit_norm(model: &Model) -> Result<Option<Model>> {
     Ok(Some(out))
 }
 
-fn grow_layers(model: &Model, gene: &Learngene, shape: &Shape) -> Result<Descendant> {
+fn grow_layers(model: &Model, gene: &Learngene, shape: &GrowOptions) -> Result<Descendant> {
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
     gene.check(&typing, &anatomy)?;
@@ -132,7 +132,7 @@ struct Grower<'a, 'm> {
     /// The factors that norms take their statistics over.
     normed: HashSet<Factor>,
     gene: &'a Learngene,
-    shape: &'a Shape,
+    shape: &'a GrowOptions,
     kept: Vec<usize>,
     sources: Vec<LayerSource>,
     /// Those that stay as they are.
@@ -152,7 +152,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         typing: &'a Typing<'m>,
         anatomy: &'a Anatomy,
         gene: &'a Learngene,
-        shape: &'a Shape,
+        shape: &'a GrowOptions,
         (kept, sources): (Vec<usize>, Vec<LayerSource>),
         spared: &[bool],
     ) -> Self {

@@ -2,13 +2,13 @@
 
 use super::choice::Layers;
 use super::init::{Inherit, Init, LayerSource};
-use super::plan::Shape;
+use super::plan::GrowOptions;
 use super::transform::Transform;
 use crate::anatomy::Stack;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Checks that what a shape asks for is something that its method defines.
-pub(super) fn check(shape: &Shape, is_gene: bool) -> Result<()> {
+pub(super) fn check(shape: &GrowOptions, is_gene: bool) -> Result<()> {
     let init = shape.init;
     let usage = |what: String, hint: &str| Err(Error::new(ErrorKind::Usage, what).hint(hint));
     let name = init.name();
@@ -53,7 +53,7 @@ pub(super) fn check(shape: &Shape, is_gene: bool) -> Result<()> {
 }
 
 /// The layers of an ancestor of these stacks that a descendant is built from, and where the weights of each come from.
-pub(super) fn layers(shape: &Shape, stacks: &[Stack], spared: &[bool]) -> Result<(Vec<usize>, Vec<LayerSource>)> {
+pub(super) fn layers(shape: &GrowOptions, stacks: &[Stack], spared: &[bool]) -> Result<(Vec<usize>, Vec<LayerSource>)> {
     let count = spared.len();
     if shape.init != Init::ClusterLearngene && spared.contains(&true) {
         return Err(Error::new(
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn methods_say_which_layers_inherit() {
         let of = |init, inherit, n| {
-            let shape = Shape { init, inherit, layers: Layers::First(n), ..Shape::default() };
+            let shape = GrowOptions { init, inherit, layers: Layers::First(n), ..GrowOptions::default() };
             let stack = Stack { name: "vision".into(), layers: (0..12).collect() };
             let (kept, sources) = layers(&shape, &[stack], &[false; 12]).unwrap();
             let inherited = |i: &usize| sources[*i] == LayerSource::Inherited;

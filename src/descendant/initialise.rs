@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::init::{Init, LayerSource};
 use super::layers::{LayerWeights, WeightSignature};
 use super::numbers::{line, resample, select, truncated_normal, uniform};
-use super::plan::Shape;
+use super::plan::GrowOptions;
 use crate::anatomy::{Anatomy, Roles, WeightKind, WeightUse, class_factors, weight_uses};
 use crate::axes::resize::{ResizePlan, mix};
 use crate::axes::{Dim, Typing};
@@ -68,7 +68,7 @@ pub(super) struct Initialiser<'a, 'm> {
     pub typing: &'a Typing<'m>,
     pub anatomy: &'a Anatomy,
     pub roles: &'a Roles<'a, 'm>,
-    pub shape: &'a Shape,
+    pub shape: &'a GrowOptions,
     /// The ancestor's layers that it is built from.
     pub kept: &'a [usize],
     pub sources: &'a [LayerSource],

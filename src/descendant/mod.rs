@@ -37,7 +37,7 @@ pub use grow::grow;
 pub(crate) use grow::mixed_elsewhere;
 pub use init::{Inherit, Init, LayerSource};
 pub use input_size::{resize_image, resize_tokens};
-pub use plan::{BatchAxis, Descendant, DescendantPlan, PlannedLayer, Projection, Shape};
+pub use plan::{BatchAxis, Descendant, DescendantPlan, GrowOptions, PlannedLayer, Projection};
 pub use simplify::simplify;
 pub use transform::{DEFAULT_RANK, Transform};
 pub use verification::{Check, Checked, Outcome, Verification};

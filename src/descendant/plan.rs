@@ -58,7 +58,7 @@ impl Serialize for BatchAxis {
 
 /// What a descendant is to be.
 #[derive(Clone, Debug, Default)]
-pub struct Shape {
+pub struct GrowOptions {
     /// The output whose layers are chosen and resized; layers that it does not need stay as they are. Without one all
     /// are.
     pub of: Option<String>,

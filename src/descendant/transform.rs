@@ -103,7 +103,7 @@ pub(super) fn insert(
     }
     let (groups, shapes) = sites(model, groups, whole)?;
     let builder = Builder::new(model.graph(), model.opset(), TRANSFORM_PREFIX);
-    let mut maker = Maker { builder, random: StdRng::seed_from_u64(seed) };
+    let mut maker = TransformBuilder { builder, random: StdRng::seed_from_u64(seed) };
     let mut renamed = Vec::new();
     for (g, group) in groups.iter().enumerate() {
         let net = match transform {
@@ -212,12 +212,12 @@ struct Perceptron {
     down_bias: String,
 }
 
-struct Maker {
+struct TransformBuilder {
     builder: Builder,
     random: StdRng,
 }
 
-impl Maker {
+impl TransformBuilder {
     fn tensor(&mut self, stem: &str, kind: DataType, dims: &[usize], data: &[f32]) -> String {
         self.builder.tensor(tensor_from_f32(stem, kind, dims, data))
     }

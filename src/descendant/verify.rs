@@ -14,7 +14,7 @@ use super::grow::grow;
 use super::init::{Init, LayerSource};
 use super::input_size::resize_image;
 use super::oracle::{permute, without};
-use super::plan::{DescendantPlan, Projection, Shape};
+use super::plan::{DescendantPlan, GrowOptions, Projection};
 use super::subject::{MOST, Subject, difference, nudged, rows};
 use super::verification::{Check, Checked, Outcome, Verification};
 use crate::data::{Arrays, Inputs, Samples};
@@ -72,7 +72,7 @@ pub struct Grown<'a> {
     /// The learngene.
     pub gene: &'a Learngene,
     /// What was asked for.
-    pub shape: &'a Shape,
+    pub shape: &'a GrowOptions,
     /// What was planned.
     pub plan: &'a DescendantPlan,
     /// The descendant before anything was fitted.
@@ -281,7 +281,7 @@ impl Verifier {
         if clustered && ancestor.anatomy()?.layers.iter().any(|l| !l.mixings.is_empty()) {
             return Ok(not_run(Check::FullSize, "heads that are mixed have no centroids that keep what they say"));
         }
-        let shape = Shape { tied: grown.shape.tied, order: grown.shape.order, ..Shape::default() };
+        let shape = GrowOptions { tied: grown.shape.tied, order: grown.shape.order, ..GrowOptions::default() };
         let whole = grow(&ancestor.model, grown.gene, &shape)?;
         let mut whole = self.subject(&permute(&whole.model)?)?;
         let (found, of_units) = self.compare_wholes(ancestor, &mut whole, of_stored(grown.model))?;
@@ -307,7 +307,7 @@ impl Verifier {
         let tolerance = of_stored(grown.model);
         let (found, of_units) = if shape.classes.is_some() {
             // A new classifier has nothing to be compared with: the old one stands in.
-            let shape = Shape { classes: None, image_size: None, ..(*shape).clone() };
+            let shape = GrowOptions { classes: None, image_size: None, ..(*shape).clone() };
             let twin = grow(&ancestor.model, gene, &shape)?.model;
             self.compare_wholes(&mut oracle, &mut self.subject(&twin)?, tolerance)?
         } else if plan.projection == Projection::Fitted {

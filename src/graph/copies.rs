@@ -10,7 +10,7 @@ use super::links::Links;
 use super::subgraphs::needed;
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{is_float, is_uniform, payload};
-use crate::ops::{self, Shape};
+use crate::ops::{self, ShapeRule};
 
 /// Bytes by which matrices are told apart before all of them are compared.
 const FIRST: usize = 64;
@@ -62,7 +62,7 @@ fn copies(graph: &GraphProto) -> HashMap<String, String> {
         let slot = |k: &usize| {
             let node = &graph.node[*k];
             let at = node.input.iter().position(|x| x == t.name())?;
-            (at > 0 && ops::of(node).shape == Shape::Own).then_some((node.op_type(), at))
+            (at > 0 && ops::of(node).shape == ShapeRule::Own).then_some((node.op_type(), at))
         };
         links.users(t.name()).iter().filter_map(slot).collect()
     };

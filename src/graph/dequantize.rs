@@ -47,7 +47,7 @@ fn rewrite(graph: &mut GraphProto) -> Result<()> {
     let held = graph.node.iter().filter(|n| n.op_type() == "Constant");
     let held = held.filter_map(|n| Some((n.output.first()?.clone(), n.tensor("value")?.clone())));
     let constants = graph.initializer.iter().map(|t| (t.name().to_string(), t.clone())).chain(held).collect();
-    let mut work = Work {
+    let mut work = Dequantizer {
         builder: Builder::new(graph, 0, ""),
         constants,
         users,
@@ -71,7 +71,7 @@ fn rewrite(graph: &mut GraphProto) -> Result<()> {
     Ok(())
 }
 
-struct Work {
+struct Dequantizer {
     builder: Builder,
     constants: HashMap<String, TensorProto>,
     /// How often a value of the quantised graph is used.
@@ -86,7 +86,7 @@ struct Work {
     products: HashMap<String, (usize, usize)>,
 }
 
-impl Work {
+impl Dequantizer {
     fn node(&mut self, mut node: NodeProto) -> Result<()> {
         let given = node.input.clone();
         if given.is_empty() {

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use super::row::{Mark, Op, Shape};
+use super::row::{Mark, Op, ShapeRule};
 use super::table::TABLE;
 use crate::onnx::proto::NodeProto;
 
 /// The row of the operators that have none.
-static OTHER: Op = Op::new("", "", Shape::Own);
+static OTHER: Op = Op::new("", "", ShapeRule::Own);
 
 static BY_NAME: LazyLock<HashMap<&str, Vec<&Op>>> = LazyLock::new(|| {
     let mut rows: HashMap<&str, Vec<&Op>> = HashMap::with_capacity(TABLE.len());
@@ -58,7 +58,7 @@ mod tests {
         assert_eq!(of(&in_domain("ai.onnx", "Attention")).domain, "");
         assert_eq!(of(&in_domain("com.microsoft", "Attention")).domain, "com.microsoft");
         let namesake = in_domain("com.example", "LayerNormalization");
-        assert_eq!(of(&namesake).shape, Shape::Broadcast);
+        assert_eq!(of(&namesake).shape, ShapeRule::Broadcast);
         assert!(!of(&namesake).is_of(&namesake));
         assert_eq!(of(&in_domain("", "Unheard")).marks, &[]);
     }

@@ -10,4 +10,4 @@ mod row;
 mod table;
 
 pub use lookup::{marked, named, of};
-pub use row::{Mark, Shape, Slot, Type};
+pub use row::{Mark, ShapeRule, Slot, Type};

@@ -14,7 +14,7 @@ pub struct Op {
     /// Its name.
     pub name: &'static str,
     /// What the dimensions of its outputs are.
-    pub shape: Shape,
+    pub shape: ShapeRule,
     /// How many inputs it has, where that is one number and what works on graphs asks for each of them.
     pub inputs: Option<usize>,
     /// How many it has at least, where it is differentiated.
@@ -33,7 +33,7 @@ pub struct Op {
 
 /// Where the dimensions of outputs come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum ShapeRule {
     /// They are those of the first input.
     Same,
     /// They are what the inputs broadcast to.
@@ -176,7 +176,7 @@ impl Op {
 
 /// What rows are written with.
 impl Op {
-    pub(super) const fn new(domain: &'static str, name: &'static str, shape: Shape) -> Op {
+    pub(super) const fn new(domain: &'static str, name: &'static str, shape: ShapeRule) -> Op {
         Op {
             domain,
             name,

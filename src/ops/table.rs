@@ -1,23 +1,23 @@
 //! The table of operators: one row each, in the order of the files of typing and gradient rules.
 
 use super::row::Mark::*;
-use super::row::Shape::*;
+use super::row::ShapeRule::*;
 use super::row::Slot::{Bias, Borders, Constant, Data, Extent, Indices, Places, Scale, Shift, Sizes};
 use super::row::Type::*;
-use super::row::{ANY, Op, Shape, Slot};
+use super::row::{ANY, Op, ShapeRule, Slot};
 
 /// An operator of the default domain.
-const fn op(name: &'static str, shape: Shape) -> Op {
+const fn op(name: &'static str, shape: ShapeRule) -> Op {
     Op::new("", name, shape)
 }
 
 /// An operator of ONNX Runtime's own domain.
-const fn microsoft(name: &'static str, shape: Shape) -> Op {
+const fn microsoft(name: &'static str, shape: ShapeRule) -> Op {
     Op::new("com.microsoft", name, shape)
 }
 
 /// An operator of Offshoot's own domain, which training graphs hold.
-const fn offshoot(name: &'static str, shape: Shape) -> Op {
+const fn offshoot(name: &'static str, shape: ShapeRule) -> Op {
     Op::new("offshoot", name, shape)
 }
 

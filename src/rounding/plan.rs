@@ -7,7 +7,7 @@ use crate::axes::Typing;
 use crate::graph::{Attributes, Links, data_inputs, declared_type, is_integer, is_standard};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{DataType, data_type, to_f32};
-use crate::ops::{self, Mark, Shape};
+use crate::ops::{self, Mark, ShapeRule};
 
 /// Matrices of fewer numbers are left alone: their scales and nodes take what their numbers save.
 const SMALL: i64 = 128;
@@ -266,7 +266,7 @@ impl<'m> Look<'m, '_> {
         }
         let users = self.links.downstream([t.name()]).until(|k| !is_form(&self.graph().node[k]));
         let user = users.map(|k| &self.graph().node[k]).find(|n| !is_form(n))?;
-        let reads = ops::of(user).shape == Shape::Own || !ops::of(user).is_known();
+        let reads = ops::of(user).shape == ShapeRule::Own || !ops::of(user).is_known();
         reads.then(|| told(&format!("`{}` reads it", user.op_type())))
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::file::{Follows, Method, Shape, Training};
+use super::file::{DescendantSize, Follows, Method, Training};
 use super::search::Trial;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::schema;
@@ -31,7 +31,7 @@ pub struct Cell {
     /// The method.
     pub how: Method,
     /// The shape with what the method changes of it.
-    pub size: Shape,
+    pub size: DescendantSize,
     /// Draw attention.
     pub attention: bool,
     /// SHA-256 of the ancestor, the data and other files that enter.

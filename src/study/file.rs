@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::search::Search;
+use super::search::EpsSearch;
 use super::text::Text;
 use crate::data::{Side, Target, Texts};
 use crate::error::{Error, ErrorKind, Result};
@@ -39,7 +39,7 @@ pub struct File {
     pub method: BTreeMap<String, Method>,
     /// Shapes by name.
     #[serde(default)]
-    pub shape: BTreeMap<String, Shape>,
+    pub shape: BTreeMap<String, DescendantSize>,
     /// What is combined with what.
     #[serde(default)]
     pub grid: Vec<Grid>,
@@ -270,7 +270,7 @@ fn only(keys: &[(&str, bool)], what: &str, is_such: bool) -> Result<()> {
 /// The size of a descendant.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Shape {
+pub struct DescendantSize {
     /// As `offshoot grow --layers`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Text>,
@@ -291,11 +291,11 @@ pub struct Shape {
     pub parameters: Option<u64>,
 }
 
-impl Shape {
+impl DescendantSize {
     /// This shape, and what another says beside it or instead.
-    pub fn with(&self, other: &Shape) -> Shape {
+    pub fn with(&self, other: &DescendantSize) -> DescendantSize {
         let heads = other.heads.is_some() || other.width.is_some();
-        Shape {
+        DescendantSize {
             layers: other.layers.clone().or(self.layers.clone()),
             heads: if heads { other.heads.clone() } else { self.heads.clone() },
             width: if heads { other.width } else { self.width },
@@ -396,10 +396,10 @@ pub struct Method {
     pub classifier: Classifier,
     /// What this method needs of the shape to come to the size that others have.
     #[serde(default)]
-    pub shape: Shape,
+    pub shape: DescendantSize,
     /// Looks for the hyperparameters first.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub search: Option<Search>,
+    pub search: Option<EpsSearch>,
 }
 
 /// A part of the study: every combination of what it names.
@@ -497,10 +497,10 @@ mod tests {
 
     #[test]
     fn a_shape_overlays_another() {
-        let shape = |text: &str| toml::from_str::<Shape>(text).unwrap();
+        let shape = |text: &str| toml::from_str::<DescendantSize>(text).unwrap();
         let base = shape("layers = 6\nwidth = 2\n");
         assert_eq!(base.with(&shape("heads = [4]")), shape("layers = 6\nheads = '4,'"));
-        assert_eq!(base.with(&Shape::default()), base);
+        assert_eq!(base.with(&DescendantSize::default()), base);
         assert_eq!(base.with(&shape("ffn-width = '50%'")).width, Some(2.0));
     }
 

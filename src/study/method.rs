@@ -8,12 +8,12 @@ use serde::de::value::StrDeserializer;
 use super::cell::Cell;
 use super::file::Method;
 use super::text::Text;
-use crate::descendant::{Heads, Init, Shape};
+use crate::descendant::{GrowOptions, Heads, Init};
 use crate::error::{Error, ErrorKind, Result};
 use crate::learngene::Rules;
 
 /// How a method makes its descendants.
-pub(super) enum Maker {
+pub(super) enum Construction {
     Grow(Init),
     Shrink,
     Magnitude,
@@ -24,12 +24,12 @@ pub(super) enum Maker {
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for one that is not known.
-pub(super) fn maker(method: &Method) -> Result<Maker> {
+pub(super) fn maker(method: &Method) -> Result<Construction> {
     Ok(match method.init.as_str() {
-        "shrink" => Maker::Shrink,
-        "magnitude" => Maker::Magnitude,
-        "model" => Maker::File,
-        name => Maker::Grow(choice("init", name)?),
+        "shrink" => Construction::Shrink,
+        "magnitude" => Construction::Magnitude,
+        "model" => Construction::File,
+        name => Construction::Grow(choice("init", name)?),
     })
 }
 
@@ -100,7 +100,7 @@ pub(super) fn rules(method: &Method) -> Result<Rules> {
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for a value that is none; it names the key.
-pub(super) fn shape(cell: &Cell, init: Init, classes: Option<usize>) -> Result<Shape> {
+pub(super) fn shape(cell: &Cell, init: Init, classes: Option<usize>) -> Result<GrowOptions> {
     let (size, method) = (&cell.size, &cell.how);
     let text = |t: &Option<Text>| t.as_ref().map(|t| t.0.clone());
     let heads = match (size.width, &size.heads) {
@@ -111,7 +111,7 @@ pub(super) fn shape(cell: &Cell, init: Init, classes: Option<usize>) -> Result<S
     if size.parameters.is_some() {
         bail!(Usage, "`parameters` is for `shrink`: other methods take layers, heads and ffn-width");
     }
-    Ok(Shape {
+    Ok(GrowOptions {
         layers: parsed("layers", text(&size.layers).as_deref())?.unwrap_or_default(),
         heads,
         ffn_width: parsed("ffn-width", text(&size.ffn_width).as_deref())?.unwrap_or_default(),
@@ -124,6 +124,6 @@ pub(super) fn shape(cell: &Cell, init: Init, classes: Option<usize>) -> Result<S
         embedding_dim: size.embedding_dim,
         transform: method.transform.as_deref().map(|t| choice("transform", t)).transpose()?,
         seed: cell.seed,
-        ..Shape::default()
+        ..GrowOptions::default()
     })
 }

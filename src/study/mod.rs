@@ -20,11 +20,11 @@ mod text;
 mod workshop;
 
 pub use cell::{Cell, Epoch, Record};
-pub use file::{Ancestor, Classifier, Columns, Data, File, Follows, Grid, Method, Shape, Training};
+pub use file::{Ancestor, Classifier, Columns, Data, DescendantSize, File, Follows, Grid, Method, Training};
 pub use grid::{Study, pack};
 pub use materials::Fed;
 pub use results::Results;
-pub use search::{Search, Trial};
+pub use search::{EpsSearch, Trial};
 pub use tables::{Row, Statistic, Tables};
 pub use text::Text;
 pub use workshop::Workshop;

@@ -27,7 +27,7 @@ const JUDGES: usize = 64;
 /// What is tried.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Search {
+pub struct EpsSearch {
     /// Candidates for eps, in pixels or `auto`.
     pub eps: Vec<Text>,
     /// Candidates for the FFNs' eps.
@@ -40,7 +40,7 @@ pub struct Search {
     pub parameters: f64,
 }
 
-impl Search {
+impl EpsSearch {
     /// Checks what can be checked without images.
     ///
     /// # Errors
@@ -90,8 +90,8 @@ pub(super) fn search(
     model: &Model,
     samples: &Calibrating,
     rules: &Rules,
-    shape: &descendant::Shape,
-    wanted: &Search,
+    shape: &descendant::GrowOptions,
+    wanted: &EpsSearch,
 ) -> Result<(Rules, f64, Vec<Trial>)> {
     wanted.check()?;
     let (fixed, runtime) = (samples.fixed(model), runtime.single_threaded());
@@ -114,7 +114,7 @@ pub(super) fn search(
             let of_gene = Typing::new(&condensed)?;
             let inherited = gene.inherited(&condensed, &of_gene, &Anatomy::new(&of_gene)?, whole).i_params;
             for &width in &wanted.width {
-                let shape = descendant::Shape { heads: Heads::Width(width), classes: None, ..shape.clone() };
+                let shape = descendant::GrowOptions { heads: Heads::Width(width), classes: None, ..shape.clone() };
                 let child = descendant::grow(&condensed, &gene, &shape)?;
                 let sources: Vec<usize> = child.plan.layers.iter().map(|l| l.ancestor_layer).collect();
                 let found = compare(&runtime, model, &child.model, &sources, &views, mask)?;

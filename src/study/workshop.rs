@@ -14,13 +14,13 @@ use super::calibrating::Calibrating;
 use super::cell::{Cell, Epoch, Record};
 use super::file::Classifier;
 use super::materials::Materials;
-use super::method::{Maker, maker, rules, shape};
+use super::method::{Construction, maker, rules, shape};
 use super::search::{Trial, search};
 use crate::anatomy::{Anatomy, Roles, activation, check_classes, class_factor, class_factors};
 use crate::axes::Typing;
 use crate::data::{InputShape, PreprocessFlags, TrainingOptions, View, class_names};
 use crate::density::{Densities, Unit, attention_matrices, measure};
-use crate::descendant::{Descendant, Heads, Init, Projection, Shape, grow};
+use crate::descendant::{Descendant, GrowOptions, Heads, Init, Projection, grow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{Budget, Fitter, Job, JobOptions, Limits, Views};
 use crate::learngene::{Cluster, Eps, Learngene, Removals, Rules, parameters};
@@ -77,22 +77,22 @@ impl Workshop {
             set.dataset.matched(class_names(&source).as_deref(), class_count(&source)?)?;
         }
         let maker = maker(method)?;
-        if method.model.is_some() != matches!(maker, Maker::File) {
+        if method.model.is_some() != matches!(maker, Construction::File) {
             bail!(Usage, "`model` is the file of `init = \"model\"`, and goes with it alone");
         }
         match maker {
-            Maker::Shrink => match cell.size.parameters {
+            Construction::Shrink => match cell.size.parameters {
                 Some(n) if n < parameters(source.graph()) => Ok(()),
                 Some(n) => bail!(Usage, "`parameters`: the ancestor has no more than {n}"),
                 None => bail!(Usage, "`parameters` is missing: the size that `shrink` comes to"),
             },
-            Maker::File => self.materials.other(method).map(|_| ()),
-            Maker::Magnitude => {
+            Construction::File => self.materials.other(method).map(|_| ()),
+            Construction::Magnitude => {
                 let (typing, shape) = (Typing::new(&source)?, shape(cell, Init::ClusterLearngene, Some(classes))?);
                 let gene = by_magnitude(&typing, &Anatomy::new(&typing)?)?;
                 grow(&source, &gene, &shape).map(|_| ())
             }
-            Maker::Grow(init) => {
+            Construction::Grow(init) => {
                 let mut shape = shape(cell, init, Some(classes))?;
                 let (typing, clusters) = (Typing::new(&source)?, init == Init::ClusterLearngene);
                 let anatomy = Anatomy::new(&typing)?;
@@ -254,20 +254,20 @@ impl Workshop {
             Classifier::Kept => None,
         };
         match maker(method)? {
-            Maker::File => with_classes(self.materials.other(method)?, wanted, cell.seed),
-            Maker::Shrink => with_classes(&self.shrunk(cell, &source)?, wanted, cell.seed),
-            Maker::Magnitude => {
+            Construction::File => with_classes(self.materials.other(method)?, wanted, cell.seed),
+            Construction::Shrink => with_classes(&self.shrunk(cell, &source)?, wanted, cell.seed),
+            Construction::Magnitude => {
                 let typing = Typing::new(&source)?;
                 let gene = by_magnitude(&typing, &Anatomy::new(&typing)?)?;
                 plain(grow(&source, &gene, &shape(cell, Init::ClusterLearngene, wanted)?)?.model)
             }
-            Maker::Grow(Init::ClusterLearngene) => {
+            Construction::Grow(Init::ClusterLearngene) => {
                 let shape = shape(cell, Init::ClusterLearngene, wanted)?;
                 self.clustered(cell, &source, classes, shape)
             }
-            Maker::Grow(init) => {
+            Construction::Grow(init) => {
                 let shape = shape(cell, init, wanted)?;
-                let other = Shape { seed: shape.seed ^ 0x5eed, ..shape.clone() };
+                let other = GrowOptions { seed: shape.seed ^ 0x5eed, ..shape.clone() };
                 let typing = Typing::new(&source)?;
                 let alone = Learngene::identity(&typing, &Anatomy::new(&typing)?);
                 let child = grow(&source, &alone, &shape)?.model;
@@ -295,7 +295,7 @@ impl Workshop {
     }
 
     /// A descendant of an ancestor whose heads are clustered.
-    fn clustered(&mut self, cell: &Cell, source: &Model, classes: usize, mut shape: Shape) -> Result<Made> {
+    fn clustered(&mut self, cell: &Cell, source: &Model, classes: usize, mut shape: GrowOptions) -> Result<Made> {
         let samples = self.calibrating(cell, source)?;
         let (mut rules, mut trials) = (rules(&cell.how)?, Vec::new());
         if let Some(wanted) = &cell.how.search {
@@ -312,7 +312,7 @@ impl Workshop {
         let counted = gene.inherited(condensed, &of_gene, &Anatomy::new(&of_gene)?, parameters(source.graph()));
         let child = grow(condensed, gene, &shape)?;
         // Each centroid counts once.
-        let tied = Shape { tied: true, transform: None, projection: Projection::Matched, ..shape.clone() };
+        let tied = GrowOptions { tied: true, transform: None, projection: Projection::Matched, ..shape.clone() };
         let inherited = without_classifier(&grow(condensed, gene, &tied)?.model)?;
         let model = match shape.projection {
             Projection::Fitted => self.fitted(source, child, &samples, cell.seed)?,
@@ -414,7 +414,7 @@ fn montage(rows: &[&Array3<f32>]) -> GrayImage {
 fn with_classes(model: &Model, classes: Option<usize>, seed: u64) -> Result<Made> {
     let typing = Typing::new(model)?;
     let gene = Learngene::identity(&typing, &Anatomy::new(&typing)?);
-    plain(grow(model, &gene, &Shape { classes, seed, ..Shape::default() })?.model)
+    plain(grow(model, &gene, &GrowOptions { classes, seed, ..GrowOptions::default() })?.model)
 }
 
 /// A descendant all of whose weights but the classifier's are the ancestor's, thinned or fitted.
@@ -554,7 +554,13 @@ mod tests {
         let gene = Learngene::identity(&typing, &Anatomy::new(&typing).unwrap());
         let inherited = |init: Init, layers: &str| {
             let grown = |seed| {
-                let shape = Shape { init, layers: layers.parse().unwrap(), classes: Some(3), seed, ..Shape::default() };
+                let shape = GrowOptions {
+                    init,
+                    layers: layers.parse().unwrap(),
+                    classes: Some(3),
+                    seed,
+                    ..GrowOptions::default()
+                };
                 grow(&model, &gene, &shape).unwrap().model
             };
             same_elements(&grown(1), &grown(2)).unwrap()

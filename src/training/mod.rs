@@ -35,7 +35,7 @@ pub use gradients::Gradients;
 pub use logits::{is_independent, said_of, with_logits};
 pub use loss::{LOSS, Loss, TARGETS, Term, teacher_input};
 pub use operators::Operators;
-pub use optimiser::{Optimiser, Schedule, Shape, ema, next};
+pub use optimiser::{Optimiser, RateCurve, Schedule, ema, next};
 pub use precision::Precision;
 pub use rate::{Attempt, LearningRate};
 pub use regularise::{KEPT, probability};

@@ -156,7 +156,7 @@ pub(super) fn average(b: &mut Builder, parameter: &str) {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
-pub enum Shape {
+pub enum RateCurve {
     /// From the warm-up to the minimum along half a cosine.
     #[default]
     Cosine,
@@ -170,7 +170,7 @@ pub enum Shape {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
     /// What follows the warm-up.
-    pub shape: Shape,
+    pub shape: RateCurve,
     /// The highest learning rate.
     pub rate: f64,
     /// The last learning rate.
@@ -190,9 +190,9 @@ impl Schedule {
         let span = self.total.saturating_sub(self.warmup).max(1) as f64;
         let progress = ((step - self.warmup) as f64 / span).min(1.0);
         let share = match self.shape {
-            Shape::Constant => return self.rate,
-            Shape::Cosine => 0.5 + 0.5 * (std::f64::consts::PI * progress).cos(),
-            Shape::Linear => 1.0 - progress,
+            RateCurve::Constant => return self.rate,
+            RateCurve::Cosine => 0.5 + 0.5 * (std::f64::consts::PI * progress).cos(),
+            RateCurve::Linear => 1.0 - progress,
         };
         self.minimum + (self.rate - self.minimum) * share
     }
@@ -204,14 +204,14 @@ mod tests {
 
     #[test]
     fn the_schedule_warms_up_and_falls() {
-        let s = Schedule { shape: Shape::Cosine, rate: 1.0, minimum: 0.1, warmup: 4, total: 12 };
+        let s = Schedule { shape: RateCurve::Cosine, rate: 1.0, minimum: 0.1, warmup: 4, total: 12 };
         assert_eq!([s.at(0), s.at(3), s.at(4)], [0.25, 1.0, 1.0]);
         assert!((s.at(8) - 0.55).abs() < 1e-12);
         assert!((s.at(12) - 0.1).abs() < 1e-12);
         assert!((s.at(99) - 0.1).abs() < 1e-12);
-        let flat = Schedule { shape: Shape::Constant, warmup: 0, ..s.clone() };
+        let flat = Schedule { shape: RateCurve::Constant, warmup: 0, ..s.clone() };
         assert_eq!([flat.at(0), flat.at(11)], [1.0, 1.0]);
-        let line = Schedule { shape: Shape::Linear, ..s };
+        let line = Schedule { shape: RateCurve::Linear, ..s };
         assert!((line.at(8) - 0.55).abs() < 1e-12);
     }
 

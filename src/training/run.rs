@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::Position;
 use super::logits::with_logits;
 use super::loss::{Loss, TARGETS, teacher_input};
-use super::optimiser::{Schedule, Shape};
+use super::optimiser::{RateCurve, Schedule};
 use super::rate::LearningRate;
 use super::regularise::{KEPT, probability};
 use super::rows;
@@ -42,7 +42,7 @@ pub struct RunOptions {
     /// Updates after which the run ends even within an epoch.
     pub steps: Option<u64>,
     /// What follows the warm-up.
-    pub schedule: Shape,
+    pub schedule: RateCurve,
     /// The highest learning rate; where there is none, one is found by [trial](LearningRate).
     pub learning_rate: Option<f64>,
     /// The last learning rate.
@@ -72,7 +72,7 @@ impl Default for RunOptions {
         RunOptions {
             epochs: 10,
             steps: None,
-            schedule: Shape::Cosine,
+            schedule: RateCurve::Cosine,
             learning_rate: None,
             minimum_rate: 1e-6,
             warmup: 0.5,

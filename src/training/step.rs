@@ -260,8 +260,14 @@ impl Steps {
             Gradients::new(&typing, &selection.names(), &seeds, (Vec::new(), constants), recipe.operators)?;
         recompute(&mut gradients.graph, &typing, &layers);
         let imports = imports(&form.model, &gradients, recipe.operators);
-        let work =
-            Work { typing: &typing, selection: &selection, recipe, gradients: &gradients, imports, classes: &classes };
+        let work = StepBuilder {
+            typing: &typing,
+            selection: &selection,
+            recipe,
+            gradients: &gradients,
+            imports,
+            classes: &classes,
+        };
         let (step, update) = match recipe.batches() {
             1 => (work.whole(), None),
             _ => (work.gradients_alone(), Some(work.update_alone())),
@@ -294,7 +300,7 @@ fn layers(typing: &Typing) -> Result<Vec<(String, String)>> {
     Ok(layers)
 }
 
-struct Work<'a, 'm> {
+struct StepBuilder<'a, 'm> {
     typing: &'a Typing<'m>,
     selection: &'a Selection,
     recipe: &'a Recipe,
@@ -311,7 +317,7 @@ fn accumulated(parameter: &str) -> String {
     format!("{GRADIENT}{parameter}")
 }
 
-impl Work<'_, '_> {
+impl StepBuilder<'_, '_> {
     /// Forward, loss, backward and update.
     fn whole(&self) -> StepGraph {
         let mut graph = self.gradients.graph.clone();

@@ -7,7 +7,7 @@ use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
 use offshoot::data::{InputShape, Loader};
 use offshoot::density::attention_distances;
-use offshoot::descendant::{FfnWidth, Shape, grow};
+use offshoot::descendant::{FfnWidth, GrowOptions, grow};
 use offshoot::fitting::similarity::{head_distances, neuron_clusters, neuron_distances};
 use offshoot::learngene::{
     Algorithm, Cluster, Count, Eps, Learngene, NeuronRules, Similarities, Similarity, partition,
@@ -142,7 +142,7 @@ fn neurons_that_are_the_same_are_found_and_merged() {
             Err(e) if e.hint_text().is_some() => println!("{name}: {e}"),
             Err(e) => failures.push(format!("{name}: {e}")),
         }
-        let shape = Shape { ffn_width: FfnWidth::Neurons(n - 1), ..Shape::default() };
+        let shape = GrowOptions { ffn_width: FfnWidth::Neurons(n - 1), ..GrowOptions::default() };
         let child = match grow(&twice, &gene, &shape) {
             Ok(child) => child,
             // The forms in which FFNs cannot be resized say so, with clusters or without.

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use ndarray::{Array4, ArrayD};
 use offshoot::anatomy::{Anatomy, WeightKind, weight_kinds};
 use offshoot::axes::Typing;
-use offshoot::descendant::{FfnWidth, Heads, Inherit, Init, LayerSource, Layers, Shape, Transform, grow, simplify};
+use offshoot::descendant::{
+    FfnWidth, GrowOptions, Heads, Inherit, Init, LayerSource, Layers, Transform, grow, simplify,
+};
 use offshoot::learngene::{Cluster, Learngene};
 use offshoot::onnx::proto::TensorProto;
 use offshoot::onnx::{Model, data_type, payload, tensor_from_f32, to_f32};
@@ -29,7 +31,7 @@ fn ancestor() -> Model {
     model
 }
 
-fn child(model: &Model, shape: &Shape) -> offshoot::error::Result<offshoot::descendant::Descendant> {
+fn child(model: &Model, shape: &GrowOptions) -> offshoot::error::Result<offshoot::descendant::Descendant> {
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
     grow(model, &Learngene::identity(&typing, &anatomy), shape)
@@ -74,14 +76,14 @@ fn layer_of(model: &Model) -> HashMap<String, usize> {
 #[test]
 fn from_scratch_draws_everything_as_timm() {
     let model = ancestor();
-    let shape = Shape {
+    let shape = GrowOptions {
         init: Init::FromScratch,
         layers: Layers::First(3),
         heads: Heads::Count(4),
         embedding_dim: Some(48),
         ffn_width: FfnWidth::Neurons(320),
         seed: 7,
-        ..Shape::default()
+        ..GrowOptions::default()
     };
     let grown = child(&model, &shape).unwrap();
     assert!(grown.plan.layers.iter().all(|l| l.source == LayerSource::Random && l.slots.is_empty()));
@@ -124,7 +126,7 @@ fn from_scratch_draws_everything_as_timm() {
     assert!(outputs[0].iter().all(|v| v.is_finite()));
     // The same seed gives the same bytes, another seed others; no two matrices are equal.
     assert_eq!(child(&model, &shape).unwrap().model.to_bytes(), grown.model.to_bytes());
-    let other = child(&model, &Shape { seed: 8, ..shape }).unwrap();
+    let other = child(&model, &GrowOptions { seed: 8, ..shape }).unwrap();
     assert_ne!(other.model.to_bytes(), grown.model.to_bytes());
     let matrices: Vec<_> = grown.model.graph().initializer.iter().filter(|t| t.dims.len() == 2).map(payload).collect();
     for (i, a) in matrices.iter().enumerate() {
@@ -137,7 +139,7 @@ fn inherited_layers_are_equal_byte_for_byte_and_others_are_drawn() {
     let model = ancestor();
     let (old, layers) = (weights(&model), layer_of(&model));
     let case = |init, inherit, kept: &str, inherited: &[usize]| {
-        let shape = Shape { init, inherit, layers: kept.parse().unwrap(), ..Shape::default() };
+        let shape = GrowOptions { init, inherit, layers: kept.parse().unwrap(), ..GrowOptions::default() };
         let grown = child(&model, &shape).unwrap();
         let planned: Vec<usize> =
             grown.plan.layers.iter().filter(|l| l.source == LayerSource::Inherited).map(|l| l.ancestor_layer).collect();
@@ -184,11 +186,11 @@ fn inherited_layers_are_equal_byte_for_byte_and_others_are_drawn() {
 #[test]
 fn pretrained_weights_are_cut_from_the_end() {
     let model = ancestor();
-    let shape = Shape {
+    let shape = GrowOptions {
         init: Init::PretrainFinetune,
         heads: Heads::Count(3),
         ffn_width: FfnWidth::Neurons(100),
-        ..Shape::default()
+        ..GrowOptions::default()
     };
     let grown = child(&model, &shape).unwrap();
     assert_eq!(grown.plan.layers[0].slots, [0, 1, 2]);
@@ -207,13 +209,13 @@ fn pretrained_weights_are_cut_from_the_end() {
 #[test]
 fn weight_selection_takes_evenly_spaced_elements_of_every_axis() {
     let model = ancestor();
-    let shape = Shape {
+    let shape = GrowOptions {
         init: Init::WeightSelection,
         layers: Layers::First(4),
         heads: Heads::Count(4),
         ffn_width: FfnWidth::Neurons(100),
         embedding_dim: Some(32),
-        ..Shape::default()
+        ..GrowOptions::default()
     };
     let grown = child(&model, &shape).unwrap();
     assert!(grown.plan.warnings.iter().any(|w| w.contains("9 norms") && w.contains("32")), "{:?}", grown.plan.warnings);
@@ -257,7 +259,8 @@ fn weight_selection_takes_evenly_spaced_elements_of_every_axis() {
 fn linear_expansion_fits_lines_over_depth() {
     let model = ancestor();
     let grown =
-        child(&model, &Shape { init: Init::LinearExpansion, layers: Layers::First(4), ..Shape::default() }).unwrap();
+        child(&model, &GrowOptions { init: Init::LinearExpansion, layers: Layers::First(4), ..GrowOptions::default() })
+            .unwrap();
     let old = weights(&model);
     // Against normal equations of the two unknowns, element by element.
     for (l, x) in [(0, 0.0f64), (1, 0.25), (3, 0.75)] {
@@ -281,16 +284,16 @@ fn linear_expansion_fits_lines_over_depth() {
 #[test]
 fn frequency_keeps_the_ancestor_at_its_own_size_and_magnitudes_at_others() {
     let model = ancestor();
-    let whole = child(&model, &Shape { init: Init::Frequency, ..Shape::default() }).unwrap();
+    let whole = child(&model, &GrowOptions { init: Init::Frequency, ..GrowOptions::default() }).unwrap();
     let x = pictures();
     let runtime = runtime();
     assert!(error(&run(&runtime, &whole.model, &x).unwrap(), &run(&runtime, &model, &x).unwrap()) < 1e-4);
-    let shape = Shape {
+    let shape = GrowOptions {
         init: Init::Frequency,
         layers: Layers::First(5),
         heads: Heads::Count(12),
         ffn_width: FfnWidth::Percent(50.0),
-        ..Shape::default()
+        ..GrowOptions::default()
     };
     let grown = child(&model, &shape).unwrap();
     let size = |model: &Model, part: &str| {
@@ -369,11 +372,16 @@ fn transforms_start_as_identity_and_fold_exactly() {
     gene.layers[3].truncate(6);
     gene.layers[3].insert(0, Cluster { members: vec![6, 7], centroid: 7 });
     let condensed = gene.condense(&model, &typing, &anatomy).unwrap();
-    let plain = grow(&condensed, &gene, &Shape::default()).unwrap();
-    let tied = grow(&condensed, &gene, &Shape { tied: true, ..Shape::default() }).unwrap();
+    let plain = grow(&condensed, &gene, &GrowOptions::default()).unwrap();
+    let tied = grow(&condensed, &gene, &GrowOptions { tied: true, ..GrowOptions::default() }).unwrap();
     for transform in [Transform::Affine, Transform::Paper] {
         for tie in [false, true] {
-            let shape = Shape { transform: Some(transform), transform_rank: Some(3), tied: tie, ..Shape::default() };
+            let shape = GrowOptions {
+                transform: Some(transform),
+                transform_rank: Some(3),
+                tied: tie,
+                ..GrowOptions::default()
+            };
             let grown = grow(&condensed, &gene, &shape).unwrap();
             check_transforms(&runtime, &format!("{transform:?}"), &plain.model, &grown.model, &pictures());
             let names: Vec<&str> = grown.model.graph().initializer.iter().map(|t| t.name()).collect();
@@ -385,7 +393,11 @@ fn transforms_start_as_identity_and_fold_exactly() {
         }
     }
     // Layers with other FFNs stay as they are, and a child without shared layers has nothing to transform.
-    let shape = Shape { transform: Some(Transform::Affine), layers: Layers::List(vec![0, 1, 4]), ..Shape::default() };
+    let shape = GrowOptions {
+        transform: Some(Transform::Affine),
+        layers: Layers::List(vec![0, 1, 4]),
+        ..GrowOptions::default()
+    };
     assert!(grow(&condensed, &gene, &shape).unwrap_err().hint_text().is_some());
 }
 
@@ -393,14 +405,15 @@ fn transforms_start_as_identity_and_fold_exactly() {
 fn weight_transformation_shares_consecutive_layers() {
     let model = ancestor();
     let runtime = runtime();
-    let base = Shape { init: Init::WeightTransformation, ..Shape::default() };
-    let plain = child(&model, &Shape { transform: Some(Transform::None), ..base.clone() }).unwrap();
+    let base = GrowOptions { init: Init::WeightTransformation, ..GrowOptions::default() };
+    let plain = child(&model, &GrowOptions { transform: Some(Transform::None), ..base.clone() }).unwrap();
     let sources: Vec<LayerSource> = plain.plan.layers.iter().map(|l| l.source).collect();
     assert_eq!(sources[..2], [LayerSource::Inherited, LayerSource::Shared]);
     let grown = child(&model, &base).unwrap();
     check_transforms(&runtime, "weight-transformation", &plain.model, &grown.model, &pictures());
-    let three = child(&model, &Shape { share: Some(3), transform: Some(Transform::Paper), ..base.clone() }).unwrap();
-    let plain = child(&model, &Shape { share: Some(3), transform: Some(Transform::None), ..base }).unwrap();
+    let three =
+        child(&model, &GrowOptions { share: Some(3), transform: Some(Transform::Paper), ..base.clone() }).unwrap();
+    let plain = child(&model, &GrowOptions { share: Some(3), transform: Some(Transform::None), ..base }).unwrap();
     check_transforms(&runtime, "threes", &plain.model, &three.model, &pictures());
     // Every second layer with its own norms and the matrices of the one before.
     let typing = Typing::new(&plain.model).unwrap();
@@ -418,7 +431,7 @@ fn methods(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
     let channels = fixture.entry["embedding_dim"].as_u64().unwrap() as usize;
     let swin = fixture.name().contains("swin");
     let base = run(runtime, &model, &x).unwrap();
-    let mut case = |what: &str, shape: Shape, same: bool| {
+    let mut case = |what: &str, shape: GrowOptions, same: bool| {
         let grown = match child(&model, &shape) {
             Ok(g) => g,
             Err(e) => return failures.push(format!("{}: {what}: {e}", fixture.name())),
@@ -434,26 +447,26 @@ fn methods(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
             Err(e) => failures.push(format!("{}: {what}: {e}", fixture.name())),
         }
         // Weights that are not drawn are the same for every seed.
-        let again = child(&model, &Shape { seed: shape.seed, ..shape }).unwrap();
+        let again = child(&model, &GrowOptions { seed: shape.seed, ..shape }).unwrap();
         assert_eq!(again.model.to_bytes(), grown.model.to_bytes(), "{}: {what}", fixture.name());
     };
-    let of = |init| Shape { init, ..Shape::default() };
+    let of = |init| GrowOptions { init, ..GrowOptions::default() };
     case("from scratch", of(Init::FromScratch), false);
     case("pretrain-finetune", of(Init::PretrainFinetune), true);
-    case("front", Shape { inherit: Some(Inherit::Front(1)), ..of(Init::PretrainFinetune) }, false);
-    case("heuristic", Shape { inherit: Some(Inherit::Count(1)), ..of(Init::HeuristicLearngene) }, false);
-    case("auto", Shape { inherit: Some(Inherit::Count(1)), ..of(Init::AutoLearngene) }, false);
+    case("front", GrowOptions { inherit: Some(Inherit::Front(1)), ..of(Init::PretrainFinetune) }, false);
+    case("heuristic", GrowOptions { inherit: Some(Inherit::Count(1)), ..of(Init::HeuristicLearngene) }, false);
+    case("auto", GrowOptions { inherit: Some(Inherit::Count(1)), ..of(Init::AutoLearngene) }, false);
     case("linear expansion", of(Init::LinearExpansion), !swin);
     case("frequency", of(Init::Frequency), true);
-    let half = Shape { heads: Heads::Count(1), ffn_width: FfnWidth::Percent(50.0), ..Shape::default() };
-    case("selection", Shape { init: Init::WeightSelection, ..half.clone() }, false);
-    case("frequency at half the width", Shape { init: Init::Frequency, ..half.clone() }, false);
-    case("expansion at half the width", Shape { init: Init::LinearExpansion, ..half.clone() }, false);
-    case("cut", Shape { init: Init::PretrainFinetune, ..half }, false);
+    let half = GrowOptions { heads: Heads::Count(1), ffn_width: FfnWidth::Percent(50.0), ..GrowOptions::default() };
+    case("selection", GrowOptions { init: Init::WeightSelection, ..half.clone() }, false);
+    case("frequency at half the width", GrowOptions { init: Init::Frequency, ..half.clone() }, false);
+    case("expansion at half the width", GrowOptions { init: Init::LinearExpansion, ..half.clone() }, false);
+    case("cut", GrowOptions { init: Init::PretrainFinetune, ..half }, false);
     if !swin {
         let narrow = Some(channels / 2);
-        case("narrow selection", Shape { embedding_dim: narrow, ..of(Init::WeightSelection) }, false);
-        case("wide from scratch", Shape { embedding_dim: Some(channels + 6), ..of(Init::FromScratch) }, false);
+        case("narrow selection", GrowOptions { embedding_dim: narrow, ..of(Init::WeightSelection) }, false);
+        case("wide from scratch", GrowOptions { embedding_dim: Some(channels + 6), ..of(Init::FromScratch) }, false);
     }
     case("weight-transformation", of(Init::WeightTransformation), false);
     failures
@@ -479,10 +492,11 @@ fn transforms_on_every_fixture() {
             continue;
         }
         let condensed = gene.condense(&model, &typing, &anatomy).unwrap();
-        let plain = grow(&condensed, &gene, &Shape::default()).unwrap();
+        let plain = grow(&condensed, &gene, &GrowOptions::default()).unwrap();
         let x = images(&fixture);
         for transform in [Transform::Affine, Transform::Paper] {
-            let grown = grow(&condensed, &gene, &Shape { transform: Some(transform), ..Shape::default() }).unwrap();
+            let grown =
+                grow(&condensed, &gene, &GrowOptions { transform: Some(transform), ..GrowOptions::default() }).unwrap();
             check_transforms(&runtime, &format!("{}: {transform:?}", fixture.name()), &plain.model, &grown.model, &x);
             checked += 1;
         }

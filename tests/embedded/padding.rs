@@ -7,7 +7,7 @@ use offshoot::anatomy::{Anatomy, Roles};
 use offshoot::axes::Typing;
 use offshoot::axes::resize::{ResizePlan, resize};
 use offshoot::density::probe;
-use offshoot::descendant::{Heads, Shape, grow};
+use offshoot::descendant::{GrowOptions, Heads, grow};
 use offshoot::error::ErrorKind;
 use offshoot::graph::node;
 use offshoot::learngene::Learngene;
@@ -107,7 +107,7 @@ fn a_child_without_padding_has_the_weights_of_one_with_padding() {
         let grown = |model: &Model| {
             let typing = Typing::new(model).unwrap();
             let gene = Learngene::identity(&typing, &Anatomy::new(&typing).unwrap());
-            let child = grow(model, &gene, &Shape { heads: Heads::Count(2), ..Shape::default() }).unwrap();
+            let child = grow(model, &gene, &GrowOptions { heads: Heads::Count(2), ..GrowOptions::default() }).unwrap();
             let mut tensors: Vec<_> =
                 child.model.graph().initializer.iter().map(|t| (t.dims.clone(), t.raw_data().to_vec())).collect();
             tensors.retain(|(dims, _)| dims.len() == 2 || dims.len() == 1 && dims[0] > 2);

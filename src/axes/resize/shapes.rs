@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::graph::Attributes;
 use crate::onnx::DataType;
 use crate::onnx::proto::NodeProto;
-use crate::ops::{self, Shape, Slot};
+use crate::ops::{self, ShapeRule, Slot};
 
 /// Inputs of nodes that get other numbers, with their types.
 type Changes = HashMap<(usize, usize), (Known, DataType)>;
@@ -62,7 +62,7 @@ impl Cone {
                 };
                 let op = ops::of(node);
                 let is_place = matches!(op.slot(j), Slot::Sizes | Slot::Places | Slot::Indices);
-                if j > 0 && (is_place || op.shape == Shape::Reduce) {
+                if j > 0 && (is_place || op.shape == ShapeRule::Reduce) {
                     continue;
                 }
                 match names.iter().position(|n| *n == x) {

@@ -6,7 +6,7 @@ use crate::axes::factors::Dim;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::is_standard;
 use crate::onnx::proto::NodeProto;
-use crate::ops::{self, Mark, Shape};
+use crate::ops::{self, Mark, ShapeRule};
 
 impl<'m> Typing<'m> {
     /// Types a node: number `k` of the graph, or one inside it.
@@ -60,12 +60,12 @@ impl Rule<'_, '_> {
     /// The dimensions of every output.
     fn outputs(mut self) -> Result<Vec<Vec<Dim>>> {
         match ops::of(self.node).shape {
-            Shape::Same if self.node.op_type() == "RotaryEmbedding" => self.rotary(),
-            Shape::Same => self.same(),
-            Shape::Broadcast => self.elementwise(),
-            Shape::Channels => self.channel_norm(),
-            Shape::Reduce => Ok(vec![self.reduce()?]),
-            Shape::Own => self.own(),
+            ShapeRule::Same if self.node.op_type() == "RotaryEmbedding" => self.rotary(),
+            ShapeRule::Same => self.same(),
+            ShapeRule::Broadcast => self.elementwise(),
+            ShapeRule::Channels => self.channel_norm(),
+            ShapeRule::Reduce => Ok(vec![self.reduce()?]),
+            ShapeRule::Own => self.own(),
         }
     }
 

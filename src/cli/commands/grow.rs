@@ -22,7 +22,7 @@ use crate::cli::common::{ArrayFlags, ClusterFlags, RunFlags, SampleFlags, ShapeF
 use crate::cli::output::{self, Bars, count, table};
 use crate::data::{Arrays, FedReport, PlaceTable};
 use crate::descendant::{
-    BatchAxis, Case, Descendant, DescendantPlan, Grown, Heads, Init, Projection, Shape, Transform, Verification,
+    BatchAxis, Case, Descendant, DescendantPlan, GrowOptions, Grown, Heads, Init, Projection, Transform, Verification,
     Verifier, cost, grow, resize_tokens,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -45,7 +45,7 @@ const UNTIED: &str = "--tied is left out: in int8 every layer has a copy, since 
 /// One descendant to grow.
 struct Job {
     output: Option<PathBuf>,
-    shape: Shape,
+    shape: GrowOptions,
     /// True where the user chose how the output projection follows.
     chosen: bool,
     tokens: Option<usize>,
@@ -589,7 +589,7 @@ fn jobs(c: &GrowArgs) -> Result<Vec<Job>> {
                 .hint("give -o CHILD.onnx, or --dry-run for the plan alone"));
         }
         let chosen = c.shape.projection.is_some();
-        let shape = Shape { of: c.run.open.of.clone(), ..shape(&c.shape, c.tied, c.seed)? };
+        let shape = GrowOptions { of: c.run.open.of.clone(), ..shape(&c.shape, c.tied, c.seed)? };
         let output = c.output.clone().map(|path| placed(c, path)).transpose()?;
         let (tokens, dtype, batch_axis) = (c.shape.tokens, c.dtype, c.batch_axis);
         return Ok(vec![Job { output, shape, chosen, tokens, dtype, batch_axis, untied: false }.untie()]);
@@ -656,13 +656,13 @@ fn job(e: Entry, c: &GrowArgs) -> Result<Job> {
     let chosen = flags.projection.is_some();
     let dtype = choice("dtype", e.dtype)?.or(c.dtype);
     let batch_axis = e.batch_axis.map(|v| batch_axis(&text(v)).map_err(usage)).transpose()?.or(c.batch_axis);
-    let shape = Shape { of: c.run.open.of.clone(), ..shape(&flags, e.tied, c.seed)? };
+    let shape = GrowOptions { of: c.run.open.of.clone(), ..shape(&flags, e.tied, c.seed)? };
     let output = Some(placed(c, output)?);
     Ok(Job { output, shape, chosen, tokens: flags.tokens, dtype, batch_axis, untied: false }.untie())
 }
 
 /// The shape that flags ask for.
-pub fn shape(f: &ShapeFlags, tied: bool, seed: u64) -> Result<Shape> {
+pub fn shape(f: &ShapeFlags, tied: bool, seed: u64) -> Result<GrowOptions> {
     let heads = match (f.width, &f.heads) {
         (Some(w), _) => Heads::Width(w),
         (None, Some(h)) => h.clone(),
@@ -684,7 +684,7 @@ pub fn shape(f: &ShapeFlags, tied: bool, seed: u64) -> Result<Shape> {
         )
         .hint("give --transform affine"));
     }
-    Ok(Shape {
+    Ok(GrowOptions {
         of: None,
         layers: f.layers.clone().unwrap_or_default(),
         heads,

@@ -22,7 +22,7 @@ use crate::cli::common::{ClusterFlags, DataFlags, OpenFlags, RunFlags, ShapeFlag
 use crate::cli::output::{self, Bars, check_output, count, table, write_text};
 use crate::data::{Dataset, InputReport, InputShape, Loader};
 use crate::density::Unit;
-use crate::descendant::{self, Descendant, Init, Shape, resize_tokens};
+use crate::descendant::{self, Descendant, GrowOptions, Init, resize_tokens};
 use crate::error::{Error, ErrorKind, Result};
 use crate::learngene::{Learngene, parameters};
 use crate::metadata::{PREPROCESS, schema};
@@ -231,7 +231,12 @@ impl Judges<'_> {
 }
 
 /// The descendant of a learngene, of the sizes that were asked for; what is to be known of it is told.
-fn grown(c: &RunArgs, source: &Model, (gene, shape): (&Learngene, &Shape), ancestor: &Model) -> Result<Descendant> {
+fn grown(
+    c: &RunArgs,
+    source: &Model,
+    (gene, shape): (&Learngene, &GrowOptions),
+    ancestor: &Model,
+) -> Result<Descendant> {
     let mut child = descendant::grow(source, gene, shape)?;
     c.shape.tokens.map_or(Ok(()), |tokens| child.tokens(tokens))?;
     child.declare_values(ancestor);

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::values::{above_zero, positive, share};
 use crate::data::Augmentation;
-use crate::training::{LabelLoss, Operators, Precision, Shape as Schedule};
+use crate::training::{LabelLoss, Operators, Precision, RateCurve};
 
 /// How a model is trained.
 #[derive(Args, Clone, Debug)]
@@ -64,7 +64,7 @@ pub struct TrainingFlags {
     pub min_lr: f64,
     /// What follows the warm-up
     #[arg(long, value_enum, help_heading = "Training", default_value_t)]
-    pub schedule: Schedule,
+    pub schedule: RateCurve,
     /// Epochs in which the learning rate rises [default: a twentieth of all]
     #[arg(long, value_name = "EPOCHS", help_heading = "Training", value_parser = positive)]
     pub warmup: Option<f64>,

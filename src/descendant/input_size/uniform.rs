@@ -8,7 +8,7 @@ use crate::axes::{Assumption, Dim, Typing};
 use crate::error::Result;
 use crate::graph::{self, Names, element_types};
 use crate::onnx::Model;
-use crate::ops::{self, Shape};
+use crate::ops::{self, ShapeRule};
 
 /// The model with a number in the place of every known value that is the same everywhere and meets data of the same
 /// shape.
@@ -51,7 +51,7 @@ fn places<'t>(typing: &'t Typing) -> Vec<(usize, usize, &'t Known)> {
     let mut found = Vec::new();
     for (k, node) in typing.graph.node.iter().enumerate() {
         let Some(output) = node.output.first() else { continue };
-        if ops::of(node).shape != Shape::Broadcast || typing.known.contains_key(output.as_str()) {
+        if ops::of(node).shape != ShapeRule::Broadcast || typing.known.contains_key(output.as_str()) {
             continue;
         }
         let shape = |x: &String| typing.shape(x);

@@ -88,20 +88,20 @@ pub fn narrows_of(network: &Network) -> Result<Vec<Narrow>> {
 pub fn narrows(runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<Vec<Narrow>> {
     let anatomy = Anatomy::new(typing)?;
     let finder = TargetFinder::new(typing);
-    let search = Search { runtime, typing, model, finder };
+    let search = ReductionSearch { runtime, typing, model, finder };
     let found: Vec<Option<Narrow>> =
         anatomy.layers.par_iter().enumerate().map(|(l, layer)| search.attention(l, layer)).collect::<Result<_>>()?;
     Ok(found.into_iter().flatten().collect())
 }
 
-struct Search<'t, 'm> {
+struct ReductionSearch<'t, 'm> {
     runtime: &'t Arc<Runtime>,
     typing: &'t Typing<'m>,
     model: &'t Model,
     finder: TargetFinder<'t, 'm>,
 }
 
-impl Search<'_, '_> {
+impl ReductionSearch<'_, '_> {
     fn attention(&self, l: usize, layer: &Attention) -> Result<Option<Narrow>> {
         let typing = self.typing;
         // A single head has no axis of its own.

@@ -83,7 +83,7 @@ fn decompose(typing: &Typing, chosen: impl Fn(usize, &NodeProto) -> bool) -> Res
         }
         let label = node_label(&node);
         builder.under(node.output.first().map_or("", String::as_str));
-        let mut work = Work { typing, types: &types, node: &node, builder: &mut builder };
+        let mut work = Decomposer { typing, types: &types, node: &node, builder: &mut builder };
         let done = match node.op_type() {
             "RotaryEmbedding" => work.rotary(),
             "BiasGelu" | "FastGelu" => work.gelu(),
@@ -104,7 +104,7 @@ fn decompose(typing: &Typing, chosen: impl Fn(usize, &NodeProto) -> bool) -> Res
     Ok(Decomposed { graph, probabilities })
 }
 
-pub(super) struct Work<'a, 'm> {
+pub(super) struct Decomposer<'a, 'm> {
     pub(super) typing: &'a Typing<'m>,
     types: &'a HashMap<&'m str, DataType>,
     pub(super) node: &'a NodeProto,
@@ -122,7 +122,7 @@ struct Operands {
     rank: usize,
 }
 
-impl Work<'_, '_> {
+impl Decomposer<'_, '_> {
     pub(super) fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         self.builder.op_with(op, inputs, attributes)
     }

@@ -1,14 +1,14 @@
 //! Operators that go along a sequence, step by step: cumulative products, causal convolutions, linear attention (ONNX
 //! operator sets 26 and 27). Their length is known, so each step is nodes of its own.
 
-use super::operators::Work;
+use super::operators::Decomposer;
 use crate::error::Result;
 use crate::graph::{Attributes, int_attribute, ints_attribute, resolve_axis};
 
 /// Every step on its own: more of them are not worth their nodes.
 const MOST_STEPS: usize = 4096;
 
-impl Work<'_, '_> {
+impl Decomposer<'_, '_> {
     /// CumProd: each step multiplies what came before.
     pub(super) fn cumulative_product(&mut self) -> Result<()> {
         let (x, axis) = (self.operand(0)?, self.operand(1)?);

@@ -6,7 +6,7 @@ use super::{contraction, elementwise, movement, normalisation, resampling};
 use crate::error::Result;
 use crate::graph::int_attribute;
 use crate::onnx::proto::NodeProto;
-use crate::ops::{self, Mark, Shape};
+use crate::ops::{self, Mark, ShapeRule};
 
 /// Gives the inputs of a node their gradients. `given` holds what has been gathered for each output.
 pub fn backward(t: &mut Tape, node: &NodeProto, given: &[Option<String>]) -> Result<()> {
@@ -61,10 +61,10 @@ pub fn backward(t: &mut Tape, node: &NodeProto, given: &[Option<String>]) -> Res
         "MaxPool" => resampling::max_pool(t, node, g),
         "Col2Im" => resampling::columns_to_image(t, node, g),
         _ => match op.shape {
-            Shape::Same => elementwise::unary(t, node, g),
-            Shape::Broadcast => elementwise::broadcast(t, node, g),
-            Shape::Reduce => normalisation::reduce(t, node, g),
-            Shape::Channels | Shape::Own => Err(refuse(node, "a gradient")),
+            ShapeRule::Same => elementwise::unary(t, node, g),
+            ShapeRule::Broadcast => elementwise::broadcast(t, node, g),
+            ShapeRule::Reduce => normalisation::reduce(t, node, g),
+            ShapeRule::Channels | ShapeRule::Own => Err(refuse(node, "a gradient")),
         },
     }
 }

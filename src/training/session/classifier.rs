@@ -16,17 +16,17 @@ use crate::runtime::Runtime;
 use crate::training::{CLASSIFIER_IMAGES, Validation, add_classifier, fit_classifier, has_classifier};
 
 /// What a classifier is made by.
-pub(super) struct Maker<'s> {
+pub(super) struct ClassifierBuilder<'s> {
     pub data: &'s Data,
     pub runtime: &'s Arc<Runtime>,
     pub options: &'s Options,
     pub listener: &'s dyn Listener,
 }
 
-impl Maker<'_> {
+impl ClassifierBuilder<'_> {
     /// Gives a model the classifier that was asked for: in the place of its own, or behind its encoder.
     pub fn prepare(&self, model: &mut Model) -> Result<()> {
-        let Maker { data, options, listener, .. } = self;
+        let ClassifierBuilder { data, options, listener, .. } = self;
         let Some(classes) = options.classes else { return Ok(()) };
         let path = model.path.clone();
         let replaced = {
@@ -36,7 +36,7 @@ impl Maker<'_> {
                     let anatomy = Anatomy::new(&typing).map_err(|e| e.at(&path))?;
                     let gene = Learngene::identity(&typing, &anatomy);
                     let seed = options.plan.seed;
-                    let shape = descendant::Shape { classes: Some(classes), seed, ..Default::default() };
+                    let shape = descendant::GrowOptions { classes: Some(classes), seed, ..Default::default() };
                     let grown = descendant::grow(model, &gene, &shape)?;
                     grown.plan.warnings.iter().for_each(|w| listener.warn(w));
                     Some(grown.model)
@@ -64,7 +64,7 @@ impl Maker<'_> {
 
     /// Starts a new classifier from a regression on the encoder's features.
     fn fit(&self, model: &mut Model) -> Result<()> {
-        let Maker { data, runtime, options, listener } = self;
+        let ClassifierBuilder { data, runtime, options, listener } = self;
         let (images, image) = {
             let typing = Typing::new(model)?;
             // Spread over the whole training part, whatever its order.

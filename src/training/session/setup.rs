@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::classifier::Maker;
+use super::classifier::ClassifierBuilder;
 use super::data::Data;
 use super::fit::{Images, Session, Taught};
 use super::options::Options;
@@ -70,7 +70,7 @@ impl Setup {
     ) -> Result<Setup> {
         let path = model.path.clone();
         let on = |e: Error| e.at(&path);
-        Maker { data: &data, runtime: &runtime, options: &options, listener }.prepare(&mut model)?;
+        ClassifierBuilder { data: &data, runtime: &runtime, options: &options, listener }.prepare(&mut model)?;
         let separated = separate(&mut model).map_err(on)?;
         say_separated(&separated, listener);
         let typing = Typing::new(&model).map_err(on)?;

@@ -7,7 +7,7 @@ use ndarray::{Array2, Array4, ArrayD, IxDyn};
 use offshoot::axes::Typing;
 use offshoot::onnx::Model;
 use offshoot::runtime::Runtime;
-use offshoot::training::{Feeds, Loss, Operators, Recipe, Schedule, Shape, TARGETS, Term, Trainer, teacher_input};
+use offshoot::training::{Feeds, Loss, Operators, RateCurve, Recipe, Schedule, TARGETS, Term, Trainer, teacher_input};
 use serde_json::Value;
 
 use super::hash::{hash, values};
@@ -45,7 +45,7 @@ pub fn check(runtime: &Arc<Runtime>, entry: &Value, operators: Operators, recomp
     let frozen = frozen(&model, &image, batch, &trained);
     let mut trainer = Trainer::new(runtime, &model, [image[1], image[2]], &recipe, &[], &frozen)
         .map_err(|e| format!("{file}: {e}"))?;
-    let schedule = Schedule { shape: Shape::Cosine, rate: 1e-3, minimum: 1e-5, warmup: 5, total: STEPS };
+    let schedule = Schedule { shape: RateCurve::Cosine, rate: 1e-3, minimum: 1e-5, warmup: 5, total: STEPS };
     let shape = {
         let typing = Typing::new(&model).unwrap();
         let mut shape = typing.shape(&output).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::{Array4, ArrayD, Axis, Slice, concatenate};
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::{Typing, carry_value_info, declared_batch};
-use offshoot::descendant::{FfnWidth, Heads, Shape, fold_constants, grow, has_fixed_size};
+use offshoot::descendant::{FfnWidth, GrowOptions, Heads, fold_constants, grow, has_fixed_size};
 use offshoot::graph::{self, FloatType, declared_axes, element_types};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::proto::tensor_shape_proto::dimension::Value;
@@ -25,7 +25,8 @@ pub fn check_all(runtime: &Arc<Runtime>) {
         assert!(declared > 20, "{}: {declared}", fixture.name());
         let typing = Typing::new(&ancestor).unwrap();
         let gene = Learngene::identity(&typing, &Anatomy::new(&typing).unwrap());
-        let shape = Shape { heads: Heads::Percent(50.0), ffn_width: FfnWidth::Percent(50.0), ..Shape::default() };
+        let shape =
+            GrowOptions { heads: Heads::Percent(50.0), ffn_width: FfnWidth::Percent(50.0), ..GrowOptions::default() };
         let child = grow(&ancestor, &gene, &shape).unwrap().model;
         let mut half = child.clone();
         graph::convert(&mut half, FloatType::Fp16).unwrap();

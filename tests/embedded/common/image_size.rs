@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::{Array4, ArrayD, IxDyn};
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
-use offshoot::descendant::{Shape, fold_constants, grow};
+use offshoot::descendant::{GrowOptions, fold_constants, grow};
 use offshoot::graph::{data_inputs, declared_dims, int_attribute, node};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::proto::TensorProto;
@@ -35,7 +35,7 @@ pub fn open(path: &str) -> Model {
 pub fn at_size(model: &Model, size: [usize; 2]) -> offshoot::error::Result<Model> {
     let typing = Typing::new(model)?;
     let gene = Learngene::identity(&typing, &Anatomy::new(&typing)?);
-    let shape = Shape { image_size: Some(size), ..Shape::default() };
+    let shape = GrowOptions { image_size: Some(size), ..GrowOptions::default() };
     grow(model, &gene, &shape).map(|d| d.model)
 }
 

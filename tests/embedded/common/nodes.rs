@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::{Typing, branches};
-use offshoot::descendant::{FfnWidth, Heads, Shape, grow};
+use offshoot::descendant::{FfnWidth, GrowOptions, Heads, grow};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::Model;
 use rayon::prelude::*;
@@ -32,13 +32,13 @@ fn children(path: &Path) -> usize {
     let gene = Learngene::identity(&typing, &anatomy);
     let (half, ffn_width) = (Heads::Percent(50.0), FfnWidth::Percent(50.0));
     let shapes = [
-        Shape { heads: half.clone(), ..Shape::default() },
-        Shape { ffn_width, ..Shape::default() },
-        Shape { heads: half, ffn_width, ..Shape::default() },
+        GrowOptions { heads: half.clone(), ..GrowOptions::default() },
+        GrowOptions { ffn_width, ..GrowOptions::default() },
+        GrowOptions { heads: half, ffn_width, ..GrowOptions::default() },
     ];
     let before = operators(&ancestor);
     let grown = shapes.iter().filter_map(|shape| Some((shape, grow(&ancestor, &gene, shape).ok()?.model)));
-    let check = |(shape, child): (&Shape, Model)| {
+    let check = |(shape, child): (&GrowOptions, Model)| {
         for (operator, n) in operators(&child) {
             let had = before.get(&operator).copied().unwrap_or(0);
             assert!(n <= had, "{}, {shape:?}: {n} {operator} instead of {had}", path.display());
@@ -81,7 +81,7 @@ pub fn heads_are_said() {
         let ancestor = opened(&root().join("fixtures").join(file)).unwrap();
         let typing = Typing::new(&ancestor).unwrap();
         let gene = Learngene::identity(&typing, &Anatomy::new(&typing).unwrap());
-        let shape = Shape { heads: Heads::Percent(50.0), ..Shape::default() };
+        let shape = GrowOptions { heads: Heads::Percent(50.0), ..GrowOptions::default() };
         let child = grow(&ancestor, &gene, &shape).unwrap().model;
         let heads = gene.layers[0].len() as i64;
         let (left, said) = (heads_of_targets(&ancestor), heads_of_targets(&child));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::{Array2, Array4, ArrayD, Axis, Slice};
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
-use offshoot::descendant::{Layers, Shape, grow};
+use offshoot::descendant::{GrowOptions, Layers, grow};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::Model;
 use offshoot::runtime::Runtime;
@@ -198,7 +198,7 @@ pub fn stochastic_depth(runtime: &Arc<Runtime>, operators: Operators) {
     let shallow = {
         let typing = Typing::new(&model).unwrap();
         let anatomy = Anatomy::new(&typing).unwrap();
-        let shape = Shape { layers: Layers::List(vec![0, 1, 2, 4, 5, 6, 7]), ..Shape::default() };
+        let shape = GrowOptions { layers: Layers::List(vec![0, 1, 2, 4, 5, 6, 7]), ..GrowOptions::default() };
         grow(&model, &Learngene::identity(&typing, &anatomy), &shape).unwrap().model
     };
     let without = step(&mut trainer(runtime, &shallow, &recipe), &x, &y, 0.0, 0.0);

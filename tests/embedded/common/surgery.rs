@@ -6,7 +6,7 @@ use ndarray::{Array4, ArrayD, ArrayViewD};
 use offshoot::anatomy::{Anatomy, Attention, Roles, Summed};
 use offshoot::axes::resize::{ResizePlan, resize};
 use offshoot::axes::{Factor, Typing};
-use offshoot::descendant::{FfnWidth, Heads, Layers, Projection, Shape, grow};
+use offshoot::descendant::{FfnWidth, GrowOptions, Heads, Layers, Projection, grow};
 use offshoot::graph::node;
 use offshoot::learngene::{Centroid, Cluster, FfnCentroid, Learngene};
 use offshoot::metadata::SHARE_PREFIX;
@@ -298,7 +298,7 @@ impl<'c> Case<'c> {
 
     /// Growing at full size is the identity.
     fn grown_whole_nothing_changes(&mut self) {
-        let child = grow(self.model, &self.identity(), &Shape::default()).unwrap();
+        let child = grow(self.model, &self.identity(), &GrowOptions::default()).unwrap();
         self.expect_same("identity", child.model);
     }
 
@@ -307,7 +307,7 @@ impl<'c> Case<'c> {
         let last = self.last();
         for dropped in [0, last] {
             let kept = (0..=last).filter(|l| *l != dropped).collect();
-            let shape = Shape { layers: Layers::List(kept), ..Shape::default() };
+            let shape = GrowOptions { layers: Layers::List(kept), ..GrowOptions::default() };
             let dropping = self.fixture.entry["dropping"].as_str().unwrap_or("exact");
             let refused = |e: &str| e.contains("cannot be dropped") || e.contains("at least one layer");
             let what = format!("layer {dropped} dropped");
@@ -354,11 +354,11 @@ impl<'c> Case<'c> {
     /// `--heads k` keeps the first k heads, `--width 0.5` leaves the outputs, twice the FFN leaves the outputs.
     fn heads_and_neurons_are_counted(&mut self) {
         let gene = self.identity();
-        let child = |shape: Shape| grow(self.model, &gene, &shape).unwrap().model;
-        let one = child(Shape { heads: Heads::Count(1), ..Shape::default() });
-        let doubled = child(Shape { heads: Heads::Width(0.5), ..Shape::default() });
+        let child = |shape: GrowOptions| grow(self.model, &gene, &shape).unwrap().model;
+        let one = child(GrowOptions { heads: Heads::Count(1), ..GrowOptions::default() });
+        let doubled = child(GrowOptions { heads: Heads::Width(0.5), ..GrowOptions::default() });
         let ffn_width = FfnWidth::Percent(200.0);
-        let wide = (!self.has_normed_neurons()).then(|| child(Shape { ffn_width, ..Shape::default() }));
+        let wide = (!self.has_normed_neurons()).then(|| child(GrowOptions { ffn_width, ..GrowOptions::default() }));
         self.expect("--heads 1", one, self.run(&self.with_first_heads(self.model)));
         self.expect_same("--width 0.5", doubled);
         if let Some(wide) = wide {
@@ -398,10 +398,10 @@ impl<'c> Case<'c> {
         assert_eq!(read, gene);
         self.expect("learngene", condensed.clone(), truth.clone());
         let counts: Vec<usize> = gene.layers.iter().map(Vec::len).collect();
-        let shape = Shape { heads: Heads::List(counts), ..Shape::default() };
+        let shape = GrowOptions { heads: Heads::List(counts), ..GrowOptions::default() };
         let baked = grow(&condensed, &gene, &shape).unwrap();
         self.expect("one slot a cluster, matched", baked.model.clone(), truth.clone());
-        let tied = grow(&condensed, &gene, &Shape { tied: true, ..shape.clone() }).unwrap();
+        let tied = grow(&condensed, &gene, &GrowOptions { tied: true, ..shape.clone() }).unwrap();
         self.expect("one slot a cluster, tied", tied.model.clone(), truth.clone());
         assert!(
             !baked.model.graph().node.iter().any(|n| n.name().starts_with(SHARE_PREFIX)),
@@ -409,7 +409,7 @@ impl<'c> Case<'c> {
         );
         let fewer = tied.plan.parameters < baked.plan.parameters;
         assert!(last == 0 || !shares_ffn || fewer, "{}", self.fixture.name());
-        let again = grow(&condensed, &gene, &Shape::default()).unwrap();
+        let again = grow(&condensed, &gene, &GrowOptions::default()).unwrap();
         self.expect("all slots of a learngene", again.model, truth);
 
         // A projection that holds more than heads has no published columns.
@@ -418,7 +418,7 @@ impl<'c> Case<'c> {
             return;
         }
         // The published projection: head 0's output rows for slot 0, which holds the centroid of head 0's cluster.
-        let shape = Shape { heads: Heads::Count(1), projection: Projection::Paper, ..Shape::default() };
+        let shape = GrowOptions { heads: Heads::Count(1), projection: Projection::Paper, ..GrowOptions::default() };
         let child = grow(&condensed, &gene, &shape).unwrap();
         self.expect("paper projection", child.model, self.run(&self.with_first_heads(&oracle)));
         self.means_stand_for_their_clusters(gene, shares_ffn);

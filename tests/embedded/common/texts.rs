@@ -8,7 +8,7 @@ use ndarray_npy::{NpzReader, ReadableElement};
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
 use offshoot::data::{Place, Rows};
-use offshoot::descendant::{FfnWidth, Heads, Shape, grow};
+use offshoot::descendant::{FfnWidth, GrowOptions, Heads, grow};
 use offshoot::graph::{FloatType, convert, int_attribute, node};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::Model;
@@ -122,7 +122,8 @@ fn forms(fixture: &Fixture) -> Vec<(&'static str, Model, f32)> {
     let child = {
         let typing = Typing::new(&ancestor).unwrap();
         let gene = Learngene::identity(&typing, &Anatomy::new(&typing).unwrap());
-        let shape = Shape { heads: Heads::Percent(50.0), ffn_width: FfnWidth::Percent(50.0), ..Shape::default() };
+        let shape =
+            GrowOptions { heads: Heads::Percent(50.0), ffn_width: FfnWidth::Percent(50.0), ..GrowOptions::default() };
         grow(&ancestor, &gene, &shape).unwrap().model
     };
     let half = |model: &Model| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
-use offshoot::descendant::{FfnWidth, Heads, Init, Shape, grow};
+use offshoot::descendant::{FfnWidth, GrowOptions, Heads, Init, grow};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::Model;
 use offshoot::runtime::Runtime;
@@ -50,12 +50,13 @@ pub fn every_ffn_of_a_layer_is_resized(runtime: &Arc<Runtime>) {
             assert_eq!(layer["ffn_width"].is_null(), !alone, "one FFN keeps its own fields");
         }
         let model = opened(path.clone());
-        let shape = Shape { ffn_width: FfnWidth::Percent(50.0), init: Init::PretrainFinetune, ..Shape::default() };
+        let shape =
+            GrowOptions { ffn_width: FfnWidth::Percent(50.0), init: Init::PretrainFinetune, ..GrowOptions::default() };
         let grown = grow(&model, &identity(&model), &shape).unwrap();
         let error = far(runtime, &grown.model, &x, &numbers(&entry["halved"]));
         assert!(error < 2e-5, "{}: {error:e}", path.display());
         if entry["few"].is_array() {
-            let fewer = Shape { heads: Heads::Percent(50.0), ..shape };
+            let fewer = GrowOptions { heads: Heads::Percent(50.0), ..shape };
             let error =
                 far(runtime, &grow(&model, &identity(&model), &fewer).unwrap().model, &x, &numbers(&entry["few"]));
             assert!(error < 2e-5, "{}, half the heads: {error:e}", path.display());

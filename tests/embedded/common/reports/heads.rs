@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
-use offshoot::descendant::{Heads, Layers, Shape, grow};
+use offshoot::descendant::{GrowOptions, Heads, Layers, grow};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::proto::NodeProto;
 use offshoot::onnx::{DataType, Model, node_label, tensor_from_i64, tensor_info};
@@ -29,7 +29,7 @@ pub fn heads_that_something_else_takes_are_named(runtime: &Arc<Runtime>) {
         let anatomy = Anatomy::new(&typing).unwrap();
         let gene = Learngene::identity(&typing, &anatomy);
         assert!(far(runtime, &model, &x, &numbers(&entry["outputs"])) < 2e-5, "{file}");
-        let grown = |heads: Heads| grow(&model, &gene, &Shape { heads, ..Shape::default() }).unwrap();
+        let grown = |heads: Heads| grow(&model, &gene, &GrowOptions { heads, ..GrowOptions::default() }).unwrap();
         let same = grown(Heads::Same);
         assert!(same.plan.warnings.is_empty(), "{file}: {:?}", same.plan.warnings);
         let half = grown(Heads::Count(2));
@@ -87,7 +87,7 @@ pub fn layers_that_outputs_need_are_named() {
         let model = opened(folder.join(file));
         let typing = Typing::new(&model).unwrap();
         let gene = Learngene::identity(&typing, &Anatomy::new(&typing).unwrap());
-        let shape = Shape { layers: Layers::List(vec![1 - dropped]), ..Shape::default() };
+        let shape = GrowOptions { layers: Layers::List(vec![1 - dropped]), ..GrowOptions::default() };
         let warnings = grow(&model, &gene, &shape).unwrap().plan.warnings;
         match says {
             Some(says) => assert!(warnings.iter().any(|w| w.contains(says)), "{file}: {warnings:?}"),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ndarray::{Array4, ArrayD};
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
-use offshoot::descendant::{FfnWidth, Heads, Init, Shape, grow};
+use offshoot::descendant::{FfnWidth, GrowOptions, Heads, Init, grow};
 use offshoot::fitting::{Budget, Calibration, Limits, Shrinker, pin, plan, thin};
 use offshoot::learngene::{Learngene, parameters};
 use offshoot::onnx::{Model, is_float};
@@ -50,13 +50,13 @@ pub fn a_block_is_resized_once(runtime: &Arc<Runtime>) {
         }
         let gene = Learngene::identity(&Typing::new(&model).unwrap(), &anatomy(&model));
         let (heads, ffn_width) = (Heads::Percent(50.0), FfnWidth::Percent(50.0));
-        let shape = Shape { heads, ffn_width, init: Init::PretrainFinetune, ..Shape::default() };
+        let shape = GrowOptions { heads, ffn_width, init: Init::PretrainFinetune, ..GrowOptions::default() };
         let child = grow(&model, &gene, &shape).unwrap().model;
         let error = far(runtime, &child, &x, &numbers(&entry["few"]));
         assert!(error < 2e-5, "{file}: {error:e}");
         assert_eq!(weights(&child), weights(&model), "{file}: the block is there once");
         // Twice the heads are a copy of the block, wherever it is used.
-        let twice = Shape { heads: Heads::Percent(200.0), ..Shape::default() };
+        let twice = GrowOptions { heads: Heads::Percent(200.0), ..GrowOptions::default() };
         let error = far(runtime, &grow(&model, &gene, &twice).unwrap().model, &x, &numbers(&entry["outputs"]));
         assert!(error < 2e-5, "{file}, twice the heads: {error:e}");
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ndarray::Array4;
 use offshoot::anatomy::Anatomy;
 use offshoot::axes::Typing;
-use offshoot::descendant::{Layers, Shape, grow};
+use offshoot::descendant::{GrowOptions, Layers, grow};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::{Model, tensor_from_i64};
 use offshoot::runtime::Runtime;
@@ -64,14 +64,14 @@ pub fn children_are_pytorchs(runtime: &Arc<Runtime>, folder: &str, list: &str) {
         let gene = Learngene::identity(&typing, &Anatomy::new(&typing).unwrap());
         for child in entry["children"].as_array().unwrap() {
             let kept = child["kept"].as_array().unwrap().iter().map(|l| l.as_u64().unwrap() as usize).collect();
-            let shape = Shape { layers: Layers::List(kept), ..Shape::default() };
+            let shape = GrowOptions { layers: Layers::List(kept), ..GrowOptions::default() };
             let grown = grow(&model, &gene, &shape).unwrap();
             let error = far(runtime, &grown.model, &x, &numbers(&child["outputs"]));
             assert!(error < 2e-5, "{file}, {}: {error:e}", child["kept"]);
         }
         for kept in entry["refused"].as_array().into_iter().flatten() {
             let kept = kept.as_array().unwrap().iter().map(|l| l.as_u64().unwrap() as usize).collect();
-            let shape = Shape { layers: Layers::List(kept), ..Shape::default() };
+            let shape = GrowOptions { layers: Layers::List(kept), ..GrowOptions::default() };
             let error = grow(&model, &gene, &shape).unwrap_err().to_string();
             assert!(error.contains("cannot be dropped"), "{file}: {error}");
         }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use offshoot::anatomy::{Anatomy, Roles};
 use offshoot::axes::Typing;
-use offshoot::descendant::{Case, Check, FfnWidth, Grown, Heads, Layers, Outcome, Shape, Verification, Verifier, grow};
+use offshoot::descendant::{
+    Case, Check, FfnWidth, GrowOptions, Grown, Heads, Layers, Outcome, Verification, Verifier, grow,
+};
 use offshoot::graph::{self, FloatType, int_attribute, ints_attribute, node};
 use offshoot::learngene::Learngene;
 use offshoot::onnx::proto::NodeProto;
@@ -19,7 +21,7 @@ use crate::common::{Fixture, all_fixtures, root};
 /// The checks of a child that was grown from an ancestor.
 const ALL: [&str; 6] = ["runs", "batches", "samples", "permuted", "full-size", "removed"];
 
-fn verify(runtime: &Arc<Runtime>, ancestor: &Model, shape: &Shape, spoil: impl Fn(&mut Model)) -> Verification {
+fn verify(runtime: &Arc<Runtime>, ancestor: &Model, shape: &GrowOptions, spoil: impl Fn(&mut Model)) -> Verification {
     let typing = Typing::new(ancestor).unwrap();
     let gene = Learngene::identity(&typing, &Anatomy::new(&typing).unwrap());
     let grown = grow(ancestor, &gene, shape).unwrap();
@@ -64,7 +66,7 @@ pub(super) fn heads_that_add_up(model: &mut Model) {
 /// Each fault is found by the check that is there for it, and none by a child that has none.
 pub fn faults_are_found(runtime: &Arc<Runtime>) {
     let ancestor = open("fixtures/graphs/timm-vit-unfused-ts17.onnx");
-    let shape = Shape { heads: Heads::Count(2), ffn_width: FfnWidth::Percent(50.0), ..Shape::default() };
+    let shape = GrowOptions { heads: Heads::Count(2), ffn_width: FfnWidth::Percent(50.0), ..GrowOptions::default() };
     let right = verify(runtime, &ancestor, &shape, |_| {});
     let outcomes: Vec<_> = right.checks.iter().map(|c| (c.check.name(), c.outcome)).collect();
     assert_eq!(outcomes, ALL.map(|name| (name, Outcome::Passed)), "{:?}", right.checks);
@@ -105,7 +107,7 @@ pub fn faults_are_found(runtime: &Arc<Runtime>) {
     assert_eq!(first(&|m| rotate(m, false)), Check::Removed);
     assert_eq!(first(&|m| rotate(m, true)), Check::Removed);
     // A layer more or less.
-    let shallow = Shape { layers: Layers::List(vec![1]), ..Shape::default() };
+    let shallow = GrowOptions { layers: Layers::List(vec![1]), ..GrowOptions::default() };
     let passed = verify(runtime, &ancestor, &shallow, |_| {});
     assert!(passed.failure().is_none() && passed.checks[5].outcome == Outcome::Passed, "{:?}", passed.checks);
 }
@@ -114,7 +116,7 @@ pub fn faults_are_found(runtime: &Arc<Runtime>) {
 /// permuted: that is no fault. What the other outputs say is compared all the same.
 pub fn outputs_of_each_head_are_left_out(runtime: &Arc<Runtime>) {
     let ancestor = open("fixtures/reports/heads/inside.onnx");
-    let shape = |heads| Shape { heads: Heads::Count(heads), ..Shape::default() };
+    let shape = |heads| GrowOptions { heads: Heads::Count(heads), ..GrowOptions::default() };
     for heads in [1, 2] {
         let right = verify(runtime, &ancestor, &shape(heads), |_| {});
         let outcomes: Vec<_> = right.checks.iter().map(|c| (c.check.name(), c.outcome)).collect();
@@ -168,7 +170,7 @@ pub fn half_precision_is_run_where_it_is_computed(runtime: &Arc<Runtime>) {
     let ancestor = open("fixtures/graphs/timm-vit-unfused-ts17.onnx");
     let typing = Typing::new(&ancestor).unwrap();
     let gene = Learngene::identity(&typing, &Anatomy::new(&typing).unwrap());
-    let shape = Shape::default();
+    let shape = GrowOptions::default();
     let outcome = |spoil: &dyn Fn(&mut Model), dtype: FloatType| {
         let grown = grow(&ancestor, &gene, &shape).unwrap();
         let mut child = grown.model.clone();
@@ -230,16 +232,17 @@ fn pruned(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<(String, Verificatio
     let typing = Typing::new(&ancestor).unwrap();
     let anatomy = Anatomy::new(&typing).unwrap();
     let gene = Learngene::identity(&typing, &anatomy);
-    let shape = Shape { heads: Heads::Count(1), ffn_width: FfnWidth::Percent(50.0), ..Shape::default() };
+    let shape = GrowOptions { heads: Heads::Count(1), ffn_width: FfnWidth::Percent(50.0), ..GrowOptions::default() };
     let layers = anatomy.layers.len();
     let fused = ancestor.graph().node.iter().any(|n| n.op_type().starts_with("Skip"));
     let kept = [1..layers, 0..if fused { layers - 1 } else { 0 }].into_iter().filter(|kept| !kept.is_empty());
-    let shallow = kept.map(|kept| Shape { layers: Layers::List(kept.collect()), ..shape.clone() });
-    let mut shapes: Vec<Shape> = shallow.filter(|shape| grow(&ancestor, &gene, shape).is_ok()).collect();
+    let shallow = kept.map(|kept| GrowOptions { layers: Layers::List(kept.collect()), ..shape.clone() });
+    let mut shapes: Vec<GrowOptions> = shallow.filter(|shape| grow(&ancestor, &gene, shape).is_ok()).collect();
     if shapes.is_empty() {
         shapes.push(shape);
     }
-    let verified = |s: Shape| (format!("{}, {:?}", fixture.name(), s.layers), verify(runtime, &ancestor, &s, |_| {}));
+    let verified =
+        |s: GrowOptions| (format!("{}, {:?}", fixture.name(), s.layers), verify(runtime, &ancestor, &s, |_| {}));
     shapes.into_iter().map(verified).collect()
 }
 
