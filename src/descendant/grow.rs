@@ -19,7 +19,7 @@ use crate::anatomy::{
     Anatomy, Attention, FeedForward, Roles, Summed, WeightKind, class_factors, normed, other_outputs, unit_norms,
     weight_uses,
 };
-use crate::axes::resize::{Mixture, ResizePlan, resize};
+use crate::axes::resize::{LinearCombination, ResizePlan, resize};
 use crate::axes::{Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Names};
@@ -417,12 +417,12 @@ impl<'a, 'm> Grower<'a, 'm> {
     }
 
     /// Plans that what is summed over an axis is mixed along it.
-    fn spread(&mut self, s: Summed, rows: &Mixture) {
+    fn spread(&mut self, s: Summed, rows: &LinearCombination) {
         self.resizing.spread(&self.typing.factors, s.of_use, s.axis, s.factor, rows.clone());
     }
 
     /// The published code's output projection: a prefix of the columns, or each column repeated.
-    fn published_columns(&self, summed: Summed, layer: &Attention, count: usize) -> Result<Mixture> {
+    fn published_columns(&self, summed: Summed, layer: &Attention, count: usize) -> Result<LinearCombination> {
         let (outer, inner) = self.roles.around(&summed).ok_or_else(|| {
             Error::new(
                 ErrorKind::Unsupported,

@@ -36,7 +36,7 @@ pub enum Transform {
 pub const DEFAULT_RANK: usize = 4;
 
 /// A place where a layer uses a shared weight.
-struct Site {
+struct SharedUse {
     layer: usize,
     node: usize,
     input: usize,
@@ -47,7 +47,7 @@ struct Site {
 /// Sites of each group: per part, one site a layer.
 struct SharingLayers {
     layers: Vec<usize>,
-    parts: Vec<Vec<Site>>,
+    parts: Vec<Vec<SharedUse>>,
 }
 
 /// Gives the later layers of each group the contraction weights and biases of its first.
@@ -167,7 +167,7 @@ fn sites(model: &Model, groups: &[Vec<usize>], whole: bool) -> Result<(Vec<Shari
             let tensor = typing.weights[typing.uses[u].name.as_str()];
             let dims = tensor.shape();
             shapes.insert(typing.uses[u].name.clone(), (dims, data_type(tensor).unwrap_or(DataType::Float)));
-            let site = |(&layer, &v): (&usize, &usize)| Site {
+            let site = |(&layer, &v): (&usize, &usize)| SharedUse {
                 layer,
                 node: typing.uses[v].node,
                 input: typing.uses[v].input,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::budget::Limits;
-use super::targets::{Site, first_uses, sites};
+use super::targets::{TargetLinear, first_uses, sites};
 use crate::anatomy::{Anatomy, Roles, normed};
 use crate::axes::{Factor, Typing};
 use crate::descendant::{keep_layers, mixed_elsewhere};
@@ -90,7 +90,7 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
 }
 
 /// What is to be said of layers that have matrices in common: those of each block once.
-fn shared(sites: &[Site], first: &[usize]) -> Vec<String> {
+fn shared(sites: &[TargetLinear], first: &[usize]) -> Vec<String> {
     let uses = |i: usize| (0..sites.len()).filter(move |&j| first[j] == i).map(|j| sites[j].layer.to_string());
     let mut blocks: Vec<Vec<String>> = (0..sites.len()).map(|i| uses(i).collect()).collect();
     blocks.retain(|layers| layers.len() > 1);

@@ -12,7 +12,7 @@ use super::order::{self, Thinning, features, predict};
 use super::padding::{Mask, chosen};
 use super::part::{Subgraph, Values};
 use super::stages::Stages;
-use super::targets::{Site, Way, first_uses, sites};
+use super::targets::{ResidualPath, TargetLinear, first_uses, sites};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
@@ -47,7 +47,7 @@ pub struct Network<'m> {
     /// Its typing.
     pub typing: Typing<'m>,
     /// Its sites in order of execution.
-    pub sites: Vec<Site>,
+    pub sites: Vec<TargetLinear>,
     /// For every site the first one with the same matrix: itself, but in a layer that is used several times.
     pub first: Vec<usize>,
     /// Layers that cannot be fitted.
@@ -63,7 +63,7 @@ pub struct Network<'m> {
     pub(super) runtime: Arc<Runtime>,
     /// Made when they are first asked for: their sessions serve every pass over the network.
     stages: OnceLock<Stages>,
-    ways: OnceLock<Vec<Option<Way>>>,
+    ways: OnceLock<Vec<Option<ResidualPath>>>,
     /// The same network for samples of other lengths.
     others: Vec<Network<'m>>,
 }
@@ -125,7 +125,7 @@ impl<'m> Network<'m> {
         let mut network = Network::new(runtime, first, mask)?;
         for model in others {
             let other = Network::new(runtime, model, mask)?;
-            let key = |s: &Site| (s.layer, s.kind, s.units, s.size, s.outputs);
+            let key = |s: &TargetLinear| (s.layer, s.kind, s.units, s.size, s.outputs);
             if !network.sites.iter().map(key).eq(other.sites.iter().map(key)) {
                 return Err(Error::new(ErrorKind::Unsupported, "texts of other lengths pass other matrices")
                     .at(&model.path)
@@ -181,7 +181,7 @@ impl<'m> Network<'m> {
     ///
     /// # Errors
     /// Those of the runtime.
-    pub fn ways(&self) -> Result<&[Option<Way>]> {
+    pub fn ways(&self) -> Result<&[Option<ResidualPath>]> {
         if let Some(ways) = self.ways.get() {
             return Ok(ways);
         }
@@ -282,7 +282,7 @@ impl<'m> Network<'m> {
     }
 
     /// An error that names the node whose values are no numbers.
-    pub(super) fn finite(&self, site: &Site, part: &Partial) -> Result<()> {
+    pub(super) fn finite(&self, site: &TargetLinear, part: &Partial) -> Result<()> {
         if part.is_finite() {
             return Ok(());
         }
@@ -340,7 +340,7 @@ impl<'m> Network<'m> {
     }
 
     /// The matrix of a site, columns scaled as they reach the stream.
-    pub(super) fn weight(&self, i: usize, way: Option<&Way>) -> Mat<f64> {
+    pub(super) fn weight(&self, i: usize, way: Option<&ResidualPath>) -> Mat<f64> {
         let matrix = &self.matrices[i].0;
         let gain = |c: usize| way.map_or(1.0, |w| f64::from(w.gain[c]));
         Mat::from_fn(matrix.nrows(), matrix.ncols(), |r, c| f64::from(matrix[[r, c]]) * gain(c))
@@ -439,9 +439,9 @@ impl<'m> Network<'m> {
     }
 
     /// The last site of the layer that begins with site `i`, where what its sites add reaches the stream as it is.
-    fn whole_layer(&self, i: usize, ways: &[Option<Way>]) -> Option<usize> {
+    fn whole_layer(&self, i: usize, ways: &[Option<ResidualPath>]) -> Option<usize> {
         let layer = self.sites[i].layer;
-        let of_layer = |s: &&Site| s.layer == layer;
+        let of_layer = |s: &&TargetLinear| s.layer == layer;
         let last = i + self.sites[i..].iter().take_while(of_layer).count() - 1;
         let all = self.sites.iter().filter(of_layer).count() == last + 1 - i;
         (all && ways[i..=last].iter().all(Option::is_some)).then_some(last)
@@ -480,7 +480,7 @@ impl<'m> Network<'m> {
 }
 
 /// True where a value depends on what leaves every site.
-fn sees_all(typing: &Typing, value: &str, sites: &[Site]) -> bool {
+fn sees_all(typing: &Typing, value: &str, sites: &[TargetLinear]) -> bool {
     let links = typing.links();
     let operands = links.maker(value).into_iter().flat_map(|k| links.inputs(k));
     let before: HashSet<&str> = links.upstream(operands).collect();
@@ -577,7 +577,7 @@ impl<'n, 'm> Collector<'n, 'm> {
 }
 
 /// The counts at which a site is measured, descending from all but few.
-fn levels(site: &Site) -> Vec<usize> {
+fn levels(site: &TargetLinear) -> Vec<usize> {
     if !site.divides || site.units < 2 {
         return Vec::new();
     }

@@ -17,7 +17,7 @@ use super::network::{Network, Progress, stack};
 use super::padding::chosen;
 use super::part::Values;
 use super::scratch::{Arrays, Scratch, Slot};
-use super::targets::{Site, Way};
+use super::targets::{ResidualPath, TargetLinear};
 use crate::error::Result;
 use crate::learngene::BlockKind;
 use crate::parallel;
@@ -180,7 +180,7 @@ type Joint = HashMap<usize, Fitted>;
 /// Two networks, their relation, and images.
 struct Fitting<'a, 'm, 'c> {
     ancestor: &'a Network<'m>,
-    ways: &'a [Option<Way>],
+    ways: &'a [Option<ResidualPath>],
     child: &'a Network<'c>,
     sources: &'a [usize],
     images: &'a [Values],
@@ -349,7 +349,7 @@ fn each(all: &mut [Slot<Image>], scratch: &Scratch, work: &(dyn Fn(&mut Image) -
 }
 
 impl Seen {
-    fn new(site: &Site) -> Seen {
+    fn new(site: &TargetLinear) -> Seen {
         Seen { moments: Moments::new(site.features(), 2 * site.outputs), held_out: Vec::new() }
     }
 

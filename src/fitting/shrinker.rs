@@ -10,13 +10,13 @@ use super::algebra::Covariance;
 use super::blocks::{self, blocks};
 use super::budget::{Allocation, Limits};
 use super::calibration::Calibration;
-use super::head_dims::{self, Measured, Narrow, dimension_costs, local_errors};
+use super::head_dims::{self, AttentionStatistics, HeadDimReduction, dimension_costs, local_errors};
 use super::knapsack::curve;
 use super::network::{Network, Progress, distance};
 use super::part::{Values, fixed_to};
 use super::prune::thin;
 use super::refit::{self, Fitted, refit};
-use super::targets::{Site, first_uses, sites};
+use super::targets::{TargetLinear, first_uses, sites};
 use crate::anatomy::{Anatomy, Roles};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
@@ -81,8 +81,8 @@ pub struct Shrinker<'m> {
 
 /// Attentions whose head dimension may be cut, with queries and keys, and statistics of the heads.
 struct Narrowed {
-    narrows: Vec<Narrow>,
-    measured: Vec<Measured>,
+    narrows: Vec<HeadDimReduction>,
+    measured: Vec<AttentionStatistics>,
     statistics: Vec<Covariance>,
 }
 
@@ -198,13 +198,13 @@ impl<'m> Shrinker<'m> {
 
     /// The attentions whose head dimension may be cut, with what they are measured by.
     fn narrowed(&self, statistics: &[Covariance]) -> Result<Narrowed> {
-        let narrows: Vec<Narrow> = head_dims::narrows_of(&self.network)?
+        let narrows: Vec<HeadDimReduction> = head_dims::narrows_of(&self.network)?
             .into_iter()
             .filter(|n| self.network.site_of_heads(n.layer).is_some())
             .collect();
         let images = self.calibration.first(&self.calibration.fit, head_dims::IMAGES);
         let measured = head_dims::measure(&self.network, &narrows, images)?;
-        let of = |n: &Narrow| self.network.site_of_heads(n.layer).map(|i| statistics[i].clone());
+        let of = |n: &HeadDimReduction| self.network.site_of_heads(n.layer).map(|i| statistics[i].clone());
         let statistics = narrows.iter().filter_map(of).collect();
         Ok(Narrowed { narrows, measured, statistics })
     }
@@ -319,7 +319,7 @@ impl<'m> Shrinker<'m> {
             let count = allocation.count(l, BlockKind::Heads).unwrap_or(units);
             let heads = removals.block(l, BlockKind::Heads).map_or((0..units).collect(), |b| b.kept.at(count));
             let (narrow, measured) = (&own.narrows[i], &own.measured[i]);
-            cuts.push(head_dims::Cut { narrow, measured, statistics: &own.statistics[i], layer, heads });
+            cuts.push(head_dims::Truncation { narrow, measured, statistics: &own.statistics[i], layer, heads });
         }
         let pinned = self.calibration.pin(model)?;
         let Some(longest) = pinned.first() else { bail!(Internal, "there is no sample") };
@@ -377,7 +377,8 @@ fn write(model: &Model, fitted: &[Fitted]) -> Result<Model> {
         };
         // A matrix that is used several times is written once, for all its uses.
         if first[i] == i {
-            let again: Vec<&Site> = (i + 1..places.len()).filter(|&j| first[j] == i).map(|j| &places[j]).collect();
+            let again: Vec<&TargetLinear> =
+                (i + 1..places.len()).filter(|&j| first[j] == i).map(|j| &places[j]).collect();
             places[i].write(&again, &typing, &mut out, &fit.matrix, &fit.bias)?;
         }
     }

@@ -10,7 +10,7 @@ use super::algebra::{inner, ridge_solve, scale, select, times};
 use super::network::{Collector, Network};
 use super::order::features;
 use super::part::{Values, image_input, pin};
-use super::targets::Site;
+use super::targets::TargetLinear;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::data::{Inputs, Samples};
@@ -58,7 +58,7 @@ pub fn head_distances(
     for (l, layer) in anatomy.layers.iter().enumerate() {
         let heads = layer.head_count(&typing);
         let site = network.sites.iter().position(|s| s.layer == l && s.kind == BlockKind::Heads);
-        let divided = |s: &Site| heads < 2 || s.divides && s.units == heads;
+        let divided = |s: &TargetLinear| heads < 2 || s.divides && s.units == heads;
         let Some(i) = site.filter(|&i| divided(&network.sites[i])) else {
             return Err(Error::new(
                 ErrorKind::Unsupported,

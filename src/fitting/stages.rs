@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::part::{Subgraph, Values};
-use super::targets::Site;
+use super::targets::TargetLinear;
 use crate::axes::Typing;
 use crate::error::Result;
 use crate::graph;
@@ -41,7 +41,7 @@ impl Stages {
         runtime: &Arc<Runtime>,
         typing: &Typing,
         model: &Model,
-        sites: &[Site],
+        sites: &[TargetLinear],
         end: &[String],
         kept: Option<&str>,
     ) -> Result<Stages> {
@@ -100,7 +100,7 @@ struct Cuts<'g, 'm> {
 }
 
 impl<'g, 'm> Cuts<'g, 'm> {
-    fn new(typing: &'g Typing<'m>, sites: &'g [Site], end: &'g [String]) -> Result<Cuts<'g, 'm>> {
+    fn new(typing: &'g Typing<'m>, sites: &'g [TargetLinear], end: &'g [String]) -> Result<Cuts<'g, 'm>> {
         let links = typing.links();
         let inputs: HashSet<&str> = graph::data_inputs(typing.graph).into_iter().map(|v| v.name()).collect();
         let types = graph::element_types(typing.graph);
@@ -167,7 +167,7 @@ impl<'g, 'm> Cuts<'g, 'm> {
     }
 
     /// What all that is behind a site starts from.
-    fn feeds_behind(&self, s: usize, sites: &[Site]) -> Vec<String> {
+    fn feeds_behind(&self, s: usize, sites: &[TargetLinear]) -> Vec<String> {
         let mut feeds: Vec<String> = self.needs[s + 1..]
             .iter()
             .flatten()

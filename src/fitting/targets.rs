@@ -22,7 +22,7 @@ use crate::runtime::Runtime;
 
 /// A matrix that is fitted.
 #[derive(Clone, Debug)]
-pub struct Site {
+pub struct TargetLinear {
     /// The layer.
     pub layer: usize,
     /// What it sums over.
@@ -55,7 +55,7 @@ pub struct Site {
 }
 
 /// The sites of a pinned model in order of execution, and what is to be said about layers that have none.
-pub fn sites(typing: &Typing, anatomy: &Anatomy) -> (Vec<Site>, Vec<String>) {
+pub fn sites(typing: &Typing, anatomy: &Anatomy) -> (Vec<TargetLinear>, Vec<String>) {
     let finder = TargetFinder::new(typing);
     let (mut found, mut warnings) = (Vec::new(), Vec::new());
     for (layer, a) in anatomy.layers.iter().enumerate() {
@@ -94,7 +94,7 @@ impl<'t, 'm> TargetFinder<'t, 'm> {
         k: usize,
         factor: Option<Factor>,
         sum: Option<(String, String)>,
-    ) -> Option<Site> {
+    ) -> Option<TargetLinear> {
         let typing = self.typing;
         let node = &typing.graph.node[k];
         if node.int("group").unwrap_or(1) != 1 || node.op_type() == "Gemm" && node.int("transA").unwrap_or(0) != 0 {
@@ -145,7 +145,7 @@ impl<'t, 'm> TargetFinder<'t, 'm> {
         // A skip value that is made behind the site would be needed before it is there.
         let early = |v: &String| self.links.maker(v).is_none_or(|m| m < k);
         let (skip, sum) = if skip.as_ref().is_some_and(early) { (skip, sum) } else { (None, None) };
-        Some(Site {
+        Some(TargetLinear {
             layer,
             kind,
             input: input.clone(),
@@ -176,8 +176,8 @@ impl<'t, 'm> TargetFinder<'t, 'm> {
 }
 
 /// For every site the first one with the same matrix: itself, where that is used once.
-pub(super) fn first_uses(sites: &[Site]) -> Vec<usize> {
-    let same = |a: &Site, b: &Site| !a.shared.is_empty() && (a.kind, &a.shared) == (b.kind, &b.shared);
+pub(super) fn first_uses(sites: &[TargetLinear]) -> Vec<usize> {
+    let same = |a: &TargetLinear, b: &TargetLinear| !a.shared.is_empty() && (a.kind, &a.shared) == (b.kind, &b.shared);
     (0..sites.len()).map(|i| (0..i).find(|&j| same(&sites[j], &sites[i])).unwrap_or(i)).collect()
 }
 
@@ -189,7 +189,7 @@ fn elements(typing: &Typing, name: &str) -> Option<usize> {
     }
 }
 
-impl Site {
+impl TargetLinear {
     /// Features: heads times head dimension, or neurons.
     pub fn features(&self) -> usize {
         self.units * self.size
@@ -261,7 +261,7 @@ impl Site {
     /// [`crate::error::ErrorKind::Internal`] for shapes that do not fit.
     pub fn write(
         &self,
-        again: &[&Site],
+        again: &[&TargetLinear],
         typing: &Typing,
         model: &mut Model,
         matrix: &Array2<f32>,
@@ -289,7 +289,7 @@ impl Site {
     ///
     /// # Errors
     /// Those of the runtime.
-    pub fn way(&self, runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<Option<Way>> {
+    pub fn way(&self, runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<Option<ResidualPath>> {
         let Some(sum) = &self.sum else { return Ok(None) };
         let feeds = self.beside(typing, sum);
         if feeds.contains(sum) {
@@ -312,7 +312,7 @@ impl Site {
         let mixed = |r: usize, c: usize| ((r * 7 + c * 13) % 31) as f32 / 31.0 - 0.5;
         let check = probe(&mixed)? - &zero;
         let largest = gain.iter().fold(0f32, |a, g| a.max(g.abs()));
-        let mut way = Way { source: vec![usize::MAX; rows * self.outputs], gain: vec![0.0; self.outputs] };
+        let mut way = ResidualPath { source: vec![usize::MAX; rows * self.outputs], gain: vec![0.0; self.outputs] };
         for (at, &g) in gain.iter().enumerate() {
             let found = check.as_slice().and_then(|p| p.get(at)).copied().unwrap_or(f32::NAN);
             if g.abs() <= 1e-6 * largest {
@@ -379,14 +379,14 @@ fn put(model: &mut Model, typing: &Typing, places: &[(usize, usize)], shape: &[u
 
 /// How what leaves a site reaches the residual stream.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Way {
+pub struct ResidualPath {
     /// The place in the stream of every element (row by row); none where it is cut off.
     source: Vec<usize>,
     /// What every column is multiplied by (a layer scale).
     pub gain: Vec<f32>,
 }
 
-impl Way {
+impl ResidualPath {
     /// The place in the target of every element, row by row; `usize::MAX` where it is cut off.
     pub(super) fn source(&self) -> &[usize] {
         &self.source

@@ -56,7 +56,7 @@ impl ImageInput {
 
 /// What was cut away of a model that is fed with images, and with what else was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cut {
+pub struct CutAway {
     /// The outputs that are left out.
     pub outputs: Vec<String>,
     /// The inputs that they are made from and that nothing is given for; none where another output was picked.
@@ -88,7 +88,7 @@ pub enum Given<'a> {
 /// # Errors
 /// [`ErrorKind::Usage`] where there is no output `of`, [`ErrorKind::Unsupported`] where it, or every output, needs
 /// another input.
-pub fn cut(model: &mut Model, given: Given, of: Option<&str>) -> Result<Option<Cut>> {
+pub fn cut(model: &mut Model, given: Given, of: Option<&str>) -> Result<Option<CutAway>> {
     let fed: Vec<String> = model.fed.iter().map(|f| f.info.name().to_string()).collect();
     let graph = model.graph_mut();
     let all: Vec<String> = graph.output.iter().map(|v| v.name().to_string()).collect();
@@ -131,7 +131,7 @@ pub fn cut(model: &mut Model, given: Given, of: Option<&str>) -> Result<Option<C
     };
     // What was fed and is needed no more is no input of what remains either.
     model.fed.retain(|f| used.contains(f.info.name()));
-    Ok(Some(Cut { outputs, inputs, of: of.map(str::to_string), sampled, fed }))
+    Ok(Some(CutAway { outputs, inputs, of: of.map(str::to_string), sampled, fed }))
 }
 
 /// Lets a graph read lengths of axes off its `own` inputs, where it reads them off others and the file gives both axes
@@ -199,7 +199,7 @@ fn needs_more(graph: &GraphProto, given: Given, of: Option<&str>, others: &[&str
     Error::new(ErrorKind::Unsupported, format!("{what} {beside}: {}", listed(&needed))).hint(hint)
 }
 
-impl Cut {
+impl CutAway {
     /// What was cut away, in one line.
     pub fn note(&self) -> String {
         let outputs = listed(&self.outputs);

@@ -6,7 +6,7 @@ use super::choices::{Centroid, FfnCentroid};
 use super::clusters::{Cluster, ffn_centroid};
 use super::gene::Learngene;
 use crate::anatomy::{Anatomy, Roles};
-use crate::axes::resize::{Mixture, ResizePlan, mix, take};
+use crate::axes::resize::{LinearCombination, ResizePlan, mix, take};
 use crate::axes::{Factor, Typing, carry_value_info};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Builder, int_attribute};
@@ -264,7 +264,7 @@ fn centroids(
         let data = take(&data, &[before, heads, after], 1, &list, size);
         return Ok(tensor_from_raw(name, kind, shape, data.into()));
     }
-    let mixture: Mixture =
+    let mixture: LinearCombination =
         clusters.iter().map(|c| c.members.iter().map(|&h| (h, 1.0 / c.members.len() as f32)).collect()).collect();
     let data = mix(&to_f32(tensor)?, &[before, heads, after], 1, &mixture);
     Ok(tensor_from_f32(name, kind, shape, &data))

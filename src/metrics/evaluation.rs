@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::parallel;
 
-/// Counts over batches; [`Scores::finish`] gives the measures.
+/// Counts over batches; [`EvaluationCounts::finish`] gives the measures.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Scores {
+pub struct EvaluationCounts {
     independent: bool,
     images: usize,
     top1: usize,
@@ -39,17 +39,17 @@ pub struct Evaluation {
     pub top1: f64,
     /// Share of images whose label is among the five largest logits; `None` for fewer than six classes.
     pub top5: Option<f64>,
-    /// Cross-entropy, the mean over images; of [independent](Scores::of) classes binary cross-entropy.
+    /// Cross-entropy, the mean over images; of [independent](EvaluationCounts::of) classes binary cross-entropy.
     pub loss: f64,
     /// Every class of the model.
     pub classes: Vec<ClassScore>,
 }
 
-impl Scores {
+impl EvaluationCounts {
     /// Nothing counted yet. Of `independent` classes, each a yes or no of its own, the loss is their binary
     /// cross-entropy.
     pub fn of(independent: bool) -> Self {
-        Scores { independent, ..Scores::default() }
+        EvaluationCounts { independent, ..EvaluationCounts::default() }
     }
 
     /// Adds a batch: logits [images, classes] and the label of each image, which is below the number of classes.
@@ -74,8 +74,8 @@ impl Scores {
     ///
     /// # Errors
     /// Those of [`parallel::all`].
-    pub fn of_all(self) -> Result<Scores> {
-        let mut sum = Scores::of(self.independent);
+    pub fn of_all(self) -> Result<EvaluationCounts> {
+        let mut sum = EvaluationCounts::of(self.independent);
         for part in parallel::all(self)? {
             sum.images += part.images;
             sum.top1 += part.top1;
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn scores_are_counted_by_hand() {
-        let mut scores = Scores::default();
+        let mut scores = EvaluationCounts::default();
         let logits =
             array![[3.0f32, 1.0, 0.0, 0.0, 0.0, -1.0], [0.0, 1.0, 2.0, 3.0, 4.0, -9.0], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]];
         scores.add(logits.view(), &[0, 5, 1]);
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_is_not_a_number_is_never_right() {
-        let mut scores = Scores::default();
+        let mut scores = EvaluationCounts::default();
         scores.add(array![[f32::NAN, 0.0]].view(), &[0]);
         scores.add(array![[f32::NAN, 0.0]].view(), &[1]);
         assert_eq!(scores.top1(), 0.0);

@@ -5,5 +5,5 @@ mod evaluation;
 mod ranks;
 
 pub use agreement::{Agreement, Measures};
-pub use evaluation::{ClassScore, Evaluation, Scores, binary_cross_entropy};
+pub use evaluation::{ClassScore, Evaluation, EvaluationCounts, binary_cross_entropy};
 pub use ranks::{cosine, spearman};

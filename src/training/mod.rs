@@ -43,7 +43,9 @@ pub use rows::{of_inputs, of_rows};
 pub use run::{
     Observer, Record, Run, RunOptions, StepReport, Summary, Teacher, Validation, ValidationReport, evaluate,
 };
-pub use session::{Cut, Data, Goal, Guide, Images, LabelLoss, Open, Options, Prepared, Session, Setup, open_dataset};
+pub use session::{
+    Data, Goal, Guide, HoldOut, Images, LabelLoss, Open, Options, Prepared, Session, Setup, open_dataset,
+};
 pub use sharing::{Separated, separate};
 pub use step::{Batching, Description, Memory, Port, Recipe, StateTensor, StepGraph, Steps, evaluation_graph};
 pub use trained::{FrozenWeight, Selection, TrainedWeight, is_trainable};

@@ -28,7 +28,7 @@ use crate::data::{Loader, Rows, TrainingBatch, TrainingLoader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
 use crate::metadata::schema;
-use crate::metrics::{Evaluation, Scores};
+use crate::metrics::{Evaluation, EvaluationCounts};
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model, tensor_info};
 use crate::parallel;
@@ -569,7 +569,7 @@ impl Run<'_> {
             let (mut right, mut all) = (0, 0);
             for (logits, batch) in result.logits.iter().zip(&prepared.batches) {
                 let Some(labels) = &batch.labels else { continue };
-                let mut scores = Scores::default();
+                let mut scores = EvaluationCounts::default();
                 scores.add(matrix(logits)?, labels);
                 right += (scores.top1() * scores.images() as f64).round() as usize;
                 all += scores.images();
@@ -683,7 +683,7 @@ pub fn evaluate(
             Error::new(ErrorKind::Usage, "the data set has no labels").hint("compare models with `offshoot compare`")
         );
     };
-    let mut scores = Scores::of(independent);
+    let mut scores = EvaluationCounts::of(independent);
     for batch in validation.loader.batches(session.batch) {
         let batch = batch?;
         let outputs = session.run(batch.images.view())?;

@@ -5,7 +5,7 @@ use ndarray::{ArrayD, ArrayView2, ArrayViewD, Axis, Ix2, Slice};
 use super::loss::{Loss, Term, teacher_input};
 use crate::data::Batch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::metrics::{Scores, binary_cross_entropy, cosine, spearman};
+use crate::metrics::{EvaluationCounts, binary_cross_entropy, cosine, spearman};
 use crate::parallel;
 
 /// Logits, or other numbers of each image, as a matrix.
@@ -22,7 +22,7 @@ pub(super) struct Tally<'a> {
     labels: Option<&'a [u32]>,
     /// The cosine that every pair is to have.
     wanted: Option<&'a [f64]>,
-    scores: Scores,
+    scores: EvaluationCounts,
     sums: Vec<f64>,
     /// The cosine that every pair has and the one that it is to have.
     cosines: Vec<[f64; 2]>,
@@ -34,7 +34,7 @@ impl<'a> Tally<'a> {
     /// For a loss on images of these labels, or on pairs that are to have these cosines.
     pub fn new(loss: &'a Loss, labels: Option<&'a [u32]>, wanted: Option<&'a [f64]>) -> Self {
         let (sums, cosines) = (vec![0.0; loss.terms.len()], Vec::new());
-        Tally { loss, labels, wanted, scores: Scores::default(), sums, cosines, images: 0 }
+        Tally { loss, labels, wanted, scores: EvaluationCounts::default(), sums, cosines, images: 0 }
     }
 
     /// Adds a batch: what the model and its teacher make of it.

@@ -32,13 +32,13 @@ fn parts_of_a_step_are_what_they_are_by_hand() {
 fn a_session_trains_without_a_command_line() {
     use offshoot::data::DatasetOptions;
     use offshoot::opening::Opening;
-    use offshoot::training::{Cut, Data, Options, Recipe, Record, RunOptions, Setup};
+    use offshoot::training::{Data, HoldOut, Options, Recipe, Record, RunOptions, Setup};
 
     let root = crate::common::root();
     let opening = Opening { pictures: Some(Default::default()), ..Opening::default() };
     let model = opening.open(&root.join("models/fashion-vit.onnx"), None).unwrap().model;
     let images = root.join("fixtures/fashion-images.idx3-ubyte");
-    let cut = Cut { share: Some(0.2), ..Cut::default() };
+    let cut = HoldOut { share: Some(0.2), ..HoldOut::default() };
     let data = Data::open(&images, None, &DatasetOptions::default(), cut, &()).unwrap();
     let options = Options {
         recipe: Recipe { batch: 16, ..Recipe::default() },

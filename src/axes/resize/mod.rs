@@ -9,5 +9,5 @@ mod shapes;
 mod weights;
 
 pub use carry_out::resize;
-pub use plan::{Mixture, ResizePlan};
+pub use plan::{LinearCombination, ResizePlan};
 pub(crate) use weights::{mix, take};

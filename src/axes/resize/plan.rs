@@ -7,14 +7,14 @@ use crate::error::Result;
 use crate::onnx::proto::TensorProto;
 
 /// New rows of a weight axis as sums of old ones: for each new position, the old positions and their coefficients.
-pub type Mixture = Vec<Vec<(usize, f32)>>;
+pub type LinearCombination = Vec<Vec<(usize, f32)>>;
 
 /// What becomes of the factors and of single weights.
 #[derive(Clone, Debug, Default)]
 pub struct ResizePlan {
     pub(super) gathers: BTreeMap<Factor, Vec<usize>>,
-    pub(super) mixtures: BTreeMap<(usize, usize), Mixture>,
-    pub(super) spreads: BTreeMap<(usize, usize, Factor), Mixture>,
+    pub(super) mixtures: BTreeMap<(usize, usize), LinearCombination>,
+    pub(super) spreads: BTreeMap<(usize, usize, Factor), LinearCombination>,
     pub(super) replaced: HashMap<usize, Vec<f32>>,
     pub(super) operands: BTreeMap<(usize, usize), TensorProto>,
     pub(super) cuts: HashMap<(usize, usize), (usize, usize)>,
@@ -38,12 +38,19 @@ impl ResizePlan {
 
     /// Along one axis of one use (an index into [`Typing::uses`](crate::axes::Typing::uses)), rows are mixed instead of
     /// gathered.
-    pub fn mix(&mut self, of_use: usize, axis: usize, mixture: Mixture) {
+    pub fn mix(&mut self, of_use: usize, axis: usize, mixture: LinearCombination) {
         self.mixtures.insert((of_use, axis), mixture);
     }
 
     /// Along one factor of one axis of one use, wherever the axis holds it, indices are mixed instead of gathered.
-    pub fn spread(&mut self, factors: &Factors, of_use: usize, axis: usize, factor: Factor, mixture: Mixture) {
+    pub fn spread(
+        &mut self,
+        factors: &Factors,
+        of_use: usize,
+        axis: usize,
+        factor: Factor,
+        mixture: LinearCombination,
+    ) {
         self.spreads.insert((of_use, axis, factors.root(factor)), mixture);
     }
 
@@ -100,15 +107,15 @@ impl ResizePlan {
     }
 
     /// What becomes of an axis `(use, axis)`, or of a part of it: mixtures along factors, and gathers along the others.
-    pub(super) fn mixed(&self, factors: &Factors, (u, axis): (usize, usize), dim: &[Factor]) -> Mixture {
-        let mut out: Mixture = vec![vec![(0, 1.0)]];
+    pub(super) fn mixed(&self, factors: &Factors, (u, axis): (usize, usize), dim: &[Factor]) -> LinearCombination {
+        let mut out: LinearCombination = vec![vec![(0, 1.0)]];
         for &f in &factors.leaves(dim) {
             let n = factors.factor_size(f);
-            let list: Mixture = if let Some(rows) = self.spreads.get(&(u, axis, f)) {
+            let list: LinearCombination = if let Some(rows) = self.spreads.get(&(u, axis, f)) {
                 rows.clone()
             } else if let Some(segments) = factors.segments(&[f]) {
                 let mut offset = 0;
-                let mut rows = Mixture::new();
+                let mut rows = LinearCombination::new();
                 for s in &segments {
                     let shift = |row: Vec<(usize, f32)>| row.into_iter().map(|(i, c)| (offset + i, c)).collect();
                     rows.extend(self.mixed(factors, (u, axis), s).into_iter().map(shift));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rayon::prelude::*;
 
-use super::plan::{Mixture, ResizePlan};
+use super::plan::{LinearCombination, ResizePlan};
 use crate::axes::store::Store;
 use crate::axes::typing::{Typing, Use};
 use crate::error::Result;
@@ -29,7 +29,7 @@ pub(super) fn weights(typing: &Typing, plan: &ResizePlan) -> Result<Vec<(usize, 
 fn changed_weight(typing: &Typing, plan: &ResizePlan, u: usize, of_use: &Use) -> Result<Option<TensorProto>> {
     let tensor = typing.weights[of_use.name.as_str()];
     let lists: Vec<Option<Vec<usize>>> = of_use.dims.iter().map(|d| plan.positions(&typing.factors, d)).collect();
-    let mut mixtures: BTreeMap<usize, Mixture> = BTreeMap::new();
+    let mut mixtures: BTreeMap<usize, LinearCombination> = BTreeMap::new();
     for (a, dim) in of_use.dims.iter().enumerate() {
         if let Some(mixture) = plan.mixtures.get(&(u, a)) {
             mixtures.insert(a, mixture.clone());
@@ -106,7 +106,7 @@ fn take_elements<const N: usize>(data: &[u8], length: usize, list: &[usize]) -> 
     out
 }
 
-pub(crate) fn mix(data: &[f32], shape: &[usize], axis: usize, mixture: &Mixture) -> Vec<f32> {
+pub(crate) fn mix(data: &[f32], shape: &[usize], axis: usize, mixture: &LinearCombination) -> Vec<f32> {
     let inner = shape[axis + 1..].iter().product::<usize>();
     let block = shape[axis] * inner;
     let mut out = Vec::with_capacity(data.len() / shape[axis].max(1) * mixture.len());

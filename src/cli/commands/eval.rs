@@ -97,7 +97,7 @@ pub fn run(c: &EvalArgs) -> Result<()> {
             json!(input)
         }
     };
-    let Measured { result, skipped, classes_by, note, activation, batch } =
+    let Evaluated { result, skipped, classes_by, note, activation, batch } =
         measure(&runtime, &model, &dataset, indices, &c.run.transform, c.batch_size, c.data.strict)?;
     note.iter().for_each(|note| output::warn(note));
     if let Some(a) = &activation {
@@ -170,7 +170,7 @@ fn to_score<'c>(c: &'c EvalArgs, column: &'c str, run: &'c RunFlags) -> scored::
 }
 
 /// What an evaluation found.
-pub struct Measured {
+pub struct Evaluated {
     /// The measures.
     pub result: Evaluation,
     /// The images that could not be read.
@@ -216,7 +216,7 @@ pub fn measure(
     transform: &TransformFlags,
     batch_size: Option<u32>,
     strict: bool,
-) -> Result<Measured> {
+) -> Result<Evaluated> {
     let Told { activation, matched } = Told::new(model, dataset)?;
     let typing = Typing::new(model)?;
     let logits = with_logits(model, &typing)?;
@@ -235,7 +235,7 @@ pub fn measure(
     let result = evaluate(&mut session, &validation, names.as_deref(), independent, |n| bar.set_position(n as u64));
     bar.finish_and_clear();
     warn_skipped(&validation.loader.skipped());
-    Ok(Measured {
+    Ok(Evaluated {
         result: result?,
         skipped: validation.loader.skipped(),
         classes_by: matched.by,

@@ -183,7 +183,7 @@ fn outputs(c: &RunArgs) -> Result<Vec<PathBuf>> {
 }
 
 /// Densities of heads, and what they are measured in.
-type Measured = (Vec<Vec<f64>>, Unit);
+type HeadDensities = (Vec<Vec<f64>>, Unit);
 
 /// The learngene of an ancestor and the model that holds it, which is written.
 fn condensed(
@@ -193,7 +193,7 @@ fn condensed(
     source: &Source,
     runtime: &Arc<Runtime>,
     path: &Path,
-) -> Result<(Learngene, Model, Option<Measured>)> {
+) -> Result<(Learngene, Model, Option<HeadDensities>)> {
     let (gene, condensed) = condense(model, of_model, &[(None, source)], &c.clusters, runtime)?;
     output::write_model(path, &condensed)?;
     let unit = if gene.lengths.iter().any(Option::is_some) { Unit::Tokens } else { Unit::Pixels };

@@ -28,8 +28,8 @@ use crate::report::{Curve, Measure, training_page, training_plot};
 use crate::rounding::{self, Dtype, Rounded};
 use crate::runtime::{Device, Runtime, RuntimeKind};
 use crate::training::{
-    Cut, Data, Goal, LearningRate, Observer, Open, Operators, Optimiser, Options, Recipe, RunOptions, Separated, Setup,
-    StepReport, Summary, Trainer, ValidationReport, of_inputs,
+    Data, Goal, HoldOut, LearningRate, Observer, Open, Operators, Optimiser, Options, Recipe, RunOptions, Separated,
+    Setup, StepReport, Summary, Trainer, ValidationReport, of_inputs,
 };
 
 /// What is trained, on what and how.
@@ -214,7 +214,7 @@ fn learned_scores(model: &Path, flags: &DataFlags, laid: Option<&Laid>) -> Resul
 fn open_data(asked: &Asked, flags: &DataFlags, laid: Option<&Laid>, bars: &Bars) -> Result<Data> {
     let training = asked.training;
     let ignore_labels = training.ignores_labels();
-    let cut = Cut { share: training.val_split, seed: training.seed, limit: asked.transform.limit() };
+    let cut = HoldOut { share: training.val_split, seed: training.seed, limit: asked.transform.limit() };
     let Some(Laid { rows, arrays, other, .. }) = laid else {
         return Data::open(flags.path(), training.val.as_deref(), &flags.options(ignore_labels), cut, bars);
     };

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::super::decode::pixels;
 use super::super::random::Generator;
 use super::super::shape::ImageLayout;
-use super::draw::{Cut, Draw, Erased};
+use super::draw::{Draw, DrawnCrop, Erased};
 use super::ops::Operation;
 use super::preprocess::Preprocess;
 use super::rand_augment::RandAugment;
@@ -235,19 +235,19 @@ impl Augmentation {
         }
     }
 
-    fn draw_cut(&self, sides: [usize; 2], preprocess: &Preprocess, random: &mut Generator) -> Result<Cut> {
+    fn draw_cut(&self, sides: [usize; 2], preprocess: &Preprocess, random: &mut Generator) -> Result<DrawnCrop> {
         if let Some(border) = self.border(preprocess.size, false) {
-            return Ok(Cut::Padded { border, corner: [0, 1].map(|_| random.random_range(0..=2 * border)) });
+            return Ok(DrawnCrop::Padded { border, corner: [0, 1].map(|_| random.random_range(0..=2 * border)) });
         }
         let (scale, ratio) = match self.crop {
             Crop::Resized { scale, ratio } => (scale, ratio),
             Crop::Mild => ([0.5, 1.0], RATIO),
-            _ => return Ok(Cut::Evaluation),
+            _ => return Ok(DrawnCrop::Evaluation),
         };
         if sides.contains(&0) {
             bail!(Images, "the picture has no pixels");
         }
-        Ok(Cut::Part(draw_crop(sides, scale, ratio, random)))
+        Ok(DrawnCrop::Part(draw_crop(sides, scale, ratio, random)))
     }
 
     /// Brightness, contrast and saturation in random order, as torchvision's `ColorJitter`.

@@ -12,7 +12,7 @@ use crate::error::Result;
 /// was drawn for, which then sees the same.
 #[derive(Debug)]
 pub(crate) struct Draw {
-    pub(super) cut: Cut,
+    pub(super) cut: DrawnCrop,
     pub(super) flip: bool,
     pub(super) operations: Vec<Operation>,
     pub(super) erased: Option<Erased>,
@@ -22,7 +22,7 @@ pub(crate) struct Draw {
 
 /// Where the crop lies.
 #[derive(Debug)]
-pub(super) enum Cut {
+pub(super) enum DrawnCrop {
     /// Where that of the evaluation transform does.
     Evaluation,
     /// There, moved to a corner in a border of so many black pixels.
@@ -70,8 +70,8 @@ impl Draw {
     pub(super) fn cropped(&self, pixels: &Pixels, preprocess: &Preprocess) -> Result<Pixels> {
         let [height, width] = preprocess.size;
         match self.cut {
-            Cut::Evaluation => preprocess.centre_crop(pixels),
-            Cut::Padded { border, corner } => {
+            DrawnCrop::Evaluation => preprocess.centre_crop(pixels),
+            DrawnCrop::Padded { border, corner } => {
                 let [down, right] = [0, 1].map(|axis| {
                     let moved = corner[axis] as f64 - border as f64;
                     (moved * self.scale(preprocess)[axis]).round() as isize
@@ -81,7 +81,7 @@ impl Draw {
                 let padded = pad(&preprocess.centre_crop(pixels)?, around);
                 Ok(padded.slice_move(s![top..top + height, left..left + width, ..]))
             }
-            Cut::Part([top, left, rows, columns]) => {
+            DrawnCrop::Part([top, left, rows, columns]) => {
                 let part = pixels.slice(s![top..top + rows, left..left + columns, ..]).to_owned();
                 resample(&part, preprocess.size, preprocess.interpolation)
             }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::resample::relative;
 use super::tokens::{Place, Tokens};
-use crate::axes::resize::Mixture;
+use crate::axes::resize::LinearCombination;
 
 /// Which entry of a table stands for which pair of tokens: one for each offset between patches, one for each pair of a
 /// prefix token and a prefix token or any patch.
@@ -39,10 +39,10 @@ impl Pairs {
     }
 
     /// The new table's entries as sums of old ones, and the index of every new pair into it.
-    pub fn resized(&self, queries: &Tokens, keys: &Tokens) -> (Mixture, Vec<i64>) {
+    pub fn resized(&self, queries: &Tokens, keys: &Tokens) -> (LinearCombination, Vec<i64>) {
         let ([h, w], [new_h, new_w]) = (queries.old_grid, queries.new_grid);
         let (rows, columns) = (relative(h, new_h), relative(w, new_w));
-        let mut mixture: Mixture = Vec::with_capacity(rows.len() * columns.len());
+        let mut mixture: LinearCombination = Vec::with_capacity(rows.len() * columns.len());
         for row in &rows {
             for column in &columns {
                 let terms =

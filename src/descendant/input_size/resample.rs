@@ -3,11 +3,11 @@
 //! Position tables and relative position biases are resampled as timm does it, so that a child of another image size
 //! starts where a model that timm resized starts.
 
-use crate::axes::resize::Mixture;
+use crate::axes::resize::LinearCombination;
 
 /// Antialiased bicubic interpolation from `n` to `m` entries, pixel centres aligned (PyTorch's `interpolate` with
 /// `mode="bicubic", antialias=True`; the kernel is Keys' with a = -0.5).
-pub(super) fn bicubic(n: usize, m: usize) -> Mixture {
+pub(super) fn bicubic(n: usize, m: usize) -> LinearCombination {
     const A: f64 = -0.5;
     let kernel = |x: f64| match x.abs() {
         x if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
@@ -32,7 +32,7 @@ pub(super) fn bicubic(n: usize, m: usize) -> Mixture {
 /// Linear interpolation of relative positions from a window of `n` tokens to one of `m`: the 2n - 1 old offsets are
 /// placed at distances that grow as a geometric series, so that near offsets keep their resolution (BEiT; timm's
 /// `resize_rel_pos_bias_table`, which treats both axes so even where one keeps its length).
-pub(super) fn relative(n: usize, m: usize) -> Mixture {
+pub(super) fn relative(n: usize, m: usize) -> LinearCombination {
     let (source, target) = (2 * n - 1, 2 * m - 1);
     let series = |ratio: f64, terms: usize| (1.0 - ratio.powi(terms as i32)) / (1.0 - ratio);
     // The ratio whose series reaches the farthest new offset; the tolerance is timm's, and part of the result.
@@ -72,7 +72,7 @@ pub(super) fn relative(n: usize, m: usize) -> Mixture {
 mod tests {
     use super::*;
 
-    fn apply(mixture: &Mixture, x: &[f32]) -> Vec<f32> {
+    fn apply(mixture: &LinearCombination, x: &[f32]) -> Vec<f32> {
         mixture.iter().map(|row| row.iter().map(|&(j, w)| w * x[j]).sum()).collect()
     }
 

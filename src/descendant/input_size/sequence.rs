@@ -6,7 +6,7 @@ use super::continued::continued;
 use super::sizes::Sizes;
 use crate::anatomy::{TokenAxis, WeightKind, WeightUse, token_axes, weight_uses};
 use crate::axes::arithmetic::{Known, Number};
-use crate::axes::resize::{Mixture, ResizePlan, resize};
+use crate::axes::resize::{LinearCombination, ResizePlan, resize};
 use crate::axes::{Factor, Typing};
 use crate::data::PlaceTable;
 use crate::error::{Error, ErrorKind, Result};
@@ -319,7 +319,7 @@ fn unknown(name: &str, shape: &[i64], tokens: usize) -> Error {
 
 /// Linear interpolation of `n` rows to `m`, the first and the last of which stay what they are: the first is often that
 /// of a token for the whole text.
-fn between(n: usize, m: usize) -> Mixture {
+fn between(n: usize, m: usize) -> LinearCombination {
     let step = (n - 1) as f64 / (m - 1).max(1) as f64;
     let row = |i: usize| {
         let x = step * i as f64;

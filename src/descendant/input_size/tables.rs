@@ -10,7 +10,7 @@ use super::sizes::Sizes;
 use super::tokens::{Place, Tokens};
 use crate::anatomy::{WeightKind, WeightUse, weight_uses};
 use crate::axes::arithmetic::Known;
-use crate::axes::resize::{Mixture, ResizePlan};
+use crate::axes::resize::{LinearCombination, ResizePlan};
 use crate::axes::{Dim, Factor, ImageAxis, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, nearest_axis, resolve_axis};
@@ -227,9 +227,12 @@ impl<'t, 'm> Tables<'t, 'm> {
         let lists = self.token_axes(&dims).ok_or_else(unknown)?;
         let (mixture, index_values) = match &lists[..] {
             [tokens] => {
-                let mixture: Mixture = tokens.resample();
+                let mixture: LinearCombination = tokens.resample();
                 let named = |terms: &Vec<(usize, f32)>| terms.iter().map(|&(i, w)| (entries[i], w)).collect();
-                (mixture.iter().map(named).collect::<Mixture>(), (0..tokens.new.len() as i64).collect::<Vec<i64>>())
+                (
+                    mixture.iter().map(named).collect::<LinearCombination>(),
+                    (0..tokens.new.len() as i64).collect::<Vec<i64>>(),
+                )
             }
             [queries, keys] => {
                 let pairs = Pairs::read(queries, keys, |i, j| entries[i * keys.old.len() + j]).ok_or_else(unknown)?;

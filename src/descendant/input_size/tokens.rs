@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::resample::bicubic;
-use crate::axes::resize::Mixture;
+use crate::axes::resize::LinearCombination;
 
 /// Where the tokens of an axis lie on the grid, at the old size and at the new one: the row and column of each, or its
 /// rank among the prefix tokens.
@@ -22,7 +22,7 @@ pub(super) enum Place {
 
 impl Tokens {
     /// New tokens as sums of old ones: prefix tokens stay, patches are interpolated.
-    pub fn resample(&self) -> Mixture {
+    pub fn resample(&self) -> LinearCombination {
         let place: HashMap<Place, usize> = self.old.iter().enumerate().map(|(i, &p)| (p, i)).collect();
         let [rows, columns] = [0, 1].map(|i| bicubic(self.old_grid[i], self.new_grid[i]));
         let terms = |p: &Place| match *p {

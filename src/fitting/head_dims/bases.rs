@@ -9,7 +9,7 @@ use faer::{Mat, Side};
 
 use super::super::algebra::{ridge_solve, ridged, scale, select, times};
 use super::super::order::features;
-use super::statistics::Scores;
+use super::statistics::ScoreStatistics;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Ridge of the covariances of queries and keys, in means of the diagonal.
@@ -30,7 +30,7 @@ fn roots(gram: &Mat<f64>) -> Result<[Mat<f64>; 2]> {
 }
 
 /// A and B of one head, dimensions in order of weight, and what is lost by all dimensions from each on.
-pub(super) fn score_bases(s: &Scores) -> Result<(Mat<f64>, Mat<f64>, Vec<f64>)> {
+pub(super) fn score_bases(s: &ScoreStatistics) -> Result<(Mat<f64>, Mat<f64>, Vec<f64>)> {
     let [lq, iq] = roots(&ridged(&s.queries, SCORE_RIDGE))?;
     let [lk, ik] = roots(&ridged(&s.keys, SCORE_RIDGE))?;
     let svd = times(lq.transpose(), lk.as_ref()).svd().map_err(|_| failed())?;

@@ -8,8 +8,8 @@ use super::super::algebra::{Covariance, affine, product, ridge_solve, scale, tim
 use super::super::network::{Network, Progress, RIDGE, distance};
 use super::super::part::{Subgraph, Values};
 use super::bases::{score_bases, value_bases};
-use super::find::Narrow;
-use super::statistics::{Measured, Scores};
+use super::find::HeadDimReduction;
+use super::statistics::{AttentionStatistics, ScoreStatistics};
 use crate::error::Result;
 use crate::learngene::BlockKind;
 use crate::parallel;
@@ -25,8 +25,8 @@ pub type DimensionCosts = [Vec<(usize, f64)>; 2];
 pub fn dimension_costs(
     network: &Network,
     statistics: &[Covariance],
-    narrows: &[Narrow],
-    measured: &[Measured],
+    narrows: &[HeadDimReduction],
+    measured: &[AttentionStatistics],
     images: &[Values],
     progress: Progress,
 ) -> Result<Vec<DimensionCosts>> {
@@ -98,7 +98,7 @@ pub fn dimension_costs(
         states.par_iter_mut().zip(&rows).try_for_each(|(values, rows)| network.pass(i, rows, values))?;
     }
     let all = parallel::all(found)?;
-    let of = |(at, n): (usize, &Narrow)| all.get(n.layer % all.len()).and_then(|f| f.get(at)).cloned();
+    let of = |(at, n): (usize, &HeadDimReduction)| all.get(n.layer % all.len()).and_then(|f| f.get(at)).cloned();
     Ok(narrows.iter().enumerate().filter_map(of).collect())
 }
 
@@ -112,8 +112,8 @@ fn dimension_levels(of: usize) -> Vec<usize> {
 
 /// What is lost of the scores, and of the output, at every number of dimensions: measures of the layer alone.
 pub fn local_errors(
-    n: &Narrow,
-    measured: &Measured,
+    n: &HeadDimReduction,
+    measured: &AttentionStatistics,
     statistics: &Covariance,
     weight: &Mat<f64>,
 ) -> Result<[Vec<f64>; 2]> {
@@ -130,8 +130,8 @@ pub fn local_errors(
 }
 
 /// A Bᵀ of every head at rank `r`: what cut queries are multiplied by.
-pub(super) fn turns(n: &Narrow, measured: &Measured, r: usize) -> Result<Vec<Array2<f32>>> {
-    let turn = |head: &Scores| {
+pub(super) fn turns(n: &HeadDimReduction, measured: &AttentionStatistics, r: usize) -> Result<Vec<Array2<f32>>> {
+    let turn = |head: &ScoreStatistics| {
         let (a, b, _) = score_bases(head)?;
         let through = times(a.subcols(0, r), b.subcols(0, r).transpose());
         Ok(Array2::from_shape_fn((n.of[0], n.of[0]), |(i, j)| through[(i, j)] as f32))
@@ -140,7 +140,7 @@ pub(super) fn turns(n: &Narrow, measured: &Measured, r: usize) -> Result<Vec<Arr
 }
 
 /// Queries that are cut in every head, in the place of those that there were.
-pub(super) fn cut_queries(n: &Narrow, turns: &[Array2<f32>], queries: &ArrayD<f32>) -> Result<ArrayD<f32>> {
+pub(super) fn cut_queries(n: &HeadDimReduction, turns: &[Array2<f32>], queries: &ArrayD<f32>) -> Result<ArrayD<f32>> {
     let (d, t) = (n.of[0], n.query.tokens);
     let mut matrix = n.query.layout.matrix(queries)?;
     for (h, through) in turns.iter().enumerate() {
@@ -156,7 +156,13 @@ pub(super) fn cut_queries(n: &Narrow, turns: &[Array2<f32>], queries: &ArrayD<f3
 
 /// The output projection behind values of rank `r` in every head, for features that are not cut: a matrix of the whole
 /// width.
-fn cut_values(n: &Narrow, r: usize, statistics: &Covariance, weight: &Mat<f64>, ridge: f64) -> Result<Mat<f64>> {
+fn cut_values(
+    n: &HeadDimReduction,
+    r: usize,
+    statistics: &Covariance,
+    weight: &Mat<f64>,
+    ridge: f64,
+) -> Result<Mat<f64>> {
     let heads: Vec<usize> = (0..n.heads).collect();
     let bases = value_bases(&statistics.gram, weight, &heads, n.of[1])?;
     let size = n.of[1];

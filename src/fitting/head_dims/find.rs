@@ -13,7 +13,7 @@ use super::super::head_factors::{HeadFactors, head_factors};
 use super::super::layout::MatrixLayout;
 use super::super::network::Network;
 use super::super::part::Subgraph;
-use super::super::targets::{Site, TargetFinder, Way};
+use super::super::targets::{ResidualPath, TargetFinder, TargetLinear};
 use crate::anatomy::{Anatomy, Attention};
 use crate::axes::{Factor, Typing};
 use crate::error::Result;
@@ -31,7 +31,7 @@ pub(super) struct Operand {
     pub tokens: usize,
     /// The factors of the tokens.
     pub axis: Vec<Factor>,
-    pub projection: Site,
+    pub projection: TargetLinear,
     /// The column of the projection that makes dimension j of head h, at h * size + j.
     pub columns: Vec<usize>,
     /// What the projection is multiplied by on its way.
@@ -39,7 +39,7 @@ pub(super) struct Operand {
 }
 
 /// An attention whose head dimension may be cut.
-pub struct Narrow {
+pub struct HeadDimReduction {
     /// The layer.
     pub layer: usize,
     /// Heads.
@@ -55,23 +55,23 @@ pub struct Narrow {
     /// What scores are multiplied by behind the product.
     pub(super) scale: f32,
     /// The same attention for samples of the other lengths that a network runs.
-    others: Vec<Narrow>,
+    others: Vec<HeadDimReduction>,
 }
 
-impl Narrow {
+impl HeadDimReduction {
     /// True where queries, keys and values share one factor, and so one size.
     pub fn is_joint(&self) -> bool {
         self.factors[0] == self.factors[1]
     }
 
     /// The attention for one of the lengths of samples that its network runs.
-    pub(super) fn at(&self, length: usize) -> &Narrow {
+    pub(super) fn at(&self, length: usize) -> &HeadDimReduction {
         length.checked_sub(1).and_then(|i| self.others.get(i)).unwrap_or(self)
     }
 }
 
 /// The attentions of a network whose head dimension may be cut, for samples of all lengths that it runs.
-pub fn narrows_of(network: &Network) -> Result<Vec<Narrow>> {
+pub fn narrows_of(network: &Network) -> Result<Vec<HeadDimReduction>> {
     let mut found = narrows(&network.runtime, &network.typing, network.model)?;
     for length in 1..network.lengths() {
         let own = network.at(length);
@@ -85,11 +85,11 @@ pub fn narrows_of(network: &Network) -> Result<Vec<Narrow>> {
 }
 
 /// The attentions of a pinned network whose head dimension may be cut.
-pub fn narrows(runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<Vec<Narrow>> {
+pub fn narrows(runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<Vec<HeadDimReduction>> {
     let anatomy = Anatomy::new(typing)?;
     let finder = TargetFinder::new(typing);
     let search = ReductionSearch { runtime, typing, model, finder };
-    let found: Vec<Option<Narrow>> =
+    let found: Vec<Option<HeadDimReduction>> =
         anatomy.layers.par_iter().enumerate().map(|(l, layer)| search.attention(l, layer)).collect::<Result<_>>()?;
     Ok(found.into_iter().flatten().collect())
 }
@@ -102,7 +102,7 @@ struct ReductionSearch<'t, 'm> {
 }
 
 impl ReductionSearch<'_, '_> {
-    fn attention(&self, l: usize, layer: &Attention) -> Result<Option<Narrow>> {
+    fn attention(&self, l: usize, layer: &Attention) -> Result<Option<HeadDimReduction>> {
         let typing = self.typing;
         // A single head has no axis of its own.
         let head: Vec<Factor> = layer.head_factor(typing).map(|f| typing.factors.root(f)).into_iter().collect();
@@ -140,7 +140,7 @@ impl ReductionSearch<'_, '_> {
             return Ok(None);
         };
         let Some(scale) = self.scale(&product.output[0], before)? else { return Ok(None) };
-        let narrow = Narrow {
+        let narrow = HeadDimReduction {
             layer: l,
             heads: typing.factors.size(&head),
             of: [fq, fv].map(|f| typing.factors.factor_size(f)),
@@ -156,7 +156,7 @@ impl ReductionSearch<'_, '_> {
     }
 
     /// True where nothing but the projections carries the dimensions, and nothing mixes them in between.
-    fn is_free(&self, n: &Narrow, layer: &Attention) -> bool {
+    fn is_free(&self, n: &HeadDimReduction, layer: &Attention) -> bool {
         let (typing, roles) = (self.typing, &self.finder.roles);
         let mut allowed = roles.operand(layer.projection);
         for o in [&n.query, &n.key, &n.values] {
@@ -219,7 +219,12 @@ impl ReductionSearch<'_, '_> {
     }
 
     /// Which column of a projection makes which dimension of which head; `None` where that is no one-to-one relation.
-    fn columns(&self, layout: &MatrixLayout, way: &Way, [heads, tokens, size]: [usize; 3]) -> Option<Vec<usize>> {
+    fn columns(
+        &self,
+        layout: &MatrixLayout,
+        way: &ResidualPath,
+        [heads, tokens, size]: [usize; 3],
+    ) -> Option<Vec<usize>> {
         let outputs = way.gain.len();
         let places = layout.places();
         let mut columns = vec![usize::MAX; heads * size];

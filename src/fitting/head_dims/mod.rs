@@ -9,6 +9,6 @@ mod tests;
 mod write;
 
 pub use cost::{dimension_costs, local_errors};
-pub use find::{Narrow, narrows_of};
-pub use statistics::{IMAGES, Measured, measure};
-pub use write::{Cut, write};
+pub use find::{HeadDimReduction, narrows_of};
+pub use statistics::{AttentionStatistics, IMAGES, measure};
+pub use write::{Truncation, write};

@@ -10,7 +10,7 @@ use super::super::order::features;
 use super::super::padding::chosen;
 use super::super::part::size;
 use super::super::part::{Subgraph, Values};
-use super::find::Narrow;
+use super::find::HeadDimReduction;
 use crate::axes::Factor;
 use crate::error::Result;
 use crate::parallel;
@@ -22,7 +22,7 @@ pub const IMAGES: usize = 24;
 
 /// What queries and keys of one head were on some images.
 #[derive(Clone)]
-pub(super) struct Scores {
+pub(super) struct ScoreStatistics {
     /// Mean of q qᵀ.
     pub queries: Mat<f64>,
     /// Of keys, centred in each image, and weighted by what a change of score does to the output.
@@ -31,17 +31,17 @@ pub(super) struct Scores {
 
 /// Queries and keys of an attention on some images, by head.
 #[derive(Clone)]
-pub struct Measured(pub(super) Vec<Scores>);
+pub struct AttentionStatistics(pub(super) Vec<ScoreStatistics>);
 
 /// Measures queries and keys of all attentions on images.
 ///
 /// # Errors
 /// Those of the runtime.
-pub fn measure(network: &Network, narrows: &[Narrow], images: &[Values]) -> Result<Vec<Measured>> {
+pub fn measure(network: &Network, narrows: &[HeadDimReduction], images: &[Values]) -> Result<Vec<AttentionStatistics>> {
     if narrows.is_empty() {
         return Ok(Vec::new());
     }
-    let operands = |n: &Narrow| -> [String; 4] {
+    let operands = |n: &HeadDimReduction| -> [String; 4] {
         [&n.query.value, &n.key.value, &n.values.value, &n.probabilities.0].map(String::clone)
     };
     let mut results: Vec<String> = narrows.iter().flat_map(operands).collect();
@@ -101,10 +101,11 @@ pub fn measure(network: &Network, narrows: &[Narrow], images: &[Values]) -> Resu
     Ok(sums
         .into_iter()
         .map(|heads| {
-            let scores = heads
-                .iter()
-                .map(|[q, centred, weighted]| Scores { queries: q.clone(), keys: unit(centred) + unit(weighted) });
-            Measured(scores.collect())
+            let scores = heads.iter().map(|[q, centred, weighted]| ScoreStatistics {
+                queries: q.clone(),
+                keys: unit(centred) + unit(weighted),
+            });
+            AttentionStatistics(scores.collect())
         })
         .collect())
 }
@@ -114,7 +115,13 @@ type RealTokens = [Option<Vec<usize>>; 2];
 
 /// Sums over one batch: q qᵀ, k̃ k̃ᵀ, and M Mᵀ over queries, where M = Σ p k̃ uᵀ − (Σ p k̃)(Σ p u)ᵀ
 /// and u uᵀ is what values become in the stream. Of queries and of keys those that are `real` count, by sample.
-fn head_sums(n: &Narrow, h: usize, matrices: &[Array2<f32>], output: &Mat<f64>, real: &[RealTokens]) -> [Mat<f64>; 3] {
+fn head_sums(
+    n: &HeadDimReduction,
+    h: usize,
+    matrices: &[Array2<f32>],
+    output: &Mat<f64>,
+    real: &[RealTokens],
+) -> [Mat<f64>; 3] {
     let [d, e] = n.of;
     let (tq, tk) = (n.query.tokens, n.key.tokens);
     let mut sums = [0; 3].map(|_| Mat::<f64>::zeros(d, d));

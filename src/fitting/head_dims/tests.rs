@@ -10,7 +10,7 @@ use super::super::prune::cut;
 use super::bases::{SCORE_RIDGE, score_bases, value_bases};
 use super::cost::{DimensionCosts, cut_queries, turns};
 use super::find::narrows;
-use super::statistics::Scores;
+use super::statistics::ScoreStatistics;
 use super::*;
 use crate::anatomy::Anatomy;
 use crate::error::{ErrorKind, Result};
@@ -55,8 +55,13 @@ fn check(path: &str, joint: bool, kept: &[usize]) {
     let all: Vec<usize> = (0..Anatomy::new(&network.typing).unwrap().layers.len()).collect();
     let fewer = (heads.len() < n.heads).then(|| (n.layer, BlockKind::Heads, heads.clone()));
     let thin = cut(&model, &all, fewer.into_iter().collect(), vec![(n.layer, r)]).unwrap();
-    let cuts =
-        [Cut { narrow: n, measured: &measured[0], statistics: &statistics[i], layer: n.layer, heads: heads.clone() }];
+    let cuts = [Truncation {
+        narrow: n,
+        measured: &measured[0],
+        statistics: &statistics[i],
+        layer: n.layer,
+        heads: heads.clone(),
+    }];
     let child = write(&runtime, &network, &cuts, &pin(&thin).unwrap(), &thin).unwrap();
     let child = pin(&child).unwrap();
     let small = Network::new(&runtime, &child, None).unwrap();
@@ -128,7 +133,7 @@ fn bases_of_full_rank_change_nothing_and_lose_nothing() {
         Mat::from_fn(rows, columns, |i, j| (((seed + 7 * i + 13 * j + i * j) * 2654435761) % 1000) as f64 / 500.0 - 1.0)
     };
     let square = |m: Mat<f64>| times(m.transpose(), m.as_ref());
-    let s = Scores { queries: square(random(40, 6, 1)), keys: square(random(40, 6, 2)) };
+    let s = ScoreStatistics { queries: square(random(40, 6, 1)), keys: square(random(40, 6, 2)) };
     let (a, b, tail) = score_bases(&s).unwrap();
     let one = times(a.as_ref(), b.transpose());
     (0..6).for_each(|i| (0..6).for_each(|j| assert!((one[(i, j)] - f64::from(i == j)).abs() < 1e-8)));
@@ -150,7 +155,7 @@ fn bases_of_full_rank_change_nothing_and_lose_nothing() {
 
 /// What cutting the heads of the second layer costs, where `change` alters what is known of them and of those of the
 /// first.
-fn costs(change: impl Fn(&mut Narrow, &Narrow)) -> Result<DimensionCosts> {
+fn costs(change: impl Fn(&mut HeadDimReduction, &HeadDimReduction)) -> Result<DimensionCosts> {
     let runtime =
         Runtime::start(&Options { kind: RuntimeKind::Tract, threads: Some(1), ..Options::default() }).unwrap();
     let mut model = Model::open(std::path::Path::new("models/fashion-vit.onnx")).unwrap();

@@ -8,10 +8,10 @@ use ndarray::Array2;
 use super::super::algebra::{Covariance, select, times};
 use super::super::network::Network;
 use super::super::order::features;
-use super::super::targets::{self, Site, TargetFinder};
+use super::super::targets::{self, TargetFinder, TargetLinear};
 use super::bases::{score_bases, value_bases};
-use super::find::{Narrow, Operand, narrows};
-use super::statistics::Measured;
+use super::find::{HeadDimReduction, Operand, narrows};
+use super::statistics::AttentionStatistics;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::error::Result;
@@ -20,11 +20,11 @@ use crate::onnx::Model;
 use crate::runtime::Runtime;
 
 /// An attention of the ancestor as a descendant has it.
-pub struct Cut<'n> {
+pub struct Truncation<'n> {
     /// The ancestor's attention.
-    pub narrow: &'n Narrow,
+    pub narrow: &'n HeadDimReduction,
     /// Its queries and keys.
-    pub measured: &'n Measured,
+    pub measured: &'n AttentionStatistics,
     /// Statistics of its heads.
     pub statistics: &'n Covariance,
     /// Its layer in the descendant.
@@ -38,7 +38,13 @@ pub struct Cut<'n> {
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] where an attention is not found again.
-pub fn write(runtime: &Arc<Runtime>, ancestor: &Network, cuts: &[Cut], child: &Model, out: &Model) -> Result<Model> {
+pub fn write(
+    runtime: &Arc<Runtime>,
+    ancestor: &Network,
+    cuts: &[Truncation],
+    child: &Model,
+    out: &Model,
+) -> Result<Model> {
     let pinned = Typing::new(child)?;
     let found = narrows(runtime, &pinned, child)?;
     let mut model = out.clone();
@@ -59,7 +65,7 @@ pub fn write(runtime: &Arc<Runtime>, ancestor: &Network, cuts: &[Cut], child: &M
             true => Mat::<f64>::identity(d, d) * faer::Scale(factor),
             false => base.subcols(0, d) * faer::Scale(factor),
         };
-        let turned = |mats: Vec<Mat<f64>>, a: &Operand, b: &Operand, size: [usize; 2], bias: bool| Turn {
+        let turned = |mats: Vec<Mat<f64>>, a: &Operand, b: &Operand, size: [usize; 2], bias: bool| BasisChange {
             from: a.projection.clone(),
             to: b.projection.output.clone(),
             columns: [a.columns.clone(), b.columns.clone()],
@@ -114,8 +120,8 @@ pub fn write(runtime: &Arc<Runtime>, ancestor: &Network, cuts: &[Cut], child: &M
 }
 
 /// Columns of a projection that are made from those of the ancestor's, head by head.
-struct Turn {
-    from: Site,
+struct BasisChange {
+    from: TargetLinear,
     /// The value that leaves the descendant's projection.
     to: String,
     /// By head and dimension: in the ancestor, and in the descendant.
@@ -126,7 +132,7 @@ struct Turn {
     bias: bool,
 }
 
-impl Turn {
+impl BasisChange {
     fn write(&self, runtime: &Arc<Runtime>, ancestor: &Network, heads: &[usize], model: &mut Model) -> Result<()> {
         let (old, old_bias) = self.from.matrix(runtime, &ancestor.typing, ancestor.model)?;
         let typing = Typing::new(model)?;

@@ -24,7 +24,7 @@ pub struct Data {
 
 /// How a data set is cut into a part to train on and one to validate on.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Cut {
+pub struct HoldOut {
     /// Share of the images that validates; where none is given, the part that the data come with, or one by their
     /// number.
     pub share: Option<f64>,
@@ -53,7 +53,7 @@ impl Data {
         path: &Path,
         other: Option<&Path>,
         options: &DatasetOptions,
-        cut: Cut,
+        cut: HoldOut,
         listener: &dyn Listener,
     ) -> Result<Data> {
         let set = open_dataset(path, options, listener)?;
@@ -62,7 +62,7 @@ impl Data {
     }
 
     /// Cuts a data set, where there is no other one to validate on.
-    pub fn cut(path: &Path, set: Dataset, other: Option<Dataset>, cut: Cut, listener: &dyn Listener) -> Data {
+    pub fn cut(path: &Path, set: Dataset, other: Option<Dataset>, cut: HoldOut, listener: &dyn Listener) -> Data {
         let all = || Split { training: (0..set.len()).collect(), validation: Vec::new() };
         let mut split = match (&other, cut.share, set.given_split()) {
             (Some(_), _, Some(given)) => Split { training: given.training.clone(), validation: Vec::new() },

@@ -11,7 +11,7 @@ mod options;
 mod setup;
 mod teaching;
 
-pub use data::{Cut, Data, open_dataset};
+pub use data::{Data, HoldOut, open_dataset};
 pub use fit::{Images, Session};
 pub use goal::{Goal, LabelLoss};
 pub use options::Options;
