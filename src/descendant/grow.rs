@@ -23,7 +23,7 @@ use crate::axes::resize::{LinearCombination, ResizePlan, resize};
 use crate::axes::{Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Names};
-use crate::learngene::{BlockKind, Cluster, Kept, Learngene, bake, compact, ordered, parameters};
+use crate::learngene::{BlockKind, Cluster, KeepOrder, Learngene, bake, compact, ordered, parameters};
 use crate::metadata::{CLASSES, DESCENDANT, LEARNGENE, schema};
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{Model, element_count, encoded_len, node_label, squares_along};
@@ -582,7 +582,7 @@ impl<'a, 'm> Grower<'a, 'm> {
     }
 
     /// Which units of a layer stay, where the learngene knows it.
-    fn removal(&self, layer: usize, kind: BlockKind) -> Option<&'a Kept> {
+    fn removal(&self, layer: usize, kind: BlockKind) -> Option<&'a KeepOrder> {
         Some(&self.gene.removals.as_ref()?.block(layer, kind)?.kept)
     }
 

@@ -9,7 +9,7 @@ use super::latency::Latencies;
 use crate::anatomy::{Anatomy, Stack};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::learngene::{BlockKind, Dimensions, Removals, parameters};
+use crate::learngene::{BlockKind, Dimensions, PruningOrder, parameters};
 use crate::onnx::{Model, encoded_len};
 
 /// Finds the counts of heads, neurons and layers under a budget. `latencies` are needed for a budget of time.
@@ -18,7 +18,7 @@ use crate::onnx::{Model, encoded_len};
 /// [`ErrorKind::Usage`] for a budget that cannot be met, or that is above the ancestor.
 pub fn plan(
     model: &Model,
-    removals: &Removals,
+    removals: &PruningOrder,
     limits: &Limits,
     budget: Budget,
     latencies: Option<&Latencies>,
@@ -53,7 +53,7 @@ type Chosen = Option<Vec<Choice>>;
 /// What is chosen from, and by which measure.
 struct Allocator<'a> {
     blocks: Vec<Block>,
-    removals: &'a Removals,
+    removals: &'a PruningOrder,
     limits: &'a Limits,
     budget: Budget,
     latencies: Option<&'a Latencies>,

@@ -22,7 +22,7 @@ use crate::data::{Arrays, Loader, Preprocess};
 use crate::descendant::{fold_constants, has_fixed_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::FloatType;
-use crate::learngene::{Learngene, Removals, parameters};
+use crate::learngene::{Learngene, PruningOrder, parameters};
 use crate::metadata::{DESCENDANT, schema};
 use crate::onnx::{Model, sha256};
 use crate::opening::keep_transform;
@@ -143,7 +143,7 @@ impl Fitter {
 ///
 /// # Errors
 /// Those of [`Towers::analyse`].
-pub fn analyse(towers: &mut Towers, limits: &Limits, listener: &dyn Listener) -> Result<Removals> {
+pub fn analyse(towers: &mut Towers, limits: &Limits, listener: &dyn Listener) -> Result<PruningOrder> {
     let warnings = towers.warnings(limits)?;
     let removals = towers.analyse(limits, &|stage, n, of| listener.progress(stage, n, of))?;
     warnings.iter().for_each(|w| listener.warn(w));
@@ -164,7 +164,7 @@ pub struct Origin<'a> {
 ///
 /// # Errors
 /// Those of typing, and of reading the file whose hash it notes.
-pub fn carrying(model: &Model, removals: Removals, origin: Option<Origin>) -> Result<Model> {
+pub fn carrying(model: &Model, removals: PruningOrder, origin: Option<Origin>) -> Result<Model> {
     let on = |e: Error| e.at(&model.path);
     let typing = Typing::new(model).map_err(on)?;
     let anatomy = Anatomy::new(&typing).map_err(on)?;
@@ -205,7 +205,7 @@ pub struct Job<'m> {
     /// The ancestor.
     pub ancestor: &'m Model,
     /// In which order its heads and neurons go.
-    pub removals: Removals,
+    pub removals: PruningOrder,
     /// What fits them; descendants are only thinned where there is none.
     pub shrinker: Option<Towers<'m>>,
     /// A runtime of the threads that a descendant will have.
@@ -224,7 +224,7 @@ impl<'m> Job<'m> {
     pub fn new(
         ancestor: &'m Model,
         shrinker: Option<Towers<'m>>,
-        removals: Removals,
+        removals: PruningOrder,
         limits: Limits,
         runtime: Arc<Runtime>,
         options: JobOptions,

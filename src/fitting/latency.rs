@@ -194,7 +194,7 @@ pub fn side_by_side(runtime: &Arc<Runtime>, a: &Model, b: &Model, sample: Option
 mod tests {
     use super::*;
     use crate::fitting::{Budget, plan};
-    use crate::learngene::{Kept, Removal, Removals};
+    use crate::learngene::{BlockPruning, KeepOrder, PruningOrder};
 
     #[test]
     fn a_budget_of_time_is_kept() {
@@ -202,18 +202,18 @@ mod tests {
         crate::graph::prepare(&mut model).unwrap();
         let limits = Limits { depth: false, ..Limits::default() };
         let (blocks, _) = blocks(&model, &limits).unwrap();
-        let removals = Removals {
+        let removals = PruningOrder {
             blocks: blocks
                 .iter()
-                .map(|b| Removal {
+                .map(|b| BlockPruning {
                     layer: b.layer,
                     kind: b.kind,
-                    kept: Kept::Order((0..b.units).collect()),
+                    kept: KeepOrder::Order((0..b.units).collect()),
                     error: (0..=b.units).map(|n| 1.0 - n as f32 / b.units as f32).collect(),
                 })
                 .collect(),
             layers: vec![None; 8],
-            ..Removals::default()
+            ..PruningOrder::default()
         };
         // Heads take three quarters of a millisecond a layer, neurons a quarter: 8 of 10 in all.
         let of = |b: &Block| if b.kind == BlockKind::Heads { 0.75 } else { 0.25 };

@@ -8,7 +8,7 @@ use ndarray::{Array2, ArrayD, Axis};
 use rayon::prelude::*;
 
 use super::algebra::{Covariance, Moments, Partial, affine, product, scale, times};
-use super::order::{self, Thinning, features, predict};
+use super::order::{self, UnitOrder, features, predict};
 use super::padding::{Mask, chosen};
 use super::part::{Subgraph, Values};
 use super::stages::Stages;
@@ -299,10 +299,10 @@ impl<'m> Network<'m> {
     ///
     /// # Errors
     /// [`ErrorKind::Images`] where statistics determine nothing.
-    pub fn thinnings(&self, statistics: &[Covariance], progress: Progress) -> Result<Vec<Thinning>> {
+    pub fn thinnings(&self, statistics: &[Covariance], progress: Progress) -> Result<Vec<UnitOrder>> {
         let ways = self.ways()?;
         let done = std::sync::atomic::AtomicUsize::new(0);
-        let of_site = |i: usize| -> Result<Thinning> {
+        let of_site = |i: usize| -> Result<UnitOrder> {
             let (site, weight) = (&self.sites[i], self.weight(i, ways[i].as_ref()));
             let thinning = match site.kind {
                 BlockKind::Heads => order::heads(&statistics[i].gram, &weight, site.size),
@@ -315,10 +315,10 @@ impl<'m> Network<'m> {
         // By layers: FFNs take longer than heads.
         let indices: Vec<usize> = (0..self.sites.len()).filter(|&i| self.first[i] == i).collect();
         let layers: Vec<&[usize]> = indices.chunk_by(|&a, &b| self.sites[a].layer == self.sites[b].layer).collect();
-        let work = |own: Vec<usize>| -> Result<Vec<Vec<Thinning>>> {
+        let work = |own: Vec<usize>| -> Result<Vec<Vec<UnitOrder>>> {
             own.into_par_iter().map(|l| layers[l].par_iter().map(|&i| of_site(i)).collect()).collect()
         };
-        let found: Vec<Thinning> = parallel::share_out(layers.len(), work)?.into_iter().flatten().collect();
+        let found: Vec<UnitOrder> = parallel::share_out(layers.len(), work)?.into_iter().flatten().collect();
         let at = |i: &usize| indices.binary_search(i).ok().and_then(|at| found.get(at).cloned());
         Ok(self.first.iter().filter_map(at).collect())
     }
@@ -355,7 +355,7 @@ impl<'m> Network<'m> {
     pub fn sensitivities(
         &self,
         statistics: &[Covariance],
-        thinnings: &[Thinning],
+        thinnings: &[UnitOrder],
         removable: &[bool],
         images: &[Values],
         progress: Progress,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::algebra::{inner, ridge_solve, scale, select, subtract, times};
 use crate::error::{Error, ErrorKind, Result};
-use crate::learngene::Kept;
+use crate::learngene::KeepOrder;
 
 /// Ridge of the choice of heads, in means of the diagonal.
 const HEAD_RIDGE: f64 = 0.1;
@@ -25,9 +25,9 @@ const EXHAUSTIVE: usize = 8;
 
 /// What stays of a layer's heads or neurons at every count.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Thinning {
+pub struct UnitOrder {
     /// The units that stay.
-    pub kept: Kept,
+    pub kept: KeepOrder,
     /// `error[k]`: the squared error of the layer's output with k units, mean over rows; not rising with k.
     pub error: Vec<f64>,
 }
@@ -49,7 +49,7 @@ pub fn predict(gram: &Mat<f64>, target: &Mat<f64>, weight: &Mat<f64>, kept: &[us
 ///
 /// # Errors
 /// Those of [`ridge_solve`].
-pub fn heads(gram: &Mat<f64>, weight: &Mat<f64>, size: usize) -> Result<Thinning> {
+pub fn heads(gram: &Mat<f64>, weight: &Mat<f64>, size: usize) -> Result<UnitOrder> {
     let count = gram.nrows() / size.max(1);
     if count > EXHAUSTIVE {
         return backwards(gram, weight, size, 1, HEAD_RIDGE);
@@ -74,14 +74,14 @@ pub fn heads(gram: &Mat<f64>, weight: &Mat<f64>, size: usize) -> Result<Thinning
         }
     }
     monotone(&mut error);
-    Ok(Thinning { kept: Kept::Sets(sets), error })
+    Ok(UnitOrder { kept: KeepOrder::Sets(sets), error })
 }
 
 /// The order in which neurons are removed.
 ///
 /// # Errors
 /// Those of [`ridge_solve`].
-pub fn neurons(gram: &Mat<f64>, weight: &Mat<f64>) -> Result<Thinning> {
+pub fn neurons(gram: &Mat<f64>, weight: &Mat<f64>) -> Result<UnitOrder> {
     backwards(gram, weight, 1, AT_ONCE, NEURON_RIDGE)
 }
 
@@ -98,7 +98,7 @@ fn monotone(error: &mut [f64]) {
 
 /// Backward elimination of units of `size` features, `at_once` at a time. With P = (G + r)⁻¹ the removal of unit J
 /// costs tr(W_Jᵀ P_JJ⁻¹ W_J); then W −= P_:J P_JJ⁻¹ W_J and P −= P_:J P_JJ⁻¹ P_J:.
-fn backwards(gram: &Mat<f64>, weight: &Mat<f64>, size: usize, at_once: usize, ridge: f64) -> Result<Thinning> {
+fn backwards(gram: &Mat<f64>, weight: &Mat<f64>, size: usize, at_once: usize, ridge: f64) -> Result<UnitOrder> {
     let count = gram.nrows() / size.max(1);
     let identity = Mat::<f64>::identity(gram.nrows(), gram.nrows());
     let mut p = ridge_solve(gram, ridge * scale(gram), &identity)?;
@@ -143,7 +143,7 @@ fn backwards(gram: &Mat<f64>, weight: &Mat<f64>, size: usize, at_once: usize, ri
             alive = vec![true; units.len()];
         }
     }
-    Ok(Thinning { kept: Kept::Order(order), error })
+    Ok(UnitOrder { kept: KeepOrder::Order(order), error })
 }
 
 /// tr(W_Jᵀ P_JJ⁻¹ W_J) of every unit that is still there.

@@ -9,7 +9,7 @@ use crate::axes::resize::{ResizePlan, resize};
 use crate::descendant::keep_layers;
 use crate::error::Result;
 use crate::graph;
-use crate::learngene::{BlockKind, Removals};
+use crate::learngene::{BlockKind, PruningOrder};
 use crate::metadata::LEARNGENE;
 use crate::onnx::Model;
 
@@ -18,7 +18,7 @@ use crate::onnx::Model;
 ///
 /// # Errors
 /// Those of surgery and of typing.
-pub fn thin(model: &Model, removals: &Removals, allocation: &Allocation) -> Result<Model> {
+pub fn thin(model: &Model, removals: &PruningOrder, allocation: &Allocation) -> Result<Model> {
     let kept = allocation.kept_layers();
     let units = removals.blocks.iter().filter_map(|b| {
         let count = allocation.count(b.layer, b.kind).filter(|&n| n < b.kept.units())?;

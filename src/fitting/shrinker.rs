@@ -21,7 +21,7 @@ use crate::anatomy::{Anatomy, Roles};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
-use crate::learngene::{BlockKind, Dimensions, Learngene, Removal, Removals, parameters};
+use crate::learngene::{BlockKind, BlockPruning, Dimensions, Learngene, PruningOrder, parameters};
 use crate::onnx::{Model, encoded_len};
 use crate::runtime::Runtime;
 
@@ -131,7 +131,7 @@ impl<'m> Shrinker<'m> {
         &mut self,
         limits: &Limits,
         progress: &(dyn Fn(&'static str, usize, usize) + Sync),
-    ) -> Result<Removals> {
+    ) -> Result<PruningOrder> {
         let removable = blocks::removable(self.model, limits)?;
         let timings = &mut self.timings;
         let mut timed = |stage: &'static str, start: Instant| {
@@ -162,11 +162,11 @@ impl<'m> Shrinker<'m> {
         let blocks = self.network.sites.iter().zip(thinnings).enumerate().map(|(i, (site, thinning))| {
             let of_all = |n: usize| self.network.uses(i).map(|j| own[j][n]).sum::<f64>() as f32;
             let error = (0..own[i].len()).map(of_all).collect();
-            Removal { layer: site.layer, kind: site.kind, kept: thinning.kept, error }
+            BlockPruning { layer: site.layer, kind: site.kind, kept: thinning.kept, error }
         });
         let layers = costs.layers.into_iter().map(|e| e.map(|e| e as f32).filter(|e| e.is_finite())).collect();
         let ([views, _], seed) = (self.calibration.counts(), self.calibration.seed);
-        Ok(Removals { blocks: blocks.collect(), layers, dimensions, views, seed })
+        Ok(PruningOrder { blocks: blocks.collect(), layers, dimensions, views, seed })
     }
 
     /// What cutting head dimensions costs.
@@ -256,7 +256,7 @@ impl<'m> Shrinker<'m> {
     ///
     /// # Errors
     /// Those of surgery, of typing and of the runtime.
-    pub fn shrink(&mut self, removals: &Removals, allocation: &Allocation, progress: Progress) -> Result<Shrunk> {
+    pub fn shrink(&mut self, removals: &PruningOrder, allocation: &Allocation, progress: Progress) -> Result<Shrunk> {
         let start = Instant::now();
         let mut model = thin(self.model, removals, allocation)?;
         if allocation.layers.iter().any(|l| l.dims.is_some()) {
@@ -302,7 +302,7 @@ impl<'m> Shrinker<'m> {
     }
 
     /// Puts the projections of heads that were cut into a model of their shape.
-    fn cut(&mut self, model: &Model, removals: &Removals, allocation: &Allocation) -> Result<Model> {
+    fn cut(&mut self, model: &Model, removals: &PruningOrder, allocation: &Allocation) -> Result<Model> {
         let own = match self.narrowed.take() {
             Some(own) => own,
             None => self.narrowed(&self.network.statistics(&self.calibration.fit, &|_, _| {})?)?,

@@ -17,7 +17,7 @@ use crate::anatomy::{Anatomy, layers_of_part};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Given, data_inputs};
-use crate::learngene::{Dimensions, Removal, Removals};
+use crate::learngene::{BlockPruning, Dimensions, PruningOrder};
 use crate::metadata::LEARNGENE;
 use crate::onnx::Model;
 
@@ -128,17 +128,17 @@ impl<'m> Towers<'m> {
         &mut self,
         limits: &Limits,
         progress: &(dyn Fn(&'static str, usize, usize) + Sync),
-    ) -> Result<Removals> {
+    ) -> Result<PruningOrder> {
         if let Some(shrinker) = self.alone() {
             return shrinker.analyse(limits, progress);
         }
         let layers = Anatomy::new(&Typing::new(self.whole)?)?.layers.len();
-        let mut all = Removals { layers: vec![None; layers], ..Removals::default() };
+        let mut all = PruningOrder { layers: vec![None; layers], ..PruningOrder::default() };
         for tower in &mut self.towers {
             let own = limits.layers.as_ref().map(|list| list.iter().filter_map(|&l| tower.own(l)).collect());
             let found = tower.shrinker.analyse(&Limits { layers: own, ..limits.clone() }, progress)?;
             let of_whole = |l: usize| tower.layers[l];
-            all.blocks.extend(found.blocks.into_iter().map(|b| Removal { layer: of_whole(b.layer), ..b }));
+            all.blocks.extend(found.blocks.into_iter().map(|b| BlockPruning { layer: of_whole(b.layer), ..b }));
             all.dimensions.extend(found.dimensions.into_iter().map(|d| Dimensions { layer: of_whole(d.layer), ..d }));
             found.layers.into_iter().enumerate().for_each(|(l, error)| all.layers[of_whole(l)] = error);
             (all.views, all.seed) = (all.views + found.views, found.seed);
@@ -150,7 +150,7 @@ impl<'m> Towers<'m> {
     ///
     /// # Errors
     /// Those of [`Shrinker::shrink`].
-    pub fn shrink(&mut self, removals: &Removals, allocation: &Allocation, progress: Progress) -> Result<Shrunk> {
+    pub fn shrink(&mut self, removals: &PruningOrder, allocation: &Allocation, progress: Progress) -> Result<Shrunk> {
         if let Some(shrinker) = self.alone() {
             return shrinker.shrink(removals, allocation, progress);
         }
@@ -229,11 +229,11 @@ impl Tower<'_> {
     }
 
     /// What of an order of removal is its own.
-    fn removals(&self, whole: &Removals) -> Removals {
-        let blocks = whole.blocks.iter().filter_map(|b| Some(Removal { layer: self.own(b.layer)?, ..b.clone() }));
+    fn removals(&self, whole: &PruningOrder) -> PruningOrder {
+        let blocks = whole.blocks.iter().filter_map(|b| Some(BlockPruning { layer: self.own(b.layer)?, ..b.clone() }));
         let dimensions =
             whole.dimensions.iter().filter_map(|d| Some(Dimensions { layer: self.own(d.layer)?, ..d.clone() }));
-        Removals {
+        PruningOrder {
             blocks: blocks.collect(),
             layers: self.layers.iter().map(|&l| whole.layers.get(l).copied().flatten()).collect(),
             dimensions: dimensions.collect(),

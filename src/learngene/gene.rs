@@ -8,7 +8,7 @@ use super::clusters::{
     Cluster, automatic_ffn_eps, by_density, by_medoid, cluster_ffns, density_distances, ffn_centroid, parse_groups,
     partition,
 };
-use super::removal::{BlockKind, Removals};
+use super::removal::{BlockKind, PruningOrder};
 use crate::anatomy::{Anatomy, Roles, Tokens, class_factors};
 use crate::axes::Typing;
 use crate::density::Densities;
@@ -111,7 +111,7 @@ pub struct Learngene {
     pub neurons: Vec<Vec<Cluster>>,
     /// In which order heads and neurons go, where that was measured: then every weight is the ancestor's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub removals: Option<Removals>,
+    pub removals: Option<PruningOrder>,
 }
 
 /// Counts of inherited parameters.
@@ -277,7 +277,7 @@ impl Learngene {
     }
 
     /// The ancestor itself, with the order in which its heads and neurons go: heads that stay longest fill slots first.
-    pub fn calibrated(typing: &Typing, anatomy: &Anatomy, removals: Removals) -> Learngene {
+    pub fn calibrated(typing: &Typing, anatomy: &Anatomy, removals: PruningOrder) -> Learngene {
         let mut gene = Learngene::identity(typing, anatomy);
         for block in removals.blocks.iter().filter(|b| b.kind == BlockKind::Heads) {
             if let Some(clusters) = gene.layers.get_mut(block.layer).filter(|c| c.len() == block.kept.units()) {

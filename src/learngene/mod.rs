@@ -25,4 +25,4 @@ pub use clusters::{
 };
 pub use gene::{Inherited, Learngene, NeuronRules, Rules, Source, parameters};
 pub(crate) use lookup::{bake, compact};
-pub use removal::{BlockKind, Dimensions, Kept, Removal, Removals};
+pub use removal::{BlockKind, BlockPruning, Dimensions, KeepOrder, PruningOrder};

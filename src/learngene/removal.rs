@@ -18,19 +18,19 @@ pub enum BlockKind {
 /// Which units of a block stay at every count.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kept {
+pub enum KeepOrder {
     /// A set for every count, from none to all.
     Sets(Vec<Vec<usize>>),
     /// Units in the order in which they are removed.
     Order(Vec<usize>),
 }
 
-impl Kept {
+impl KeepOrder {
     /// The units that stay where `count` do, ascending.
     pub fn at(&self, count: usize) -> Vec<usize> {
         match self {
-            Kept::Sets(sets) => sets.get(count).or(sets.last()).cloned().unwrap_or_default(),
-            Kept::Order(order) => {
+            KeepOrder::Sets(sets) => sets.get(count).or(sets.last()).cloned().unwrap_or_default(),
+            KeepOrder::Order(order) => {
                 let mut kept = order[order.len() - count.min(order.len())..].to_vec();
                 kept.sort_unstable();
                 kept
@@ -41,16 +41,16 @@ impl Kept {
     /// All units there are.
     pub fn units(&self) -> usize {
         match self {
-            Kept::Sets(sets) => sets.len().saturating_sub(1),
-            Kept::Order(order) => order.len(),
+            KeepOrder::Sets(sets) => sets.len().saturating_sub(1),
+            KeepOrder::Order(order) => order.len(),
         }
     }
 
     /// All units, those first that stay longest; of sets, those that are in most of them.
     pub fn by_priority(&self) -> Vec<usize> {
         match self {
-            Kept::Order(order) => order.iter().rev().copied().collect(),
-            Kept::Sets(sets) => {
+            KeepOrder::Order(order) => order.iter().rev().copied().collect(),
+            KeepOrder::Sets(sets) => {
                 let mut units: Vec<usize> = (0..self.units()).collect();
                 let missing = |u: &usize| sets.iter().filter(|s| !s.contains(u)).count();
                 units.sort_by_key(|u| (missing(u), *u));
@@ -68,21 +68,21 @@ impl Kept {
             sorted.len() == len && list.len() == len && list.iter().all(|&u| u < n)
         };
         match self {
-            Kept::Sets(sets) => sets.iter().enumerate().all(|(k, s)| within(s, k)),
-            Kept::Order(order) => within(order, n),
+            KeepOrder::Sets(sets) => sets.iter().enumerate().all(|(k, s)| within(s, k)),
+            KeepOrder::Order(order) => within(order, n),
         }
     }
 }
 
 /// The heads or the neurons of one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Removal {
+pub struct BlockPruning {
     /// The layer.
     pub layer: usize,
     /// Heads or neurons.
     pub kind: BlockKind,
     /// Which units stay at every count.
-    pub kept: Kept,
+    pub kept: KeepOrder,
     /// For every count from none to all, the squared error at the end of the network where only this block is thinned,
     /// relative to the values themselves; not rising.
     pub error: Vec<f32>,
@@ -107,9 +107,9 @@ pub struct Dimensions {
 
 /// The removal of everything that may go.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Removals {
+pub struct PruningOrder {
     /// Blocks in order of execution.
-    pub blocks: Vec<Removal>,
+    pub blocks: Vec<BlockPruning>,
     /// The error where a whole layer is left out; none where it cannot be.
     pub layers: Vec<Option<f32>>,
     /// Heads whose dimension may be cut.
@@ -121,9 +121,9 @@ pub struct Removals {
     pub seed: u64,
 }
 
-impl Removals {
+impl PruningOrder {
     /// The block of a layer.
-    pub fn block(&self, layer: usize, kind: BlockKind) -> Option<&Removal> {
+    pub fn block(&self, layer: usize, kind: BlockKind) -> Option<&BlockPruning> {
         self.blocks.iter().find(|b| (b.layer, b.kind) == (layer, kind))
     }
 
@@ -146,19 +146,19 @@ mod tests {
 
     #[test]
     fn priority_and_soundness() {
-        let order = Kept::Order(vec![2, 0, 1]);
+        let order = KeepOrder::Order(vec![2, 0, 1]);
         assert_eq!((order.at(2), order.at(0), order.by_priority()), (vec![0, 1], vec![], vec![1, 0, 2]));
-        let sets = Kept::Sets(vec![vec![], vec![1], vec![1, 2], vec![0, 1, 2]]);
+        let sets = KeepOrder::Sets(vec![vec![], vec![1], vec![1, 2], vec![0, 1, 2]]);
         assert_eq!((sets.units(), sets.at(2), sets.by_priority()), (3, vec![1, 2], vec![1, 2, 0]));
-        let whole = |kept: Kept, error: Vec<f32>| Removals {
-            blocks: vec![Removal { layer: 0, kind: BlockKind::Heads, kept, error }],
+        let whole = |kept: KeepOrder, error: Vec<f32>| PruningOrder {
+            blocks: vec![BlockPruning { layer: 0, kind: BlockKind::Heads, kept, error }],
             layers: vec![None],
-            ..Removals::default()
+            ..PruningOrder::default()
         };
         assert!(whole(sets, vec![3.0, 2.0, 1.0, 0.0]).is_sound());
         assert!(!whole(order, vec![3.0, 2.0, 1.0]).is_sound());
-        assert!(!whole(Kept::Order(vec![0, 0, 1]), vec![1.0; 4]).is_sound());
-        assert!(!whole(Kept::Sets(vec![vec![], vec![5]]), vec![1.0; 2]).is_sound());
-        assert!(!whole(Kept::Order(vec![0]), vec![f32::NAN; 2]).is_sound());
+        assert!(!whole(KeepOrder::Order(vec![0, 0, 1]), vec![1.0; 4]).is_sound());
+        assert!(!whole(KeepOrder::Sets(vec![vec![], vec![5]]), vec![1.0; 2]).is_sound());
+        assert!(!whole(KeepOrder::Order(vec![0]), vec![f32::NAN; 2]).is_sound());
     }
 }

@@ -23,7 +23,7 @@ use crate::density::{Densities, Unit, attention_matrices, measure};
 use crate::descendant::{Descendant, GrowOptions, Heads, Init, Projection, grow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fitting::{Budget, Fitter, Job, JobOptions, Limits, Views};
-use crate::learngene::{Cluster, Eps, Learngene, Removals, Rules, parameters};
+use crate::learngene::{Cluster, Eps, Learngene, PruningOrder, Rules, parameters};
 use crate::metadata::{PREPROCESS, schema};
 use crate::onnx::{Model, element_count, is_float, to_f32};
 use crate::runtime::{Runtime, RuntimeKind};
@@ -37,7 +37,7 @@ pub struct Workshop {
     runtime: Arc<Runtime>,
     pub(super) materials: Materials,
     genes: HashMap<String, (Learngene, Model)>,
-    removals: HashMap<String, Removals>,
+    removals: HashMap<String, PruningOrder>,
 }
 
 /// A descendant before it is trained.

@@ -24,7 +24,7 @@ use crate::fitting::{
     comparison, latency, may_cut_dims,
 };
 use crate::graph::{ImageInput, data_inputs};
-use crate::learngene::{Learngene, Removals, parameters};
+use crate::learngene::{Learngene, PruningOrder, parameters};
 use crate::metadata::schema;
 use crate::metrics::Measures;
 use crate::onnx::{Model, encoded_len, payload};
@@ -266,7 +266,7 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
 fn job<'m>(
     c: &ShrinkArgs,
     model: &'m Model,
-    recorded: Option<Removals>,
+    recorded: Option<PruningOrder>,
     sizes: &[(Budget, PathBuf)],
     calibrated: Option<&'m Calibrated>,
     bars: &Bars,
