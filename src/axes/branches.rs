@@ -21,7 +21,7 @@ use crate::onnx::{Model, node_label, tensor_from_i64};
 use crate::ops::{self, Mark, Type};
 
 /// What nodes choose, by their first output: what messages call them, and what.
-type Made = BTreeMap<String, (String, Choice)>;
+type ChosenByNode = BTreeMap<String, (String, Choice)>;
 
 /// Image sizes that the choices are compared for.
 const SIZES: usize = 3;
@@ -80,7 +80,7 @@ fn chooses(node: &NodeProto) -> bool {
 
 /// What every node chooses, for all inputs that the graph takes; and the image size that the graph is to have, where it
 /// depends on that.
-fn choices(model: &Model, image: Option<[usize; 2]>) -> Result<(Made, Option<[usize; 2]>)> {
+fn choices(model: &Model, image: Option<[usize; 2]>) -> Result<(ChosenByNode, Option<[usize; 2]>)> {
     let typed = |assumption: &Assumption, length: usize| -> Result<Sample> {
         let mut typing = Typing::empty(model, assumption.clone());
         (typing.choices, typing.open_length) = (Some(Choices::default()), length);
@@ -134,7 +134,7 @@ fn choices(model: &Model, image: Option<[usize; 2]>) -> Result<(Made, Option<[us
 /// What is chosen and known of a graph under an assumption.
 struct Sample<'m> {
     assumption: Assumption,
-    made: Made,
+    made: ChosenByNode,
     known: HashMap<&'m str, Known>,
 }
 
@@ -200,7 +200,7 @@ impl Sample<'_> {
 }
 
 /// Nodes with those of the branches that are taken, in order: an `If` stands behind its branch.
-fn walked<'g>(nodes: &'g [NodeProto], made: &Made, found: &mut Vec<&'g NodeProto>) {
+fn walked<'g>(nodes: &'g [NodeProto], made: &ChosenByNode, found: &mut Vec<&'g NodeProto>) {
     for node in nodes {
         if let Some((_, Choice::Branch(holds))) = node.output.iter().find(|o| !o.is_empty()).and_then(|o| made.get(o))
             && let Some(branch) = branch_of(node, *holds)
@@ -248,7 +248,7 @@ fn fix_image(graph: &mut GraphProto, size: [usize; 2]) {
 }
 
 struct Rewriter<'c> {
-    made: &'c Made,
+    made: &'c ChosenByNode,
     opset: i64,
     names: Names,
     /// The values that lists are made of.

@@ -65,7 +65,7 @@ impl Cell {
     }
 
     /// True where a record is of this cell, whatever the bytes were that the ancestor and the data had.
-    pub fn is_of(&self, record: &Record) -> bool {
+    pub fn is_of(&self, record: &CellRecord) -> bool {
         let names = [&self.ancestor, &self.data, &self.method, &self.shape];
         let mut settings = self.settings();
         settings["sources"] = record.settings["sources"].clone();
@@ -124,7 +124,7 @@ pub struct Epoch {
 
 /// What was measured.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Record {
+pub struct CellRecord {
     /// [`schema::CELL`].
     pub schema: String,
     /// Name of the ancestor.
@@ -173,25 +173,25 @@ pub fn picture(cell: &Path) -> PathBuf {
     cell.with_extension("png")
 }
 
-impl Record {
+impl CellRecord {
     /// Reads a cell's file; `None` where there is none, or its picture is gone.
     ///
     /// # Errors
     /// [`ErrorKind::Format`] for a damaged file.
-    pub fn read(path: &Path) -> Result<Option<Record>> {
+    pub fn read(path: &Path) -> Result<Option<CellRecord>> {
         let bytes = match std::fs::read(path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|e| Error::io(path, e))?,
         };
-        let record = Record::parse(&bytes)
+        let record = CellRecord::parse(&bytes)
             .map_err(|why| Error::new(ErrorKind::Format, why).at(path).hint("remove it: the cell is then made anew"))?;
         let drawn = record.attention.is_none() || picture(path).exists();
         Ok(drawn.then_some(record))
     }
 
     /// Reads the text of a cell; what is wrong with it, where something is.
-    pub(super) fn parse(text: &[u8]) -> std::result::Result<Record, String> {
-        let record: Record = serde_json::from_slice(text).map_err(|e| format!("this is no cell: {e}"))?;
+    pub(super) fn parse(text: &[u8]) -> std::result::Result<CellRecord, String> {
+        let record: CellRecord = serde_json::from_slice(text).map_err(|e| format!("this is no cell: {e}"))?;
         match record.epochs.is_empty() || record.epochs.iter().any(|e| !e.top1.is_finite()) {
             true => Err("this cell has no accuracy".into()),
             false => Ok(record),

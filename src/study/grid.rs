@@ -1,10 +1,10 @@
 //! A study: what its grid combines, checked before anything is computed.
 
-use super::cell::{Cell, Record, picture};
+use super::cell::{Cell, CellRecord, picture};
 use super::file::{File, Grid, SAMPLES, Training};
 use super::materials::Fed;
 use super::results::{Results, STALE};
-use super::workshop::Workshop;
+use super::workshop::CellRunner;
 use crate::density::{Densities, Unit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::replace_file;
@@ -28,7 +28,7 @@ pub struct Study {
     pub inputs: BTreeMap<String, Fed>,
     /// What the user should know of the models.
     pub warnings: Vec<String>,
-    workshop: Workshop,
+    workshop: CellRunner,
 }
 
 /// Images that `--quick` trains on, validates on, and clusters on.
@@ -44,7 +44,7 @@ impl Study {
     /// data.
     pub fn open(path: &Path, quick: bool, runtime: Arc<Runtime>) -> Result<Study> {
         let file = File::read(path)?;
-        let mut workshop = Workshop::new(runtime);
+        let mut workshop = CellRunner::new(runtime);
         let cells = cells(&file, path, quick, Some(&mut workshop))?;
         let mut checked: Vec<(&str, &str, &str, &str)> = Vec::new();
         for cell in &cells {
@@ -91,8 +91,8 @@ impl Study {
     /// Computes a cell and writes its file at once or not at all.
     ///
     /// # Errors
-    /// Those of [`Workshop::compute`], and of writing.
-    pub fn compute(&mut self, cell: &Cell, results: &Results, told: &dyn Fn(&str)) -> Result<Record> {
+    /// Those of [`CellRunner::compute`], and of writing.
+    pub fn compute(&mut self, cell: &Cell, results: &Results, told: &dyn Fn(&str)) -> Result<CellRecord> {
         let path = results.loose(cell);
         let record = self.workshop.compute(cell, &picture(&path), told).map_err(|e| e.at(&path))?;
         let text = serde_json::to_string_pretty(&record).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
@@ -103,8 +103,8 @@ impl Study {
     /// The cells that a folder has, in the order of the study.
     ///
     /// # Errors
-    /// Those of [`Record::read`].
-    pub fn records(&self, results: &Results) -> Result<Vec<(&Cell, Option<Record>)>> {
+    /// Those of [`CellRecord::read`].
+    pub fn records(&self, results: &Results) -> Result<Vec<(&Cell, Option<CellRecord>)>> {
         self.cells.iter().map(|c| Ok((c, results.record(c)?))).collect()
     }
 
@@ -142,7 +142,7 @@ fn stem(path: &Path) -> String {
 
 /// The cells of a study, the first seeds first, each once. Without a workshop nothing is opened, and they know no
 /// sources.
-fn cells(file: &File, path: &Path, quick: bool, mut workshop: Option<&mut Workshop>) -> Result<Vec<Cell>> {
+fn cells(file: &File, path: &Path, quick: bool, mut workshop: Option<&mut CellRunner>) -> Result<Vec<Cell>> {
     if file.grid.is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the study has no [[grid]], so there is nothing to compute")
             .at(path)
@@ -208,7 +208,7 @@ fn named<'a, T>(table: &'a BTreeMap<String, T>, kind: &str, name: &str) -> Resul
 }
 
 /// The cells of one grid.
-fn combinations(file: &File, grid: &Grid, quick: bool, mut workshop: Option<&mut Workshop>) -> Result<Vec<Cell>> {
+fn combinations(file: &File, grid: &Grid, quick: bool, mut workshop: Option<&mut CellRunner>) -> Result<Vec<Cell>> {
     let mut training = file.training.clone().unwrap_or_default();
     training.epochs = grid.epochs.unwrap_or(training.epochs);
     training.lr = grid.lr.unwrap_or(training.lr);

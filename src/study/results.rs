@@ -11,7 +11,7 @@ use std::io::{ErrorKind as IoKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::cell::{Cell, Record, picture};
+use super::cell::{Cell, CellRecord, picture};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::replace_file;
 use crate::parallel::claims::claim;
@@ -32,7 +32,7 @@ pub struct Results {
 struct Packed {
     file: PathBuf,
     line: String,
-    record: Record,
+    record: CellRecord,
 }
 
 impl Results {
@@ -52,7 +52,7 @@ impl Results {
         for file in files(&self.folder, PACKED)? {
             let text = fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
             for (i, line) in text.lines().enumerate() {
-                let record = Record::parse(line.as_bytes()).map_err(|why| {
+                let record = CellRecord::parse(line.as_bytes()).map_err(|why| {
                     Error::new(ErrorKind::Format, format!("line {}: {why}", i + 1))
                         .at(&file)
                         .hint("remove the line: the cell is then made anew")
@@ -87,10 +87,10 @@ impl Results {
     /// The record of a cell; `None` where there is none, or its picture is gone.
     ///
     /// # Errors
-    /// Those of [`Record::read`].
-    pub fn record(&self, cell: &Cell) -> Result<Option<Record>> {
+    /// Those of [`CellRecord::read`].
+    pub fn record(&self, cell: &Cell) -> Result<Option<CellRecord>> {
         let path = self.loose(cell);
-        if let Some(record) = Record::read(&path)? {
+        if let Some(record) = CellRecord::read(&path)? {
             return Ok(Some(record));
         }
         let packed = self.packed.get(&cell.file()).map(|packed| &packed.record);
@@ -103,7 +103,7 @@ impl Results {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] while another process packs; those of reading and writing.
-    pub(super) fn pack(&mut self, study: &str, wanted: impl Fn(&Record) -> bool) -> Result<(usize, PathBuf)> {
+    pub(super) fn pack(&mut self, study: &str, wanted: impl Fn(&CellRecord) -> bool) -> Result<(usize, PathBuf)> {
         let own = self.folder.join(format!("{study}{PACKED}"));
         if !self.cells().is_dir() {
             return Ok((0, own));
@@ -114,7 +114,7 @@ impl Results {
         self.reread()?;
         let (mut moved, mut changed) = (Vec::new(), BTreeSet::new());
         for path in files(&self.cells(), ".json")? {
-            let Some(record) = Record::read(&path)?.filter(&wanted) else { continue };
+            let Some(record) = CellRecord::read(&path)?.filter(&wanted) else { continue };
             let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
             let name = record.file();
             let file = self.packed.get(&name).map_or(&own, |before| &before.file).clone();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::cell::{Cell, Record};
+use super::cell::{Cell, CellRecord};
 use super::file::Follows;
 use super::materials::Fed;
 use crate::error::{Error, ErrorKind, Result};
@@ -98,8 +98,8 @@ pub struct Tables {
 
 impl Tables {
     /// Of the cells of a study and their records.
-    pub fn new(title: &str, reference: Option<&str>, records: &[(&Cell, Option<Record>)]) -> Tables {
-        let mut groups: Vec<Vec<&(&Cell, Option<Record>)>> = Vec::new();
+    pub fn new(title: &str, reference: Option<&str>, records: &[(&Cell, Option<CellRecord>)]) -> Tables {
+        let mut groups: Vec<Vec<&(&Cell, Option<CellRecord>)>> = Vec::new();
         for entry in records {
             match groups.iter_mut().find(|g| g[0].0.row() == entry.0.row()) {
                 Some(group) => group.push(entry),
@@ -118,7 +118,7 @@ impl Tables {
                 row.reach = goal.and_then(|g| row.curve.iter().find(|(e, a)| *e > 0 && *a >= g.mean).map(|(e, _)| *e));
             }
         }
-        let there: Vec<&Record> = records.iter().filter_map(|r| r.1.as_ref()).collect();
+        let there: Vec<&CellRecord> = records.iter().filter_map(|r| r.1.as_ref()).collect();
         Tables {
             schema: schema::STUDY,
             title: title.into(),
@@ -296,10 +296,10 @@ impl Tables {
     }
 }
 
-fn row(group: &[&(&Cell, Option<Record>)]) -> Row {
+fn row(group: &[&(&Cell, Option<CellRecord>)]) -> Row {
     let cell = group[0].0;
-    let there: Vec<&Record> = group.iter().filter_map(|g| g.1.as_ref()).collect();
-    let of = |f: &dyn Fn(&Record) -> f64| Statistic::of(&there.iter().map(|r| f(r)).collect::<Vec<f64>>());
+    let there: Vec<&CellRecord> = group.iter().filter_map(|g| g.1.as_ref()).collect();
+    let of = |f: &dyn Fn(&CellRecord) -> f64| Statistic::of(&there.iter().map(|r| f(r)).collect::<Vec<f64>>());
     let mut curve = Vec::new();
     for epoch in there.first().map_or(&[][..], |r| &r.epochs) {
         let values: Vec<f64> =
@@ -317,8 +317,8 @@ fn row(group: &[&(&Cell, Option<Record>)]) -> Row {
         width: cell.size.width,
         follows: cell.follows(),
         seeds: [there.len(), group.len()],
-        last: of(&Record::last),
-        best: of(&Record::best),
+        last: of(&CellRecord::last),
+        best: of(&CellRecord::best),
         inherited: of(&|r| r.inherited as f64),
         learngene: Statistic::of(&learngene),
         parameters: of(&|r| r.parameters as f64),

@@ -11,7 +11,7 @@ use rand::seq::SliceRandom;
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::calibrating::Calibrating;
-use super::cell::{Cell, Epoch, Record};
+use super::cell::{Cell, CellRecord, Epoch};
 use super::file::Classifier;
 use super::materials::Materials;
 use super::method::{Construction, maker, rules, shape};
@@ -33,7 +33,7 @@ use crate::training::{
 };
 
 /// What cells are made of, and what was measured of it.
-pub struct Workshop {
+pub struct CellRunner {
     runtime: Arc<Runtime>,
     pub(super) materials: Materials,
     genes: HashMap<String, (Learngene, Model)>,
@@ -41,18 +41,18 @@ pub struct Workshop {
 }
 
 /// A descendant before it is trained.
-struct Made {
+struct Candidate {
     model: Model,
     inherited: u64,
     learngene: Option<u64>,
     search: Vec<Trial>,
 }
 
-impl Workshop {
+impl CellRunner {
     /// A workshop on a runtime.
-    pub fn new(runtime: Arc<Runtime>) -> Workshop {
+    pub fn new(runtime: Arc<Runtime>) -> CellRunner {
         let materials = Materials::new(runtime.clone());
-        Workshop { runtime, materials, genes: HashMap::new(), removals: HashMap::new() }
+        CellRunner { runtime, materials, genes: HashMap::new(), removals: HashMap::new() }
     }
 
     /// Checks that a cell can be: that its values can be read, and that its shape is one that the method makes of the
@@ -118,7 +118,7 @@ impl Workshop {
     ///
     /// # Errors
     /// Those of growing, of training and of the data.
-    pub fn compute(&mut self, cell: &Cell, picture: &Path, told: &dyn Fn(&str)) -> Result<Record> {
+    pub fn compute(&mut self, cell: &Cell, picture: &Path, told: &dyn Fn(&str)) -> Result<CellRecord> {
         let begun = Instant::now();
         let made = self.make(cell)?;
         let grown = begun.elapsed().as_secs_f64();
@@ -143,7 +143,7 @@ impl Workshop {
             ..RunOptions::default()
         };
         let mut session = Session::new(trainer, recipe, drawn, plan)?;
-        let mut watch = Watch { epochs, told };
+        let mut watch = EpochLog { epochs, told };
         session.fit(&mut watch)?;
         let seconds = [grown, begun.elapsed().as_secs_f64()];
         if cell.attention {
@@ -151,7 +151,7 @@ impl Workshop {
             self.draw_attention(cell, &trained, session.validation.as_ref(), picture)?;
         }
         let name = picture.file_name().map(Into::into);
-        Ok(Record {
+        Ok(CellRecord {
             schema: schema::CELL.into(),
             ancestor: cell.ancestor.clone(),
             data: cell.data.clone(),
@@ -247,7 +247,7 @@ impl Workshop {
     }
 
     /// Grows, shrinks or opens the descendant of a cell.
-    fn make(&mut self, cell: &Cell) -> Result<Made> {
+    fn make(&mut self, cell: &Cell) -> Result<Candidate> {
         let ((source, classes), method) = (self.materials.source(cell)?, &cell.how);
         let wanted = match method.classifier {
             Classifier::New => Some(classes),
@@ -272,7 +272,7 @@ impl Workshop {
                 let alone = Learngene::identity(&typing, &Anatomy::new(&typing)?);
                 let child = grow(&source, &alone, &shape)?.model;
                 let inherited = same_elements(&child, &grow(&source, &alone, &other)?.model)?;
-                Ok(Made { model: child, inherited, learngene: None, search: Vec::new() })
+                Ok(Candidate { model: child, inherited, learngene: None, search: Vec::new() })
             }
         }
     }
@@ -295,7 +295,7 @@ impl Workshop {
     }
 
     /// A descendant of an ancestor whose heads are clustered.
-    fn clustered(&mut self, cell: &Cell, source: &Model, classes: usize, mut shape: GrowOptions) -> Result<Made> {
+    fn clustered(&mut self, cell: &Cell, source: &Model, classes: usize, mut shape: GrowOptions) -> Result<Candidate> {
         let samples = self.calibrating(cell, source)?;
         let (mut rules, mut trials) = (rules(&cell.how)?, Vec::new());
         if let Some(wanted) = &cell.how.search {
@@ -318,7 +318,7 @@ impl Workshop {
             Projection::Fitted => self.fitted(source, child, &samples, cell.seed)?,
             _ => child.model,
         };
-        Ok(Made { model, inherited, learngene: Some(counted.i_params), search: trials })
+        Ok(Candidate { model, inherited, learngene: Some(counted.i_params), search: trials })
     }
 
     /// The learngene of an ancestor, and the model that holds it.
@@ -411,16 +411,16 @@ fn montage(rows: &[&Array3<f32>]) -> GrayImage {
 }
 
 /// A model as it is; only its classifier is new, where one is wanted.
-fn with_classes(model: &Model, classes: Option<usize>, seed: u64) -> Result<Made> {
+fn with_classes(model: &Model, classes: Option<usize>, seed: u64) -> Result<Candidate> {
     let typing = Typing::new(model)?;
     let gene = Learngene::identity(&typing, &Anatomy::new(&typing)?);
     plain(grow(model, &gene, &GrowOptions { classes, seed, ..GrowOptions::default() })?.model)
 }
 
 /// A descendant all of whose weights but the classifier's are the ancestor's, thinned or fitted.
-fn plain(model: Model) -> Result<Made> {
+fn plain(model: Model) -> Result<Candidate> {
     let inherited = without_classifier(&model)?;
-    Ok(Made { model, inherited, learngene: None, search: Vec::new() })
+    Ok(Candidate { model, inherited, learngene: None, search: Vec::new() })
 }
 
 /// Classes that a model tells apart.
@@ -501,12 +501,12 @@ fn draw(labels: &[u32], from: &[usize], count: usize, seed: u64) -> Vec<usize> {
 }
 
 /// Keeps what every epoch came to.
-struct Watch<'a> {
+struct EpochLog<'a> {
     epochs: Vec<Epoch>,
     told: &'a dyn Fn(&str),
 }
 
-impl Observer for Watch<'_> {
+impl Observer for EpochLog<'_> {
     fn validated(&mut self, report: &ValidationReport) -> Result<()> {
         let top1 = report.val_top1.unwrap_or(f64::NAN);
         (self.told)(&format!("epoch {} {:.2} %", report.epoch, 100.0 * top1));

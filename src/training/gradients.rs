@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::operators::Operators;
 use super::rules;
-use super::tape::{Tape, float};
+use super::tape::{Backward, float};
 use crate::axes::Typing;
 use crate::error::Result;
 use crate::graph::{Builder, element_types};
@@ -59,7 +59,7 @@ impl Gradients {
             }
         }
         let builder = Builder::new(&graph, typing.opset, "gradient");
-        let mut tape = Tape::new(typing, operators, types, builder, needs);
+        let mut tape = Backward::new(typing, operators, types, builder, needs);
         for (value, gradient) in seeds {
             tape.add(value, gradient.clone());
         }

@@ -41,7 +41,7 @@ pub use rate::{Attempt, LearningRate};
 pub use regularise::{KEPT, probability};
 pub use rows::{of_inputs, of_rows};
 pub use run::{
-    Observer, Record, Run, RunOptions, StepReport, Summary, Teacher, Validation, ValidationReport, evaluate,
+    Observer, Run, RunOptions, RunRecord, StepReport, Summary, Teacher, Validation, ValidationReport, evaluate,
 };
 pub use session::{
     Data, Goal, Guide, HoldOut, Images, LabelLoss, Open, Options, Prepared, Session, Setup, open_dataset,

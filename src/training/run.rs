@@ -301,7 +301,7 @@ pub trait Observer {
 
 /// An observer that keeps the best model and the reports.
 #[derive(Default)]
-pub struct Record {
+pub struct RunRecord {
     /// Updates.
     pub steps: Vec<StepReport>,
     /// Validations.
@@ -310,7 +310,7 @@ pub struct Record {
     pub best: Option<Model>,
 }
 
-impl Observer for Record {
+impl Observer for RunRecord {
     fn step(&mut self, report: &StepReport, _: u64) -> Result<()> {
         self.steps.push(report.clone());
         Ok(())
@@ -329,7 +329,7 @@ impl Observer for Record {
 
 /// What a checkpoint says beside its tensors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Standing {
+struct RunState {
     schema: String,
     position: Position,
     #[serde(default)]
@@ -406,7 +406,7 @@ impl Run<'_> {
             .hint("lower --accumulate or --batch-size"));
         }
         let data = self.training.dataset().fingerprint()?;
-        let mut standing = Standing {
+        let mut standing = RunState {
             schema: schema::CHECKPOINT.into(),
             position: Position::default(),
             start: None,
@@ -482,13 +482,13 @@ impl Run<'_> {
         LearningRate::find(|rate| self.trainer.attempt(&feeds, rate))
     }
 
-    fn resume(&mut self, expected: &Standing) -> Result<Standing> {
+    fn resume(&mut self, expected: &RunState) -> Result<RunState> {
         let Some(path) = &self.plan.checkpoint else {
             return Err(
                 Error::new(ErrorKind::Usage, "there is no checkpoint to go on from").hint("name one with --checkpoint")
             );
         };
-        let found: Standing = self.trainer.load(path)?;
+        let found: RunState = self.trainer.load(path)?;
         let differs = |what: &str| {
             Err(Error::new(ErrorKind::Usage, format!("the checkpoint is of a run with another {what}"))
                 .at(path)
@@ -519,7 +519,7 @@ impl Run<'_> {
         Ok(found)
     }
 
-    fn save(&self, standing: &Standing) -> Result<()> {
+    fn save(&self, standing: &RunState) -> Result<()> {
         match &self.plan.checkpoint {
             Some(path) if parallel::is_first() => self.trainer.save(path, standing),
             _ => Ok(()),
@@ -605,7 +605,7 @@ impl Run<'_> {
     }
 
     /// Validates, keeps the best, and reports.
-    fn validate(&mut self, standing: &mut Standing, epoch: u64, observer: &mut dyn Observer) -> Result<()> {
+    fn validate(&mut self, standing: &mut RunState, epoch: u64, observer: &mut dyn Observer) -> Result<()> {
         let averaged = self.recipe.ema;
         let Some(validation) = self.validation else { return Ok(()) };
         let mut tally = Tally::new(&self.recipe.loss, validation.labels.as_deref(), validation.cosines.as_deref());

@@ -43,7 +43,7 @@ pub(super) fn float(kind: DataType) -> bool {
 pub(super) const FEW_KERNELS: DataType = DataType::Bfloat16;
 
 /// The state of the backward walk, and the vocabulary that gradient rules are written in.
-pub(super) struct Tape<'t, 'm> {
+pub(super) struct Backward<'t, 'm> {
     pub typing: &'t Typing<'m>,
     /// What the graph may be made of.
     pub operators: Operators,
@@ -63,7 +63,7 @@ pub(super) struct Tape<'t, 'm> {
     outputs: HashMap<usize, Vec<String>>,
 }
 
-impl Deref for Tape<'_, '_> {
+impl Deref for Backward<'_, '_> {
     type Target = Builder;
 
     fn deref(&self) -> &Builder {
@@ -71,13 +71,13 @@ impl Deref for Tape<'_, '_> {
     }
 }
 
-impl DerefMut for Tape<'_, '_> {
+impl DerefMut for Backward<'_, '_> {
     fn deref_mut(&mut self) -> &mut Builder {
         &mut self.builder
     }
 }
 
-impl<'t, 'm> Tape<'t, 'm> {
+impl<'t, 'm> Backward<'t, 'm> {
     /// A walk that has gathered nothing yet.
     pub fn new(
         typing: &'t Typing<'m>,
@@ -86,7 +86,7 @@ impl<'t, 'm> Tape<'t, 'm> {
         builder: Builder,
         needs: HashSet<&'t str>,
     ) -> Self {
-        Tape {
+        Backward {
             typing,
             operators,
             types,
@@ -193,7 +193,7 @@ impl<'t, 'm> Tape<'t, 'm> {
         self.op_in(DOMAIN, op, inputs, outputs, attributes)
     }
 
-    /// Takes what has been gathered for a value, to add something to it by other means than [`Tape::add`].
+    /// Takes what has been gathered for a value, to add something to it by other means than [`Backward::add`].
     pub fn take(&mut self, value: &str) -> Option<String> {
         self.gathered.remove(value)
     }
@@ -207,7 +207,7 @@ impl<'t, 'm> Tape<'t, 'm> {
     /// follows from constants alone a runtime computes when it loads the graph, and keeps.
     ///
     /// # Errors
-    /// Those of [`Tape::shape`].
+    /// Those of [`Backward::shape`].
     pub fn zeros_like(&mut self, x: &str) -> Result<String> {
         if self.kind == FEW_KERNELS {
             let shape = self.shape(x)?;
@@ -302,7 +302,7 @@ impl<'t, 'm> Tape<'t, 'm> {
         Ok(())
     }
 
-    /// [`Tape::give`] for a gradient of the output's shape, which the input was broadcast to.
+    /// [`Backward::give`] for a gradient of the output's shape, which the input was broadcast to.
     pub fn give_broadcast(
         &mut self,
         node: &NodeProto,

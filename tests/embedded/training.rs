@@ -32,7 +32,7 @@ fn parts_of_a_step_are_what_they_are_by_hand() {
 fn a_session_trains_without_a_command_line() {
     use offshoot::data::DatasetOptions;
     use offshoot::opening::Opening;
-    use offshoot::training::{Data, HoldOut, Options, Recipe, Record, RunOptions, Setup};
+    use offshoot::training::{Data, HoldOut, Options, Recipe, RunOptions, RunRecord, Setup};
 
     let root = crate::common::root();
     let opening = Opening { pictures: Some(Default::default()), ..Opening::default() };
@@ -48,7 +48,7 @@ fn a_session_trains_without_a_command_line() {
     let mut setup = Setup::new(tract(), model, data, None, options, &()).unwrap();
     let (mut session, prepared) = setup.session(&()).unwrap();
     assert_eq!((session.images(), prepared.batch), ([240, 60], None));
-    let mut record = Record::default();
+    let mut record = RunRecord::default();
     let summary = session.fit(&mut record).unwrap();
     assert_eq!((record.steps.len(), session.trainer.updates), (2, 2));
     // The bundled ancestor was trained on such images.

@@ -235,7 +235,7 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
     let mut reports = Vec::new();
     for (budget, path) in &sizes {
         let (calibrated, companions) = (calibrated.as_ref(), companions.as_ref());
-        let made = Made { c, path, calibrated, companions, frontier: frontier_svg.as_deref() };
+        let made = ChildToMake { c, path, calibrated, companions, frontier: frontier_svg.as_deref() };
         reports.extend(made.make(&mut job, *budget, &bars)?);
     }
     // The first process measures times for its report; the others are quiet until it has.
@@ -323,7 +323,7 @@ fn limits(c: &ShrinkArgs, sizes: &[(Budget, PathBuf)]) -> Limits {
 }
 
 /// A descendant that is to be made and written.
-struct Made<'c> {
+struct ChildToMake<'c> {
     c: &'c ShrinkArgs,
     path: &'c Path,
     calibrated: Option<&'c Calibrated>,
@@ -332,7 +332,7 @@ struct Made<'c> {
     frontier: Option<&'c str>,
 }
 
-impl Made<'_> {
+impl ChildToMake<'_> {
     /// Makes and writes it, and says what it is: in JSON, by the first of several processes.
     fn make(&self, job: &mut Job, budget: Budget, bars: &Bars) -> Result<Option<serde_json::Value>> {
         let (c, images) = (self.c, self.calibrated);

@@ -12,7 +12,7 @@ use crate::cli::output::{self, table, write_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Picture, Section, density_plot, study_page};
 use crate::runtime::Runtime;
-use crate::study::{Cell, Record, Results, Study, Tables, pack};
+use crate::study::{Cell, CellRecord, Results, Study, Tables, pack};
 
 /// `offshoot study`.
 #[derive(Args, Debug)]
@@ -117,7 +117,7 @@ fn write(
     folder: &Path,
     cells: &Path,
     tables: &Tables,
-    records: &[(&Cell, Option<Record>)],
+    records: &[(&Cell, Option<CellRecord>)],
 ) -> Result<PathBuf> {
     let stem = c.study.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     let file = |suffix: &str| folder.join(format!("{stem}{suffix}"));
@@ -151,7 +151,7 @@ fn write(
 }
 
 /// What searches for hyperparameters tried.
-fn searches(records: &[(&Cell, Option<Record>)]) -> Vec<Section> {
+fn searches(records: &[(&Cell, Option<CellRecord>)]) -> Vec<Section> {
     let header = ["eps", "FFN eps", "w", "I-Params", "parameters", "correlation", "small enough", "taken"];
     let mut sections: Vec<Section> = Vec::new();
     for record in records.iter().filter_map(|r| r.1.as_ref()).filter(|r| !r.search.is_empty()) {
@@ -184,7 +184,7 @@ fn searches(records: &[(&Cell, Option<Record>)]) -> Vec<Section> {
 }
 
 /// Attention of the first cell of every row that has some.
-fn pictures(cells: &Path, records: &[(&Cell, Option<Record>)]) -> Result<Vec<Picture>> {
+fn pictures(cells: &Path, records: &[(&Cell, Option<CellRecord>)]) -> Result<Vec<Picture>> {
     let mut pictures: Vec<Picture> = Vec::new();
     for (cell, record) in records {
         let Some(file) = record.as_ref().and_then(|r| r.attention.as_ref()) else { continue };

@@ -151,7 +151,8 @@ impl<'c> Training<'c> {
         // Labels that were matched to the model's classes have one name an output.
         let names = self.setup.data.dataset.classes().filter(|_| session.trainer.classes.is_some());
         let original = self.laid.as_ref().map(|laid| &laid.original);
-        let mut watch = Watch { original, ..Watch::new(self.asked, self.wanted, &self.outputs, output, names)? };
+        let mut watch =
+            RunProgress { original, ..RunProgress::new(self.asked, self.wanted, &self.outputs, output, names)? };
         let images = session.images();
         let arrays = self.laid.as_ref().map(|laid| &laid.arrays);
         let noun = if self.scores.is_some() { "pairs" } else { Noun::of(arrays).many };
@@ -454,7 +455,7 @@ impl Outputs {
 }
 
 /// Watches a run: the bar, the metrics file, and the best model.
-struct Watch<'a> {
+struct RunProgress<'a> {
     bar: ProgressBar,
     output: &'a Path,
     last: Option<PathBuf>,
@@ -477,7 +478,7 @@ struct Watch<'a> {
     accuracy: Option<f64>,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> RunProgress<'a> {
     fn new(
         asked: &Asked,
         wanted: &Wanted,
@@ -498,7 +499,7 @@ impl<'a> Watch<'a> {
                 Some((path.to_path_buf(), BufWriter::new(file)))
             }
         };
-        Ok(Watch {
+        Ok(RunProgress {
             bar: output::training_bar(),
             output,
             last: outputs.last.clone(),
@@ -643,7 +644,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-impl Observer for Watch<'_> {
+impl Observer for RunProgress<'_> {
     fn begun(&mut self, rate: &LearningRate) -> Result<()> {
         self.bar.suspend(|| output::note(&format!("learning rate {rate}")));
         Ok(())

@@ -1,6 +1,6 @@
 //! Which rule an operator has.
 
-use super::super::tape::Tape;
+use super::super::tape::Backward;
 use super::operands::refuse;
 use super::{contraction, elementwise, movement, normalisation, resampling};
 use crate::error::Result;
@@ -9,7 +9,7 @@ use crate::onnx::proto::NodeProto;
 use crate::ops::{self, Mark, ShapeRule};
 
 /// Gives the inputs of a node their gradients. `given` holds what has been gathered for each output.
-pub fn backward(t: &mut Tape, node: &NodeProto, given: &[Option<String>]) -> Result<()> {
+pub fn backward(t: &mut Backward, node: &NodeProto, given: &[Option<String>]) -> Result<()> {
     if node.op_type() == "Split" {
         return movement::split(t, node, given);
     }

@@ -1,7 +1,7 @@
 //! Products of matrices, and convolutions.
 
 use super::super::kernels::ROWS_OF_A_FUSED_PRODUCT;
-use super::super::tape::Tape;
+use super::super::tape::Backward;
 use super::elementwise::times;
 use super::operands::refuse;
 use crate::axes::explicit_einsum;
@@ -13,7 +13,7 @@ use crate::onnx::proto::{AttributeProto, NodeProto};
 ///
 /// Where the second factor is one matrix, all rows of the first are one matrix too: the gradient of a weight is one
 /// Gemm.
-pub fn matmul(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn matmul(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let flag = |name: &str| node.int(name).unwrap_or(0) != 0;
     if flag("transBatchA") || flag("transBatchB") {
         return Err(refuse(node, "transposed batches"));
@@ -86,7 +86,7 @@ pub fn matmul(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// The gradient of an operand is an Einsum of the output's gradient and the other operands.
-pub fn einsum(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn einsum(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let ranks: Vec<usize> = node.input.iter().map(|x| Ok(t.shape(x)?.len())).collect::<Result<_>>()?;
     let equation = explicit_einsum(node.string("equation").unwrap_or(""), &ranks);
     let Some((left, output)) = equation.as_deref().and_then(|e| e.split_once("->")) else {
@@ -211,7 +211,7 @@ impl Window {
     }
 
     /// [maps, channels, spatial...] with what the windows reach outside of it filled with a value.
-    pub fn padded(&self, t: &mut Tape, x: &str, value: f32) -> String {
+    pub fn padded(&self, t: &mut Backward, x: &str, value: f32) -> String {
         let behind: Vec<i64> = self.overhang.iter().map(|&o| o.max(0)).collect();
         if self.before.iter().all(|&p| p == 0) && behind.iter().all(|&p| p == 0) {
             return x.to_string();
@@ -223,7 +223,7 @@ impl Window {
     }
 
     /// Of every window the element at `place`, from a value that was padded.
-    pub fn element(&self, t: &mut Tape, x: &str, place: &[usize], to: &[usize]) -> String {
+    pub fn element(&self, t: &mut Backward, x: &str, place: &[usize], to: &[usize]) -> String {
         let rank = place.len();
         let starts: Vec<i64> = (0..rank).map(|i| (place[i] * self.dilations[i]) as i64).collect();
         let ends: Vec<i64> = (0..rank).map(|i| starts[i] + ((to[i] - 1) * self.strides[i]) as i64 + 1).collect();
@@ -234,7 +234,7 @@ impl Window {
     }
 }
 
-pub fn conv(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn conv(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let (x, w) = (node.input[0].as_str(), node.input[1].as_str());
     let (sx, sw, so) = (t.shape(x)?, t.shape(w)?, t.shape(&node.output[0])?);
     let groups = node.int("group").unwrap_or(1).max(1) as usize;
@@ -255,7 +255,7 @@ pub fn conv(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// The adjoint of a convolution: its gradient is a convolution.
-pub fn conv_transpose(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn conv_transpose(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let (x, w) = (node.input[0].as_str(), node.input[1].as_str());
     let (sx, sw, so) = (t.shape(x)?, t.shape(w)?, t.shape(&node.output[0])?);
     let groups = node.int("group").unwrap_or(1).max(1) as usize;
@@ -272,7 +272,7 @@ pub fn conv_transpose(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 /// lie in and the one that has an element for each window: a convolution of the two in which batch and channels change
 /// places, and strides and dilations.
 fn kernel_gradient(
-    t: &mut Tape,
+    t: &mut Backward,
     window: &Window,
     (x, sx): (&str, &[usize]),
     (g, sg): (&str, &[usize]),
@@ -305,7 +305,7 @@ fn kernel_gradient(
 }
 
 /// A patch embedding (stride = kernel, no padding): a product over patches.
-fn patches(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+fn patches(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let (x, w) = (node.input[0].as_str(), node.input[1].as_str());
     let (sx, sw, so) = (t.shape(x)?, t.shape(w)?, t.shape(&node.output[0])?);
     let (batch, channels, out, rank) = (sx[0], sx[1], so[1], sx.len() - 2);

@@ -1,13 +1,13 @@
 //! Elementwise operators: the gradient is scaled by the slope, and broadcasting is undone.
 
-use super::super::tape::Tape;
+use super::super::tape::Backward;
 use super::operands::refuse;
 use crate::error::Result;
 use crate::graph::{Attributes, string_attribute};
 use crate::onnx::proto::NodeProto;
 
 /// Arithmetic and selection among broadcast operands.
-pub fn broadcast(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn broadcast(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let (x, y) = (node.input[0].as_str(), node.output[0].as_str());
     let second = node.input.get(1).map(String::as_str).unwrap_or("");
     match node.op_type() {
@@ -64,7 +64,7 @@ pub fn broadcast(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// Operands that tie for the largest or smallest value share the gradient, as in PyTorch.
-fn extremum(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+fn extremum(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let y = node.output[0].as_str();
     let chosen: Vec<String> = node
         .input
@@ -84,7 +84,7 @@ fn extremum(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// x^c, with d/dx = c x^(c-1) and d/dc = x^c ln x (zero where x is not positive).
-pub fn power(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn power(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let (x, exponent, y) = (node.input[0].as_str(), node.input[1].as_str(), node.output[0].as_str());
     let constant = t.typing.known.get(exponent).filter(|k| k.data.len() == 1);
     let constant = constant.and_then(|k| k.data.first().copied());
@@ -121,7 +121,7 @@ pub fn power(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// Functions of one value: y = f(x), with the slope from x or y.
-pub fn unary(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn unary(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let y = node.output[0].as_str();
     t.give(node, 0, |t, x| {
         if node.op_type() == "Gelu" && t.fuses() {
@@ -176,7 +176,7 @@ pub fn unary(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// Functions that are the identity, or a multiple of it, on one side of a threshold.
-fn gated(t: &mut Tape, node: &NodeProto, x: &str, g: &str) -> Result<String> {
+fn gated(t: &mut Backward, node: &NodeProto, x: &str, g: &str) -> Result<String> {
     let y = node.output[0].as_str();
     let zero = t.scalar(0.0);
     if node.op_type() == "Clip" {
@@ -210,38 +210,38 @@ fn gated(t: &mut Tape, node: &NodeProto, x: &str, g: &str) -> Result<String> {
     Ok(t.op("Mul", &[g, &slope]))
 }
 
-fn plus(t: &mut Tape, x: &str, c: f32) -> String {
+fn plus(t: &mut Backward, x: &str, c: f32) -> String {
     let c = t.scalar(c);
     t.op("Add", &[x, &c])
 }
 
-pub fn times(t: &mut Tape, x: &str, c: f32) -> String {
+pub fn times(t: &mut Backward, x: &str, c: f32) -> String {
     let c = t.scalar(c);
     t.op("Mul", &[x, &c])
 }
 
 /// low < x < high.
-fn between(t: &mut Tape, x: &str, low: f32, high: f32) -> String {
+fn between(t: &mut Backward, x: &str, low: f32, high: f32) -> String {
     let (low, high) = (t.scalar(low), t.scalar(high));
     let above = t.op("Greater", &[x, &low]);
     let below = t.op("Less", &[x, &high]);
     t.op("And", &[&above, &below])
 }
 
-fn tanh_slope(t: &mut Tape, y: &str) -> String {
+fn tanh_slope(t: &mut Backward, y: &str) -> String {
     let square = t.op("Mul", &[y, y]);
     let one = t.scalar(1.0);
     t.op("Sub", &[&one, &square])
 }
 
-fn sigmoid_slope(t: &mut Tape, y: &str) -> String {
+fn sigmoid_slope(t: &mut Backward, y: &str) -> String {
     let one = t.scalar(1.0);
     let rest = t.op("Sub", &[&one, y]);
     t.op("Mul", &[y, &rest])
 }
 
 /// The slope of erf x: 2/sqrt(π) exp(-x²).
-fn erf_slope(t: &mut Tape, x: &str) -> String {
+fn erf_slope(t: &mut Backward, x: &str) -> String {
     let square = t.op("Mul", &[x, x]);
     let minus = t.op("Neg", &[&square]);
     let bell = t.op("Exp", &[&minus]);
@@ -249,7 +249,7 @@ fn erf_slope(t: &mut Tape, x: &str) -> String {
 }
 
 /// The slope of x / (1 + |x|): 1 / (1 + |x|)².
-fn softsign_slope(t: &mut Tape, x: &str) -> String {
+fn softsign_slope(t: &mut Backward, x: &str) -> String {
     let size = t.op("Abs", &[x]);
     let shifted = plus(t, &size, 1.0);
     let square = t.op("Mul", &[&shifted, &shifted]);
@@ -257,7 +257,7 @@ fn softsign_slope(t: &mut Tape, x: &str) -> String {
 }
 
 /// The slope of clip(a x + b, 0, 1): a inside, 0 outside.
-fn hard_sigmoid_slope(t: &mut Tape, node: &NodeProto, x: &str) -> String {
+fn hard_sigmoid_slope(t: &mut Backward, node: &NodeProto, x: &str) -> String {
     let (a, b) = (node.float("alpha").unwrap_or(0.2), node.float("beta").unwrap_or(0.5));
     let inside = between(t, x, -b / a, (1.0 - b) / a);
     let hot = t.indicator(&inside);
@@ -265,7 +265,7 @@ fn hard_sigmoid_slope(t: &mut Tape, node: &NodeProto, x: &str) -> String {
 }
 
 /// The slope of x clip(x/6 + 1/2, 0, 1): x/3 + 1/2 between -3 and 3, and 0 or 1 outside.
-fn hard_swish_slope(t: &mut Tape, x: &str) -> String {
+fn hard_swish_slope(t: &mut Backward, x: &str) -> String {
     let third = times(t, x, 1.0 / 3.0);
     let line = plus(t, &third, 0.5);
     let (three, one) = (t.scalar(3.0), t.scalar(1.0));
@@ -276,7 +276,7 @@ fn hard_swish_slope(t: &mut Tape, x: &str) -> String {
 }
 
 /// The slope of x tanh(softplus x).
-fn mish_slope(t: &mut Tape, x: &str) -> String {
+fn mish_slope(t: &mut Backward, x: &str) -> String {
     let softplus = t.op("Softplus", &[x]);
     let tanh = t.op("Tanh", &[&softplus]);
     let slope = tanh_slope(t, &tanh);
@@ -287,7 +287,7 @@ fn mish_slope(t: &mut Tape, x: &str) -> String {
 }
 
 /// The slope of y = x s(αx), where s is the sigmoid: s + α y (1 - s).
-fn swish_slope(t: &mut Tape, [x, y]: [&str; 2], alpha: f32) -> String {
+fn swish_slope(t: &mut Backward, [x, y]: [&str; 2], alpha: f32) -> String {
     let scaled = times(t, x, alpha);
     let sigmoid = t.op("Sigmoid", &[&scaled]);
     let one = t.scalar(1.0);
@@ -298,7 +298,7 @@ fn swish_slope(t: &mut Tape, [x, y]: [&str; 2], alpha: f32) -> String {
 }
 
 /// The slope of x Φ(x): Φ(x) + x φ(x).
-fn gelu(t: &mut Tape, x: &str) -> String {
+fn gelu(t: &mut Backward, x: &str) -> String {
     let scaled = times(t, x, std::f32::consts::FRAC_1_SQRT_2);
     let erf = t.op("Erf", &[&scaled]);
     let shifted = plus(t, &erf, 1.0);
@@ -312,7 +312,7 @@ fn gelu(t: &mut Tape, x: &str) -> String {
 }
 
 /// The slope of x/2 (1 + tanh u) with u = sqrt(2/π) (x + 0.044715 x³).
-fn gelu_tanh(t: &mut Tape, x: &str) -> String {
+fn gelu_tanh(t: &mut Backward, x: &str) -> String {
     let root = (2.0 / std::f32::consts::PI).sqrt();
     let square = t.op("Mul", &[x, x]);
     let cubic = times(t, &square, 0.044715);

@@ -1,6 +1,6 @@
 //! Operators that move elements: the gradient moves them back, and adds up what was taken several times.
 
-use super::super::tape::Tape;
+use super::super::tape::Backward;
 use super::operands::{list, refuse};
 use crate::axes::arithmetic::slice_range;
 use crate::error::Result;
@@ -11,14 +11,14 @@ use crate::onnx::{is_float, to_i64};
 /// A one-hot matrix of more elements than this is not worth its memory.
 const LARGEST_ONE_HOT: usize = 1 << 22;
 
-pub fn reshape(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn reshape(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     t.give(node, 0, |t, x| {
         let shape = t.shape(x)?;
         Ok(t.reshape(g, &shape))
     })
 }
 
-pub fn transpose(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn transpose(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     t.give(node, 0, |t, x| {
         let rank = t.shape(x)?.len();
         let perm: Vec<usize> = match node.ints("perm").filter(|p| !p.is_empty()) {
@@ -30,7 +30,7 @@ pub fn transpose(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     })
 }
 
-pub fn tile(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn tile(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let repeats = list(t, node, "repeats", 1)?.unwrap_or_default();
     t.give(node, 0, |t, x| {
         let shape = t.shape(x)?;
@@ -41,7 +41,7 @@ pub fn tile(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     })
 }
 
-pub fn concat(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn concat(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let rank = t.shape(&node.output[0])?.len();
     let axis = nearest_axis(node.int("axis").unwrap_or(0), rank);
     let mut at = 0;
@@ -53,7 +53,7 @@ pub fn concat(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     Ok(())
 }
 
-pub fn split(t: &mut Tape, node: &NodeProto, given: &[Option<String>]) -> Result<()> {
+pub fn split(t: &mut Backward, node: &NodeProto, given: &[Option<String>]) -> Result<()> {
     t.give(node, 0, |t, x| {
         let whole = t.shape(x)?;
         let axis = nearest_axis(node.int("axis").unwrap_or(0), whole.len());
@@ -76,7 +76,7 @@ pub fn split(t: &mut Tape, node: &NodeProto, given: &[Option<String>]) -> Result
     })
 }
 
-pub fn slice(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn slice(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let (Some(starts), Some(ends)) = (list(t, node, "starts", 1)?, list(t, node, "ends", 2)?) else {
         return Err(refuse(node, "a slice without borders"));
     };
@@ -108,7 +108,7 @@ pub fn slice(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 ///
 /// Each element is the sum of a few gathered ones, so that no runtime needs an operator that scatters: the positions at
 /// which an element was taken stand in a table [n, most], filled up with the position of a zero.
-fn put_back(t: &mut Tape, g: &str, shape: &mut [usize], axis: usize, n: usize, taken: &[Option<usize>]) -> String {
+fn put_back(t: &mut Backward, g: &str, shape: &mut [usize], axis: usize, n: usize, taken: &[Option<usize>]) -> String {
     let mut positions: Vec<Vec<i64>> = vec![Vec::new(); n];
     for (k, element) in taken.iter().enumerate() {
         if let Some(list) = element.and_then(|e| positions.get_mut(e)) {
@@ -133,7 +133,7 @@ fn put_back(t: &mut Tape, g: &str, shape: &mut [usize], axis: usize, n: usize, t
 }
 
 /// The gradient of a table of n rows of which row `taken[k]` was the k-th result. `g` is [before, results, after].
-fn rows(t: &mut Tape, g: &str, [before, after]: [usize; 2], n: usize, taken: &[usize]) -> String {
+fn rows(t: &mut Backward, g: &str, [before, after]: [usize; 2], n: usize, taken: &[usize]) -> String {
     let mut counts = vec![0; n];
     taken.iter().for_each(|&r| counts[r] += 1);
     let most = counts.iter().max().copied().unwrap_or(0);
@@ -156,14 +156,14 @@ fn rows(t: &mut Tape, g: &str, [before, after]: [usize; 2], n: usize, taken: &[u
 }
 
 /// Indices that the graph holds, however many; `None` where they are computed.
-fn constant_indices(t: &Tape, name: &str) -> Option<Vec<i64>> {
+fn constant_indices(t: &Backward, name: &str) -> Option<Vec<i64>> {
     if let Some(known) = t.typing.known.get(name) {
         return Some(known.ints());
     }
     t.typing.weights.get(name).filter(|w| !is_float(w)).and_then(|w| to_i64(w).ok())
 }
 
-pub fn gather(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn gather(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let name = node.input[1].as_str();
     let (shape, count) = (t.shape(&node.input[0])?, t.shape(name)?.iter().product::<usize>());
     let axis = nearest_axis(node.int("axis").unwrap_or(0), shape.len());
@@ -199,7 +199,7 @@ pub fn gather(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     })
 }
 
-pub fn gather_nd(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn gather_nd(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let (shape, at) = (t.shape(&node.input[0])?, t.shape(&node.input[1])?);
     let batches = node.int("batch_dims").unwrap_or(0).max(0) as usize;
     let Some(&last) = at.last().filter(|&&l| batches + l <= shape.len() && batches < at.len()) else {
@@ -235,7 +235,7 @@ pub fn gather_nd(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     })
 }
 
-pub fn gather_elements(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn gather_elements(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let (shape, at) = (t.shape(&node.input[0])?, t.shape(&node.input[1])?);
     let axis = nearest_axis(node.int("axis").unwrap_or(0), shape.len());
     let Some(indices) = constant_indices(t, &node.input[1]) else {
@@ -271,7 +271,7 @@ pub fn gather_elements(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// ScatterND and ScatterElements: what was written over has no gradient, what was written has that of its place.
-pub fn scatter(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn scatter(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let (indices, updates) = (node.input[1].as_str(), node.input[2].as_str());
     let added = match node.string("reduction").unwrap_or("none") {
         "none" => false,
@@ -296,7 +296,7 @@ pub fn scatter(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     })
 }
 
-pub fn pad(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn pad(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let mode = node.string("mode").filter(|m| !m.is_empty()).unwrap_or("constant");
     let pads = list(t, node, "pads", 1)?.unwrap_or_default();
     t.give(node, 0, |t, x| {
@@ -338,7 +338,7 @@ pub fn pad(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// Blocks of pixels as channels, and back.
-pub fn depth_space(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn depth_space(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let b = node.int("blocksize").unwrap_or(1);
     t.give(node, 0, |t, x| {
         let shape = t.shape(x)?;
@@ -357,7 +357,7 @@ pub fn depth_space(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// Trilu is its own gradient; a running sum is one that runs the other way.
-pub fn same(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn same(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     t.give(node, 0, |t, _| {
         let mut inputs = vec![g];
         inputs.extend(node.input[1..].iter().map(String::as_str));

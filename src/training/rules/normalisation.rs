@@ -1,6 +1,6 @@
 //! Softmax and the norms: each projects the gradient.
 
-use super::super::tape::Tape;
+use super::super::tape::Backward;
 use super::elementwise::times;
 use super::operands::{list, refuse};
 use crate::error::Result;
@@ -9,7 +9,7 @@ use crate::onnx::DataType;
 use crate::onnx::proto::NodeProto;
 use crate::runtime::kernels::DOMAIN;
 
-pub fn softmax(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn softmax(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let y = &guarded(t, &node.output[0]);
     t.give(node, 0, |t, x| {
         let rank = t.shape(x)?.len();
@@ -34,7 +34,7 @@ pub fn softmax(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 
 /// What a graph makes of the output of a Softmax whose rows are no numbers where they see nothing: PyTorch's exporters
 /// put zeros in their place, and zero is their gradient, too. Else the output itself.
-fn guarded(t: &Tape, y: &str) -> String {
+fn guarded(t: &Backward, y: &str) -> String {
     let nodes = &t.typing.graph.node;
     let is_nan: Vec<&str> = (nodes.iter())
         .filter(|n| n.op_type() == "IsNaN" && n.input.first().is_some_and(|x| x == y))
@@ -60,7 +60,7 @@ struct Standard {
 
 impl Standard {
     /// Computes the statistics again.
-    fn new(t: &mut Tape, x: &str, axes: Vec<usize>, centred: bool, epsilon: f32) -> Self {
+    fn new(t: &mut Backward, x: &str, axes: Vec<usize>, centred: bool, epsilon: f32) -> Self {
         let difference = if centred {
             let mean = t.reduce("ReduceMean", x, &axes, true);
             t.op("Sub", &[x, &mean])
@@ -78,7 +78,7 @@ impl Standard {
     }
 
     /// The gradient of the input, from that of the normalised value.
-    fn backward(&self, t: &mut Tape, g: &str) -> String {
+    fn backward(&self, t: &mut Backward, g: &str) -> String {
         let product = t.op("Mul", &[g, &self.normal]);
         let along = t.reduce("ReduceMean", &product, &self.axes, true);
         let projected = t.op("Mul", &[&self.normal, &along]);
@@ -92,7 +92,7 @@ impl Standard {
 }
 
 /// LayerNormalization (opset 17), RMSNormalization (opset 23) and ONNX Runtime's SimplifiedLayerNormalization.
-pub fn layer_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn layer_norm(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let (x, w) = (node.input[0].as_str(), node.input[1].as_str());
     let shape = t.shape(x)?;
     let first = nearest_axis(node.int("axis").unwrap_or(-1), shape.len());
@@ -127,7 +127,7 @@ pub fn layer_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// All three gradients in one pass; what was gathered for the input is added on the way.
-fn fused_layer_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+fn fused_layer_norm(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let (x, w) = (node.input[0].as_str(), node.input[1].as_str());
     let gathered = if t.needs(x) { t.take(x) } else { None };
     let inputs: Vec<&str> = [g, x, w].into_iter().chain(gathered.as_deref()).collect();
@@ -143,7 +143,7 @@ fn fused_layer_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// Offshoot's own attention. Query, key and value may be parts of one tensor, which then has one gradient.
-pub fn attention(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn attention(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let ([q, k, v], [output, sums]) = (&node.input[..], &node.output[..]) else {
         return Err(refuse(node, "this form"));
     };
@@ -173,7 +173,7 @@ pub fn attention(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 
 /// InstanceNormalization and GroupNormalization: [batch, channels, ...] normalised over groups of channels, then scaled
 /// for each channel, or for each group (GroupNormalization of opset 18 to 20).
-pub fn group_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn group_norm(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let shape = t.shape(&node.input[0])?;
     let [batch, channels, ..] = shape[..] else { return Err(refuse(node, "this rank")) };
     let pixels: usize = shape[2..].iter().product();
@@ -203,7 +203,7 @@ pub fn group_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
     })
 }
 
-pub fn mean_variance(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn mean_variance(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     t.give(node, 0, |t, x| {
         let rank = t.shape(x)?.len();
         let axes = node.ints("axes").unwrap_or(&[0, 2, 3]).iter().map(|&a| nearest_axis(a, rank)).collect();
@@ -213,7 +213,7 @@ pub fn mean_variance(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// x / ‖x‖ along an axis, by the sum of sizes (p = 1) or the length (p = 2).
-pub fn lp_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn lp_norm(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let y = &node.output[0];
     t.give(node, 0, |t, x| {
         let axis = [nearest_axis(node.int("axis").unwrap_or(-1), t.shape(x)?.len())];
@@ -229,7 +229,7 @@ pub fn lp_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// BatchNormalization with fixed statistics: scale and bias are trained, running means and variances are not.
-pub fn batch_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn batch_norm(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     if node.int("training_mode").unwrap_or(0) != 0 {
         return Err(refuse(node, "statistics of the batch (export the model in evaluation mode)"));
     }
@@ -260,7 +260,7 @@ pub fn batch_norm(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// Reductions, and pooling over a whole image.
-pub fn reduce(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn reduce(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let op = node.op_type();
     let global = matches!(op, "GlobalAveragePool" | "GlobalMaxPool");
     let axes = if global { None } else { list(t, node, "axes", 1)?.filter(|a| !a.is_empty()) };

@@ -1,6 +1,6 @@
 //! What rules ask of their nodes: lists and axes, and how they refuse what they do not differentiate.
 
-use super::super::tape::Tape;
+use super::super::tape::Backward;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Attributes;
 use crate::onnx::proto::NodeProto;
@@ -11,7 +11,7 @@ pub fn refuse(node: &NodeProto, what: &str) -> Error {
 }
 
 /// A list of integers that is an attribute or a known input.
-pub fn list(t: &Tape, node: &NodeProto, name: &str, j: usize) -> Result<Option<Vec<i64>>> {
+pub fn list(t: &Backward, node: &NodeProto, name: &str, j: usize) -> Result<Option<Vec<i64>>> {
     if let Some(list) = node.ints(name) {
         return Ok(Some(list.to_vec()));
     }

@@ -1,6 +1,6 @@
 //! Resize, and pooling over windows.
 
-use super::super::tape::Tape;
+use super::super::tape::Backward;
 use super::contraction::Window;
 use super::elementwise::times;
 use super::operands::{list, refuse};
@@ -10,7 +10,7 @@ use crate::graph::Attributes;
 use crate::onnx::proto::NodeProto;
 
 /// Resampling is linear along each axis: the gradient is a product with the transposed matrix of its coefficients.
-pub fn resize(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn resize(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let interpolation = Interpolation::read(node)?;
     t.give(node, 0, |t, x| {
         let (from, mut shape) = (t.shape(x)?, t.shape(&node.output[0])?);
@@ -65,7 +65,7 @@ impl Interpolation {
     }
 
     /// The scale that the node itself gives for an axis; sizes give none.
-    fn scale(&self, t: &Tape, node: &NodeProto, axis: usize, rank: usize) -> Option<f64> {
+    fn scale(&self, t: &Backward, node: &NodeProto, axis: usize, rank: usize) -> Option<f64> {
         let name = node.input.get(2).filter(|x| !x.is_empty())?;
         let known = t
             .typing
@@ -132,7 +132,7 @@ fn kernel(node: &NodeProto) -> Vec<usize> {
 }
 
 /// The mean of each window: every element of it gets its share.
-pub fn average_pool(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn average_pool(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     t.give(node, 0, |t, x| {
         let (from, to) = (t.shape(x)?, t.shape(&node.output[0])?);
         let kernel = kernel(node);
@@ -167,7 +167,7 @@ pub fn average_pool(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 }
 
 /// The largest of each window. Each element of a window is a channel, and elements that tie share the gradient.
-pub fn max_pool(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn max_pool(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let y = &node.output[0];
     t.give(node, 0, |t, x| {
         let (from, to) = (t.shape(x)?, t.shape(y)?);
@@ -198,7 +198,7 @@ pub fn max_pool(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
 
 /// Blocks that were added up: each takes the gradient from where it lay, by a convolution whose filters each pick one
 /// element.
-pub fn columns_to_image(t: &mut Tape, node: &NodeProto, g: &str) -> Result<()> {
+pub fn columns_to_image(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let block = list(t, node, "block_shape", 2)?.ok_or_else(|| refuse(node, "a computed block shape"))?;
     t.give(node, 0, |t, x| {
         let (from, to) = (t.shape(x)?, t.shape(&node.output[0])?);
