@@ -15,7 +15,7 @@ use crate::data::{
     inputs_in_words, token_inputs,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Given, ImageInput, Unfolded, listed};
+use crate::graph::{self, ImageInput, SampleInputs, Unfolded, listed};
 use crate::metadata::PREPROCESS;
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{ExternalLinks, Model};
@@ -158,9 +158,9 @@ impl Opening {
         let names: Option<Vec<String>> = file.as_ref().map(|f| f.names().map(str::to_string).collect());
         file.iter().try_for_each(|file| check_names(file, model))?;
         let given = match (names.as_deref(), &of_texts) {
-            (None, _) => Given::Image,
-            (Some(names), None) => Given::Inputs(names),
-            (Some(names), Some(_)) => Given::Tokens(names),
+            (None, _) => SampleInputs::Image,
+            (Some(names), None) => SampleInputs::Inputs(names),
+            (Some(names), Some(_)) => SampleInputs::Tokens(names),
         };
         if (self.pictures.is_some() || file.is_some())
             && let Some(cut) = graph::cut(model, given, of)?
@@ -224,11 +224,11 @@ impl Opening {
         }
         let mut warnings = Vec::new();
         let all: Vec<String> = names.iter().cloned().chain([image]).collect();
-        warnings.extend(graph::cut(&mut whole, Given::Tokens(&all), None)?.map(|cut| cut.note()));
+        warnings.extend(graph::cut(&mut whole, SampleInputs::Tokens(&all), None)?.map(|cut| cut.note()));
         self.input_size.map_or(Ok(()), |size| fix_size(&mut whole, size))?;
         assumed(&whole, &mut warnings, &mut notes)?;
         declare(&mut whole, &self.pictures.clone().unwrap_or_default(), self.input_size.is_some())?;
-        let [pictures, rest] = [(Given::Image, "pictures"), (Given::Tokens(&names), "texts or arrays")];
+        let [pictures, rest] = [(SampleInputs::Image, "pictures"), (SampleInputs::Tokens(&names), "texts or arrays")];
         read_own_batch(&mut whole, pictures, &all[names.len()..])?;
         read_own_batch(&mut whole, rest, &names)?;
         let [images, others] = [pictures, rest].map(|given| tower(&whole, given).map(Opened::new));
@@ -254,7 +254,7 @@ impl Opening {
 }
 
 /// Takes the part out of a model that some samples are enough for.
-fn tower(model: &Model, (given, what): (Given, &str)) -> Result<Model> {
+fn tower(model: &Model, (given, what): (SampleInputs, &str)) -> Result<Model> {
     let mut part = model.clone();
     match graph::cut(&mut part, given, None) {
         Ok(Some(_)) => Ok(part),
@@ -264,7 +264,7 @@ fn tower(model: &Model, (given, what): (Given, &str)) -> Result<Model> {
 }
 
 /// Lets a tower read the batch off its `own` inputs alone.
-fn read_own_batch(whole: &mut Model, given: (Given, &str), own: &[String]) -> Result<()> {
+fn read_own_batch(whole: &mut Model, given: (SampleInputs, &str), own: &[String]) -> Result<()> {
     let mut read = whole.graph().clone();
     if !graph::read_own_axes(&mut read, own) {
         return Ok(());

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use super::structure::Anatomy;
-use crate::axes::arithmetic::Known;
+use crate::axes::arithmetic::ConstValue;
 use crate::axes::{Dim, Factor, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, Links, is_standard, nearest_border, resolve_axis};
@@ -115,7 +115,7 @@ pub fn activations(typing: &Typing) -> Vec<Activation> {
     let factors = class_factors(typing);
     let outputs = typing.graph.output.iter().enumerate().filter_map(|(i, o)| {
         let [_, classes] = &typing.dims.get(o.name())?[..] else { return None };
-        let found = Reader::new(typing, typing.factors.leaves(classes)).activation(o.name())?;
+        let found = ClassifierReader::new(typing, typing.factors.leaves(classes)).activation(o.name())?;
         // Numbers from 0 to 1 may be something else than classes, a map for instance.
         let is_class = || classes_of(typing, o.name()).is_some_and(|f| factors.contains(&f));
         let is_first = i == 0 && (found.kind != ActivationKind::Sigmoid || found.is_binary());
@@ -137,7 +137,7 @@ pub fn unit_norms(typing: &Typing) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for output in &typing.graph.output {
         let Some(f) = classes_of(typing, output.name()).filter(|f| factors.contains(f)) else { continue };
-        let reader = Reader::new(typing, Dim::from_slice(&[f]));
+        let reader = ClassifierReader::new(typing, Dim::from_slice(&[f]));
         let logits = reader.activation(output.name()).map(|a| a.logits);
         if let Some(norm) = reader.norm_behind(logits.as_deref().unwrap_or(output.name()))
             && !found.contains(&norm)
@@ -156,7 +156,7 @@ pub fn ranking(typing: &Typing, value: &str) -> Option<usize> {
     let axis = |node: &NodeProto, rank: usize| resolve_axis(node.int("axis").unwrap_or(-1), rank);
     if last.is_empty() {
         // One place has no factor of its own.
-        let reader = Reader::new(typing, Dim::new());
+        let reader = ClassifierReader::new(typing, Dim::new());
         let k = reader.links.maker(reader.back(value))?;
         return Some(k).filter(|&k| sorts(&&typing.graph.node[k]));
     }
@@ -183,15 +183,15 @@ pub fn check_classes(typing: &Typing, output: &str) -> Result<()> {
 }
 
 /// Reads what is behind the logits of one output.
-struct Reader<'t, 'm> {
+struct ClassifierReader<'t, 'm> {
     typing: &'t Typing<'m>,
     links: &'t Links<'m>,
     classes: Dim,
 }
 
-impl<'t, 'm> Reader<'t, 'm> {
+impl<'t, 'm> ClassifierReader<'t, 'm> {
     fn new(typing: &'t Typing<'m>, classes: Dim) -> Self {
-        Reader { typing, links: typing.links(), classes }
+        ClassifierReader { typing, links: typing.links(), classes }
     }
 
     /// The standard operator that makes a value: typing has seen that it has its operands.
@@ -377,7 +377,7 @@ impl<'t, 'm> Reader<'t, 'm> {
         let node = self.maker(self.spread(value)).filter(|m| m.op_type() == op)?;
         let x = node.input.first()?;
         let dims = self.typing.dims.get(x.as_str())?;
-        let listed = || self.typing.known.get(node.input.get(1)?.as_str()).map(Known::ints);
+        let listed = || self.typing.known.get(node.input.get(1)?.as_str()).map(ConstValue::ints);
         let axes = node.ints("axes").map(<[i64]>::to_vec).or_else(listed)?;
         self.are_classes(dims, &axes).then(|| self.back(x))
     }

@@ -31,5 +31,5 @@ pub use roles::{Roles, Summed, of_head};
 pub(crate) use softmax::{in_usual_order, score_axes};
 pub use structure::{Anatomy, Attention, FeedForward, Mixing, Stack};
 pub use token_axes::{TokenAxis, token_axes};
-pub use tokens::{Grid, Tokens, sequence_axis, sequences, token_axis};
+pub use tokens::{Grid, TokenPositions, sequence_axis, sequences, token_axis};
 pub use weights::{WeightKind, WeightUse, weight_kinds, weight_uses};

@@ -19,7 +19,7 @@ pub struct Grid {
 /// The tokens of one attention, in order: the position of each on the image in pixels, or its place in a sequence, or
 /// `None` for a token that has neither (class token, register).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tokens {
+pub struct TokenPositions {
     /// (row, column) in pixels, of the patch's upper left corner; (0, place) in a sequence.
     pub positions: Vec<Option<(f64, f64)>>,
     /// The axis of token numbers whose sequence they are, in order and without others beside them.
@@ -80,11 +80,11 @@ pub fn token_axis(typing: &Typing, value: &str) -> Option<Factor> {
     }
 }
 
-impl Tokens {
+impl TokenPositions {
     /// Reads the tokens of a typed axis.
-    pub fn new(typing: &Typing, axis: &Dim) -> Tokens {
+    pub fn new(typing: &Typing, axis: &Dim) -> TokenPositions {
         let segments = typing.factors.segments(axis).unwrap_or_else(|| vec![axis.clone()]);
-        let mut tokens = Tokens { positions: Vec::new(), sequence: None, stride: None, extent: [1, 1] };
+        let mut tokens = TokenPositions { positions: Vec::new(), sequence: None, stride: None, extent: [1, 1] };
         for segment in &segments {
             tokens.push(typing, segment);
         }

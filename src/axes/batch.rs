@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::arithmetic::{Known, elements};
+use super::arithmetic::{ConstValue, elements};
 use super::factors::{Dim, Factor};
 use super::opening::{Correction, Opening};
 use super::typing::{Assumption, Typing};
@@ -478,7 +478,7 @@ fn apart(typing: &Typing, batch: Factor) -> std::result::Result<(), usize> {
 
 /// The axes along which a node turns the order of its input round.
 fn reversed_axes(typing: &Typing, node: &NodeProto, rank: usize) -> Vec<usize> {
-    let known = |j: usize| node.input.get(j).and_then(|x| typing.known.get(x.as_str())).map(Known::ints);
+    let known = |j: usize| node.input.get(j).and_then(|x| typing.known.get(x.as_str())).map(ConstValue::ints);
     let (Some(steps), "Slice") = (known(4), node.op_type()) else { return Vec::new() };
     let axes = known(3).unwrap_or_else(|| (0..steps.len() as i64).collect());
     let turned = axes.into_iter().zip(steps).filter(|(_, step)| *step < 0);
@@ -490,7 +490,7 @@ fn reversed_axes(typing: &Typing, node: &NodeProto, rank: usize) -> Vec<usize> {
 pub(crate) fn mixed_axes(typing: &Typing, node: &NodeProto, rank: usize) -> Vec<usize> {
     let wrap = |a: i64| nearest_border(a, rank);
     let from = |default: i64| -> Vec<usize> { (wrap(node.int("axis").unwrap_or(default))..rank).collect() };
-    let known = |j: usize| node.input.get(j).and_then(|x| typing.known.get(x.as_str())).map(Known::ints);
+    let known = |j: usize| node.input.get(j).and_then(|x| typing.known.get(x.as_str())).map(ConstValue::ints);
     let one = |default: i64| vec![wrap(node.int("axis").unwrap_or(default))];
     let all = || (0..rank).collect::<Vec<usize>>();
     match node.op_type() {

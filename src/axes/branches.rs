@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::arithmetic::Known;
+use super::arithmetic::ConstValue;
 use super::choices::{Choice, Choices, Lengths};
 use super::rules::branch_of;
 use super::sizes::{USUAL_SIZES, image_sizes, named_size};
@@ -135,7 +135,7 @@ fn choices(model: &Model, image: Option<[usize; 2]>) -> Result<(ChosenByNode, Op
 struct Sample<'m> {
     assumption: Assumption,
     made: ChosenByNode,
-    known: HashMap<&'m str, Known>,
+    known: HashMap<&'m str, ConstValue>,
 }
 
 impl Sample<'_> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::OnceLock;
 
-use super::arithmetic::{Known, LIMIT};
+use super::arithmetic::{ConstValue, LIMIT};
 use super::factors::{Dim, Factors, ImageAxis, Spatial};
 use super::limits::{MAX_ELEMENTS, MAX_RANK};
 use super::typing::{Assumption, SizeFrom, Typing, channels_last};
@@ -152,7 +152,7 @@ impl<'m> Typing<'m> {
             false => LIMIT,
         };
         if count <= limit
-            && let Some(known) = Known::read(t)
+            && let Some(known) = ConstValue::read(t)
         {
             self.known.insert(name, known);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::arithmetic::Known;
+use super::arithmetic::ConstValue;
 use super::factors::Dim;
 
 /// What a node chooses.
@@ -31,7 +31,7 @@ pub(super) enum Lengths {
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
     pub dims: Vec<Dim>,
-    pub known: Option<Known>,
+    pub known: Option<ConstValue>,
 }
 
 /// What is chosen, and the lists that it is chosen from.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::OnceLock;
 
-use super::arithmetic::{self, Known};
+use super::arithmetic::{self, ConstValue};
 use super::choices::Choices;
 use super::factors::{Dim, Factor, Factors, Mismatch};
 use super::opening::Opening;
@@ -118,7 +118,7 @@ pub struct Typing<'m> {
     /// Dimensions of each value that a node makes or that is an input.
     pub dims: HashMap<&'m str, Vec<Dim>>,
     /// Known small values: the results of shape arithmetic.
-    pub known: HashMap<&'m str, Known>,
+    pub known: HashMap<&'m str, ConstValue>,
     /// Initializers, and tensors of Constant nodes.
     pub weights: HashMap<&'m str, &'m TensorProto>,
     /// Values that depend on no input, once somebody asks.
@@ -232,9 +232,9 @@ impl<'m> Typing<'m> {
     }
 
     /// A constant of the file that shape arithmetic may use, and its element type.
-    pub(super) fn constant_number(&self, value: &str) -> Option<(Known, DataType)> {
+    pub(super) fn constant_number(&self, value: &str) -> Option<(ConstValue, DataType)> {
         if let Some(t) = self.weights.get(value) {
-            return Some((Known::read(t)?, data_type(t)?));
+            return Some((ConstValue::read(t)?, data_type(t)?));
         }
         let node = &self.graph.node[self.links().maker(value)?];
         if node.op_type() != "Constant" {

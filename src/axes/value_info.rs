@@ -23,7 +23,7 @@ pub fn carry_value_info(ancestor: &Model, child: &mut Model) {
     if ancestor.graph().value_info.is_empty() {
         return;
     }
-    let declared = match (Typing::new(ancestor), Known::new(child)) {
+    let declared = match (Typing::new(ancestor), DeclaredValues::new(child)) {
         (Ok(before), Some(known)) => known.declared(&before),
         _ => return,
     };
@@ -31,7 +31,7 @@ pub fn carry_value_info(ancestor: &Model, child: &mut Model) {
 }
 
 /// What is known of the values of a child.
-struct Known<'m> {
+struct DeclaredValues<'m> {
     model: &'m Model,
     /// The child under several assumptions.
     typings: Vec<Typing<'m>>,
@@ -42,7 +42,7 @@ struct Known<'m> {
     names: HashMap<Vec<usize>, String>,
 }
 
-impl<'m> Known<'m> {
+impl<'m> DeclaredValues<'m> {
     fn new(model: &'m Model) -> Option<Self> {
         let first = Typing::new(model).ok()?;
         let Assumption { batch, image } = Assumption { image: first.image_size(), ..first.assumption.clone() };
@@ -65,7 +65,8 @@ impl<'m> Known<'m> {
         // What an input is fed has one length, whatever the file leaves open.
         let varied = model.fed.is_empty() && others.iter().all(Option::is_some);
         let typings: Vec<Typing> = std::iter::once(first).chain(others.into_iter().flatten()).collect();
-        let mut known = Known { model, typings, varied, types: element_types(model.graph()), names: HashMap::new() };
+        let mut known =
+            DeclaredValues { model, typings, varied, types: element_types(model.graph()), names: HashMap::new() };
         known.names = known.open_sizes();
         Some(known)
     }

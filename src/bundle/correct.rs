@@ -7,7 +7,7 @@ use super::keys::{
     CLASSES, HEAD_DIM, HEADS, LENGTHS, LISTS, Named, OWN_HEAD_DIM, PERIODS, PICTURES, POOLED, POSITIONS, RATIO,
     SECTIONS, SIZES,
 };
-use super::sizes::{Sizes, Stack, uniform};
+use super::sizes::{ModelSizes, Stack, uniform};
 
 /// A key that was changed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,7 +29,12 @@ pub(super) struct Corrected {
 }
 
 /// Puts the sizes of a child in the place of its ancestor's. `sources` has the ancestor's layer of each of the child's.
-pub(super) fn correct(config: &mut Map<String, Value>, was: &Sizes, is: &Sizes, sources: &[usize]) -> Corrected {
+pub(super) fn correct(
+    config: &mut Map<String, Value>,
+    was: &ModelSizes,
+    is: &ModelSizes,
+    sources: &[usize],
+) -> Corrected {
     let mut done = Corrected::default();
     // transformers fills in what its configurations leave out.
     let has_defaults = config.contains_key("model_type");
@@ -234,7 +239,7 @@ fn listed(list: &[usize]) -> String {
 }
 
 /// Corrects the rows of the table of positions, in the section of texts, too.
-fn positions(config: &mut Map<String, Value>, was: &Sizes, is: &Sizes, done: &mut Corrected) {
+fn positions(config: &mut Map<String, Value>, was: &ModelSizes, is: &ModelSizes, done: &mut Corrected) {
     let (Some(old), Some(new)) = (was.positions, is.positions) else { return };
     if old == new {
         return;
@@ -262,7 +267,7 @@ fn positions(config: &mut Map<String, Value>, was: &Sizes, is: &Sizes, done: &mu
 
 /// Corrects the length of texts in the configuration of a tokenizer: it is never beyond what the child takes, and where
 /// it was all that the ancestor takes, it is all that the child does.
-pub(super) fn length(config: &mut Map<String, Value>, was: &Sizes, is: &Sizes) -> Corrected {
+pub(super) fn length(config: &mut Map<String, Value>, was: &ModelSizes, is: &ModelSizes) -> Corrected {
     let mut done = Corrected::default();
     let Some(new) = is.tokens.filter(|_| was.tokens != is.tokens) else { return done };
     for key in LENGTHS {
@@ -319,7 +324,7 @@ fn with_channels([h, w]: [usize; 2], like: &Value) -> Option<Value> {
 }
 
 /// Corrects the size of images in the configuration of an image processor.
-pub(super) fn processor(config: &mut Map<String, Value>, was: &Sizes, is: &Sizes) -> Corrected {
+pub(super) fn processor(config: &mut Map<String, Value>, was: &ModelSizes, is: &ModelSizes) -> Corrected {
     let mut done = Corrected::default();
     let (Some(old), Some(new)) = (was.image, is.image) else { return done };
     let form = |[h, w]: [usize; 2]| json!({"height": h, "width": w});
@@ -337,7 +342,7 @@ pub(super) fn processor(config: &mut Map<String, Value>, was: &Sizes, is: &Sizes
 }
 
 /// Corrects the number of classes and their names.
-fn classes(config: &mut Map<String, Value>, was: &Sizes, is: &Sizes, done: &mut Corrected) {
+fn classes(config: &mut Map<String, Value>, was: &ModelSizes, is: &ModelSizes, done: &mut Corrected) {
     let changed = is.classes.is_some() && was.classes != is.classes;
     let names = is.names.as_ref().filter(|names| is.classes.is_none_or(|n| n == names.len()));
     let named = config.get("id2label").is_some_and(Value::is_object);
@@ -379,9 +384,9 @@ fn classes(config: &mut Map<String, Value>, was: &Sizes, is: &Sizes, done: &mut 
 }
 
 /// Corrects the channels in the configuration of a module of sentence-transformers that pools them.
-pub(super) fn pooling(config: &mut Map<String, Value>, was: &Sizes, is: &Sizes) -> Corrected {
+pub(super) fn pooling(config: &mut Map<String, Value>, was: &ModelSizes, is: &ModelSizes) -> Corrected {
     let mut done = Corrected::default();
-    let of = |sizes: &Sizes| sizes.stacks.first().and_then(|stack| uniform(&stack.channels)).map(|n| json!(n));
+    let of = |sizes: &ModelSizes| sizes.stacks.first().and_then(|stack| uniform(&stack.channels)).map(|n| json!(n));
     let (Some(from), Some(to)) = (of(was), of(is)) else { return done };
     for key in POOLED.into_iter().filter(|_| from != to) {
         if let Some(value) = config.get_mut(key).filter(|value| **value == from) {
@@ -410,12 +415,12 @@ mod tests {
         }
     }
 
-    fn sizes(stacks: &[Stack]) -> Sizes {
-        Sizes { stacks: stacks.to_vec(), ..Sizes::default() }
+    fn sizes(stacks: &[Stack]) -> ModelSizes {
+        ModelSizes { stacks: stacks.to_vec(), ..ModelSizes::default() }
     }
 
     /// The configuration of a child, and what is told.
-    fn child(config: Value, was: &Sizes, is: &Sizes, sources: &[usize]) -> (Value, Vec<String>) {
+    fn child(config: Value, was: &ModelSizes, is: &ModelSizes, sources: &[usize]) -> (Value, Vec<String>) {
         let Value::Object(mut config) = config else { panic!("no object") };
         let done = correct(&mut config, was, is, sources);
         for change in &done.changes {
@@ -522,8 +527,8 @@ mod tests {
 
     #[test]
     fn pictures_keep_their_form() {
-        let was = Sizes { image: Some([224; 2]), ..sizes(&[stack("vision", 2, [4, 8, 128, 32])]) };
-        let is = Sizes { image: Some([160, 192]), ..sizes(&[stack("vision", 2, [4, 8, 96, 32])]) };
+        let was = ModelSizes { image: Some([224; 2]), ..sizes(&[stack("vision", 2, [4, 8, 128, 32])]) };
+        let is = ModelSizes { image: Some([160, 192]), ..sizes(&[stack("vision", 2, [4, 8, 96, 32])]) };
         let config = json!({"model_type": "dinov2", "image_size": 224, "mlp_ratio": 4});
         let expected = json!({"model_type": "dinov2", "image_size": [160, 192], "mlp_ratio": 3});
         assert_eq!(child(config, &was, &is, &[0, 1]), (expected, vec![]));
@@ -542,7 +547,11 @@ mod tests {
 
     #[test]
     fn texts_are_as_long_as_the_child_takes_them() {
-        let of = |positions, tokens| Sizes { positions: Some(positions), tokens: Some(tokens), ..Sizes::default() };
+        let of = |positions, tokens| ModelSizes {
+            positions: Some(positions),
+            tokens: Some(tokens),
+            ..ModelSizes::default()
+        };
         let (was, is) = (of(514, 512), of(130, 128));
         let config = json!({"max_position_embeddings": 514, "vocab_size": 514});
         let expected = json!({"max_position_embeddings": 130, "vocab_size": 514});
@@ -552,7 +561,7 @@ mod tests {
         assert_eq!(child(config, &was, &is, &[]), (expected, vec![]));
         let (_, told) = child(json!({"n_positions": 99}), &was, &is, &[]);
         assert!(told.len() == 1 && told[0].contains("`n_positions` stays 99: the child has 130 positions"), "{told:?}");
-        let lengths = |config: Value, is: &Sizes| {
+        let lengths = |config: Value, is: &ModelSizes| {
             let Value::Object(mut config) = config else { panic!("no object") };
             length(&mut config, &was, is);
             Value::Object(config)
@@ -569,11 +578,11 @@ mod tests {
 
     #[test]
     fn classes_are_those_of_the_child() {
-        let was = Sizes { classes: Some(2), ..Sizes::default() };
-        let is = |names: Option<&[&str]>| Sizes {
+        let was = ModelSizes { classes: Some(2), ..ModelSizes::default() };
+        let is = |names: Option<&[&str]>| ModelSizes {
             classes: Some(3),
             names: names.map(|names| names.iter().map(|name| name.to_string()).collect()),
-            ..Sizes::default()
+            ..ModelSizes::default()
         };
         let config = json!({"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}, "num_labels": 2});
         let named = json!({"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": 0, "b": 1, "c": 2},

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::correct::{Change, Corrected, correct, length, pooling, processor};
-use super::sizes::Sizes;
+use super::sizes::ModelSizes;
 use crate::data::{folders_beside, json_beside};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::replace_file;
@@ -182,7 +182,7 @@ impl Bundle {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] where one cannot be read or written.
-    pub fn write(&self, folder: &Path, was: &Sizes, is: &Sizes, sources: &[usize]) -> Result<BundleReport> {
+    pub fn write(&self, folder: &Path, was: &ModelSizes, is: &ModelSizes, sources: &[usize]) -> Result<BundleReport> {
         let mut report = BundleReport { folder: folder.to_path_buf(), ..BundleReport::default() };
         for (name, from) in &self.files {
             let target = folder.join(name);
@@ -215,8 +215,8 @@ impl Bundle {
 fn corrected(
     name: &Path,
     config: &Map<String, Value>,
-    was: &Sizes,
-    is: &Sizes,
+    was: &ModelSizes,
+    is: &ModelSizes,
     sources: &[usize],
 ) -> (Map<String, Value>, Corrected) {
     let mut config = config.clone();

@@ -2,9 +2,9 @@
 //!
 //! Whoever runs a model opens more than its file: a tokenizer, and the configurations of transformers,
 //! sentence-transformers or timm. A [`Bundle`] is what lies beside an ancestor of these. It is copied into the folder
-//! of a child, and [`Sizes`] are corrected on the way: in `config.json` a number changes where it is the ancestor's, so
-//! that no key is believed by its name alone. Everything else stays as it is, in its order. What a configuration cannot
-//! say is told.
+//! of a child, and [`ModelSizes`] are corrected on the way: in `config.json` a number changes where it is the
+//! ancestor's, so that no key is believed by its name alone. Everything else stays as it is, in its order. What a
+//! configuration cannot say is told.
 
 mod correct;
 mod files;
@@ -13,4 +13,4 @@ mod sizes;
 
 pub use correct::Change;
 pub use files::{Bundle, BundleReport, Correction};
-pub use sizes::{Sizes, Stack};
+pub use sizes::{ModelSizes, Stack};

@@ -29,7 +29,7 @@ pub struct Stack {
 
 /// The sizes of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sizes {
+pub struct ModelSizes {
     /// Its stacks of layers.
     pub stacks: Vec<Stack>,
     /// Classes that its first output tells apart, where it does.
@@ -44,15 +44,15 @@ pub struct Sizes {
     pub tokens: Option<usize>,
 }
 
-impl Sizes {
+impl ModelSizes {
     /// Reads them. A learngene has those of the ancestor that it was made of.
     ///
     /// # Errors
     /// Those of [`Typing::new`] and [`Anatomy::new`], and of a learngene that cannot be read.
-    pub fn of(model: &Model) -> Result<Sizes> {
+    pub fn of(model: &Model) -> Result<ModelSizes> {
         let mut float = model.clone();
         if unfold(&mut float)?.is_some() {
-            return Sizes::of(&float);
+            return ModelSizes::of(&float);
         }
         let typing = Typing::new(model)?;
         let anatomy = Anatomy::new(&typing)?;
@@ -74,7 +74,7 @@ impl Sizes {
             }
             stack
         };
-        Ok(Sizes {
+        Ok(ModelSizes {
             stacks: anatomy.stacks.iter().map(|s| stack(&s.name, &s.layers)).collect(),
             classes: class_factor(&typing).map(|f| typing.factors.factor_size(f)),
             names: class_names(model),

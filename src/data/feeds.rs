@@ -21,7 +21,7 @@ use crate::graph::{
 use crate::onnx::proto::tensor_shape_proto::Dimension;
 use crate::onnx::proto::tensor_shape_proto::dimension::Value as Size;
 use crate::onnx::proto::{TensorProto, ValueInfoProto};
-use crate::onnx::{DataType, Fed, Model, tensor_from_f32, tensor_from_raw};
+use crate::onnx::{DataType, FedValue, Model, tensor_from_f32, tensor_from_raw};
 
 /// A value for an input.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,7 +101,7 @@ impl FedReport {
             return Vec::new();
         }
         let links = Links::new(model.graph());
-        let report = |fed: &Fed| FedReport {
+        let report = |fed: &FedValue| FedReport {
             input: fed.info.name().to_string(),
             shape: declared_dims(&fed.info),
             value: fed.value.clone(),
@@ -134,7 +134,7 @@ impl Feed {
     /// rank, length or element type; the hint lists the inputs. [`ErrorKind::Io`] and [`ErrorKind::Format`] for a file
     /// that cannot be read.
     pub fn give(&self, model: &mut Model) -> Result<()> {
-        let (tensor, lengths) = Given::new(model, self)?.value(&self.value)?;
+        let (tensor, lengths) = FedInput::new(model, self)?.value(&self.value)?;
         graph::feed(model, &self.input, tensor, &lengths, self.value.to_string())
     }
 }
@@ -153,7 +153,7 @@ enum Axis {
 }
 
 /// An input that is given a value.
-struct Given<'m> {
+struct FedInput<'m> {
     info: &'m ValueInfoProto,
     kind: DataType,
     axes: Vec<Axis>,
@@ -161,8 +161,8 @@ struct Given<'m> {
     inputs: String,
 }
 
-impl<'m> Given<'m> {
-    fn new(model: &'m Model, feed: &Feed) -> Result<Given<'m>> {
+impl<'m> FedInput<'m> {
+    fn new(model: &'m Model, feed: &Feed) -> Result<FedInput<'m>> {
         let name = feed.input.as_str();
         let (inputs, all) = (data_inputs(model.graph()), graph::declared_inputs(model));
         let list = format!("its inputs are {}", all.iter().map(in_words).collect::<Vec<_>>().join(", "));
@@ -188,7 +188,7 @@ impl<'m> Given<'m> {
         let (Some(kind), Some(_)) = (kind, declared_axes(info)) else {
             return Err(wrong(format!("the input `{name}` declares no type or no shape")));
         };
-        Ok(Given { info, kind, axes: axes(info, other), inputs: list })
+        Ok(FedInput { info, kind, axes: axes(info, other), inputs: list })
     }
 
     fn wrong(&self, what: String) -> Error {

@@ -13,7 +13,7 @@ use super::item::Item;
 use super::random::{Purpose, generator};
 use super::shape::{ImageLayout, InputShape};
 use super::source::{ImageSource, Skipped};
-use super::transforms::{Augmentation, Preprocess, PreprocessFlags, View};
+use super::transforms::{Augmentation, InputTransform, Preprocess, PreprocessFlags};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel;
 
@@ -47,7 +47,7 @@ pub struct Loader {
     source: Arc<ImageSource>,
     preprocess: Option<Preprocess>,
     layout: ImageLayout,
-    teacher: Option<View>,
+    teacher: Option<InputTransform>,
     strict: bool,
     /// The selected images of the source.
     selected: Vec<usize>,
@@ -102,7 +102,7 @@ impl Loader {
     /// # Errors
     ///
     /// `Usage` if its transform does not fit the images, as in [`Loader::new`].
-    pub fn with_teacher(mut self, view: Option<View>) -> Result<Self> {
+    pub fn with_teacher(mut self, view: Option<InputTransform>) -> Result<Self> {
         if let Some(view) = &view {
             self.source.check_preprocess(view.preprocess.as_ref())?;
         }
@@ -369,7 +369,9 @@ impl Loader {
                     preprocess.apply(picture, layout).map_err(|error| error.at(self.source.file(index)))
                 };
                 let teacher = match &self.teacher {
-                    Some(View { preprocess: Some(other), layout }) => Some(apply(picture.clone(), other, *layout)?),
+                    Some(InputTransform { preprocess: Some(other), layout }) => {
+                        Some(apply(picture.clone(), other, *layout)?)
+                    }
                     _ => None,
                 };
                 Ok((apply(picture, preprocess, self.layout)?, teacher))

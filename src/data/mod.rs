@@ -55,5 +55,6 @@ pub use texts::{
 pub(crate) use texts::{Tokenised, longest_text, token_inputs};
 pub use training_loader::{TrainingBatch, TrainingBatches, TrainingLoader, TrainingOptions};
 pub use transforms::{
-    Augmentation, ChannelOrder, Crop, EraseMode, Interpolation, Preprocess, PreprocessFlags, RandAugment, Resize, View,
+    Augmentation, ChannelOrder, Crop, EraseMode, InputTransform, Interpolation, Preprocess, PreprocessFlags,
+    RandAugment, Resize,
 };

@@ -120,7 +120,7 @@ impl Rows {
             (false, Some(labels)) => Labels::Present(labels.to_vec()),
             (false, None) => Labels::Absent(arrays.no_labels()),
         };
-        let content = Held { rows, digest: arrays.fingerprint() };
+        let content = HeldRows { rows, digest: arrays.fingerprint() };
         let classes = arrays.classes().and_then(|labels| labels.classes.clone());
         let by_name = arrays.classes().is_some_and(|labels| labels.by == LabelsBy::Names);
         let opened = Opened { labels, classes, by_name, ..Opened::new(arrays.path(), content) };
@@ -156,12 +156,12 @@ fn lengths(tokens: &[usize], all: usize) -> Vec<usize> {
 
 /// Rows in memory.
 #[derive(Debug)]
-struct Held {
+struct HeldRows {
     rows: Array4<f32>,
     digest: String,
 }
 
-impl Container for Held {
+impl Container for HeldRows {
     fn len(&self) -> usize {
         self.rows.len_of(Axis(0))
     }

@@ -22,7 +22,7 @@ use super::loader::{Batch, STRICT_HINT};
 use super::random::{Generator, Purpose, generator};
 use super::shape::ImageLayout;
 use super::source::Skipped;
-use super::transforms::{Augmentation, Preprocess, View, mixup};
+use super::transforms::{Augmentation, InputTransform, Preprocess, mixup};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How many threads assemble batches: while one waits for the last images of its batch, the other's fill the cores.
@@ -106,7 +106,7 @@ pub struct TrainingLoader {
     selected: Arc<Vec<usize>>,
     preprocess: Option<Preprocess>,
     layout: ImageLayout,
-    teacher: Option<View>,
+    teacher: Option<InputTransform>,
     options: TrainingOptions,
     pool: Option<Arc<ThreadPool>>,
 }
@@ -192,7 +192,7 @@ impl TrainingLoader {
     /// # Errors
     ///
     /// `Usage` if pictures come without a transform for it or tensors with one, or the transform makes no sense.
-    pub fn with_teacher(mut self, view: Option<View>) -> Result<Self> {
+    pub fn with_teacher(mut self, view: Option<InputTransform>) -> Result<Self> {
         if let Some(view) = &view {
             self.dataset.source().check_preprocess(view.preprocess.as_ref())?;
         }
@@ -385,7 +385,7 @@ impl TrainingLoader {
         let sides = [picture.height() as usize, picture.width() as usize];
         let draw = self.options.augmentation.draw(sides, preprocess, random)?;
         let teacher = match &self.teacher {
-            Some(View { preprocess: Some(other), layout }) => {
+            Some(InputTransform { preprocess: Some(other), layout }) => {
                 Some(draw.apply(&pixels(picture.clone(), other.channels), other, *layout)?)
             }
             _ => None,

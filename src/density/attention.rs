@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ndarray::{Array2, Array3, ArrayD, ArrayView2, Axis, Ix4};
 
 use super::probe::attach;
-use crate::anatomy::{Anatomy, Tokens, sequence_axis};
+use crate::anatomy::{Anatomy, TokenPositions, sequence_axis};
 use crate::axes::Typing;
 use crate::data::Samples;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,7 +36,8 @@ pub fn attention_distances(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Vec<Array2<f64>>> {
     let masked = samples.mask().and_then(|input| sequence_axis(typing, input));
-    let is_masked = |l: usize| masked.is_some() && Tokens::new(typing, &anatomy.layers[l].queries).sequence == masked;
+    let is_masked =
+        |l: usize| masked.is_some() && TokenPositions::new(typing, &anatomy.layers[l].queries).sequence == masked;
     let sizes: Vec<[usize; 2]> =
         (anatomy.layers.iter()).map(|l| [typing.factors.size(&l.queries), typing.factors.size(&l.keys)]).collect();
     let elements = |l: usize| anatomy.layers[l].head_count(typing) * sizes[l][0] * sizes[l][1];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::probe::attach;
-use crate::anatomy::{Anatomy, Attention, Tokens, sequence_axis, sequences};
+use crate::anatomy::{Anatomy, Attention, TokenPositions, sequence_axis, sequences};
 use crate::axes::{Dim, Factor, Typing};
 use crate::data::Samples;
 use crate::error::{Error, ErrorKind, Result};
@@ -55,7 +55,7 @@ impl Unit {
         if obstacle(typing, layer).is_some() {
             return None;
         }
-        let sequence = Tokens::new(typing, &layer.keys).sequence;
+        let sequence = TokenPositions::new(typing, &layer.keys).sequence;
         Some(if sequence.is_some() { Unit::Tokens } else { Unit::Pixels })
     }
 }
@@ -83,7 +83,7 @@ pub fn obstacle(typing: &Typing, layer: &Attention) -> Option<String> {
     }
     let size = |dim: &Dim| typing.factors.size(dim);
     let places = places(typing, layer);
-    let whose = match places.each_ref().map(Tokens::are_placed) {
+    let whose = match places.each_ref().map(TokenPositions::are_placed) {
         [true, true] if places[0].sequence == places[1].sequence => return None,
         [true, true] => return Some("its queries and its keys are no tokens of one sequence or image".into()),
         [false, true] => format!("its {} queries", size(&layer.queries)),
@@ -97,8 +97,8 @@ pub fn obstacle(typing: &Typing, layer: &Attention) -> Option<String> {
 }
 
 /// Where queries and keys of a layer are.
-fn places(typing: &Typing, layer: &Attention) -> [Tokens; 2] {
-    [&layer.queries, &layer.keys].map(|axis| Tokens::new(typing, axis))
+fn places(typing: &Typing, layer: &Attention) -> [TokenPositions; 2] {
+    [&layer.queries, &layer.keys].map(|axis| TokenPositions::new(typing, axis))
 }
 
 /// Measures the density of every head on samples, in all layers that have densities. Of a sequence the tokens that have
@@ -164,7 +164,7 @@ pub fn measure(
     }
     let masked = samples.mask().and_then(|input| sequence_axis(typing, input));
     let length = |layer: &Attention| {
-        let sequence = Tokens::new(typing, &layer.keys).sequence?;
+        let sequence = TokenPositions::new(typing, &layer.keys).sequence?;
         let whole = typing.factors.factor_size(sequence) as f64;
         Some(if masked == Some(sequence) { counts[2] as f64 / counts[0].max(1) as f64 } else { whole })
     };
@@ -177,7 +177,7 @@ pub fn measure(
 
 /// True where the tokens of a layer lie along an axis whose tokens do not all count.
 fn counts_tokens(typing: &Typing, layer: &Attention, counted: Option<Factor>) -> bool {
-    counted.is_some() && Tokens::new(typing, &layer.keys).sequence == counted
+    counted.is_some() && TokenPositions::new(typing, &layer.keys).sequence == counted
 }
 
 /// The model with one output [samples, heads] for each layer that has densities: the mean attention distance of each

@@ -6,7 +6,7 @@ use ndarray::{Array3, ArrayD, Axis, Ix4};
 use serde::Serialize;
 
 use super::probe::{Attentions, attach};
-use crate::anatomy::{Anatomy, Tokens, in_usual_order};
+use crate::anatomy::{Anatomy, TokenPositions, in_usual_order};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, int_attribute};
@@ -39,7 +39,7 @@ pub fn attention_maps(
     let mut probe = model.clone();
     *probe.graph_mut() = attentions.graph.clone();
     let mut wanted = Vec::new();
-    let places: Vec<Option<(Tokens, Tokens)>> = layers
+    let places: Vec<Option<(TokenPositions, TokenPositions)>> = layers
         .iter()
         .map(|&l| {
             let layer = anatomy.layers.get(l)?;
@@ -48,10 +48,10 @@ pub fn attention_maps(
                 return None;
             }
             let (value, dims) = attentions.probabilities(*layer.softmax.first()?);
-            let keys = Tokens::new(&typing, &layer.keys);
+            let keys = TokenPositions::new(&typing, &layer.keys);
             keys.are_placed().then(|| {
                 wanted.push(tensor_info(value, DataType::Float, &vec![None; dims.len()]));
-                (Tokens::new(&typing, &layer.queries), keys)
+                (TokenPositions::new(&typing, &layer.queries), keys)
             })
         })
         .collect();
@@ -102,7 +102,7 @@ pub fn attention_matrices(
         .collect()
 }
 
-fn map(queries: &Tokens, keys: &Tokens, value: &ArrayD<f32>) -> Option<AttentionMap> {
+fn map(queries: &TokenPositions, keys: &TokenPositions, value: &ArrayD<f32>) -> Option<AttentionMap> {
     let (q, k) = (queries.positions.len(), keys.positions.len());
     let flat = value.as_standard_layout();
     let flat = flat.as_slice()?;

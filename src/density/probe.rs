@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 
-use crate::anatomy::{Anatomy, Tokens, score_axes};
+use crate::anatomy::{Anatomy, TokenPositions, score_axes};
 use crate::axes::{Dim, Factor, Typing};
 use crate::error::Result;
 use crate::graph::{self, Builder, int_attribute, ints_attribute};
@@ -149,7 +149,7 @@ impl Probe<'_, '_> {
 
     /// Probabilities to [samples, heads] distances. `counted` is a value that has ones for tokens that count, [samples,
     /// tokens], and how many tokens there are.
-    pub fn distance(&mut self, map: &Map, places: &[Tokens; 2], counted: Option<(&str, usize)>) -> String {
+    pub fn distance(&mut self, map: &Map, places: &[TokenPositions; 2], counted: Option<(&str, usize)>) -> String {
         let table = distances(&places[0], &places[1], counted.is_none());
         let (queries, keys) = (places[0].positions.len(), places[1].positions.len());
         let table = self.floats(&[queries, keys], &table);
@@ -221,10 +221,10 @@ impl Probe<'_, '_> {
 
 /// Distances between queries and keys in pixels, or in tokens of a sequence, divided by the number of queries that have
 /// a place where it is their mean; zero for tokens that have none. As [queries x keys].
-fn distances(queries: &Tokens, keys: &Tokens, mean: bool) -> Vec<f32> {
+fn distances(queries: &TokenPositions, keys: &TokenPositions, mean: bool) -> Vec<f32> {
     let patches = if mean { queries.positions.iter().flatten().count().max(1) as f64 } else { 1.0 };
     // Where keys are coarser than queries, the centres of patches count.
-    let half = |t: &Tokens| t.stride().map(|s| [s[0] / 2.0, s[1] / 2.0]).unwrap_or_default();
+    let half = |t: &TokenPositions| t.stride().map(|s| [s[0] / 2.0, s[1] / 2.0]).unwrap_or_default();
     let (hq, hk) = (half(queries), half(keys));
     let mut table = Vec::with_capacity(queries.positions.len() * keys.positions.len());
     for q in &queries.positions {

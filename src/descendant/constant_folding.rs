@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::decided::{self, Verdict};
 use super::scales::fold_scales;
 use crate::anatomy::token_axes;
-use crate::axes::arithmetic::Known;
+use crate::axes::arithmetic::ConstValue;
 use crate::axes::{Assumption, Typing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Builder, Names, data_inputs, declare_dim, declared_dims, element_types};
@@ -140,13 +140,13 @@ impl<'m> Folder<'m> {
     }
 
     /// The values of a result of shape arithmetic under both batch sizes.
-    fn both(&self, value: &str) -> Option<(&Known, &Known)> {
+    fn both(&self, value: &str) -> Option<(&ConstValue, &ConstValue)> {
         let known = (self.typing.known.get(value)?, self.other.known.get(value)?);
         (!self.typing.fed().contains(value)).then_some(known)
     }
 
     /// The value of a result of shape arithmetic that does not depend on the batch.
-    fn known(&self, value: &str) -> Option<&Known> {
+    fn known(&self, value: &str) -> Option<&ConstValue> {
         let (a, b) = self.both(value)?;
         (a.data == b.data).then_some(a)
     }
@@ -319,7 +319,7 @@ impl<'m> Folder<'m> {
     fn evaluated<'k>(
         &self,
         wanted: &[&str],
-        known: impl Fn(&str) -> Option<&'k Known>,
+        known: impl Fn(&str) -> Option<&'k ConstValue>,
         runtime: &Arc<Runtime>,
     ) -> Result<Vec<TensorProto>> {
         let known_tensor = |x: &str| known(x)?.tensor(x, *self.types.get(x)?);

@@ -11,7 +11,7 @@ use crate::anatomy::Anatomy;
 use crate::axes::{Dim, Factor, Typing};
 use crate::data::Inputs;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, FloatType, Given, data_inputs, declared_dims, declared_type, is_integer};
+use crate::graph::{self, FloatType, SampleInputs, data_inputs, declared_dims, declared_type, is_integer};
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{DataType, Model, data_type, tensor_from_f32, to_f32};
 use crate::runtime::{Device, Embedded, Runtime, RuntimeKind, Session};
@@ -56,7 +56,7 @@ type Arrays = Vec<(String, Vec<usize>)>;
 fn fed(model: &Model, arrays: Option<&Arrays>, of: Option<&str>) -> Result<Model> {
     let mut fed = model.clone();
     let names: Option<Vec<String>> = arrays.map(|a| a.iter().map(|(name, _)| name.clone()).collect());
-    graph::cut(&mut fed, names.as_deref().map_or(Given::Image, Given::Inputs), of)?;
+    graph::cut(&mut fed, names.as_deref().map_or(SampleInputs::Image, SampleInputs::Inputs), of)?;
     Ok(fed)
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
 use crate::onnx::proto::{GraphProto, TensorProto};
 use crate::onnx::{DataType, Model, tensor_from_i64, tensor_info};
-use crate::runtime::{Ports, Program, Runtime, State as Empty, fix_inputs, separate_skip_norms};
+use crate::runtime::{DeviceTensors, Ports, Program, Runtime, fix_inputs, separate_skip_norms};
 
 /// Values of one sample, by name.
 pub type Values = HashMap<String, ArrayD<f32>>;
@@ -159,7 +159,7 @@ impl Subgraph {
             Some(program) => program,
             None => self.runtime.load_program(&self.model, Ports::default())?,
         };
-        let results = program.run(&mut Empty::default(), &feeds)?;
+        let results = program.run(&mut DeviceTensors::default(), &feeds)?;
         idle().push(program);
         Ok(results)
     }

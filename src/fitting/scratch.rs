@@ -32,12 +32,12 @@ pub trait Arrays: Default {
 /// One image: here or in the file.
 pub struct Slot<T> {
     index: u64,
-    state: State<T>,
+    state: Stored<T>,
     /// Where its arrays go.
     region: Option<Region>,
 }
 
-enum State<T> {
+enum Stored<T> {
     Here(T),
     Away(Vec<(String, Vec<usize>)>),
 }
@@ -89,7 +89,7 @@ impl<T: Arrays> Slot<T> {
     /// # Errors
     /// [`crate::error::ErrorKind::Io`] where the scratch file cannot be written.
     pub fn new(scratch: &Scratch, index: usize, value: T) -> Result<Slot<T>> {
-        let mut slot = Slot { index: index as u64, state: State::Here(T::default()), region: None };
+        let mut slot = Slot { index: index as u64, state: Stored::Here(T::default()), region: None };
         slot.store(scratch, value)?;
         Ok(slot)
     }
@@ -99,9 +99,9 @@ impl<T: Arrays> Slot<T> {
     /// # Errors
     /// Those of `work`, and [`crate::error::ErrorKind::Io`].
     pub fn with<R>(&mut self, scratch: &Scratch, work: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
-        let mut value = match std::mem::replace(&mut self.state, State::Away(Vec::new())) {
-            State::Here(value) => value,
-            State::Away(shapes) => self.load(scratch, &shapes)?,
+        let mut value = match std::mem::replace(&mut self.state, Stored::Away(Vec::new())) {
+            Stored::Here(value) => value,
+            Stored::Away(shapes) => self.load(scratch, &shapes)?,
         };
         let result = work(&mut value)?;
         self.store(scratch, value)?;
@@ -114,15 +114,15 @@ impl<T: Arrays> Slot<T> {
     /// Those of `work`, and [`crate::error::ErrorKind::Io`].
     pub fn look<R>(&self, scratch: &Scratch, work: impl FnOnce(&T) -> Result<R>) -> Result<R> {
         match &self.state {
-            State::Here(value) => work(value),
-            State::Away(shapes) => work(&self.load(scratch, shapes)?),
+            Stored::Here(value) => work(value),
+            Stored::Away(shapes) => work(&self.load(scratch, shapes)?),
         }
     }
 
     fn store(&mut self, scratch: &Scratch, value: T) -> Result<()> {
         let bytes = value.bytes();
         if (self.index + 1).saturating_mul(bytes) <= scratch.limit {
-            self.state = State::Here(value);
+            self.state = Stored::Here(value);
             return Ok(());
         }
         let region = scratch.region(bytes, self.region)?;
@@ -137,7 +137,7 @@ impl<T: Arrays> Slot<T> {
             at += 4 * array.len();
             shapes.push((name, array.shape().to_vec()));
         }
-        self.state = State::Away(shapes);
+        self.state = Stored::Away(shapes);
         Ok(())
     }
 
@@ -189,7 +189,7 @@ mod tests {
         let scratch = Scratch::new(2 * image(1000, 0.0).bytes());
         let mut slots: Vec<Slot<List>> =
             (0..5).map(|i| Slot::new(&scratch, i, image(1000, i as f32)).unwrap()).collect();
-        let away = slots.iter().filter(|s| matches!(s.state, State::Away(_))).count();
+        let away = slots.iter().filter(|s| matches!(s.state, Stored::Away(_))).count();
         assert_eq!(away, 3);
         for (i, slot) in slots.iter_mut().enumerate() {
             slot.with(&scratch, |value| {
@@ -201,7 +201,7 @@ mod tests {
         }
         // All have grown, and none fits into memory any more.
         for (i, slot) in slots.iter().enumerate() {
-            assert!(matches!(slot.state, State::Away(_)));
+            assert!(matches!(slot.state, Stored::Away(_)));
             slot.look(&scratch, |value| {
                 assert_eq!(*value, image(40_000, 10.0 + i as f32));
                 Ok(())

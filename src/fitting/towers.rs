@@ -16,7 +16,7 @@ use super::targets::sites;
 use crate::anatomy::{Anatomy, layers_of_part};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Given, data_inputs};
+use crate::graph::{self, SampleInputs, data_inputs};
 use crate::learngene::{BlockPruning, Dimensions, PruningOrder};
 use crate::metadata::LEARNGENE;
 use crate::onnx::Model;
@@ -211,7 +211,7 @@ impl<'m> Towers<'m> {
         let inputs = data_inputs(tower.shrinker.model().graph());
         let inputs: Vec<String> = inputs.into_iter().map(|v| v.name().to_string()).collect();
         let mut part = child.clone();
-        graph::cut(&mut part, Given::Inputs(&inputs), None)?;
+        graph::cut(&mut part, SampleInputs::Inputs(&inputs), None)?;
         Ok(Cow::Owned(part))
     }
 

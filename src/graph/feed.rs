@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::FEED_PREFIX;
 use crate::onnx::proto::tensor_shape_proto::{Dimension, dimension::Value};
 use crate::onnx::proto::{NodeProto, TensorProto, ValueInfoProto, type_proto};
-use crate::onnx::{Fed, Like, Model, tensor_from_i64};
+use crate::onnx::{FedValue, Like, Model, tensor_from_i64};
 use crate::ops::{self, Slot};
 
 /// How long an axis of a value becomes.
@@ -48,7 +48,7 @@ pub fn feed(model: &mut Model, input: &str, value: TensorProto, lengths: &[Lengt
     let info = graph.input.remove(place);
     graph.node.splice(0..0, nodes);
     graph.initializer.extend(initializers);
-    model.fed.push(Fed { info, place, value: said, like });
+    model.fed.push(FedValue { info, place, value: said, like });
     Ok(())
 }
 

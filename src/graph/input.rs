@@ -71,7 +71,7 @@ pub struct CutAway {
 
 /// What a model is given samples of.
 #[derive(Clone, Copy, Debug, Default)]
-pub enum Given<'a> {
+pub enum SampleInputs<'a> {
     /// The image, where it takes one.
     #[default]
     Image,
@@ -88,15 +88,15 @@ pub enum Given<'a> {
 /// # Errors
 /// [`ErrorKind::Usage`] where there is no output `of`, [`ErrorKind::Unsupported`] where it, or every output, needs
 /// another input.
-pub fn cut(model: &mut Model, given: Given, of: Option<&str>) -> Result<Option<CutAway>> {
+pub fn cut(model: &mut Model, given: SampleInputs, of: Option<&str>) -> Result<Option<CutAway>> {
     let fed: Vec<String> = model.fed.iter().map(|f| f.info.name().to_string()).collect();
     let graph = model.graph_mut();
     let all: Vec<String> = graph.output.iter().map(|v| v.name().to_string()).collect();
     of.map_or(Ok(()), |of| check_output(graph, of))?;
     let image: Vec<String> = ImageInput::of(graph).into_iter().map(|input| input.name).collect();
     let sampled = match given {
-        Given::Image => &image[..],
-        Given::Inputs(names) | Given::Tokens(names) => names,
+        SampleInputs::Image => &image[..],
+        SampleInputs::Inputs(names) | SampleInputs::Tokens(names) => names,
     };
     let others: Vec<&str> =
         data_inputs(graph).into_iter().map(|v| v.name()).filter(|&name| sampled.iter().all(|x| x != name)).collect();
@@ -121,11 +121,11 @@ pub fn cut(model: &mut Model, given: Given, of: Option<&str>) -> Result<Option<C
     graph.output.retain(|v| kept.contains(v.name()));
     prune(graph);
     let used: HashSet<String> = graph.node.iter().flat_map(needed).map(str::to_string).collect();
-    let is_image = |name: &str| matches!(given, Given::Image) && image.iter().any(|x| x == name);
+    let is_image = |name: &str| matches!(given, SampleInputs::Image) && image.iter().any(|x| x == name);
     graph.input.retain(|v| is_image(v.name()) || used.contains(v.name()));
     let sampled = match given {
-        Given::Image => "images".to_string(),
-        Given::Inputs(_) | Given::Tokens(_) => {
+        SampleInputs::Image => "images".to_string(),
+        SampleInputs::Inputs(_) | SampleInputs::Tokens(_) => {
             listed(&graph.input.iter().map(|v| v.name().to_string()).collect::<Vec<_>>())
         }
     };
@@ -180,7 +180,7 @@ pub fn check_output(graph: &GraphProto, of: &str) -> Result<()> {
 }
 
 /// The error where what is wanted needs inputs that nothing is given for.
-fn needs_more(graph: &GraphProto, given: Given, of: Option<&str>, others: &[&str]) -> Error {
+fn needs_more(graph: &GraphProto, given: SampleInputs, of: Option<&str>, others: &[&str]) -> Error {
     let links = Links::new(graph);
     let behind: Option<HashSet<&str>> = of.map(|of| links.upstream([of]).collect());
     let needed = others.iter().filter(|x| behind.as_ref().is_none_or(|b| b.contains(**x)));
@@ -190,9 +190,11 @@ fn needs_more(graph: &GraphProto, given: Given, of: Option<&str>, others: &[&str
     let feed =
         format!("give them with --feed, such as --feed {first}=ones, or export the model with these as constants");
     let (beside, hint) = match given {
-        Given::Image => ("inputs beside the image", feed),
-        Given::Inputs(_) => ("inputs that --inputs has no array for", format!("add arrays of these names, or {feed}")),
-        Given::Tokens(_) => {
+        SampleInputs::Image => ("inputs beside the image", feed),
+        SampleInputs::Inputs(_) => {
+            ("inputs that --inputs has no array for", format!("add arrays of these names, or {feed}"))
+        }
+        SampleInputs::Tokens(_) => {
             ("inputs that are not made of tokens", format!("give arrays for all of them with --inputs, or {feed}"))
         }
     };
@@ -395,7 +397,7 @@ mod tests {
         );
         assert_eq!(read.node[1..], graph().node[1..]);
         let mut model = Model::from_proto(ModelProto { graph: Some(graph()), ..ModelProto::default() });
-        let cut = cut(&mut model, Given::Inputs(&own), None).unwrap().unwrap();
+        let cut = cut(&mut model, SampleInputs::Inputs(&own), None).unwrap().unwrap();
         assert_eq!((cut.outputs, model.graph().node.len(), model.graph().input.len()), (vec!["text".into()], 2, 1));
     }
 

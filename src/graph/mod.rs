@@ -33,7 +33,7 @@ pub use dequantize::dequantize;
 pub(crate) use feed::axes_mut;
 pub use feed::{Length, axis_name, decides, declared_axes, declared_inputs, feed, is_feed, take_feeds_back};
 pub(crate) use input::listed;
-pub use input::{CutAway, Given, ImageInput, Values, check_output, cut, is_integer, read_own_axes};
+pub use input::{CutAway, ImageInput, SampleInputs, Values, check_output, cut, is_integer, read_own_axes};
 pub use links::Links;
 pub use names::Names;
 pub(crate) use narrow::{Far, check_known, clamp, clipped, split_half_gemms};

@@ -97,7 +97,7 @@ fn set_apart(part: &mut GraphProto, rest: &GraphProto, whole: &GraphProto) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Given, cut, node};
+    use crate::graph::{SampleInputs, cut, node};
     use crate::onnx::proto::ModelProto;
     use crate::onnx::{DataType, Model, tensor_from_f32, tensor_info};
 
@@ -127,7 +127,7 @@ mod tests {
 
     fn tower(input: &str) -> Model {
         let mut tower = towers();
-        cut(&mut tower, Given::Inputs(&[input.to_string()]), None).unwrap();
+        cut(&mut tower, SampleInputs::Inputs(&[input.to_string()]), None).unwrap();
         tower
     }
 

@@ -9,7 +9,7 @@ use super::clusters::{
     partition,
 };
 use super::removal::{BlockKind, PruningOrder};
-use crate::anatomy::{Anatomy, Roles, Tokens, class_factors};
+use crate::anatomy::{Anatomy, Roles, TokenPositions, class_factors};
 use crate::axes::Typing;
 use crate::density::Densities;
 use crate::error::{Error, ErrorKind, Result};
@@ -58,7 +58,7 @@ pub struct NeuronRules {
 
 /// Where a learngene comes from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Source {
+pub struct Provenance {
     /// File name of the ancestor.
     pub file: String,
     /// SHA-256 of the ancestor's file; empty where it was not computed.
@@ -79,7 +79,7 @@ pub struct Learngene {
     /// Version of Offshoot that made it.
     pub offshoot: String,
     /// Where it comes from.
-    pub source: Source,
+    pub source: Provenance,
     /// Mean attention distances in pixels, or in tokens of sequences, as `[layer][head]`, empty for layers that have
     /// none; none at all where every head is its own cluster unmeasured.
     pub densities: Option<Vec<Vec<f64>>>,
@@ -133,7 +133,7 @@ impl Learngene {
         Learngene {
             schema: schema::LEARNGENE.into(),
             offshoot: env!("CARGO_PKG_VERSION").into(),
-            source: Source::default(),
+            source: Provenance::default(),
             densities: None,
             lengths: Vec::new(),
             similarity: Similarities::default(),
@@ -214,7 +214,7 @@ impl Learngene {
             .enumerate()
             .map(|(l, layer)| {
                 let length = densities.lengths.get(l).copied().flatten();
-                let extent = length.or_else(|| Tokens::new(typing, &layer.queries).side());
+                let extent = length.or_else(|| TokenPositions::new(typing, &layer.queries).side());
                 PUBLISHED_EPS * extent.unwrap_or(PUBLISHED_SIDE) / PUBLISHED_SIDE
             })
             .collect();

@@ -23,6 +23,6 @@ pub use clusters::{
     Cluster, automatic_ffn_eps, by_density, by_medoid, cluster_ffns, cluster_heads, combined, density_distances,
     ffn_centroid, ordered, parse_groups, partition, silhouette,
 };
-pub use gene::{Inherited, Learngene, NeuronRules, Rules, Source, parameters};
+pub use gene::{Inherited, Learngene, NeuronRules, Provenance, Rules, parameters};
 pub(crate) use lookup::{bake, compact};
 pub use removal::{BlockKind, BlockPruning, Dimensions, KeepOrder, PruningOrder};

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::proto::tensor_proto::DataLocation;
 use super::proto::{ModelProto, NodeProto, StringStringEntryProto, TensorProto};
-use super::source::{Source, map};
+use super::source::{MappedFile, map};
 use super::tensor;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -50,7 +50,7 @@ pub(super) fn resolve(
     proto: &mut ModelProto,
     model: &Path,
     links: ExternalLinks,
-    sources: &mut Vec<Source>,
+    sources: &mut Vec<MappedFile>,
 ) -> Result<u64> {
     let folder = model.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut files: HashMap<PathBuf, Bytes> = HashMap::new();
@@ -83,7 +83,7 @@ fn resolve_tensor(
     folder: &Path,
     links: ExternalLinks,
     files: &mut HashMap<PathBuf, Bytes>,
-    sources: &mut Vec<Source>,
+    sources: &mut Vec<MappedFile>,
 ) -> Result<()> {
     let fail = |kind, what: String| Error::new(kind, format!("external data of tensor `{}`: {what}", t.name()));
     let entry = |key: &str| t.external_data.iter().find(|e| e.key() == key).map(|e| e.value());
@@ -154,7 +154,7 @@ fn blobs(inside: &Path) -> Option<PathBuf> {
 }
 
 /// True for a file that has other names, which may lie outside the model's folder.
-fn several_names(source: &Source) -> bool {
+fn several_names(source: &MappedFile) -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;

@@ -17,7 +17,7 @@ mod write;
 
 pub use external::ExternalLinks;
 pub(crate) use model::Payload;
-pub use model::{Fed, Like, Model, node_label};
+pub use model::{FedValue, Like, Model, node_label};
 pub use source::sha256;
 pub use subgraphs::{subgraphs, subgraphs_mut, with_inner_nodes};
 pub use tensor::{

@@ -11,7 +11,7 @@ use super::bounds;
 use super::external::{self, ExternalLinks};
 use super::proto::tensor_shape_proto::Dimension;
 use super::proto::{self, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
-use super::source::{Source, map};
+use super::source::{MappedFile, map};
 use super::subgraphs::{subgraphs, with_inner_nodes};
 use super::tensor::{self, DataType, data_type};
 use super::write::{self, encoded_len};
@@ -32,11 +32,11 @@ pub struct Model {
     /// Bytes of the file and its external data.
     pub bytes: u64,
     /// The files that payloads lie in.
-    pub(super) sources: Arc<Vec<Source>>,
+    pub(super) sources: Arc<Vec<MappedFile>>,
     /// Where metadata come from that are not the file's own, by their key.
     suppliers: HashMap<String, Vec<String>>,
     /// Inputs that stand in the graph as values.
-    pub(crate) fed: Vec<Fed>,
+    pub(crate) fed: Vec<FedValue>,
     /// True where samples of a batch were found to change each other when it runs, whatever its graph shows: a batch
     /// of one stays one.
     pub(crate) is_of_singles: bool,
@@ -46,7 +46,7 @@ pub struct Model {
 
 /// An input that was given a value, which stands in the graph in its place until the model is written.
 #[derive(Clone, Debug)]
-pub struct Fed {
+pub struct FedValue {
     /// What the file declares of the input.
     pub info: ValueInfoProto,
     /// Its place among the inputs, when it was taken from there.

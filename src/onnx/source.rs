@@ -10,14 +10,14 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A mapped file, and what it was like when it was mapped.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct MappedFile {
     pub path: PathBuf,
     pub file: File,
     length: u64,
     modified: Option<SystemTime>,
 }
 
-impl Source {
+impl MappedFile {
     /// # Errors
     /// [`ErrorKind::Io`] where another program wrote over the file since.
     pub fn unchanged(&self) -> Result<()> {
@@ -42,7 +42,7 @@ pub fn sha256(path: &Path) -> Result<String> {
 }
 
 /// Maps a file read-only. The mapping lives as long as any slice of it.
-pub(super) fn map(path: &Path) -> Result<(Bytes, Source)> {
+pub(super) fn map(path: &Path) -> Result<(Bytes, MappedFile)> {
     // Opening a pipe would wait for a writer.
     if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
         return Err(Error::new(ErrorKind::Io, "not a file").at(path).hint("name an .onnx file"));
@@ -56,7 +56,7 @@ pub(super) fn map(path: &Path) -> Result<(Bytes, Source)> {
     })?;
     let meta = file.metadata().map_err(|e| Error::io(path, e))?;
     let length = meta.len();
-    let source = |file| Source { path: path.to_path_buf(), file, length, modified: meta.modified().ok() };
+    let source = |file| MappedFile { path: path.to_path_buf(), file, length, modified: meta.modified().ok() };
     if length == 0 {
         return Ok((Bytes::new(), source(file)));
     }

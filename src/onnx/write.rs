@@ -8,7 +8,7 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use super::proto::{GraphProto, ModelProto, TensorProto};
-use super::source::Source;
+use super::source::MappedFile;
 use super::{bounds, external};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -117,13 +117,13 @@ fn message(field: u32, message: &impl Message, scratch: &mut Vec<u8>, out: &mut 
 /// Writes a model, with external data beside it where it is too large for one message. Returns the bytes written.
 /// Nothing is replaced where one of the `sources` of payloads was written over meanwhile, or where `accept` refuses the
 /// file under its temporary name, beside which its external data lies.
-pub(super) fn write(model: &ModelProto, path: &Path, sources: &[Source], accept: Accept) -> Result<u64> {
+pub(super) fn write(model: &ModelProto, path: &Path, sources: &[MappedFile], accept: Accept) -> Result<u64> {
     write_within(model, path, MAX_MESSAGE, sources, accept)
 }
 
 /// [`write`], with the size above which weights move out.
-fn write_within(model: &ModelProto, path: &Path, limit: u64, sources: &[Source], accept: Accept) -> Result<u64> {
-    let unchanged = || sources.iter().try_for_each(Source::unchanged);
+fn write_within(model: &ModelProto, path: &Path, limit: u64, sources: &[MappedFile], accept: Accept) -> Result<u64> {
+    let unchanged = || sources.iter().try_for_each(MappedFile::unchanged);
     let check = |file: &Path| accept(file).and_then(|()| unchanged());
     let mut before = own_data(path);
     let real = |p: &Path| p.canonicalize().ok();

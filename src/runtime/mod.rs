@@ -24,7 +24,7 @@ pub use evaluate::can_evaluate;
 pub use gpu::{Gpu, gpu};
 pub use library::{Library, candidates, find};
 pub use plain::{Plain, opens_plain};
-pub use program::{Ports, Program, State};
+pub use program::{DeviceTensors, Ports, Program};
 pub use session::{Session, SessionInput, suggested_batch};
 pub(crate) use session::{fix_input, fix_inputs};
 #[cfg(feature = "cli")]

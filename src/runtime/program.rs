@@ -1,10 +1,10 @@
 //! Programs: graphs of any inputs that work on tensors which stay on the device from run to run.
 //!
-//! A training step reads parameters and moments and makes their next values. [`State`] keeps two buffers of each such
-//! tensor; a program reads the front one, writes the back one, and the two change places, because a weight may still be
-//! read by the backward pass when its next value is made. A tensor that a program declares as written in place needs no
-//! second buffer. On ONNX Runtime the buffers are bound once for each order in which they can stand; tract, which binds
-//! nothing, passes the values on.
+//! A training step reads parameters and moments and makes their next values. [`DeviceTensors`] keeps two buffers of
+//! each such tensor; a program reads the front one, writes the back one, and the two change places, because a weight
+//! may still be read by the backward pass when its next value is made. A tensor that a program declares as written in
+//! place needs no second buffer. On ONNX Runtime the buffers are bound once for each order in which they can stand;
+//! tract, which binds nothing, passes the values on.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::parallel;
 
 /// Tensors on the device, by name.
 #[derive(Default)]
-pub struct State {
+pub struct DeviceTensors {
     tensors: HashMap<String, Buffers>,
     /// Counts insertions: bindings made before the last one hold buffers that are gone.
     generation: u64,
@@ -49,7 +49,7 @@ pub struct Ports {
     /// shape is known.
     pub writes: Vec<(String, String)>,
     /// Tensors whose next value is written over the last one: the graph has read it by then, and leaves it as it is
-    /// where a run is to be [undone](State::undo).
+    /// where a run is to be [undone](DeviceTensors::undo).
     pub in_place: HashSet<String>,
 }
 
@@ -127,7 +127,7 @@ fn host_tensor(info: &ValueInfoProto) -> Option<DynValue> {
     Tensor::from_array(ArrayD::<f32>::zeros(IxDyn(&dims))).ok().map(Tensor::into_dyn)
 }
 
-impl State {
+impl DeviceTensors {
     /// Names of the tensors, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
@@ -211,7 +211,7 @@ impl State {
     /// Gives tensors, in this order, the values that they have in the first process.
     ///
     /// # Errors
-    /// Those of [`State::sum`].
+    /// Those of [`DeviceTensors::sum`].
     pub fn broadcast(&mut self, tensors: &[String]) -> Result<()> {
         tensors.iter().try_for_each(|tensor| self.change(tensor, &mut parallel::broadcast_values))
     }
@@ -273,7 +273,7 @@ impl Program {
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`]; the state is as it was then.
-    pub fn run(&mut self, state: &mut State, feeds: &[(&str, ArrayViewD<f32>)]) -> Result<Vec<ArrayD<f32>>> {
+    pub fn run(&mut self, state: &mut DeviceTensors, feeds: &[(&str, ArrayViewD<f32>)]) -> Result<Vec<ArrayD<f32>>> {
         let kind = self.runtime.kind;
         let results = guarded(kind, || match kind {
             RuntimeKind::Tract => self.run_passing(state, feeds),
@@ -284,7 +284,11 @@ impl Program {
     }
 
     /// Values are passed in and out.
-    fn run_passing(&mut self, state: &mut State, feeds: &[(&str, ArrayViewD<f32>)]) -> Result<Vec<ArrayD<f32>>> {
+    fn run_passing(
+        &mut self,
+        state: &mut DeviceTensors,
+        feeds: &[(&str, ArrayViewD<f32>)],
+    ) -> Result<Vec<ArrayD<f32>>> {
         let kind = self.runtime.kind;
         let mut inputs: Vec<(String, SessionInputValue)> = Vec::new();
         for (port, tensor) in &self.ports.reads {
@@ -319,7 +323,7 @@ impl Program {
     }
 
     /// Buffers are bound; nothing but what is fed and returned leaves or enters the device.
-    fn run_bound(&mut self, state: &mut State, feeds: &[(&str, ArrayViewD<f32>)]) -> Result<Vec<ArrayD<f32>>> {
+    fn run_bound(&mut self, state: &mut DeviceTensors, feeds: &[(&str, ArrayViewD<f32>)]) -> Result<Vec<ArrayD<f32>>> {
         let kind = self.runtime.kind;
         let fail = |e: String| failed(kind, e);
         if self.generation != state.generation {
@@ -365,7 +369,7 @@ impl Program {
         self.results.iter().zip(received).map(|(o, value)| read(o, value)).collect()
     }
 
-    fn bind(&self, state: &mut State) -> std::result::Result<IoBinding, String> {
+    fn bind(&self, state: &mut DeviceTensors) -> std::result::Result<IoBinding, String> {
         let text = |e: ort::Error| e.to_string();
         let host =
             MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput).map_err(text)?;

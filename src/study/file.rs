@@ -159,7 +159,7 @@ impl Columns {
 
 /// What samples are, and where they lie.
 #[derive(Clone, Debug)]
-pub(super) enum Given {
+pub(super) enum SampleSpec {
     /// Images at a path.
     Images(PathBuf),
     /// The arrays of a file.
@@ -173,7 +173,7 @@ impl Ancestor {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] where that is not one thing, and for keys that are for another.
-    pub(super) fn given(&self) -> Result<Given> {
+    pub(super) fn given(&self) -> Result<SampleSpec> {
         let sources = [("images", &self.images), ("inputs", &self.inputs), ("texts", &self.texts)];
         one_of(sources)?;
         let of_texts = of_texts(&self.text_column, &self.tokenizer, self.max_length, self.padding_side);
@@ -181,9 +181,9 @@ impl Ancestor {
         only(&of_texts, "texts", self.texts.is_some())?;
         only(&of_images, "images", self.images.is_some())?;
         Ok(match sources {
-            [(_, Some(images)), ..] => Given::Images(images.clone()),
-            [_, (_, Some(inputs)), _] => Given::Inputs(inputs.clone()),
-            [.., (_, texts)] => Given::Texts(Texts {
+            [(_, Some(images)), ..] => SampleSpec::Images(images.clone()),
+            [_, (_, Some(inputs)), _] => SampleSpec::Inputs(inputs.clone()),
+            [.., (_, texts)] => SampleSpec::Texts(Texts {
                 path: texts.clone().unwrap_or_default(),
                 columns: self.text_column.as_ref().map(Columns::names).unwrap_or_default(),
                 tokenizer: self.tokenizer.clone(),
@@ -201,16 +201,16 @@ impl Data {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] where that is not one thing, and for keys that are for another.
-    pub(super) fn given(&self, ancestor: &Ancestor) -> Result<Given> {
+    pub(super) fn given(&self, ancestor: &Ancestor) -> Result<SampleSpec> {
         let sources = [("path", &self.path), ("inputs", &self.inputs), ("texts", &self.texts)];
         one_of(sources)?;
         let of_texts = of_texts(&self.text_column, &self.tokenizer, self.max_length, self.padding_side);
         only(&of_texts, "texts", self.texts.is_some())?;
         only(&[("label-column", self.label_column.is_some())], "texts and images", self.inputs.is_none())?;
         Ok(match sources {
-            [(_, Some(path)), ..] => Given::Images(path.clone()),
-            [_, (_, Some(inputs)), _] => Given::Inputs(inputs.clone()),
-            [.., (_, texts)] => Given::Texts(Texts {
+            [(_, Some(path)), ..] => SampleSpec::Images(path.clone()),
+            [_, (_, Some(inputs)), _] => SampleSpec::Inputs(inputs.clone()),
+            [.., (_, texts)] => SampleSpec::Texts(Texts {
                 path: texts.clone().unwrap_or_default(),
                 columns: self.text_column.as_ref().map(Columns::names).unwrap_or_default(),
                 tokenizer: self.tokenizer.clone().or(ancestor.tokenizer.clone()),

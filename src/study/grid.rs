@@ -2,7 +2,7 @@
 
 use super::cell::{Cell, CellRecord, picture};
 use super::file::{File, Grid, SAMPLES, Training};
-use super::materials::Fed;
+use super::materials::CellSamples;
 use super::results::{Results, STALE};
 use super::workshop::CellRunner;
 use crate::density::{Densities, Unit};
@@ -25,7 +25,7 @@ pub struct Study {
     /// Its cells, the first seeds first, each once.
     pub cells: Vec<Cell>,
     /// What every model is fed with, by the ancestor's name or the file.
-    pub inputs: BTreeMap<String, Fed>,
+    pub inputs: BTreeMap<String, CellSamples>,
     /// What the user should know of the models.
     pub warnings: Vec<String>,
     workshop: CellRunner,

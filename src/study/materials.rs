@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::calibrating::Calibrating;
 use super::cell::Cell;
-use super::file::{self, Given, Method};
+use super::file::{self, Method, SampleSpec};
 use super::method::choice;
 use crate::anatomy::{Anatomy, Pooling};
 use crate::axes::{Typing, fix_batches};
@@ -27,19 +27,19 @@ use crate::training::{add_classifier, has_classifier};
 /// What a model is fed with, for JSON.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
-pub enum Fed {
+pub enum CellSamples {
     /// What its images become.
     Images(Box<InputReport>),
     /// Arrays, or the tokens of texts.
     Arrays(Box<ArraysReport>),
 }
 
-impl Fed {
+impl CellSamples {
     /// What is used, and what is assumed, in lines.
     pub fn lines(&self) -> Vec<String> {
         match self {
-            Fed::Images(report) => vec![report.line()],
-            Fed::Arrays(report) => report.lines(),
+            CellSamples::Images(report) => vec![report.line()],
+            CellSamples::Arrays(report) => report.lines(),
         }
     }
 }
@@ -79,7 +79,7 @@ pub(super) struct Materials {
     /// Models that other tools made, and what identifies them.
     others: HashMap<PathBuf, (Model, Vec<String>)>,
     /// What every model is fed with, by the ancestor's name or the file.
-    pub inputs: BTreeMap<String, Fed>,
+    pub inputs: BTreeMap<String, CellSamples>,
     /// What the user should know of the models.
     pub warnings: Vec<String>,
 }
@@ -98,12 +98,12 @@ impl Materials {
     }
 
     /// Opens a model through the door that the commands have.
-    fn open(&mut self, path: &Path, side: Option<usize>, given: Given) -> Result<Opened> {
+    fn open(&mut self, path: &Path, side: Option<usize>, given: SampleSpec) -> Result<Opened> {
         let mut opening = Opening { input_size: side.map(|n| [n; 2]), ..Opening::default() };
         match given {
-            Given::Images(_) => opening.pictures = Some(PreprocessFlags::default()),
-            Given::Inputs(arrays) => opening.arrays = Some(arrays),
-            Given::Texts(texts) => opening.texts = Some(texts),
+            SampleSpec::Images(_) => opening.pictures = Some(PreprocessFlags::default()),
+            SampleSpec::Inputs(arrays) => opening.arrays = Some(arrays),
+            SampleSpec::Texts(texts) => opening.texts = Some(texts),
         }
         let opened = opening.open(path, Some(&|| Ok(self.runtime.clone())))?;
         for warning in &opened.warnings {
@@ -115,8 +115,8 @@ impl Materials {
     }
 
     /// Notes what a model is fed with.
-    fn report(&mut self, name: &str, fed: Fed) {
-        if let Fed::Images(report) = &fed {
+    fn report(&mut self, name: &str, fed: CellSamples) {
+        if let CellSamples::Images(report) = &fed {
             self.warnings.extend(report.warnings().iter().map(|warning| format!("`{name}`: {warning}")));
         }
         self.inputs.insert(name.to_string(), fed);
@@ -145,14 +145,14 @@ impl Materials {
             return Err(in_table(Error::new(ErrorKind::Usage, what).hint("leave it out"), "ancestor", name));
         }
         let fed = match (&given, &arrays) {
-            (Given::Images(path), _) => {
+            (SampleSpec::Images(path), _) => {
                 let images = loader(path, &model, &typing)?;
                 sources.insert(1, images.fingerprint()?);
-                Fed::Images(Box::new(InputReport::new(&model, &typing, images.preprocess())))
+                CellSamples::Images(Box::new(InputReport::new(&model, &typing, images.preprocess())))
             }
             (_, Some(arrays)) => {
                 sources.insert(1, arrays.fingerprint());
-                Fed::Arrays(Box::new(arrays.report(&model)))
+                CellSamples::Arrays(Box::new(arrays.report(&model)))
             }
             (_, None) => bail!(Internal, "the arrays were not read"),
         };
@@ -176,9 +176,9 @@ impl Materials {
         let here = |e: Error| in_table(e, "data", name);
         let owner = self.of(ancestor)?.entry.clone();
         let given = entry.given(&owner).map_err(here)?;
-        if matches!(given, Given::Images(_)) != owner.images.is_some() {
+        if matches!(given, SampleSpec::Images(_)) != owner.images.is_some() {
             let [own, other] = match given {
-                Given::Images(_) => ["images", "arrays or texts"],
+                SampleSpec::Images(_) => ["images", "arrays or texts"],
                 _ => ["arrays or texts", "images"],
             };
             let what = format!("they are {own}, and the ancestor `{ancestor}` is measured on {other}");
@@ -186,19 +186,19 @@ impl Materials {
             return Err(here(Error::new(ErrorKind::Usage, what).hint(hint)));
         }
         let set = match &given {
-            Given::Images(path) => {
+            SampleSpec::Images(path) => {
                 let known = self.sets.iter().find(|((_, own), _)| own == name).map(|(_, set)| set.dataset.clone());
                 Set::of(path, known.map_or_else(|| of_images(path, entry), Ok)?, None, None)?
             }
-            Given::Inputs(path) => self.of_arrays(&owner, path, given.clone())?,
-            Given::Texts(texts) => self.of_arrays(&owner, &texts.path, given.clone())?,
+            SampleSpec::Inputs(path) => self.of_arrays(&owner, path, given.clone())?,
+            SampleSpec::Texts(texts) => self.of_arrays(&owner, &texts.path, given.clone())?,
         };
         self.sets.insert(key, set);
         Ok(())
     }
 
     /// A data set of what an ancestor takes by the names of its inputs.
-    fn of_arrays(&mut self, ancestor: &file::Ancestor, path: &Path, given: Given) -> Result<Set> {
+    fn of_arrays(&mut self, ancestor: &file::Ancestor, path: &Path, given: SampleSpec) -> Result<Set> {
         let opened = self.open(&ancestor.model, None, given)?;
         let Some(arrays) = opened.arrays else { bail!(Internal, "the arrays were not read") };
         if opened.model.is_of_singles {
@@ -230,11 +230,11 @@ impl Materials {
                 let sources = identity(path, &model)?;
                 let typing = Typing::new(&model).map_err(|e| e.at(path))?;
                 let fed = match (arrays, self.sets.get(&key)) {
-                    (Some(arrays), _) => Some(Fed::Arrays(Box::new(arrays.report(&model)))),
+                    (Some(arrays), _) => Some(CellSamples::Arrays(Box::new(arrays.report(&model)))),
                     (None, Some(set)) => {
                         let (flags, input) = (PreprocessFlags::default(), InputShape::of(&typing)?);
                         let transform = set.dataset.preprocess(&flags, model.metadata(PREPROCESS), input)?;
-                        Some(Fed::Images(Box::new(InputReport::new(&model, &typing, transform.as_ref()))))
+                        Some(CellSamples::Images(Box::new(InputReport::new(&model, &typing, transform.as_ref()))))
                     }
                     (None, None) => None,
                 };
@@ -325,13 +325,13 @@ impl Set {
     }
 }
 
-impl Given {
+impl SampleSpec {
     /// The same for another file than the one at `model`, whose tokenizer it is cut by where none is named.
-    fn beside(self, model: &Path) -> Given {
+    fn beside(self, model: &Path) -> SampleSpec {
         match self {
-            Given::Texts(texts) => {
+            SampleSpec::Texts(texts) => {
                 let tokenizer = texts.tokenizer.clone().or_else(|| Texts::tokenizer_beside(model));
-                Given::Texts(Texts { tokenizer, ..texts })
+                SampleSpec::Texts(Texts { tokenizer, ..texts })
             }
             other => other,
         }

@@ -35,23 +35,23 @@ pub(super) fn maker(method: &Method) -> Result<Construction> {
 
 /// The names that a value may have, where it has none of them.
 #[derive(Debug)]
-struct Known(&'static [&'static str]);
+struct KnownNames(&'static [&'static str]);
 
-impl fmt::Display for Known {
+impl fmt::Display for KnownNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join(", "))
     }
 }
 
-impl std::error::Error for Known {}
+impl std::error::Error for KnownNames {}
 
-impl serde::de::Error for Known {
+impl serde::de::Error for KnownNames {
     fn custom<T: fmt::Display>(_: T) -> Self {
-        Known(&[])
+        KnownNames(&[])
     }
 
     fn unknown_variant(_: &str, known: &'static [&'static str]) -> Self {
-        Known(known)
+        KnownNames(known)
     }
 }
 
@@ -60,7 +60,7 @@ impl serde::de::Error for Known {
 /// # Errors
 /// [`ErrorKind::Usage`]; it lists them.
 pub(super) fn choice<T: DeserializeOwned>(key: &str, text: &str) -> Result<T> {
-    T::deserialize(StrDeserializer::<Known>::new(text))
+    T::deserialize(StrDeserializer::<KnownNames>::new(text))
         .map_err(|known| Error::new(ErrorKind::Usage, format!("`{key}`: `{text}` is none of {known}")))
 }
 

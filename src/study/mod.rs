@@ -22,7 +22,7 @@ mod workshop;
 pub use cell::{Cell, CellRecord, Epoch};
 pub use file::{Ancestor, Classifier, Columns, Data, DescendantSize, File, Follows, Grid, Method, Training};
 pub use grid::{Study, pack};
-pub use materials::Fed;
+pub use materials::CellSamples;
 pub use results::Results;
 pub use search::{EpsSearch, Trial};
 pub use tables::{Row, Statistic, Tables};

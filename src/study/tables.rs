@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::cell::{Cell, CellRecord};
 use super::file::Follows;
-use super::materials::Fed;
+use super::materials::CellSamples;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::schema;
 use crate::report::{Series, series_plot};
@@ -93,7 +93,7 @@ pub struct Tables {
     /// Rows, in the order of the study.
     pub rows: Vec<Row>,
     /// What every model is fed with, by the ancestor's name or the file.
-    pub inputs: BTreeMap<String, Fed>,
+    pub inputs: BTreeMap<String, CellSamples>,
 }
 
 impl Tables {

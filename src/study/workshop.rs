@@ -18,7 +18,7 @@ use super::method::{Construction, maker, rules, shape};
 use super::search::{Trial, search};
 use crate::anatomy::{Anatomy, Roles, activation, check_classes, class_factor, class_factors};
 use crate::axes::Typing;
-use crate::data::{InputShape, PreprocessFlags, TrainingOptions, View, class_names};
+use crate::data::{InputShape, InputTransform, PreprocessFlags, TrainingOptions, class_names};
 use crate::density::{Densities, Unit, attention_matrices, measure};
 use crate::descendant::{Descendant, GrowOptions, Heads, Init, Projection, grow};
 use crate::error::{Error, ErrorKind, Result};
@@ -201,7 +201,7 @@ impl CellRunner {
             ..TrainingOptions::default()
         };
         let validation = Some(Validation { loader, labels: Some(labels), cosines: None });
-        let (rows, view) = (set.rows.clone(), View { preprocess, layout: input.layout });
+        let (rows, view) = (set.rows.clone(), InputTransform { preprocess, layout: input.layout });
         Ok(Images { dataset, training, validation, rows, view, batches })
     }
 

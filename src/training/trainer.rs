@@ -24,7 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{data_inputs, lift_constants};
 use crate::onnx::{DataType, Model, data_type, tensor_from_f32, to_f32};
 use crate::parallel;
-use crate::runtime::{Program, Runtime, State};
+use crate::runtime::{DeviceTensors, Program, Runtime};
 
 /// What one update saw.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +48,7 @@ pub struct Trainer {
     recipe: Recipe,
     train: Vec<String>,
     freeze: Vec<String>,
-    state: State,
+    state: DeviceTensors,
     step: Program,
     /// The inputs of the step that are fed.
     ports: Vec<Port>,
@@ -106,7 +106,7 @@ impl Trainer {
         let update_program = update.as_ref().map(|u| runtime.load_program(&u.model, u.ports())).transpose()?;
         let (form, _, _) = trainable_form(&model, batch, image)?;
         let initial: HashMap<&str, _> = form.graph().initializer.iter().map(|t| (t.name(), t)).collect();
-        let mut state = State::default();
+        let mut state = DeviceTensors::default();
         let graphs: Vec<&StepGraph> = std::iter::once(&step).chain(&update).collect();
         for tensor in graphs.iter().flat_map(|g| &g.description.state) {
             if state.shape(&tensor.name).is_some() {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::super::structure::Anatomy;
-use super::super::tokens::Tokens;
+use super::super::tokens::TokenPositions;
 use super::finder::BlockFinder;
 use super::layers::{complete, enclose};
 use super::stacks::stacks;
@@ -42,7 +42,7 @@ impl Anatomy {
             found = stacks(&finder, &layers);
         }
         let first = layers.first().or(others.first());
-        let tokens = first.map(|a| Tokens::new(typing, &a.queries));
+        let tokens = first.map(|a| TokenPositions::new(typing, &a.queries));
         Ok(Anatomy {
             grid: tokens.as_ref().and_then(|t| t.grid(typing)),
             prefix_tokens: tokens.map(|t| t.prefix()).unwrap_or(0),

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, Axis, Dimension, IxDyn, Slice, concatenate};
 
-use super::known::{Known, LIMIT, Number};
+use super::known::{ConstValue, LIMIT, Number};
 use super::shapes::{broadcast_shape, elements, resolve_shape, slice_range, split_lengths};
 use crate::axes::limits::MAX_RANK;
 use crate::graph::{Attributes, nearest_border, resolve_axis};
@@ -10,7 +10,7 @@ use crate::onnx::DataType;
 use crate::onnx::proto::NodeProto;
 
 /// Results of a node whose inputs are all known; `None` where this evaluator does not know the operator.
-pub fn evaluate(node: &NodeProto, inputs: &[Option<Known>]) -> Option<Vec<Known>> {
+pub fn evaluate(node: &NodeProto, inputs: &[Option<ConstValue>]) -> Option<Vec<ConstValue>> {
     let x = inputs.first()?.as_ref()?;
     let args = Args { node, inputs, x };
     if node.op_type() == "Split" {
@@ -23,12 +23,12 @@ pub fn evaluate(node: &NodeProto, inputs: &[Option<Known>]) -> Option<Vec<Known>
 /// A node and what goes into it.
 struct Args<'a> {
     node: &'a NodeProto,
-    inputs: &'a [Option<Known>],
+    inputs: &'a [Option<ConstValue>],
     /// The first input.
-    x: &'a Known,
+    x: &'a ConstValue,
 }
 
-type Function = fn(&Args) -> Option<Known>;
+type Function = fn(&Args) -> Option<ConstValue>;
 
 /// What is known of operators with one output.
 const FUNCTIONS: &[(&str, Function)] = &[
@@ -47,7 +47,7 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("Sign", |args| args.unary(|v| if v == 0.0 { 0.0 } else { v.signum() })),
     ("Clip", clip),
     ("Cast", cast),
-    ("CastLike", |args| Some(Known { number: args.input(1)?.number, data: args.x.data.mapv(f64::trunc) })),
+    ("CastLike", |args| Some(ConstValue { number: args.input(1)?.number, data: args.x.data.mapv(f64::trunc) })),
     ("Add", |args| args.binary(|a, b| a + b)),
     ("Sub", |args| args.binary(|a, b| a - b)),
     ("Mul", |args| args.binary(|a, b| a * b)),
@@ -99,36 +99,36 @@ fn round(number: Number, v: f64) -> f64 {
 }
 
 impl Args<'_> {
-    fn input(&self, i: usize) -> Option<&Known> {
+    fn input(&self, i: usize) -> Option<&ConstValue> {
         self.inputs.get(i).and_then(Option::as_ref)
     }
 
     /// A list of integers that is an input, else an attribute.
     fn axes(&self) -> Option<Vec<i64>> {
-        self.input(1).map(Known::ints).or_else(|| self.node.ints("axes").map(<[i64]>::to_vec))
+        self.input(1).map(ConstValue::ints).or_else(|| self.node.ints("axes").map(<[i64]>::to_vec))
     }
 
     /// The first input in another shape.
-    fn shaped(&self, shape: &[usize]) -> Option<Known> {
+    fn shaped(&self, shape: &[usize]) -> Option<ConstValue> {
         let data = self.x.data.as_standard_layout().into_owned();
         Some(self.x.with(data.into_shape_with_order(IxDyn(shape)).ok()?))
     }
 
-    fn unary(&self, f: fn(f64) -> f64) -> Option<Known> {
+    fn unary(&self, f: fn(f64) -> f64) -> Option<ConstValue> {
         Some(self.x.with(self.x.data.mapv(|v| round(self.x.number, f(v)))))
     }
 
-    fn binary(&self, f: fn(f64, f64) -> f64) -> Option<Known> {
+    fn binary(&self, f: fn(f64, f64) -> f64) -> Option<ConstValue> {
         let y = self.input(1)?;
         Some(self.x.with(zip(&self.x.data, &y.data, |a, b| round(self.x.number, f(a, b)))?))
     }
 
-    fn compare(&self, f: fn(f64, f64) -> bool) -> Option<Known> {
+    fn compare(&self, f: fn(f64, f64) -> bool) -> Option<ConstValue> {
         let y = self.input(1)?;
-        Some(Known { number: Number::Boolean, data: zip(&self.x.data, &y.data, |a, b| truth(f(a, b)))? })
+        Some(ConstValue { number: Number::Boolean, data: zip(&self.x.data, &y.data, |a, b| truth(f(a, b)))? })
     }
 
-    fn reduce(&self, start: f64, f: fn(f64, f64) -> f64) -> Option<Known> {
+    fn reduce(&self, start: f64, f: fn(f64, f64) -> f64) -> Option<ConstValue> {
         let rank = self.x.data.ndim();
         let mut list: Vec<usize> = match self.axes() {
             Some(axes) => axes.iter().map(|&a| resolve_axis(a, rank)).collect::<Option<_>>()?,
@@ -158,25 +158,25 @@ fn zip(a: &ArrayD<f64>, b: &ArrayD<f64>, f: impl Fn(f64, f64) -> f64) -> Option<
 }
 
 /// A list of sizes, none of which is negative.
-fn sizes(list: &Known) -> Option<Vec<usize>> {
+fn sizes(list: &ConstValue) -> Option<Vec<usize>> {
     list.ints().iter().map(|&v| usize::try_from(v).ok()).collect()
 }
 
-fn divide(args: &Args) -> Option<Known> {
+fn divide(args: &Args) -> Option<ConstValue> {
     match args.x.number {
         Number::Float => args.binary(|a, b| a / b),
         _ => args.binary(|a, b| if b == 0.0 { 0.0 } else { (a / b).trunc() }),
     }
 }
 
-fn remainder(args: &Args) -> Option<Known> {
+fn remainder(args: &Args) -> Option<ConstValue> {
     if args.x.number != Number::Float && args.node.int("fmod").unwrap_or(0) == 0 {
         return args.binary(|a, b| if b == 0.0 { 0.0 } else { a - b * (a / b).floor() });
     }
     args.binary(|a, b| a % b)
 }
 
-fn choose(args: &Args) -> Option<Known> {
+fn choose(args: &Args) -> Option<ConstValue> {
     let (x, a, b) = (args.x, args.input(1)?, args.input(2)?);
     let shape = broadcast_shape(&broadcast_shape(x.data.shape(), a.data.shape())?, b.data.shape())?;
     if elements(&shape) > LIMIT {
@@ -187,7 +187,7 @@ fn choose(args: &Args) -> Option<Known> {
     Some(a.with(ndarray::Zip::from(&c).and(&p).and(&q).map_collect(|&c, &p, &q| if c != 0.0 { p } else { q })))
 }
 
-fn clip(args: &Args) -> Option<Known> {
+fn clip(args: &Args) -> Option<ConstValue> {
     let bound = |i: usize, name: &str| {
         args.input(i).and_then(|k| k.data.first().copied()).or(args.node.float(name).map(f64::from))
     };
@@ -195,18 +195,18 @@ fn clip(args: &Args) -> Option<Known> {
     Some(args.x.with(args.x.data.mapv(|v| v.max(low).min(high))))
 }
 
-fn cast(args: &Args) -> Option<Known> {
+fn cast(args: &Args) -> Option<ConstValue> {
     let number = Number::of(DataType::try_from(args.node.int("to")? as i32).ok()?);
     let data = args.x.data.mapv(|v| match number {
         Number::Float => v as f32 as f64,
         Number::Boolean => truth(v != 0.0),
         Number::Integer => v.trunc(),
     });
-    Some(Known { number, data })
+    Some(ConstValue { number, data })
 }
 
-fn concat(args: &Args) -> Option<Known> {
-    let all: Vec<&Known> = args.inputs.iter().map(Option::as_ref).collect::<Option<_>>()?;
+fn concat(args: &Args) -> Option<ConstValue> {
+    let all: Vec<&ConstValue> = args.inputs.iter().map(Option::as_ref).collect::<Option<_>>()?;
     let rank = args.x.data.ndim();
     let a = resolve_axis(args.node.int("axis")?, rank)?;
     // One value may stand there many times.
@@ -217,7 +217,7 @@ fn concat(args: &Args) -> Option<Known> {
     Some(args.x.with(concatenate(Axis(a), &views).ok()?))
 }
 
-fn gather(args: &Args) -> Option<Known> {
+fn gather(args: &Args) -> Option<ConstValue> {
     let (x, indices) = (args.x, args.input(1)?);
     let a = resolve_axis(args.node.int("axis").unwrap_or(0), x.data.ndim())?;
     let n = x.data.shape()[a];
@@ -232,7 +232,7 @@ fn gather(args: &Args) -> Option<Known> {
     Some(x.with(picked.as_standard_layout().into_owned().into_shape_with_order(IxDyn(&shape)).ok()?))
 }
 
-fn squeeze(args: &Args) -> Option<Known> {
+fn squeeze(args: &Args) -> Option<ConstValue> {
     let old = args.x.data.shape();
     let list: Vec<usize> = match args.axes() {
         Some(axes) => axes.iter().map(|&a| resolve_axis(a, old.len())).collect::<Option<_>>()?,
@@ -242,7 +242,7 @@ fn squeeze(args: &Args) -> Option<Known> {
     args.shaped(&shape)
 }
 
-fn unsqueeze(args: &Args) -> Option<Known> {
+fn unsqueeze(args: &Args) -> Option<ConstValue> {
     let list = args.axes()?;
     let rank = args.x.data.ndim() + list.len();
     if rank > MAX_RANK {
@@ -260,18 +260,18 @@ fn unsqueeze(args: &Args) -> Option<Known> {
     Some(args.x.with(data))
 }
 
-fn reshape(args: &Args) -> Option<Known> {
+fn reshape(args: &Args) -> Option<ConstValue> {
     let allow_zero = args.node.int("allowzero").unwrap_or(0) != 0;
     args.shaped(&resolve_shape(args.x.data.shape(), &args.input(1)?.ints(), allow_zero)?)
 }
 
-fn flatten(args: &Args) -> Option<Known> {
+fn flatten(args: &Args) -> Option<ConstValue> {
     let shape = args.x.data.shape();
     let a = nearest_border(args.node.int("axis").unwrap_or(1), shape.len());
     args.shaped(&[elements(&shape[..a]), elements(&shape[a..])])
 }
 
-fn transpose(args: &Args) -> Option<Known> {
+fn transpose(args: &Args) -> Option<ConstValue> {
     let rank = args.x.data.ndim();
     let perm: Vec<usize> = match args.node.ints("perm") {
         Some(perm) => perm.iter().map(|&a| resolve_axis(a, rank)).collect::<Option<_>>()?,
@@ -283,7 +283,7 @@ fn transpose(args: &Args) -> Option<Known> {
     Some(args.x.with(args.x.data.clone().permuted_axes(perm).as_standard_layout().into_owned()))
 }
 
-fn expand(args: &Args) -> Option<Known> {
+fn expand(args: &Args) -> Option<ConstValue> {
     let shape = broadcast_shape(args.x.data.shape(), &sizes(args.input(1)?)?)?;
     if elements(&shape) > LIMIT {
         return None;
@@ -291,7 +291,7 @@ fn expand(args: &Args) -> Option<Known> {
     Some(args.x.with(args.x.data.broadcast(IxDyn(&shape))?.to_owned()))
 }
 
-fn tile(args: &Args) -> Option<Known> {
+fn tile(args: &Args) -> Option<ConstValue> {
     let mut data = args.x.data.clone();
     for (a, &n) in args.input(1)?.ints().iter().enumerate() {
         if a >= data.ndim() || n < 1 || data.len().saturating_mul(n as usize) > LIMIT {
@@ -303,7 +303,7 @@ fn tile(args: &Args) -> Option<Known> {
     Some(args.x.with(data))
 }
 
-fn range(args: &Args) -> Option<Known> {
+fn range(args: &Args) -> Option<ConstValue> {
     let scalar = |i: usize| args.input(i).and_then(|k| k.data.first().copied());
     let (start, end, step) = (scalar(0)?, scalar(1)?, scalar(2)?);
     let count = ((end - start) / step).ceil().max(0.0);
@@ -314,7 +314,7 @@ fn range(args: &Args) -> Option<Known> {
     Some(args.x.with(ArrayD::from_shape_vec(IxDyn(&[data.len()]), data).ok()?))
 }
 
-fn one_hot(args: &Args) -> Option<Known> {
+fn one_hot(args: &Args) -> Option<ConstValue> {
     let (x, values) = (args.x, args.input(2)?);
     let depth = args.input(1)?.ints().first().copied()?;
     let (off, on) = (*values.data.iter().next()?, *values.data.iter().nth(1)?);
@@ -331,19 +331,19 @@ fn one_hot(args: &Args) -> Option<Known> {
     Some(values.with(data))
 }
 
-fn constant_of_shape(args: &Args) -> Option<Known> {
+fn constant_of_shape(args: &Args) -> Option<ConstValue> {
     let shape = sizes(args.x)?;
     if shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))? > LIMIT {
         return None;
     }
-    let (number, v) = match args.node.tensor("value").and_then(Known::read) {
+    let (number, v) = match args.node.tensor("value").and_then(ConstValue::read) {
         Some(k) => (k.number, k.data.first().copied().unwrap_or(0.0)),
         None => (Number::Float, 0.0),
     };
-    Some(Known { number, data: ArrayD::from_elem(IxDyn(&shape), v) })
+    Some(ConstValue { number, data: ArrayD::from_elem(IxDyn(&shape), v) })
 }
 
-fn eye_like(args: &Args) -> Option<Known> {
+fn eye_like(args: &Args) -> Option<ConstValue> {
     let [rows, columns] = args.x.data.shape() else { return None };
     let number = match args.node.int("dtype") {
         Some(kind) => Number::of(DataType::try_from(kind as i32).ok()?),
@@ -352,21 +352,22 @@ fn eye_like(args: &Args) -> Option<Known> {
     let diagonal = args.node.int("k").unwrap_or(0);
     let at = |i: usize, j: usize| truth(j as i64 - i as i64 == diagonal);
     let data = (0..*rows).flat_map(|i| (0..*columns).map(move |j| at(i, j))).collect();
-    Some(Known { number, data: ArrayD::from_shape_vec(IxDyn(&[*rows, *columns]), data).ok()? })
+    Some(ConstValue { number, data: ArrayD::from_shape_vec(IxDyn(&[*rows, *columns]), data).ok()? })
 }
 
 /// The places of what is not zero, one row an axis.
-fn non_zero(args: &Args) -> Option<Known> {
+fn non_zero(args: &Args) -> Option<ConstValue> {
     let places: Vec<IxDyn> = args.x.data.indexed_iter().filter(|(_, v)| **v != 0.0).map(|(at, _)| at.clone()).collect();
     let rank = args.x.data.ndim();
     let data = (0..rank).flat_map(|axis| places.iter().map(move |at| at[axis] as f64)).collect();
     let data = ArrayD::from_shape_vec(IxDyn(&[rank, places.len()]), data).ok()?;
-    Some(Known { number: Number::Integer, data })
+    Some(ConstValue { number: Number::Integer, data })
 }
 
-fn slice(args: &Args) -> Option<Known> {
-    let list =
-        |name: &str, i: usize| args.node.ints(name).map(<[i64]>::to_vec).or_else(|| args.input(i).map(Known::ints));
+fn slice(args: &Args) -> Option<ConstValue> {
+    let list = |name: &str, i: usize| {
+        args.node.ints(name).map(<[i64]>::to_vec).or_else(|| args.input(i).map(ConstValue::ints))
+    };
     let (starts, ends) = (list("starts", 1)?, list("ends", 2)?);
     let axes = list("axes", 3).unwrap_or_else(|| (0..starts.len() as i64).collect());
     let steps = list("steps", 4).unwrap_or_else(|| vec![1; starts.len()]);
@@ -387,10 +388,10 @@ fn slice(args: &Args) -> Option<Known> {
     Some(args.x.with(data))
 }
 
-fn split(args: &Args) -> Option<Vec<Known>> {
+fn split(args: &Args) -> Option<Vec<ConstValue>> {
     let data = &args.x.data;
     let a = resolve_axis(args.node.int("axis").unwrap_or(0), data.ndim())?;
-    let lengths = split_lengths(args.node, data.shape()[a], args.input(1).map(Known::ints))?;
+    let lengths = split_lengths(args.node, data.shape()[a], args.input(1).map(ConstValue::ints))?;
     let mut at = 0;
     lengths
         .into_iter()
@@ -407,7 +408,7 @@ mod tests {
     use super::*;
     use crate::graph::{int_attribute, node};
 
-    fn run(op: &str, inputs: &[Known]) -> Vec<i64> {
+    fn run(op: &str, inputs: &[ConstValue]) -> Vec<i64> {
         let names: Vec<String> = (0..inputs.len()).map(|i| format!("x{i}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let inputs: Vec<_> = inputs.iter().cloned().map(Some).collect();
@@ -416,23 +417,23 @@ mod tests {
 
     #[test]
     fn integers_divide_towards_zero_and_modulo_takes_the_sign_of_the_divisor() {
-        let (a, b) = (Known::integers([7, -7]), Known::integers([2, 2]));
+        let (a, b) = (ConstValue::integers([7, -7]), ConstValue::integers([2, 2]));
         assert_eq!(run("Div", &[a.clone(), b]), [3, -3]);
-        assert_eq!(run("Mod", &[a, Known::integers([4, 4])]), [3, 1]);
+        assert_eq!(run("Mod", &[a, ConstValue::integers([4, 4])]), [3, 1]);
     }
 
     #[test]
     fn a_slice_takes_open_ends_and_negative_steps() {
-        let x = Known::integers([0, 1, 2, 3, 4]);
+        let x = ConstValue::integers([0, 1, 2, 3, 4]);
         let s = |start, end, step| {
             run(
                 "Slice",
                 &[
                     x.clone(),
-                    Known::integers([start]),
-                    Known::integers([end]),
-                    Known::integers([0]),
-                    Known::integers([step]),
+                    ConstValue::integers([start]),
+                    ConstValue::integers([end]),
+                    ConstValue::integers([0]),
+                    ConstValue::integers([step]),
                 ],
             )
         };
@@ -444,18 +445,18 @@ mod tests {
 
     #[test]
     fn operands_of_different_rank_are_not_joined() {
-        let scalar = Known { number: Number::Integer, data: ArrayD::zeros(IxDyn(&[])) };
+        let scalar = ConstValue { number: Number::Integer, data: ArrayD::zeros(IxDyn(&[])) };
         let concat = node("Concat", &["a", "b"], &["y"], vec![int_attribute("axis", 0)]);
-        assert!(evaluate(&concat, &[Some(Known::integers([1, 2])), Some(scalar)]).is_none());
+        assert!(evaluate(&concat, &[Some(ConstValue::integers([1, 2])), Some(scalar)]).is_none());
     }
 
     #[test]
     fn clip_flatten_and_one_hot() {
-        let bounds = [Known::integers([1]), Known::integers([3])];
-        assert_eq!(run("Clip", &[Known::integers([0, 2, 9]), bounds[0].clone(), bounds[1].clone()]), [1, 2, 3]);
-        let one_hot = [Known::integers([1, -1]), Known::integers([3]), Known::integers([0, 7])];
+        let bounds = [ConstValue::integers([1]), ConstValue::integers([3])];
+        assert_eq!(run("Clip", &[ConstValue::integers([0, 2, 9]), bounds[0].clone(), bounds[1].clone()]), [1, 2, 3]);
+        let one_hot = [ConstValue::integers([1, -1]), ConstValue::integers([3]), ConstValue::integers([0, 7])];
         assert_eq!(run("OneHot", &one_hot), [0, 7, 0, 0, 0, 7]);
-        let x = Known { number: Number::Integer, data: ArrayD::zeros(IxDyn(&[2, 3, 4])) };
+        let x = ConstValue { number: Number::Integer, data: ArrayD::zeros(IxDyn(&[2, 3, 4])) };
         let flat =
             |a| evaluate(&node("Flatten", &["x"], &["y"], vec![int_attribute("axis", a)]), &[Some(x.clone())]).unwrap();
         assert_eq!(flat(-1)[0].data.shape(), [6, 4]);

@@ -31,7 +31,7 @@ impl Number {
 
 /// A known value.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct ConstValue {
     /// Its type.
     pub number: Number,
     /// Its elements.
@@ -41,15 +41,18 @@ pub struct Known {
 /// Values beyond this many elements are not computed.
 pub const LIMIT: usize = 65536;
 
-impl Known {
+impl ConstValue {
     /// A one-dimensional integer value.
     pub fn integers(values: impl IntoIterator<Item = i64>) -> Self {
         let data: Vec<f64> = values.into_iter().map(|v| v as f64).collect();
-        Known { number: Number::Integer, data: ArrayD::from_shape_vec(IxDyn(&[data.len()]), data).unwrap_or_default() }
+        ConstValue {
+            number: Number::Integer,
+            data: ArrayD::from_shape_vec(IxDyn(&[data.len()]), data).unwrap_or_default(),
+        }
     }
 
     /// Reads a tensor of the file.
-    pub fn read(t: &TensorProto) -> Option<Known> {
+    pub fn read(t: &TensorProto) -> Option<ConstValue> {
         let shape = t.shape();
         if element_count(t).ok()? > LIMIT {
             return None;
@@ -60,7 +63,7 @@ impl Known {
             let number = if data_type(t) == Some(DataType::Bool) { Number::Boolean } else { Number::Integer };
             (number, to_i64(t).ok()?.into_iter().map(|v| v as f64).collect())
         };
-        Some(Known { number, data: ArrayD::from_shape_vec(IxDyn(&shape), data).ok()? })
+        Some(ConstValue { number, data: ArrayD::from_shape_vec(IxDyn(&shape), data).ok()? })
     }
 
     /// The value as a tensor of a file; `None` for element types that are not floating-point numbers, int64, int32 or
@@ -90,18 +93,19 @@ impl Known {
         self.data.iter().map(|&v| v as i64).collect()
     }
 
-    pub(super) fn with(&self, data: ArrayD<f64>) -> Known {
-        Known { number: self.number, data }
+    pub(super) fn with(&self, data: ArrayD<f64>) -> ConstValue {
+        ConstValue { number: self.number, data }
     }
 }
 
 /// The value of a Constant node.
-pub fn constant(node: &NodeProto) -> Option<Known> {
+pub fn constant(node: &NodeProto) -> Option<ConstValue> {
     let attribute = node.attribute.first()?;
-    let scalar = |number, v| Some(Known { number, data: ArrayD::from_elem(IxDyn(&[]), v) });
-    let list = |number, v: Vec<f64>| Some(Known { number, data: ArrayD::from_shape_vec(IxDyn(&[v.len()]), v).ok()? });
+    let scalar = |number, v| Some(ConstValue { number, data: ArrayD::from_elem(IxDyn(&[]), v) });
+    let list =
+        |number, v: Vec<f64>| Some(ConstValue { number, data: ArrayD::from_shape_vec(IxDyn(&[v.len()]), v).ok()? });
     match attribute.name() {
-        "value" => Known::read(attribute.t.as_ref()?),
+        "value" => ConstValue::read(attribute.t.as_ref()?),
         "value_int" => scalar(Number::Integer, attribute.i() as f64),
         "value_float" => scalar(Number::Float, attribute.f() as f64),
         "value_ints" => list(Number::Integer, attribute.ints.iter().map(|&v| v as f64).collect()),

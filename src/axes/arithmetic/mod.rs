@@ -8,6 +8,6 @@ mod known;
 mod shapes;
 
 pub use functions::evaluate;
-pub use known::{Known, LIMIT, Number, constant};
+pub use known::{ConstValue, LIMIT, Number, constant};
 pub(super) use shapes::elements;
 pub use shapes::{broadcast_shape, resolve_shape, slice_range, split_lengths};

@@ -6,7 +6,7 @@ use ndarray::{ArrayD, Axis};
 
 use super::repair::Repair;
 use super::weights::take;
-use crate::axes::arithmetic::{Known, slice_range};
+use crate::axes::arithmetic::{ConstValue, slice_range};
 use crate::axes::factors::{Dim, Factor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, Attributes, int_attribute, ints_attribute, nearest_axis, resolve_axis};
@@ -102,7 +102,7 @@ impl Repair<'_, '_> {
         let typing = self.typing;
         let dims = |value: &String| typing.dims.get(value.as_str());
         let (Some(from), Some(to)) = (dims(&was.input[0]), dims(&was.output[0])) else { return Ok(()) };
-        let given = node.input.get(1).filter(|x| !x.is_empty()).and_then(|x| self.known.get(x)).map(Known::ints);
+        let given = node.input.get(1).filter(|x| !x.is_empty()).and_then(|x| self.known.get(x)).map(ConstValue::ints);
         let Some(mut pads) = node.ints("pads").map(<[i64]>::to_vec).or(given) else { return Ok(()) };
         let axes = was.input.get(3).and_then(|x| typing.ints(x)).unwrap_or_else(|| (0..from.len() as i64).collect());
         let (half, mut changed) = (pads.len() / 2, false);
@@ -146,7 +146,7 @@ impl Repair<'_, '_> {
         if moved.iter().all(Option::is_none) || !self.constants.contains(&node.input[1]) {
             return Ok(());
         }
-        let stored = || typing.weights.get(was.input[1].as_str()).and_then(|t| Known::read(t));
+        let stored = || typing.weights.get(was.input[1].as_str()).and_then(|t| ConstValue::read(t));
         let places = typing.known.get(was.input[1].as_str()).cloned().or_else(stored);
         let places = places.filter(|_| !self.on_image(&dims[..width])).ok_or_else(|| stuck("values are put"))?.ints();
         let places_of: Vec<HashMap<usize, Vec<i64>>> = (moved.into_iter().zip(dims))
@@ -205,7 +205,7 @@ impl Repair<'_, '_> {
     }
 
     /// A value that is a constant of the file in another shape, or one number many times.
-    fn constant_values(&self, value: &str, shape: &[usize]) -> Option<(Known, DataType)> {
+    fn constant_values(&self, value: &str, shape: &[usize]) -> Option<(ConstValue, DataType)> {
         let (mut at, mut in_order) = (value, true);
         let (constant, kind) = loop {
             if let Some(constant) = self.typing.constant_number(at) {
@@ -224,7 +224,7 @@ impl Repair<'_, '_> {
             _ if in_order => constant.data.to_shape(shape).ok()?.into_owned(),
             _ => return None,
         };
-        Some((Known { data, ..constant }, kind))
+        Some((ConstValue { data, ..constant }, kind))
     }
 
     /// Constant places of single elements are for the old sizes.
@@ -253,7 +253,7 @@ impl Repair<'_, '_> {
             .known
             .get(node.input[at].as_str())
             .cloned()
-            .or_else(|| self.typing.weights.get(operand.as_str()).and_then(|t| Known::read(t)))
+            .or_else(|| self.typing.weights.get(operand.as_str()).and_then(|t| ConstValue::read(t)))
         else {
             return Ok(false);
         };

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::plan::ResizePlan;
-use crate::axes::arithmetic::{self, Known};
+use crate::axes::arithmetic::{self, ConstValue};
 use crate::axes::factors::Factors;
 use crate::axes::rules::shape_value;
 use crate::axes::typing::{Assumption, Typing};
@@ -18,7 +18,7 @@ pub(super) struct Repair<'t, 'm> {
     pub(super) typing: &'t Typing<'m>,
     pub(super) plan: &'t ResizePlan,
     pub(super) factors: &'t mut Factors,
-    pub(super) known: HashMap<String, Known>,
+    pub(super) known: HashMap<String, ConstValue>,
     /// The typing's constants but for what is computed from shapes, which change.
     pub(super) constants: HashSet<String>,
     pub(super) builder: Builder,
@@ -28,7 +28,7 @@ pub(super) struct Repair<'t, 'm> {
     /// made from is there once, as in the ancestor.
     pub(super) recomputed: HashMap<(usize, Vec<String>), Vec<String>>,
     /// Numbers that took the place of others.
-    pub(super) numbers: Vec<(Known, DataType, String)>,
+    pub(super) numbers: Vec<(ConstValue, DataType, String)>,
     /// True while numbers are written where the exporter left -1 for what is resized.
     pub(super) names_counts: bool,
     /// The first node whose computed shape may not fit every batch.
@@ -57,7 +57,7 @@ pub(super) fn repair(
             constants.insert(t.name().to_string());
         }
         let old = typing.known.contains_key(t.name()) || !typing.weights.contains_key(t.name());
-        if old && let Some(value) = Known::read(t) {
+        if old && let Some(value) = ConstValue::read(t) {
             known.insert(t.name().to_string(), value);
         }
     }
@@ -132,7 +132,7 @@ impl<'m> Repair<'_, 'm> {
     }
 
     pub(super) fn operand(&self, name: &str) -> Result<Vec<i64>> {
-        self.known.get(name).map(Known::ints).ok_or_else(|| {
+        self.known.get(name).map(ConstValue::ints).ok_or_else(|| {
             Error::new(ErrorKind::Typing, format!("the shape operand `{name}` is not known after resizing"))
         })
     }
@@ -184,14 +184,14 @@ impl<'m> Repair<'_, 'm> {
                 vec![shape_value(was, &self.shape(was.input.first().map(String::as_str).unwrap_or("")))]
             }
             _ => {
-                let inputs: Vec<Option<Known>> = node
+                let inputs: Vec<Option<ConstValue>> = node
                     .input
                     .iter()
                     .map(|x| {
                         self.known
                             .get(x)
                             .cloned()
-                            .or_else(|| self.typing.weights.get(x.as_str()).and_then(|t| Known::read(t)))
+                            .or_else(|| self.typing.weights.get(x.as_str()).and_then(|t| ConstValue::read(t)))
                     })
                     .collect();
                 // A value that has grown too large to follow matters only where a shape operand needs it.

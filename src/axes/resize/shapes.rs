@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::repair::{OTHER_BATCH, Repair};
-use crate::axes::arithmetic::{self, Known};
+use crate::axes::arithmetic::{self, ConstValue};
 use crate::axes::factors::{Factor, gcd};
 use crate::axes::rules::shape_value;
 use crate::axes::typing::Typing;
@@ -14,7 +14,7 @@ use crate::onnx::proto::NodeProto;
 use crate::ops::{self, ShapeRule, Slot};
 
 /// Inputs of nodes that get other numbers, with their types.
-type Changes = HashMap<(usize, usize), (Known, DataType)>;
+type Changes = HashMap<(usize, usize), (ConstValue, DataType)>;
 
 /// The arithmetic that makes a shape operand out of shapes and constants.
 struct Cone {
@@ -29,13 +29,13 @@ struct Cone {
 
 /// A number of the arithmetic, or a list of them, and the inputs of nodes that it is.
 struct Number {
-    value: Known,
+    value: ConstValue,
     kind: DataType,
     uses: Vec<(usize, usize)>,
 }
 
 impl Cone {
-    fn new(typing: &Typing, known: &HashMap<String, Known>, constants: &HashSet<String>, operand: &str) -> Cone {
+    fn new(typing: &Typing, known: &HashMap<String, ConstValue>, constants: &HashSet<String>, operand: &str) -> Cone {
         let graph = typing.graph;
         let mut parts = Vec::new();
         let mut cone = Cone { nodes: Vec::new(), shapes: HashMap::new(), constants: Vec::new() };
@@ -100,7 +100,7 @@ impl Cone {
         &'c self,
         ratios: &'c [(usize, usize)],
         wanted: &'c [i64],
-    ) -> impl Iterator<Item = (Vec<(usize, usize)>, (Known, DataType))> + 'c {
+    ) -> impl Iterator<Item = (Vec<(usize, usize)>, (ConstValue, DataType))> + 'c {
         self.constants.iter().flat_map(move |Number { value, kind, uses }| {
             let mut places = vec![uses.clone()];
             if uses.len() > 1 {
@@ -215,14 +215,14 @@ impl Repair<'_, '_> {
         else {
             return Ok(());
         };
-        let Some(have) = self.known.get(operand).map(Known::ints) else { return Ok(()) };
+        let Some(have) = self.known.get(operand).map(ConstValue::ints) else { return Ok(()) };
         let (right, want) = self.agreement(was, &have);
         if right.iter().all(|&r| r) {
             return Ok(());
         }
         self.shape_operand(k, node, 1)?;
         let sizes = have.iter().zip(&want).zip(&right).map(|((&h, &w), &r)| if r { h } else { w });
-        self.known.insert(node.input[1].clone(), Known::integers(sizes));
+        self.known.insert(node.input[1].clone(), ConstValue::integers(sizes));
         Ok(())
     }
 
@@ -329,8 +329,8 @@ impl Repair<'_, '_> {
     }
 
     /// A number as a constant of the graph, the same for equal numbers.
-    fn number(&mut self, number: &Known, kind: DataType) -> Option<String> {
-        let same = |(value, k, _): &&(Known, DataType, String)| *k == kind && value.data == number.data;
+    fn number(&mut self, number: &ConstValue, kind: DataType) -> Option<String> {
+        let same = |(value, k, _): &&(ConstValue, DataType, String)| *k == kind && value.data == number.data;
         if let Some((.., name)) = self.numbers.iter().find(same) {
             return Some(name.clone());
         }
@@ -396,7 +396,7 @@ impl Repair<'_, '_> {
 
     /// The value of a shape operand under changes of constants.
     fn computed(&self, operand: &str, cone: &Cone, changes: &Changes) -> Option<Vec<i64>> {
-        let mut values: HashMap<&str, Known> = HashMap::new();
+        let mut values: HashMap<&str, ConstValue> = HashMap::new();
         for &k in &cone.nodes {
             let node = &self.typing.graph.node[k];
             let mut inputs = Vec::with_capacity(node.input.len());
@@ -410,7 +410,7 @@ impl Repair<'_, '_> {
                         Some(shape_value(shape, &self.shape(shape.input.first()?)))
                     }
                     (None, None, None) => {
-                        let stored = || self.typing.weights.get(x.as_str()).and_then(|t| Known::read(t));
+                        let stored = || self.typing.weights.get(x.as_str()).and_then(|t| ConstValue::read(t));
                         self.known.get(x).cloned().or_else(stored)
                     }
                 });
@@ -418,7 +418,7 @@ impl Repair<'_, '_> {
             let made = arithmetic::evaluate(node, &inputs)?;
             values.extend(node.output.iter().map(String::as_str).zip(made));
         }
-        values.get(operand).map(Known::ints)
+        values.get(operand).map(ConstValue::ints)
     }
 
     /// By how much factors are resized, and pairs of them.

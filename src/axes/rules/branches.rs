@@ -3,7 +3,7 @@
 use ndarray::{Axis, Slice};
 
 use super::vocabulary::Rule;
-use crate::axes::arithmetic::{Known, LIMIT, evaluate};
+use crate::axes::arithmetic::{ConstValue, LIMIT, evaluate};
 use crate::axes::choices::{Choice, Lengths, Piece};
 use crate::axes::factors::Dim;
 use crate::axes::typing::Typing;
@@ -117,8 +117,8 @@ impl<'m> Typing<'m> {
                 return Ok(true);
             }
             ("SequenceLength", Some(list)) => {
-                let count = Known::integers([list.len() as i64]);
-                self.know(output, Known { data: count.data.index_axis_move(Axis(0), 0), ..count });
+                let count = ConstValue::integers([list.len() as i64]);
+                self.know(output, ConstValue { data: count.data.index_axis_move(Axis(0), 0), ..count });
                 self.chosen(node, Choice::Place(list.len()));
                 return Ok(true);
             }
@@ -190,11 +190,11 @@ impl<'m> Typing<'m> {
             dims[a] = self.factors.fresh(length);
             let mut known = whole.known.as_ref().map(|known| {
                 let part = known.data.slice_axis(Axis(a), Slice::from(at..at + length)).to_owned();
-                Known { number: known.number, data: part }
+                ConstValue { number: known.number, data: part }
             });
             if squeezes {
                 dims.remove(a);
-                known = known.map(|k| Known { number: k.number, data: k.data.index_axis_move(Axis(a), 0) });
+                known = known.map(|k| ConstValue { number: k.number, data: k.data.index_axis_move(Axis(a), 0) });
             }
             parts.push(Piece { dims, known });
             at += length;
@@ -212,10 +212,11 @@ impl<'m> Typing<'m> {
                     bail!(Typing, "its axis is out of range for {rank} dimensions")
                 };
                 piece.dims.insert(a, Dim::new());
-                piece.known = piece.known.take().map(|k| Known { number: k.number, data: k.data.insert_axis(Axis(a)) });
+                piece.known =
+                    piece.known.take().map(|k| ConstValue { number: k.number, data: k.data.insert_axis(Axis(a)) });
             }
         }
-        let known: Vec<Option<Known>> = list.iter().map(|piece| piece.known.clone()).collect();
+        let known: Vec<Option<ConstValue>> = list.iter().map(|piece| piece.known.clone()).collect();
         if !known.is_empty() && known.iter().all(Option::is_some) {
             let concat = new_node("Concat", &[], &[], vec![int_attribute("axis", axis)]);
             let joined = evaluate(&concat, &known).and_then(|mut all| all.pop());

@@ -1,6 +1,6 @@
 //! Values that are known while a graph is typed: constants, shapes, and what is computed of them.
 
-use crate::axes::arithmetic::{self, Known, LIMIT, elements, evaluate};
+use crate::axes::arithmetic::{self, ConstValue, LIMIT, elements, evaluate};
 use crate::axes::factors::Dim;
 use crate::axes::typing::{Typing, Use};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,7 +23,7 @@ impl<'m> Typing<'m> {
         Ok(())
     }
 
-    pub(super) fn know(&mut self, name: &'m str, known: Known) {
+    pub(super) fn know(&mut self, name: &'m str, known: ConstValue) {
         let dims = known.data.shape().iter().map(|&n| self.factors.fresh(n)).collect();
         self.dims.insert(name, dims);
         if known.data.len() <= LIMIT {
@@ -53,8 +53,8 @@ impl<'m> Typing<'m> {
     pub(in crate::axes) fn evaluated(
         &self,
         node: &NodeProto,
-        values: &std::collections::HashMap<&'m str, Known>,
-    ) -> Option<Vec<Known>> {
+        values: &std::collections::HashMap<&'m str, ConstValue>,
+    ) -> Option<Vec<ConstValue>> {
         if self.is_random(node) {
             return None;
         }
@@ -77,7 +77,7 @@ impl<'m> Typing<'m> {
                 }
                 None if node.op_type() == "Concat" => {
                     let t = self.weights.get(x.as_str()).filter(|t| t.dims.len() == 1 && t.dims[0] <= 4)?;
-                    Known::read(t)?
+                    ConstValue::read(t)?
                 }
                 None => return None,
             };
@@ -109,7 +109,7 @@ impl<'m> Typing<'m> {
 
     /// Small constants as integers: known values, or initializers that are read for it.
     pub(in crate::axes) fn ints(&self, name: &str) -> Option<Vec<i64>> {
-        self.known.get(name).map(Known::ints)
+        self.known.get(name).map(ConstValue::ints)
     }
 
     pub(super) fn floats(&self, name: &str) -> Option<Vec<f64>> {
@@ -117,18 +117,18 @@ impl<'m> Typing<'m> {
             return Some(known.data.iter().copied().collect());
         }
         let t = self.weights.get(name).filter(|t| element_count(t).is_ok_and(|n| n <= 16))?;
-        Some(Known::read(t)?.data.iter().copied().collect())
+        Some(ConstValue::read(t)?.data.iter().copied().collect())
     }
 }
 
 /// The value of a Shape or Size node, of an input that has `shape`.
-pub(in crate::axes) fn shape_value(node: &NodeProto, shape: &[usize]) -> Known {
+pub(in crate::axes) fn shape_value(node: &NodeProto, shape: &[usize]) -> ConstValue {
     if node.op_type() == "Size" {
-        let count = Known::integers([elements(shape) as i64]);
-        return Known { data: count.data.index_axis_move(ndarray::Axis(0), 0), ..count };
+        let count = ConstValue::integers([elements(shape) as i64]);
+        return ConstValue { data: count.data.index_axis_move(ndarray::Axis(0), 0), ..count };
     }
     let border = |name: &str, default: usize| node.int(name).map_or(default, |v| nearest_border(v, shape.len()));
     let start = border("start", 0);
     let end = border("end", shape.len()).max(start);
-    Known::integers(shape[start..end].iter().map(|&n| n as i64))
+    ConstValue::integers(shape[start..end].iter().map(|&n| n as i64))
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::named;
 use crate::anatomy::EMBEDDING;
-use crate::bundle::{Bundle, BundleReport, Sizes};
+use crate::bundle::{Bundle, BundleReport, ModelSizes};
 use crate::cli::output::{self, check_output};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
@@ -30,20 +30,20 @@ pub fn in_folder(output: &Path) -> Result<PathBuf> {
 /// What lies beside an ancestor, and the sizes that it is said to have there.
 pub struct Companions {
     bundle: Bundle,
-    ancestor: Sizes,
+    ancestor: ModelSizes,
 }
 
 impl Companions {
     /// Looks for it; `None` where there is nothing.
     ///
     /// # Errors
-    /// Those of [`Bundle::beside`] and [`Sizes::of`].
+    /// Those of [`Bundle::beside`] and [`ModelSizes::of`].
     pub fn find(path: &Path, tokenizer: Option<&Path>, model: &Model) -> Result<Option<Companions>> {
         let bundle = Bundle::beside(path, tokenizer)?;
         if bundle.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Companions { bundle, ancestor: named(path, Sizes::of(model))? }))
+        Ok(Some(Companions { bundle, ancestor: named(path, ModelSizes::of(model))? }))
     }
 
     /// The same for who asked for it.
@@ -97,12 +97,12 @@ impl Companions {
     /// ancestor's layer of each of the child's.
     ///
     /// # Errors
-    /// Those of [`Bundle::write`] and [`Sizes::of`].
+    /// Those of [`Bundle::write`] and [`ModelSizes::of`].
     pub fn write(&self, child: &Path, model: &Model, sources: &[usize]) -> Result<BundleReport> {
         if !parallel::is_first() {
             return Ok(BundleReport::default());
         }
-        let is = named(child, Sizes::of(model))?;
+        let is = named(child, ModelSizes::of(model))?;
         let mut report = self.bundle.write(folder(child), &self.ancestor, &is, sources)?;
         let outputs = &model.graph().output;
         if self.bundle.lists_modules() && outputs.len() == 1 && outputs[0].name() == EMBEDDING {

@@ -7,7 +7,7 @@ use clap::Args;
 use ndarray::ArrayD;
 use serde_json::json;
 
-use super::source::{Source, open_both};
+use super::source::{InputSource, open_both};
 use super::verification::{Verifying, tell};
 use super::{int8_note, named, plain};
 use crate::anatomy::{ranking, sequence_axis, token_axis};
@@ -53,7 +53,7 @@ struct Side<'m> {
     path: &'m Path,
     model: &'m Model,
     typing: &'m Typing<'m>,
-    source: Source,
+    source: InputSource,
 }
 
 impl<'m> Side<'m> {
@@ -63,7 +63,7 @@ impl<'m> Side<'m> {
         (model, arrays): &'m (Model, Option<Arrays>),
         typing: &'m Typing<'m>,
     ) -> Result<Side<'m>> {
-        let source = named(path, Source::new(&c.samples, &c.run, model, typing, arrays.clone()))?;
+        let source = named(path, InputSource::new(&c.samples, &c.run, model, typing, arrays.clone()))?;
         Ok(Side { path, model, typing, source })
     }
 

@@ -7,8 +7,8 @@ use clap::Args;
 use ndarray::Array2;
 use serde_json::json;
 
-use super::fitter::{Fed, calibrated};
-use super::source::{Source, Subject, open_for, open_towers};
+use super::fitter::{FitSamples, calibrated};
+use super::source::{InputSource, Subject, open_for, open_towers};
 use super::{agree, densities, named};
 use crate::anatomy::{Anatomy, layers_of_part};
 use crate::axes::Typing;
@@ -64,8 +64,8 @@ pub struct CondenseArgs {
 /// Runs the command.
 pub fn run(c: &CondenseArgs) -> Result<()> {
     let (model, fed) = match c.samples.are_of_towers() {
-        true => open_towers(&c.model, &c.run, &c.samples).map(|(model, towers)| (model, Fed::Towers(towers)))?,
-        false => open_for(&c.model, &c.run, &c.samples).map(|(model, arrays)| (model, Fed::Whole(arrays)))?,
+        true => open_towers(&c.model, &c.run, &c.samples).map(|(model, towers)| (model, FitSamples::Towers(towers)))?,
+        false => open_for(&c.model, &c.run, &c.samples).map(|(model, arrays)| (model, FitSamples::Whole(arrays)))?,
     };
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
@@ -129,23 +129,23 @@ pub fn run(c: &CondenseArgs) -> Result<()> {
 }
 
 /// A tower, where it is none of the whole model, and what it is run on.
-type Tower = (Option<Model>, Source);
+type Tower = (Option<Model>, InputSource);
 
 /// What is clustered: the model, or each of its towers, with what it is run on.
-fn parts(c: &CondenseArgs, (model, typing): (&Model, &Typing), fed: Fed) -> Result<Vec<Tower>> {
+fn parts(c: &CondenseArgs, (model, typing): (&Model, &Typing), fed: FitSamples) -> Result<Vec<Tower>> {
     let source = |model: &Model, typing: &Typing, arrays| {
-        let source = Source::new(&c.samples, &c.run, model, typing, arrays)?;
+        let source = InputSource::new(&c.samples, &c.run, model, typing, arrays)?;
         agree(&c.model, || source.fingerprint())?;
         Ok(source)
     };
     match fed {
-        Fed::Whole(arrays) => Ok(vec![(None, source(model, typing, arrays)?)]),
-        Fed::Towers(_) if c.clusters.ffn_clusters.is_some() => {
+        FitSamples::Whole(arrays) => Ok(vec![(None, source(model, typing, arrays)?)]),
+        FitSamples::Towers(_) if c.clusters.ffn_clusters.is_some() => {
             Err(Error::new(ErrorKind::Usage, "--ffn-clusters names layers of one tower, and there are samples for two")
                 .at(&c.model)
                 .hint("leave it out, or give the samples of one tower"))
         }
-        Fed::Towers(towers) => {
+        FitSamples::Towers(towers) => {
             let of = |(tower, arrays): Subject| {
                 let source = source(&tower, &named(&c.model, Typing::new(&tower))?, arrays)?;
                 Ok((Some(tower), source))
@@ -156,7 +156,7 @@ fn parts(c: &CondenseArgs, (model, typing): (&Model, &Typing), fed: Fed) -> Resu
 }
 
 /// The ancestor whole, with the order in which its heads and neurons go.
-fn fitted(c: &CondenseArgs, model: &Model, fed: Fed) -> Result<()> {
+fn fitted(c: &CondenseArgs, model: &Model, fed: FitSamples) -> Result<()> {
     if c.clusters.any() || model.metadata(LEARNGENE).is_some() {
         return Err(Error::new(ErrorKind::Usage, "--fitted clusters nothing, and takes the ancestor")
             .at(&c.model)
@@ -233,7 +233,7 @@ fn distances(
 pub fn condense(
     model: &Model,
     (typing, anatomy): (&Typing, &Anatomy),
-    parts: &[(Option<&Model>, &Source)],
+    parts: &[(Option<&Model>, &InputSource)],
     clusters: &ClusterFlags,
     runtime: &Arc<Runtime>,
 ) -> Result<(Learngene, Model)> {
@@ -250,7 +250,7 @@ pub fn condense(
                 of_part(model, (Some((typing, anatomy)), &places), source, clusters, runtime)
             }
             parts => {
-                let of = |(tower, source): &(Option<&Model>, &Source)| {
+                let of = |(tower, source): &(Option<&Model>, &InputSource)| {
                     let tower = tower.unwrap_or(model);
                     let places = layers_of_part(tower, (typing, anatomy))?;
                     Ok((of_part(tower, (None, &places), source, clusters, runtime)?, places))
@@ -280,7 +280,7 @@ pub fn condense(
 fn of_part(
     model: &Model,
     (typed, places): (Option<(&Typing, &Anatomy)>, &[usize]),
-    source: &Source,
+    source: &InputSource,
     clusters: &ClusterFlags,
     runtime: &Arc<Runtime>,
 ) -> Result<Learngene> {
@@ -299,7 +299,7 @@ fn of_part(
 fn clustered(
     model: &Model,
     (typing, anatomy, places): (&Typing, &Anatomy, &[usize]),
-    source: &Source,
+    source: &InputSource,
     clusters: &ClusterFlags,
     runtime: &Arc<Runtime>,
 ) -> Result<Learngene> {
@@ -323,7 +323,7 @@ fn clustered(
         gene.cluster_neurons(neuron_clusters(&runtime.single_threaded(), model, samples, rules, told)?)?;
         bar.finish_and_clear();
     }
-    if let (Source::Arrays(_, report), false) = (source, gene.lengths.is_empty()) {
+    if let (InputSource::Arrays(_, report), false) = (source, gene.lengths.is_empty()) {
         report.special_line().iter().for_each(|line| output::note(line));
     }
     tell_radius(&gene, &rules);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::source::{Source, Subject, open_for, open_towers, sized};
+use super::source::{InputSource, Subject, open_for, open_towers, sized};
 use super::{agree, densities, named, without_density};
 use crate::anatomy::{Anatomy, layers_of_part};
 use crate::axes::Typing;
@@ -87,11 +87,11 @@ fn measured(c: &DensityArgs, opened: Subject, places: Option<Vec<usize>>) -> Res
     let (model, arrays) = sized(opened);
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
-    let source = Source::new(&c.samples, &c.run, &model, &typing, arrays)?;
+    let source = InputSource::new(&c.samples, &c.run, &model, &typing, arrays)?;
     agree(&c.model, || source.fingerprint())?;
     let runtime = Runtime::start(&c.run.runtime.options())?;
     let unit = unit(&typing, &anatomy)?;
-    if let (Source::Arrays(_, report), Unit::Tokens) = (&source, unit) {
+    if let (InputSource::Arrays(_, report), Unit::Tokens) = (&source, unit) {
         report.special_line().iter().for_each(|line| output::note(line));
     }
     let places = places.unwrap_or_else(|| (0..anatomy.layers.len()).collect());

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 
-use super::source::{Noun, Source, Subject};
+use super::source::{InputSource, Noun, Subject};
 use super::{agree, named, warn_skipped};
 use crate::axes::Typing;
 use crate::cli::common::{RunFlags, SampleFlags};
@@ -19,7 +19,7 @@ use crate::rounding::Dtype;
 use crate::runtime::{Options, Runtime};
 
 /// What a model is fitted on.
-pub enum Fed {
+pub enum FitSamples {
     /// All of it on arrays, or else on images.
     Whole(Option<Arrays>),
     /// Each tower, by itself, on what is for it.
@@ -33,7 +33,7 @@ pub struct Calibrated(Vec<CalibratedTower>);
 pub struct CalibratedTower {
     /// What fits.
     pub fitter: Fitter,
-    source: Source,
+    source: InputSource,
     /// The tower.
     tower: Option<Model>,
 }
@@ -123,15 +123,15 @@ impl Calibrated {
 /// opened with, as they are; for each of its towers, where there are several.
 pub fn calibrated(
     model: &Model,
-    (samples, fed): (&SampleFlags, Fed),
+    (samples, fed): (&SampleFlags, FitSamples),
     run: &RunFlags,
     views: Views,
     bars: &Bars,
 ) -> Result<Calibrated> {
     let on = |model: &Model, arrays| on(model, (samples, arrays), run, views, bars);
     match fed {
-        Fed::Whole(arrays) => Ok(Calibrated(vec![on(model, arrays)?])),
-        Fed::Towers(towers) => {
+        FitSamples::Whole(arrays) => Ok(Calibrated(vec![on(model, arrays)?])),
+        FitSamples::Towers(towers) => {
             let of = |(tower, arrays)| {
                 let part = on(&tower, arrays)?;
                 Ok(CalibratedTower { tower: Some(tower), ..part })
@@ -151,19 +151,19 @@ fn on(
 ) -> Result<CalibratedTower> {
     let begun = Instant::now();
     let source = match arrays {
-        Some(arrays) => Source::of_arrays(arrays, model),
+        Some(arrays) => InputSource::of_arrays(arrays, model),
         None => {
             let typing = named(&model.path, Typing::new(model))?;
-            Source::new(samples, run, model, &typing, None)?
+            InputSource::new(samples, run, model, &typing, None)?
         }
     };
     agree(&model.path, || source.fingerprint())?;
     let runtime = Runtime::start(&Options { threads: Some(1), ..run.runtime.options() })?;
     let fitter = match &source {
-        Source::Images(loader, _) => Fitter::new(model, loader, runtime, views, begun, bars)?,
-        Source::Arrays(arrays, _) => named(&model.path, Fitter::on_arrays(model, arrays, runtime, views, begun))?,
+        InputSource::Images(loader, _) => Fitter::new(model, loader, runtime, views, begun, bars)?,
+        InputSource::Arrays(arrays, _) => named(&model.path, Fitter::on_arrays(model, arrays, runtime, views, begun))?,
     };
-    if let Source::Arrays(..) = &source {
+    if let InputSource::Arrays(..) = &source {
         let ([fit, held_out], many) = (fitter.views(), source.noun().many);
         note(&format!("fits are made on {fit} {many} and judged by {held_out} others"));
     }

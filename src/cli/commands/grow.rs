@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::bundled::{Companions, in_folder};
 use super::condense::condense;
-use super::fitter::{Calibrated, Fed, calibrated};
-use super::source::{Source, open_for};
+use super::fitter::{Calibrated, FitSamples, calibrated};
+use super::source::{InputSource, open_for};
 use super::verification::{NO_VERIFY, Verifying, tell};
 use super::{named, open, plain};
 use crate::anatomy::Anatomy;
@@ -233,7 +233,7 @@ fn fitter(
 ) -> Result<Calibrated> {
     if c.has_samples() && holds_heads {
         let views = Views { count: None, seed: c.seed };
-        return calibrated(model, (samples, Fed::Whole(arrays)), &c.run, views, &Bars::default());
+        return calibrated(model, (samples, FitSamples::Whole(arrays)), &c.run, views, &Bars::default());
     }
     let [flag, many] = wanted(model);
     Err(Error::new(ErrorKind::Usage, format!("--projection fitted fits to the ancestor, on {many}"))
@@ -497,7 +497,7 @@ fn learngene(
     let typing = named(&c.model, Typing::new(model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;
     if c.has_samples() {
-        let source = Source::new(&c.samples(), &c.run, model, &typing, arrays.cloned())?;
+        let source = InputSource::new(&c.samples(), &c.run, model, &typing, arrays.cloned())?;
         let runtime = Runtime::start(&c.run.runtime.options())?;
         let (gene, condensed) = condense(model, (&typing, &anatomy), &[(None, &source)], &c.clusters, &runtime)?;
         return Ok((gene, condensed, Some(source.report())));

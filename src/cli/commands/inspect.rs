@@ -12,7 +12,7 @@ use crate::cli::common::OpenFlags;
 use crate::cli::output::{self, count, table};
 use crate::data::{FedReport, InputReport, InputShape, PlaceTable, Preprocess, PreprocessFlags};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{self, Given, axis_name, declared_axes, declared_dims, declared_type, has_added_batch};
+use crate::graph::{self, SampleInputs, axis_name, declared_axes, declared_dims, declared_type, has_added_batch};
 use crate::learngene::parameters;
 use crate::metadata::{PREPROCESS, schema};
 use crate::onnx::proto::ValueInfoProto;
@@ -53,7 +53,7 @@ pub fn run(c: &InspectArgs) -> Result<()> {
     if let Some(of) = &c.open.of {
         // Nothing is run, so every input is as good as given.
         let inputs: Vec<String> = graph::data_inputs(model.graph()).iter().map(|v| v.name().to_string()).collect();
-        named(&c.model, graph::cut(&mut model, Given::Inputs(&inputs), Some(of)))?;
+        named(&c.model, graph::cut(&mut model, SampleInputs::Inputs(&inputs), Some(of)))?;
     }
     let typing = named(&c.model, Typing::new(&model))?;
     let anatomy = named(&c.model, Anatomy::new(&typing))?;

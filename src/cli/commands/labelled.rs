@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::source::opened_on;
 use super::{named, opened};
-use crate::cli::common::{DataFlags, Given, OpenFlags, RuntimeFlags, TrainingFlags, TransformFlags};
+use crate::cli::common::{DataFlags, OpenFlags, RuntimeFlags, SampleFiles, TrainingFlags, TransformFlags};
 use crate::cli::output;
 use crate::data::{Arrays, ArraysReport, Rows, Texts};
 use crate::error::{Error, ErrorKind, Result};
@@ -78,9 +78,9 @@ pub fn open_for_data(
         let (model, batch) = opened(path, open, Some(runtime), Some(transform))?;
         return Ok(Opened { model, batch, arrays: None });
     };
-    let arrays_of = |given: Given| {
+    let arrays_of = |given: SampleFiles| {
         let given = match given {
-            Given::Texts(texts) => Given::Texts(Texts { first, ..texts }),
+            SampleFiles::Texts(texts) => SampleFiles::Texts(Texts { first, ..texts }),
             arrays => arrays,
         };
         let found = opened_on(path, open, runtime, transform, given)?;
@@ -120,7 +120,7 @@ pub fn open_teacher(
     laid: &Laid,
 ) -> Result<Model> {
     let Some(mut given) = data.given(laid.arrays.path(), true) else { bail!(Internal, "a teacher of no arrays") };
-    if let (Given::Texts(texts), Some(report)) = (&mut given, laid.arrays.texts()) {
+    if let (SampleFiles::Texts(texts), Some(report)) = (&mut given, laid.arrays.texts()) {
         texts.tokenizer = Some(report.tokenizer.clone());
         texts.max_length = report.max_length.as_ref().map(|length| length.tokens);
     }
@@ -161,8 +161,8 @@ pub fn check_scores(data: &DataFlags, training: &TrainingFlags, classes: Option<
 pub fn check_views(data: &DataFlags, training: &TrainingFlags) -> Result<()> {
     let what = match data.given(data.path(), true) {
         None => return Ok(()),
-        Some(Given::Arrays(_)) => "arrays",
-        Some(Given::Texts(_)) => "texts",
+        Some(SampleFiles::Arrays(_)) => "arrays",
+        Some(SampleFiles::Texts(_)) => "texts",
     };
     let given = [
         ("--augment", training.augment.as_ref().is_some_and(|a| !a.is_none())),

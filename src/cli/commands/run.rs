@@ -12,7 +12,7 @@ use super::condense::condense;
 use super::eval::{Told, dataset, measure};
 use super::grow::shape;
 use super::labelled::{self, Laid, open_for_data};
-use super::source::{Source, opened_on};
+use super::source::{InputSource, opened_on};
 use super::training::{Asked, Training, Wanted};
 use super::{flags_for, images, named, open_to_run, tell_input};
 use crate::anatomy::{Anatomy, activation};
@@ -190,7 +190,7 @@ fn condensed(
     c: &RunArgs,
     model: &Model,
     of_model: (&Typing, &Anatomy),
-    source: &Source,
+    source: &InputSource,
     runtime: &Arc<Runtime>,
     path: &Path,
 ) -> Result<(Learngene, Model, Option<HeadDensities>)> {
@@ -289,13 +289,15 @@ fn reopened(c: &RunArgs, data: &DataFlags, path: &Path, open: &OpenFlags) -> Res
 }
 
 /// What densities are measured on.
-fn source(c: &RunArgs, laid: Option<&Laid>, data: &Dataset, model: &Model, typing: &Typing) -> Result<Source> {
+fn source(c: &RunArgs, laid: Option<&Laid>, data: &Dataset, model: &Model, typing: &Typing) -> Result<InputSource> {
     let loader = match (laid, &c.images) {
-        (Some(laid), _) => return Ok(Source::Arrays(laid.arrays.only(&some_of(data)), Box::new(laid.report.clone()))),
+        (Some(laid), _) => {
+            return Ok(InputSource::Arrays(laid.arrays.only(&some_of(data)), Box::new(laid.report.clone())));
+        }
         (None, Some(path)) => images(path, &c.run.transform, model, typing)?,
         (None, None) => some_images(c, data, model, typing)?,
     };
-    Ok(Source::of_loader(loader, model, typing))
+    Ok(InputSource::of_loader(loader, model, typing))
 }
 
 /// What the pictures of a data set become, for JSON.

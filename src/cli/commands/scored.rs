@@ -10,7 +10,7 @@ use super::source::opened_on;
 use super::{int8_note, named, plain};
 use crate::anatomy::{Pooling, sequence_axis, token_axis};
 use crate::axes::Typing;
-use crate::cli::common::{DataFlags, Given, RunFlags};
+use crate::cli::common::{DataFlags, RunFlags, SampleFiles};
 use crate::cli::output;
 use crate::data::{Arrays, Samples};
 use crate::error::{Error, ErrorKind, Result};
@@ -47,11 +47,11 @@ pub struct Embedding {
 
 /// Embeds both texts of every pair, and compares the cosines of the embeddings with the scores.
 pub fn run(c: &Asked) -> Result<()> {
-    let Some(Given::Texts(mut texts)) = c.data.given(c.data.path(), false) else {
+    let Some(SampleFiles::Texts(mut texts)) = c.data.given(c.data.path(), false) else {
         return Err(Error::new(ErrorKind::Usage, "scores stand beside texts").hint("give --texts FILE"));
     };
     texts.limit = c.run.transform.limit();
-    let opened = opened_on(c.model, &c.run.open, &c.run.runtime, &c.run.transform, Given::Texts(texts))?;
+    let opened = opened_on(c.model, &c.run.open, &c.run.runtime, &c.run.transform, SampleFiles::Texts(texts))?;
     let Some(arrays) = opened.arrays else { bail!(Internal, "the texts were not read") };
     let report = arrays.report(&opened.model);
     report.lines().iter().for_each(|line| output::note(line));

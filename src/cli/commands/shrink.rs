@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::bundled::{Companions, in_folder};
-use super::fitter::{Calibrated, Fed, calibrated};
+use super::fitter::{Calibrated, FitSamples, calibrated};
 use super::source::{Noun, open_for, open_towers};
 use super::{in_type, named, open, open_for_images, plain};
 use crate::axes::Typing;
@@ -180,17 +180,17 @@ pub fn run(c: &ShrinkArgs) -> Result<()> {
 }
 
 /// The model, and what it is fitted on.
-fn opened(c: &ShrinkArgs, samples: &SampleFlags) -> Result<(Model, Option<Fed>)> {
+fn opened(c: &ShrinkArgs, samples: &SampleFlags) -> Result<(Model, Option<FitSamples>)> {
     Ok(match (c.arrays.path(), &c.images) {
         (Some(_), Some(_)) => {
             let (model, towers) = open_towers(&c.model, &c.run, samples)?;
-            (model, Some(Fed::Towers(towers)))
+            (model, Some(FitSamples::Towers(towers)))
         }
         (Some(_), None) => {
             let (model, arrays) = open_for(&c.model, &c.run, samples)?;
-            (model, Some(Fed::Whole(arrays)))
+            (model, Some(FitSamples::Whole(arrays)))
         }
-        (None, Some(_)) => (open_for_images(&c.model, &c.run.open, &c.run.transform)?, Some(Fed::Whole(None))),
+        (None, Some(_)) => (open_for_images(&c.model, &c.run.open, &c.run.transform)?, Some(FitSamples::Whole(None))),
         (None, None) => (open(&c.model, &c.run.open)?, None),
     })
 }

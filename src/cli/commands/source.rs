@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{flags_for, images, open_to_run, told, warn_skipped};
 use crate::axes::Typing;
-use crate::cli::common::{Given, OpenFlags, RunFlags, RuntimeFlags, SampleFlags, TransformFlags};
+use crate::cli::common::{OpenFlags, RunFlags, RuntimeFlags, SampleFiles, SampleFlags, TransformFlags};
 use crate::cli::output;
 use crate::data::{Arrays, ArraysReport, InputReport, Loader, Preprocess, Samples, Skipped, Texts};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,7 +15,7 @@ use crate::opening::{Opened, Opening};
 use crate::runtime::Runtime;
 
 /// What a model is run on.
-pub enum Source {
+pub enum InputSource {
     /// Pictures, and what they become.
     Images(Loader, Box<InputReport>),
     /// Arrays, and what they are.
@@ -70,8 +70,8 @@ pub fn open_for(path: &Path, run: &RunFlags, samples: &SampleFlags) -> Result<Su
 /// Those of [`Opening::open_towers`].
 pub fn open_towers(path: &Path, run: &RunFlags, samples: &SampleFlags) -> Result<(Model, Vec<Subject>)> {
     let (arrays, texts) = match samples.arrays.given(run.transform.limit()) {
-        Some(Given::Texts(texts)) => (None, Some(texts)),
-        Some(Given::Arrays(arrays)) => (Some(arrays), None),
+        Some(SampleFiles::Texts(texts)) => (None, Some(texts)),
+        Some(SampleFiles::Arrays(arrays)) => (Some(arrays), None),
         None => (None, None),
     };
     let opening = Opening { pictures: Some(run.transform.preprocess()), arrays, texts, ..run.open.opening() };
@@ -90,20 +90,20 @@ pub fn opened_on(
     open: &OpenFlags,
     runtime: &RuntimeFlags,
     transform: &TransformFlags,
-    given: Given,
+    given: SampleFiles,
 ) -> Result<Opened> {
     if !transform.preprocess().is_empty() {
         let what = match given {
-            Given::Texts(_) => "texts are fed to the model as tokens, and cannot be preprocessed",
-            Given::Arrays(_) => "arrays are fed to the model as they are, and cannot be preprocessed",
+            SampleFiles::Texts(_) => "texts are fed to the model as tokens, and cannot be preprocessed",
+            SampleFiles::Arrays(_) => "arrays are fed to the model as they are, and cannot be preprocessed",
         };
         return Err(Error::new(ErrorKind::Usage, what)
             .at(given.path())
             .hint("drop --mean, --std, --crop-ratio, --interpolation, --resize and --channel-order"));
     }
     let (arrays, texts) = match given {
-        Given::Arrays(arrays) => (Some(arrays), None),
-        Given::Texts(texts) => (None, Some(texts)),
+        SampleFiles::Arrays(arrays) => (Some(arrays), None),
+        SampleFiles::Texts(texts) => (None, Some(texts)),
     };
     let opening = Opening { arrays, texts, ..open.opening() };
     let start = || Runtime::start(&runtime.options());
@@ -131,7 +131,7 @@ pub fn open_both(paths: [&Path; 2], run: &RunFlags, samples: &SampleFlags) -> Re
     Ok([open(paths[0], a)?, open(paths[1], b)?])
 }
 
-impl Source {
+impl InputSource {
     /// What a model that was [opened for it](open_for), and is as long, is run on; says what that is.
     ///
     /// # Errors
@@ -142,12 +142,12 @@ impl Source {
         model: &Model,
         typing: &Typing,
         arrays: Option<Arrays>,
-    ) -> Result<Source> {
+    ) -> Result<InputSource> {
         match (arrays, &samples.images) {
-            (Some(arrays), _) => Ok(Source::of_arrays(arrays, model)),
+            (Some(arrays), _) => Ok(InputSource::of_arrays(arrays, model)),
             (None, Some(path)) => {
                 let loader = images(path, &run.transform, model, typing)?;
-                Ok(Source::of_loader(loader, model, typing))
+                Ok(InputSource::of_loader(loader, model, typing))
             }
             (None, None) => Err(Error::new(ErrorKind::Usage, "there is nothing to run the model on")
                 .hint("give --images PATH, --inputs PATH or --texts PATH")),
@@ -155,55 +155,55 @@ impl Source {
     }
 
     /// Arrays that a model is run on; says what they are.
-    pub fn of_arrays(arrays: Arrays, model: &Model) -> Source {
+    pub fn of_arrays(arrays: Arrays, model: &Model) -> InputSource {
         let report = arrays.report(model);
         report.lines().iter().for_each(|line| output::note(line));
-        Source::Arrays(arrays, Box::new(report))
+        InputSource::Arrays(arrays, Box::new(report))
     }
 
     /// Pictures, and what a model makes of them.
-    pub fn of_loader(loader: Loader, model: &Model, typing: &Typing) -> Source {
+    pub fn of_loader(loader: Loader, model: &Model, typing: &Typing) -> InputSource {
         let report = InputReport::new(model, typing, loader.preprocess());
-        Source::Images(loader, Box::new(report))
+        InputSource::Images(loader, Box::new(report))
     }
 
     /// The model as long as the arrays that it is run on; none where it is as it is.
     pub fn fixed(&self, model: &Model) -> Option<Model> {
         match self {
-            Source::Images(..) => None,
-            Source::Arrays(arrays, _) => Some(arrays.fixed(model)),
+            InputSource::Images(..) => None,
+            InputSource::Arrays(arrays, _) => Some(arrays.fixed(model)),
         }
     }
 
     /// As samples.
     pub fn samples(&self) -> &dyn Samples {
         match self {
-            Source::Images(loader, _) => loader,
-            Source::Arrays(arrays, _) => arrays,
+            InputSource::Images(loader, _) => loader,
+            InputSource::Arrays(arrays, _) => arrays,
         }
     }
 
     /// What they are called.
     pub fn noun(&self) -> Noun {
         match self {
-            Source::Images(..) => Noun::of(None),
-            Source::Arrays(arrays, _) => Noun::of(Some(arrays)),
+            InputSource::Images(..) => Noun::of(None),
+            InputSource::Arrays(arrays, _) => Noun::of(Some(arrays)),
         }
     }
 
     /// Where they are.
     pub fn path(&self) -> &Path {
         match self {
-            Source::Images(loader, _) => loader.source().path(),
-            Source::Arrays(arrays, _) => arrays.path(),
+            InputSource::Images(loader, _) => loader.source().path(),
+            InputSource::Arrays(arrays, _) => arrays.path(),
         }
     }
 
     /// The transform of pictures.
     pub fn preprocess(&self) -> Option<&Preprocess> {
         match self {
-            Source::Images(loader, _) => loader.preprocess(),
-            Source::Arrays(..) => None,
+            InputSource::Images(loader, _) => loader.preprocess(),
+            InputSource::Arrays(..) => None,
         }
     }
 
@@ -213,16 +213,16 @@ impl Source {
     /// [`ErrorKind::Io`].
     pub fn fingerprint(&self) -> Result<String> {
         match self {
-            Source::Images(loader, _) => loader.fingerprint(),
-            Source::Arrays(arrays, _) => Ok(arrays.fingerprint()),
+            InputSource::Images(loader, _) => loader.fingerprint(),
+            InputSource::Arrays(arrays, _) => Ok(arrays.fingerprint()),
         }
     }
 
     /// What could not be read.
     pub fn skipped(&self) -> Skipped {
         match self {
-            Source::Images(loader, _) => loader.skipped(),
-            Source::Arrays(..) => Skipped::default(),
+            InputSource::Images(loader, _) => loader.skipped(),
+            InputSource::Arrays(..) => Skipped::default(),
         }
     }
 
@@ -234,8 +234,8 @@ impl Source {
     /// What the model is fed with, for the field `input` of JSON.
     pub fn report(&self) -> Value {
         match self {
-            Source::Images(_, report) => json!(report),
-            Source::Arrays(_, report) => json!(report),
+            InputSource::Images(_, report) => json!(report),
+            InputSource::Arrays(_, report) => json!(report),
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::axes::carry_value_info;
 use crate::cli::common::{DataFlags, OpenFlags, OptimizerKind, RuntimeFlags, TrainingFlags, TransformFlags};
 use crate::cli::output::{self, Bars, check_distinct, check_output, count, write_text};
 use crate::cli::signals;
-use crate::data::{Arrays, Augmentation, Scale, ScoresReport, TrainingOptions, View};
+use crate::data::{Arrays, Augmentation, InputTransform, Scale, ScoresReport, TrainingOptions};
 use crate::descendant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::CLASSES;
@@ -342,7 +342,7 @@ pub struct Outcome {
     /// Weights that the file holds once and that are several parameters.
     pub separated: Vec<Separated>,
     /// How the teacher saw the images, where there was one.
-    pub teacher: Option<View>,
+    pub teacher: Option<InputTransform>,
     /// Where each of the student's classes lies among the teacher's, where their order is another.
     pub class_order: Option<Vec<usize>>,
     /// Which weights are in int8, where that was asked for.

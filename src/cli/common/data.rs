@@ -49,28 +49,28 @@ pub struct ArrayFlags {
 
 /// What a model is run on in the place of images.
 #[derive(Clone, Debug)]
-pub enum Given {
+pub enum SampleFiles {
     /// The arrays of a file.
     Arrays(PathBuf),
     /// Texts.
     Texts(Texts),
 }
 
-impl Given {
+impl SampleFiles {
     /// Where they are.
     pub fn path(&self) -> &Path {
         match self {
-            Given::Arrays(path) => path,
-            Given::Texts(texts) => &texts.path,
+            SampleFiles::Arrays(path) => path,
+            SampleFiles::Texts(texts) => &texts.path,
         }
     }
 }
 
 impl ArrayFlags {
     /// What is given, if anything is; `limit` is the most texts that are read.
-    pub fn given(&self, limit: Option<usize>) -> Option<Given> {
-        let texts = |path: &PathBuf| Given::Texts(Texts { limit, ..self.tokens.texts(path) });
-        self.inputs.clone().map(Given::Arrays).or(self.texts.as_ref().map(texts))
+    pub fn given(&self, limit: Option<usize>) -> Option<SampleFiles> {
+        let texts = |path: &PathBuf| SampleFiles::Texts(Texts { limit, ..self.tokens.texts(path) });
+        self.inputs.clone().map(SampleFiles::Arrays).or(self.texts.as_ref().map(texts))
     }
 
     /// Where it is.
@@ -231,15 +231,15 @@ impl DataFlags {
     }
 
     /// What lies at a path, where it stands for images: all of it, with its labels unless these are to be left aside.
-    pub fn given(&self, path: &Path, ignore_labels: bool) -> Option<Given> {
+    pub fn given(&self, path: &Path, ignore_labels: bool) -> Option<SampleFiles> {
         let target = match (ignore_labels, self.score_column.clone()) {
             (true, _) => Target::Ignored,
             (false, Some(column)) => Target::Score { column, scale: self.scale },
             (false, None) => Target::Label(self.label_column.clone()),
         };
         match (&self.inputs, &self.texts) {
-            (Some(_), _) => Some(Given::Arrays(path.to_path_buf())),
-            (None, Some(_)) => Some(Given::Texts(Texts { target, ..self.tokens.texts(path) })),
+            (Some(_), _) => Some(SampleFiles::Arrays(path.to_path_buf())),
+            (None, Some(_)) => Some(SampleFiles::Texts(Texts { target, ..self.tokens.texts(path) })),
             (None, None) => None,
         }
     }

@@ -9,7 +9,7 @@ mod training;
 pub mod values;
 
 pub use clusters::ClusterFlags;
-pub use data::{ArrayFlags, DataFlags, Given, SampleFlags, TransformFlags};
+pub use data::{ArrayFlags, DataFlags, SampleFiles, SampleFlags, TransformFlags};
 pub use model::{OpenFlags, VerifyFlags};
 pub use runtime::{RunFlags, RuntimeFlags};
 pub use shape::ShapeFlags;

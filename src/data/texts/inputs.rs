@@ -1,6 +1,6 @@
 //! What a model of text takes: which of its inputs are for tokens, and how many its tables hold.
 
-use crate::axes::arithmetic::{Known, constant};
+use crate::axes::arithmetic::{ConstValue, constant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Links, data_inputs, declared_dims, declared_type, is_integer};
 use crate::onnx::proto::{GraphProto, TensorProto, ValueInfoProto};
@@ -154,7 +154,7 @@ fn left_out<'g>(graph: &'g GraphProto, links: &Links<'g>, ids: &str, index: &'g 
     let number = |input: &'g String| {
         // TorchScript writes a Constant, dynamo an initializer.
         let made = links.maker(input).and_then(|k| constant(&links.nodes[k]));
-        match made.or_else(|| Known::read(table(graph, links, input)?))?.ints()[..] {
+        match made.or_else(|| ConstValue::read(table(graph, links, input)?))?.ints()[..] {
             [id] => usize::try_from(id).ok(),
             _ => None,
         }

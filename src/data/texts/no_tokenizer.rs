@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::read::Text;
-use super::tokens::{Own, Side, Tokens};
+use super::tokens::{Own, Side, TokenRows};
 use crate::error::{Error, ErrorKind, Result};
 
 /// There is none.
@@ -28,7 +28,7 @@ impl Tokenizer {
         match *self {}
     }
 
-    pub fn tokens(&self, _: &[Text], _: Option<usize>, _: Side) -> Result<Tokens> {
+    pub fn tokens(&self, _: &[Text], _: Option<usize>, _: Side) -> Result<TokenRows> {
         match *self {}
     }
 }

@@ -13,7 +13,7 @@ use super::report::{TextsReport, Tokenised};
 use super::settings::{PaddingReport, PaddingSide, Settings, find, on_the_left, tokenizer_beside};
 use super::targets::{Target, classes, scores};
 use super::tokenizer::Tokenizer;
-use super::tokens::{Own, Row, Side, Tokens};
+use super::tokens::{Own, Row, Side, TokenRows};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
 
@@ -83,7 +83,7 @@ impl Texts {
             apart(&mut found);
         }
         let most = max_length.as_ref().map(|length| length.tokens);
-        let Tokens { rows, cut } = tokenizer.tokens(&found.texts, most, cut_on)?;
+        let TokenRows { rows, cut } = tokenizer.tokens(&found.texts, most, cut_on)?;
         // No row is without a real token: engines differ in what attention gives where there is no key.
         if let Some(at) = rows.iter().position(|row| row.ids.is_empty()) {
             let what = format!("its text {} is without a token, and the tokenizer adds no special ones", at + 1);

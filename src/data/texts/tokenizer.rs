@@ -9,7 +9,7 @@ use tokenizers::{Encoding, PostProcessor, TruncationDirection, TruncationParams,
 
 use super::super::beside::bytes;
 use super::read::Text;
-use super::tokens::{Own, Row, Side, Tokens};
+use super::tokens::{Own, Row, Side, TokenRows};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Far more bytes than a vocabulary has.
@@ -75,7 +75,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] where special tokens alone are as many; [`ErrorKind::Format`] where the tokenizer fails.
-    pub fn tokens(&self, texts: &[Text], length: Option<usize>, side: Side) -> Result<Tokens> {
+    pub fn tokens(&self, texts: &[Text], length: Option<usize>, side: Side) -> Result<TokenRows> {
         let is_pair = texts.first().is_some_and(|text| text.pair.is_some());
         let special = self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(is_pair));
         if let Some(length) = length.filter(|&length| length <= special) {
@@ -88,7 +88,7 @@ impl Tokenizer {
             .collect::<tokenizers::Result<_>>()
             .map_err(|e| Error::new(ErrorKind::Format, format!("it fails on a text: {e}")).at(&self.path).hint(HINT))?;
         let cut = rows.iter().filter(|(_, cut)| *cut).count();
-        Ok(Tokens { rows: rows.into_iter().map(|(row, _)| row).collect(), cut })
+        Ok(TokenRows { rows: rows.into_iter().map(|(row, _)| row).collect(), cut })
     }
 
     /// The tokens of a text, at most `most` of its own, and whether it had more.

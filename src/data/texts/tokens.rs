@@ -15,7 +15,7 @@ pub(super) struct Row {
 
 /// The tokens of texts.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tokens {
+pub(super) struct TokenRows {
     /// A row for each text, special tokens included.
     pub rows: Vec<Row>,
     /// Texts that were longer.

@@ -9,5 +9,5 @@ mod rand_augment;
 
 pub use augment::{Augmentation, Crop, EraseMode};
 pub(super) use preprocess::BYTES;
-pub use preprocess::{ChannelOrder, Interpolation, Preprocess, PreprocessFlags, Resize, View};
+pub use preprocess::{ChannelOrder, InputTransform, Interpolation, Preprocess, PreprocessFlags, Resize};
 pub use rand_augment::RandAugment;

@@ -82,7 +82,7 @@ pub enum Resize {
 
 /// How images are made ready for a model.
 #[derive(Clone, Debug, PartialEq)]
-pub struct View {
+pub struct InputTransform {
     /// The transform of pictures; `None` for tensors.
     pub preprocess: Option<Preprocess>,
     /// The order of the axes.

@@ -1,7 +1,7 @@
 //! Resizes the images of a model: what the size changes, the tables that were made for it, and what the model says of
 //! itself.
 
-use super::sizes::Sizes;
+use super::sizes::ResizedFactors;
 use super::tables::Tables;
 use super::uniform;
 use crate::anatomy::token_axes;
@@ -47,7 +47,7 @@ pub fn resize_image(model: &Model, size: [usize; 2]) -> Result<Model> {
     if let Some(bare) = uniform::with_numbers(model, &typing)? {
         return resize_image(&bare, size);
     }
-    let sizes = Sizes::of_image(&typing, size).map_err(|e| near(&typing, size, e))?;
+    let sizes = ResizedFactors::of_image(&typing, size).map_err(|e| near(&typing, size, e))?;
     let plan = Tables::new(&typing, sizes).plan()?;
     out.proto.graph = Some(resize(&typing, &plan)?);
     let name = data_inputs(model.graph()).into_iter().find(|v| declared_dims(v).is_some_and(|d| d.len() == 4));
@@ -78,7 +78,7 @@ fn near(typing: &Typing, size: [usize; 2], error: Error) -> Error {
     let fits = |axis: usize, n: usize| {
         let mut size = own;
         size[axis] = n;
-        n > 0 && Sizes::of_image(typing, size).is_ok()
+        n > 0 && ResizedFactors::of_image(typing, size).is_ok()
     };
     let sides = |axis: usize| -> [Option<usize>; 2] {
         let n = size[axis];
@@ -93,7 +93,7 @@ fn near(typing: &Typing, size: [usize; 2], error: Error) -> Error {
     let mut found: Vec<String> = Vec::new();
     for (height, width) in heights.into_iter().zip(widths) {
         let (Some(h), Some(w)) = (height, width) else { continue };
-        let whole = Sizes::of_image(typing, [h, w]).and_then(|sizes| Tables::new(typing, sizes).plan());
+        let whole = ResizedFactors::of_image(typing, [h, w]).and_then(|sizes| Tables::new(typing, sizes).plan());
         let text = if h == w { h.to_string() } else { format!("{h}x{w}") };
         if whole.is_ok() && !found.contains(&text) {
             found.push(text);

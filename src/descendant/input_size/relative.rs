@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::resample::relative;
-use super::tokens::{Place, Tokens};
+use super::tokens::{Place, TokenGrid};
 use crate::axes::resize::LinearCombination;
 
 /// Which entry of a table stands for which pair of tokens: one for each offset between patches, one for each pair of a
@@ -16,7 +16,7 @@ pub(super) struct Pairs {
 
 impl Pairs {
     /// Reads the entries of all pairs; `None` where one offset has several.
-    pub fn read(queries: &Tokens, keys: &Tokens, entry: impl Fn(usize, usize) -> usize) -> Option<Pairs> {
+    pub fn read(queries: &TokenGrid, keys: &TokenGrid, entry: impl Fn(usize, usize) -> usize) -> Option<Pairs> {
         if queries.old_grid != keys.old_grid || queries.new_grid != keys.new_grid {
             return None;
         }
@@ -39,7 +39,7 @@ impl Pairs {
     }
 
     /// The new table's entries as sums of old ones, and the index of every new pair into it.
-    pub fn resized(&self, queries: &Tokens, keys: &Tokens) -> (LinearCombination, Vec<i64>) {
+    pub fn resized(&self, queries: &TokenGrid, keys: &TokenGrid) -> (LinearCombination, Vec<i64>) {
         let ([h, w], [new_h, new_w]) = (queries.old_grid, queries.new_grid);
         let (rows, columns) = (relative(h, new_h), relative(w, new_w));
         let mut mixture: LinearCombination = Vec::with_capacity(rows.len() * columns.len());

@@ -3,9 +3,9 @@
 use ndarray::{ArrayD, IxDyn};
 
 use super::continued::continued;
-use super::sizes::Sizes;
+use super::sizes::ResizedFactors;
 use crate::anatomy::{TokenAxis, WeightKind, WeightUse, token_axes, weight_uses};
-use crate::axes::arithmetic::{Known, Number};
+use crate::axes::arithmetic::{ConstValue, Number};
 use crate::axes::resize::{LinearCombination, ResizePlan, resize};
 use crate::axes::{Factor, Typing};
 use crate::data::PlaceTable;
@@ -137,14 +137,14 @@ fn beyond(typing: &Typing) -> Option<(String, i64, usize)> {
 }
 
 /// The elements of a value, where they are known.
-fn known(typing: &Typing, value: &str) -> Option<Known> {
-    typing.known.get(value).cloned().or_else(|| Known::read(typing.weights.get(value)?))
+fn known(typing: &Typing, value: &str) -> Option<ConstValue> {
+    typing.known.get(value).cloned().or_else(|| ConstValue::read(typing.weights.get(value)?))
 }
 
 /// Plans what becomes of the tables of a graph that is given another number of tokens.
 struct Sequence<'t, 'm> {
     typing: &'t Typing<'m>,
-    sizes: Sizes<'t, 'm>,
+    sizes: ResizedFactors<'t, 'm>,
     kinds: Vec<WeightUse>,
     axis: Factor,
     /// The number, and the one that the graph has.
@@ -156,7 +156,7 @@ struct Sequence<'t, 'm> {
 
 impl<'t, 'm> Sequence<'t, 'm> {
     fn new(typing: &'t Typing<'m>, axis: Factor, tokens: usize, table: Option<PlaceTable>) -> Result<Self> {
-        let sizes = Sizes::of_tokens(typing, axis, tokens)?;
+        let sizes = ResizedFactors::of_tokens(typing, axis, tokens)?;
         let (kinds, plan) = (weight_uses(typing), ResizePlan::default());
         let own = typing.factors.factor_size(axis);
         Ok(Sequence { typing, sizes, kinds, axis: typing.factors.root(axis), tokens, own, table, plan })
@@ -211,7 +211,8 @@ impl<'t, 'm> Sequence<'t, 'm> {
             }
             // What is taken of a list of places, or of kinds of tokens, would end with it.
             if let (true, Some(data)) = (self.tokens > self.own, continued(&places.data, &changed, self.tokens)) {
-                let made = Known { number: places.number, data }.tensor(&format!("{index}_longer"), DataType::Int64);
+                let made =
+                    ConstValue { number: places.number, data }.tensor(&format!("{index}_longer"), DataType::Int64);
                 made.into_iter().for_each(|index| self.plan.operand(node_at, 1, index));
             }
         }
@@ -304,7 +305,7 @@ impl<'t, 'm> Sequence<'t, 'm> {
         let of_use = &self.typing.uses[u];
         let tensor = self.typing.weights[of_use.name.as_str()];
         let number = if is_float(tensor) { Number::Float } else { Number::Integer };
-        let made = data_type(tensor).and_then(|kind| Known { number, data }.tensor(&of_use.name, kind));
+        let made = data_type(tensor).and_then(|kind| ConstValue { number, data }.tensor(&of_use.name, kind));
         let Some(made) = made else { return Err(unknown(&of_use.name, &tensor.dims, self.own)) };
         self.plan.operand(of_use.node, of_use.input, made);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::axes::arithmetic::{Known, slice_range};
+use crate::axes::arithmetic::{ConstValue, slice_range};
 use crate::axes::{Dim, Factor, Typing, channels_last, window_length};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Attributes, data_inputs, declared_dims, resolve_axis};
@@ -27,7 +27,7 @@ impl Resized {
 }
 
 /// The factors that a new size of an input changes, with their new sizes.
-pub(super) struct Sizes<'t, 'm> {
+pub(super) struct ResizedFactors<'t, 'm> {
     typing: &'t Typing<'m>,
     /// What has the new size.
     of: Resized,
@@ -35,13 +35,13 @@ pub(super) struct Sizes<'t, 'm> {
     pub cuts: Vec<(usize, usize, usize, usize)>,
 }
 
-impl<'t, 'm> Sizes<'t, 'm> {
+impl<'t, 'm> ResizedFactors<'t, 'm> {
     /// Carries the size of the image through the graph.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a size that patches and windows do not divide into; it names the node.
     pub fn of_image(typing: &'t Typing<'m>, size: [usize; 2]) -> Result<Self> {
-        let mut sizes = Sizes { typing, of: Resized::Image, new: HashMap::new(), cuts: Vec::new() };
+        let mut sizes = ResizedFactors { typing, of: Resized::Image, new: HashMap::new(), cuts: Vec::new() };
         for info in data_inputs(typing.graph) {
             let (Some(dims), Some(declared)) = (typing.dims.get(info.name()), declared_dims(info)) else { continue };
             if dims.len() != 4 {
@@ -61,7 +61,7 @@ impl<'t, 'm> Sizes<'t, 'm> {
     /// # Errors
     /// [`ErrorKind::Usage`] for a number that the model's windows do not divide; it names the node.
     pub fn of_tokens(typing: &'t Typing<'m>, axis: Factor, tokens: usize) -> Result<Self> {
-        let mut sizes = Sizes { typing, of: Resized::Tokens, new: HashMap::new(), cuts: Vec::new() };
+        let mut sizes = ResizedFactors { typing, of: Resized::Tokens, new: HashMap::new(), cuts: Vec::new() };
         sizes.assign(&[axis], tokens)?;
         sizes.carried()
     }
@@ -143,7 +143,7 @@ impl<'t, 'm> Sizes<'t, 'm> {
     }
 
     fn ints(&self, node: &NodeProto, name: &str, j: usize) -> Option<Vec<i64>> {
-        let given = || self.typing.known.get(node.input.get(j)?.as_str()).map(Known::ints);
+        let given = || self.typing.known.get(node.input.get(j)?.as_str()).map(ConstValue::ints);
         node.ints(name).map(<[i64]>::to_vec).or_else(given)
     }
 

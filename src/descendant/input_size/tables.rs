@@ -6,10 +6,10 @@ use ndarray::ArrayD;
 
 use super::relative::Pairs;
 use super::rotary::{WAVE_TOLERANCE, Wave};
-use super::sizes::Sizes;
-use super::tokens::{Place, Tokens};
+use super::sizes::ResizedFactors;
+use super::tokens::{Place, TokenGrid};
 use crate::anatomy::{WeightKind, WeightUse, weight_uses};
-use crate::axes::arithmetic::Known;
+use crate::axes::arithmetic::ConstValue;
 use crate::axes::resize::{LinearCombination, ResizePlan};
 use crate::axes::{Dim, Factor, ImageAxis, Typing};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,14 +28,14 @@ fn unknown(name: &str, shape: &[i64]) -> Error {
 /// Plans what becomes of every table that was made for the old size.
 pub(super) struct Tables<'t, 'm> {
     typing: &'t Typing<'m>,
-    sizes: Sizes<'t, 'm>,
+    sizes: ResizedFactors<'t, 'm>,
     kinds: Vec<WeightUse>,
     plan: ResizePlan,
     done: HashSet<(usize, usize)>,
 }
 
 impl<'t, 'm> Tables<'t, 'm> {
-    pub fn new(typing: &'t Typing<'m>, sizes: Sizes<'t, 'm>) -> Self {
+    pub fn new(typing: &'t Typing<'m>, sizes: ResizedFactors<'t, 'm>) -> Self {
         Tables { typing, sizes, kinds: weight_uses(typing), plan: ResizePlan::default(), done: HashSet::new() }
     }
 
@@ -74,7 +74,7 @@ impl<'t, 'm> Tables<'t, 'm> {
         let tensor = self.typing.weights[of_use.name.as_str()];
         let unknown = || unknown(&of_use.name, &tensor.dims);
         if !is_float(tensor) {
-            let Some(known) = Known::read(tensor) else { return Err(unknown()) };
+            let Some(known) = ConstValue::read(tensor) else { return Err(unknown()) };
             return if self.repeats(u, &known.data) { Ok(()) } else { Err(unknown()) };
         }
         let data = to_f32(tensor)?;
@@ -143,7 +143,7 @@ impl<'t, 'm> Tables<'t, 'm> {
     }
 
     /// The tokens of a dimension; `None` where it is not known how they lie on the image.
-    fn tokens(&self, dim: &Dim) -> Option<Tokens> {
+    fn tokens(&self, dim: &Dim) -> Option<TokenGrid> {
         let axis = |leaves: &[Factor]| {
             leaves.iter().map(|&f| self.typing.factors.spatial(f).map(|s| s.axis)).collect::<Option<Vec<ImageAxis>>>()
         };
@@ -152,16 +152,16 @@ impl<'t, 'm> Tables<'t, 'm> {
 
     /// [`Tables::tokens`], where two factors that are not known to run over the image are taken for rows and columns:
     /// for tables that show whether they are.
-    fn tokens_or_rows(&self, dim: &Dim) -> Option<Tokens> {
+    fn tokens_or_rows(&self, dim: &Dim) -> Option<TokenGrid> {
         self.tokens(dim).or_else(|| {
             self.tokens_by(dim, |leaves| (leaves.len() == 2).then(|| vec![ImageAxis::Height, ImageAxis::Width]))
         })
     }
 
-    fn tokens_by(&self, dim: &Dim, axes_of: impl Fn(&[Factor]) -> Option<Vec<ImageAxis>>) -> Option<Tokens> {
+    fn tokens_by(&self, dim: &Dim, axes_of: impl Fn(&[Factor]) -> Option<Vec<ImageAxis>>) -> Option<TokenGrid> {
         let factors = &self.typing.factors;
         let segments = factors.segments(dim).unwrap_or_else(|| vec![dim.clone()]);
-        let mut tokens = Tokens { old: Vec::new(), new: Vec::new(), old_grid: [1, 1], new_grid: [1, 1] };
+        let mut tokens = TokenGrid { old: Vec::new(), new: Vec::new(), old_grid: [1, 1], new_grid: [1, 1] };
         let mut prefix = 0;
         for segment in &segments {
             if !self.sizes.changed(segment) {
@@ -206,7 +206,7 @@ impl<'t, 'm> Tables<'t, 'm> {
             None => self.typing.dims.get(index.as_str()).cloned().unwrap_or_default(),
         };
         let values = self.typing.known.get(index.as_str()).cloned();
-        let values = values.or_else(|| Known::read(self.typing.weights.get(index.as_str())?));
+        let values = values.or_else(|| ConstValue::read(self.typing.weights.get(index.as_str())?));
         let (true, Some(values)) = (dims.iter().any(|d| self.sizes.changed(d)), values) else { return Ok(()) };
         let of_table = self.typing.uses.iter().position(|u| u.node == k && u.input == 0);
         let unknown = || unknown(index, &values.data.shape().iter().map(|&n| n as i64).collect::<Vec<_>>());
@@ -253,7 +253,7 @@ impl<'t, 'm> Tables<'t, 'm> {
     }
 
     /// The token axes that the dimensions of an index table run over, which may lie in one dimension.
-    fn token_axes(&self, dims: &[Dim]) -> Option<Vec<Tokens>> {
+    fn token_axes(&self, dims: &[Dim]) -> Option<Vec<TokenGrid>> {
         let factors = &self.typing.factors;
         let all: Vec<Factor> = dims.iter().flat_map(|d| factors.leaves(d)).collect();
         let mut lists = Vec::new();

@@ -7,7 +7,7 @@ use crate::axes::resize::LinearCombination;
 
 /// Where the tokens of an axis lie on the grid, at the old size and at the new one: the row and column of each, or its
 /// rank among the prefix tokens.
-pub(super) struct Tokens {
+pub(super) struct TokenGrid {
     pub old: Vec<Place>,
     pub new: Vec<Place>,
     pub old_grid: [usize; 2],
@@ -20,7 +20,7 @@ pub(super) enum Place {
     Patch(usize, usize),
 }
 
-impl Tokens {
+impl TokenGrid {
     /// New tokens as sums of old ones: prefix tokens stay, patches are interpolated.
     pub fn resample(&self) -> LinearCombination {
         let place: HashMap<Place, usize> = self.old.iter().enumerate().map(|(i, &p)| (p, i)).collect();

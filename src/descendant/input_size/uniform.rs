@@ -3,7 +3,7 @@
 
 use ndarray::{ArrayD, IxDyn};
 
-use crate::axes::arithmetic::{Known, broadcast_shape};
+use crate::axes::arithmetic::{ConstValue, broadcast_shape};
 use crate::axes::{Assumption, Dim, Typing};
 use crate::error::Result;
 use crate::graph::{self, Names, element_types};
@@ -34,7 +34,7 @@ pub(super) fn with_numbers(model: &Model, typing: &Typing) -> Result<Option<Mode
         let (Some(&kind), Some(&number), true) = (types.get(value.as_str()), known.data.first(), same) else {
             continue;
         };
-        let number = Known { number: known.number, data: ArrayD::from_elem(IxDyn(&[]), number) };
+        let number = ConstValue { number: known.number, data: ArrayD::from_elem(IxDyn(&[]), number) };
         let name = names.fresh(&format!("{value}/everywhere"));
         let Some(tensor) = number.tensor(&name, kind) else { continue };
         graph.initializer.push(tensor);
@@ -47,7 +47,7 @@ pub(super) fn with_numbers(model: &Model, typing: &Typing) -> Result<Option<Mode
 
 /// Nodes and their inputs that are the same number everywhere, where what they are broadcast with has the shape of the
 /// result.
-fn places<'t>(typing: &'t Typing) -> Vec<(usize, usize, &'t Known)> {
+fn places<'t>(typing: &'t Typing) -> Vec<(usize, usize, &'t ConstValue)> {
     let mut found = Vec::new();
     for (k, node) in typing.graph.node.iter().enumerate() {
         let Some(output) = node.output.first() else { continue };

@@ -17,7 +17,7 @@ const PAD: usize = 16;
 
 /// Sizes of one head.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sizes {
+pub(super) struct HeadDims {
     pub queries: usize,
     pub keys: usize,
     /// Length of a query and of a key.
@@ -123,7 +123,7 @@ fn length<const N: usize>(sizes: [[usize; 2]; N]) -> usize {
     sizes.iter().map(|[rows, columns]| rows * columns.next_multiple_of(PAD)).sum::<usize>() + PAD
 }
 
-impl Sizes {
+impl HeadDims {
     fn block(&self) -> usize {
         BLOCK.min(self.queries)
     }
@@ -155,7 +155,7 @@ impl Sizes {
 ///
 /// # Safety
 /// The rows are there, in the sizes that are named.
-pub(super) unsafe fn forward(width: Width, s: Sizes, q: Rows, k: Rows, v: Rows, out: RowsMut, log_sums: *mut f32) {
+pub(super) unsafe fn forward(width: Width, s: HeadDims, q: Rows, k: Rows, v: Rows, out: RowsMut, log_sums: *mut f32) {
     // SAFETY: the caller's promise, and scratch memory of the length that is used.
     with_scratch(length(s.forward_matrices()), |scratch| unsafe {
         forward_block(width, s, q, k, v, out, log_sums, scratch);
@@ -166,7 +166,7 @@ pub(super) unsafe fn forward(width: Width, s: Sizes, q: Rows, k: Rows, v: Rows, 
 ///
 /// # Safety
 /// The rows are there, in the sizes that are named.
-pub(super) unsafe fn backward(width: Width, s: Sizes, given: Given, gq: RowsMut, gk: RowsMut, gv: RowsMut) {
+pub(super) unsafe fn backward(width: Width, s: HeadDims, given: Saved, gq: RowsMut, gk: RowsMut, gv: RowsMut) {
     // SAFETY: the caller's promise, and scratch memory of the length that is used.
     with_scratch(length(s.backward_matrices()), |scratch| unsafe {
         backward_block(width, s, given, gq, gk, gv, scratch);
@@ -193,7 +193,7 @@ unsafe fn largest<L: Lanes>(row: *const f32, n: usize) -> f32 {
 #[allow(clippy::too_many_arguments)]
 #[inline(always)]
 unsafe fn forward_lanes<L: Lanes>(
-    s: Sizes,
+    s: HeadDims,
     q: Rows,
     k: Rows,
     v: Rows,
@@ -245,13 +245,13 @@ unsafe fn forward_lanes<L: Lanes>(
 }
 dispatch! {
     /// [`forward`] in scratch memory that is given.
-    forward_block(s: Sizes, q: Rows, k: Rows, v: Rows, out: RowsMut, log_sums: *mut f32,
+    forward_block(s: HeadDims, q: Rows, k: Rows, v: Rows, out: RowsMut, log_sums: *mut f32,
         scratch: *mut f32) = forward_lanes
 }
 
 /// What the gradient is computed from.
 #[derive(Clone, Copy)]
-pub(super) struct Given {
+pub(super) struct Saved {
     /// The gradient of the output.
     pub gradient: Rows,
     pub query: Rows,
@@ -262,7 +262,14 @@ pub(super) struct Given {
 }
 
 #[inline(always)]
-unsafe fn backward_lanes<L: Lanes>(s: Sizes, given: Given, gq: RowsMut, gk: RowsMut, gv: RowsMut, scratch: *mut f32) {
+unsafe fn backward_lanes<L: Lanes>(
+    s: HeadDims,
+    given: Saved,
+    gq: RowsMut,
+    gk: RowsMut,
+    gv: RowsMut,
+    scratch: *mut f32,
+) {
     let block = s.block();
     // SAFETY: the caller's promise, and scratch matrices of the sizes that are used.
     unsafe {
@@ -320,5 +327,5 @@ unsafe fn backward_lanes<L: Lanes>(s: Sizes, given: Given, gq: RowsMut, gk: Rows
 }
 dispatch! {
     /// [`backward`] in scratch memory that is given.
-    backward_block(s: Sizes, given: Given, gq: RowsMut, gk: RowsMut, gv: RowsMut, scratch: *mut f32) = backward_lanes
+    backward_block(s: HeadDims, given: Saved, gq: RowsMut, gk: RowsMut, gv: RowsMut, scratch: *mut f32) = backward_lanes
 }

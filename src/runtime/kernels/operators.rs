@@ -12,7 +12,7 @@ use ort::value::ValueType;
 use ort::{AsPointer, sys};
 
 use super::adamw::{Step, Tensors, adamw};
-use super::attention::{self, Given, Rows, RowsMut, Sizes};
+use super::attention::{self, HeadDims, Rows, RowsMut, Saved};
 use super::lanes::{Width, widths};
 use super::normalization::layer_norm_gradient;
 use super::pointwise::{gelu, gelu_gradient, softmax_gradient};
@@ -586,21 +586,21 @@ impl Operator for AdamW {
 /// Where the rows of every head lie in a tensor: `[offset, batch stride, head stride, row stride]`; a row is
 /// contiguous.
 #[derive(Clone, Copy)]
-struct View {
+struct StridedView {
     offset: usize,
     batch: usize,
     head: usize,
     row: usize,
 }
 
-impl View {
+impl StridedView {
     /// Reads an attribute, and checks that every row lies within `len` numbers later on.
-    fn read(k: &KernelContext, name: &str) -> ort::Result<View> {
+    fn read(k: &KernelContext, name: &str) -> ort::Result<StridedView> {
         let list: Vec<i64> = k.get(name).unwrap_or_default();
         match list[..] {
             [offset, batch, head, row] if list.iter().all(|&n| n >= 0) => {
                 let size = |n: i64| n as usize;
-                Ok(View { offset: size(offset), batch: size(batch), head: size(head), row: size(row) })
+                Ok(StridedView { offset: size(offset), batch: size(batch), head: size(head), row: size(row) })
             }
             _ => Err(wrong(&format!("the attribute `{name}` holds an offset and three strides"))),
         }
@@ -635,11 +635,11 @@ impl View {
 #[derive(Clone)]
 struct HeadLayout {
     counts: [usize; 2],
-    sizes: Sizes,
-    query: View,
-    key: View,
-    value: View,
-    output: View,
+    sizes: HeadDims,
+    query: StridedView,
+    key: StridedView,
+    value: StridedView,
+    output: StridedView,
     shape: Vec<i64>,
 }
 
@@ -653,7 +653,7 @@ impl HeadLayout {
             return Err(wrong("every one of `sizes` is at least 1"));
         }
         let n = |n: i64| n as usize;
-        let sizes = Sizes {
+        let sizes = HeadDims {
             queries: n(queries),
             keys: n(keys),
             dim: n(dim),
@@ -663,10 +663,10 @@ impl HeadLayout {
         Ok(HeadLayout {
             counts: [n(batch), n(heads)],
             sizes,
-            query: View::read(k, "query")?,
-            key: View::read(k, "key")?,
-            value: View::read(k, "value")?,
-            output: View::read(k, "output")?,
+            query: StridedView::read(k, "query")?,
+            key: StridedView::read(k, "key")?,
+            value: StridedView::read(k, "value")?,
+            output: StridedView::read(k, "output")?,
             shape: k.get("shape").unwrap_or_default(),
         })
     }
@@ -777,7 +777,7 @@ impl Operator for AttentionGradient {
                     // SAFETY: the rows of every head lie within the tensors, which was checked; every head has rows of
                     // its own.
                     unsafe {
-                        let given = Given {
+                        let given = Saved {
                             gradient: l.output.rows(g, b, h),
                             query: l.query.rows(q, b, h),
                             key: l.key.rows(k, b, h),

@@ -4,7 +4,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::adamw::{Step, Tensors, adamw};
-use super::attention::{self, Given, Rows, RowsMut, Sizes};
+use super::attention::{self, HeadDims, Rows, RowsMut, Saved};
 use super::lanes::{Lanes, Width, dispatch, each, exp, normal, widths};
 use super::normalization::layer_norm_gradient;
 use super::pointwise::{gelu, gelu_gradient, softmax_gradient};
@@ -310,11 +310,11 @@ fn the_gradient_of_a_weight_is_cut_for_as_many_threads_as_it_fills() {
 }
 
 /// The loss Σ g · attention(q, k, v) of one head.
-fn attention_loss(s: Sizes, g: &[f32], q: &[f64], k: &[f64], v: &[f64]) -> f64 {
+fn attention_loss(s: HeadDims, g: &[f32], q: &[f64], k: &[f64], v: &[f64]) -> f64 {
     attend(s, q, k, v).iter().zip(g).map(|(o, &g)| o * g as f64).sum()
 }
 
-fn attend(s: Sizes, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
+fn attend(s: HeadDims, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
     let mut out = Vec::new();
     for q in q.chunks(s.dim) {
         let scores: Vec<f64> = k
@@ -333,8 +333,8 @@ fn attend(s: Sizes, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
 #[test]
 fn attention_and_its_gradient() {
     // More than one block of queries; lengths that fill no vector.
-    let large = Sizes { queries: 130, keys: 21, dim: 5, value_dim: 3, scale: 0.4 };
-    let small = Sizes { queries: 3, keys: 33, dim: 17, value_dim: 18, scale: 0.3 };
+    let large = HeadDims { queries: 130, keys: 21, dim: 5, value_dim: 3, scale: 0.4 };
+    let small = HeadDims { queries: 3, keys: 33, dim: 17, value_dim: 18, scale: 0.3 };
     for s in [large, small] {
         let q = random(s.queries * s.dim, 1);
         let k = random(s.keys * s.dim, 2);
@@ -358,7 +358,7 @@ fn attention_and_its_gradient() {
                 let target = rows_mut(&mut out, s.value_dim);
                 attention::forward(width, s, query, key, value, target, sums.as_mut_ptr());
                 let (gradient, output) = (rows(&g, s.value_dim), rows(&out, s.value_dim));
-                let given = Given { gradient, query, key, value, output, log_sums: sums.as_ptr() };
+                let given = Saved { gradient, query, key, value, output, log_sums: sums.as_ptr() };
                 let (gq, gk) = (rows_mut(&mut gq, s.dim), rows_mut(&mut gk, s.dim));
                 attention::backward(width, s, given, gq, gk, rows_mut(&mut gv, s.value_dim));
             }

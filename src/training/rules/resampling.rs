@@ -72,7 +72,7 @@ impl Interpolation {
             .known
             .get(name.as_str())
             .cloned()
-            .or_else(|| crate::axes::arithmetic::Known::read(t.typing.weights.get(name.as_str())?))?;
+            .or_else(|| crate::axes::arithmetic::ConstValue::read(t.typing.weights.get(name.as_str())?))?;
         (known.data.len() == rank).then(|| known.data.iter().nth(axis).copied()).flatten()
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ndarray::Array4;
 
-use crate::data::{Dataset, ImageLayout, Rows, TrainingLoader, TrainingOptions, View};
+use crate::data::{Dataset, ImageLayout, InputTransform, Rows, TrainingLoader, TrainingOptions};
 use crate::error::Result;
 use crate::onnx::Model;
 use crate::runtime::{Device, Runtime, RuntimeKind};
@@ -41,7 +41,7 @@ pub struct Images {
     /// What they are, where these are rows of arrays.
     pub rows: Option<Rows>,
     /// How the model sees them.
-    pub view: View,
+    pub view: InputTransform,
     /// How they are put into batches; the size of a batch and the classes are the trainer's.
     pub batches: TrainingOptions,
 }
@@ -54,7 +54,7 @@ impl Session {
     pub fn new(trainer: Trainer, recipe: Recipe, images: Images, plan: RunOptions) -> Result<Session> {
         let classes = trainer.classes.as_ref().map(|(_, n)| *n);
         let batches = TrainingOptions { batch_size: trainer.batch, classes, ..images.batches };
-        let View { preprocess, layout } = images.view;
+        let InputTransform { preprocess, layout } = images.view;
         let short = match &images.rows {
             Some(rows) => short_texts(&images.dataset, &images.training, rows, layout)?,
             None => Vec::new(),
@@ -130,7 +130,7 @@ fn short_texts(dataset: &Dataset, training: &[usize], rows: &Rows, layout: Image
 pub(super) struct Taught {
     pub model: Model,
     /// Its view of the images, where that is not the student's.
-    pub view: Option<View>,
+    pub view: Option<InputTransform>,
     /// Height and width of its images.
     pub image: [usize; 2],
     /// The rows that it takes, where it takes some.

@@ -10,7 +10,7 @@ use super::options::Options;
 use super::teaching::{self, Guide};
 use crate::anatomy::{Activation, activation};
 use crate::axes::Typing;
-use crate::data::{InputReport, InputShape, Rows, View};
+use crate::data::{InputReport, InputShape, InputTransform, Rows};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::PREPROCESS;
 use crate::onnx::Model;
@@ -49,7 +49,7 @@ pub struct Prepared {
     /// What the images become.
     pub input: InputReport,
     /// How the teacher sees them.
-    pub teacher: Option<View>,
+    pub teacher: Option<InputTransform>,
     /// What there is to say of batches.
     pub batch: Option<String>,
 }
@@ -153,7 +153,7 @@ impl Setup {
                 *labels = self.data.other.as_ref().unwrap_or(&self.data.dataset).labels().map(<[u32]>::to_vec);
             }
         }
-        let view = View { preprocess, layout: input.layout };
+        let view = InputTransform { preprocess, layout: input.layout };
         let taught = self.teacher.as_ref().map(|t| self.taught(t, &view, listener)).transpose()?;
         let images = Images {
             dataset: self.data.dataset.clone(),
@@ -176,7 +176,12 @@ impl Setup {
     }
 
     /// The teacher with its view of the images, which is said where it is not the student's.
-    fn taught(&self, teacher: &Guide, student: &View, listener: &dyn Listener) -> Result<(Taught, View)> {
+    fn taught(
+        &self,
+        teacher: &Guide,
+        student: &InputTransform,
+        listener: &dyn Listener,
+    ) -> Result<(Taught, InputTransform)> {
         let seen = teaching::view(&teacher.model, &self.data, &self.options.transform, student, self.image);
         let (view, image) = seen.map_err(|e| e.at(&teacher.path))?;
         let own = Some(view.clone()).filter(|view| view != student);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::data::Data;
 use crate::anatomy::class_factor;
 use crate::axes::Typing;
-use crate::data::{Correspondence, InputShape, Preprocess, PreprocessFlags, View, class_names};
+use crate::data::{Correspondence, InputShape, InputTransform, Preprocess, PreprocessFlags, class_names};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::PREPROCESS;
 use crate::onnx::Model;
@@ -117,9 +117,9 @@ pub(super) fn view(
     teacher: &Model,
     data: &Data,
     flags: &PreprocessFlags,
-    student: &View,
+    student: &InputTransform,
     image: [usize; 2],
-) -> Result<(View, [usize; 2])> {
+) -> Result<(InputTransform, [usize; 2])> {
     let Ok(typing) = Typing::new(teacher) else { return Ok((student.clone(), image)) };
     let input = InputShape::of(&typing)?;
     let size = [input.height, input.width];
@@ -134,11 +134,11 @@ pub(super) fn view(
         Some(student) => Preprocess { crop_ratio: student.crop_ratio, resize: student.resize, ..own },
         None => own,
     });
-    Ok((View { preprocess, layout: input.layout }, size))
+    Ok((InputTransform { preprocess, layout: input.layout }, size))
 }
 
 /// Says that the teacher sees the images otherwise than the student.
-pub(super) fn say(teacher: &Path, view: &View, listener: &dyn Listener) {
+pub(super) fn say(teacher: &Path, view: &InputTransform, listener: &dyn Listener) {
     let Some(p) = &view.preprocess else { return };
     listener.note(&format!(
         "the teacher `{}` sees what the student sees at {} x {} pixels, with mean {:?} and deviation {:?}",

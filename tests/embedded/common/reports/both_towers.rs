@@ -9,7 +9,7 @@ use std::time::Instant;
 use ndarray::{Array1, Array4, ArrayD, ArrayViewD, Axis, Slice};
 use offshoot::data::{ImageSource, Loader, PreprocessFlags, Texts};
 use offshoot::fitting::{Allocation, Budget, Fitter, Limits, Shrunk, Towers, Views, plan};
-use offshoot::graph::{Given, cut};
+use offshoot::graph::{SampleInputs, cut};
 use offshoot::onnx::{Model, payload};
 use offshoot::opening::{OpenedTowers, Opening};
 use offshoot::runtime::Runtime;
@@ -41,7 +41,7 @@ fn pictures(folder: &Path) -> PathBuf {
 fn tower(model: &Model, inputs: &[&str]) -> Model {
     let inputs: Vec<String> = inputs.iter().map(|name| name.to_string()).collect();
     let mut part = model.clone();
-    cut(&mut part, Given::Inputs(&inputs), None).unwrap();
+    cut(&mut part, SampleInputs::Inputs(&inputs), None).unwrap();
     part
 }
 

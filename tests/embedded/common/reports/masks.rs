@@ -10,7 +10,7 @@ use ndarray::ArrayD;
 use offshoot::graph::{Attributes, cast, element_types, prune};
 use offshoot::onnx::proto::type_proto;
 use offshoot::onnx::{DataType, Model, tensor_info};
-use offshoot::runtime::{Ports, Runtime, RuntimeKind, State};
+use offshoot::runtime::{DeviceTensors, Ports, Runtime, RuntimeKind};
 use serde_json::Value;
 
 use crate::common::binary::{done, text};
@@ -28,7 +28,7 @@ fn said(runtime: &Arc<Runtime>, model: &Model, mask: &[f32]) -> Vec<ArrayD<f32>>
     let declared: Vec<&str> = model.graph().input.iter().map(|v| v.name()).collect();
     let feeds = [("x", x.view()), ("mask", mask.view())];
     let feeds: Vec<_> = feeds.into_iter().filter(|(name, _)| declared.contains(name)).collect();
-    program.run(&mut State::default(), &feeds).unwrap()
+    program.run(&mut DeviceTensors::default(), &feeds).unwrap()
 }
 
 /// The part of a model in bfloat16 that computes in float32, with what it casts to bfloat16 as its outputs: no

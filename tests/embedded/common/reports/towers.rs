@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ndarray::{ArrayD, ArrayViewD};
-use offshoot::graph::{Given, cut};
+use offshoot::graph::{SampleInputs, cut};
 use offshoot::onnx::{Model, payload};
 use offshoot::runtime::Runtime;
 use serde_json::Value;
@@ -35,7 +35,7 @@ fn array(value: &Value) -> ArrayD<f32> {
 fn said(runtime: &Arc<Runtime>, model: &Model, golden: &Value, (of, inputs): (&str, &[&str])) -> Vec<ArrayD<f32>> {
     let names: Vec<String> = inputs.iter().map(|name| name.to_string()).collect();
     let mut tower = model.clone();
-    cut(&mut tower, Given::Inputs(&names), Some(of)).unwrap();
+    cut(&mut tower, SampleInputs::Inputs(&names), Some(of)).unwrap();
     let arrays: Vec<ArrayD<f32>> = inputs.iter().map(|name| array(&golden["feeds"][name])).collect();
     let views: Vec<(&str, ArrayViewD<f32>)> = inputs.iter().copied().zip(arrays.iter().map(|a| a.view())).collect();
     runtime.load_open(&tower, arrays[0].shape()[0], [16, 16]).unwrap().run_on(&views).unwrap()
