@@ -488,7 +488,7 @@ const TWINS: [(&str, &str, usize, &str); 11] = [
     ("src/cli/commands/condense.rs", "src/cli/commands/grow.rs", 1, "flags with texts of their own"),
     ("src/cli/commands/density.rs", "src/cli/commands/shrink.rs", 1, "flags in the order of the help"),
     ("src/data/dataset.rs", "src/data/source.rs", 1, "one passes on to the other"),
-    ("src/graph/narrow.rs", "src/training/precision.rs", 1, "an attribute, written down"),
+    ("src/graph/half_precision.rs", "src/training/precision.rs", 1, "an attribute, written down"),
     ("src/runtime/kernels/lanes.rs", "src/runtime/kernels/lanes.rs", 1, "a kernel and its gradient, for speed apart"),
     ("src/runtime/kernels/operators.rs", "src/runtime/kernels/operators.rs", 2, "what each operator must declare"),
     ("src/training/rules/contraction.rs", "src/training/rules/contraction.rs", 1, "a convolution and its adjoint"),

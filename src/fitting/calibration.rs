@@ -7,7 +7,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::lengths::{Batches, TokenAxes, alike};
 use super::network::Progress;
-use super::part::{Values, pin_on, sample, size};
+use super::subgraph::{Values, pin_on, sample, size};
 use crate::axes::takes_any_batch;
 use crate::data::{Arrays, Augmentation, Crop, Loader, Samples};
 use crate::error::{Error, ErrorKind, Result};

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::lengths::{alike, apart};
 use super::padding::Mask;
-use super::part::{Subgraph, Values, pin_on};
+use super::subgraph::{Subgraph, Values, pin_on};
 use crate::anatomy::{Anatomy, ranking};
 use crate::axes::Typing;
 use crate::error::Result;

@@ -11,7 +11,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::lengths::apart;
-use super::part::fixed_to;
+use super::subgraph::fixed_to;
 use super::{
     Allocation, Budget, Calibration, Latencies, Limits, Progress, Shrinker, Shrunk, Timing, Towers, Values, Views,
     beyond_half, image_input, plan, thin,

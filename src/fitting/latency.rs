@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::blocks::{Block, blocks, counts};
 use super::budget::Limits;
-use super::part::{Values, fixed_to};
 use super::prune::cut;
+use super::subgraph::{Values, fixed_to};
 use crate::axes::Typing;
 use crate::descendant::{fold_constants, has_fixed_size};
 use crate::error::Result;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use ndarray::{ArrayD, Axis, Slice, concatenate};
 
-use super::part::{Values, sample, size};
+use super::subgraph::{Values, sample, size};
 use crate::graph::{data_inputs, declared_axes};
 use crate::onnx::Model;
 use crate::onnx::proto::ValueInfoProto;

@@ -10,8 +10,8 @@ use rayon::prelude::*;
 use super::algebra::{Covariance, Moments, Partial, affine, product, scale, times};
 use super::order::{self, UnitOrder, features, predict};
 use super::padding::{Mask, chosen};
-use super::part::{Subgraph, Values};
 use super::stages::Stages;
+use super::subgraph::{Subgraph, Values};
 use super::targets::{ResidualPath, TargetLinear, first_uses, sites};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
@@ -69,7 +69,7 @@ pub struct Network<'m> {
 }
 
 impl<'m> Network<'m> {
-    /// Finds the sites of a model that was [pinned](super::part::pin). `runtime` should have one thread; tokens at the
+    /// Finds the sites of a model that was [pinned](super::subgraph::pin). `runtime` should have one thread; tokens at the
     /// zeros of the input `mask` are padding.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayD, Axis, Ix2};
 
 use super::layout::MatrixLayout;
-use super::part::Values;
+use super::subgraph::Values;
 use crate::anatomy::sequence_axis;
 use crate::axes::{Factor, Typing};
 use crate::error::Result;

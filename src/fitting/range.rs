@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::lengths::alike;
-use super::part::{Values, fixed_to};
+use super::subgraph::{Values, fixed_to};
 use crate::axes::Typing;
 use crate::error::Result;
 use crate::graph::{Links, Names, data_inputs, element_types, node};

@@ -9,7 +9,7 @@ use ndarray::Array2;
 use super::algebra::{inner, ridge_solve, scale, select, times};
 use super::network::{Collector, Network};
 use super::order::features;
-use super::part::{Values, image_input, pin};
+use super::subgraph::{Values, image_input, pin};
 use super::targets::TargetLinear;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;

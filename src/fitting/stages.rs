@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::part::{Subgraph, Values};
+use super::subgraph::{Subgraph, Values};
 use super::targets::TargetLinear;
 use crate::axes::Typing;
 use crate::error::Result;

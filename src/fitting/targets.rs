@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayD, Axis, IxDyn};
 
 use super::layout::MatrixLayout;
-use super::part::{Subgraph, Values};
+use super::subgraph::{Subgraph, Values};
 use crate::anatomy::{Anatomy, Roles};
 use crate::axes::{Dim, Factor, Typing};
 use crate::error::Result;

@@ -11,10 +11,10 @@ mod copies;
 mod dequantize;
 mod feed;
 mod functions;
+mod half_precision;
 mod input;
 mod links;
 mod names;
-mod narrow;
 mod nodes;
 mod order;
 mod prepare;
@@ -32,12 +32,12 @@ pub(crate) use builder::Builder;
 pub use dequantize::dequantize;
 pub(crate) use feed::axes_mut;
 pub use feed::{Length, axis_name, decides, declared_axes, declared_inputs, feed, is_feed, take_feeds_back};
+pub(crate) use half_precision::{Far, check_known, clamp, clipped, split_half_gemms};
+pub use half_precision::{FloatType, cast, convert, convert_but};
 pub(crate) use input::listed;
 pub use input::{CutAway, ImageInput, SampleInputs, Values, check_output, cut, is_integer, read_own_axes};
 pub use links::Links;
 pub use names::Names;
-pub(crate) use narrow::{Far, check_known, clamp, clipped, split_half_gemms};
-pub use narrow::{FloatType, cast, convert, convert_but};
 pub use nodes::{
     Attributes, float_attribute, floats_attribute, int_attribute, ints_attribute, is_standard, node, string_attribute,
 };

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::super::algebra::{Covariance, affine, product, ridge_solve, scale, times};
 use super::super::network::{Network, Progress, RIDGE, distance};
-use super::super::part::{Subgraph, Values};
+use super::super::subgraph::{Subgraph, Values};
 use super::bases::{score_bases, value_bases};
 use super::find::HeadDimReduction;
 use super::statistics::{AttentionStatistics, ScoreStatistics};

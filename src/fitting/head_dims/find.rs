@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::super::head_factors::{HeadFactors, head_factors};
 use super::super::layout::MatrixLayout;
 use super::super::network::Network;
-use super::super::part::Subgraph;
+use super::super::subgraph::Subgraph;
 use super::super::targets::{ResidualPath, TargetFinder, TargetLinear};
 use crate::anatomy::{Anatomy, Attention};
 use crate::axes::{Factor, Typing};

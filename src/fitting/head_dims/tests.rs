@@ -5,8 +5,8 @@ use ndarray::{Array2, ArrayD, IxDyn};
 
 use super::super::algebra::{product, ridged, times};
 use super::super::network::Network;
-use super::super::part::{Subgraph, Values, pin};
 use super::super::prune::cut;
+use super::super::subgraph::{Subgraph, Values, pin};
 use super::bases::{SCORE_RIDGE, score_bases, value_bases};
 use super::cost::{DimensionCosts, cut_queries, turns};
 use super::find::narrows;
