@@ -16,7 +16,8 @@ impl Anatomy {
     /// left out.
     pub fn head_mixers(&self, typing: &Typing) -> Vec<Vec<usize>> {
         let all = self.layers.iter().chain(&self.others);
-        let known = all.flat_map(|a| std::iter::once(a.projection).chain(a.mixings.iter().map(|m| m.node))).collect();
+        let known =
+            all.flat_map(|a| std::iter::once(a.projection).chain(a.head_mixers.iter().map(|m| m.node))).collect();
         mixers(typing, self.layers.iter().map(|l| l.head_factors(typing)).collect(), &known)
     }
 

@@ -11,7 +11,7 @@ use crate::onnx::is_float;
 /// The dimension of one head.
 pub fn of_head(typing: &Typing, a: &Attention) -> Dim {
     // Queries that share keys are heads of their own.
-    let own: Dim = a.head_dim.iter().copied().filter(|f| !typing.factors.meet(&[*f], &a.shared)).collect();
+    let own: Dim = a.head_dim.iter().copied().filter(|f| !typing.factors.meet(&[*f], &a.queries_per_kv_head)).collect();
     if own.len() < 2 {
         return own;
     }
@@ -142,7 +142,7 @@ impl<'t, 'm> Roles<'t, 'm> {
     /// # Errors
     /// Those of [`summed_over`](Roles::summed_over).
     pub fn summing(&self, layer: &Attention) -> Result<Vec<Summed>> {
-        let contractions = std::iter::once(layer.projection).chain(layer.mixings.iter().map(|m| m.node));
+        let contractions = std::iter::once(layer.projection).chain(layer.head_mixers.iter().map(|m| m.node));
         let pairs = contractions.zip(layer.head_factors(self.typing));
         let mut out = Vec::new();
         for (k, factor) in pairs {

@@ -36,9 +36,9 @@ pub struct Attention {
     pub heads: Dim,
     /// Where weights mix its heads before or after the Softmax (talking heads), in order. The heads before each are
     /// resized together with `heads`, which stand behind the last one.
-    pub mixings: Vec<Mixing>,
+    pub head_mixers: Vec<Mixing>,
     /// Heads of queries that share one head of keys and values; empty where each has its own.
-    pub shared: Dim,
+    pub queries_per_kv_head: Dim,
     /// The part of the output projection's input that is not heads.
     pub head_dim: Dim,
     /// What the output projection makes: the residual stream.
@@ -54,12 +54,12 @@ pub struct Attention {
     /// The residual sum of the attention itself: the value that it adds to, and the sum.
     pub sum: Option<(String, String)>,
     /// The value of the residual stream that enters the layer.
-    pub enter: Option<String>,
+    pub residual_in: Option<String>,
     /// The value of the residual stream that leaves the layer.
-    pub leave: Option<String>,
+    pub residual_out: Option<String>,
     /// The residual sums of the layer, of its attention and of its FFNs among them: the value that each adds to, and
     /// the sum.
-    pub sums: Vec<(String, String)>,
+    pub residual_adds: Vec<(String, String)>,
 }
 
 /// A contraction that mixes the heads of scores or of probabilities.
@@ -104,7 +104,7 @@ impl Anatomy {
     /// The value behind the encoder's last norm: what is computed from the last layer's output and constants alone, by
     /// norms or what they are made of, and has its shape.
     pub fn encoder_end(&self, typing: &Typing) -> Option<String> {
-        let leave = self.layers.last()?.leave.clone()?;
+        let leave = self.layers.last()?.residual_out.clone()?;
         let shape = typing.shape(&leave)?;
         let mut inside: HashSet<&str> = HashSet::from([leave.as_str()]);
         let mut end = leave.clone();
@@ -151,7 +151,7 @@ impl Attention {
 
     /// Number of heads of its queries.
     pub fn query_heads(&self, typing: &Typing) -> usize {
-        typing.factors.size(&self.heads) * typing.factors.size(&self.shared)
+        typing.factors.size(&self.heads) * typing.factors.size(&self.queries_per_kv_head)
     }
 
     /// The factor of its heads, where there is one.
@@ -162,7 +162,7 @@ impl Attention {
     /// All factors that are resized with its heads: those that the output projection sums over first, then those that
     /// are mixed. None where they have no axis of their own.
     pub fn head_factors(&self, typing: &Typing) -> Vec<Factor> {
-        let dims = std::iter::once(&self.heads).chain(self.mixings.iter().map(|m| &m.heads));
+        let dims = std::iter::once(&self.heads).chain(self.head_mixers.iter().map(|m| &m.heads));
         dims.map(|d| self.own(typing, d)).collect::<Option<_>>().unwrap_or_default()
     }
 

@@ -87,7 +87,7 @@ impl<'t, 'm> WeightFinder<'t, 'm> {
             contractions: typing.contractions.iter().map(|c| c.node).collect(),
             scores: HashSet::new(),
             heads: attentions()
-                .flat_map(|a| std::iter::once(&a.heads).chain(a.mixings.iter().map(|m| &m.heads)))
+                .flat_map(|a| std::iter::once(&a.heads).chain(a.head_mixers.iter().map(|m| &m.heads)))
                 .flat_map(|h| typing.factors.all_leaves(h))
                 .collect(),
             embedding: attentions().flat_map(|a| typing.factors.all_leaves(&a.embedding)).collect(),

@@ -65,7 +65,7 @@ impl ModelSizes {
                 let clustered = gene.and_then(|g| g.layers.get(l)).map(|all| all.iter().map(|c| c.members.len()).sum());
                 let heads = clustered.filter(|&n: &usize| n > 0).unwrap_or(a.head_count(&typing));
                 stack.key_heads.push(heads);
-                stack.heads.push(heads * typing.factors.size(&a.shared));
+                stack.heads.push(heads * typing.factors.size(&a.queries_per_kv_head));
                 stack.head_dims.push(typing.factors.size(&of_head(&typing, a)));
                 stack.channels.push(typing.factors.size(&a.embedding));
                 let neurons: usize = gene.map_or(0, |g| g.neurons(l).iter().map(|c| c.members.len()).sum());

@@ -41,7 +41,7 @@ pub(super) fn attach(
             bail!(Anatomy, "the attention of layer {l} is linear: no query has a map of its own");
         }
         let (count, separate) = (layer.head_count(typing), layer.has_separate_heads(typing));
-        let heads: Dim = layer.heads.iter().chain(layer.mixings.iter().flat_map(|m| &m.heads)).copied().collect();
+        let heads: Dim = layer.heads.iter().chain(layer.head_mixers.iter().flat_map(|m| &m.heads)).copied().collect();
         let mut measures = Vec::new();
         for &k in &layer.softmax {
             let (value, dims) = attentions.probabilities(k);

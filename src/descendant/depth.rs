@@ -43,7 +43,7 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
                 .hint("choose other layers with --layers")
         };
         let layer = &anatomy.layers[l];
-        let enter = layer.enter.as_ref().ok_or_else(|| fail("no residual sum encloses it"))?;
+        let enter = layer.residual_in.as_ref().ok_or_else(|| fail("no residual sum encloses it"))?;
         let leave = ends[l].as_ref().ok_or_else(|| fail("no residual sum ends it"))?;
         let Some(reshape) = bridge(typing, enter, leave) else {
             return Err(fail("the residual stream changes its shape there"));
@@ -52,7 +52,8 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
             let node = node_label(&typing.graph.node[node]);
             return Err(fail(&format!("node `{node}` behind its attention is no FFN that is known, and would stay")));
         }
-        let outside = anatomy.layers.iter().enumerate().any(|(o, other)| o != l && other.enter.as_ref() == Some(enter));
+        let outside =
+            anatomy.layers.iter().enumerate().any(|(o, other)| o != l && other.residual_in.as_ref() == Some(enter));
         if outside {
             return Err(fail("another attention branches from the same value"));
         }
@@ -130,7 +131,7 @@ fn left_behind(typing: &Typing, anatomy: &Anatomy, ends: &[Option<String>], l: u
         let others_have = stack.layers.iter().any(|&other| !anatomy.layers[other].ffns.is_empty());
         return unread(&behind).filter(|_| others_have);
     };
-    let next = anatomy.layers[next].enter.as_deref()?;
+    let next = anatomy.layers[next].residual_in.as_deref()?;
     let between = links.upstream([next]).along(|x| x != end && links.maker(x).is_some_and(|k| behind.contains(&k)));
     let between: HashSet<usize> = between.nodes().collect();
     let weighing: HashSet<usize> = typing.uses.iter().map(|u| u.node).collect();
@@ -175,16 +176,16 @@ fn bridge(typing: &Typing, enter: &str, leave: &str) -> Option<Option<Vec<i64>>>
 /// attention. A norm behind every layer belongs to the layers, too (Conformer). Any other norm is that of the stack,
 /// and stays when the last layer goes.
 pub(super) fn ends(typing: &Typing, anatomy: &Anatomy) -> Vec<Option<String>> {
-    let mut ends: Vec<Option<String>> = anatomy.layers.iter().map(|layer| layer.leave.clone()).collect();
+    let mut ends: Vec<Option<String>> = anatomy.layers.iter().map(|layer| layer.residual_out.clone()).collect();
     for stack in &anatomy.stacks {
         let mut before: Option<Vec<&str>> = None;
-        let shape = |l: usize| anatomy.layers[l].leave.as_deref().and_then(|leave| typing.shape(leave));
+        let shape = |l: usize| anatomy.layers[l].residual_out.as_deref().and_then(|leave| typing.shape(leave));
         let stages = stack.layers.chunk_by(|&a, &b| shape(a) == shape(b));
         let everywhere: Vec<Option<Vec<&str>>> =
             stages.flat_map(|stage| vec![norm_everywhere(typing, anatomy, stage); stage.len()]).collect();
         for (i, &l) in stack.layers.iter().enumerate() {
             let layer = &anatomy.layers[l];
-            let Some(leave) = layer.leave.as_deref() else { continue };
+            let Some(leave) = layer.residual_out.as_deref() else { continue };
             let next = next_enter(typing, anatomy, &stack.layers, i);
             let border = next.and_then(|next| norm_between(typing, leave, next));
             let (own, place) = match inner_norm(typing, layer) {
@@ -219,8 +220,8 @@ fn end(typing: &Typing, leave: &str, ops: &[&str], place: Option<&str>) -> Optio
 
 /// The value that enters the next layer of a stack, where it is another one than leaves layer `i`, of the same shape.
 fn next_enter<'a>(typing: &Typing, anatomy: &'a Anatomy, stack: &[usize], i: usize) -> Option<&'a str> {
-    let leave = anatomy.layers[stack[i]].leave.as_deref()?;
-    let next = stack.get(i + 1).and_then(|&n| anatomy.layers[n].enter.as_deref());
+    let leave = anatomy.layers[stack[i]].residual_out.as_deref()?;
+    let next = stack.get(i + 1).and_then(|&n| anatomy.layers[n].residual_in.as_deref());
     next.filter(|n| *n != leave && typing.shape(n) == typing.shape(leave))
 }
 
@@ -228,7 +229,7 @@ fn next_enter<'a>(typing: &Typing, anatomy: &'a Anatomy, stack: &[usize], i: usi
 /// between an encoder and what follows, unless they have several FFNs each.
 fn norm_everywhere<'m>(typing: &Typing<'m>, anatomy: &Anatomy, stack: &[usize]) -> Option<Vec<&'m str>> {
     let border = |i: usize| {
-        let leave = anatomy.layers[stack[i]].leave.as_deref()?;
+        let leave = anatomy.layers[stack[i]].residual_out.as_deref()?;
         norm_between(typing, leave, next_enter(typing, anatomy, stack, i)?)
     };
     let borders: Vec<_> = (0..stack.len().saturating_sub(1)).map(border).collect::<Option<_>>()?;
@@ -247,7 +248,7 @@ enum Inner<'m> {
 }
 
 fn inner_norm<'m>(typing: &Typing<'m>, layer: &Attention) -> Inner<'m> {
-    let sums = layer.sums.iter().enumerate();
+    let sums = layer.residual_adds.iter().enumerate();
     let pairs = sums.clone().flat_map(|(i, (_, sum))| {
         let others = sums.clone().filter(move |(j, _)| *j != i);
         others.map(move |(_, (skip, _))| (sum, skip))
@@ -266,7 +267,8 @@ fn inner_norm<'m>(typing: &Typing<'m>, layer: &Attention) -> Inner<'m> {
 /// True where a norm is the first that is done with what enters a layer, beside the sum that it is added to.
 fn is_normed_first(typing: &Typing, layer: &Attention) -> bool {
     let node = |k: usize| &typing.graph.node[k];
-    let mut users = typing.links().downstream(layer.enter.as_deref()).until(|k| !ops::of(node(k)).is(Mark::Keeps));
+    let mut users =
+        typing.links().downstream(layer.residual_in.as_deref()).until(|k| !ops::of(node(k)).is(Mark::Keeps));
     users.any(|k| makes_norm(node(k).op_type()))
 }
 

@@ -278,7 +278,7 @@ impl<'a, 'm> Grower<'a, 'm> {
                 "layer {l}: a norm runs over all heads together, so its statistics change with their number"
             ));
         }
-        if count < heads && !layer.mixings.is_empty() {
+        if count < heads && !layer.head_mixers.is_empty() {
             self.warnings.push(format!("layer {l}: heads are mixed, so what is left misses those that were removed"));
         }
         if count != heads || !(slots.is_empty() || slots.iter().copied().eq(0..heads)) {
@@ -699,7 +699,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         let found: Vec<(usize, Vec<usize>)> =
             anatomy.layers.iter().map(|l| (l.query_heads(&typing), ffn_widths(&typing, l))).collect();
         // Counted on the side of the queries: what shares one last head of keys is heads of its own.
-        let shared = self.anatomy.layers.iter().map(|l| self.typing.factors.size(&l.shared));
+        let shared = self.anatomy.layers.iter().map(|l| self.typing.factors.size(&l.queries_per_kv_head));
         let widths = |l: &PlannedLayer| match l.ffn_widths.is_empty() {
             true => l.ffn_width.into_iter().collect(),
             false => l.ffn_widths.clone(),

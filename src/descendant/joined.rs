@@ -47,7 +47,7 @@ fn in_common<'f>(typing: &Typing, layers: [&Attention; 2], factors: impl Iterato
     let carriers: BTreeSet<&str> = uses.map(|u| typing.uses[u].name.as_str()).collect();
     let [own, other] = layers.map(|layer| -> BTreeSet<String> {
         let from = links.inputs(layer.softmax.first().copied().unwrap_or(layer.projection));
-        let behind = links.upstream(from).until(|x| layer.enter.as_deref() == Some(x));
+        let behind = links.upstream(from).until(|x| layer.residual_in.as_deref() == Some(x));
         behind.filter(|x| carriers.contains(x)).map(str::to_string).collect()
     });
     own.intersection(&other).cloned().collect()

@@ -68,7 +68,7 @@ fn walks(typing: &Typing, anatomy: &Anatomy) -> Vec<HashMap<usize, usize>> {
     let mut out = Vec::new();
     for (layer, end) in anatomy.layers.iter().zip(&ends) {
         let mut order = HashMap::new();
-        if let (Some(enter), Some(end)) = (layer.enter.as_deref(), end.as_deref()) {
+        if let (Some(enter), Some(end)) = (layer.residual_in.as_deref(), end.as_deref()) {
             // Behind the value that enters, and in front of the one that leaves.
             let behind: HashSet<usize> = links.downstream([enter]).along(|o| o != end).collect();
             let is_behind = |x: &str| links.maker(x).is_some_and(|k| behind.contains(&k));

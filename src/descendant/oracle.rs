@@ -157,7 +157,7 @@ impl Oracle<'_, '_> {
         if !self.is_added(l) {
             bail!(Unsupported, "layer {l} goes with the norm behind its sums, which nothing else can stand for");
         }
-        for (skip, sum) in &self.anatomy.layers[l].sums {
+        for (skip, sum) in &self.anatomy.layers[l].residual_adds {
             let Some(k) = self.links.maker(sum) else {
                 bail!(Unsupported, "nothing makes `{sum}`, a sum of layer {l}");
             };
@@ -177,18 +177,20 @@ impl Oracle<'_, '_> {
     /// True where a layer leaves what it adds to as it is: its sums follow each other, and no norm is between them.
     fn is_added(&self, l: usize) -> bool {
         let layer = &self.anatomy.layers[l];
-        if self.ends[l] != layer.leave {
+        if self.ends[l] != layer.residual_out {
             return false;
         }
-        if layer.sums.len() > 1 {
-            return layer.sums.windows(2).all(|w| self.is_moved(&w[1].0, &w[0].1));
+        if layer.residual_adds.len() > 1 {
+            return layer.residual_adds.windows(2).all(|w| self.is_moved(&w[1].0, &w[0].1));
         }
         // One sum says nothing by itself: the layer beside it begins, or ends, with the same value.
         let joins = |from: &Option<String>, to: &Option<String>| {
             from.as_deref().zip(to.as_deref()).is_some_and(|(from, to)| self.is_moved(to, from))
         };
         let others = || self.anatomy.layers.iter().enumerate().filter(|(o, _)| *o != l).map(|(_, other)| other);
-        !layer.sums.is_empty() && others().any(|o| joins(&layer.leave, &o.enter) || joins(&o.leave, &layer.enter))
+        !layer.residual_adds.is_empty()
+            && others()
+                .any(|o| joins(&layer.residual_out, &o.residual_in) || joins(&o.residual_out, &layer.residual_in))
     }
 
     /// True where a value is another one, at most on other axes.

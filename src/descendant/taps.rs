@@ -15,7 +15,7 @@ pub(super) fn said(typing: &Typing, anatomy: &Anatomy, ends: &[Option<String>], 
     let outputs: HashSet<&str> = typing.graph.output.iter().map(|o| o.name()).collect();
     let mut said = Vec::new();
     for l in (0..anatomy.layers.len()).filter(|l| !kept.contains(l)) {
-        let (Some(enter), Some(end)) = (anatomy.layers[l].enter.as_deref(), ends[l].as_deref()) else { continue };
+        let (Some(enter), Some(end)) = (anatomy.layers[l].residual_in.as_deref(), ends[l].as_deref()) else { continue };
         // Behind the last layer an output is that of whatever layer is now the last.
         let is_last = anatomy.stacks.iter().any(|s| s.layers.last() == Some(&l));
         if outputs.contains(end) && !is_last {

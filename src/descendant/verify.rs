@@ -278,7 +278,7 @@ impl Verifier {
 
     fn full_size(&self, grown: &Grown, ancestor: &mut Subject) -> Result<Checked> {
         let clustered = grown.gene.layers.iter().flatten().any(|c| c.members.len() > 1);
-        if clustered && ancestor.anatomy()?.layers.iter().any(|l| !l.mixings.is_empty()) {
+        if clustered && ancestor.anatomy()?.layers.iter().any(|l| !l.head_mixers.is_empty()) {
             return Ok(not_run(Check::FullSize, "heads that are mixed have no centroids that keep what they say"));
         }
         let shape = GrowOptions { tied: grown.shape.tied, order: grown.shape.order, ..GrowOptions::default() };

@@ -47,7 +47,7 @@ impl<'m> Probe<'m> {
         let outputs = results.len();
         let mut leaves = Vec::new();
         for &l in layers {
-            let leave = anatomy.layers.get(l).and_then(|l| l.leave.clone());
+            let leave = anatomy.layers.get(l).and_then(|l| l.residual_out.clone());
             leaves.push(leave.map(|leave| {
                 let place = results.iter().position(|r| *r == leave).unwrap_or(results.len());
                 if place == results.len() {

@@ -16,7 +16,7 @@ pub(super) struct HeadFactors {
 /// Finds them; `None` where heads are mixed or shared, or where a dimension is made of parts (a rotation).
 pub(super) fn head_factors(typing: &Typing, layer: &Attention) -> Option<HeadFactors> {
     let [softmax] = layer.softmax[..] else { return None };
-    if typing.fused.contains_key(&softmax) || !layer.mixings.is_empty() || !layer.shared.is_empty() {
+    if typing.fused.contains_key(&softmax) || !layer.head_mixers.is_empty() || !layer.queries_per_kv_head.is_empty() {
         return None;
     }
     let node = &typing.graph.node[softmax];

@@ -69,8 +69,8 @@ pub struct Network<'m> {
 }
 
 impl<'m> Network<'m> {
-    /// Finds the sites of a model that was [pinned](super::subgraph::pin). `runtime` should have one thread; tokens at the
-    /// zeros of the input `mask` are padding.
+    /// Finds the sites of a model that was [pinned](super::subgraph::pin). `runtime` should have one thread; tokens at
+    /// the zeros of the input `mask` are padding.
     ///
     /// # Errors
     /// Those of typing and of the runtime; [`ErrorKind::Anatomy`] where no matrix can be fitted.

@@ -25,7 +25,7 @@ pub(super) fn stochastic_depth(typing: &Typing, anatomy: &Anatomy) -> Result<(Gr
     let mut sums: Vec<(usize, &str)> = anatomy
         .layers
         .iter()
-        .flat_map(|l| &l.sums)
+        .flat_map(|l| &l.residual_adds)
         .filter_map(|(skip, sum)| Some((links.maker(sum)?, skip.as_str())))
         .collect();
     sums.sort_unstable();

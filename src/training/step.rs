@@ -292,7 +292,8 @@ fn imports(model: &Model, gradients: &Gradients, operators: Operators) -> Vec<Op
 
 /// The values that enter and leave each layer.
 fn layers(typing: &Typing) -> Result<Vec<(String, String)>> {
-    let layers: Vec<_> = Anatomy::new(typing)?.layers.into_iter().filter_map(|l| Some((l.enter?, l.leave?))).collect();
+    let layers: Vec<_> =
+        Anatomy::new(typing)?.layers.into_iter().filter_map(|l| Some((l.residual_in?, l.residual_out?))).collect();
     if layers.is_empty() {
         return Err(Error::new(ErrorKind::Unsupported, "no layer was found whose values could be computed again")
             .hint("leave --recompute out"));

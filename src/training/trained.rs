@@ -134,8 +134,8 @@ impl Layers {
         let links = typing.links();
         let position = |v: &Option<String>| v.as_deref().and_then(|v| links.maker(v));
         Layers {
-            starts: anatomy.layers.iter().map(|l| position(&l.enter).unwrap_or(0)).collect(),
-            end: anatomy.layers.last().and_then(|l| position(&l.leave)).unwrap_or(usize::MAX),
+            starts: anatomy.layers.iter().map(|l| position(&l.residual_in).unwrap_or(0)).collect(),
+            end: anatomy.layers.last().and_then(|l| position(&l.residual_out)).unwrap_or(usize::MAX),
         }
     }
 

@@ -214,7 +214,7 @@ fn the_same_head_twice_is_found_in_every_fixture() {
             clusters.splice(..2, [Cluster { members: vec![0, 1], centroid: 0 }]);
         }
         // Talking heads mix what is then the same.
-        if gene.is_identity() || anatomy.layers.iter().any(|l| !l.mixings.is_empty()) {
+        if gene.is_identity() || anatomy.layers.iter().any(|l| !l.head_mixers.is_empty()) {
             continue;
         }
         let twice = gene.condense(&model, &typing, &anatomy).unwrap();

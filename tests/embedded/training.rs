@@ -69,8 +69,12 @@ fn values_inside_of_layers_are_computed_again() {
     let (form, _, _) = trainable_form(&model, 4, [28, 28]).unwrap();
     let typing = Typing::new(&form).unwrap();
     let forward: HashSet<&str> = typing.graph.node.iter().flat_map(|n| &n.output).map(String::as_str).collect();
-    let outside: HashSet<String> =
-        Anatomy::new(&typing).unwrap().layers.into_iter().flat_map(|l| [l.enter.unwrap(), l.leave.unwrap()]).collect();
+    let outside: HashSet<String> = Anatomy::new(&typing)
+        .unwrap()
+        .layers
+        .into_iter()
+        .flat_map(|l| [l.residual_in.unwrap(), l.residual_out.unwrap()])
+        .collect();
     let kept = |recompute: bool| -> (usize, usize) {
         let recipe = Recipe { batch: 4, recompute, ..Recipe::default() };
         let step = Steps::new(&model, [28, 28], &recipe, &[], &[]).unwrap().step;

@@ -275,7 +275,7 @@ fn a_new_classifier_starts_from_a_regression() {
     let end = {
         let typing = offshoot::axes::Typing::new(&model).unwrap();
         let anatomy = offshoot::anatomy::Anatomy::new(&typing).unwrap();
-        let leave = anatomy.layers.last().unwrap().leave.clone().unwrap();
+        let leave = anatomy.layers.last().unwrap().residual_out.clone().unwrap();
         let norm = model.graph().node.iter().find(|n| n.input.first() == Some(&leave)).unwrap();
         norm.output[0].clone()
     };

@@ -32,7 +32,8 @@ impl Anatomy {
         }
         let ffns = finder.feed_forwards(&attentions);
         finder.assign(&mut attentions, &ffns);
-        let stream: Vec<String> = attentions.iter().flat_map(|a| [&a.enter, &a.leave]).flatten().cloned().collect();
+        let stream: Vec<String> =
+            attentions.iter().flat_map(|a| [&a.residual_in, &a.residual_out]).flatten().cloned().collect();
         let sums: HashSet<&str> = stream.iter().map(String::as_str).collect();
         let (mut layers, mut others): (Vec<_>, Vec<_>) =
             attentions.iter().cloned().partition(|a| finder.is_layer(a, &sums));

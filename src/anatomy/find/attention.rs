@@ -40,10 +40,10 @@ impl<'m> BlockFinder<'_, 'm> {
             };
             let WeightContraction { summed, made } = &self.weight[&projection];
             let front: Dim = front.iter().flat_map(|d| typing.factors.leaves(d)).collect();
-            let (mixings, behind) = self.mixings(k, &front, projection);
+            let (head_mixers, behind) = self.head_mixers(k, &front, projection);
             let mut heads: Dim = behind.into_iter().filter(|f| self.meet(&[*f], summed)).collect();
             let own = self.own_heads(k, &heads);
-            let shared: Dim = match own.is_empty() || own.len() == heads.len() {
+            let queries_per_kv_head: Dim = match own.is_empty() || own.len() == heads.len() {
                 true => Dim::new(),
                 false => std::mem::replace(&mut heads, own.clone()).into_iter().filter(|f| !own.contains(f)).collect(),
             };
@@ -52,8 +52,12 @@ impl<'m> BlockFinder<'_, 'm> {
             let own = self.segments(summed).find(|s| self.meet(s, &made_of)).unwrap_or_else(|| summed.clone());
             let head_dim = own.into_iter().filter(|f| !self.meet(&[*f], &heads)).collect();
             let tokens = [queries, keys].map(|d| typing.factors.leaves(&d));
-            let attention =
-                Attention { heads, mixings, shared, ..attention(vec![k], projection, head_dim, made.clone(), tokens) };
+            let attention = Attention {
+                heads,
+                head_mixers,
+                queries_per_kv_head,
+                ..attention(vec![k], projection, head_dim, made.clone(), tokens)
+            };
             // Of several Softmaxes before one projection, one whose queries and keys are tokens decides: another may
             // run over the places of a kernel that is computed for each token (ConvBERT).
             let over_tokens = |a: &Attention| self.size(&a.queries) > 1 && a.queries == a.keys;
@@ -164,7 +168,7 @@ impl<'m> BlockFinder<'_, 'm> {
 
     /// Talking heads: weight contractions from heads to as many heads, of scores on the way to the Softmax or of
     /// probabilities behind it. Returns them in order, and the leading factors behind the last one.
-    fn mixings(&self, softmax: usize, front: &Dim, projection: usize) -> (Vec<Mixing>, Dim) {
+    fn head_mixers(&self, softmax: usize, front: &Dim, projection: usize) -> (Vec<Mixing>, Dim) {
         let mut found = Vec::new();
         if self.typing.fused.contains_key(&softmax) {
             return (found, front.clone());
@@ -333,8 +337,8 @@ fn attention(softmax: Vec<usize>, projection: usize, head_dim: Dim, embedding: D
         softmax,
         projection,
         heads: Dim::new(),
-        mixings: Vec::new(),
-        shared: Dim::new(),
+        head_mixers: Vec::new(),
+        queries_per_kv_head: Dim::new(),
         head_dim,
         embedding,
         queries,
@@ -342,8 +346,8 @@ fn attention(softmax: Vec<usize>, projection: usize, head_dim: Dim, embedding: D
         ffns: Vec::new(),
         convolution: None,
         sum: None,
-        enter: None,
-        leave: None,
-        sums: Vec::new(),
+        residual_in: None,
+        residual_out: None,
+        residual_adds: Vec::new(),
     }
 }

@@ -14,7 +14,7 @@ impl<'m> BlockFinder<'_, 'm> {
     pub fn feed_forwards(&self, attentions: &[Attention]) -> Vec<FeedForward> {
         let residual = self.leaves(attentions.iter().map(|a| &a.embedding));
         let own = attentions.iter().flat_map(|a| [&a.heads, &a.head_dim]);
-        let mixed = attentions.iter().flat_map(|a| a.mixings.iter().map(|m| &m.heads));
+        let mixed = attentions.iter().flat_map(|a| a.head_mixers.iter().map(|m| &m.heads));
         let inside = self.leaves(own.chain(mixed));
         let mut nodes: Vec<usize> = self.weight.keys().copied().collect();
         nodes.sort_unstable();

@@ -53,7 +53,7 @@ pub(super) fn complete(
         for (l, range) in ranges(finder, &sums, stack, ffns) {
             let value = |s: &Sum| Some((s.skip.to_string(), finder.sum_of(s.join)?.to_string()));
             let found: Vec<_> = range.iter().filter_map(|&s| value(&sums[s])).collect();
-            if layers[l].sums.iter().any(|own| !found.contains(own)) {
+            if layers[l].residual_adds.iter().any(|own| !found.contains(own)) {
                 continue;
             }
             let own: Vec<usize> = range.iter().filter_map(|&s| ffn_of(&sums[s], layers, others, l, ffns)).collect();
@@ -70,15 +70,15 @@ pub(super) fn complete(
             others.iter_mut().filter(|o| is_taken(o)).for_each(|o| o.ffns.clear());
             let layer = &mut layers[l];
             let (enter, leave) = (range.first().map(|&s| sums[s].skip), range.last().map(|&s| sums[s].join));
-            layer.enter = enter.map(|skip| finder.unscaled(skip).to_string());
-            layer.leave = leave.and_then(|join| finder.sum_of(join)).map(str::to_string);
+            layer.residual_in = enter.map(|skip| finder.unscaled(skip).to_string());
+            layer.residual_out = leave.and_then(|join| finder.sum_of(join)).map(str::to_string);
             let of_attention = layer.sum.clone();
             layer.ffns = own.into_iter().map(|i| ffns[i].clone()).collect();
             for ffn in &mut layer.ffns {
                 let sum = finder.residual_add(ffn.down);
                 ffn.sum = sum.0.zip(sum.1).filter(|s| Some(s) != of_attention.as_ref());
             }
-            layer.sums = found;
+            layer.residual_adds = found;
             // A convolution is the FFN of a layer that has no other. Beside others it stays as it is.
             let convolution = layer.ffns.iter().position(|f| f.convolves);
             if let Some(at) = convolution.filter(|_| layer.ffns.iter().any(|f| !f.convolves)) {
@@ -302,8 +302,8 @@ pub(super) fn enclose(finder: &BlockFinder, layers: &mut [Attention], ffns: &[Fe
         let own: Vec<_> = own.map(|f| FeedForward { sum: sum(f), ..f.clone() }).collect();
         if own.len() > layer.ffns.len() {
             let inner: Vec<_> = own.iter().filter_map(|f| f.sum.clone()).collect();
-            layer.sums.retain(|s| !inner.contains(s));
-            layer.sums.extend(inner);
+            layer.residual_adds.retain(|s| !inner.contains(s));
+            layer.residual_adds.extend(inner);
             (layer.ffns, layer.embedding, any) = (own, back.made.clone(), true);
         }
     }

@@ -17,13 +17,16 @@ impl<'m> BlockFinder<'_, 'm> {
         let sums: Vec<_> = ffns.iter().map(|f| self.residual_add(f.down)).collect();
         for a in attentions.iter_mut() {
             let (skip, sum) = self.residual_add(a.projection);
-            a.enter = skip.as_deref().map(|skip| self.unscaled(skip).to_string());
-            a.leave = sum.clone();
+            a.residual_in = skip.as_deref().map(|skip| self.unscaled(skip).to_string());
+            a.residual_out = sum.clone();
             a.sum = skip.zip(sum);
-            a.sums.extend(a.sum.clone());
+            a.residual_adds.extend(a.sum.clone());
         }
-        let ends: HashSet<String> =
-            attentions.iter().filter_map(|a| a.leave.clone()).chain(sums.iter().filter_map(|s| s.1.clone())).collect();
+        let ends: HashSet<String> = attentions
+            .iter()
+            .filter_map(|a| a.residual_out.clone())
+            .chain(sums.iter().filter_map(|s| s.1.clone()))
+            .collect();
         let onto: Vec<Option<&str>> = sums.iter().map(|s| self.sum_behind(s.0.as_deref()?, &ends)).collect();
         let order: Vec<usize> = attentions.iter().map(|a| a.projection).collect();
         let mut taken = HashSet::new();
@@ -32,8 +35,8 @@ impl<'m> BlockFinder<'_, 'm> {
             // Attentions that branch from the same value stand side by side, and so do their FFNs.
             let mut last = first;
             while last + 1 < attentions.len()
-                && attentions[first].enter.is_some()
-                && attentions[last + 1].enter == attentions[first].enter
+                && attentions[first].residual_in.is_some()
+                && attentions[last + 1].residual_in == attentions[first].residual_in
             {
                 last += 1;
             }
@@ -43,11 +46,16 @@ impl<'m> BlockFinder<'_, 'm> {
                 let made = |f: &FeedForward| self.meet(&a.embedding, &self.weight[&f.down].made);
                 // Both branches in one sum.
                 let shared = (0..ffns.len()).find(|i| {
-                    !taken.contains(i) && a.enter.is_some() && sums[*i] == (a.enter.clone(), a.leave.clone())
+                    !taken.contains(i)
+                        && a.residual_in.is_some()
+                        && sums[*i] == (a.residual_in.clone(), a.residual_out.clone())
                 });
                 // Where branches of a model stand between each other, the FFN that adds to what the attention made.
                 let joined = (0..ffns.len()).find(|i| {
-                    !taken.contains(i) && a.leave.is_some() && onto[*i] == a.leave.as_deref() && made(&ffns[*i])
+                    !taken.contains(i)
+                        && a.residual_out.is_some()
+                        && onto[*i] == a.residual_out.as_deref()
+                        && made(&ffns[*i])
                 });
                 let behind = (0..ffns.len()).find(|i| {
                     !taken.contains(i) && order[last] < ffns[*i].down && ffns[*i].down < until && made(&ffns[*i])
@@ -59,18 +67,18 @@ impl<'m> BlockFinder<'_, 'm> {
                         !taken.contains(i)
                             && from < ffns[*i].down
                             && ffns[*i].down <= order[last]
-                            && a.enter.is_some()
-                            && sums[*i].0 == a.enter
+                            && a.residual_in.is_some()
+                            && sums[*i].0 == a.residual_in
                     })
                 };
                 let Some(i) = shared.or(joined).or(behind).or_else(beside) else { continue };
                 taken.insert(i);
-                let own = sums[i].0.clone().zip(sums[i].1.clone()).filter(|s| !a.sums.contains(s));
+                let own = sums[i].0.clone().zip(sums[i].1.clone()).filter(|s| !a.residual_adds.contains(s));
                 a.ffns = vec![FeedForward { sum: own.clone(), ..ffns[i].clone() }];
-                a.sums.extend(own);
+                a.residual_adds.extend(own);
                 let position = |v: &Option<String>| v.as_deref().and_then(|v| self.links.maker(v));
-                if position(&sums[i].1) > position(&a.leave) {
-                    a.leave = sums[i].1.clone();
+                if position(&sums[i].1) > position(&a.residual_out) {
+                    a.residual_out = sums[i].1.clone();
                 }
             }
             first = last + 1;
@@ -172,7 +180,7 @@ impl<'m> BlockFinder<'_, 'm> {
         varies_q
             && varies_k
             && (stream_q.intersection(&stream_k).next().is_some()
-                || a.enter.as_deref().is_some_and(|e| stream_k.contains(e))
+                || a.residual_in.as_deref().is_some_and(|e| stream_k.contains(e))
                 || (stream_q.is_empty() && stream_k.is_empty()))
     }
 

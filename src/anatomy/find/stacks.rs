@@ -27,13 +27,15 @@ struct Origin<'m> {
 pub(super) fn stacks(finder: &BlockFinder, layers: &[Attention]) -> Vec<Stack> {
     let mut made_by: HashMap<&str, usize> = HashMap::new();
     for (l, layer) in layers.iter().enumerate() {
-        let sums = layer.sums.iter().map(|(_, sum)| sum).chain(&layer.leave);
+        let sums = layer.residual_adds.iter().map(|(_, sum)| sum).chain(&layer.residual_out);
         made_by.extend(sums.map(|sum| (sum.as_str(), l)));
     }
     let mut stacks: Vec<Stack> = Vec::new();
     for (l, layer) in layers.iter().enumerate() {
         // Attentions side by side branch from the same value.
-        let beside = |s: &&mut Stack| s.layers.iter().any(|&m| layer.enter.is_some() && layers[m].enter == layer.enter);
+        let beside = |s: &&mut Stack| {
+            s.layers.iter().any(|&m| layer.residual_in.is_some() && layers[m].residual_in == layer.residual_in)
+        };
         if let Some(stack) = stacks.iter_mut().find(beside) {
             stack.layers.push(l);
             continue;
@@ -70,7 +72,7 @@ fn origin<'a>(finder: &'a BlockFinder, layer: &'a Attention, made_by: &HashMap<&
         });
         skip.map_or_else(|| operands.clone(), |skip| vec![skip])
     };
-    let start: Vec<&str> = match layer.enter.as_deref() {
+    let start: Vec<&str> = match layer.residual_in.as_deref() {
         Some(enter) => vec![enter],
         None => links.inputs(layer.softmax.first().copied().unwrap_or(layer.projection)).collect(),
     };

@@ -100,7 +100,9 @@ pub fn describe(
     let mut others = list(&anatomy.others);
     for (other, a) in others.iter_mut().zip(&anatomy.others) {
         // A cross-attention goes with the layer that its sum is one of.
-        if let Some(l) = anatomy.layers.iter().position(|l| a.sum.as_ref().is_some_and(|sum| l.sums.contains(sum))) {
+        if let Some(l) =
+            anatomy.layers.iter().position(|l| a.sum.as_ref().is_some_and(|sum| l.residual_adds.contains(sum)))
+        {
             other["layer"] = json!(l);
         }
     }
@@ -211,7 +213,7 @@ fn attention(typing: &Typing, a: &Attention, index: usize, roles: Option<&Roles>
     } else if !a.has_projection(typing) {
         value["attention"] = json!("no output projection");
     }
-    if size(&a.shared) > 1 {
+    if size(&a.queries_per_kv_head) > 1 {
         value["query_heads"] = json!(a.query_heads(typing));
     }
     if let Some(roles) = roles {
@@ -261,7 +263,9 @@ fn explain(typing: &Typing, anatomy: &Anatomy, layer: usize) -> Result<Value> {
             }));
         }
     }
-    Ok(json!({"schema": schema::EXPLAIN, "layer": layer, "enter": a.enter, "leave": a.leave, "factors": list}))
+    Ok(
+        json!({"schema": schema::EXPLAIN, "layer": layer, "enter": a.residual_in, "leave": a.residual_out, "factors": list}),
+    )
 }
 
 /// Nodes with a shape operand that depends on the factor.

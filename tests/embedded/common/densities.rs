@@ -111,7 +111,7 @@ fn check(runtime: &Arc<Runtime>, fixture: &Fixture) -> Vec<String> {
             let flat: Vec<f32> = maps.iter().flatten().copied().collect();
             let windows = flat.len() / (heads * m * n);
             assert!(windows > 0, "{}: layer {l} has {} maps", fixture.name(), flat.len() / (m * n));
-            let grouped = !anatomy.layers[l].shared.is_empty() || fixture.entry["heads_first"] == true;
+            let grouped = !anatomy.layers[l].queries_per_kv_head.is_empty() || fixture.entry["heads_first"] == true;
             for (h, sum) in sums[l].iter_mut().enumerate() {
                 let mut total = 0.0;
                 for w in 0..windows {

@@ -376,7 +376,7 @@ impl<'c> Case<'c> {
     /// values replaced by its centroid's; sharing an FFN equals copying it. Heads that are mixed have no centroids that
     /// keep the function.
     fn centroids_stand_for_their_clusters(&mut self) {
-        if self.anatomy.layers.iter().any(|l| !l.mixings.is_empty()) {
+        if self.anatomy.layers.iter().any(|l| !l.head_mixers.is_empty()) {
             return;
         }
         let (typing, anatomy, last) = (self.typing, self.anatomy, self.last());
