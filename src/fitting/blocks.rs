@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::budget::Limits;
-use super::targets::{TargetLinear, first_uses, sites};
+use super::targets::{TargetLinear, find_targets, first_uses};
 use crate::anatomy::{Anatomy, Roles, normed};
 use crate::axes::{Factor, Typing};
 use crate::descendant::{keep_layers, mixed_elsewhere};
@@ -39,60 +39,62 @@ pub(super) fn blocks(model: &Model, limits: &Limits) -> Result<(Vec<Block>, Vec<
     let typing = Typing::new(model)?;
     let anatomy = Anatomy::new(&typing)?;
     let roles = Roles::new(&typing);
-    let (sites, _) = sites(&typing, &anatomy);
+    let (linears, _) = find_targets(&typing, &anatomy);
     let root = |layer, kind| factor(&typing, &anatomy, layer, kind).map(|f| typing.factors.root(f));
-    let first = first_uses(&sites);
+    let first = first_uses(&linears);
     let mut uses: HashMap<Factor, usize> = HashMap::new();
-    for (_, s) in sites.iter().enumerate().filter(|(i, _)| first[*i] == *i) {
+    for (_, s) in linears.iter().enumerate().filter(|(i, _)| first[*i] == *i) {
         if let Some(f) = root(s.layer, s.kind) {
             *uses.entry(f).or_default() += 1;
         }
     }
     let mixers =
         [(BlockKind::Heads, anatomy.head_mixers(&typing)), (BlockKind::Neurons, anatomy.neuron_mixers(&typing))];
-    let mut warnings = shared(&sites, &first);
+    let mut warnings = shared(&linears, &first);
     if let Some(layers) = &limits.layers
         && let Some(l) = layers.iter().find(|l| **l >= anatomy.layers.len())
     {
         bail!(Usage, "there is no layer {l}, only {}", anatomy.layers.len());
     }
     let normed = normed(&typing);
-    let blocks = sites.iter().enumerate().map(|(i, site)| {
-        let f = root(site.layer, site.kind);
+    let blocks = linears.iter().enumerate().map(|(i, linear)| {
+        let f = root(linear.layer, linear.kind);
         let alone = f.is_some_and(|f| uses[&f] == 1);
         if f.is_some() && !alone {
-            warnings.push(format!("layer {}: its {:?} are shared with another layer and stay", site.layer, site.kind));
+            warnings
+                .push(format!("layer {}: its {:?} are shared with another layer and stay", linear.layer, linear.kind));
         }
-        let asked = match site.kind {
+        let asked = match linear.kind {
             BlockKind::Heads => limits.heads,
             BlockKind::Neurons => limits.neurons,
-        } && (0..sites.len()).filter(|&j| first[j] == i).all(|j| limits.touches(sites[j].layer));
-        let free = asked && alone && site.divides && first[i] == i;
+        } && (0..linears.len()).filter(|&j| first[j] == i).all(|j| limits.touches(linears[j].layer));
+        let free = asked && alone && linear.divides && first[i] == i;
         if free && f.is_some_and(|f| normed.contains(&typing.factors.root(f))) {
             warnings.push(format!(
                 "layer {}: a norm runs over its {}, whose statistics change with their number; the matrix behind it is \
                  fitted to them",
-                site.layer,
-                match site.kind {
+                linear.layer,
+                match linear.kind {
                     BlockKind::Heads => "heads",
                     BlockKind::Neurons => "neurons",
                 }
             ));
         }
         if free {
-            let of_layer = mixers.iter().filter(|(kind, _)| *kind == site.kind).filter_map(|(_, m)| m.get(site.layer));
-            warnings.extend(of_layer.filter_map(|m| mixed_elsewhere(&typing, site.layer, site.kind, m)));
+            let of_layer =
+                mixers.iter().filter(|(kind, _)| *kind == linear.kind).filter_map(|(_, m)| m.get(linear.layer));
+            warnings.extend(of_layer.filter_map(|m| mixed_elsewhere(&typing, linear.layer, linear.kind, m)));
         }
         let unit = f.filter(|_| first[i] == i).map_or([0.0; 3], |f| unit(&typing, &roles, f));
-        Block { layer: site.layer, kind: site.kind, units: site.units, first: first[i], free, unit }
+        Block { layer: linear.layer, kind: linear.kind, units: linear.units, first: first[i], free, unit }
     });
     Ok((blocks.collect(), warnings))
 }
 
 /// What is to be said of layers that have matrices in common: those of each block once.
-fn shared(sites: &[TargetLinear], first: &[usize]) -> Vec<String> {
-    let uses = |i: usize| (0..sites.len()).filter(move |&j| first[j] == i).map(|j| sites[j].layer.to_string());
-    let mut blocks: Vec<Vec<String>> = (0..sites.len()).map(|i| uses(i).collect()).collect();
+fn shared(linears: &[TargetLinear], first: &[usize]) -> Vec<String> {
+    let uses = |i: usize| (0..linears.len()).filter(move |&j| first[j] == i).map(|j| linears[j].layer.to_string());
+    let mut blocks: Vec<Vec<String>> = (0..linears.len()).map(|i| uses(i).collect()).collect();
     blocks.retain(|layers| layers.len() > 1);
     blocks.dedup();
     let said = |layers: &Vec<String>| {
@@ -138,12 +140,12 @@ pub(super) fn removable(model: &Model, limits: &Limits) -> Result<Vec<bool>> {
         // Outputs that hold what a layer computes are the model's word on it: the layer stays.
         shallow.warnings.is_empty() && left.is_ok_and(|n| n == layers - 1)
     };
-    let (sites, _) = sites(&typing, &anatomy);
-    let first = first_uses(&sites);
+    let (linears, _) = find_targets(&typing, &anatomy);
+    let first = first_uses(&linears);
     // What one use would save is there for the others.
-    let shared: HashSet<usize> = (0..sites.len())
-        .filter(|&i| (0..sites.len()).any(|j| j != i && first[j] == first[i]))
-        .map(|i| sites[i].layer)
+    let shared: HashSet<usize> = (0..linears.len())
+        .filter(|&i| (0..linears.len()).any(|j| j != i && first[j] == first[i]))
+        .map(|i| linears[i].layer)
         .collect();
     let goes = |l: usize| limits.depth && layers > 1 && !shared.contains(&l) && limits.touches(l) && without(l);
     Ok((0..layers).map(goes).collect())

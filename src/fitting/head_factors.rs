@@ -23,7 +23,8 @@ pub(super) fn head_factors(typing: &Typing, layer: &Attention) -> Option<HeadFac
     if !in_usual_order(typing, node) {
         return None;
     }
-    let (scores, mix) = (back(typing, node.input.first()?)?, forth(typing, node.output.first()?)?);
+    let (scores, mix) =
+        (producing_contraction(typing, node.input.first()?)?, consuming_contraction(typing, node.output.first()?)?);
     let summed = &typing.contractions.iter().find(|c| c.node == scores)?.summed;
     match (&typing.factors.leaves(summed)[..], &typing.factors.leaves(&layer.head_dim)[..]) {
         (&[q], &[v]) => Some(HeadFactors { scores, mix, factors: [q, v] }),
@@ -33,7 +34,7 @@ pub(super) fn head_factors(typing: &Typing, layer: &Attention) -> Option<HeadFac
 
 /// The product of two computed values that a value is made of, by operators that keep its elements apart. A mask that
 /// is made from an input is computed, too, but from no product.
-fn back<'m>(typing: &Typing<'m>, value: &str) -> Option<usize> {
+fn producing_contraction<'m>(typing: &Typing<'m>, value: &str) -> Option<usize> {
     // Shapes that are computed are known, and no data.
     let data = |x: &&String| !x.is_empty() && !typing.is_constant(x) && !typing.known.contains_key(x.as_str());
     let operand = |node: &'m NodeProto| {
@@ -41,7 +42,7 @@ fn back<'m>(typing: &Typing<'m>, value: &str) -> Option<usize> {
         if let [only] = computed[..] {
             return Some(only);
         }
-        let mut of_products = computed.into_iter().filter(|x| back(typing, x).is_some());
+        let mut of_products = computed.into_iter().filter(|x| producing_contraction(typing, x).is_some());
         of_products.next().filter(|_| of_products.next().is_none())
     };
     for value in typing.links().follow_back(value, operand).take(32) {
@@ -59,7 +60,7 @@ fn back<'m>(typing: &Typing<'m>, value: &str) -> Option<usize> {
 }
 
 /// The product with another computed value that a value goes into.
-fn forth(typing: &Typing, value: &str) -> Option<usize> {
+fn consuming_contraction(typing: &Typing, value: &str) -> Option<usize> {
     for k in typing.links().follow(value, |node| !["Shape", "Size"].contains(&node.op_type())).take(16) {
         let node = &typing.graph.node[k];
         if typing.contractions.iter().any(|c| c.node == k) {

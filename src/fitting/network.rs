@@ -1,4 +1,4 @@
-//! A network that is fitted: the pinned model, its sites, and the statistics of what enters them.
+//! A network that is fitted: the pinned model, its linear layers, and the statistics of what enters them.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -12,7 +12,7 @@ use super::order::{self, UnitOrder, features, predict};
 use super::padding::{Mask, chosen};
 use super::stages::Stages;
 use super::subgraph::{Subgraph, Values};
-use super::targets::{ResidualPath, TargetLinear, first_uses, sites};
+use super::targets::{ResidualPath, TargetLinear, find_targets, first_uses};
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
@@ -39,22 +39,22 @@ pub type Progress<'p> = &'p (dyn Fn(usize, usize) + Sync);
 /// A pinned model ready for fits.
 ///
 /// Samples of text differ in length, and most of a batch that is as long as the longest is padding. So a network may
-/// have others beside it that differ from it in nothing but the shape of their batches: what is said of sites, of
-/// matrices and of the order in which they run holds for all, and each batch is run by the one of its shape.
+/// have others beside it that differ from it in nothing but the shape of their batches: what is said of linear layers,
+/// of matrices and of the order in which they run holds for all, and each batch is run by the one of its shape.
 pub struct Network<'m> {
     /// The model.
     pub model: &'m Model,
     /// Its typing.
     pub typing: Typing<'m>,
-    /// Its sites in order of execution.
-    pub sites: Vec<TargetLinear>,
-    /// For every site the first one with the same matrix: itself, but in a layer that is used several times.
+    /// Its linear layers in order of execution.
+    pub linears: Vec<TargetLinear>,
+    /// For every linear layer the first one with the same matrix: itself, but in a layer that is used several times.
     pub first: Vec<usize>,
     /// Layers that cannot be fitted.
     pub warnings: Vec<String>,
     /// The values that fits are judged by: what leaves the encoder behind its last norm, or the outputs.
     pub end: Vec<String>,
-    /// The matrix and the bias of every site.
+    /// The matrix and the bias of every linear layer.
     pub matrices: Vec<(Array2<f32>, Vec<f32>)>,
     /// Which tokens are padding, where that is known: they count in no statistics and no error.
     pub(super) mask: Option<Mask>,
@@ -69,8 +69,8 @@ pub struct Network<'m> {
 }
 
 impl<'m> Network<'m> {
-    /// Finds the sites of a model that was [pinned](super::subgraph::pin). `runtime` should have one thread; tokens at
-    /// the zeros of the input `mask` are padding.
+    /// Finds the linear layers of a model that was [pinned](super::subgraph::pin). `runtime` should have one thread;
+    /// tokens at the zeros of the input `mask` are padding.
     ///
     /// # Errors
     /// Those of typing and of the runtime; [`ErrorKind::Anatomy`] where no matrix can be fitted.
@@ -79,29 +79,29 @@ impl<'m> Network<'m> {
         let measure = mask.filter(|input| typing.shape(input).is_some()).map(str::to_string);
         let mask = Mask::new(&typing, mask);
         let anatomy = Anatomy::new(&typing)?;
-        let (sites, mut warnings) = sites(&typing, &anatomy);
-        if let Some(mask) = mask.as_ref().filter(|mask| !sites.iter().any(|s| mask.is_along(&s.rows_over))) {
+        let (linears, mut warnings) = find_targets(&typing, &anatomy);
+        if let Some(mask) = mask.as_ref().filter(|mask| !linears.iter().any(|s| mask.is_along(&s.rows_over))) {
             warnings.push(mask.meets_nothing());
         }
-        if sites.is_empty() {
+        if linears.is_empty() {
             return Err(Error::new(ErrorKind::Anatomy, "no layer has a matrix that can be fitted").at(&model.path));
         }
         // The end of one branch says nothing of the others.
-        let end = match anatomy.encoder_end(&typing).filter(|end| sees_all(&typing, end, &sites)) {
+        let end = match anatomy.encoder_end(&typing).filter(|end| sees_all(&typing, end, &linears)) {
             Some(end) => vec![end],
             None => model.graph().output.iter().map(|o| o.name().to_string()).collect(),
         };
-        let matrices = sites
+        let matrices = linears
             .iter()
             .map(|s| s.matrix(runtime, &typing, model))
             .collect::<Result<_>>()
             .map_err(|e| e.at(&model.path))?;
-        let (stages, ways, first) = (OnceLock::new(), OnceLock::new(), first_uses(&sites));
+        let (stages, ways, first) = (OnceLock::new(), OnceLock::new(), first_uses(&linears));
         let (runtime, others) = (runtime.clone(), Vec::new());
         Ok(Network {
             model,
             typing,
-            sites,
+            linears,
             first,
             warnings,
             end,
@@ -126,7 +126,7 @@ impl<'m> Network<'m> {
         for model in others {
             let other = Network::new(runtime, model, mask)?;
             let key = |s: &TargetLinear| (s.layer, s.kind, s.units, s.size, s.outputs);
-            if !network.sites.iter().map(key).eq(other.sites.iter().map(key)) {
+            if !network.linears.iter().map(key).eq(other.linears.iter().map(key)) {
                 return Err(Error::new(ErrorKind::Unsupported, "texts of other lengths pass other matrices")
                     .at(&model.path)
                     .hint("give texts of one length: --inputs with arrays without a mask"));
@@ -173,20 +173,23 @@ impl<'m> Network<'m> {
             return Ok(stages);
         }
         let kept = self.measure.as_deref();
-        let stages = Stages::new(&self.runtime, &self.typing, self.model, &self.sites, &self.end, kept)?;
+        let stages = Stages::new(&self.runtime, &self.typing, self.model, &self.linears, &self.end, kept)?;
         Ok(self.stages.get_or_init(|| stages))
     }
 
-    /// The ways of all sites to the residual stream.
+    /// The residual paths of all linear layers.
     ///
     /// # Errors
     /// Those of the runtime.
-    pub fn ways(&self) -> Result<&[Option<ResidualPath>]> {
+    pub fn residual_paths(&self) -> Result<&[Option<ResidualPath>]> {
         if let Some(ways) = self.ways.get() {
             return Ok(ways);
         }
-        let ways =
-            self.sites.par_iter().map(|s| s.way(&self.runtime, &self.typing, self.model)).collect::<Result<_>>()?;
+        let ways = self
+            .linears
+            .par_iter()
+            .map(|s| s.residual_path(&self.runtime, &self.typing, self.model))
+            .collect::<Result<_>>()?;
         Ok(self.ways.get_or_init(|| ways))
     }
 
@@ -223,24 +226,24 @@ impl<'m> Network<'m> {
         }
     }
 
-    /// The rows of site `i` that are those of real tokens; none where all are.
+    /// The rows of linear layer `i` that are those of real tokens; none where all are.
     pub(super) fn real_rows(&self, i: usize, sample: &Values) -> Option<Vec<usize>> {
         let own = self.of(sample);
-        own.mask.as_ref()?.rows(&own.typing, &own.sites[i].rows_over, sample)
+        own.mask.as_ref()?.rows(&own.typing, &own.linears[i].rows_over, sample)
     }
 
-    /// The features that enter site `i`, of all tokens.
+    /// The features that enter linear layer `i`, of all tokens.
     pub(super) fn rows(&self, i: usize, values: &Values) -> Result<Array2<f32>> {
-        self.of(values).sites[i].rows(values)
+        self.of(values).linears[i].rows(values)
     }
 
-    /// What leaves site `i` as the value that the graph has there, for a sample with some `values`.
+    /// What leaves linear layer `i` as the value that the graph has there, for a sample with some `values`.
     pub(super) fn leaving(&self, i: usize, rows: &Array2<f32>, values: &Values) -> Result<ArrayD<f32>> {
         let own = self.of(values);
-        own.sites[i].leaving(&own.typing, rows)
+        own.linears[i].leaving(&own.typing, rows)
     }
 
-    /// Runs a sample up to site `i` from what it is behind the site before.
+    /// Runs a sample up to linear layer `i` from what it is behind the linear layer before.
     pub(super) fn advance(&self, i: usize, values: &mut Values) -> Result<()> {
         self.of(values).stages()?.advance(i, values)
     }
@@ -252,7 +255,7 @@ impl<'m> Network<'m> {
         (0..self.lengths()).map(|l| part(self.at(l))).collect()
     }
 
-    /// Everything behind site `i`, for each of the lengths.
+    /// Everything behind linear layer `i`, for each of the lengths.
     pub(super) fn rest(&self, i: usize) -> Result<Vec<Subgraph>> {
         let rest = |own: &Network| Ok(own.stages()?.rest(&own.runtime, &own.typing, own.model, i));
         (0..self.lengths()).map(|l| rest(self.at(l))).collect()
@@ -264,8 +267,8 @@ impl<'m> Network<'m> {
         Subgraph::cut(&self.runtime, &self.typing, self.model, inputs, results.to_vec())
     }
 
-    /// Means and covariances of what enters every site, over samples, in one pass whose memory does not grow with them.
-    /// Processes that work together share the samples out.
+    /// Means and covariances of what enters every linear layer, over samples, in one pass whose memory does not grow
+    /// with them. Processes that work together share the samples out.
     ///
     /// # Errors
     /// [`ErrorKind::Images`] for activations that are no numbers; it names the node. Errors of the runtime.
@@ -278,43 +281,43 @@ impl<'m> Network<'m> {
             progress((done * parallel::size()).min(images.len()), images.len());
         }
         collector.finish();
-        Ok(collector.moments.par_iter().zip(&self.sites).map(|(m, s)| m.covariance(s.has_bias())).collect())
+        Ok(collector.moments.par_iter().zip(&self.linears).map(|(m, s)| m.covariance(s.has_bias())).collect())
     }
 
     /// An error that names the node whose values are no numbers.
-    pub(super) fn finite(&self, site: &TargetLinear, part: &Partial) -> Result<()> {
+    pub(super) fn finite(&self, linear: &TargetLinear, part: &Partial) -> Result<()> {
         if part.is_finite() {
             return Ok(());
         }
-        let maker = self.typing.graph.node.iter().find(|n| n.output.contains(&site.input));
+        let maker = self.typing.graph.node.iter().find(|n| n.output.contains(&linear.input));
         let error = Error::new(
             ErrorKind::Images,
-            format!("the activations that enter layer {} are not numbers on these samples", site.layer),
+            format!("the activations that enter layer {} are not numbers on these samples", linear.layer),
         );
         let error = maker.map(node_label).into_iter().fold(error, Error::in_node);
         Err(error.at(&self.model.path).hint("check preprocessing (--mean, --std) and the model's weights"))
     }
 
-    /// In which order every site loses its heads or neurons. Columns count as they reach the stream.
+    /// In which order every linear layer loses its heads or neurons. Columns count as they reach the stream.
     ///
     /// # Errors
     /// [`ErrorKind::Images`] where statistics determine nothing.
     pub fn thinnings(&self, statistics: &[Covariance], progress: Progress) -> Result<Vec<UnitOrder>> {
-        let ways = self.ways()?;
+        let ways = self.residual_paths()?;
         let done = std::sync::atomic::AtomicUsize::new(0);
         let of_site = |i: usize| -> Result<UnitOrder> {
-            let (site, weight) = (&self.sites[i], self.weight(i, ways[i].as_ref()));
-            let thinning = match site.kind {
-                BlockKind::Heads => order::heads(&statistics[i].gram, &weight, site.size),
+            let (linear, weight) = (&self.linears[i], self.weight(i, ways[i].as_ref()));
+            let thinning = match linear.kind {
+                BlockKind::Heads => order::heads(&statistics[i].gram, &weight, linear.size),
                 BlockKind::Neurons => order::neurons(&statistics[i].gram, &weight),
             };
             let own = 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            progress((own * parallel::size()).min(self.sites.len()), self.sites.len());
+            progress((own * parallel::size()).min(self.linears.len()), self.linears.len());
             thinning
         };
         // By layers: FFNs take longer than heads.
-        let indices: Vec<usize> = (0..self.sites.len()).filter(|&i| self.first[i] == i).collect();
-        let layers: Vec<&[usize]> = indices.chunk_by(|&a, &b| self.sites[a].layer == self.sites[b].layer).collect();
+        let indices: Vec<usize> = (0..self.linears.len()).filter(|&i| self.first[i] == i).collect();
+        let layers: Vec<&[usize]> = indices.chunk_by(|&a, &b| self.linears[a].layer == self.linears[b].layer).collect();
         let work = |own: Vec<usize>| -> Result<Vec<Vec<UnitOrder>>> {
             own.into_par_iter().map(|l| layers[l].par_iter().map(|&i| of_site(i)).collect()).collect()
         };
@@ -334,21 +337,21 @@ impl<'m> Network<'m> {
         }
     }
 
-    /// The site that sums over a layer's heads.
+    /// The linear layer that sums over a layer's heads.
     pub(super) fn site_of_heads(&self, layer: usize) -> Option<usize> {
-        self.sites.iter().position(|s| (s.layer, s.kind) == (layer, BlockKind::Heads))
+        self.linears.iter().position(|s| (s.layer, s.kind) == (layer, BlockKind::Heads))
     }
 
-    /// The matrix of a site, columns scaled as they reach the stream.
+    /// The matrix of a linear layer, columns scaled as they reach the stream.
     pub(super) fn weight(&self, i: usize, way: Option<&ResidualPath>) -> Mat<f64> {
         let matrix = &self.matrices[i].0;
         let gain = |c: usize| way.map_or(1.0, |w| f64::from(w.gain[c]));
         Mat::from_fn(matrix.nrows(), matrix.ncols(), |r, c| f64::from(matrix[[r, c]]) * gain(c))
     }
 
-    /// What thinning one site at a time, with its matrix fitted, and what leaving out each of the `removable` layers
-    /// does to the end of the network. Images should be others than the statistics'. Processes that work together share
-    /// the layers out.
+    /// What thinning one linear layer at a time, with its matrix fitted, and what leaving out each of the `removable`
+    /// layers does to the end of the network. Images should be others than the statistics'. Processes that work
+    /// together share the layers out.
     ///
     /// # Errors
     /// Those of the runtime.
@@ -360,16 +363,16 @@ impl<'m> Network<'m> {
         images: &[Values],
         progress: Progress,
     ) -> Result<Costs> {
-        let ways = self.ways()?;
+        let ways = self.residual_paths()?;
         let end = self.ends(images)?;
         let size: f64 = end.iter().flatten().flatten().map(|v| f64::from(*v).powi(2)).sum();
         let mut states: Vec<Values> = images.to_vec();
         let mut found = Costs { blocks: Vec::new(), layers: vec![None; removable.len()] };
-        for (i, site) in self.sites.iter().enumerate() {
-            progress(i, self.sites.len());
-            let own = parallel::is_own(site.layer);
+        for (i, linear) in self.linears.iter().enumerate() {
+            progress(i, self.linears.len());
+            let own = parallel::is_own(linear.layer);
             states.par_iter_mut().try_for_each(|values| self.advance(i, values))?;
-            let last = self.whole_layer(i, ways).filter(|_| removable.get(site.layer) == Some(&true));
+            let last = self.whole_layer(i, ways).filter(|_| removable.get(linear.layer) == Some(&true));
             if let Some(last) = last.filter(|_| own) {
                 let rest = self.rest(last)?;
                 let errors: Vec<f64> = states
@@ -381,19 +384,19 @@ impl<'m> Network<'m> {
                             if j > i {
                                 self.advance(j, &mut values)?;
                             }
-                            let output = &self.sites[j].output;
+                            let output = &self.linears[j].output;
                             let nothing = self.of(&values).typing.shape(output).unwrap_or_default();
                             values.insert(output.clone(), ArrayD::zeros(nothing));
                         }
                         Ok(distance(&self.real_end(rest[self.length(&values)].run(&values)?, &values)?, end))
                     })
                     .collect::<Result<_>>()?;
-                found.layers[site.layer] = Some(errors.iter().sum::<f64>() / size);
+                found.layers[linear.layer] = Some(errors.iter().sum::<f64>() / size);
             } else if last.is_some() {
-                found.layers[site.layer] = Some(0.0);
+                found.layers[linear.layer] = Some(0.0);
             }
             let rows: Vec<Array2<f32>> = states.iter().map(|v| self.rows(i, v)).collect::<Result<_>>()?;
-            let levels = levels(site);
+            let levels = levels(linear);
             if !own {
                 found.blocks.push(levels.into_iter().map(|count| (count, 0.0)).collect());
             } else if !levels.is_empty() {
@@ -402,7 +405,7 @@ impl<'m> Network<'m> {
                 let fits: Vec<_> = levels
                     .par_iter()
                     .map(|&count| {
-                        let kept = features(&thinnings[i].kept.at(count), site.size);
+                        let kept = features(&thinnings[i].kept.at(count), linear.size);
                         let ridge = RIDGE * scale(&statistics[i].gram);
                         let fit = predict(&statistics[i].gram, &target, &weight, &kept, ridge)?;
                         Ok(self.narrow(i, &statistics[i], &weight, &kept, &fit))
@@ -418,7 +421,7 @@ impl<'m> Network<'m> {
                         let mut out = product(rows[image].select(Axis(1), kept).view(), matrix.view());
                         out += bias;
                         let mut values = states[image].clone();
-                        values.insert(site.output.clone(), self.leaving(i, &out, &values)?);
+                        values.insert(linear.output.clone(), self.leaving(i, &out, &values)?);
                         let rest = &rest[self.length(&values)];
                         Ok(distance(&self.real_end(rest.run(&values)?, &values)?, &end[image]))
                     })
@@ -433,28 +436,29 @@ impl<'m> Network<'m> {
         Ok(found.of_all())
     }
 
-    /// The sites that have the same matrix as site `i`, itself among them.
+    /// The linear layers that have the same matrix as linear layer `i`, itself among them.
     pub(super) fn uses(&self, i: usize) -> impl Iterator<Item = usize> {
         (0..self.first.len()).filter(move |&j| self.first[j] == self.first[i])
     }
 
-    /// The last site of the layer that begins with site `i`, where what its sites add reaches the stream as it is.
+    /// The last linear layer of the layer that begins with linear layer `i`, where what its linear layers add reaches
+    /// the stream as it is.
     fn whole_layer(&self, i: usize, ways: &[Option<ResidualPath>]) -> Option<usize> {
-        let layer = self.sites[i].layer;
+        let layer = self.linears[i].layer;
         let of_layer = |s: &&TargetLinear| s.layer == layer;
-        let last = i + self.sites[i..].iter().take_while(of_layer).count() - 1;
-        let all = self.sites.iter().filter(of_layer).count() == last + 1 - i;
+        let last = i + self.linears[i..].iter().take_while(of_layer).count() - 1;
+        let all = self.linears.iter().filter(of_layer).count() == last + 1 - i;
         (all && ways[i..=last].iter().all(Option::is_some)).then_some(last)
     }
 
-    /// Puts what leaves the unchanged site into the values of one image.
+    /// Puts what leaves the unchanged linear layer into the values of one image.
     pub(super) fn pass(&self, i: usize, rows: &Array2<f32>, values: &mut Values) -> Result<()> {
         let out = self.apply(i, rows);
-        values.insert(self.sites[i].output.clone(), self.leaving(i, &out, values)?);
+        values.insert(self.linears[i].output.clone(), self.leaving(i, &out, values)?);
         Ok(())
     }
 
-    /// What leaves the unchanged site.
+    /// What leaves the unchanged linear layer.
     pub(super) fn apply(&self, i: usize, rows: &Array2<f32>) -> Array2<f32> {
         let (matrix, bias) = &self.matrices[i];
         affine(rows.view(), matrix.view(), bias)
@@ -479,17 +483,17 @@ impl<'m> Network<'m> {
     }
 }
 
-/// True where a value depends on what leaves every site.
-fn sees_all(typing: &Typing, value: &str, sites: &[TargetLinear]) -> bool {
+/// True where a value depends on what leaves every linear layer.
+fn sees_all(typing: &Typing, value: &str, linears: &[TargetLinear]) -> bool {
     let links = typing.links();
     let operands = links.maker(value).into_iter().flat_map(|k| links.inputs(k));
     let before: HashSet<&str> = links.upstream(operands).collect();
-    sites.iter().all(|s| before.contains(s.output.as_str()))
+    linears.iter().all(|s| before.contains(s.output.as_str()))
 }
 
 /// Squared errors at the end of the network, relative to the values themselves.
 pub struct Costs {
-    /// For every site some counts of units and the error there.
+    /// For every linear layer some counts of units and the error there.
     pub blocks: Vec<Vec<(usize, f64)>>,
     /// For every layer the error without it.
     pub layers: Vec<Option<f64>>,
@@ -514,25 +518,25 @@ pub(super) fn distance(a: &[ArrayD<f32>], b: &[ArrayD<f32>]) -> f64 {
     a.iter().zip(b).map(squares).sum()
 }
 
-/// Collects sums over what enters every site, some images at a time.
+/// Collects sums over what enters every linear layer, some images at a time.
 pub struct Collector<'n, 'm> {
     network: &'n Network<'m>,
     /// For each of the lengths.
     parts: Vec<Subgraph>,
     /// Samples that are worked on at once.
     pub chunk: usize,
-    /// By site.
+    /// By linear layer.
     pub moments: Vec<Moments>,
 }
 
 impl<'n, 'm> Collector<'n, 'm> {
     /// No images yet.
     pub fn new(network: &'n Network<'m>) -> Self {
-        let inputs: Vec<String> = network.sites.iter().map(|s| s.input.clone()).collect();
+        let inputs: Vec<String> = network.linears.iter().map(|s| s.input.clone()).collect();
         let parts = (0..network.lengths()).map(|l| network.at(l).whole(&inputs)).collect();
         let size = |i: &String| 4 * network.typing.shape(i).unwrap_or_default().iter().product::<usize>();
         let bytes: usize = inputs.iter().map(size).sum();
-        let moments = network.sites.iter().map(|s| Moments::new(s.features(), 0)).collect();
+        let moments = network.linears.iter().map(|s| Moments::new(s.features(), 0)).collect();
         Collector { network, parts, chunk: (CHUNK_BYTES / bytes.max(1)).clamp(1, CHUNK), moments }
     }
 
@@ -549,14 +553,14 @@ impl<'n, 'm> Collector<'n, 'm> {
                 Ok(part.results.iter().cloned().zip(part.run(sample)?).collect())
             })
             .collect::<Result<_>>()?;
-        network.sites.par_iter().enumerate().zip(&mut self.moments).try_for_each(|((i, site), moments)| {
+        network.linears.par_iter().enumerate().zip(&mut self.moments).try_for_each(|((i, linear), moments)| {
             let rows = |(run, sample)| {
                 let own = network.of(sample);
-                Ok(chosen(own.sites[i].rows(run)?, own.real_rows(i, sample).as_deref()))
+                Ok(chosen(own.linears[i].rows(run)?, own.real_rows(i, sample).as_deref()))
             };
             let rows = stack(runs.iter().zip(samples).map(rows).collect::<Result<Vec<_>>>()?.iter())?;
             let part = Partial::of(rows.view(), Array2::zeros((rows.nrows(), 0)).view());
-            network.finite(site, &part)?;
+            network.finite(linear, &part)?;
             moments.add(&part);
             Ok(())
         })
@@ -576,17 +580,17 @@ impl<'n, 'm> Collector<'n, 'm> {
     }
 }
 
-/// The counts at which a site is measured, descending from all but few.
-fn levels(site: &TargetLinear) -> Vec<usize> {
-    if !site.divides || site.units < 2 {
+/// The counts at which a linear layer is measured, descending from all but few.
+fn levels(linear: &TargetLinear) -> Vec<usize> {
+    if !linear.divides || linear.units < 2 {
         return Vec::new();
     }
-    let mut levels: Vec<usize> = match site.kind {
-        BlockKind::Heads if site.units <= HEAD_LEVELS + 1 => (1..site.units).collect(),
-        BlockKind::Heads => (0..HEAD_LEVELS).map(|l| 1 + l * (site.units - 2) / (HEAD_LEVELS - 1)).collect(),
-        BlockKind::Neurons => LEVELS.iter().map(|s| (s * site.units as f64).round() as usize).collect(),
+    let mut levels: Vec<usize> = match linear.kind {
+        BlockKind::Heads if linear.units <= HEAD_LEVELS + 1 => (1..linear.units).collect(),
+        BlockKind::Heads => (0..HEAD_LEVELS).map(|l| 1 + l * (linear.units - 2) / (HEAD_LEVELS - 1)).collect(),
+        BlockKind::Neurons => LEVELS.iter().map(|s| (s * linear.units as f64).round() as usize).collect(),
     };
-    levels.retain(|&l| l > 0 && l < site.units);
+    levels.retain(|&l| l > 0 && l < linear.units);
     levels.dedup();
     levels
 }

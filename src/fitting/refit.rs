@@ -59,7 +59,7 @@ pub struct Chosen {
 
 /// What a refit gives.
 pub struct Refit {
-    /// The matrices, by site.
+    /// The matrices, by linear layer.
     pub fitted: Vec<Fitted>,
     /// Squared error of the end of the network on held-out images, relative to the values themselves.
     pub error: f64,
@@ -70,7 +70,7 @@ pub struct Refit {
 struct Image {
     ancestor: Values,
     child: Values,
-    /// Of the site at hand: features, what the ancestor adds, and the error so far.
+    /// Of the linear layer at hand: features, what the ancestor adds, and the error so far.
     rows: Array2<f32>,
     added: Array2<f32>,
     missing: Array2<f32>,
@@ -78,7 +78,7 @@ struct Image {
     left: ArrayD<f32>,
 }
 
-/// What of an image belongs to the site at hand.
+/// What of an image belongs to the linear layer that is being fitted.
 struct AtHand {
     rows: Array2<f32>,
     added: Array2<f32>,
@@ -86,7 +86,7 @@ struct AtHand {
 }
 
 impl Image {
-    /// What belongs to site `i` of the child, without what is padding's.
+    /// What belongs to linear layer `i` of the child, without what is padding's.
     fn at_hand(&self, child: &Network, i: usize) -> AtHand {
         let real = child.real_rows(i, &self.child);
         let [rows, added, missing] =
@@ -130,9 +130,9 @@ impl Arrays for Image {
     }
 }
 
-/// Fits the sites of a smaller network to its ancestor, in order. Layer l of the child is built like layer `sources[l]`
-/// of the ancestor. `images` are fitted on, `held_out` are for choices; processes that work together share both out.
-/// Values of images above `memory` bytes lie in a scratch file.
+/// Fits the linear layers of a smaller network to its ancestor, in order. Layer l of the child is built like layer
+/// `sources[l]` of the ancestor. `images` are fitted on, `held_out` are for choices; processes that work together share
+/// both out. Values of images above `memory` bytes lie in a scratch file.
 ///
 /// A matrix that is used several times is fitted to all its uses at once. What enters the later ones depends on it, so
 /// the network is passed again with what was fitted, and what held-out images do not speak for is taken back by half.
@@ -151,7 +151,8 @@ pub fn refit(
 ) -> Result<Refit> {
     let (images, held_out) =
         (&images[parallel::part(images.len(), CHUNK)], &held_out[parallel::part(held_out.len(), 1)]);
-    let fitting = Fitting { ancestor, ways: ancestor.ways()?, child, sources, images, held_out, memory, progress };
+    let fitting =
+        Fitting { ancestor, ways: ancestor.residual_paths()?, child, sources, images, held_out, memory, progress };
     let (mut best, mut next) = fitting.pass(&HashMap::new())?;
     for _ in 0..PASSES {
         if next.is_empty() {
@@ -174,7 +175,8 @@ fn halfway(fit: &mut Fitted, old: &Fitted) {
     fit.bias.iter_mut().zip(&old.bias).for_each(|(a, b)| mean(a, b));
 }
 
-/// Matrices that are used several times, by the child's first site that has each, as they were fitted to all uses.
+/// Matrices that are used several times, by the child's first linear layer that has each, as they were fitted to all
+/// uses.
 type Joint = HashMap<usize, Fitted>;
 
 /// Two networks, their relation, and images.
@@ -204,15 +206,15 @@ impl Fitting<'_, '_, '_> {
         let mut all = self.start(&scratch)?;
         let (mut changed, mut fitted, mut next) = (false, Vec::new(), 0);
         let (mut seen, mut anew): (HashMap<usize, Seen>, Joint) = Default::default();
-        for (i, site) in ancestor.sites.iter().enumerate() {
-            (self.progress)(i, ancestor.sites.len());
+        for (i, linear) in ancestor.linears.iter().enumerate() {
+            (self.progress)(i, ancestor.linears.len());
             let Some((j, own)) = child
-                .sites
+                .linears
                 .get(next)
                 .map(|own| (next, own))
-                .filter(|(_, own)| self.sources.get(own.layer) == Some(&site.layer) && own.kind == site.kind)
+                .filter(|(_, own)| self.sources.get(own.layer) == Some(&linear.layer) && own.kind == linear.kind)
             else {
-                // A layer that the child lacks: what it adds is an error that the next site corrects.
+                // A layer that the child lacks: what it adds is an error that the next linear layer corrects.
                 changed = true;
                 each(&mut all, &scratch, &|image| {
                     ancestor.advance(i, &mut image.ancestor)?;
@@ -255,14 +257,14 @@ impl Fitting<'_, '_, '_> {
             each(&mut all, &scratch, &|image| self.leave(image, i, j, &fit, (follows, leads)))?;
             fitted.push(fit);
         }
-        if next < child.sites.len() {
+        if next < child.linears.len() {
             bail!(Internal, "the descendant's matrices are not in the order of the ancestor's");
         }
         anew.retain(|_, fit| fit.chosen.is_some());
         Ok((Refit { fitted, error: self.error(&mut all[self.images.len()..], &scratch)? }, anew))
     }
 
-    /// The images before the first site.
+    /// The images before the first linear layer.
     fn start(&self, scratch: &Scratch) -> Result<Vec<Slot<Image>>> {
         let images = self.images.iter().chain(self.held_out).enumerate();
         let slot = |(k, i): (usize, &Values)| {
@@ -274,40 +276,40 @@ impl Fitting<'_, '_, '_> {
 
     /// True for branches that start from the same value: what one leaves missing is for the next one to correct.
     fn beside(&self, i: usize, j: usize) -> bool {
-        let skip = |k: usize| self.ancestor.sites.get(k).and_then(|s| s.skip.as_ref());
+        let skip = |k: usize| self.ancestor.linears.get(k).and_then(|s| s.skip.as_ref());
         skip(j).is_some() && skip(j) == skip(i) && self.ways[j].is_some() && self.ways[i].is_some()
     }
 
-    /// What is at hand before site `i` of the ancestor and `j` of the child.
+    /// What is at hand before linear layer `i` of the ancestor and `j` of the child.
     fn look(&self, image: &mut Image, i: usize, j: usize, follows: bool) -> Result<()> {
-        let (ancestor, site, own) = (self.ancestor, &self.ancestor.sites[i], &self.child.sites[j]);
+        let (ancestor, linear, own) = (self.ancestor, &self.ancestor.linears[i], &self.child.linears[j]);
         ancestor.advance(i, &mut image.ancestor)?;
         self.child.advance(j, &mut image.child)?;
         image.rows = self.child.rows(j, &image.child)?;
         image.added = ancestor.apply(i, &ancestor.rows(i, &image.ancestor)?);
         let out = ancestor.leaving(i, &image.added, &image.ancestor)?;
-        image.ancestor.insert(site.output.clone(), out);
-        let skips = site.skip.as_ref().zip(own.skip.as_ref());
+        image.ancestor.insert(linear.output.clone(), out);
+        let skips = linear.skip.as_ref().zip(own.skip.as_ref());
         let both = skips.and_then(|(s, t)| Some((image.ancestor.get(s)?, image.child.get(t)?)));
-        image.missing = match (&ancestor.of(&image.ancestor).ways()?[i], both) {
+        image.missing = match (&ancestor.of(&image.ancestor).residual_paths()?[i], both) {
             (Some(way), Some((y, x))) if follows && image.left.shape() == y.shape() => {
-                way.back(&plus(minus(y, x), &image.left))
+                way.output_for(&plus(minus(y, x), &image.left))
             }
-            (Some(way), Some((y, x))) => way.back(&minus(y, x)),
+            (Some(way), Some((y, x))) => way.output_for(&minus(y, x)),
             _ => Array2::zeros(image.added.dim()),
         };
         Ok(())
     }
 
-    /// Puts what leaves the fitted site into the values of the child.
+    /// Puts what leaves the fitted linear layer into the values of the child.
     fn leave(&self, image: &mut Image, i: usize, j: usize, fit: &Fitted, (follows, leads): (bool, bool)) -> Result<()> {
-        let (site, own) = (&self.ancestor.sites[i], &self.child.sites[j]);
+        let (linear, own) = (&self.ancestor.linears[i], &self.child.linears[j]);
         let out = affine(image.rows.view(), fit.matrix.view(), &fit.bias);
         image.child.insert(own.output.clone(), self.child.leaving(j, &out, &image.child)?);
-        let stream = site.skip.as_ref().and_then(|s| image.ancestor.get(s));
-        image.left = match (&self.ancestor.of(&image.ancestor).ways()?[i], stream) {
+        let stream = linear.skip.as_ref().and_then(|s| image.ancestor.get(s));
+        image.left = match (&self.ancestor.of(&image.ancestor).residual_paths()?[i], stream) {
             (Some(way), Some(stream)) if leads => {
-                let left = way.forth(&minus(&image.added, &out), stream);
+                let left = way.to_residual(&minus(&image.added, &out), stream);
                 if follows && image.left.shape() == left.shape() { plus(left, &image.left) } else { left }
             }
             _ => ArrayD::default(IxDyn(&[0])),
@@ -322,8 +324,8 @@ impl Fitting<'_, '_, '_> {
             .par_iter_mut()
             .map(|slot| {
                 slot.with(scratch, |image| {
-                    self.ancestor.advance(self.ancestor.sites.len(), &mut image.ancestor)?;
-                    self.child.advance(self.child.sites.len(), &mut image.child)?;
+                    self.ancestor.advance(self.ancestor.linears.len(), &mut image.ancestor)?;
+                    self.child.advance(self.child.linears.len(), &mut image.child)?;
                     let mut sums = (0.0, 0.0);
                     for (a, b) in self.ancestor.end.iter().zip(&self.child.end) {
                         let ends =
@@ -349,11 +351,11 @@ fn each(all: &mut [Slot<Image>], scratch: &Scratch, work: &(dyn Fn(&mut Image) -
 }
 
 impl Seen {
-    fn new(site: &TargetLinear) -> Seen {
-        Seen { moments: Moments::new(site.features(), 2 * site.outputs), held_out: Vec::new() }
+    fn new(linear: &TargetLinear) -> Seen {
+        Seen { moments: Moments::new(linear.features(), 2 * linear.outputs), held_out: Vec::new() }
     }
 
-    /// Adds features and both targets of a site, over the images that are fitted on and over the others.
+    /// Adds features and both targets of a linear layer, over the images that are fitted on and over the others.
     fn look(
         &mut self,
         child: &Network,
@@ -361,7 +363,7 @@ impl Seen {
         (images, held_out): (&[Slot<Image>], &[Slot<Image>]),
         scratch: &Scratch,
     ) -> Result<()> {
-        let site = &child.sites[i];
+        let linear = &child.linears[i];
         let at_hand = |slot: &Slot<Image>| slot.look(scratch, |x| Ok(x.at_hand(child, i)));
         let chunks: Vec<&[Slot<Image>]> = images.chunks(CHUNK).collect();
         // The chunks are the same for any number of threads, and so is the order in which they are added up.
@@ -377,7 +379,7 @@ impl Seen {
                 })
                 .collect::<Result<_>>()?;
             for part in &parts {
-                child.finite(site, part)?;
+                child.finite(linear, part)?;
                 self.moments.add(part);
             }
         }
@@ -496,7 +498,8 @@ fn beside(left: &Array2<f32>, right: &Array2<f32>) -> Array2<f32> {
 /// A matrix and a bias.
 type Affine = (Array2<f32>, Array1<f32>);
 
-/// Squared error of the stream behind a site with `own` and every share of `correction` (an empty matrix for none).
+/// Squared error of the stream behind a linear layer with `own` and every share of `correction` (an empty matrix for
+/// none).
 fn judge(images: &[AtHand], weights: &[f64], own: &Affine, correction: &Affine) -> [f64; 3] {
     let mut sums = [0.0; 3];
     for image in images {

@@ -16,7 +16,7 @@ use super::network::{Network, Progress, distance};
 use super::prune::thin;
 use super::refit::{self, Fitted, refit};
 use super::subgraph::{Values, fixed_to};
-use super::targets::{TargetLinear, first_uses, sites};
+use super::targets::{TargetLinear, find_targets, first_uses};
 use crate::anatomy::{Anatomy, Roles};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
@@ -81,7 +81,7 @@ pub struct Shrinker<'m> {
 
 /// Attentions whose head dimension may be cut, with queries and keys, and statistics of the heads.
 struct Narrowed {
-    narrows: Vec<HeadDimReduction>,
+    reductions: Vec<HeadDimReduction>,
     measured: Vec<AttentionStatistics>,
     statistics: Vec<Covariance>,
 }
@@ -110,7 +110,7 @@ impl<'m> Shrinker<'m> {
         let start = Instant::now();
         let network = Network::of_lengths(runtime, pinned, calibration.mask.as_deref())?;
         // Their time is that of the graph, not of the first stage that asks for them.
-        network.ways()?;
+        network.residual_paths()?;
         let timings = vec![Timing { stage: "graph", seconds: start.elapsed().as_secs_f64() }];
         Ok(Shrinker {
             model,
@@ -159,10 +159,10 @@ impl<'m> Shrinker<'m> {
             false => Vec::new(),
         };
         let own: Vec<Vec<f64>> = thinnings.iter().zip(&costs.blocks).map(|(t, m)| curve(&t.error, m)).collect();
-        let blocks = self.network.sites.iter().zip(thinnings).enumerate().map(|(i, (site, thinning))| {
+        let blocks = self.network.linears.iter().zip(thinnings).enumerate().map(|(i, (linear, thinning))| {
             let of_all = |n: usize| self.network.uses(i).map(|j| own[j][n]).sum::<f64>() as f32;
             let error = (0..own[i].len()).map(of_all).collect();
-            BlockPruning { layer: site.layer, kind: site.kind, kept: thinning.kept, error }
+            BlockPruning { layer: linear.layer, kind: linear.kind, kept: thinning.kept, error }
         });
         let layers = costs.layers.into_iter().map(|e| e.map(|e| e as f32).filter(|e| e.is_finite())).collect();
         let ([views, _], seed) = (self.calibration.counts(), self.calibration.seed);
@@ -177,11 +177,11 @@ impl<'m> Shrinker<'m> {
         progress: Progress,
     ) -> Result<(Vec<Dimensions>, Narrowed)> {
         let own = self.narrowed(statistics)?;
-        let costs = dimension_costs(&self.network, statistics, &own.narrows, &own.measured, images, progress)?;
+        let costs = dimension_costs(&self.network, statistics, &own.reductions, &own.measured, images, progress)?;
         let typing = &self.network.typing;
         let roles = Roles::new(typing);
         let mut found = Vec::new();
-        for (i, n) in own.narrows.iter().enumerate() {
+        for (i, n) in own.reductions.iter().enumerate() {
             if costs[i].iter().any(Vec::is_empty) {
                 continue;
             }
@@ -198,15 +198,15 @@ impl<'m> Shrinker<'m> {
 
     /// The attentions whose head dimension may be cut, with what they are measured by.
     fn narrowed(&self, statistics: &[Covariance]) -> Result<Narrowed> {
-        let narrows: Vec<HeadDimReduction> = head_dims::narrows_of(&self.network)?
+        let reductions: Vec<HeadDimReduction> = head_dims::narrows_of(&self.network)?
             .into_iter()
             .filter(|n| self.network.site_of_heads(n.layer).is_some())
             .collect();
         let images = self.calibration.first(&self.calibration.fit, head_dims::IMAGES);
-        let measured = head_dims::measure(&self.network, &narrows, images)?;
+        let measured = head_dims::measure(&self.network, &reductions, images)?;
         let of = |n: &HeadDimReduction| self.network.site_of_heads(n.layer).map(|i| statistics[i].clone());
-        let statistics = narrows.iter().filter_map(of).collect();
-        Ok(Narrowed { narrows, measured, statistics })
+        let statistics = reductions.iter().filter_map(of).collect();
+        Ok(Narrowed { reductions, measured, statistics })
     }
 
     /// The model that is shrunk.
@@ -267,10 +267,10 @@ impl<'m> Shrinker<'m> {
             let pinned = self.calibration.pin(&model)?;
             let child = self.network(&pinned)?;
             let sources = allocation.kept_layers();
-            let counts: Vec<usize> = child.sites.iter().map(|s| s.units).collect();
+            let counts: Vec<usize> = child.linears.iter().map(|s| s.units).collect();
             let planned: Vec<usize> = self
                 .network
-                .sites
+                .linears
                 .iter()
                 .filter(|s| sources.contains(&s.layer))
                 .map(|s| allocation.count(s.layer, s.kind).unwrap_or(s.units))
@@ -312,13 +312,13 @@ impl<'m> Shrinker<'m> {
             if allocation.layers[l].dims.is_none() {
                 continue;
             }
-            let Some(i) = own.narrows.iter().position(|n| n.layer == l) else {
+            let Some(i) = own.reductions.iter().position(|n| n.layer == l) else {
                 bail!(Unsupported, "the head dimension of layer {l} cannot be cut")
             };
-            let units = own.narrows[i].heads;
+            let units = own.reductions[i].heads;
             let count = allocation.count(l, BlockKind::Heads).unwrap_or(units);
             let heads = removals.block(l, BlockKind::Heads).map_or((0..units).collect(), |b| b.kept.at(count));
-            let (narrow, measured) = (&own.narrows[i], &own.measured[i]);
+            let (narrow, measured) = (&own.reductions[i], &own.measured[i]);
             cuts.push(head_dims::Truncation { narrow, measured, statistics: &own.statistics[i], layer, heads });
         }
         let pinned = self.calibration.pin(model)?;
@@ -368,7 +368,7 @@ const JUDGES: usize = 8;
 /// Puts fitted matrices into a model.
 fn write(model: &Model, fitted: &[Fitted]) -> Result<Model> {
     let typing = Typing::new(model)?;
-    let (places, _) = sites(&typing, &Anatomy::new(&typing)?);
+    let (places, _) = find_targets(&typing, &Anatomy::new(&typing)?);
     let first = first_uses(&places);
     let mut out = model.clone();
     for fit in fitted.iter().filter(|f| f.chosen.is_some()) {

@@ -57,9 +57,9 @@ pub fn head_distances(
     let mut found = HeadDistances { output: Vec::new(), prediction: Vec::new() };
     for (l, layer) in anatomy.layers.iter().enumerate() {
         let heads = layer.head_count(&typing);
-        let site = network.sites.iter().position(|s| s.layer == l && s.kind == BlockKind::Heads);
+        let linear = network.linears.iter().position(|s| s.layer == l && s.kind == BlockKind::Heads);
         let divided = |s: &TargetLinear| heads < 2 || s.divides && s.units == heads;
-        let Some(i) = site.filter(|&i| divided(&network.sites[i])) else {
+        let Some(i) = linear.filter(|&i| divided(&network.linears[i])) else {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
@@ -71,15 +71,15 @@ pub fn head_distances(
         };
         let gram = collector.moments[i].covariance(true).gram;
         let weight =
-            Mat::from_fn(gram.nrows(), network.sites[i].outputs, |r, c| f64::from(network.matrices[i].0[[r, c]]));
-        let size = network.sites[i].features() / heads.max(1);
+            Mat::from_fn(gram.nrows(), network.linears[i].outputs, |r, c| f64::from(network.matrices[i].0[[r, c]]));
+        let size = network.linears[i].features() / heads.max(1);
         found.output.push(alignment(&gram, heads, size));
         found.prediction.push(prediction(&gram, &weight, heads, size)?);
     }
     Ok(found)
 }
 
-/// What enters every site, over all samples.
+/// What enters every linear layer, over all samples.
 fn collected<'n, 'm>(
     network: &'n Network<'m>,
     samples: &dyn Samples,
@@ -156,8 +156,8 @@ pub fn neuron_distances(
     let pinned = pin(model)?;
     let network = Network::new(runtime, &pinned, samples.mask())?;
     let collector = collected(&network, samples, progress)?;
-    for (i, site) in network.sites.iter().enumerate().filter(|(_, s)| s.kind == BlockKind::Neurons && s.divides) {
-        if site.units < 3 || site.size != 1 {
+    for (i, linear) in network.linears.iter().enumerate().filter(|(_, s)| s.kind == BlockKind::Neurons && s.divides) {
+        if linear.units < 3 || linear.size != 1 {
             continue;
         }
         let matrix = &network.matrices[i].0;
@@ -172,7 +172,7 @@ pub fn neuron_distances(
         };
         let distances = combined(&similarity.0.iter().map(measure).collect::<Vec<_>>());
         let adds: Vec<f64> = norms.iter().enumerate().map(|(n, norm)| norm * squares[(n, n)]).collect();
-        distances.first().into_iter().for_each(|d| visit(site.layer, d, &adds));
+        distances.first().into_iter().for_each(|d| visit(linear.layer, d, &adds));
     }
     Ok(())
 }

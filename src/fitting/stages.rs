@@ -31,21 +31,21 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Cuts a pinned model at `sites`, which stand in order; the last stage makes the values `end`. Values that are no
-    /// floats, such as masks of booleans, are not kept: each stage makes those that it needs. The input `kept` is never
-    /// dropped.
+    /// Cuts a pinned model at `linear layers`, which stand in order; the last stage makes the values `end`. Values that
+    /// are no floats, such as masks of booleans, are not kept: each stage makes those that it needs. The input `kept`
+    /// is never dropped.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) where a site depends on a later one.
+    /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) where a linear layer depends on a later one.
     pub fn new(
         runtime: &Arc<Runtime>,
         typing: &Typing,
         model: &Model,
-        sites: &[TargetLinear],
+        linears: &[TargetLinear],
         end: &[String],
         kept: Option<&str>,
     ) -> Result<Stages> {
-        let cuts = Cuts::new(typing, sites, end)?;
+        let cuts = Cuts::new(typing, linears, end)?;
         let last = cuts.last_uses();
         let stage = |s: usize| {
             let results = cuts.results(s);
@@ -56,8 +56,8 @@ impl Stages {
             done.sort_unstable();
             Stage { part, done }
         };
-        let rests = (0..sites.len()).map(|s| (cuts.feeds_behind(s, sites), end.to_vec())).collect();
-        Ok(Stages { stages: (0..=sites.len()).map(stage).collect(), rests })
+        let rests = (0..linears.len()).map(|s| (cuts.feeds_behind(s, linears), end.to_vec())).collect();
+        Ok(Stages { stages: (0..=linears.len()).map(stage).collect(), rests })
     }
 
     /// Runs stage `s`; what no later stage needs is dropped.
@@ -81,7 +81,7 @@ impl Stages {
         self.stages.get(s).and_then(|s| s.part.as_ref()).map_or(&[], |p| &p.feeds)
     }
 
-    /// Everything behind site `s`, as one part that starts from the values that are kept there.
+    /// Everything behind linear layer `s`, as one part that starts from the values that are kept there.
     pub fn rest(&self, runtime: &Arc<Runtime>, typing: &Typing, model: &Model, s: usize) -> Subgraph {
         let (feeds, results) = self.rests[s].clone();
         Subgraph::cut(runtime, typing, model, feeds, results)
@@ -100,24 +100,24 @@ struct Cuts<'g, 'm> {
 }
 
 impl<'g, 'm> Cuts<'g, 'm> {
-    fn new(typing: &'g Typing<'m>, sites: &'g [TargetLinear], end: &'g [String]) -> Result<Cuts<'g, 'm>> {
+    fn new(typing: &'g Typing<'m>, linears: &'g [TargetLinear], end: &'g [String]) -> Result<Cuts<'g, 'm>> {
         let links = typing.links();
         let inputs: HashSet<&str> = graph::data_inputs(typing.graph).into_iter().map(|v| v.name()).collect();
         let types = graph::element_types(typing.graph);
         let is_kept = |v: &str| types.get(v).is_none_or(|t| *t == DataType::Float);
         let mut cuts = Cuts { typing, made: HashMap::new(), plans: Vec::new(), needs: Vec::new() };
-        for s in 0..=sites.len() {
-            let targets: Vec<&str> = match sites.get(s) {
-                Some(site) => site.skip.iter().chain([&site.input]).map(String::as_str).collect(),
+        for s in 0..=linears.len() {
+            let targets: Vec<&str> = match linears.get(s) {
+                Some(linear) => linear.skip.iter().chain([&linear.input]).map(String::as_str).collect(),
                 None => end.iter().map(String::as_str).collect(),
             };
-            let put_in = |v: &str| sites[..s].iter().any(|site| site.output == v) || inputs.contains(v);
+            let put_in = |v: &str| linears[..s].iter().any(|linear| linear.output == v) || inputs.contains(v);
             let mut nodes = Vec::new();
             let made = &cuts.made;
             let is_there = |v: &str| (made.contains_key(v) && is_kept(v)) || put_in(v) || typing.is_constant(v);
             for v in links.upstream(targets.iter().copied()).along(|v| !is_there(v)) {
                 let Some(k) = links.maker(v) else { bail!(Format, "nothing makes the value `{v}`") };
-                if sites[s.min(sites.len())..].iter().any(|site| site.output == v) {
+                if linears[s.min(linears.len())..].iter().any(|linear| linear.output == v) {
                     bail!(Unsupported, "the value `{v}` is needed before it can be fitted");
                 }
                 nodes.push(k);
@@ -166,13 +166,13 @@ impl<'g, 'm> Cuts<'g, 'm> {
         results
     }
 
-    /// What all that is behind a site starts from.
-    fn feeds_behind(&self, s: usize, sites: &[TargetLinear]) -> Vec<String> {
+    /// What all that is behind a linear layer starts from.
+    fn feeds_behind(&self, s: usize, linears: &[TargetLinear]) -> Vec<String> {
         let mut feeds: Vec<String> = self.needs[s + 1..]
             .iter()
             .flatten()
             .filter(|v| self.made.get(*v).is_none_or(|&at| at <= s))
-            .filter(|v| sites[s + 1..].iter().all(|site| site.output != **v))
+            .filter(|v| linears[s + 1..].iter().all(|linear| linear.output != **v))
             .map(|v| v.to_string())
             .collect();
         feeds.sort_unstable();

@@ -1,9 +1,9 @@
 //! Sites: the matrices that are fitted, with what enters and leaves them.
 //!
 //! Every layer has two: the output projection of its attention, which sums over heads, and the last matrix of its FFN,
-//! which sums over neurons. What a site adds to the residual stream may pass a layer scale, windows, shifts and changes
-//! of layout on its way. No operator of that way is looked at: it is run on probes, which tell where every element goes
-//! and by how much it is scaled.
+//! which sums over neurons. What a linear layer adds to the residual stream may pass a layer scale, windows, shifts and
+//! changes of layout on its way. No operator of that way is looked at: it is run on probes, which tell where every
+//! element goes and by how much it is scaled.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -47,26 +47,26 @@ pub struct TargetLinear {
     node: usize,
     operand: usize,
     bias: Option<(usize, usize)>,
-    entering: MatrixLayout,
-    leaving: MatrixLayout,
+    input_layout: MatrixLayout,
+    output_layout: MatrixLayout,
     weight: MatrixLayout,
     /// The factors of its rows.
     pub(super) rows_over: Vec<Factor>,
 }
 
-/// The sites of a pinned model in order of execution, and what is to be said about layers that have none.
-pub fn sites(typing: &Typing, anatomy: &Anatomy) -> (Vec<TargetLinear>, Vec<String>) {
+/// The linear layers of a pinned model in order of execution, and what is to be said about layers that have none.
+pub fn find_targets(typing: &Typing, anatomy: &Anatomy) -> (Vec<TargetLinear>, Vec<String>) {
     let finder = TargetFinder::new(typing);
     let (mut found, mut warnings) = (Vec::new(), Vec::new());
     for (layer, a) in anatomy.layers.iter().enumerate() {
-        match finder.site(layer, BlockKind::Heads, a.projection, a.head_factor(typing), a.sum.clone()) {
-            Some(site) => found.push(site),
+        match finder.linear(layer, BlockKind::Heads, a.projection, a.head_factor(typing), a.sum.clone()) {
+            Some(linear) => found.push(linear),
             None if !a.has_projection(typing) => {}
             None => warnings.push(format!("layer {layer}: the output projection has a form that is not fitted")),
         }
         let Some(ffn) = a.ffn() else { continue };
-        match finder.site(layer, BlockKind::Neurons, ffn.down, ffn.hidden_factor(typing), ffn.sum.clone()) {
-            Some(site) => found.push(site),
+        match finder.linear(layer, BlockKind::Neurons, ffn.down, ffn.hidden_factor(typing), ffn.sum.clone()) {
+            Some(linear) => found.push(linear),
             None => warnings.push(format!("layer {layer}: the last matrix of the FFN has a form that is not fitted")),
         }
     }
@@ -86,8 +86,8 @@ impl<'t, 'm> TargetFinder<'t, 'm> {
         TargetFinder { typing, roles: Roles::new(typing), links: typing.links() }
     }
 
-    /// The site of contraction `k`, which sums over the units of `factor` where one is named.
-    pub(super) fn site(
+    /// The linear layer of contraction `k`, which sums over the units of `factor` where one is named.
+    pub(super) fn linear(
         &self,
         layer: usize,
         kind: BlockKind,
@@ -108,11 +108,11 @@ impl<'t, 'm> TargetFinder<'t, 'm> {
         let dims = own.or_else(|| typing.dims.get(node.input[operand].as_str()))?;
         let made: Vec<Factor> =
             dims.iter().flat_map(|d| typing.factors.leaves(d)).filter(|f| !summed.contains(f)).collect();
-        let entering = typing.dims.get(input.as_str())?;
+        let input_layout = typing.dims.get(input.as_str())?;
         let all = |dims: &[Dim]| -> Vec<Factor> { dims.iter().flat_map(|d| typing.factors.leaves(d)).collect() };
         let factor = factor.map(|f| typing.factors.root(f)).filter(|f| summed.contains(f));
         let mut features: Vec<Factor> = factor.into_iter().collect();
-        features.extend(all(entering).into_iter().filter(|f| summed.contains(f) && Some(*f) != factor));
+        features.extend(all(input_layout).into_iter().filter(|f| summed.contains(f) && Some(*f) != factor));
         if features.len() != summed.len() {
             return None;
         }
@@ -134,7 +134,7 @@ impl<'t, 'm> TargetFinder<'t, 'm> {
             return None;
         }
         let (rows_in, rows_out) = (
-            all(entering).iter().filter(|f| !features.contains(f)).copied().collect::<Vec<_>>(),
+            all(input_layout).iter().filter(|f| !features.contains(f)).copied().collect::<Vec<_>>(),
             all(leaving).iter().filter(|f| !outputs.contains(f)).copied().collect::<Vec<_>>(),
         );
         if rows_in != rows_out && typing.factors.sizes(&rows_in) != typing.factors.sizes(&rows_out) {
@@ -142,7 +142,7 @@ impl<'t, 'm> TargetFinder<'t, 'm> {
         }
         let units = factor.map_or(1, |f| typing.factors.factor_size(f));
         let (skip, sum) = sum.unzip();
-        // A skip value that is made behind the site would be needed before it is there.
+        // A skip value that is made behind the linear layer would be needed before it is there.
         let early = |v: &String| self.links.maker(v).is_none_or(|m| m < k);
         let (skip, sum) = if skip.as_ref().is_some_and(early) { (skip, sum) } else { (None, None) };
         Some(TargetLinear {
@@ -160,8 +160,8 @@ impl<'t, 'm> TargetFinder<'t, 'm> {
             node: k,
             operand,
             bias,
-            entering: MatrixLayout::new(typing, entering, &features)?,
-            leaving: MatrixLayout::new(typing, leaving, &outputs)?,
+            input_layout: MatrixLayout::new(typing, input_layout, &features)?,
+            output_layout: MatrixLayout::new(typing, leaving, &outputs)?,
             weight: MatrixLayout::new(typing, dims, &[features.clone(), outputs].concat())?,
             rows_over: rows_in,
         })
@@ -175,10 +175,10 @@ impl<'t, 'm> TargetFinder<'t, 'm> {
     }
 }
 
-/// For every site the first one with the same matrix: itself, where that is used once.
-pub(super) fn first_uses(sites: &[TargetLinear]) -> Vec<usize> {
+/// For every linear layer the first one with the same matrix: itself, where that is used once.
+pub(super) fn first_uses(linears: &[TargetLinear]) -> Vec<usize> {
     let same = |a: &TargetLinear, b: &TargetLinear| !a.shared.is_empty() && (a.kind, &a.shared) == (b.kind, &b.shared);
-    (0..sites.len()).map(|i| (0..i).find(|&j| same(&sites[j], &sites[i])).unwrap_or(i)).collect()
+    (0..linears.len()).map(|i| (0..i).find(|&j| same(&linears[j], &linears[i])).unwrap_or(i)).collect()
 }
 
 /// Elements of a fixed value: a weight, or what is computed from weights.
@@ -200,8 +200,8 @@ impl TargetLinear {
         self.node
     }
 
-    /// Lets [`Self::way`] lead to a value that what leaves goes into.
-    pub(super) fn lead_to(&mut self, value: &str) {
+    /// Makes `value`, which this layer's output feeds, the end of [`Self::residual_path`].
+    pub(super) fn trace_to(&mut self, value: &str) {
         self.sum = Some(value.to_string());
     }
 
@@ -216,7 +216,7 @@ impl TargetLinear {
     /// [`crate::error::ErrorKind::Internal`] where the value is not there or of another shape.
     pub fn rows(&self, values: &Values) -> Result<Array2<f32>> {
         match values.get(&self.input) {
-            Some(value) => self.entering.matrix(value),
+            Some(value) => self.input_layout.matrix(value),
             None => bail!(Internal, "the value `{}` was not kept", self.input),
         }
     }
@@ -226,7 +226,7 @@ impl TargetLinear {
     /// # Errors
     /// [`crate::error::ErrorKind::Internal`] for a matrix of another shape.
     pub fn leaving(&self, typing: &Typing, rows: &Array2<f32>) -> Result<ArrayD<f32>> {
-        self.leaving.tensor(rows, &typing.shape(&self.output).unwrap_or_default())
+        self.output_layout.tensor(rows, &typing.shape(&self.output).unwrap_or_default())
     }
 
     /// The matrix (features x outputs) and the bias, zero where there is none.
@@ -254,8 +254,8 @@ impl TargetLinear {
         Ok((matrix, bias))
     }
 
-    /// Puts a matrix and a bias into a model whose nodes are those of the typed graph that the site was found in.
-    /// `again` are the other sites that have the same matrix.
+    /// Puts a matrix and a bias into a model whose nodes are those of the typed graph that the linear layer was found
+    /// in. `again` are the other linear layers that have the same matrix.
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Internal`] for shapes that do not fit.
@@ -289,7 +289,12 @@ impl TargetLinear {
     ///
     /// # Errors
     /// Those of the runtime.
-    pub fn way(&self, runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<Option<ResidualPath>> {
+    pub fn residual_path(
+        &self,
+        runtime: &Arc<Runtime>,
+        typing: &Typing,
+        model: &Model,
+    ) -> Result<Option<ResidualPath>> {
         let Some(sum) = &self.sum else { return Ok(None) };
         let feeds = self.beside(typing, sum);
         if feeds.contains(sum) {
@@ -316,7 +321,8 @@ impl TargetLinear {
         for (at, &g) in gain.iter().enumerate() {
             let found = check.as_slice().and_then(|p| p.get(at)).copied().unwrap_or(f32::NAN);
             if g.abs() <= 1e-6 * largest {
-                // A norm makes nothing of equal values, and something of others.
+                // A norm maps equal values to zero: a zero gain that still changes the value means that a norm lies on
+                // the path.
                 if found.abs() > 1e-5 * largest.max(1.0) {
                     return Ok(None);
                 }
@@ -339,7 +345,7 @@ impl TargetLinear {
         Ok(Some(way))
     }
 
-    /// Values besides what leaves the site that the sum is computed from.
+    /// Values besides what leaves the linear layer that the sum is computed from.
     fn beside(&self, typing: &Typing, sum: &str) -> Vec<String> {
         let links = typing.links();
         let behind: HashSet<usize> = links.downstream([self.output.as_str()]).collect();
@@ -377,7 +383,7 @@ fn put(model: &mut Model, typing: &Typing, places: &[(usize, usize)], shape: &[u
     }
 }
 
-/// How what leaves a site reaches the residual stream.
+/// The path from the output of a target linear layer to the residual stream: a selection and a scale.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResidualPath {
     /// The place in the stream of every element (row by row); none where it is cut off.
@@ -392,8 +398,8 @@ impl ResidualPath {
         &self.source
     }
 
-    /// What the stream, of the shape of `like`, gains by what leaves the site.
-    pub fn forth(&self, rows: &Array2<f32>, like: &ArrayD<f32>) -> ArrayD<f32> {
+    /// What the output of the layer adds to the stream, in the shape of `like`.
+    pub fn to_residual(&self, rows: &Array2<f32>, like: &ArrayD<f32>) -> ArrayD<f32> {
         let mut stream = ArrayD::zeros(like.raw_dim());
         if let Some(flat) = stream.as_slice_mut() {
             for ((v, &at), g) in rows.iter().zip(&self.source).zip(self.gain.iter().cycle()) {
@@ -405,13 +411,13 @@ impl ResidualPath {
         stream
     }
 
-    /// What the site would have to add so that the stream gains `difference`: rows x outputs.
-    pub fn back(&self, difference: &ArrayD<f32>) -> Array2<f32> {
+    /// The output (rows x outputs) that would change the stream by `difference`.
+    pub fn output_for(&self, difference: &ArrayD<f32>) -> Array2<f32> {
         let outputs = self.gain.len();
         let flat = difference.as_standard_layout();
         let flat = flat.as_slice().unwrap_or_default();
-        let mut back = Array2::zeros((self.source.len() / outputs.max(1), outputs));
-        for (mut row, source) in back.axis_iter_mut(Axis(0)).zip(self.source.chunks(outputs.max(1))) {
+        let mut rows = Array2::zeros((self.source.len() / outputs.max(1), outputs));
+        for (mut row, source) in rows.axis_iter_mut(Axis(0)).zip(self.source.chunks(outputs.max(1))) {
             for ((v, &at), &g) in row.iter_mut().zip(source).zip(&self.gain) {
                 if let Some(d) = flat.get(at)
                     && g != 0.0
@@ -420,6 +426,6 @@ impl ResidualPath {
                 }
             }
         }
-        back
+        rows
     }
 }

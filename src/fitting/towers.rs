@@ -12,7 +12,7 @@ use super::budget::{Allocation, Limits};
 use super::network::Progress;
 use super::shrinker::{Fit, Shrinker, Shrunk, Timing};
 use super::subgraph::Values;
-use super::targets::sites;
+use super::targets::find_targets;
 use crate::anatomy::{Anatomy, layers_of_part};
 use crate::axes::Typing;
 use crate::error::{Error, ErrorKind, Result};
@@ -115,7 +115,7 @@ impl<'m> Towers<'m> {
         }
         let typing = Typing::new(self.whole)?;
         let mut warnings = blocks(self.whole, limits)?.1;
-        warnings.extend(sites(&typing, &Anatomy::new(&typing)?).1);
+        warnings.extend(find_targets(&typing, &Anatomy::new(&typing)?).1);
         warnings.extend(self.towers.iter().flat_map(|t| t.shrinker.of_samples()).cloned());
         Ok(warnings)
     }

@@ -263,9 +263,8 @@ fn explain(typing: &Typing, anatomy: &Anatomy, layer: usize) -> Result<Value> {
             }));
         }
     }
-    Ok(
-        json!({"schema": schema::EXPLAIN, "layer": layer, "enter": a.residual_in, "leave": a.residual_out, "factors": list}),
-    )
+    let [enter, leave] = [&a.residual_in, &a.residual_out];
+    Ok(json!({"schema": schema::EXPLAIN, "layer": layer, "enter": enter, "leave": leave, "factors": list}))
 }
 
 /// Nodes with a shape operand that depends on the factor.

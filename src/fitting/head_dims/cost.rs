@@ -25,7 +25,7 @@ pub type DimensionCosts = [Vec<(usize, f64)>; 2];
 pub fn dimension_costs(
     network: &Network,
     statistics: &[Covariance],
-    narrows: &[HeadDimReduction],
+    reductions: &[HeadDimReduction],
     measured: &[AttentionStatistics],
     images: &[Values],
     progress: Progress,
@@ -33,21 +33,21 @@ pub fn dimension_costs(
     let end = network.ends(images)?;
     let size: f64 = end.iter().flatten().flatten().map(|v| f64::from(*v).powi(2)).sum();
     let mut states: Vec<Values> = images.to_vec();
-    let mut found = vec![[Vec::new(), Vec::new()]; narrows.len()];
-    for (i, site) in network.sites.iter().enumerate() {
-        progress(i, network.sites.len());
-        let own = parallel::is_own(site.layer);
-        let narrow = narrows.iter().position(|n| own && site.kind == BlockKind::Heads && n.layer == site.layer);
+    let mut found = vec![[Vec::new(), Vec::new()]; reductions.len()];
+    for (i, linear) in network.linears.iter().enumerate() {
+        progress(i, network.linears.len());
+        let own = parallel::is_own(linear.layer);
+        let narrow = reductions.iter().position(|n| own && linear.kind == BlockKind::Heads && n.layer == linear.layer);
         let before = narrow.map(|_| states.clone());
         states.par_iter_mut().try_for_each(|values| network.advance(i, values))?;
         let rows: Vec<Array2<f32>> = states.iter().map(|v| network.rows(i, v)).collect::<Result<_>>()?;
         if let (Some(at), Some(before)) = (narrow, before) {
-            let n = &narrows[at];
+            let n = &reductions[at];
             let rest = network.rest(i)?;
-            // What leaves the site, through the rest of the network.
+            // What leaves the linear layer, through the rest of the network.
             let error = |image: usize, out: &Array2<f32>| -> Result<f64> {
                 let mut values = states[image].clone();
-                values.insert(site.output.clone(), network.leaving(i, out, &values)?);
+                values.insert(linear.output.clone(), network.leaving(i, out, &values)?);
                 let rest = &rest[network.length(&values)];
                 Ok(distance(&network.real_end(rest.run(&values)?, &values)?, &end[image]))
             };
@@ -55,7 +55,7 @@ pub fn dimension_costs(
             let feeds = network.stages()?.feeds(i);
             let cut = |feeds: &[String], result: &String| network.parts(feeds, std::slice::from_ref(result));
             let tap = cut(feeds, &query);
-            let on = cut(&[feeds, std::slice::from_ref(&query)].concat(), &site.input);
+            let on = cut(&[feeds, std::slice::from_ref(&query)].concat(), &linear.input);
             let weight = network.weight(i, None);
             // Where queries are made before the stage there is nothing to measure by.
             let is_whole = tap.iter().chain(&on).all(Subgraph::is_whole);
@@ -64,7 +64,7 @@ pub fn dimension_costs(
             let measurable = if levels.is_empty() { &[][..] } else { &before };
             let whole: Vec<Option<ArrayD<f32>>> = measurable.par_iter().map(queries).collect::<Result<_>>()?;
             for r in levels {
-                let turns = turns(n, &measured[at], r)?;
+                let changes = basis_changes(n, &measured[at], r)?;
                 let errors: Vec<f64> = before
                     .par_iter()
                     .zip(&whole)
@@ -72,9 +72,9 @@ pub fn dimension_costs(
                     .map(|(image, (values, queries))| {
                         let (mut values, length) = (values.clone(), network.length(values));
                         let Some(queries) = queries else { bail!(Internal, "queries are gone") };
-                        values.insert(query.clone(), cut_queries(n.at(length), &turns, queries)?);
+                        values.insert(query.clone(), cut_queries(n.at(length), &changes, queries)?);
                         let input = on[length].run(&values)?.into_iter().next().unwrap_or_default();
-                        values.insert(site.input.clone(), input);
+                        values.insert(linear.input.clone(), input);
                         let rows = network.rows(i, &values)?;
                         error(image, &network.apply(i, &rows))
                     })
@@ -99,7 +99,7 @@ pub fn dimension_costs(
     }
     let all = parallel::all(found)?;
     let of = |(at, n): (usize, &HeadDimReduction)| all.get(n.layer % all.len()).and_then(|f| f.get(at)).cloned();
-    Ok(narrows.iter().enumerate().filter_map(of).collect())
+    Ok(reductions.iter().enumerate().filter_map(of).collect())
 }
 
 /// The numbers of dimensions at which an attention is measured; between them costs follow the [local
@@ -130,7 +130,11 @@ pub fn local_errors(
 }
 
 /// A Bᵀ of every head at rank `r`: what cut queries are multiplied by.
-pub(super) fn turns(n: &HeadDimReduction, measured: &AttentionStatistics, r: usize) -> Result<Vec<Array2<f32>>> {
+pub(super) fn basis_changes(
+    n: &HeadDimReduction,
+    measured: &AttentionStatistics,
+    r: usize,
+) -> Result<Vec<Array2<f32>>> {
     let turn = |head: &ScoreStatistics| {
         let (a, b, _) = score_bases(head)?;
         let through = times(a.subcols(0, r), b.subcols(0, r).transpose());

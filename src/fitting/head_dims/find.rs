@@ -72,10 +72,10 @@ impl HeadDimReduction {
 
 /// The attentions of a network whose head dimension may be cut, for samples of all lengths that it runs.
 pub fn narrows_of(network: &Network) -> Result<Vec<HeadDimReduction>> {
-    let mut found = narrows(&network.runtime, &network.typing, network.model)?;
+    let mut found = reductions(&network.runtime, &network.typing, network.model)?;
     for length in 1..network.lengths() {
         let own = network.at(length);
-        let mut others = narrows(&own.runtime, &own.typing, own.model)?;
+        let mut others = reductions(&own.runtime, &own.typing, own.model)?;
         found.retain_mut(|n| {
             let same = others.iter().position(|o| o.layer == n.layer);
             same.map(|i| n.others.push(others.swap_remove(i))).is_some()
@@ -85,7 +85,7 @@ pub fn narrows_of(network: &Network) -> Result<Vec<HeadDimReduction>> {
 }
 
 /// The attentions of a pinned network whose head dimension may be cut.
-pub fn narrows(runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<Vec<HeadDimReduction>> {
+pub fn reductions(runtime: &Arc<Runtime>, typing: &Typing, model: &Model) -> Result<Vec<HeadDimReduction>> {
     let anatomy = Anatomy::new(typing)?;
     let finder = TargetFinder::new(typing);
     let search = ReductionSearch { runtime, typing, model, finder };
@@ -192,9 +192,9 @@ impl ReductionSearch<'_, '_> {
             if !makes.is_some_and(|d| d.iter().any(|d| factors.leaves(d).contains(&f))) {
                 continue;
             }
-            let Some(mut site) = self.finder.site(l, BlockKind::Heads, c.node, None, None) else { continue };
-            site.lead_to(value);
-            let Some(way) = site.way(self.runtime, self.typing, self.model)? else { continue };
+            let Some(mut linear) = self.finder.linear(l, BlockKind::Heads, c.node, None, None) else { continue };
+            linear.trace_to(value);
+            let Some(way) = linear.residual_path(self.runtime, self.typing, self.model)? else { continue };
             let Some(columns) = self.columns(&layout, &way, [heads, factors.size(&factors.leaves(tokens)), size])
             else {
                 continue;
@@ -210,7 +210,7 @@ impl ReductionSearch<'_, '_> {
                 layout,
                 tokens,
                 axis,
-                projection: site,
+                projection: linear,
                 columns,
                 gain,
             }));

@@ -37,20 +37,26 @@ pub struct AttentionStatistics(pub(super) Vec<ScoreStatistics>);
 ///
 /// # Errors
 /// Those of the runtime.
-pub fn measure(network: &Network, narrows: &[HeadDimReduction], images: &[Values]) -> Result<Vec<AttentionStatistics>> {
-    if narrows.is_empty() {
+pub fn measure(
+    network: &Network,
+    reductions: &[HeadDimReduction],
+    images: &[Values],
+) -> Result<Vec<AttentionStatistics>> {
+    if reductions.is_empty() {
         return Ok(Vec::new());
     }
     let operands = |n: &HeadDimReduction| -> [String; 4] {
         [&n.query.value, &n.key.value, &n.values.value, &n.probabilities.0].map(String::clone)
     };
-    let mut results: Vec<String> = narrows.iter().flat_map(operands).collect();
+    let mut results: Vec<String> = reductions.iter().flat_map(operands).collect();
     results.sort_unstable();
     results.dedup();
     let parts: Vec<Subgraph> = (0..network.lengths()).map(|l| network.at(l).whole(&results)).collect();
-    let outputs: Vec<Mat<f64>> = narrows.iter().map(|n| network.output_of_heads(n.layer)).collect::<Result<_>>()?;
-    let mut sums: Vec<Vec<[Mat<f64>; 3]>> =
-        narrows.iter().map(|n| (0..n.heads).map(|_| [0; 3].map(|_| Mat::zeros(n.of[0], n.of[0]))).collect()).collect();
+    let outputs: Vec<Mat<f64>> = reductions.iter().map(|n| network.output_of_heads(n.layer)).collect::<Result<_>>()?;
+    let mut sums: Vec<Vec<[Mat<f64>; 3]>> = reductions
+        .iter()
+        .map(|n| (0..n.heads).map(|_| [0; 3].map(|_| Mat::zeros(n.of[0], n.of[0]))).collect())
+        .collect();
     // One chunk after the other, and within it in order: the sums do not depend on the number of threads.
     for group in images[parallel::part(images.len(), 1)].chunks(4) {
         let parts: Vec<Vec<Vec<[Mat<f64>; 3]>>> = group
@@ -61,7 +67,7 @@ pub fn measure(network: &Network, narrows: &[HeadDimReduction], images: &[Values
                 let mask = network.at(length).mask.as_ref();
                 let real = |axis: &[Factor], sample| mask.and_then(|mask| mask.along(axis, image, sample));
                 let value = |name: &str| results.iter().position(|r| r == name).map(|i| &values[i]);
-                narrows
+                reductions
                     .iter()
                     .zip(&outputs)
                     .map(|(n, w)| {

@@ -8,8 +8,8 @@ use super::super::network::Network;
 use super::super::prune::cut;
 use super::super::subgraph::{Subgraph, Values, pin};
 use super::bases::{SCORE_RIDGE, score_bases, value_bases};
-use super::cost::{DimensionCosts, cut_queries, turns};
-use super::find::narrows;
+use super::cost::{DimensionCosts, basis_changes, cut_queries};
+use super::find::reductions;
 use super::statistics::ScoreStatistics;
 use super::*;
 use crate::anatomy::Anatomy;
@@ -39,7 +39,7 @@ fn check(path: &str, joint: bool, kept: &[usize]) {
     crate::graph::prepare(&mut model).unwrap();
     let pinned = pin(&model).unwrap();
     let network = Network::new(&runtime, &pinned, None).unwrap();
-    let found = narrows(&runtime, &network.typing, &pinned).unwrap();
+    let found = reductions(&runtime, &network.typing, &pinned).unwrap();
     let n = found.iter().find(|n| n.layer == 1).unwrap_or_else(|| panic!("{path}: none of {}", found.len()));
     assert_eq!(n.is_joint(), joint, "{path}");
     let input = crate::graph::data_inputs(pinned.graph())[0].name().to_string();
@@ -70,7 +70,7 @@ fn check(path: &str, joint: bool, kept: &[usize]) {
     let mut values = images[0].clone();
     for s in 0..i {
         stages.advance(s, &mut values).unwrap();
-        let rows = network.sites[s].rows(&values).unwrap();
+        let rows = network.linears[s].rows(&values).unwrap();
         network.pass(s, &rows, &mut values).unwrap();
     }
     let feeds = stages.feeds(i);
@@ -80,10 +80,10 @@ fn check(path: &str, joint: bool, kept: &[usize]) {
     let query = n.query.value.clone();
     let queries = part(feeds.to_vec(), &query).run(&values).unwrap().remove(0);
     let mut with = values.clone();
-    with.insert(query.clone(), cut_queries(n, &turns(n, &measured[0], r[0]).unwrap(), &queries).unwrap());
-    let site = &network.sites[i];
-    let entering = part([feeds, &[query]].concat(), &site.input).run(&with).unwrap().remove(0);
-    let rows = site.rows(&Values::from([(site.input.clone(), entering)])).unwrap();
+    with.insert(query.clone(), cut_queries(n, &basis_changes(n, &measured[0], r[0]).unwrap(), &queries).unwrap());
+    let linear = &network.linears[i];
+    let entering = part([feeds, &[query]].concat(), &linear.input).run(&with).unwrap().remove(0);
+    let rows = linear.rows(&Values::from([(linear.input.clone(), entering)])).unwrap();
     let weight = network.output_of_heads(n.layer).unwrap();
     let bases = value_bases(&statistics[i].gram, &weight, &heads, n.of[1]).unwrap();
     let mut through = Array2::<f32>::zeros((rows.ncols(), rows.ncols()));
@@ -96,7 +96,7 @@ fn check(path: &str, joint: bool, kept: &[usize]) {
     let cut_rows = product(rows.view(), through.view());
     stages.advance(i, &mut values).unwrap();
     let out = network.apply(i, &cut_rows);
-    values.insert(site.output.clone(), site.leaving(&network.typing, &out).unwrap());
+    values.insert(linear.output.clone(), linear.leaving(&network.typing, &out).unwrap());
     let rest = stages.rest(&runtime, &network.typing, &pinned, i);
     let want = rest.run(&values).unwrap();
     let part = small.whole(&small.end);
@@ -162,7 +162,7 @@ fn costs(change: impl Fn(&mut HeadDimReduction, &HeadDimReduction)) -> Result<Di
     crate::graph::prepare(&mut model).unwrap();
     let pinned = pin(&model).unwrap();
     let network = Network::new(&runtime, &pinned, None).unwrap();
-    let mut found = narrows(&runtime, &network.typing, &pinned).unwrap();
+    let mut found = reductions(&runtime, &network.typing, &pinned).unwrap();
     let input = crate::graph::data_inputs(pinned.graph())[0].name().to_string();
     let shape = network.typing.shape(&input).unwrap();
     let view = |i| Values::from([(input.clone(), image(&shape, i))]);

@@ -10,7 +10,7 @@ use super::super::network::Network;
 use super::super::order::features;
 use super::super::targets::{self, TargetFinder, TargetLinear};
 use super::bases::{score_bases, value_bases};
-use super::find::{HeadDimReduction, Operand, narrows};
+use super::find::{HeadDimReduction, Operand, reductions};
 use super::statistics::AttentionStatistics;
 use crate::anatomy::Anatomy;
 use crate::axes::Typing;
@@ -46,7 +46,7 @@ pub fn write(
     out: &Model,
 ) -> Result<Model> {
     let pinned = Typing::new(child)?;
-    let found = narrows(runtime, &pinned, child)?;
+    let found = reductions(runtime, &pinned, child)?;
     let mut model = out.clone();
     for cut in cuts {
         let n = cut.narrow;
@@ -96,11 +96,11 @@ pub fn write(
         if !whole_values {
             let typing = Typing::new(&model)?;
             let anatomy = Anatomy::new(&typing)?;
-            let (sites, _) = targets::sites(&typing, &anatomy);
-            let Some(site) = sites.iter().find(|s| (s.layer, s.kind) == (cut.layer, BlockKind::Heads)) else {
+            let (linears, _) = targets::find_targets(&typing, &anatomy);
+            let Some(linear) = linears.iter().find(|s| (s.layer, s.kind) == (cut.layer, BlockKind::Heads)) else {
                 bail!(Unsupported, "the output projection of layer {} has disappeared", n.layer)
             };
-            let (_, bias) = site.matrix(runtime, &typing, &model)?;
+            let (_, bias) = linear.matrix(runtime, &typing, &model)?;
             let mut matrix = Array2::<f32>::zeros((cut.heads.len() * e, weight.ncols()));
             let all: Vec<usize> = (0..weight.ncols()).collect();
             for (i, (&h, (base, _))) in cut.heads.iter().zip(&values).enumerate() {
@@ -111,8 +111,8 @@ pub fn write(
                 }
             }
             let mut next = model.clone();
-            site.write(&[], &typing, &mut next, &matrix, &bias)?;
-            drop(sites);
+            linear.write(&[], &typing, &mut next, &matrix, &bias)?;
+            drop(linears);
             model = next;
         }
     }
@@ -137,13 +137,13 @@ impl BasisChange {
         let (old, old_bias) = self.from.matrix(runtime, &ancestor.typing, ancestor.model)?;
         let typing = Typing::new(model)?;
         let finder = TargetFinder::new(&typing);
-        let site = typing
+        let linear = typing
             .contractions
             .iter()
-            .filter_map(|c| finder.site(self.from.layer, BlockKind::Heads, c.node, None, None))
+            .filter_map(|c| finder.linear(self.from.layer, BlockKind::Heads, c.node, None, None))
             .find(|s| s.output == self.to);
-        let Some(site) = site else { bail!(Unsupported, "the projection `{}` has disappeared", self.to) };
-        let (mut matrix, mut bias) = site.matrix(runtime, &typing, model)?;
+        let Some(linear) = linear else { bail!(Unsupported, "the projection `{}` has disappeared", self.to) };
+        let (mut matrix, mut bias) = linear.matrix(runtime, &typing, model)?;
         let [d, r] = self.size;
         for (i, (&h, base)) in heads.iter().zip(&self.bases).enumerate() {
             for j in 0..r {
@@ -161,7 +161,7 @@ impl BasisChange {
             }
         }
         let mut next = model.clone();
-        site.write(&[], &typing, &mut next, &matrix, &bias)?;
+        linear.write(&[], &typing, &mut next, &matrix, &bias)?;
         drop(typing);
         *model = next;
         Ok(())
