@@ -85,7 +85,7 @@ pub fn batch_fault_of_all(model: &Model) -> Option<BatchFault> {
 }
 
 fn fault(model: &Model) -> Option<BatchFault> {
-    let of = |images| Typing::settled(model, images).ok().filter(|t| t.conflicts.is_empty());
+    let of = |images| Typing::with_image_size(model, images).ok().filter(|t| t.conflicts.is_empty());
     // What grows with the batch may become too large to follow.
     let Some(typing) = of(GROUPS).or_else(|| of(3)) else {
         return [1, 2].into_iter().find(|&n| of(n).is_some()).map(BatchFault::Holds);

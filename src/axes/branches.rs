@@ -84,7 +84,7 @@ fn choices(model: &Model, image: Option<[usize; 2]>) -> Result<(ChosenByNode, Op
     let typed = |assumption: &Assumption, length: usize| -> Result<Sample> {
         let mut typing = Typing::empty(model, assumption.clone());
         (typing.choices, typing.open_length) = (Some(Choices::default()), length);
-        typing.walk(false).and_then(|()| typing.sound())?;
+        typing.walk(false).and_then(|()| typing.check_consistent())?;
         let made = typing.choices.take().unwrap_or_default().made;
         Ok(Sample { assumption: assumption.clone(), made, known: typing.known })
     };

@@ -19,13 +19,13 @@ impl<'m> Typing<'m> {
     /// [`ErrorKind::Typing`](crate::error::ErrorKind::Typing) where dimensions contradict each other; both name the
     /// node.
     pub fn new(model: &'m Model) -> Result<Self> {
-        let typing = Self::settled(model, Assumption::default().batch)?;
-        typing.sound()?;
+        let typing = Self::with_image_size(model, Assumption::default().batch)?;
+        typing.check_consistent()?;
         Ok(typing)
     }
 
     /// Types with the image size that [`Typing::new`] promises.
-    pub(super) fn settled(model: &'m Model, batch: usize) -> Result<Self> {
+    pub(super) fn with_image_size(model: &'m Model, batch: usize) -> Result<Self> {
         let is_open = |dims: Vec<Option<usize>>| {
             let sides = if channels_last(&dims) { 1..3 } else { 2..4 };
             dims.len() == 4 && dims[sides].contains(&None)

@@ -176,7 +176,7 @@ impl<'m> Typing<'m> {
     ///
     /// # Errors
     /// [`ErrorKind::Typing`] where they do; it names the node.
-    pub fn sound(&self) -> Result<()> {
+    pub fn check_consistent(&self) -> Result<()> {
         let Some(c) = self.conflicts.first() else { return Ok(()) };
         let node = &self.graph.node[c.node];
         Err(Error::new(

@@ -91,7 +91,7 @@ pub fn fix_size(model: &mut Model, size: [usize; 2]) -> Result<()> {
 }
 
 fn sound_at(model: &Model, image: [usize; 2]) -> Result<()> {
-    Typing::with(model, Assumption { image, ..Assumption::default() })?.sound()
+    Typing::with(model, Assumption { image, ..Assumption::default() })?.check_consistent()
 }
 
 /// Supplies a model with the transform of its pictures, and with the size of its images where it leaves them open: from

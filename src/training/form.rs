@@ -43,7 +43,7 @@ pub fn trainable_form(model: &Model, batch: usize, image: [usize; 2]) -> Result<
 /// The typing of a model of fixed batch size, which knows all shapes.
 pub(super) fn typed(model: &Model, batch: usize, image: [usize; 2]) -> Result<Typing<'_>> {
     let typing = Typing::with(model, Assumption { batch, image })?;
-    typing.sound()?;
+    typing.check_consistent()?;
     Ok(typing)
 }
 

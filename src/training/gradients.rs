@@ -61,20 +61,20 @@ impl Gradients {
         let builder = Builder::new(&graph, typing.opset, "gradient");
         let mut tape = Backward::new(typing, operators, types, builder, needs);
         for (value, gradient) in seeds {
-            tape.add(value, gradient.clone());
+            tape.accumulate(value, gradient.clone());
         }
         for (k, node) in typing.graph.node.iter().enumerate().rev() {
-            let wanted = sloped(node) && node.input.iter().any(|x| tape.needs(x));
-            if !wanted || !node.output.iter().any(|o| tape.has(o)) {
+            let wanted = sloped(node) && node.input.iter().any(|x| tape.requires_grad(x));
+            if !wanted || !node.output.iter().any(|o| tape.has_grad(o)) {
                 continue;
             }
             tape.go_to(k, node);
-            let given: Vec<Option<String>> = node.output.iter().map(|o| tape.gathered(o)).collect();
+            let given: Vec<Option<String>> = node.output.iter().map(|o| tape.grad(o)).collect();
             rules::backward(&mut tape, node, &given).map_err(|e| e.in_node(node_label(node)))?;
         }
         let mut of = HashMap::new();
         for weight in trained {
-            if let Some(gradient) = tape.gathered(weight) {
+            if let Some(gradient) = tape.grad(weight) {
                 of.insert(weight.clone(), gradient);
             }
         }

@@ -395,7 +395,7 @@ impl Run<'_> {
     /// # Errors
     /// [`ErrorKind::Check`] for a loss that is not finite (the last checkpoint is whole), those of the data, of the
     /// runtime, of checkpoints, and of the observer.
-    pub fn go(&mut self, observer: &mut dyn Observer) -> Result<Summary> {
+    pub fn fit(&mut self, observer: &mut dyn Observer) -> Result<Summary> {
         let per_update = self.trainer.batches_per_update();
         let (total, per_epoch) = (self.total(), self.updates_per_epoch());
         if per_epoch == 0 {

@@ -78,7 +78,7 @@ impl DerefMut for Backward<'_, '_> {
 }
 
 impl<'t, 'm> Backward<'t, 'm> {
-    /// A walk that has gathered nothing yet.
+    /// A walk without a gradient yet.
     pub fn new(
         typing: &'t Typing<'m>,
         operators: Operators,
@@ -128,13 +128,13 @@ impl<'t, 'm> Backward<'t, 'm> {
         graph
     }
 
-    /// True where the gradient of a value is wanted.
-    pub fn needs(&self, value: &str) -> bool {
+    /// True where a value needs a gradient.
+    pub fn requires_grad(&self, value: &str) -> bool {
         self.needs.contains(value)
     }
 
-    /// Adds to what has been gathered for a value.
-    pub fn add(&mut self, value: &str, gradient: String) {
+    /// Adds to the gradient of a value.
+    pub fn accumulate(&mut self, value: &str, gradient: String) {
         let sum = match self.gathered.remove(value) {
             Some(old) => self.op("Add", &[&old, &gradient]),
             None => gradient,
@@ -142,13 +142,13 @@ impl<'t, 'm> Backward<'t, 'm> {
         self.gathered.insert(value.to_string(), sum);
     }
 
-    /// True where something has been gathered for a value.
-    pub fn has(&self, value: &str) -> bool {
+    /// True where a value has a gradient.
+    pub fn has_grad(&self, value: &str) -> bool {
         self.gathered.contains_key(value)
     }
 
-    /// What has been gathered for a value.
-    pub fn gathered(&mut self, value: &str) -> Option<String> {
+    /// The gradient of a value so far.
+    pub fn grad(&mut self, value: &str) -> Option<String> {
         let gradient = self.gathered.get(value)?.clone();
         if let Some(shape) = self.typing.shape(value) {
             self.shapes.insert(gradient.clone(), shape);
@@ -193,8 +193,8 @@ impl<'t, 'm> Backward<'t, 'm> {
         self.op_in(DOMAIN, op, inputs, outputs, attributes)
     }
 
-    /// Takes what has been gathered for a value, to add something to it by other means than [`Backward::add`].
-    pub fn take(&mut self, value: &str) -> Option<String> {
+    /// Takes the gradient of a value, to add to it by other means than [`Backward::accumulate`].
+    pub fn take_grad(&mut self, value: &str) -> Option<String> {
         self.gathered.remove(value)
     }
 
@@ -295,9 +295,9 @@ impl<'t, 'm> Backward<'t, 'm> {
         make: impl FnOnce(&mut Self, &str) -> Result<String>,
     ) -> Result<()> {
         let Some(x) = node.input.get(input).filter(|x| !x.is_empty()) else { return Ok(()) };
-        if self.needs(x) {
+        if self.requires_grad(x) {
             let g = make(self, x)?;
-            self.add(x, g);
+            self.accumulate(x, g);
         }
         Ok(())
     }

@@ -111,7 +111,7 @@ fn any_batch(typing: &Typing, resized: &GraphProto) -> Result<()> {
             ..Default::default()
         });
         let assumption = Assumption { batch, image: typing.image_size() };
-        Typing::with(&model, assumption).is_ok_and(|typing| typing.sound().is_ok())
+        Typing::with(&model, assumption).is_ok_and(|typing| typing.check_consistent().is_ok())
     };
     match [1, OTHER_BATCH].into_iter().find(|&batch| !takes(resized, batch) && takes(typing.graph, batch)) {
         None => Ok(()),

@@ -108,7 +108,7 @@ fn near(typing: &Typing, size: [usize; 2], error: Error) -> Error {
 /// The child must type without contradictions.
 fn check(child: &Model, size: [usize; 2]) -> Result<()> {
     let with = Assumption { image: size, ..Assumption::default() };
-    let typed = Typing::with(child, with).and_then(|t| t.sound());
+    let typed = Typing::with(child, with).and_then(|t| t.check_consistent());
     typed.map_err(|e| {
         Error::new(
             ErrorKind::Unsupported,

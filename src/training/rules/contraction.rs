@@ -47,7 +47,7 @@ pub fn matmul(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let of = |tail: &[usize]| -> Vec<usize> { batch.iter().chain(&tail[tail.len() - 2..]).copied().collect() };
     let transposed = |on: bool| vec![int_attribute("transB", on as i64)];
     // The gradients of a matrix and of a bias beside it are one operator.
-    let sums_bias = node.op_type() == "Linear" && node.input.get(2).is_some_and(|c| t.needs(c));
+    let sums_bias = node.op_type() == "Linear" && node.input.get(2).is_some_and(|c| t.requires_grad(c));
     let mut summed = None;
     let is_fused = t.fuses() && (ra, rb, ta) == (2, 2, false) && va[0] >= ROWS_OF_A_FUSED_PRODUCT;
     t.give(node, 0, |t, _| {

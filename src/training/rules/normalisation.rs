@@ -129,7 +129,7 @@ pub fn layer_norm(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
 /// All three gradients in one pass; what was gathered for the input is added on the way.
 fn fused_layer_norm(t: &mut Backward, node: &NodeProto, g: &str) -> Result<()> {
     let (x, w) = (node.input[0].as_str(), node.input[1].as_str());
-    let gathered = if t.needs(x) { t.take(x) } else { None };
+    let gathered = if t.requires_grad(x) { t.take_grad(x) } else { None };
     let inputs: Vec<&str> = [g, x, w].into_iter().chain(gathered.as_deref()).collect();
     let epsilon = float_attribute("epsilon", node.float("epsilon").unwrap_or(1e-5));
     let gradients = t.fused("LayerNormalizationGradient", &inputs, 3, vec![epsilon]);

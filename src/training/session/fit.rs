@@ -96,7 +96,7 @@ impl Session {
     /// Trains, and says what came of it. The trainer holds the last weights then.
     ///
     /// # Errors
-    /// Those of [`Run::go`].
+    /// Those of [`Run::fit`].
     pub fn fit(&mut self, observer: &mut dyn Observer) -> Result<Summary> {
         let mut run = Run {
             trainer: &mut self.trainer,
@@ -106,7 +106,7 @@ impl Session {
             teacher: self.teacher.as_mut(),
             plan: &self.plan,
         };
-        run.go(observer)
+        run.fit(observer)
     }
 }
 
