@@ -24,10 +24,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::FloatType;
 use crate::learngene::{Learngene, PruningOrder, parameters};
 use crate::metadata::{DESCENDANT, schema};
-use crate::onnx::{Model, sha256};
+use crate::onnx::{Model, encoded_len, sha256};
 use crate::opening::keep_transform;
 use crate::parallel;
 use crate::progress::Listener;
+use crate::rounding::{self, Dtype};
 use crate::runtime::Runtime;
 
 /// Up to this share of heads and FFNs the dimensions of heads are cut.
@@ -38,6 +39,10 @@ const FRONTIER: [f64; 11] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.
 const SLACK: f64 = 0.01;
 /// How often an allocation is made anew because it takes longer than predicted.
 const TRIES: usize = 4;
+/// A budget of bytes is met where the file has at least this share of it.
+const FILLED: f64 = 0.98;
+/// How often an allocation is made anew because its file is larger than the budget, or much smaller.
+const FILES: usize = 10;
 
 /// What fits descendants to their ancestor.
 pub struct Fitter {
@@ -198,6 +203,8 @@ pub struct JobOptions {
     pub max_error: Option<f64>,
     /// What everything random follows from.
     pub seed: u64,
+    /// The type of the file, where it is not the ancestor's. A budget of bytes is that of the file.
+    pub dtype: Option<Dtype>,
 }
 
 /// Descendants of an ancestor.
@@ -266,24 +273,29 @@ impl<'m> Job<'m> {
         plan(self.sized(), &self.removals, limits, budget, self.latencies.as_ref())
     }
 
-    /// An allocation, which the first process decides on. One under a budget of time is made anew until the thinned
-    /// model keeps to it.
+    /// An allocation, which the first process decides on. One under a budget of time or bytes is made anew until the
+    /// thinned model, or its file, keeps to it.
     ///
     /// # Errors
-    /// Those of [`plan`]; under a budget of time, those of running the thinned model.
+    /// Those of [`plan`]; under a budget of time, those of running the thinned model, and under one of bytes, those of
+    /// converting it.
     pub fn allocate(&self, budget: Budget) -> Result<Allocation> {
         parallel::first(|| self.allocation(budget))
     }
 
     fn allocation(&self, budget: Budget) -> Result<Allocation> {
         let whole = Limits { dims: false, ..self.limits.clone() };
-        let mut first = self.plan(&whole, budget);
+        let planned = |limits: &Limits| match budget {
+            Budget::Bytes(wanted) => self.filling(limits, wanted),
+            _ => self.plan(limits, budget),
+        };
+        let mut first = planned(&whole);
         // Without a fit the dimensions of heads cannot be cut.
         let small = || first.as_ref().map_or(true, |a| a.share <= CUT_DIMS);
         let cut = self.limits.dims && self.shrinker.is_some() && (self.options.always_cut_dims || small());
         let limits = if cut { &self.limits } else { &whole };
         if cut {
-            first = self.plan(limits, budget);
+            first = planned(limits);
         }
         let mut allocation = first?;
         let (Budget::Latency(wanted), Some(latencies)) = (budget, &self.latencies) else { return Ok(allocation) };
@@ -300,6 +312,54 @@ impl<'m> Job<'m> {
             allocation = Allocation { budget, ..self.plan(limits, Budget::Latency(asked))? };
         }
         Ok(allocation)
+    }
+
+    /// The allocation of the largest file of at most `wanted` bytes. What one byte of the ancestor comes to in the file
+    /// depends on which weights go, so files are made and measured.
+    fn filling(&self, limits: &Limits, wanted: f64) -> Result<Allocation> {
+        let budget = Budget::Bytes(wanted);
+        let whole = encoded_len(&self.ancestor.proto) as f64;
+        let all = self.plan(limits, Budget::Bytes(whole))?;
+        // Bytes that were asked of the ancestor, and those of the file: too few or none, and too many.
+        let (mut low, mut high) = ((0.0, 0.0), (whole, self.file_bytes(&all)?));
+        if high.1 <= wanted {
+            return Ok(Allocation { budget, bytes: high.1, ..all });
+        }
+        let mut best: Option<Allocation> = None;
+        for turn in 0..FILES {
+            // Halving takes turns with interpolation, which may come near its aim from one side only.
+            let part = if turn % 2 == 0 { (wanted - low.1) / (high.1 - low.1) } else { 0.5 };
+            let asked = low.0 + part * (high.0 - low.0);
+            let Ok(allocation) = self.plan(limits, Budget::Bytes(asked)) else {
+                low.0 = asked;
+                continue;
+            };
+            let bytes = self.file_bytes(&allocation)?;
+            if bytes > wanted {
+                high = (asked, bytes);
+                continue;
+            }
+            low = (asked, bytes);
+            best = Some(Allocation { budget, bytes, ..allocation });
+            if bytes >= FILLED * wanted {
+                break;
+            }
+        }
+        best.ok_or_else(|| {
+            let what = format!("no file of {wanted} bytes can be made: the smallest that was has {}", high.1);
+            Error::new(ErrorKind::Usage, what).hint("lower --min-heads or --min-ffn, or allow more levers and layers")
+        })
+    }
+
+    /// The bytes of the file of an allocation. Fits change weights, and no sizes.
+    fn file_bytes(&self, allocation: &Allocation) -> Result<f64> {
+        let mut child = Shrunk::of(thin(self.ancestor, &self.removals, allocation)?, None)?;
+        self.fold(&mut child)?;
+        if let Some(dtype) = self.options.dtype {
+            rounding::convert(&mut child.model, dtype)?;
+        }
+        self.describe(&mut child, allocation, None)?;
+        Ok(encoded_len(&child.model.proto) as f64)
     }
 
     /// Thins the ancestor to an allocation, and fits what remains.

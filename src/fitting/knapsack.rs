@@ -80,14 +80,13 @@ pub fn allocate(groups: &[LayerChoices], budget: f64) -> Result<Vec<Option<Vec<C
         groups.iter().map(|g| g.without.is_none().then(|| g.blocks.iter().filter_map(cheapest).collect())).collect();
     let least: f64 = cheap.iter().flatten().flatten().map(|c| c.cost).sum();
     if least > budget {
-        return Err(Error::new(
-            ErrorKind::Usage,
-            format!(
-                "the budget is below the least that can be reached, {:.1} % of it",
-                100.0 * least / budget.max(f64::MIN_POSITIVE)
-            ),
-        )
-        .hint("lower --min-heads or --min-ffn, or allow more levers and layers"));
+        let what = match budget > 0.0 {
+            true => format!("the budget is below the least that can be reached, {:.1} % of it", 100.0 * least / budget),
+            false => "what heads and FFNs do not count in is more than the budget already".into(),
+        };
+        return Err(
+            Error::new(ErrorKind::Usage, what).hint("lower --min-heads or --min-ffn, or allow more levers and layers")
+        );
     }
     let step = budget.max(f64::MIN_POSITIVE) / STEPS as f64;
     // Costs are rounded, and the budget is lowered until the exact sum fits.

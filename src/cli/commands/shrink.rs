@@ -27,10 +27,10 @@ use crate::graph::{ImageInput, data_inputs};
 use crate::learngene::{Learngene, PruningOrder, parameters};
 use crate::metadata::schema;
 use crate::metrics::Measures;
-use crate::onnx::{Model, encoded_len, payload};
+use crate::onnx::Model;
 use crate::parallel;
 use crate::report::{Frontier, KeptLayer, Seen, frontier_plot, shrink_page};
-use crate::rounding::{self, Dtype};
+use crate::rounding::Dtype;
 use crate::runtime::Runtime;
 
 /// `offshoot shrink`.
@@ -199,7 +199,7 @@ fn shrink(c: &ShrinkArgs) -> Result<()> {
     let start = Instant::now();
     let samples = SampleFlags { images: c.images.clone(), arrays: c.arrays.clone() };
     let (model, fed) = opened(c, &samples)?;
-    let sizes = sizes(c, &model)?;
+    let sizes = sizes(c)?;
     let outputs: Vec<PathBuf> =
         (sizes.iter().map(|s| &s.1)).chain(&c.save_learngene).chain(&c.plot).chain(&c.report).cloned().collect();
     output::check_distinct(&outputs)?;
@@ -303,7 +303,13 @@ fn job<'m>(
         output::note(&format!("wrote {} ({bytes} bytes)", path.display()));
     }
     let runtime = Runtime::start(&c.run.runtime.options())?;
-    let options = JobOptions { always_cut_dims: c.head_dim, fold: !c.no_fold, max_error: c.max_error, seed: c.seed };
+    let options = JobOptions {
+        always_cut_dims: c.head_dim,
+        fold: !c.no_fold,
+        max_error: c.max_error,
+        seed: c.seed,
+        dtype: c.dtype,
+    };
     Ok(Job::new(model, towers, removals, limits, runtime, options))
 }
 
@@ -380,21 +386,10 @@ fn timed(job: &Job, child: &Model) -> Result<Option<(f64, f64)>> {
 }
 
 /// What is to be made: budgets and outputs.
-fn sizes(c: &ShrinkArgs, model: &Model) -> Result<Vec<(Budget, PathBuf)>> {
+fn sizes(c: &ShrinkArgs) -> Result<Vec<(Budget, PathBuf)>> {
     let Some(output) = c.output.as_ref().filter(|_| !c.dry_run) else { return Ok(Vec::new()) };
     let placed = |output: &Path| if c.with_configs { in_folder(output) } else { Ok(output.to_path_buf()) };
-    if let Some(mut budget) = c.budget {
-        if let (Budget::Bytes(bytes), Some(dtype)) = (&mut budget, c.dtype) {
-            // The budget is that of the file; the allocation counts the ancestor's type. What is no weight stays.
-            let mut converted = model.clone();
-            named(&c.model, rounding::convert(&mut converted, dtype))?;
-            let parts = |model: &Model| {
-                let weights: usize = model.graph().initializer.iter().map(|t| payload(t).len()).sum();
-                [weights as f64, encoded_len(&model.proto) as f64 - weights as f64]
-            };
-            let ([own, rest], [weights, others]) = (parts(model), parts(&converted));
-            *bytes = rest + (*bytes - others).max(0.0) * own / weights;
-        }
+    if let Some(budget) = c.budget {
         return Ok(vec![(budget, placed(output)?)]);
     }
     if let [share] = c.to[..] {
