@@ -6,6 +6,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::options;
+
 /// The result type of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -93,8 +95,20 @@ impl Error {
     }
 
     /// What the user can do about it, if anything is known.
-    pub fn hint_text(&self) -> Option<&str> {
+    pub fn hint_text(&self) -> Option<String> {
+        Some(options::named(self.marked_hint()?).into_owned())
+    }
+
+    /// The hint with its options marked, as [`options`] has them.
+    pub fn marked_hint(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+
+    /// What the error says, with its options marked: for texts that others show.
+    pub fn marked(&self) -> String {
+        let path = self.path.as_ref().map(|path| format!("`{}`: ", path.display())).unwrap_or_default();
+        let node = self.node.as_ref().map(|node| format!("in node `{node}`: ")).unwrap_or_default();
+        format!("{path}{node}{}", self.message)
     }
 
     /// The process exit code that stands for this error: 1 for a check that was not met, 3 for an internal fault, else
@@ -110,13 +124,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(path) = &self.path {
-            write!(f, "`{}`: ", path.display())?;
-        }
-        if let Some(node) = &self.node {
-            write!(f, "in node `{node}`: ")?;
-        }
-        f.write_str(&self.message)
+        f.write_str(&options::named(&self.marked()))
     }
 }
 

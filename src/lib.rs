@@ -58,6 +58,7 @@ pub mod metrics;
 pub mod onnx;
 pub mod opening;
 mod ops;
+pub mod options;
 pub mod parallel;
 pub mod progress;
 pub mod report;

@@ -180,7 +180,7 @@ impl Opening {
         assumed(model, warnings, notes)?;
         let flags = self.pictures.clone().unwrap_or_default();
         match (&self.pictures, arrays.is_none().then(|| declare(model, &flags, self.input_size.is_some()))) {
-            (None, Some(Err(error))) => warnings.push(error.to_string()),
+            (None, Some(Err(error))) => warnings.push(error.marked()),
             (_, declared) => declared.transpose().map(drop)?,
         }
         settle_batch(path, opened, runtime)
@@ -197,7 +197,7 @@ impl Opening {
     }
 
     fn take_apart(&self, path: &Path, runtime: &dyn Fn() -> Result<Arc<Runtime>>) -> Result<OpenedTowers> {
-        if let Some(flag) = self.of.as_ref().map(|_| "--of").or(self.pooling.map(|_| "--pooling")) {
+        if let Some(flag) = self.of.as_ref().map(|_| "⟦of⟧").or(self.pooling.map(|_| "⟦pooling⟧")) {
             return Err(Error::new(
                 ErrorKind::Usage,
                 format!("{flag} is for one tower, and there are samples for two"),
@@ -208,17 +208,17 @@ impl Opening {
         let Some(image) = ImageInput::of(whole.graph()).map(|input| input.name) else {
             let what = format!("no input takes images: {}", inputs_in_words(&whole));
             return Err(Error::new(ErrorKind::Unsupported, what)
-                .hint("leave --images out: it is for a tower of pictures beside that of other samples"));
+                .hint("leave ⟦images⟧ out: it is for a tower of pictures beside that of other samples"));
         };
         let (file, of_texts) = self.file(path, &whole).map_err(|e| match e.kind() {
-            ErrorKind::Unsupported => e.rehint("leave --texts out: it is for a tower of texts beside that of pictures"),
+            ErrorKind::Unsupported => e.rehint("leave ⟦texts⟧ out: it is for a tower of texts beside that of pictures"),
             _ => e,
         })?;
         let Some(file) = file else { bail!(Internal, "there is nothing to feed but pictures") };
         check_names(&file, &whole)?;
         let names: Vec<String> = file.names().map(str::to_string).collect();
         if names.contains(&image) {
-            return Err(Error::new(ErrorKind::Usage, format!("it has an array for `{image}`, which --images gives"))
+            return Err(Error::new(ErrorKind::Usage, format!("it has an array for `{image}`, which ⟦images⟧ gives"))
                 .at(file.path())
                 .hint("leave out one of the two"));
         }
@@ -259,7 +259,7 @@ fn tower(model: &Model, (given, what): (SampleInputs, &str)) -> Result<Model> {
     match graph::cut(&mut part, given, None) {
         Ok(Some(_)) => Ok(part),
         _ => Err(Error::new(ErrorKind::Unsupported, format!("no output is made from {what} alone"))
-            .hint("--inputs takes pictures and texts that belong together: an array for each input")),
+            .hint("⟦inputs⟧ takes pictures and texts that belong together: an array for each input")),
     }
 }
 
@@ -335,7 +335,7 @@ fn settle_batch(path: &Path, opened: &mut Opened, runtime: Option<&dyn Fn() -> R
         None => axes::fix_batch(model, count),
     }
     let opens = arrays.is_none() && axes::open_batch(model).is_ok();
-    let way_out = if opens { "; `grow --batch-axis open` opens it" } else { "" };
+    let way_out = if opens { "; `grow ⟦batch-axis⟧ open` opens it" } else { "" };
     let note = format!(
         "`{}` declares an open batch and has none, since {why}: it is run on batches of {count}{way_out}",
         path.display()
@@ -348,15 +348,15 @@ fn settle_batch(path: &Path, opened: &mut Opened, runtime: Option<&dyn Fn() -> R
 /// Gives a model the vector of a sample as its one output, and says what that is.
 fn pool(model: &mut Model, pooling: Pooling) -> Result<String> {
     let Ok((ids, mask)) = token_inputs(model) else {
-        return Err(Error::new(ErrorKind::Usage, "--pooling is for models of texts, and no input takes tokens")
-            .hint("leave it out; with `tune --classes N` it says what a new classifier looks at"));
+        return Err(Error::new(ErrorKind::Usage, "⟦pooling⟧ is for models of texts, and no input takes tokens")
+            .hint("leave it out; with `tune ⟦classes⟧ N` it says what a new classifier looks at"));
     };
     Ok(match pooled(model, pooling, &ids, mask.as_deref())? {
         Some(pooled) => {
             *model = pooled.model;
             pooled.note
         }
-        None => format!("it gives `{EMBEDDING}` already: nothing is pooled by --pooling {}", pooling.name()),
+        None => format!("it gives `{EMBEDDING}` already: nothing is pooled by ⟦pooling⟧ {}", pooling.name()),
     })
 }
 
@@ -382,7 +382,7 @@ fn check_padding(model: &Model, arrays: &Arrays, start: &dyn Fn() -> Result<Arc<
                 .to_owned()
         }
     };
-    let hint = "leave --padding-side out, or give texts of one length";
+    let hint = "leave ⟦padding-side⟧ out, or give texts of one length";
     Err(Error::new(ErrorKind::Usage, what).at(arrays.path()).hint(hint))
 }
 

@@ -388,6 +388,38 @@ const FRONTIERS: [(&str, usize, &str); 2] = [
     ("src/learngene/clusters.rs", 1, "DBSCAN goes from head to head"),
 ];
 
+/// Flags of other programs, and of the command that the library starts as a child: file, the flag, whose it is.
+const FOREIGN_FLAGS: [(&str, &str, &str); 7] = [
+    ("src/data/formats/parquet.rs", "features", "cargo's"),
+    ("src/data/formats/parquet.rs", "path", "cargo's"),
+    ("src/parallel/alone.rs", "features", "cargo's"),
+    ("src/parallel/backend.rs", "mpi", "srun's"),
+    ("src/runtime/plain.rs", "opens", "an argument of the child process"),
+    ("src/runtime/plain.rs", "onnxruntime", "an argument of the child process"),
+    ("src/runtime/plain.rs", "runtime", "an argument of the child process"),
+];
+
+/// The command line writes `⟦image-size⟧` as `--image-size`. Others who use the library have no flags.
+#[test]
+fn no_text_of_the_library_names_a_flag() {
+    let mut wrong = Vec::new();
+    let mut foreign = BTreeSet::new();
+    for source in sources().iter().filter(|source| !["cli", "main"].contains(&source.folder.as_str())) {
+        for (k, line) in source.lines.iter().enumerate() {
+            // Literals go over several lines, so every line counts that is no comment.
+            let is_comment = line.trim_start().starts_with("//");
+            for flag in after(line, "--").filter(|flag| !is_comment && flag.starts_with(|c: char| c.is_alphabetic())) {
+                match FOREIGN_FLAGS.iter().find(|(path, name, _)| source.path == *path && flag == *name) {
+                    Some(entry) => drop(foreign.insert(entry)),
+                    None => wrong.push(format!("{}:{}: --{flag}; write ⟦{flag}...⟧", source.path, k + 1)),
+                }
+            }
+        }
+    }
+    wrong.extend(FOREIGN_FLAGS.iter().filter(|e| !foreign.contains(e)).map(|e| format!("{e:?} needs no entry")));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn graphs_are_walked_in_one_file() {
     let takes = [".pop()", ".pop_front()", ".pop_back()", ".pop_first()", ".pop_last()", ".maker("];

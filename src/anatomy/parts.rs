@@ -18,6 +18,6 @@ pub fn layers_of_part(part: &Model, (typing, anatomy): (&Typing, &Anatomy)) -> R
         Some(places) => Ok(places),
         None => Err(Error::new(ErrorKind::Unsupported, "a tower has layers of its own that the whole model has not")
             .at(&part.path)
-            .hint("shrink one tower: pick its output with --of, and give its samples alone")),
+            .hint("shrink one tower: pick its output with ⟦of⟧, and give its samples alone")),
     }
 }

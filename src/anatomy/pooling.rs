@@ -117,12 +117,12 @@ pub fn pooled(model: &Model, pooling: Pooling, ids: &str, mask: Option<&str>) ->
         [] => {
             let what = format!("no output has states of tokens to pool: {}", names.join(", "));
             return Err(
-                Error::new(ErrorKind::Usage, what).hint("leave --pooling out, or name other outputs with --of NAME")
+                Error::new(ErrorKind::Usage, what).hint("leave ⟦pooling⟧ out, or name other outputs with ⟦of⟧ NAME")
             );
         }
         _ => {
             let what = format!("several outputs have states of tokens: {}", found.join(", "));
-            return Err(Error::new(ErrorKind::Usage, what).hint("name the one to pool with --of NAME"));
+            return Err(Error::new(ErrorKind::Usage, what).hint("name the one to pool with ⟦of⟧ NAME"));
         }
     };
     if typing.dims.contains_key(EMBEDDING) {

@@ -125,7 +125,7 @@ fn choices(model: &Model, image: Option<[usize; 2]>) -> Result<(ChosenByNode, Op
         fixed = image.filter(|&size| size == first.assumption.image);
         if fixed.is_none() {
             return Err(depends(label, choice, "the size of the image")
-                .hint("give the size with --input-size, which fixes it, or export the model with a fixed size"));
+                .hint("give the size with ⟦input-size⟧, which fixes it, or export the model with a fixed size"));
         }
     }
     Ok((first.made.clone(), fixed))

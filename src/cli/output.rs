@@ -2,6 +2,7 @@
 //!
 //! Of several processes that work together the first one speaks and writes; errors are the exception.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -15,6 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph;
 use crate::onnx::Model;
+use crate::options;
 use crate::parallel;
 use crate::progress::Listener;
 
@@ -26,14 +28,19 @@ const CYAN: Style = AnsiColor::Cyan.on_default().bold();
 /// ended them by then.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// What the library says, with its options as flags. Whatever is printed or written below goes through here.
+fn flags(text: &str) -> Cow<'_, str> {
+    options::written(text, |option| format!("--{option}"))
+}
+
 /// Prints an error and its hint, in one write: pieces would be mixed with those of other processes that fail at the
 /// same moment.
 pub fn error(e: &Error) {
     let (rank, size) = (parallel::rank(), parallel::size());
     let who = if size == 1 { String::new() } else { format!("rank {rank} of {size}: ") };
-    let mut text = format!("{RED}error{RED:#}: {who}{e}\n");
-    if let Some(hint) = e.hint_text() {
-        text += &format!("\n{CYAN}hint{CYAN:#}: {hint}\n");
+    let mut text = format!("{RED}error{RED:#}: {who}{}\n", flags(&e.marked()));
+    if let Some(hint) = e.marked_hint() {
+        text += &format!("\n{CYAN}hint{CYAN:#}: {}\n", flags(hint));
     }
     if rank > 0 {
         std::thread::sleep(PATIENCE);
@@ -46,14 +53,14 @@ pub fn error(e: &Error) {
 /// Prints a warning.
 pub fn warn(text: &str) {
     if parallel::is_first() {
-        eprintln!("{YELLOW}warning{YELLOW:#}: {text}");
+        eprintln!("{YELLOW}warning{YELLOW:#}: {}", flags(text));
     }
 }
 
 /// Prints a line of progress or result for a person.
 pub fn note(text: &str) {
     if parallel::is_first() {
-        eprintln!("{text}");
+        eprintln!("{}", flags(text));
     }
 }
 
@@ -63,7 +70,7 @@ pub fn print(text: &str) -> Result<()> {
         return Ok(());
     }
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::io("stdout", e))
+    out.write_all(flags(text).as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::io("stdout", e))
 }
 
 /// Writes a JSON value and a line end to stdout.
@@ -230,7 +237,7 @@ pub fn training_bar() -> ProgressBar {
 /// Writes a text file at once or not at all.
 pub fn write_text(path: &Path, text: &str) -> Result<()> {
     if parallel::is_first() {
-        crate::onnx::replace_file(path, |out| out.write_all(text.as_bytes()))?;
+        crate::onnx::replace_file(path, |out| out.write_all(flags(text).as_bytes()))?;
     }
     Ok(())
 }
@@ -249,4 +256,44 @@ pub fn write_accepted(path: &Path, model: &Model, accept: &dyn Fn(&Path) -> Resu
     graph::remove_batch_axis(&mut model);
     graph::take_feeds_back(&mut model);
     model.write_accepted(path, accept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::CommandFactory;
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    fn flags_of(command: &clap::Command, found: &mut BTreeSet<String>) {
+        found.extend(command.get_arguments().filter_map(|flag| flag.get_long()).map(str::to_owned));
+        command.get_subcommands().for_each(|command| flags_of(command, found));
+    }
+
+    fn options_below(folder: &Path, found: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                options_below(&path, found);
+            } else if !path.ends_with("options.rs") {
+                found.extend(options::options_in(&fs::read_to_string(path).unwrap()).map(str::to_owned));
+            }
+        }
+    }
+
+    #[test]
+    fn every_option_that_the_library_names_is_a_flag() {
+        let (mut known, mut named) = (BTreeSet::new(), BTreeSet::new());
+        flags_of(&Cli::command(), &mut known);
+        options_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut named);
+        assert!(named.len() > 50, "{named:?}");
+        let unknown: Vec<&String> = named.difference(&known).collect();
+        assert!(unknown.is_empty(), "no command has these flags: {unknown:?}");
+    }
+
+    #[test]
+    fn options_are_written_as_flags() {
+        assert_eq!(flags("leave ⟦image-size⟧ out"), "leave --image-size out");
+    }
 }

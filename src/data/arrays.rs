@@ -484,7 +484,7 @@ impl Samples for Arrays {
     fn advice(&self) -> &'static str {
         match self.are_texts() {
             true => "check the model's weights",
-            false => "check the arrays of --inputs and the model's weights",
+            false => "check the arrays of ⟦inputs⟧ and the model's weights",
         }
     }
 }
@@ -516,7 +516,7 @@ pub(crate) fn check_names(file: &ArrayFile, model: &Model) -> Result<()> {
     let inputs = data_inputs(model.graph());
     let is_input = |name: &str| inputs.iter().any(|v| v.name() == name);
     if let Some(fed) = model.fed.iter().map(|f| f.info.name()).find(|fed| file.names().any(|name| name == *fed)) {
-        return Err(Error::new(ErrorKind::Usage, format!("it has an array for `{fed}`, which --feed gives a value"))
+        return Err(Error::new(ErrorKind::Usage, format!("it has an array for `{fed}`, which ⟦feed⟧ gives a value"))
             .at(file.path())
             .hint("leave out one of the two"));
     }
@@ -532,7 +532,7 @@ pub(crate) fn check_names(file: &ArrayFile, model: &Model) -> Result<()> {
 
 /// The inputs of a model in a sentence.
 fn listed(model: &Model) -> String {
-    format!("--inputs takes an array for each input, by its name: {}", inputs_in_words(model))
+    format!("⟦inputs⟧ takes an array for each input, by its name: {}", inputs_in_words(model))
 }
 
 /// The array that says which tokens are special, where the file has one that is no input: it is as large as the mask,

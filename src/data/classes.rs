@@ -135,7 +135,7 @@ impl Dataset {
             listed(&names.iter().collect::<Vec<_>>())
         );
         Err(Error::new(ErrorKind::Images, message).at(self.source().path()).hint(format!(
-            "name the classes of the data as the model does; `offshoot tune --classes {}` replaces its classifier",
+            "name the classes of the data as the model does; `offshoot tune ⟦classes⟧ {}` replaces its classifier",
             own.len()
         )))
     }
@@ -261,7 +261,7 @@ mod tests {
         {
             let error = matched(folders, names, outputs).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Images, "{folders:?}");
-            assert!(error.hint_text().unwrap().contains("`offshoot tune --classes"), "{folders:?}");
+            assert!(error.hint_text().unwrap().contains("`offshoot tune classes"), "{folders:?}");
         }
         let error = matched(&["apple", "cat", "dog"], named, 3).unwrap_err().to_string();
         assert!(error.contains("class named `cat`, `dog`; its 3 classes are `zebra`, `apple`, `mango`"), "{error}");

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// Far more bytes than any configuration of a transform has.
 const MOST: u64 = 1 << 20;
 /// What can be done where a configuration cannot be used.
-const HINT: &str = "mend or remove the file, or give --mean and --std, which decide without it";
+const HINT: &str = "mend or remove the file, or give ⟦mean⟧ and ⟦std⟧, which decide without it";
 
 /// What a configuration says.
 #[derive(Clone, Debug, PartialEq)]
@@ -458,7 +458,7 @@ mod tests {
             let error = read_processor(value).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Format, "{more}");
             assert!(error.to_string().contains("preprocessor_config.json"), "{error}");
-            assert!(error.hint_text().unwrap().contains("--mean and --std"));
+            assert!(error.hint_text().unwrap().contains("`mean` and `std`"));
         }
         assert!(read_processor(json!([1, 2])).is_err());
         // Those of sound are no business of ours.

@@ -328,7 +328,7 @@ impl Dataset {
     pub fn check_labels(&self, class_count: usize) -> Result<()> {
         let labels = self.require_labels()?;
         let needed = self.class_count().unwrap_or(0);
-        let hint = format!("`offshoot tune --classes {needed}` replaces the classifier by one of {needed} classes");
+        let hint = format!("`offshoot tune ⟦classes⟧ {needed}` replaces the classifier by one of {needed} classes");
         if let Some(index) = labels.iter().position(|&label| label as usize >= class_count) {
             return Err(Error::new(
                 ErrorKind::Images,
@@ -668,11 +668,11 @@ mod tests {
         let error = dataset.check_labels(9).unwrap_err();
         let first = dataset.labels().unwrap().iter().position(|&label| label == 9).unwrap();
         assert!(error.to_string().contains(&format!("image {first}`: its label is 9")), "{error}");
-        assert!(error.hint_text().unwrap().contains("--classes 10"));
+        assert!(error.hint_text().unwrap().contains("tune classes 10"));
         let folder = folder(&["cat/1.png", "dog/1.png"]);
         let error = open(folder.path()).unwrap().check_labels(1000).unwrap_err();
         assert!(error.to_string().contains("2 classes") && error.to_string().contains("1000"), "{error}");
-        assert!(error.hint_text().unwrap().contains("--classes 2"));
+        assert!(error.hint_text().unwrap().contains("tune classes 2"));
     }
 
     #[test]

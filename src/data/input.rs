@@ -70,7 +70,7 @@ pub fn takes_size(model: &Model, size: [usize; 2]) -> bool {
 pub fn fix_size(model: &mut Model, size: [usize; 2]) -> Result<()> {
     let Some(dims) = Dims::of(model) else {
         return Err(Error::new(ErrorKind::Unsupported, "the model takes no images, so they have no size")
-            .hint("leave --input-size out"));
+            .hint("leave ⟦input-size⟧ out"));
     };
     let [height, width] = size;
     if !dims.takes(size) {
@@ -78,12 +78,15 @@ pub fn fix_size(model: &mut Model, size: [usize; 2]) -> Result<()> {
             ErrorKind::Usage,
             format!("the graph takes images of {} pixels, not of {height} x {width}", dims.text()),
         )
-        .hint("leave --input-size out; `offshoot grow --image-size` makes a child of another size"));
+        .hint("leave ⟦input-size⟧ out; `offshoot grow ⟦image-size⟧` makes a child of another size"));
     }
     if dims.is_open() {
         sound_at(model, size).map_err(|error| {
-            Error::new(ErrorKind::Usage, format!("the graph cannot take images of {height} x {width} pixels: {error}"))
-                .hint("leave --input-size out, and `offshoot inspect` shows the size that the model's tables have")
+            Error::new(
+                ErrorKind::Usage,
+                format!("the graph cannot take images of {height} x {width} pixels: {}", error.marked()),
+            )
+            .hint("leave ⟦input-size⟧ out, and `offshoot inspect` shows the size that the model's tables have")
         })?;
         model.supply_metadata(IMAGE_SIZE, format!("{height}x{width}"), vec![FLAGS.into()]);
     }
@@ -148,7 +151,7 @@ pub fn declare(model: &mut Model, flags: &PreprocessFlags, sized: bool) -> Resul
                 ErrorKind::Unsupported,
                 format!("the input `{}` is of int8, and what stands for a picture there is not known", input.name),
             )
-            .hint("give --mean and --std; for bytes less 128, --mean 0.50196 --std 0.00392157"));
+            .hint("give ⟦mean⟧ and ⟦std⟧; for bytes less 128, ⟦mean⟧ 0.50196 ⟦std⟧ 0.00392157"));
         }
         Values::Bytes => Some((0.0, BYTES)),
         Values::Unit => Some((0.0, 1.0)),
@@ -190,7 +193,7 @@ fn agree(model: &mut Model, config: &Config, dims: &Dims, decided: bool) -> Resu
             )
             .at(&config.path)
             .hint(format!(
-                "--input-size {} takes the rest of it at the graph's size; --mean and --std decide without it",
+                "⟦input-size⟧ {} takes the rest of it at the graph's size; ⟦mean⟧ and ⟦std⟧ decide without it",
                 dims.size.map(|n| n.unwrap_or(height)).map(|n| n.to_string()).join("x")
             ))),
         };
@@ -202,10 +205,10 @@ fn agree(model: &mut Model, config: &Config, dims: &Dims, decided: bool) -> Resu
         Err(_) if decided => Ok(()),
         Err(error) => Err(Error::new(
             ErrorKind::Format,
-            format!("it is for images of {height} x {width}, which the graph cannot take: {error}"),
+            format!("it is for images of {height} x {width}, which the graph cannot take: {}", error.marked()),
         )
         .at(&config.path)
-        .hint("--input-size HxW says which size is meant; --mean and --std decide without the file")),
+        .hint("⟦input-size⟧ HxW says which size is meant; ⟦mean⟧ and ⟦std⟧ decide without the file")),
         Ok(()) => {
             model.supply_metadata(IMAGE_SIZE, format!("{height}x{width}"), vec![config.path.display().to_string()]);
             Ok(())
@@ -295,15 +298,15 @@ impl InputReport {
         if self.size_from == GUESS {
             let [height, width] = self.size;
             warnings.push(format!(
-                "nothing says which image size this model is for: {height} x {width} is a guess, and --input-size \
+                "nothing says which image size this model is for: {height} x {width} is a guess, and ⟦input-size⟧ \
                  decides"
             ));
         }
         let (Some(transform), Some(input)) = (&self.transform, &self.input) else { return warnings };
         if self.transform_from.iter().any(|from| from == GUESS) {
             warnings.push(
-                "nothing says how pictures are normalised: what is usual for ImageNet is a guess, and --mean and \
-                 --std, or the \
+                "nothing says how pictures are normalised: what is usual for ImageNet is a guess, and ⟦mean⟧ and \
+                 ⟦std⟧, or the \
                  model's preprocessor_config.json beside it, decide"
                     .into(),
             );
@@ -326,7 +329,7 @@ impl InputReport {
             && self.transform_from.first().is_none_or(|from| from != FLAGS)
         {
             warnings.push(
-                "the graph reverses the order of its channels; --channel-order rgb or bgr says what it takes".into(),
+                "the graph reverses the order of its channels; ⟦channel-order⟧ rgb or bgr says what it takes".into(),
             );
         }
         warnings

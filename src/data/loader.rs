@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::parallel;
 
 /// What to do about an image that cannot be read where none may be left out.
-pub(super) const STRICT_HINT: &str = "mend or remove the file, or leave --strict out to go on without it";
+pub(super) const STRICT_HINT: &str = "mend or remove the file, or leave ⟦strict⟧ out to go on without it";
 
 /// Some images that follow each other.
 #[derive(Clone, Debug, PartialEq)]

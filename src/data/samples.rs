@@ -106,6 +106,6 @@ impl Samples for Loader {
     }
 
     fn advice(&self) -> &'static str {
-        "check preprocessing (--mean, --std) and the model's weights"
+        "check preprocessing (⟦mean⟧, ⟦std⟧) and the model's weights"
     }
 }

@@ -75,12 +75,12 @@ fn no_images(typing: &Typing) -> Error {
             let rank = declared_dims(input).map_or(0, |d| d.len());
             error(format!("the model's input `{}` has {rank} dimensions and not four", input.name())).hint(
                 "images are fed as [batch, channels, height, width] or [batch, height, width, channels]; `inspect` and \
-                 `grow --no-images` need none",
+                 `grow ⟦no-images⟧` need none",
             )
         }
         None => error("the model has no input of four dimensions".into()).hint(
-            "give texts (--texts FILE) where it takes tokens, or arrays for its inputs (--inputs FILE.npz); `inspect` \
-             and `grow --no-images` need none",
+            "give texts (⟦texts⟧ FILE) where it takes tokens, or arrays for its inputs (⟦inputs⟧ FILE.npz); `inspect` \
+             and `grow ⟦no-images⟧` need none",
         ),
     }
 }

@@ -202,7 +202,7 @@ impl ImageSource {
             )
             .at(&self.path)
             .hint(
-                "the axes are [images, channels, height, width]; --input-size HxW is the size of a model that takes \
+                "the axes are [images, channels, height, width]; ⟦input-size⟧ HxW is the size of a model that takes \
                 any",
             ));
         }
@@ -328,7 +328,7 @@ impl ImageSource {
 fn tensors_are_final(path: &Path) -> Error {
     Error::new(ErrorKind::Usage, "images in a NumPy file are fed to the model as they are, and cannot be preprocessed")
         .at(path)
-        .hint("drop --mean, --std, --crop-ratio, --interpolation and --resize")
+        .hint("drop ⟦mean⟧, ⟦std⟧, ⟦crop-ratio⟧, ⟦interpolation⟧ and ⟦resize⟧")
 }
 
 fn hash_bytes(path: &Path, hasher: &mut Sha256) -> Result<()> {

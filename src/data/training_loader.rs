@@ -155,7 +155,7 @@ impl TrainingLoader {
                 ErrorKind::Usage,
                 format!("several processes cannot mix batches of {}, an odd number", options.batch_size),
             )
-            .hint("mixup and CutMix mix two images each: give an even --batch-size"));
+            .hint("mixup and CutMix mix two images each: give an even ⟦batch-size⟧"));
         }
         if let Some(index) = selected.iter().find(|&&index| index >= dataset.len()) {
             bail!(Usage, "there is no image {index}, only {}", dataset.len());
@@ -167,7 +167,7 @@ impl TrainingLoader {
                 format!("there are {} samples to train on, fewer than the {whole} of one batch", selected.len()),
             )
             .at(source.path())
-            .hint("give a smaller --batch-size, or more samples"));
+            .hint("give a smaller ⟦batch-size⟧, or more samples"));
         }
         let pool = match options.threads {
             0 => None,

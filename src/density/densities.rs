@@ -195,7 +195,7 @@ fn probe_of(model: &Model, typing: &Typing, anatomy: &Anatomy, counted: Option<F
     let placed: Vec<usize> = (0..anatomy.layers.len()).filter(is_placed).collect();
     if let (true, Some(why)) = (placed.is_empty(), anatomy.layers.first().and_then(|l| obstacle(typing, l))) {
         return Err(Error::new(ErrorKind::Anatomy, format!("no layer has densities; of layer 0, {why}"))
-            .hint("use `grow --no-images`, where every head is its own cluster"));
+            .hint("use `grow ⟦no-images⟧`, where every head is its own cluster"));
     }
     let weights = counted.map(|axis| typing.factors.factor_size(axis));
     let mut probe = attach(model, typing, anatomy, &placed, &[], |probe, l, map| {

@@ -111,7 +111,7 @@ impl Layers {
             }
             let count = stack.layers.len();
             let chosen = choice.resolve(count).map_err(|e| {
-                Error::new(e.kind(), format!("`{name}`: {e}"))
+                Error::new(e.kind(), format!("`{name}`: {}", e.marked()))
                     .hint(format!("the stack has {count} layers, which count from 0 within it"))
             })?;
             kept.extend(chosen.into_iter().map(|l| stack.layers[l]));
@@ -171,7 +171,7 @@ pub(super) fn check_stacks(typing: &Typing, anatomy: &Anatomy, layers: &Layers, 
         let message = format!("{}: layers are counted over all stacks", empty(stack));
         let example: Vec<String> = anatomy.stacks.iter().map(|s| format!("{}:1", s.name)).collect();
         return Err(Error::new(ErrorKind::Usage, message).hint(format!(
-            "name the stack, as in --layers {}; the ancestor has {}",
+            "name the stack, as in ⟦layers⟧ {}; the ancestor has {}",
             example.join(","),
             listed(&anatomy.stacks)
         )));
@@ -271,7 +271,7 @@ impl Heads {
         if let Heads::List(list) = self
             && list.len() != layers.len()
         {
-            bail!(Usage, "--heads lists {} layers and the descendant has {}", list.len(), layers.len());
+            bail!(Usage, "⟦heads⟧ lists {} layers and the descendant has {}", list.len(), layers.len());
         }
         for (i, l) in layers.iter().enumerate() {
             let third = 3 * i / layers.len().max(1);
@@ -293,7 +293,7 @@ impl Heads {
                     if !(w.is_finite() && *w > 0.0) || (n - n.round()).abs() > 1e-9 * n.max(1.0) || n.round() < 1.0 {
                         bail!(
                             Usage,
-                            "--width {w} gives layer {} no whole number of heads: it has {}",
+                            "⟦width⟧ {w} gives layer {} no whole number of heads: it has {}",
                             l.layer,
                             l.heads
                         );
@@ -306,7 +306,7 @@ impl Heads {
                     ErrorKind::Usage,
                     format!("layer {} was given 0 heads; an attention needs at least one", l.layer),
                 )
-                .hint("drop whole layers with --layers"));
+                .hint("drop whole layers with ⟦layers⟧"));
             }
             if wanted > MAX_HEADS {
                 bail!(Usage, "layer {} was given {wanted} heads; the limit is {MAX_HEADS}", l.layer);

@@ -71,8 +71,8 @@ fn no_size(model: &Model, input: &ValueInfoProto) -> Error {
         axes.iter().any(|axis| axis.inputs.iter().any(|(name, _)| name == input.name()))
     };
     let hint = match (is_image, is_image || has_tokens()) {
-        (true, _) => "give the size with --image-size",
-        (false, true) => "give the number of tokens with --tokens",
+        (true, _) => "give the size with ⟦image-size⟧",
+        (false, true) => "give the number of tokens with ⟦tokens⟧",
         (false, false) => "export the model with a fixed size of this input",
     };
     let what = format!("the input `{}` has no fixed size to fold for", input.name());

@@ -40,7 +40,7 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
     for l in (0..anatomy.layers.len()).rev().filter(|l| !kept.contains(l)) {
         let fail = |why: &str| {
             Error::new(ErrorKind::Unsupported, format!("layer {l} cannot be dropped: {why}"))
-                .hint("choose other layers with --layers")
+                .hint("choose other layers with ⟦layers⟧")
         };
         let layer = &anatomy.layers[l];
         let enter = layer.residual_in.as_ref().ok_or_else(|| fail("no residual sum encloses it"))?;
@@ -85,7 +85,7 @@ pub fn keep_layers(model: &Model, typing: &Typing, anatomy: &Anatomy, kept: &[us
             ErrorKind::Unsupported,
             format!("layer {l} cannot be dropped: node `{node}` uses its matrices for another stream, and would stay"),
         )
-        .hint("choose other layers with --layers"));
+        .hint("choose other layers with ⟦layers⟧"));
     }
     Ok(Shallow { model: out, warnings })
 }

@@ -73,7 +73,7 @@ fn grow_layers(model: &Model, gene: &Learngene, shape: &GrowOptions) -> Result<D
         let message = "an FFN width was asked for, and no layer has an FFN that is known";
         return Err(Error::new(ErrorKind::Unsupported, message)
             .at(&model.path)
-            .hint("leave out --ffn-width; heads and layers can still be chosen"));
+            .hint("leave out ⟦ffn-width⟧; heads and layers can still be chosen"));
     }
     let spared = spared(&typing, &anatomy, shape.of.as_deref())?;
     let layers = inherit::layers(shape, &anatomy.stacks, &spared)?;
@@ -93,7 +93,7 @@ fn grow_layers(model: &Model, gene: &Learngene, shape: &GrowOptions) -> Result<D
         let message = format!("dropping layers left {} attentions and not {}", anatomy.layers.len(), kept.len());
         let hint = match shallow.warnings.first() {
             Some(why) => format!("{why}; cut such outputs from the model first"),
-            None => "choose other layers with --layers".into(),
+            None => "choose other layers with ⟦layers⟧".into(),
         };
         return Err(Error::new(ErrorKind::Unsupported, message).hint(hint));
     }
@@ -345,7 +345,7 @@ impl<'a, 'm> Grower<'a, 'm> {
                 ErrorKind::Usage,
                 "no two layers of the descendant share weights, so there is nothing to transform",
             )
-            .hint("keep more layers with --layers, or condense with a larger --ffn-eps or with --ffn-clusters"));
+            .hint("keep more layers with ⟦layers⟧, or condense with a larger ⟦ffn-eps⟧ or with ⟦ffn-clusters⟧"));
         }
         if whole {
             transform::share_layers(out, &groups)?;
@@ -383,7 +383,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         for &factor in &factors {
             self.resizing.gather(&self.typing.factors, factor, slots.clone()).map_err(|e| {
                 e.hint(format!(
-                    "layer {l} shares its head axis with another layer: give both the same heads and --eps 0"
+                    "layer {l} shares its head axis with another layer: give both the same heads and ⟦eps⟧ 0"
                 ))
             })?;
         }
@@ -431,7 +431,7 @@ impl<'a, 'm> Grower<'a, 'm> {
                     self.typing.uses[summed.of_use].name
                 ),
             )
-            .hint("use `--projection matched`")
+            .hint("use `⟦projection⟧ matched`")
         })?;
         let heads = layer.head_count(self.typing);
         let column = |j: usize| if count <= heads { j } else { j * heads / count };
@@ -541,7 +541,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         found.dedup();
         let unsupported = |what: &str| {
             Err(Error::new(ErrorKind::Unsupported, format!("the embedding dimension cannot be changed: {what}"))
-                .hint("leave out --embedding-dim"))
+                .hint("leave out ⟦embedding-dim⟧"))
         };
         let [factor] = found[..] else {
             return unsupported("the layers do not have one embedding axis in common");
@@ -557,7 +557,7 @@ impl<'a, 'm> Grower<'a, 'm> {
         let old = factors.factor_size(factor);
         if wanted == 0 || wanted > 1 << 20 {
             return Err(Error::new(ErrorKind::Usage, format!("an embedding dimension of {wanted} cannot be"))
-                .hint("give --embedding-dim a number such as 192"));
+                .hint("give ⟦embedding-dim⟧ a number such as 192"));
         }
         if wanted == old {
             return Ok(());
@@ -620,7 +620,7 @@ impl<'a, 'm> Grower<'a, 'm> {
                 ErrorKind::Unsupported,
                 "the model has no classifier whose classes could be replaced",
             )
-            .hint("leave --classes out: the descendant keeps the ancestor's outputs"));
+            .hint("leave ⟦classes⟧ out: the descendant keeps the ancestor's outputs"));
         }
         let first = self.typing.factors.factor_size(factors[0]);
         for (output, n) in other_outputs(self.typing) {

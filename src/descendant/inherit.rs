@@ -19,35 +19,35 @@ pub(super) fn check(shape: &GrowOptions, is_gene: bool) -> Result<()> {
         );
     }
     if shape.tied && init != Init::ClusterLearngene {
-        return usage(format!("{name} has no learngene to tie weights to"), "leave out --tied");
+        return usage(format!("{name} has no learngene to tie weights to"), "leave out ⟦tied⟧");
     }
     if shape.inherit.is_some() && !init.takes_inherit() {
         return usage(
             format!("{name} does not inherit single layers"),
-            "--inherit goes with pretrain-finetune, heuristic-learngene and auto-learngene",
+            "⟦inherit⟧ goes with pretrain-finetune, heuristic-learngene and auto-learngene",
         );
     }
     if !matches!(shape.inherit, None | Some(Inherit::Count(_))) && init != Init::PretrainFinetune {
-        return usage(format!("{name} says itself which layers are inherited"), "give --inherit a number alone");
+        return usage(format!("{name} says itself which layers are inherited"), "give ⟦inherit⟧ a number alone");
     }
     if shape.embedding_dim.is_some() && !init.takes_embedding() {
         return usage(
             format!("{name} does not define another embedding dimension"),
-            "--embedding-dim goes with weight-selection and from-scratch",
+            "⟦embedding-dim⟧ goes with weight-selection and from-scratch",
         );
     }
     if shape.share.is_some() && init != Init::WeightTransformation {
-        return usage(format!("{name} shares no consecutive layers"), "--share goes with weight-transformation");
+        return usage(format!("{name} shares no consecutive layers"), "⟦share⟧ goes with weight-transformation");
     }
     let transforms = shape.transform.is_some_and(|t| t != Transform::None);
     if transforms && !matches!(init, Init::ClusterLearngene | Init::WeightTransformation) {
         return usage(
             format!("{name} shares no weights that could be transformed"),
-            "--transform goes with cluster-learngene and weight-transformation",
+            "⟦transform⟧ goes with cluster-learngene and weight-transformation",
         );
     }
     if shape.share == Some(0) || shape.share == Some(1) {
-        return usage("layers are shared by two or more".into(), "give --share 2 or more");
+        return usage("layers are shared by two or more".into(), "give ⟦share⟧ 2 or more");
     }
     Ok(())
 }
@@ -58,14 +58,14 @@ pub(super) fn layers(shape: &GrowOptions, stacks: &[Stack], spared: &[bool]) -> 
     if shape.init != Init::ClusterLearngene && spared.contains(&true) {
         return Err(Error::new(
             ErrorKind::Usage,
-            format!("{} makes weights of all layers anew, and --of spares some", shape.init.name()),
+            format!("{} makes weights of all layers anew, and ⟦of⟧ spares some", shape.init.name()),
         )
-        .hint("leave out --of, or --init"));
+        .hint("leave out ⟦of⟧, or ⟦init⟧"));
     }
     let kept = shape
         .layers
         .choose(stacks, spared)
-        .map_err(|e| e.hint("layers can only be dropped: choose among the ancestor's with --layers"))?;
+        .map_err(|e| e.hint("layers can only be dropped: choose among the ancestor's with ⟦layers⟧"))?;
     let n = kept.len();
     let sources = |range: std::ops::Range<usize>| {
         (0..n)
@@ -73,10 +73,10 @@ pub(super) fn layers(shape: &GrowOptions, stacks: &[Stack], spared: &[bool]) -> 
             .collect::<Vec<_>>()
     };
     let enough = |m: usize| match m {
-        0 => Err(Error::new(ErrorKind::Usage, "--inherit 0 inherits nothing").hint("use --init from-scratch")),
+        0 => Err(Error::new(ErrorKind::Usage, "⟦inherit⟧ 0 inherits nothing").hint("use ⟦init⟧ from-scratch")),
         m if m > n => {
             Err(Error::new(ErrorKind::Usage, format!("{m} layers cannot be inherited: the descendant has {n}"))
-                .hint("give --layers more or --inherit less"))
+                .hint("give ⟦layers⟧ more or ⟦inherit⟧ less"))
         }
         m => Ok(m),
     };
@@ -86,7 +86,7 @@ pub(super) fn layers(shape: &GrowOptions, stacks: &[Stack], spared: &[bool]) -> 
     let named = |end: Vec<usize>| match shape.layers {
         Layers::List(_) | Layers::Even(_) | Layers::Stacks(_) => {
             Err(Error::new(ErrorKind::Usage, format!("{} says itself which layers are inherited", shape.init.name()))
-                .hint("give --layers a number alone"))
+                .hint("give ⟦layers⟧ a number alone"))
         }
         _ => Ok(end),
     };
@@ -104,7 +104,7 @@ pub(super) fn layers(shape: &GrowOptions, stacks: &[Stack], spared: &[bool]) -> 
                         ErrorKind::Usage,
                         "pretrain-finetune does not say which layers are inherited",
                     )
-                    .hint("write --inherit front:N, middle:N or last:N"));
+                    .hint("write ⟦inherit⟧ front:N, middle:N or last:N"));
                 }
             };
             (kept, sources(range))

@@ -90,7 +90,7 @@ impl Initialiser<'_, '_> {
                         "layer {l} cannot be initialised apart: its weights are not told from those of other layers"
                     ),
                 )
-                .hint("use --init pretrain-finetune or weight-selection, which take layers as they are"));
+                .hint("use ⟦init⟧ pretrain-finetune or weight-selection, which take layers as they are"));
             }
         }
         let classes: Vec<usize> = class_factors(self.typing).into_iter().flat_map(|f| self.roles.carriers(f)).collect();

@@ -33,7 +33,7 @@ pub(super) fn check_counts(
             let (first, place) = (kept[*first], kept[place]);
             let what = format!("layers {first} and {place} have the same heads{of}, and are given {other} and {count}");
             return Err(Error::new(ErrorKind::Usage, what)
-                .hint(format!("give all layers as many: --heads {}", count.min(*other))));
+                .hint(format!("give all layers as many: ⟦heads⟧ {}", count.min(*other))));
         }
         seen.push((place, count, own));
     }

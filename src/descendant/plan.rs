@@ -181,7 +181,7 @@ impl Descendant {
     pub fn fold_constants(&mut self, runtime: &Arc<Runtime>, image: Option<[usize; 2]>) -> Result<()> {
         if self.plan.transform != Transform::None {
             return Err(Error::new(ErrorKind::Usage, "folding would compute the transforms of shared weights away")
-                .hint("tune the descendant first, or give --transform none"));
+                .hint("tune the descendant first, or give ⟦transform⟧ none"));
         }
         self.model = fold_constants(runtime, &self.model, image)?;
         self.plan.parameters = parameters(self.model.graph());

@@ -22,7 +22,7 @@ pub(super) fn spared(typing: &Typing, anatomy: &Anatomy, of: Option<&str>) -> Re
             ErrorKind::Usage,
             format!("the output `{of}` needs no layer, so there is none to change"),
         )
-        .hint("name another output with --of"));
+        .hint("name another output with ⟦of⟧"));
     }
     Ok(spared)
 }
@@ -42,8 +42,8 @@ pub(super) fn check_untouched(
         false => Ok(()),
         true => Err(Error::new(
             ErrorKind::Unsupported,
-            format!("layer {index} would change with the layers that --of needs: they share matrices"),
+            format!("layer {index} would change with the layers that ⟦of⟧ needs: they share matrices"),
         )
-        .hint("leave out --of, and both change")),
+        .hint("leave out ⟦of⟧, and both change")),
     }
 }

@@ -92,9 +92,9 @@ impl Subject {
         };
         if shape.is_none() && arrays.is_none() {
             let what =
-                "the model takes no images, and there are no samples of its inputs; on some (--inputs, --texts) it is";
+                "the model takes no images, and there are no samples of its inputs; on some (⟦inputs⟧, ⟦texts⟧) it is";
             return Err(Error::new(ErrorKind::Unsupported, what)
-                .hint("give samples of its inputs: --inputs PATH, or --texts PATH"));
+                .hint("give samples of its inputs: ⟦inputs⟧ PATH, or ⟦texts⟧ PATH"));
         }
         let kind = |t: Option<i32>| t.and_then(|t| DataType::try_from(t).ok());
         let float = |t: Option<i32>| {

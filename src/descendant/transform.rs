@@ -66,7 +66,7 @@ pub(super) fn share_layers(model: &mut Model, groups: &[Vec<usize>]) -> Result<(
                     ErrorKind::Unsupported,
                     format!("layers {first} and {l} of the descendant differ in form and cannot share weights"),
                 )
-                .hint("choose other --layers, or a --share that ends where stages end"));
+                .hint("choose other ⟦layers⟧, or a ⟦share⟧ that ends where stages end"));
             }
             for (&u, &v) in weights.layers[*first].iter().zip(&weights.layers[*l]) {
                 if matches!(uses[u].kind, WeightKind::Contraction | WeightKind::Bias) {
@@ -99,7 +99,7 @@ pub(super) fn insert(
     }
     if rank == 0 || rank > 1 << 16 {
         return Err(Error::new(ErrorKind::Usage, format!("a transform of rank {rank} cannot be"))
-            .hint("give --transform-rank a small number such as 4"));
+            .hint("give ⟦transform-rank⟧ a small number such as 4"));
     }
     let (groups, shapes) = sites(model, groups, whole)?;
     let builder = Builder::new(model.graph(), model.opset(), TRANSFORM_PREFIX);
@@ -180,7 +180,7 @@ fn sites(model: &Model, groups: &[Vec<usize>], whole: bool) -> Result<(Vec<Shari
                 ErrorKind::Unsupported,
                 format!("layers {group:?} of the descendant share no matrix that could be transformed"),
             )
-            .hint("leave out --transform"));
+            .hint("leave out ⟦transform⟧"));
         }
         found.push(SharingLayers { layers: group.clone(), parts });
     }

@@ -149,13 +149,13 @@ impl Checked {
         let error = Error::new(ErrorKind::Check, format!("check `{}`: {note}", self.check.name()));
         match self.check {
             Check::Permuted => error
-                .hint("`offshoot inspect --explain LAYER` shows what each head axis reaches; please report the model"),
+                .hint("`offshoot inspect ⟦explain⟧ LAYER` shows what each head axis reaches; please report the model"),
             Check::HalfPrecision => error.hint(
-                "give pictures with --images, so that what leaves the range of float16 stays float32, or take --dtype \
+                "give pictures with ⟦images⟧, so that what leaves the range of float16 stays float32, or take ⟦dtype⟧ \
                  bf16",
             ),
             Check::Int8 => {
-                error.hint("take --dtype int8 where it was int8-rows, or leave it out; please report the model")
+                error.hint("take ⟦dtype⟧ int8 where it was int8-rows, or leave it out; please report the model")
             }
             _ => error,
         }

@@ -182,8 +182,8 @@ impl Verifier {
         let mut child = self.subject(case.child);
         let outputs = child
             .as_mut()
-            .map_err(|e| e.to_string())
-            .and_then(|child| child.run(&some(&self.trial(child, 0), 1)).map_err(|e| e.to_string()));
+            .map_err(|e| e.marked())
+            .and_then(|child| child.run(&some(&self.trial(child, 0), 1)).map_err(|e| e.marked()));
         let wrong = match outputs {
             Ok(outputs) if outputs.iter().flatten().all(|v| !v.is_nan()) => None,
             Ok(_) => Some("it says what is no number, and its ancestor does not".to_owned()),
@@ -224,6 +224,7 @@ impl Verifier {
             Some(Some((n, e))) => {
                 return vec![match self.of_ancestor(case, n) {
                     Ok(_) => {
+                        let e = e.marked();
                         let wrong = format!("it does not run on {n} samples at a time, and its ancestor does: {e}");
                         Checked::new(Check::Batches, Outcome::Failed, None, Some(wrong))
                     }
@@ -473,7 +474,7 @@ fn verdict(check: Check, found: Found, wrong: impl FnOnce(f64) -> String) -> Che
             Checked::new(check, Outcome::Unclear, Some(error), Some(note))
         }
         Found::Fails(e) => {
-            let note = format!("{}: {e}", wrong(f64::INFINITY));
+            let note = format!("{}: {}", wrong(f64::INFINITY), e.marked());
             Checked::new(check, Outcome::Failed, None, Some(note))
         }
     }

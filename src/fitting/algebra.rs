@@ -212,7 +212,7 @@ pub fn ridge_solve(gram: &Mat<f64>, ridge: f64, right: &Mat<f64>) -> Result<Mat<
     }
     let factor = sum.llt(Side::Lower).map_err(|_| {
         Error::new(ErrorKind::Images, "the activations on these images determine no fit")
-            .hint("give other images; check preprocessing (--mean, --std)")
+            .hint("give other images; check preprocessing (⟦mean⟧, ⟦std⟧)")
     })?;
     Ok(factor.solve(right))
 }

@@ -28,7 +28,7 @@ pub fn plan(
     if !whole_is_asked && !blocks.iter().any(|b| b.free) && removals.layers.iter().all(Option::is_none) {
         return Err(Error::new(ErrorKind::Unsupported, "no head, FFN or layer of this model can be thinned")
             .at(&model.path)
-            .hint("allow more levers and layers; `inspect --explain LAYER` shows what its axes are tied to"));
+            .hint("allow more levers and layers; `inspect ⟦explain⟧ LAYER` shows what its axes are tied to"));
     }
     let typing = Typing::new(model)?;
     let (macs, stacks) = (typing.macs() as f64, Anatomy::new(&typing)?.stacks);

@@ -347,7 +347,7 @@ impl<'m> Job<'m> {
         }
         best.ok_or_else(|| {
             let what = format!("no file of {wanted} bytes can be made: the smallest that was has {}", high.1);
-            Error::new(ErrorKind::Usage, what).hint("lower --min-heads or --min-ffn, or allow more levers and layers")
+            Error::new(ErrorKind::Usage, what).hint("lower ⟦min-heads⟧ or ⟦min-ffn⟧, or allow more levers and layers")
         })
     }
 
@@ -379,7 +379,7 @@ impl<'m> Job<'m> {
                     Some((tower, _)) => format!("the error of the {tower} tower on held-out samples"),
                     None => "the error on held-out images".into(),
                 };
-                let what = format!("{of} is {:.4}, above --max-error {limit}: nothing was written", child.error);
+                let what = format!("{of} is {:.4}, above ⟦max-error⟧ {limit}: nothing was written", child.error);
                 Err(Error::new(ErrorKind::Check, what)
                     .at(&self.ancestor.path)
                     .hint("keep more, or give more different images"))

@@ -85,7 +85,7 @@ pub fn allocate(groups: &[LayerChoices], budget: f64) -> Result<Vec<Option<Vec<C
             false => "what heads and FFNs do not count in is more than the budget already".into(),
         };
         return Err(
-            Error::new(ErrorKind::Usage, what).hint("lower --min-heads or --min-ffn, or allow more levers and layers")
+            Error::new(ErrorKind::Usage, what).hint("lower ⟦min-heads⟧ or ⟦min-ffn⟧, or allow more levers and layers")
         );
     }
     let step = budget.max(f64::MIN_POSITIVE) / STEPS as f64;

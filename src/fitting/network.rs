@@ -129,7 +129,7 @@ impl<'m> Network<'m> {
             if !network.linears.iter().map(key).eq(other.linears.iter().map(key)) {
                 return Err(Error::new(ErrorKind::Unsupported, "texts of other lengths pass other matrices")
                     .at(&model.path)
-                    .hint("give texts of one length: --inputs with arrays without a mask"));
+                    .hint("give texts of one length: ⟦inputs⟧ with arrays without a mask"));
             }
             network.others.push(other);
         }
@@ -295,7 +295,7 @@ impl<'m> Network<'m> {
             format!("the activations that enter layer {} are not numbers on these samples", linear.layer),
         );
         let error = maker.map(node_label).into_iter().fold(error, Error::in_node);
-        Err(error.at(&self.model.path).hint("check preprocessing (--mean, --std) and the model's weights"))
+        Err(error.at(&self.model.path).hint("check preprocessing (⟦mean⟧, ⟦std⟧) and the model's weights"))
     }
 
     /// In which order every linear layer loses its heads or neurons. Columns count as they reach the stream.

@@ -59,7 +59,7 @@ impl Scratch {
         let Some((file, _)) = guard.as_ref() else { bail!(Internal, "there is no scratch file") };
         // SAFETY: the file is ours alone and has no name; a region belongs to one slot, which only its owner maps.
         unsafe { MmapOptions::new().offset(region.start).len(region.capacity as usize).map_mut(file) }
-            .map_err(|e| Error::io("the scratch file", e).hint("give more memory with --memory-limit"))
+            .map_err(|e| Error::io("the scratch file", e).hint("give more memory with ⟦memory-limit⟧"))
     }
 
     fn region(&self, bytes: u64, old: Option<Region>) -> Result<Region> {
@@ -69,7 +69,7 @@ impl Scratch {
         let mut guard = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = |e| {
             Error::io(std::env::temp_dir(), e)
-                .hint("make room there, set TMPDIR, or give more memory with --memory-limit")
+                .hint("make room there, set TMPDIR, or give more memory with ⟦memory-limit⟧")
         };
         let (file, length) = match guard.as_mut() {
             Some(pair) => pair,

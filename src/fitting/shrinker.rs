@@ -281,7 +281,7 @@ impl<'m> Shrinker<'m> {
                     format!("the resized graph has {counts:?} heads and neurons where {planned:?} were planned"),
                 )
                 .at(&self.model.path)
-                .hint("this graph ties axes in a way that Offshoot does not resize yet; use --only-layers"));
+                .hint("this graph ties axes in a way that Offshoot does not resize yet; use ⟦only-layers⟧"));
             }
             let found = self.fit(&child, &sources, progress)?;
             error = found.error;

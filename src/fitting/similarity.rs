@@ -25,7 +25,7 @@ use crate::runtime::Runtime;
 /// Ridge of the prediction of one head from another, in means of the diagonal.
 const RIDGE: f64 = 1e-4;
 
-const HINT: &str = "use --similarity density or attention";
+const HINT: &str = "use ⟦similarity⟧ density or attention";
 
 /// Distances of the heads of every layer, [heads, heads].
 pub struct HeadDistances {
@@ -151,7 +151,7 @@ pub fn neuron_distances(
 ) -> Result<()> {
     if let Some(kind) = similarity.0.iter().find(|k| !matches!(k, Similarity::Output | Similarity::Prediction)) {
         return Err(Error::new(ErrorKind::Usage, format!("neurons have no {} that could be compared", kind.name()))
-            .hint("use --neuron-similarity output, prediction, or output+prediction"));
+            .hint("use ⟦neuron-similarity⟧ output, prediction, or output+prediction"));
     }
     let pinned = pin(model)?;
     let network = Network::new(runtime, &pinned, samples.mask())?;

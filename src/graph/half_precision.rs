@@ -50,7 +50,7 @@ impl FloatType {
             ),
             FloatType::Bf16 => Some(
                 "ONNX Runtime's CPU provider does not load a file in bfloat16: it is for GPUs and other runtimes, and \
-                 --dtype fp16 for both",
+                 ⟦dtype⟧ fp16 for both",
             ),
         }
     }
@@ -82,7 +82,7 @@ pub fn convert_but(model: &mut Model, to: FloatType, wide: &HashSet<String>) -> 
         FloatType::Bf16 => DataType::Bfloat16,
     };
     let opset = model.opset();
-    check_known(half, opset, "--dtype")?;
+    check_known(half, opset, "⟦dtype⟧")?;
     check_types(model.graph())?;
     let clamped = narrow(model.graph_mut(), half, opset, wide)?;
     Ok(clamped.first().map(|first| {
@@ -113,7 +113,7 @@ fn check_types(graph: &GraphProto) -> Result<()> {
             ),
         )
         .in_node(node_label(node))
-        .hint("leave --dtype out, or run `onnx.shape_inference`, which writes types into the file")),
+        .hint("leave ⟦dtype⟧ out, or run `onnx.shape_inference`, which writes types into the file")),
     }
 }
 

@@ -188,14 +188,14 @@ fn needs_more(graph: &GraphProto, given: SampleInputs, of: Option<&str>, others:
     let what = of.map_or("every output needs".to_string(), |of| format!("the output `{of}` needs"));
     let first = needed.first().map(String::as_str).unwrap_or_default();
     let feed =
-        format!("give them with --feed, such as --feed {first}=ones, or export the model with these as constants");
+        format!("give them with ⟦feed⟧, such as ⟦feed⟧ {first}=ones, or export the model with these as constants");
     let (beside, hint) = match given {
         SampleInputs::Image => ("inputs beside the image", feed),
         SampleInputs::Inputs(_) => {
-            ("inputs that --inputs has no array for", format!("add arrays of these names, or {feed}"))
+            ("inputs that ⟦inputs⟧ has no array for", format!("add arrays of these names, or {feed}"))
         }
         SampleInputs::Tokens(_) => {
-            ("inputs that are not made of tokens", format!("give arrays for all of them with --inputs, or {feed}"))
+            ("inputs that are not made of tokens", format!("give arrays for all of them with ⟦inputs⟧, or {feed}"))
         }
     };
     Error::new(ErrorKind::Unsupported, format!("{what} {beside}: {}", listed(&needed))).hint(hint)

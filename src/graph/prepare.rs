@@ -114,7 +114,7 @@ fn refuse(graph: &GraphProto) -> Result<()> {
             return Err(Error::new(ErrorKind::Unsupported, format!("the model is quantised (`{op}`)"))
                 .in_node(node_label(node))
                 .hint(
-                    "give the model as it was before quantisation (fp32, fp16 or bf16) or try --dequantize, and \
+                    "give the model as it was before quantisation (fp32, fp16 or bf16) or try ⟦dequantize⟧, and \
                      quantise the descendant",
                 ));
         }

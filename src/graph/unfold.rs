@@ -49,7 +49,7 @@ impl Unfolded {
         let count = self.matrices + self.tables + self.rows;
         format!(
             "{count} weights are in int8: what is computed here has them as float32, and what is written, too, unless \
-             --dtype {dtype} rounds it again"
+             ⟦dtype⟧ {dtype} rounds it again"
         )
     }
 }

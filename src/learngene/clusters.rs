@@ -430,10 +430,10 @@ pub fn parse_groups(text: &str, layers: usize) -> Result<Vec<Vec<usize>>> {
     for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (Ok(first), Ok(last)) = (first.trim().parse::<usize>(), last.trim().parse::<usize>()) else {
-            bail!(Usage, "`{part}` in --ffn-clusters is not a range of layers such as 6-7");
+            bail!(Usage, "`{part}` in ⟦ffn-clusters⟧ is not a range of layers such as 6-7");
         };
         if first > last || last >= layers {
-            bail!(Usage, "`{part}` in --ffn-clusters is not a range within layers 0 to {}", layers.saturating_sub(1));
+            bail!(Usage, "`{part}` in ⟦ffn-clusters⟧ is not a range within layers 0 to {}", layers.saturating_sub(1));
         }
         groups.push((first..=last).collect());
     }
@@ -441,7 +441,7 @@ pub fn parse_groups(text: &str, layers: usize) -> Result<Vec<Vec<usize>>> {
         match groups.iter().filter(|g| g.contains(&l)).count() {
             0 => groups.push(vec![l]),
             1 => {}
-            _ => bail!(Usage, "layer {l} stands in two groups of --ffn-clusters"),
+            _ => bail!(Usage, "layer {l} stands in two groups of ⟦ffn-clusters⟧"),
         }
     }
     groups.sort();

@@ -70,7 +70,7 @@ impl<'a, 'm> Condenser<'a, 'm> {
                     ErrorKind::Unsupported,
                     format!("layers {other} and {l} share one head axis and cannot be clustered differently"),
                 )
-                .hint("use --eps 0, which keeps every head"));
+                .hint("use ⟦eps⟧ 0, which keeps every head"));
             }
             seen.insert(root, l);
             if clusters.iter().all(|c| c.members.len() == 1) {

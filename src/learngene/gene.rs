@@ -164,7 +164,7 @@ impl Learngene {
         for group in self.ffn_groups.iter().filter(|g| g.len() > 1) {
             if self.ffn_centroid == FfnCentroid::Mean {
                 return Err(Error::new(ErrorKind::Usage, "the mean of several FFNs has no neurons that were measured")
-                    .hint("use another --ffn-centroid, or --ffn-eps 0, where neurons are clustered"));
+                    .hint("use another ⟦ffn-centroid⟧, or ⟦ffn-eps⟧ 0, where neurons are clustered"));
             }
             let given = neurons.get(ffn_centroid(group, &densities, self.ffn_centroid)).cloned().unwrap_or_default();
             for &l in group {

@@ -107,12 +107,12 @@ fn resolve_tensor(
         let own = real.starts_with(&inside) || blobs(&inside).is_some_and(|blobs| real.starts_with(blobs));
         if !own && links == ExternalLinks::Refuse {
             return Err(fail(ErrorKind::Unsupported, format!("`{location}` links outside the model's folder"))
-                .hint("pass --allow-external-links if you trust this model"));
+                .hint("pass ⟦allow-external-links⟧ if you trust this model"));
         }
         let (bytes, source) = map(&real)?;
         if several_names(&source) && links == ExternalLinks::Refuse {
             return Err(fail(ErrorKind::Unsupported, format!("`{location}` is a hard link: the file has other names"))
-                .hint("copy the file, or pass --allow-external-links if you trust this model"));
+                .hint("copy the file, or pass ⟦allow-external-links⟧ if you trust this model"));
         }
         files.insert(path.clone(), bytes);
         sources.push(source);
@@ -221,7 +221,7 @@ mod tests {
         std::os::unix::fs::symlink("../blob", folder.join("weights.bin")).unwrap();
         let path = model(&folder, &[("location", "weights.bin")]);
         let error = Model::open(&path).unwrap_err();
-        assert!(error.hint_text().unwrap().contains("--allow-external-links"), "{error}");
+        assert!(error.hint_text().unwrap().contains("`allow_external_links`"), "{error}");
         let opened = Model::open_with(&path, ExternalLinks::Accept).unwrap();
         assert_eq!(crate::onnx::to_f32(&opened.graph().initializer[0]).unwrap(), [1.5, 1.5]);
     }

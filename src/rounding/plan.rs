@@ -58,7 +58,7 @@ impl Rounded {
         if self.copies > 0 {
             notes.push(format!(
                 "matrices that several layers share are written {} time(s) more: one in int8 for all would be slow in \
-                 ONNX Runtime; --dtype int8-rows shares them",
+                 ONNX Runtime; ⟦dtype⟧ int8-rows shares them",
                 self.copies
             ));
         }
@@ -70,7 +70,7 @@ impl Rounded {
                 self.float32.iter().take(NAMED).map(|k| format!("`{}` ({})", k.tensor, k.why)).collect();
             let more = match self.float32.len().saturating_sub(NAMED) {
                 0 => String::new(),
-                more => format!(" and {more} more, which --json names"),
+                more => format!(" and {more} more, which ⟦json⟧ names"),
             };
             notes.push(format!("weights that stay float32: {}{more}", named.join(", ")));
         }

@@ -38,7 +38,7 @@ pub fn find(given: Option<&Path>) -> Result<Library> {
     }
     Err(first_error.unwrap_or_else(|| {
         Error::new(ErrorKind::Runtime, "ONNX Runtime's shared library was not found").hint(
-            "put it beside the executable, install the Python wheel `onnxruntime`, or name it with --onnxruntime \
+            "put it beside the executable, install the Python wheel `onnxruntime`, or name it with ⟦onnxruntime⟧ \
                 PATH or ORT_DYLIB_PATH",
         )
     }))
@@ -140,7 +140,7 @@ fn open(path: &Path) -> Result<Library> {
     let fail = |what: String| {
         Error::new(ErrorKind::Runtime, what)
             .at(path)
-            .hint("run `scripts/fetch/onnxruntime.sh`, or name the library with --onnxruntime PATH")
+            .hint("run `scripts/fetch/onnxruntime.sh`, or name the library with ⟦onnxruntime⟧ PATH")
     };
     // SAFETY: loading runs the library's initialisers, which is what the user asks for by naming it or by having it
     // there.

@@ -55,7 +55,7 @@ pub fn opens_plain(offshoot: &Path, file: &Path, given: Option<&Path>) -> Result
         None => format!("it crashed ({})", run.status),
     };
     Err(Error::new(ErrorKind::Check, format!("a plain session of ONNX Runtime cannot open it: {why}"))
-        .hint("nobody else can open it there either: please report the model; float32 (--dtype fp32) may do"))
+        .hint("nobody else can open it there either: please report the model; float32 (⟦dtype⟧ fp32) may do"))
 }
 
 fn command(offshoot: &Path, file: &Path, library: &Path) -> Command {

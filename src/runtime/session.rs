@@ -94,7 +94,7 @@ impl SessionInput {
 
 fn leaves_open(input: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("the input `{input}` leaves its shape open"))
-        .hint("--inputs FILE.npz gives an array for each input, and with it its shape")
+        .hint("⟦inputs⟧ FILE.npz gives an array for each input, and with it its shape")
 }
 
 /// What a graph is loaded for.
@@ -373,7 +373,7 @@ pub(crate) fn fix_inputs(
     fixed.dedup();
     if fixed.len() > 1 {
         return Err(Error::new(ErrorKind::Unsupported, format!("the model's inputs fix batches of {fixed:?}"))
-            .hint("give what is the same for all samples with --feed NAME=VALUE"));
+            .hint("give what is the same for all samples with ⟦feed⟧ NAME=VALUE"));
     }
     let open = open && fixed.is_empty();
     let batch = fixed.first().copied().unwrap_or(batch);

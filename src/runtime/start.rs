@@ -121,11 +121,11 @@ impl Runtime {
         let kind = if wanted.is_some() { RuntimeKind::Onnxruntime } else { RuntimeKind::Tract };
         if options.tf32 && options.device == Device::Cpu {
             return Err(Error::new(ErrorKind::Usage, "the processor has no TF32")
-                .hint("leave --tf32 out, or add --device cuda"));
+                .hint("leave ⟦tf32⟧ out, or add ⟦device⟧ cuda"));
         }
         if options.device == Device::Cuda && kind == RuntimeKind::Tract {
             return Err(Error::new(ErrorKind::Usage, "tract runs on the processor only")
-                .hint("use `--runtime onnxruntime` with `--device cuda`"));
+                .hint("use `⟦runtime⟧ onnxruntime` with `⟦device⟧ cuda`"));
         }
         let path = wanted.as_ref().map(|l| l.path.clone());
         let environment = match started.as_ref() {
@@ -183,13 +183,13 @@ impl Runtime {
             let at = self.library.as_ref().map(|l| l.path.display().to_string()).unwrap_or_default();
             return missing(
                 format!("the ONNX Runtime at `{at}` was built without the CUDA execution provider"),
-                "use the library of the wheel `onnxruntime-gpu` (--onnxruntime PATH)",
+                "use the library of the wheel `onnxruntime-gpu` (⟦onnxruntime⟧ PATH)",
             );
         }
         match gpu {
             Err(why) => missing(
                 format!("no usable NVIDIA GPU: {why}"),
-                "install the NVIDIA driver, or run on the processor with --device cpu",
+                "install the NVIDIA driver, or run on the processor with ⟦device⟧ cpu",
             ),
             Ok(_) => Ok(()),
         }
@@ -206,7 +206,7 @@ fn environment(library: Option<&Library>) -> Result<Environment> {
         Some(library) => ort::init_from(&library.path).map_err(|e| {
             Error::new(ErrorKind::Runtime, format!("ONNX Runtime cannot be loaded: {e}"))
                 .at(&library.path)
-                .hint("give another library with --onnxruntime PATH, or use --runtime tract")
+                .hint("give another library with ⟦onnxruntime⟧ PATH, or use ⟦runtime⟧ tract")
         })?,
     };
     let environment = builder
@@ -229,5 +229,5 @@ fn embed() -> Result<()> {
 #[cfg(not(feature = "tract"))]
 fn embed() -> Result<()> {
     Err(Error::new(ErrorKind::Runtime, "this build has no embedded runtime")
-        .hint("give ONNX Runtime's library with --onnxruntime PATH, or build with the feature `tract`"))
+        .hint("give ONNX Runtime's library with ⟦onnxruntime⟧ PATH, or build with the feature `tract`"))
 }

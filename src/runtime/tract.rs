@@ -10,7 +10,7 @@ use crate::ops::{self, Mark};
 
 /// What to do about a graph that tract does not take.
 pub(super) const WAY_OUT: &str =
-    "ONNX Runtime knows more operators: run `scripts/fetch/onnxruntime.sh` and pass --runtime onnxruntime";
+    "ONNX Runtime knows more operators: run `scripts/fetch/onnxruntime.sh` and pass ⟦runtime⟧ onnxruntime";
 
 /// Brings a model whose every size is fixed into the form that tract takes. It has no fused attention and no operator
 /// of the newest sets; and what a file declares of values inside would contradict sizes that were fixed since.

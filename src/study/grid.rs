@@ -165,8 +165,8 @@ fn cells(file: &File, path: &Path, quick: bool, mut workshop: Option<&mut CellRu
 
 /// An error that says which part of the study it is about.
 fn in_key(e: Error, path: &Path, place: &str) -> Error {
-    let hint = e.hint_text().unwrap_or("docs/studies/README.md lists the keys").to_string();
-    Error::new(e.kind(), format!("{place}: {e}")).at(path).hint(hint)
+    let hint = e.marked_hint().unwrap_or("docs/studies/README.md lists the keys").to_string();
+    Error::new(e.kind(), format!("{place}: {}", e.marked())).at(path).hint(hint)
 }
 
 /// How cells of arrays and texts are trained, of which there are no random views.

@@ -365,6 +365,6 @@ fn identity(path: &Path, model: &Model) -> Result<Vec<String>> {
 
 /// An error that says which table of the study it is about.
 fn in_table(e: Error, kind: &str, name: &str) -> Error {
-    let hint = e.hint_text().unwrap_or("docs/studies/README.md lists the keys").to_string();
-    Error::new(e.kind(), format!("[{kind}.{name}]: {e}")).hint(hint)
+    let hint = e.marked_hint().unwrap_or("docs/studies/README.md lists the keys").to_string();
+    Error::new(e.kind(), format!("[{kind}.{name}]: {}", e.marked())).hint(hint)
 }

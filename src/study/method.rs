@@ -72,8 +72,8 @@ fn chosen<T: DeserializeOwned + Default>(key: &str, text: &Option<String>) -> Re
 /// A value of a key that is written as on the command line.
 fn parsed<T: std::str::FromStr<Err = Error>>(key: &str, text: Option<&str>) -> Result<Option<T>> {
     let told = |e: Error| {
-        let hint = e.hint_text().unwrap_or("docs/studies/README.md lists the keys").to_string();
-        Error::new(ErrorKind::Usage, format!("`{key}`: {e}")).hint(hint)
+        let hint = e.marked_hint().unwrap_or("docs/studies/README.md lists the keys").to_string();
+        Error::new(ErrorKind::Usage, format!("`{key}`: {}", e.marked())).hint(hint)
     };
     text.map(|t| t.parse().map_err(told)).transpose()
 }

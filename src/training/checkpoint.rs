@@ -61,7 +61,7 @@ fn bytes(data: &[f32]) -> &[u8] {
 /// [`ErrorKind::Io`] where it cannot be read, [`ErrorKind::Format`] where it is no checkpoint of Offshoot.
 pub fn load<D: DeserializeOwned>(path: &Path) -> Result<(HashMap<String, ArrayD<f32>>, D)> {
     let wrong = |what: String| {
-        Error::new(ErrorKind::Format, what).at(path).hint("give a checkpoint that `offshoot tune` wrote (--checkpoint)")
+        Error::new(ErrorKind::Format, what).at(path).hint("give a checkpoint that `offshoot tune` wrote (⟦checkpoint⟧)")
     };
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     // SAFETY: the map is only read, as bytes; checkpoints are replaced, never written over.

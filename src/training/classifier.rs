@@ -71,10 +71,10 @@ pub fn add_classifier(model: &Model, classes: usize, pooling: Option<Pooling>, m
         (_, Some(mask)) if listed => pooling.over(&mut b, &end, Some(mask))?,
         (_, Some(_)) => bail!(Unsupported, "the tokens `{end}` do not lie along the mask that tells padding"),
         (Pooling::ClassToken, None) if !has_class_token => {
-            return Err(Error::new(ErrorKind::Usage, "the encoder has no class token").hint("use --pooling mean"));
+            return Err(Error::new(ErrorKind::Usage, "the encoder has no class token").hint("use ⟦pooling⟧ mean"));
         }
         (Pooling::Last, None) if !listed => {
-            return Err(Error::new(ErrorKind::Usage, "the encoder has no last token").hint("use --pooling mean"));
+            return Err(Error::new(ErrorKind::Usage, "the encoder has no last token").hint("use ⟦pooling⟧ mean"));
         }
         (Pooling::Mean, None) => {
             let patches = match has_class_token {

@@ -78,7 +78,7 @@ impl Form {
 
     /// Brings it into half precision.
     pub fn compute_in(&mut self, half: DataType) -> Result<()> {
-        graph::check_known(half, self.model.opset(), "--precision")?;
+        graph::check_known(half, self.model.opset(), "⟦precision⟧")?;
         let graph = in_half(&self.typing()?, half)?;
         self.model.proto.graph = Some(graph);
         Ok(())

@@ -88,7 +88,7 @@ pub(super) fn check(typing: &Typing, loss: &Loss) -> Result<()> {
          classes that exclude each other",
         a.classes
     );
-    Err(Error::new(ErrorKind::Usage, what).hint("give --loss bce, binary cross-entropy of every class by itself"))
+    Err(Error::new(ErrorKind::Usage, what).hint("give ⟦loss⟧ bce, binary cross-entropy of every class by itself"))
 }
 
 /// True where every class is a yes or no of its own.

@@ -274,7 +274,7 @@ fn matrix(typing: &Typing, value: &str) -> Result<[usize; 2]> {
     let found = shape(typing, value)?;
     found.as_slice().try_into().map_err(|_| {
         Error::new(ErrorKind::Usage, format!("`{value}` has the shape {found:?}, and classes need [batch, classes]"))
-            .hint("give a classifier (--classes N adds one), or --teacher MODEL for a regression to its output")
+            .hint("give a classifier (⟦classes⟧ N adds one), or ⟦teacher⟧ MODEL for a regression to its output")
     })
 }
 
@@ -333,7 +333,7 @@ fn pairs(typing: &Typing, value: &str) -> Result<[usize; 2]> {
         .hint("both texts of a pair are in one batch: export the model with an open batch axis")),
         ref found => {
             Err(Error::new(ErrorKind::Usage, format!("`{value}` has the shape {found:?}, and is no vector a text"))
-                .hint("--pooling says how states of tokens become one vector"))
+                .hint("⟦pooling⟧ says how states of tokens become one vector"))
         }
     }
 }

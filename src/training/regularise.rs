@@ -33,7 +33,7 @@ pub(super) fn stochastic_depth(typing: &Typing, anatomy: &Anatomy) -> Result<(Gr
     let count = sums.len();
     if count == 0 {
         return Err(
-            Error::new(ErrorKind::Unsupported, "stochastic depth found no residual sum").hint("leave --drop-path out")
+            Error::new(ErrorKind::Unsupported, "stochastic depth found no residual sum").hint("leave ⟦drop-path⟧ out")
         );
     }
     let batch = typing.batch_size();
@@ -45,7 +45,7 @@ pub(super) fn stochastic_depth(typing: &Typing, anatomy: &Anatomy) -> Result<(Gr
         else {
             return Err(Error::new(ErrorKind::Unsupported, "stochastic depth needs residual sums of two values")
                 .in_node(crate::onnx::node_label(node))
-                .hint("leave --drop-path out"));
+                .hint("leave ⟦drop-path⟧ out"));
         };
         let branch = node.input[j].clone();
         let shape = typing.shape(&branch).unwrap_or_default();
@@ -54,7 +54,7 @@ pub(super) fn stochastic_depth(typing: &Typing, anatomy: &Anatomy) -> Result<(Gr
                 ErrorKind::Unsupported,
                 format!("the first axis of the branch `{branch}` is not the batch"),
             )
-            .hint("leave --drop-path out"));
+            .hint("leave ⟦drop-path⟧ out"));
         }
         let row = b.slice(KEPT, 0, i as i64, i as i64 + 1);
         let mut factor = vec![1; shape.len()];

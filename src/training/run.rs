@@ -403,7 +403,7 @@ impl Run<'_> {
                 ErrorKind::Usage,
                 format!("an epoch has {} batches, fewer than one update takes", self.training.batches_per_epoch()),
             )
-            .hint("lower --accumulate or --batch-size"));
+            .hint("lower ⟦accumulate⟧ or ⟦batch-size⟧"));
         }
         let data = self.training.dataset().fingerprint()?;
         let mut standing = RunState {
@@ -458,7 +458,7 @@ impl Run<'_> {
                 if self.plan.stop.is_some_and(|s| s.load(Ordering::Relaxed)) && standing.position.step < total {
                     self.save(&standing)?;
                     return Err(Error::new(ErrorKind::Check, format!("stopped after update {} of {total}", step + 1))
-                        .hint("the checkpoint is whole: --resume goes on from there"));
+                        .hint("the checkpoint is whole: ⟦resume⟧ goes on from there"));
                 }
             }
             drop(batches);
@@ -485,7 +485,7 @@ impl Run<'_> {
     fn resume(&mut self, expected: &RunState) -> Result<RunState> {
         let Some(path) = &self.plan.checkpoint else {
             return Err(
-                Error::new(ErrorKind::Usage, "there is no checkpoint to go on from").hint("name one with --checkpoint")
+                Error::new(ErrorKind::Usage, "there is no checkpoint to go on from").hint("name one with ⟦checkpoint⟧")
             );
         };
         let found: RunState = self.trainer.load(path)?;
@@ -504,7 +504,7 @@ impl Run<'_> {
                 (ranks, batch) if batch.is_multiple_of(ranks) => error.map_err(|e| {
                     let own = batch / ranks;
                     e.rehint(format!(
-                        "its batches are of {batch} samples: --batch-size {own} in each of {ranks} processes"
+                        "its batches are of {batch} samples: ⟦batch-size⟧ {own} in each of {ranks} processes"
                     ))
                 }),
                 (ranks, batch) => error.map_err(|e| {

@@ -296,7 +296,7 @@ fn layers(typing: &Typing) -> Result<Vec<(String, String)>> {
         Anatomy::new(typing)?.layers.into_iter().filter_map(|l| Some((l.residual_in?, l.residual_out?))).collect();
     if layers.is_empty() {
         return Err(Error::new(ErrorKind::Unsupported, "no layer was found whose values could be computed again")
-            .hint("leave --recompute out"));
+            .hint("leave ⟦recompute⟧ out"));
     }
     Ok(layers)
 }

@@ -69,7 +69,7 @@ impl Selection {
             let asked = train_patterns.iter().any(|p| p.matches(name));
             let frozen = freeze_patterns.iter().any(|p| p.matches(name));
             let reason = if frozen {
-                Some("--freeze".to_string())
+                Some("⟦freeze⟧".to_string())
             } else if !is_trainable(tensor) && !is_bias_of_one(typing, tensor) {
                 Some("a scalar".to_string())
             } else if kind == WeightKind::Constant && !asked {
@@ -88,16 +88,17 @@ impl Selection {
                 }),
             }
         }
-        for (flag, list, matchers) in [("--train", train, &train_patterns), ("--freeze", freeze, &freeze_patterns)] {
+        for (flag, list, matchers) in [("⟦train⟧", train, &train_patterns), ("⟦freeze⟧", freeze, &freeze_patterns)]
+        {
             for (text, pattern) in list.iter().zip(matchers) {
                 if !kinds.keys().any(|name| pattern.matches(name)) {
                     return Err(Error::new(ErrorKind::Usage, format!("no weight matches `{flag} {text}`"))
-                        .hint("`offshoot tune --dry-run` lists the weights; * and ? stand for any characters"));
+                        .hint("`offshoot tune ⟦dry-run⟧` lists the weights; * and ? stand for any characters"));
                 }
             }
         }
         if out.trained.is_empty() {
-            return Err(Error::new(ErrorKind::Usage, "no weight is left to train").hint("narrow --freeze"));
+            return Err(Error::new(ErrorKind::Usage, "no weight is left to train").hint("narrow ⟦freeze⟧"));
         }
         Ok(out)
     }

@@ -380,7 +380,7 @@ impl Trainer {
             _ => format!("the loss is {}", result.loss),
         };
         Error::new(ErrorKind::Check, format!("{what} in step {step}; the weights are as they were before it")).hint(
-            "lower --lr, clip gradients with --clip 1, or look for samples or labels that cannot be (--dry-run lists \
+            "lower ⟦lr⟧, clip gradients with ⟦clip⟧ 1, or look for samples or labels that cannot be (⟦dry-run⟧ lists \
              what is trained)",
         )
     }
@@ -494,7 +494,7 @@ impl Trainer {
         let fail = |what: String| {
             Error::new(ErrorKind::Usage, what)
                 .at(path)
-                .hint("resume with the model and the flags of the run that wrote it, or begin anew without --resume")
+                .hint("resume with the model and the flags of the run that wrote it, or begin anew without ⟦resume⟧")
         };
         for name in &names {
             match tensors.get(name) {

@@ -17,7 +17,7 @@ use crate::ops::{self, Mark};
 /// Why a node cannot follow an axis that is resized.
 fn stuck(what: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("{what} at constant places of an axis that is resized")).hint(
-        "keep the heads and the FFN of this layer, and the sizes of inputs; `inspect --explain LAYER` shows what its \
+        "keep the heads and the FFN of this layer, and the sizes of inputs; `inspect ⟦explain⟧ LAYER` shows what its \
             axes reach",
     )
 }

@@ -18,7 +18,7 @@ impl<'m> Typing<'m> {
         match node.op_type() {
             "Constant" => {
                 return match self.constant(node) {
-                    Err(error) if error.kind() == ErrorKind::Unsupported => self.opaque(k, node, error.to_string()),
+                    Err(error) if error.kind() == ErrorKind::Unsupported => self.opaque(k, node, error.marked()),
                     outcome => outcome,
                 };
             }

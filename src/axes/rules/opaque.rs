@@ -103,7 +103,7 @@ impl<'m> Typing<'m> {
     /// The error about a value that has to be known: its hint names the inputs whose values it is computed from.
     pub(super) fn unknown(&self, error: Error, value: &'m str) -> Error {
         let inputs = self.inputs_behind(value);
-        let feeds: Vec<String> = self.feeds_of(&inputs).map(|x| format!("--feed {x}=VALUE")).collect();
+        let feeds: Vec<String> = self.feeds_of(&inputs).map(|x| format!("⟦feed⟧ {x}=VALUE")).collect();
         let names: Vec<String> = inputs.iter().map(|x| format!("`{x}`")).collect();
         let from = format!("it is computed from the values of {}", names.join(", "));
         match (inputs.is_empty(), feeds.is_empty()) {

@@ -37,7 +37,7 @@ pub fn run(c: &DoctorArgs) -> Result<()> {
         .into_iter()
         .map(|path| match runtime::find(Some(&path)) {
             Ok(l) => json!({"path": path, "version": l.version}),
-            Err(e) => json!({"path": path, "error": e.to_string()}),
+            Err(e) => json!({"path": path, "error": e.marked()}),
         })
         .collect();
     let gpu = runtime::gpu();

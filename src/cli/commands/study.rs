@@ -81,7 +81,7 @@ pub fn run(c: &StudyArgs) -> Result<()> {
             Ok(record) => record,
             // A training that diverges is a result of its own, and no reason to leave the other cells undone.
             Err(e) if e.kind() == ErrorKind::Check => {
-                bar.suspend(|| output::warn(&format!("{name}: {e}")));
+                bar.suspend(|| output::warn(&format!("{name}: {}", e.marked())));
                 failed.push(name);
                 continue;
             }

@@ -55,7 +55,7 @@ impl Verifying<'_> {
             }
         };
         match run() {
-            Err(e) if !self.flags.verify => Ok(Verification::not_run(format!("nothing was run: {e}"))),
+            Err(e) if !self.flags.verify => Ok(Verification::not_run(format!("nothing was run: {}", e.marked()))),
             result => result,
         }
     }

@@ -40,7 +40,7 @@ const IMAGE_COLUMNS: [&str; 2] = ["image", "img"];
 const LABEL_COLUMNS: [&str; 3] = ["label", "labels", "fine_label"];
 
 const COLUMN_HINT: &str =
-    "`tune`, `eval` and `run` take the names of the columns: --image-column NAME and --label-column NAME";
+    "`tune`, `eval` and `run` take the names of the columns: ⟦image-column⟧ NAME and ⟦label-column⟧ NAME";
 
 /// The image column of a Parquet file.
 struct Rows {
@@ -608,7 +608,7 @@ mod tests {
             write("message schema { optional binary photo; optional int64 kind; }", &rows(1), Compression::SNAPPY);
         let error = open_with(file.path(), &options()).err().unwrap();
         assert!(error.to_string().contains("there are photo, kind"), "{error}");
-        assert!(error.hint_text().unwrap().contains("--image-column"));
+        assert!(error.hint_text().unwrap().contains("`image_column`"));
         let named = |image: &str, label: &str| ReadOptions {
             image_column: Some(image.into()),
             label_column: Some(label.into()),

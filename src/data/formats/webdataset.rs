@@ -179,7 +179,7 @@ fn choose(sample: Sample, wanted: Option<&str>) -> Result<Option<(Option<String>
                 ErrorKind::Format,
                 format!("its sample `{key}` has no picture in a field `{wanted}`, only in {}", listed(&pictures)),
             )
-            .hint("name the field with --image-column: what follows the first dot of the files' names")),
+            .hint("name the field with ⟦image-column⟧: what follows the first dot of the files' names")),
         };
     }
     let bare = pictures.iter().filter(|(field, _)| !field.contains('.')).count();
@@ -195,7 +195,7 @@ fn choose(sample: Sample, wanted: Option<&str>) -> Result<Option<(Option<String>
         return Err(Error::new(ErrorKind::Format, message).hint(
             "keep one picture a sample, whose name ends at the first dot of the files' names; `tune`, `eval` and `run` \
              take \
-             the field that is meant: --image-column NAME",
+             the field that is meant: ⟦image-column⟧ NAME",
         ));
     }
     Ok(pictures.pop().map(|(field, member)| ((bare == 0).then_some(field), member)))
@@ -352,7 +352,7 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Format);
             let first = members[0].0.split_once('.').unwrap().1;
             assert!(error.to_string().contains(&format!("the fields {first}, ")), "{error}");
-            assert!(error.hint_text().unwrap().contains("--image-column"));
+            assert!(error.hint_text().unwrap().contains("`image_column`"));
         }
         // One alone is read, and named.
         let (found, notes) = reds(&[("n01.0000.png", &one), ("n02.0000.png", &two)], None).unwrap();

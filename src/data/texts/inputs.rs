@@ -73,7 +73,7 @@ impl Takes {
         let Some(ids) = ids else {
             let words = inputs_in_words(model);
             return Err(Error::new(ErrorKind::Unsupported, format!("no input takes tokens: {words}"))
-                .hint("texts are fed as `input_ids`, whole numbers [batch, tokens]; for other inputs give --inputs"));
+                .hint("texts are fed as `input_ids`, whole numbers [batch, tokens]; for other inputs give ⟦inputs⟧"));
         };
         let axis = |name: &str| inputs.iter().find(|v| v.name() == name).and_then(|v| declared_dims(v));
         takes.fixed = axis(&ids).and_then(|dims| dims.get(1).copied().flatten());

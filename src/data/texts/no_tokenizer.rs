@@ -13,7 +13,7 @@ impl Tokenizer {
     pub fn open(path: &Path) -> Result<Tokenizer> {
         Err(Error::new(ErrorKind::Unsupported, "this build reads no tokenizers")
             .at(path)
-            .hint("build it with the feature `text`, which the default build has, or give token ids with --inputs"))
+            .hint("build it with the feature `text`, which the default build has, or give token ids with ⟦inputs⟧"))
     }
 
     pub fn own(&self) -> Own {

@@ -132,7 +132,7 @@ fn of_file(path: &Path, columns: &[String], target: &Target, most: usize) -> Res
     match kind(path) {
         None => Err(wrong("its name does not say how texts stand in it".into())),
         Some(TextFormat::Lines) if !columns.is_empty() => {
-            Err(Error::new(ErrorKind::Usage, "lines of text have no columns").at(path).hint("drop --text-column"))
+            Err(Error::new(ErrorKind::Usage, "lines of text have no columns").at(path).hint("drop ⟦text-column⟧"))
         }
         Some(TextFormat::Lines) if target.flag().is_some() => {
             let hint = format!("drop {}", target.flag().unwrap_or_default());
@@ -230,7 +230,7 @@ fn chosen(path: &Path, names: &[String], asked: &[String]) -> Result<Vec<String>
     let missing = |what: String| {
         Error::new(ErrorKind::Usage, format!("{what}; there are {}", names.join(", ")))
             .at(path)
-            .hint("name the column of texts: --text-column NAME, or --text-column A,B for pairs")
+            .hint("name the column of texts: ⟦text-column⟧ NAME, or ⟦text-column⟧ A,B for pairs")
     };
     match (asked, USUAL.into_iter().find(|name| has(name))) {
         ([], Some(usual)) => Ok(vec![usual.to_owned()]),

@@ -19,7 +19,7 @@ impl Scale {
 
     /// Scores from `low` to `high`, as a flag has it.
     pub fn asked([low, high]: [f64; 2]) -> Scale {
-        Scale { low, high, from: "--score-range" }
+        Scale { low, high, from: "⟦score-range⟧" }
     }
 
     /// The least score and the largest.
@@ -38,9 +38,9 @@ impl Scale {
         let (what, hint) = match *self == Scale::COSINES {
             true => (
                 "a cosine is".to_owned(),
-                "say which scores stand for cosines of 0 and of 1: --score-range LOW,HIGH, such as 0,5",
+                "say which scores stand for cosines of 0 and of 1: ⟦score-range⟧ LOW,HIGH, such as 0,5",
             ),
-            false => (format!("{} is", self.from), "give a range that holds all scores, those of --val too"),
+            false => (format!("{} is", self.from), "give a range that holds all scores, those of ⟦val⟧ too"),
         };
         (!(least..=most).contains(&score)).then(|| (format!("{what} from {least} to {most}"), hint))
     }
@@ -70,7 +70,7 @@ impl ScoresReport {
     pub fn line(&self) -> String {
         let ScoresReport { column, scale, least, most } = self;
         let says = match *scale == Scale::COSINES {
-            true => "are taken for cosines as they are; --score-range LOW,HIGH names another scale".to_owned(),
+            true => "are taken for cosines as they are; ⟦score-range⟧ LOW,HIGH names another scale".to_owned(),
             false => format!("stand for cosines: {} for 0 and {} for 1 ({})", scale.low, scale.high, scale.from),
         };
         format!("the scores in the column `{column}`, from {least} to {most}, {says}")
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!([0.0, 2.5, 5.0].map(|score| five.cosine(score)), [0.0, 0.5, 1.0]);
         assert_eq!([-1.0, 0.25].map(|score| Scale::COSINES.cosine(score)), [-1.0, 0.25]);
         assert!([0.0, 5.0].iter().all(|&score| five.refuses(score).is_none()));
-        assert_eq!(five.refuses(-0.5).unwrap().0, "--score-range is from 0 to 5");
+        assert_eq!(five.refuses(-0.5).unwrap().0, "⟦score-range⟧ is from 0 to 5");
         assert_eq!(Scale::COSINES.refuses(1.5).unwrap().0, "a cosine is from -1 to 1");
         // A range that is asked for is one, even where it is that of cosines.
         assert!(Scale::asked([0.0, 1.0]).refuses(-0.5).is_some() && Scale::COSINES.refuses(-0.5).is_none());

@@ -51,7 +51,7 @@ pub(super) fn tokenizer_beside(model: &Path) -> Option<PathBuf> {
 /// # Errors
 /// [`ErrorKind::Usage`] where there is none; the message says where it was looked for.
 pub(super) fn find(model: &Path, named: Option<&Path>) -> Result<PathBuf> {
-    const HOW: &str = "name it with --tokenizer FILE; transformers writes one by `tokenizer.save_pretrained(FOLDER)`";
+    const HOW: &str = "name it with ⟦tokenizer⟧ FILE; transformers writes one by `tokenizer.save_pretrained(FOLDER)`";
     if let Some(named) = named {
         let path = if named.is_dir() { named.join(TOKENIZER) } else { named.to_path_buf() };
         let missing = || Error::new(ErrorKind::Usage, "there is no tokenizer").at(&path).hint(HOW);
@@ -111,7 +111,7 @@ impl Settings {
             Some(n) if n >= 1.0 && n.fract() == 0.0 => Ok(Some(LengthReport { tokens: n as usize, from })),
             _ => Err(Error::new(ErrorKind::Format, format!("its `{key}` {value} is no number of tokens"))
                 .at(path)
-                .hint("mend it, or give --max-length")),
+                .hint("mend it, or give ⟦max-length⟧")),
         }
     }
 
@@ -130,14 +130,14 @@ impl Settings {
         let table = takes.places.map(|places| places.rows.saturating_sub(first));
         let table = table.map(|tokens| LengthReport { tokens, from: "position table" });
         let axis = takes.fixed.map(|tokens| LengthReport { tokens, from: "declared axis" });
-        let child = of_child.map(|tokens| LengthReport { tokens, from: "--tokens" });
+        let child = of_child.map(|tokens| LengthReport { tokens, from: "⟦tokens⟧" });
         let holds = table.into_iter().chain(axis).chain(child).min_by_key(|length| length.tokens);
         if let (Some(asked), Some(holds)) = (asked, holds.as_ref().filter(|h| asked.is_some_and(|a| a > h.tokens))) {
-            let what = format!("--max-length {asked} is more than the model takes: {} ({})", holds.tokens, holds.from);
+            let what = format!("⟦max-length⟧ {asked} is more than the model takes: {} ({})", holds.tokens, holds.from);
             return Err(Error::new(ErrorKind::Usage, what).hint(format!("give at most {}", holds.tokens)));
         }
         if let Some(tokens) = asked {
-            return Ok(Some(LengthReport { tokens, from: "--max-length" }));
+            return Ok(Some(LengthReport { tokens, from: "⟦max-length⟧" }));
         }
         let said = match self.number("sentence_bert_config.json", "max_seq_length")? {
             None => self.number("tokenizer_config.json", "model_max_length")?,
@@ -229,7 +229,7 @@ pub(in crate::data) struct PaddingSide {
 pub(in crate::data) fn on_the_left(from: &str, file: &Path) -> Error {
     let what = format!("texts are padded on the right, and its padding is on the left (padding_side, {from})");
     Error::new(ErrorKind::Usage, what).at(file).hint(
-        "what a model reads from the last place would be padding: give --padding-side, which is taken where a text \
+        "what a model reads from the last place would be padding: give ⟦padding-side⟧, which is taken where a text \
          says the same with padding and alone",
     )
 }
@@ -264,7 +264,7 @@ mod tests {
             s.length(asked, None, takes, 0).map(|length| length.map(|length| (length.tokens, length.from)))
         };
         let (bert, none) = (takes(512, false, None), Takes::default());
-        assert_eq!(of(&all, Some(300), &bert).unwrap(), Some((300, "--max-length")));
+        assert_eq!(of(&all, Some(300), &bert).unwrap(), Some((300, "⟦max-length⟧")));
         assert_eq!(of(&all, None, &bert).unwrap(), Some((256, "sentence_bert_config.json")));
         assert_eq!(of(&settings(&[config(json!(77))]), None, &bert).unwrap(), Some((77, "tokenizer_config.json")));
         // What transformers writes where it knows none, and a table that is shorter.
@@ -274,15 +274,15 @@ mod tests {
         assert_eq!(of(&all, None, &takes(64, false, None)).unwrap(), Some((64, "position table")));
         assert_eq!(of(&all, None, &takes(64, false, Some(32))).unwrap(), Some((32, "declared axis")));
         let error = of(&all, Some(513), &bert).unwrap_err();
-        assert!(error.to_string().contains("--max-length 513 is more than the model takes: 512"), "{error}");
+        assert!(error.to_string().contains("`max_length` 513 is more than the model takes: 512"), "{error}");
         // What a child is to have is as good as an axis.
         let of_child = |asked, tokens| all.length(asked, Some(tokens), &bert, 0);
         let found = [(None, 48), (Some(40), 48), (None, 300)].map(|(asked, tokens)| of_child(asked, tokens).unwrap());
         let found = found.map(|length| length.map(|length| (length.tokens, length.from)));
-        let expected = [(48, "--tokens"), (40, "--max-length"), (256, "sentence_bert_config.json")];
+        let expected = [(48, "⟦tokens⟧"), (40, "⟦max-length⟧"), (256, "sentence_bert_config.json")];
         assert_eq!(found, expected.map(Some));
         let error = of_child(Some(64), 48).unwrap_err();
-        assert!(error.to_string().contains("--max-length 64 is more than the model takes: 48 (--tokens)"), "{error}");
+        assert!(error.to_string().contains("`max_length` 64 is more than the model takes: 48 (`tokens`)"), "{error}");
         assert!(of(&settings(&[config(json!("long"))]), None, &bert).unwrap_err().to_string().contains("no number"));
     }
 

@@ -144,7 +144,7 @@ impl Texts {
         };
         if let Some(why) = why.filter(|_| is_unusual) {
             let what = format!("padding on the {} cannot be checked: {why}", side.name());
-            return Err(Error::new(ErrorKind::Usage, what).hint("leave --padding-side out"));
+            return Err(Error::new(ErrorKind::Usage, what).hint("leave ⟦padding-side⟧ out"));
         }
         let left_by = (self.padding_side.is_none() && usual == Side::Left).then_some(from);
         Ok((side, PaddingSide { is_unusual, left_by }))
@@ -155,12 +155,12 @@ impl Texts {
         if self.columns.len() > 2 {
             return Err(Error::new(ErrorKind::Usage, "a sample is one text, or a pair of them")
                 .at(&self.path)
-                .hint("give one column or two: --text-column A,B"));
+                .hint("give one column or two: ⟦text-column⟧ A,B"));
         }
         if matches!(self.target, Target::Score { .. }) && self.columns.len() != 2 {
             return Err(Error::new(ErrorKind::Usage, "a score is that of two texts")
                 .at(&self.path)
-                .hint("give the columns of both: --text-column A,B"));
+                .hint("give the columns of both: ⟦text-column⟧ A,B"));
         }
         Ok(())
     }
@@ -171,13 +171,13 @@ fn suited(takes: &Takes, settings: &Settings, tokenizer: &Tokenizer, file: &Path
     let wrong = |what: String, hint: &str| Err(Error::new(ErrorKind::Usage, what).at(file).hint(hint));
     if let Some(rows) = takes.vocabulary.filter(|&rows| tokenizer.largest() as usize >= rows) {
         let what = format!("it has a token {}, and the model embeddings of {rows}", tokenizer.largest());
-        return wrong(what, "give the tokenizer that belongs to the model: --tokenizer FILE");
+        return wrong(what, "give the tokenizer that belongs to the model: ⟦tokenizer⟧ FILE");
     }
     let padding = settings.padding(|token| tokenizer.id(token), tokenizer.own().padding)?;
     // Another token for padding would be counted like any text, and move what is behind it.
     if let (Some(pad), Some(padding)) = (takes.pad, padding.as_ref().filter(|p| takes.pad != Some(p.id as usize))) {
         let what = format!("padding is {} ({}), and the model's places leave out {pad}", padding.id, padding.from);
-        let hint = "give the tokenizer that belongs to the model, with its configurations: --tokenizer FILE";
+        let hint = "give the tokenizer that belongs to the model, with its configurations: ⟦tokenizer⟧ FILE";
         return wrong(what, hint);
     }
     Ok(padding)

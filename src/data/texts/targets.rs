@@ -58,8 +58,8 @@ impl Target {
     pub(super) fn flag(&self) -> Option<&'static str> {
         match self {
             Target::Ignored | Target::Label(None) => None,
-            Target::Label(Some(_)) => Some("--label-column"),
-            Target::Score { .. } => Some("--score-column"),
+            Target::Label(Some(_)) => Some("⟦label-column⟧"),
+            Target::Score { .. } => Some("⟦score-column⟧"),
         }
     }
 
@@ -91,7 +91,7 @@ impl Target {
         match self {
             Target::Ignored | Target::Score { .. } => "nobody asked for them".into(),
             Target::Label(_) => format!(
-                "it has no column {}; name it with --label-column, in JSON lines, CSV, TSV or Parquet",
+                "it has no column {}; name it with ⟦label-column⟧, in JSON lines, CSV, TSV or Parquet",
                 USUAL.join(" or ")
             ),
         }
@@ -156,8 +156,8 @@ pub(super) fn classes(
     };
     let is_class = |n: f64| n.fract() == 0.0 && n.abs() <= MOST;
     if let Some(row) = numbers.iter().position(|number| number.is_some_and(|n| !is_class(n))) {
-        let hint = "labels are whole numbers from 0, or names; --label-column names another column, and a --teacher \
-                    with --distill 1 needs none";
+        let hint = "labels are whole numbers from 0, or names; ⟦label-column⟧ names another column, and a ⟦teacher⟧ \
+                    with ⟦distill⟧ 1 needs none";
         return wrong(row, "which is no number of a class".into(), hint);
     }
     let values: Option<Vec<f32>> = numbers.iter().map(|number| number.map(|n| n as f32)).collect();
@@ -225,7 +225,7 @@ mod tests {
         for (target, value, says) in [
             (&any, "high", "row 7 has the score `high` in its column `score`, which is no number"),
             (&five, "NaN", "row 7 has the score `NaN` in its column `score`, which is no number"),
-            (&five, "5.5", "row 7 has the score `5.5` in its column `score`, and --score-range is from 0 to 5"),
+            (&five, "5.5", "row 7 has the score `5.5` in its column `score`, and `score_range` is from 0 to 5"),
         ] {
             let error = target.check(path, 7, value).unwrap_err();
             assert!(error.to_string().contains(says) && error.hint_text().is_some(), "{error}");

@@ -80,7 +80,7 @@ impl Tokenizer {
         let special = self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(is_pair));
         if let Some(length) = length.filter(|&length| length <= special) {
             let what = format!("{length} tokens leave no place for a text: {special} are special");
-            return Err(Error::new(ErrorKind::Usage, what).at(&self.path).hint("give a larger --max-length"));
+            return Err(Error::new(ErrorKind::Usage, what).at(&self.path).hint("give a larger ⟦max-length⟧"));
         }
         let most = length.map(|length| length - special);
         let rows = texts.par_iter().map(|text| guarded(|| self.row(text, most, side)));

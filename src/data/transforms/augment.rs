@@ -169,7 +169,7 @@ impl Augmentation {
             _ => return Ok(()),
         };
         Err(Error::new(ErrorKind::Usage, format!("{problem} needs pictures, and these images are preprocessed values"))
-            .hint("use --augment none or light, or pad=4,flip=0.5,erase=0.25; or give pictures"))
+            .hint("use ⟦augment⟧ none or light, or pad=4,flip=0.5,erase=0.25; or give pictures"))
     }
 
     /// Transforms a picture into values `[channels, height, width]`, or `[height, width, channels]` for

@@ -180,7 +180,7 @@ impl Preprocess {
                 ErrorKind::Usage,
                 format!("how to normalise images is not known for a model of {channels} channels"),
             )
-            .hint("give --mean and --std, as they were in training"));
+            .hint("give ⟦mean⟧ and ⟦std⟧, as they were in training"));
         }
         let mut preprocess = Preprocess { size, channels, ..known.unwrap_or_else(|| Preprocess::imagenet(size)) };
         let PreprocessFlags { mean, std, crop_ratio, interpolation, resize, channel_order } = flags.clone();
@@ -221,7 +221,7 @@ impl Preprocess {
         if self.size.contains(&0) {
             bail!(Usage, "the size of the model's input is 0");
         }
-        for (flag, list) in [("--mean", &self.mean), ("--std", &self.std)] {
+        for (flag, list) in [("⟦mean⟧", &self.mean), ("⟦std⟧", &self.std)] {
             if list.len() != channels {
                 bail!(Usage, "{flag} has {} entries; a model of {channels} channels takes 1 or {channels}", list.len());
             }
@@ -230,10 +230,10 @@ impl Preprocess {
             }
         }
         if !self.std.iter().all(|&value| value > 0.0) {
-            bail!(Usage, "--std must be above 0");
+            bail!(Usage, "⟦std⟧ must be above 0");
         }
         if !(self.crop_ratio > 0.0 && self.crop_ratio <= 1.0) {
-            bail!(Usage, "--crop-ratio must be above 0 and at most 1, not {}", self.crop_ratio);
+            bail!(Usage, "⟦crop-ratio⟧ must be above 0 and at most 1, not {}", self.crop_ratio);
         }
         Ok(())
     }
@@ -522,7 +522,7 @@ mod tests {
             ..PreprocessFlags::default()
         };
         let error = resolve(PreprocessFlags::default(), 1).unwrap_err();
-        assert!(error.hint_text().unwrap().contains("--mean"));
+        assert!(error.hint_text().unwrap().contains("`mean`"));
         assert!(resolve(flags(&[0.5], &[0.5], 1.0), 1).is_ok());
         assert!(resolve(flags(&[0.5], &[0.5], 1.0), 4).is_err());
         assert!(resolve(flags(&[0.5; 2], &[0.5], 1.0), 3).is_err());

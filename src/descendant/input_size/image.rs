@@ -25,8 +25,8 @@ pub fn resize_image(model: &Model, size: [usize; 2]) -> Result<Model> {
     let typing = Typing::new(model)?;
     let Some((shape, last)) = typing.image_input() else {
         let hint = match token_axes(&typing).is_empty() {
-            true => "leave --image-size out",
-            false => "leave --image-size out; the number of its tokens is given with --tokens",
+            true => "leave ⟦image-size⟧ out",
+            false => "leave ⟦image-size⟧ out; the number of its tokens is given with ⟦tokens⟧",
         };
         return Err(Error::new(ErrorKind::Unsupported, "the model takes no images, so they have no size").hint(hint));
     };
@@ -68,7 +68,7 @@ const REACH: usize = 32;
 
 /// Names sizes in pixels that fit, the nearest below and above one that does not.
 fn near(typing: &Typing, size: [usize; 2], error: Error) -> Error {
-    let Some(hint) = error.hint_text().filter(|_| error.kind() == ErrorKind::Usage).map(str::to_string) else {
+    let Some(hint) = error.marked_hint().filter(|_| error.kind() == ErrorKind::Usage).map(str::to_string) else {
         return error;
     };
     let own = typing.image_size();
@@ -112,7 +112,7 @@ fn check(child: &Model, size: [usize; 2]) -> Result<()> {
     typed.map_err(|e| {
         Error::new(
             ErrorKind::Unsupported,
-            format!("the graph cannot be given images of {} x {}: {e}", size[0], size[1]),
+            format!("the graph cannot be given images of {} x {}: {}", size[0], size[1], e.marked()),
         )
         .hint("export the model for this size, or with a dynamic image size")
     })

@@ -55,8 +55,8 @@ fn the_axis(typing: &Typing) -> Result<TokenAxis> {
         [] => {
             let inputs: Vec<String> = data_inputs(typing.graph).iter().map(|v| v.name().to_string()).collect();
             let hint = match typing.image_input() {
-                Some(_) => "leave --tokens out; another size of images is given with --image-size",
-                None => "leave --tokens out",
+                Some(_) => "leave ⟦tokens⟧ out; another size of images is given with ⟦image-size⟧",
+                None => "leave ⟦tokens⟧ out",
             };
             let what = format!("none of its inputs ({}) takes the tokens of a sequence", graph::listed(&inputs));
             Err(Error::new(ErrorKind::Unsupported, what).hint(hint))
@@ -64,7 +64,7 @@ fn the_axis(typing: &Typing) -> Result<TokenAxis> {
         [_, ..] => {
             let several = axes.iter().map(first).collect::<Vec<_>>().join(" and ");
             Err(Error::new(ErrorKind::Unsupported, format!("{several} have a number of tokens each, not one"))
-                .hint("leave --tokens out, and export the model with fixed sizes"))
+                .hint("leave ⟦tokens⟧ out, and export the model with fixed sizes"))
         }
     }
 }
@@ -106,7 +106,7 @@ fn check(child: &mut Model, tokens: usize) -> Result<()> {
     };
     let mut outputs = Vec::new();
     {
-        let typing = Typing::new(child).map_err(|e| wrong(e.to_string()))?;
+        let typing = Typing::new(child).map_err(|e| wrong(e.marked()))?;
         let factor = the_axis(&typing)?.factor;
         for (at, info) in child.graph().output.iter().enumerate() {
             let dims = typing.dims.get(info.name()).into_iter().flatten().enumerate();

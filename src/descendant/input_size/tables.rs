@@ -108,7 +108,7 @@ impl<'t, 'm> Tables<'t, 'm> {
                 ErrorKind::Unsupported,
                 format!("the weight `{}` {:?} is trained for one size of the grid", of_use.name, tensor.dims),
             )
-            .hint("such a model has one image size: leave --image-size out")),
+            .hint("such a model has one image size: leave ⟦image-size⟧ out")),
         }
     }
 

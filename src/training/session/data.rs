@@ -75,7 +75,7 @@ impl Data {
         if set.len() < 80 && !split.validation.is_empty() && cut.share.is_none() && set.given_split().is_none() {
             let (held_out, share) = (split.validation.len(), set.held_out_share());
             listener.note(&format!(
-                "{held_out} of {} samples are held out to validate on, as by --val-split {share}: of so few a tenth \
+                "{held_out} of {} samples are held out to validate on, as by ⟦val-split⟧ {share}: of so few a tenth \
                  would say little",
                 set.len()
             ));

@@ -76,7 +76,7 @@ impl Goal {
                     "the data have no labels, and nothing else says what to learn",
                 )
                 .at(data)
-                .hint("give a data set with labels, or a --teacher"));
+                .hint("give a data set with labels, or a ⟦teacher⟧"));
             }
             let term = match self.labels {
                 LabelLoss::CrossEntropy => Term::CrossEntropy { smoothing: self.smoothing },
@@ -114,7 +114,7 @@ fn of_pairs(model: &Model, teacher: Option<&Model>, embedding: &str) -> Result<L
     if let Some(a) = activation(&Typing::new(model)?).filter(|a| a.output == embedding) {
         let what = format!("`{embedding}` ends in {}: it tells classes apart, and is no embedding", a.kind);
         return Err(Error::new(ErrorKind::Usage, what)
-            .hint("name another output with --of NAME, or pool the states of tokens with --pooling"));
+            .hint("name another output with ⟦of⟧ NAME, or pool the states of tokens with ⟦pooling⟧"));
     }
     Ok(Loss { terms: vec![(1.0, Term::Cosine { embedding: embedding.to_owned() })], output: None })
 }

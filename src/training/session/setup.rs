@@ -117,7 +117,7 @@ impl Setup {
             advise(&self.model, self.image, &options.recipe, each, listener)?;
         } else if options.recipe.precision == Precision::Bf16 {
             return Err(Error::new(ErrorKind::Usage, "no runtime trains in bfloat16 on the processor")
-                .hint("use --precision fp16, or a GPU with --device cuda"));
+                .hint("use ⟦precision⟧ fp16, or a GPU with ⟦device⟧ cuda"));
         }
         let typing = Typing::new(&self.model).map_err(on)?;
         let input = InputShape::of(&typing)?;
@@ -132,7 +132,7 @@ impl Setup {
         let mut validation = self.data.validation(&self.model, &typing, &options.transform, options.limit, strict)?;
         if validation.is_none() && options.require_improvement {
             return Err(Error::new(ErrorKind::Usage, "without samples to validate on no improvement can be told")
-                .hint("give --val DATA, or a --val-split above 0"));
+                .hint("give ⟦val⟧ DATA, or a ⟦val-split⟧ above 0"));
         }
         if let Some(only) = validation.as_ref().and_then(Validation::only_score) {
             listener.warn(&format!(
@@ -267,7 +267,7 @@ fn advise(model: &Model, image: [usize; 2], recipe: &Recipe, each: usize, listen
     ));
     if fits < batch {
         listener.warn(&format!(
-            "a batch of {batch} may not fit: try --batch-size {} --accumulate {}",
+            "a batch of {batch} may not fit: try ⟦batch-size⟧ {} ⟦accumulate⟧ {}",
             fits.max(1),
             batch.div_ceil(fits.max(1))
         ));

@@ -46,7 +46,7 @@ pub(super) fn check([student, teacher]: [&Path; 2], own: &Typing, other: &Typing
                 format!("the student `{student}` tells {x} classes apart and the teacher `{teacher}` {y}"),
             )
             .hint(format!(
-                "give a teacher of the same classes, or --classes {y} and its data; --feature compares values behind \
+                "give a teacher of the same classes, or ⟦classes⟧ {y} and its data; ⟦feature⟧ compares values behind \
                  other classifiers"
             )),
             _ => Error::new(
@@ -57,7 +57,7 @@ pub(super) fn check([student, teacher]: [&Path; 2], own: &Typing, other: &Typing
                 ),
             )
             .hint(
-                "a loss compares values of one shape: give another teacher, or --feature STUDENT=TEACHER with values \
+                "a loss compares values of one shape: give another teacher, or ⟦feature⟧ STUDENT=TEACHER with values \
                 that are alike",
             ),
         });

@@ -182,5 +182,5 @@ pub fn wrong_numbers_of_tokens_are_refused(fixture: &Fixture, picture: &Model) {
     let text = fixture.open();
     refused(&text, 0, ErrorKind::Usage, "between 1 and 65536, not 0");
     let hint = refused(picture, 8, ErrorKind::Unsupported, "takes the tokens of a sequence");
-    assert!(hint.contains("--image-size"), "{hint}");
+    assert!(hint.contains("`image_size`"), "{hint}");
 }
