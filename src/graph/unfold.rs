@@ -131,7 +131,7 @@ struct Forms(Vec<(usize, Form)>);
 impl Forms {
     fn find(graph: &GraphProto) -> Forms {
         let links = Links::new(graph);
-        let tensors: HashMap<&str, &TensorProto> = graph.initializer.iter().map(|t| (t.name(), t)).collect();
+        let tensors: HashMap<&str, &TensorProto> = tensors(graph).collect();
         let outputs: HashSet<&str> = graph.output.iter().map(|o| o.name()).collect();
         let look = Look { links, tensors, outputs };
         let form = |(k, node): (usize, &NodeProto)| {
@@ -150,7 +150,7 @@ impl Forms {
     /// Puts float weights in their place.
     fn replace(self, graph: &mut GraphProto) -> Result<()> {
         let tensors: HashMap<String, TensorProto> =
-            graph.initializer.iter().map(|t| (t.name().to_string(), t.clone())).collect();
+            tensors(graph).map(|(name, t)| (name.to_string(), t.clone())).collect();
         let mut names = Names::new(graph);
         let mut made: HashMap<(String, String), String> = HashMap::new();
         let mut put: HashMap<usize, Option<NodeProto>> = HashMap::new();
@@ -209,6 +209,16 @@ impl Form {
     }
 }
 
+/// Constant tensors by their names: initializers, and what Constant nodes hold.
+fn tensors(graph: &GraphProto) -> impl Iterator<Item = (&str, &TensorProto)> {
+    let held = |n: &'_ NodeProto| is_standard(n) && n.op_type() == "Constant";
+    let constants = graph.node.iter().filter(move |n| held(n)).filter_map(|n| {
+        let value = n.attribute.iter().find(|a| a.name() == "value")?.t.as_ref()?;
+        Some((n.output.first()?.as_str(), value))
+    });
+    graph.initializer.iter().map(|t| (t.name(), t)).chain(constants)
+}
+
 /// Looks for the forms.
 struct Look<'g> {
     links: Links<'g>,
@@ -241,10 +251,17 @@ impl<'g> Look<'g> {
         self.tensors.get(name).is_some_and(|t| data_type(t) == Some(DataType::Float) && t.dims == dims)
     }
 
+    /// True for zero points that move nothing.
+    fn is_zero(&self, name: &str) -> bool {
+        let zeros = |t: &&TensorProto| data_type(t) == Some(DataType::Int8) && payload(t).iter().all(|&b| b == 0);
+        self.tensors.get(name).is_some_and(zeros)
+    }
+
     fn matrix(&self, node: &NodeProto) -> Option<Form> {
         let (numbers, [_, n]) = self.weight(node, 0)?;
         let scales = node.input.get(1)?;
-        let plain = node.input.get(2).is_none_or(String::is_empty) && node.int("block_size").unwrap_or(0) == 0;
+        let zero = node.input.get(2).filter(|z| !z.is_empty());
+        let plain = zero.is_none_or(|z| self.is_zero(z)) && node.int("block_size").unwrap_or(0) == 0;
         let by_column = matches!(node.int("axis").unwrap_or(1), 1 | -1) && self.scales(scales, &[n]);
         let form = Form::Matrix { numbers: numbers.into(), scales: scales.clone() };
         (plain && by_column && !self.outputs.contains(node.output.first()?.as_str())).then_some(form)
@@ -324,6 +341,11 @@ fn float(numbers: &TensorProto, scales: &TensorProto, along_rows: bool, name: &s
     let (dims, bytes, scales) = (numbers.shape(), payload(numbers), to_f32(scales)?);
     if element_count(numbers)? != bytes.len() {
         let what = format!("tensor `{}` has not as many elements as its dims {dims:?} say", numbers.name());
+        return Err(Error::new(ErrorKind::Format, what));
+    }
+    let units = if along_rows { dims[0] } else { dims[1] };
+    if scales.len() != units {
+        let what = format!("tensor `{}` has {} scales where there are to be {units}", numbers.name(), scales.len());
         return Err(Error::new(ErrorKind::Format, what));
     }
     let columns = dims[1].max(1);

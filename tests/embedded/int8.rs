@@ -3,9 +3,12 @@
 
 use ndarray::Array4;
 use offshoot::error::ErrorKind;
-use offshoot::graph::{float_attribute, int_attribute, ints_attribute, node, prepare, unfold};
-use offshoot::onnx::proto::{FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
-use offshoot::onnx::{DataType, Model, payload, tensor_from_f32, tensor_info, to_f32};
+use offshoot::graph::{float_attribute, int_attribute, ints_attribute, node, prepare, prepare_written, unfold};
+use offshoot::onnx::proto::attribute_proto::AttributeType;
+use offshoot::onnx::proto::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+};
+use offshoot::onnx::{DataType, Model, payload, tensor_from_f32, tensor_from_raw, tensor_info, to_f32};
 use offshoot::rounding::{Dtype, convert, raise};
 use serde_json::Value;
 
@@ -250,6 +253,59 @@ fn other_forms_of_rounded_rows_are_not_read() {
         reduce.attribute.push(attribute.clone());
         refused(changed, attribute.name());
     }
+}
+
+/// Other tools write zero points that move nothing, and weights as Constant nodes.
+#[test]
+fn zero_points_of_zeros_and_weights_in_constants_are_read() {
+    let mut written = product((0..4 * 300).map(|i| (i % 17) as f32 - 8.0).collect(), 300, vec![]);
+    convert(&mut written, Dtype::Int8).unwrap();
+    let wanted = unfold_numbers(written.clone());
+    let zeros = |byte: u8| tensor_from_raw("zero", DataType::Int8, &[300], vec![byte; 300].into());
+    let pointed = |byte: u8| {
+        let mut model = written.clone();
+        let graph = model.graph_mut();
+        graph.initializer.push(zeros(byte));
+        let of = graph.node.iter_mut().find(|n| n.op_type() == "DequantizeLinear").unwrap();
+        of.input.push("zero".into());
+        model
+    };
+    assert_eq!(unfold_numbers(pointed(0)), wanted);
+    let moved = Model::from_bytes(pointed(1).to_bytes()).unwrap();
+    assert_eq!(unfold(&mut moved.clone()).unwrap(), None);
+    assert!(prepare(&mut moved.clone()).unwrap_err().to_string().contains("quantised"));
+    // As Constant nodes.
+    let mut constants = pointed(0);
+    let graph = constants.graph_mut();
+    for t in std::mem::take(&mut graph.initializer) {
+        let name = t.name().to_string();
+        let value = AttributeProto {
+            name: Some("value".into()),
+            r#type: Some(AttributeType::Tensor as i32),
+            t: Some(TensorProto { name: None, ..t }),
+            ..Default::default()
+        };
+        graph.node.insert(0, node("Constant", &[], &[&name], vec![value]));
+    }
+    prepare_written(&mut Model::from_bytes(constants.to_bytes()).unwrap()).unwrap();
+    assert_eq!(unfold_numbers(constants.clone()), wanted);
+    // Fewer scales than columns are an error, and nothing else.
+    for n in constants.graph_mut().node.iter_mut().filter(|n| n.op_type() == "Constant") {
+        let t = n.attribute[0].t.as_mut().unwrap();
+        if t.data_type() == DataType::Float as i32 {
+            t.raw_data = t.raw_data.as_ref().map(|raw| raw.slice(..8));
+        }
+    }
+    assert_eq!(unfold(&mut constants).unwrap_err().kind(), ErrorKind::Format);
+}
+
+/// The float32 matrix that a model in int8 stands for.
+fn unfold_numbers(model: Model) -> Vec<f32> {
+    let mut model = Model::from_bytes(model.to_bytes()).unwrap();
+    assert_eq!(unfold(&mut model).unwrap().map(|u| u.matrices), Some(1));
+    prepare(&mut model).unwrap();
+    let [weight] = &model.graph().initializer[..] else { panic!("{:?}", model.graph().initializer.len()) };
+    to_f32(weight).unwrap()
 }
 
 /// What a function of the model holds is a part of its graph.
