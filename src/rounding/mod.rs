@@ -12,5 +12,5 @@ mod raise;
 mod write;
 
 pub use dtype::{Converted, Dtype, convert, convert_but};
-pub use plan::{Kept, Rounded};
+pub use plan::{Kept, Rounded, Twice};
 pub use raise::raise;

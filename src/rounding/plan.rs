@@ -29,6 +29,18 @@ pub struct Kept {
     pub tensor: String,
     /// Why.
     pub why: String,
+    /// True for a convolution, which stays float32 in every model.
+    #[serde(skip)]
+    pub by_design: bool,
+}
+
+/// A weight that is written as a table and as a matrix, and how many bytes that takes more.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Twice {
+    /// Its name.
+    pub tensor: String,
+    /// Those of its numbers and scales.
+    pub bytes: usize,
 }
 
 /// Which weights are in int8, and which are not.
@@ -42,6 +54,8 @@ pub struct Rounded {
     pub tables: usize,
     /// Whether rows of activations are rounded in the graph.
     pub rows: bool,
+    /// Tables that are also matrices, such as those of tied embeddings.
+    pub twice: Vec<Twice>,
     /// The operator set that was raised to 13.
     pub raised_from: Option<i64>,
     /// Large weights that stay float32.
@@ -62,19 +76,35 @@ impl Rounded {
                 self.copies
             ));
         }
+        if !self.twice.is_empty() {
+            let named: Vec<String> = self.twice.iter().map(|t| format!("`{}` ({} bytes)", t.tensor, t.bytes)).collect();
+            notes.push(format!(
+                "embedding tables that are also matrices of products are written once for each: {}; engines would \
+                 unfold or turn one for both in every run",
+                named.join(", ")
+            ));
+        }
         if let Some(from) = self.raised_from {
             notes.push(format!("the operator set was raised from {from} to 13, which int8 weights need"));
         }
-        if !self.float32.is_empty() {
-            let named: Vec<String> =
-                self.float32.iter().take(NAMED).map(|k| format!("`{}` ({})", k.tensor, k.why)).collect();
-            let more = match self.float32.len().saturating_sub(NAMED) {
-                0 => String::new(),
-                more => format!(" and {more} more, which ⟦json⟧ names"),
-            };
-            notes.push(format!("weights that stay float32: {}{more}", named.join(", ")));
-        }
+        notes.extend(self.kept(false).map(|kept| format!("weights that stay float32: {kept}")));
         notes
+    }
+
+    /// What is as it should be, in a line: convolutions.
+    pub fn by_design(&self) -> Option<String> {
+        self.kept(true).map(|kept| format!("convolutions stay float32: {kept}"))
+    }
+
+    /// Weights that stay float32, in words.
+    fn kept(&self, by_design: bool) -> Option<String> {
+        let all = || self.float32.iter().filter(|k| k.by_design == by_design);
+        let named: Vec<String> = all().take(NAMED).map(|k| format!("`{}` ({})", k.tensor, k.why)).collect();
+        let more = match all().count().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more, which ⟦json⟧ names"),
+        };
+        (!named.is_empty()).then(|| format!("{}{more}", named.join(", ")))
     }
 }
 
@@ -98,6 +128,16 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// Weights that lie as a table and as a matrix, by name.
+    pub fn twice(&self) -> Vec<Twice> {
+        let matrices = self.numbers.iter().filter(|((_, lies), _)| *lies != Lies::Rows);
+        let tied = matrices.filter(|((name, _), _)| self.numbers.contains_key(&(name.clone(), Lies::Rows)));
+        let size = |n: &Numbers| n.bytes.len() + size_of::<f32>() * n.scales.len();
+        let mut twice: Vec<Twice> = tied.map(|((name, _), n)| Twice { tensor: name.clone(), bytes: size(n) }).collect();
+        twice.sort_by(|a, b| a.tensor.cmp(&b.tensor));
+        twice
+    }
+
     /// Chooses weights of a prepared graph of float32 whose constants were lifted.
     pub fn new(typing: &Typing, rows: bool) -> Plan {
         let graph = typing.graph;
@@ -257,9 +297,9 @@ impl<'m> Look<'m, '_> {
         why: &HashMap<&'m str, String>,
     ) -> Option<Kept> {
         let is_matrix = t.dims.iter().filter(|&&n| n > 1).count() > 1 && t.dims.iter().product::<i64>() >= LARGE;
-        let told = |why: &str| Kept { tensor: t.name().into(), why: why.into() };
+        let told = |why: &str, by_design: bool| Kept { tensor: t.name().into(), why: why.into(), by_design };
         if let Some(why) = why.get(t.name()) {
-            return Some(told(why));
+            return Some(told(why, false));
         }
         if sites.contains_key(t.name()) || !is_matrix || data_type(t) != Some(DataType::Float) {
             return None;
@@ -267,6 +307,6 @@ impl<'m> Look<'m, '_> {
         let users = self.links.downstream([t.name()]).until(|k| !is_form(&self.graph().node[k]));
         let user = users.map(|k| &self.graph().node[k]).find(|n| !is_form(n))?;
         let reads = ops::of(user).shape == ShapeRule::Own || !ops::of(user).is_known();
-        reads.then(|| told(&format!("`{}` reads it", user.op_type())))
+        reads.then(|| told(&format!("`{}` reads it", user.op_type()), user.op_type() == "Conv"))
     }
 }

@@ -31,8 +31,8 @@ pub(super) fn write(model: &mut Model, rows: bool) -> Result<Rounded> {
     let count = |table: bool| plan.sites.iter().filter(|s| (s.lies == Lies::Rows) == table).count();
     let (matrices, tables) = (count(false), plan.numbers.keys().filter(|(_, lies)| *lies == Lies::Rows).count());
     let own = plan.numbers.len() - tables;
-    let mut rounded =
-        Rounded { matrices, copies: matrices - own, tables, rows, raised_from, float32: plan.kept.clone() };
+    let (copies, twice, float32) = (matrices - own, plan.twice(), plan.kept.clone());
+    let mut rounded = Rounded { matrices, copies, tables, rows, twice, raised_from, float32 };
     if rows {
         (rounded.matrices, rounded.copies) = (own, 0);
     }

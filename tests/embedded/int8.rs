@@ -207,6 +207,27 @@ fn what_stays_float32_is_named() {
     assert!(model.to_bytes().len() < 4 * 300 * 2 + 1500);
 }
 
+/// Numbers of tokens are looked up in the matrix that scores them, as in a language model.
+#[test]
+fn a_matrix_that_is_written_twice_is_named() {
+    let values: Vec<f32> = (0..300 * 4).map(|i| (i % 17) as f32 - 8.0).collect();
+    let table = tensor_from_f32("table", DataType::Float, &[300, 4], &values);
+    let nodes = vec![
+        node("Gather", &["table", "ids"], &["rows"], vec![]),
+        node("Add", &["x", "rows"], &["both"], vec![]),
+        node("Transpose", &["table"], &["turned"], vec![ints_attribute("perm", &[1, 0])]),
+        node("MatMul", &["both", "turned"], &["y"], vec![]),
+    ];
+    let mut model = model(17, nodes, vec![table], &[None, Some(3), Some(4), Some(300)]);
+    model.graph_mut().input.push(tensor_info("ids", DataType::Int64, &[Some(4)]));
+    for dtype in [Dtype::Int8, Dtype::Int8Rows] {
+        let report = convert(&mut model.clone(), dtype).unwrap().int8.unwrap();
+        assert_eq!((report.matrices, report.tables, report.twice.len()), (1, 1, 1), "{report:?}");
+        assert_eq!((report.twice[0].tensor.as_str(), report.twice[0].bytes), ("table", 300 * 4 + 300 * 4));
+        assert!(report.notes().iter().any(|n| n.contains("`table` (2400 bytes)")), "{:?}", report.notes());
+    }
+}
+
 /// One node that reads a matrix and the same transposed.
 #[test]
 fn a_weight_that_a_node_reads_twice_stays_float32() {
@@ -422,4 +443,14 @@ fn children_in_int8_go_through_every_command() {
         &["grow", "fixtures/quantized/dynamic.onnx", "--no-images", "-o", text(&at("no"))],
         &["the model is quantised"],
     );
+}
+
+#[test]
+fn convolutions_in_float32_are_a_note() {
+    let folder = tempfile::tempdir().unwrap();
+    let grow = ["grow", "models/fashion-hybrid.onnx", "--no-images", "--no-verify", "--dtype", "int8"];
+    let said = done(&[&grow[..], &["-o", text(&folder.path().join("grown.onnx"))]].concat()).stderr;
+    let said = String::from_utf8_lossy(&said);
+    let note = said.lines().any(|line| line.starts_with("convolutions stay float32"));
+    assert!(note && !said.contains("weights that stay float32"), "{said}");
 }

@@ -31,7 +31,7 @@ use crate::learngene::{Eps, Learngene, Order};
 use crate::metadata::schema;
 use crate::onnx::Model;
 use crate::opening::keep_transform;
-use crate::rounding::Dtype;
+use crate::rounding::{Dtype, Rounded};
 use crate::runtime::Runtime;
 
 /// What becomes of a tied descendant where it is deployed. scripts/check/engines.py runs them.
@@ -407,6 +407,7 @@ fn write(c: &GrowArgs, job: &Job, mut child: Descendant, companions: Option<&Com
 }
 
 fn report(c: &GrowArgs, job: &Job, plan: &DescendantPlan) {
+    plan.int8.iter().filter_map(Rounded::by_design).for_each(|note| output::note(&note));
     for w in &plan.warnings {
         output::warn(w);
     }

@@ -165,6 +165,7 @@ pub fn in_type(model: &mut Model, dtype: Option<Dtype>, wide: Option<&HashSet<St
     let converted = rounding::convert_but(model, dtype, wide.unwrap_or(&none))?;
     converted.warnings.iter().for_each(|warning| output::warn(warning));
     dtype.caution(wide.is_some()).iter().for_each(|caution| output::warn(caution));
+    converted.int8.iter().filter_map(Rounded::by_design).for_each(|note| output::note(&note));
     Ok(converted.int8)
 }
 
