@@ -318,7 +318,7 @@ impl<'m> Job<'m> {
     /// depends on which weights go, so files are made and measured.
     fn filling(&self, limits: &Limits, wanted: f64) -> Result<Allocation> {
         let budget = Budget::Bytes(wanted);
-        let whole = encoded_len(&self.ancestor.proto) as f64;
+        let whole = encoded_len(&self.sized().proto) as f64;
         let all = self.plan(limits, Budget::Bytes(whole))?;
         // Bytes that were asked of the ancestor, and those of the file: too few or none, and too many.
         let (mut low, mut high) = ((0.0, 0.0), (whole, self.file_bytes(&all)?));

@@ -22,6 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{self, data_inputs, declare_dim, declared_dims, declared_type, int_attribute};
 use crate::onnx::proto::{GraphProto, NodeProto, ValueInfoProto};
 use crate::onnx::{DataType, Model, Payload, encoded_len};
+use crate::ops::{self, Mark};
 
 /// Past this tract is given a model as a file, whose weights it maps: it holds those of a message twice.
 const MAX_IN_MEMORY: u64 = 1 << 30;
@@ -156,7 +157,10 @@ impl Runtime {
     /// Those of [`Runtime::load`].
     pub fn load_for(self: &Arc<Self>, samples: usize, model: &Model, image: [usize; 2]) -> Result<Session> {
         let batch = batch_for(model, image, samples);
-        let purpose = if samples <= batch { Purpose::Once } else { Purpose::Often };
+        // ONNX Runtime rounds what weights in int8 are multiplied with, but only where it prepacks them (1.32): what a
+        // model says would depend on how many samples there are.
+        let has_int8 = model.graph().node.iter().any(|n| ops::of(n).is(Mark::Dequantised));
+        let purpose = if samples <= batch && !has_int8 { Purpose::Once } else { Purpose::Often };
         self.load_to(purpose, model, batch, image, false)
     }
 

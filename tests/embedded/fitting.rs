@@ -430,6 +430,13 @@ fn a_budget_of_bytes_is_that_of_the_file() {
         }
         refused(&[&shrink[..], &["--budget", "bytes=5000"]].concat(), &["no file of 5000 bytes", "--min-heads"]);
     }
+    // Plans count an encoder of texts at the length of its samples, and files are of the whole.
+    let texts = ["fixtures/reports/texts/bert-ts.onnx", "--texts", "fixtures/reports/texts/sentences.txt"];
+    let few =
+        ["--dtype", "int8", "--budget", "bytes=50000", "--min-ffn", "2", "--multiple-of", "2", "--runtime", "tract"];
+    done(&[&["shrink"][..], &texts, &few, &["-o", &child, "--force"]].concat());
+    let bytes = std::fs::metadata(&child).unwrap().len();
+    assert!((45_000..=50_000).contains(&bytes), "{bytes}");
 }
 
 #[test]
