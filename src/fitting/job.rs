@@ -41,6 +41,8 @@ const SLACK: f64 = 0.01;
 const TRIES: usize = 4;
 /// A budget of bytes is met where the file has at least this share of it.
 const FILLED: f64 = 0.98;
+/// Bytes that are kept for what is noted in a file once its child is fitted: errors, and the transform of pictures.
+const NOTES: f64 = 512.0;
 /// How often an allocation is made anew because its file is larger than the budget, or much smaller.
 const FILES: usize = 10;
 
@@ -359,7 +361,7 @@ impl<'m> Job<'m> {
             rounding::convert(&mut child.model, dtype)?;
         }
         self.describe(&mut child, allocation, None)?;
-        Ok(encoded_len(&child.model.proto) as f64)
+        Ok(encoded_len(&child.model.proto) as f64 + NOTES)
     }
 
     /// Thins the ancestor to an allocation, and fits what remains.
