@@ -21,7 +21,7 @@
 //! let typing = Typing::new(&ancestor)?;
 //! let anatomy = Anatomy::new(&typing)?;
 //!
-//! let runtime = runtime::Runtime::start(&runtime::Options { kind: runtime::Kind::Tract, ..Default::default() })?;
+//! let runtime = runtime::Runtime::start(&runtime::Options { kind: runtime::RuntimeKind::Tract, ..Default::default() })?;
 //! let input = data::InputShape::of(&typing)?;
 //! let preprocess = ancestor.metadata("offshoot.preprocess");
 //! let images = data::Loader::open("fixtures/fashion-png", &Default::default(), preprocess, input)?;
@@ -30,7 +30,7 @@
 //! let rules = learngene::Rules { min_heads: 1, ..Default::default() };
 //! let gene = learngene::Learngene::cluster(&typing, &anatomy, &densities, &rules)?;
 //! let condensed = gene.condense(&ancestor, &typing, &anatomy)?;
-//! let shape = descendant::Shape { layers: "even:4".parse()?, heads: "4".parse()?, ..Default::default() };
+//! let shape = descendant::GrowOptions { layers: "even:4".parse()?, heads: "4".parse()?, ..Default::default() };
 //! let child = descendant::grow(&condensed, &gene, &shape)?;
 //! assert!(child.plan.parameters * 2 < learngene::parameters(ancestor.graph()));
 //! child.model.write(std::env::temp_dir().join("child.onnx"))?;
