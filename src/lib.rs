@@ -21,7 +21,8 @@
 //! let typing = Typing::new(&ancestor)?;
 //! let anatomy = Anatomy::new(&typing)?;
 //!
-//! let runtime = runtime::Runtime::start(&runtime::Options { kind: runtime::RuntimeKind::Tract, ..Default::default() })?;
+//! let options = runtime::Options { kind: runtime::RuntimeKind::Tract, ..Default::default() };
+//! let runtime = runtime::Runtime::start(&options)?;
 //! let input = data::InputShape::of(&typing)?;
 //! let preprocess = ancestor.metadata("offshoot.preprocess");
 //! let images = data::Loader::open("fixtures/fashion-png", &Default::default(), preprocess, input)?;
