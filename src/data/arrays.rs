@@ -34,14 +34,14 @@ pub(super) const LABELS: &str = "y";
 /// Samples that are arrays by the names of a model's inputs. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Arrays {
-    held: Arc<HeldArray>,
+    held: Arc<HeldArrays>,
     count: usize,
     /// What is known of the texts that became them, where some did.
     texts: Option<Box<Tokenised>>,
 }
 
 #[derive(Debug)]
-struct HeldArray {
+struct HeldArrays {
     path: std::path::PathBuf,
     inputs: Vec<Input>,
     /// The place of the mask among the inputs.
@@ -104,11 +104,11 @@ pub struct TokensReport {
     pub of: usize,
 }
 
-impl HeldArray {
+impl HeldArrays {
     /// The same with what each array, by its name, becomes.
-    fn each(&self, change: impl Fn(&str, &ArrayD<f32>) -> ArrayD<f32>) -> HeldArray {
+    fn each(&self, change: impl Fn(&str, &ArrayD<f32>) -> ArrayD<f32>) -> HeldArrays {
         let input = |i: &Input| Input { name: i.name.clone(), kind: i.kind, values: change(&i.name, &i.values) };
-        HeldArray {
+        HeldArrays {
             path: self.path.clone(),
             inputs: self.inputs.iter().map(input).collect(),
             mask: self.mask,
@@ -205,7 +205,7 @@ impl Arrays {
         }
         let labels = labels(file, &found, count)?;
         let path = file.path().to_path_buf();
-        let held = HeldArray { path, inputs: found, mask, special, labels };
+        let held = HeldArrays { path, inputs: found, mask, special, labels };
         Ok(Arrays { held: Arc::new(held), count, texts: None })
     }
 

@@ -321,6 +321,10 @@ impl<'m> Job<'m> {
     fn filling(&self, limits: &Limits, wanted: f64) -> Result<Allocation> {
         let budget = Budget::Bytes(wanted);
         let whole = encoded_len(&self.sized().proto) as f64;
+        if self.options.dtype.is_none() && wanted > whole {
+            // The ancestor keeps to it as it is: a plan refuses that, as it does for parameters.
+            return self.plan(limits, budget);
+        }
         let all = self.plan(limits, Budget::Bytes(whole))?;
         // Bytes that were asked of the ancestor, and those of the file: too few or none, and too many.
         let (mut low, mut high) = ((0.0, 0.0), (whole, self.file_bytes(&all)?));
@@ -353,7 +357,7 @@ impl<'m> Job<'m> {
         })
     }
 
-    /// The bytes of the file of an allocation. Fits change weights, and no sizes.
+    /// The bytes of the file of an allocation, with room for the notes. Fits change weights, and no sizes.
     fn file_bytes(&self, allocation: &Allocation) -> Result<f64> {
         let mut child = Shrunk::of(thin(self.ancestor, &self.removals, allocation)?, None)?;
         self.fold(&mut child)?;
