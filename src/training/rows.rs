@@ -69,7 +69,8 @@ pub fn of_rows(model: &Model, rows: &Rows) -> Result<Model> {
     target.input.insert(0, tensor_info(ROW, DataType::Float, &[batch, Some(1), Some(rows.length), Some(1)]));
     b.finish(target);
     graph::forget_shapes(target);
-    graph::prepare(&mut out).map_err(|e| e.at(&model.path))?;
+    // Weights in int8 stay as the model has them.
+    graph::prepare_written(&mut out).map_err(|e| e.at(&model.path))?;
     Ok(out)
 }
 
@@ -95,7 +96,7 @@ pub fn cut(model: &Model, rows: &Rows, length: usize) -> Result<Option<Model>> {
     }
     b.finish(out.graph_mut());
     out.graph_mut().value_info.clear();
-    graph::prepare(&mut out)?;
+    graph::prepare_written(&mut out)?;
     let (whole, short) = (Typing::new(model)?, Typing::new(&out)?);
     let mut b = Builder::new(short.graph, short.opset, ROW);
     let mut inner = HashMap::new();

@@ -608,16 +608,9 @@ impl Run<'_> {
     fn validate(&mut self, standing: &mut RunState, epoch: u64, observer: &mut dyn Observer) -> Result<()> {
         let averaged = self.recipe.ema;
         let Some(validation) = self.validation else { return Ok(()) };
-        let mut tally = Tally::new(&self.recipe.loss, validation.labels.as_deref(), validation.cosines.as_deref());
-        for batch in validation.loader.clone().share().batches(self.trainer.batch) {
-            let batch = batch?;
-            let teacher = match &mut self.teacher {
-                Some(teacher) => teacher.values(batch.for_teacher())?,
-                None => Vec::new(),
-            };
-            let outputs = self.trainer.outputs(&batch.images, averaged)?;
-            tally.add(&batch, &outputs, &teacher)?;
-        }
+        let (trainer, loader) = (&mut *self.trainer, validation.loader.clone().share());
+        let (batch, teacher) = (trainer.batch, self.teacher.as_deref_mut());
+        let tally = validation.tally(&self.recipe.loss, (loader, batch), teacher, |x| trainer.outputs(x, averaged))?;
         let tally = tally.of_all()?;
         validation.loader.check_any(tally.images)?;
         let mut report = ValidationReport {
@@ -637,6 +630,57 @@ impl Run<'_> {
             standing.best = Some(report.clone());
         }
         observer.validated(&report)
+    }
+
+    /// What another model that takes what the trained one takes, such as the file that was made of it, comes to on the
+    /// images of a validation. This process judges alone; `None` where there is nothing to validate on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a value of the loss that it does not compute, those of the data and of the runtime.
+    pub fn judge(&mut self, model: &Model, of: &ValidationReport) -> Result<Option<ValidationReport>> {
+        let (Some(validation), loss) = (self.validation, &self.recipe.loss) else { return Ok(None) };
+        let logits = with_logits(model, &Typing::new(model)?)?;
+        let mut model = logits.unwrap_or_else(|| model.clone());
+        let mut values: Vec<String> = model.graph().output.iter().map(|o| o.name().to_string()).collect();
+        let compared = loss.student_values().into_iter().filter(|v| !values.contains(v)).collect::<Vec<_>>();
+        values.extend(compared);
+        give(&mut model, &values)?;
+        let mut session = self.trainer.load_other(&model)?;
+        let names = session.outputs().to_vec();
+        let (batches, teacher) = ((validation.loader.clone(), self.trainer.batch), self.teacher.as_deref_mut());
+        let tally = validation.tally(loss, batches, teacher, |images| {
+            let outputs = session.run(images.view())?;
+            Ok(names.iter().cloned().zip(outputs).collect())
+        })?;
+        Ok(Some(ValidationReport {
+            val_loss: tally.loss(),
+            val_top1: tally.top1(),
+            val_spearman: tally.spearman(),
+            val_images: tally.images,
+            ..of.clone()
+        }))
+    }
+}
+
+impl Validation {
+    /// Adds up what the `outputs` of a model come to, in batches of a size.
+    fn tally<'a>(
+        &'a self,
+        loss: &'a Loss,
+        (loader, batch): (Loader, usize),
+        mut teacher: Option<&mut Teacher>,
+        mut outputs: impl FnMut(&Array4<f32>) -> Result<Vec<(String, ArrayD<f32>)>>,
+    ) -> Result<Tally<'a>> {
+        let mut tally = Tally::new(loss, self.labels.as_deref(), self.cosines.as_deref());
+        for batch in loader.batches(batch) {
+            let batch = batch?;
+            let teacher = match &mut teacher {
+                Some(teacher) => teacher.values(batch.for_teacher())?,
+                None => Vec::new(),
+            };
+            tally.add(&batch, &outputs(&batch.images)?, &teacher)?;
+        }
+        Ok(tally)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{data_inputs, lift_constants};
 use crate::onnx::{DataType, Model, data_type, tensor_from_f32, to_f32};
 use crate::parallel;
-use crate::runtime::{DeviceTensors, Program, Runtime};
+use crate::runtime::{DeviceTensors, Program, Runtime, Session};
 
 /// What one update saw.
 #[derive(Clone, Debug, Default)]
@@ -427,6 +427,14 @@ impl Trainer {
             whole.pop().ok_or_else(|| Error::new(ErrorKind::Internal, "the evaluation graph gave nothing"))
         });
         program.results().iter().cloned().zip(outputs).map(|(name, output)| Ok((name, output?))).collect()
+    }
+
+    /// Loads another model that takes what this one takes.
+    ///
+    /// # Errors
+    /// Those of [`Runtime::load`].
+    pub fn load_other(&self, model: &Model) -> Result<Session> {
+        self.runtime.load(model, self.batch, self.image)
     }
 
     /// A weight as it is, or its moving average.

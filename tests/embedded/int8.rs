@@ -454,3 +454,40 @@ fn convolutions_in_float32_are_a_note() {
     let note = said.lines().any(|line| line.starts_with("convolutions stay float32"));
     assert!(note && !said.contains("weights that stay float32"), "{said}");
 }
+
+/// What `tune` says of the file that it wrote is what `eval` says of it.
+#[test]
+fn tune_says_what_rounding_costs() {
+    let folder = tempfile::tempdir().unwrap();
+    let tuned = folder.path().join("tuned.onnx");
+    let (pictures, texts) = ("fixtures/fashion-images.idx3-ubyte", "fixtures/reports/texts/labelled.jsonl");
+    let cases = [
+        ("models/fashion-vit.onnx", ["--data", pictures, "--limit", "32"]),
+        ("fixtures/reports/texts/classifier-ts.onnx", ["--texts", texts, "--tokenizer", "fixtures/reports/texts"]),
+    ];
+    let once = ["--steps", "1", "--batch-size", "4", "--lr", "1e-3", "--runtime", "tract", "--json", "--force"];
+    let tune = |model: &str, more: &[&str]| {
+        json(&[&["tune", model, "-o", text(&tuned)][..], more, &once].concat())["int8"]["validation"].clone()
+    };
+    let loss = |said: &Value| said["val_loss"].as_f64().unwrap();
+    for (model, data) in cases {
+        for dtype in ["int8", "int8-rows"] {
+            let said = tune(model, &[&["--dtype", dtype, "--val", data[1]][..], &data].concat());
+            let judged = json(&[&["eval", text(&tuned), "--runtime", "tract", "--json"][..], &data].concat());
+            let [before, after] = [&said["before"], &said["after"]].map(loss);
+            let found = judged["loss"].as_f64().unwrap();
+            assert!((after - found).abs() < 1e-4 * found, "{model} {dtype}: {said} and {found}");
+            assert!((before / after - 1.0).abs() < 0.1, "{model} {dtype}: {said}");
+            assert!((before - after).abs() > 1e-5 * before, "{model} {dtype}: nothing was rounded: {said}");
+            assert_eq!(said["after"]["val_top1"], judged["top1"], "{model} {dtype}");
+        }
+    }
+    // A loss that looks into the graph and to a teacher.
+    let (vit, data) = cases[0];
+    let inner = "/blocks.0/attention/qkv/Add_output_0";
+    let learn = ["--teacher", vit, "--feature", inner, "--dtype", "int8", "--val-split", "0.5"];
+    let said = tune(vit, &[&learn[..], &data].concat());
+    assert!(said["after"]["val_loss"] != said["before"]["val_loss"] && loss(&said["after"]) > 0.0, "{said}");
+    // Without samples to validate on there is nothing to say.
+    assert!(tune(vit, &[&["--dtype", "int8", "--val-split", "0"][..], &data].concat()).is_null());
+}

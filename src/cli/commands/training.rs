@@ -29,7 +29,7 @@ use crate::rounding::{self, Dtype, Rounded};
 use crate::runtime::{Device, Runtime, RuntimeKind};
 use crate::training::{
     Data, Goal, HoldOut, LearningRate, Observer, Open, Operators, Optimiser, Options, Recipe, RunOptions, Separated,
-    Setup, StepReport, Summary, Trainer, ValidationReport, of_inputs,
+    Session, Setup, StepReport, Summary, Trainer, ValidationReport, of_inputs, of_rows,
 };
 
 /// What is trained, on what and how.
@@ -189,7 +189,10 @@ impl<'c> Training<'c> {
             batch["lengths"] = json!(trainer.lengths());
         }
         let outcome = watch.finish(trainer, result?, (images, session.batch()), self.asked, runtime)?;
+        let best = outcome.summary.best.as_ref().filter(|_| self.wanted.dtype.is_some_and(Dtype::is_int8));
+        let rounding = best.map(|best| rounding_loss(&mut session, output, self.asked, self.laid.as_ref(), best));
         Ok(Outcome {
+            rounding: rounding.transpose()?.flatten(),
             activation: self.setup.activation.map(|a| a.kind),
             batch,
             input: Some(self.laid.map_or(json!(prepared.input), |laid| json!(laid.report))),
@@ -200,6 +203,37 @@ impl<'c> Training<'c> {
             ..outcome
         })
     }
+}
+
+/// Validations of the best model before its weights were rounded and, by the file, afterwards; says both. Where the
+/// file cannot be judged, that is said: training was not in vain.
+fn rounding_loss(
+    session: &mut Session,
+    output: &Path,
+    asked: &Asked,
+    laid: Option<&Laid>,
+    best: &ValidationReport,
+) -> Result<Option<Rounding>> {
+    let mut judge = || {
+        // What was asked of the model that came in is in the file by now, but for values that are fed.
+        let OpenFlags { feed, input_size, allow_external_links, .. } = asked.open[0].clone();
+        let open = OpenFlags { feed, input_size, allow_external_links, written: true, ..OpenFlags::default() };
+        let file = open.opening().read(output)?.model;
+        let of_rows = laid.map(|laid| of_rows(&file, &laid.rows)).transpose()?;
+        session.judge(of_rows.as_ref().unwrap_or(&file), best)
+    };
+    let judged = parallel::first(|| match judge() {
+        Ok(after) => Ok(after.map(|after| Rounding { before: best.clone(), after })),
+        Err(e) => {
+            let why = e.marked();
+            output::warn(&format!("the loss after rounding is not known, since the file cannot be judged: {why}"));
+            Ok(None)
+        }
+    })?;
+    if let Some(Rounding { before, after }) = &judged {
+        output::note(&format!("rounded to int8: {}; before: {}", quality(after), quality(before)));
+    }
+    Ok(judged)
 }
 
 /// The scores of pairs, where some are learned, and the output whose cosines follow them; says what is assumed.
@@ -331,6 +365,13 @@ fn recipe(flags: &TrainingFlags, runtime: &Runtime) -> Recipe {
     }
 }
 
+/// What validations say of the best model before and after its weights were rounded.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub struct Rounding {
+    before: ValidationReport,
+    after: ValidationReport,
+}
+
 /// What a run of training left behind.
 pub struct Outcome {
     /// Loss and accuracy over the run.
@@ -347,6 +388,8 @@ pub struct Outcome {
     pub class_order: Option<Vec<usize>>,
     /// Which weights are in int8, where that was asked for.
     pub int8: Option<Rounded>,
+    /// What rounding to int8 did to the best model, where that was asked for and there are samples to validate on.
+    pub rounding: Option<Rounding>,
     /// The last validation.
     pub last: Option<ValidationReport>,
     /// Updates.
@@ -611,9 +654,8 @@ impl<'a> RunProgress<'a> {
         if let Some(s) = self.steps.last() {
             text += &format!(", last loss {:.4}", s.loss);
         }
-        match &summary.best {
-            Some(v) if v.epoch > 0 => text += &format!(", best epoch {}: {}", v.epoch, quality(v)),
-            _ => {}
+        if let Some(best) = summary.best.as_ref().filter(|best| best.epoch > 0) {
+            text += &format!(", best epoch {}: {}", best.epoch, quality(best));
         }
         output::note(&text);
         if summary.improved() == Some(false) {
@@ -629,6 +671,7 @@ impl<'a> RunProgress<'a> {
             teacher: None,
             class_order: None,
             int8: self.told.into_inner().flatten(),
+            rounding: None,
             last: self.validations.last().cloned(),
             curve,
             steps: trainer.updates,

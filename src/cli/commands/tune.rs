@@ -150,6 +150,7 @@ fn describe(c: &TuneArgs, outcome: &Outcome) -> Value {
     });
     if let Some(int8) = &outcome.int8 {
         value["int8"] = json!(int8);
+        value["int8"]["validation"] = json!(outcome.rounding);
     }
     value
 }

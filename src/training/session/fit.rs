@@ -8,7 +8,9 @@ use crate::data::{Dataset, ImageLayout, InputTransform, Rows, TrainingLoader, Tr
 use crate::error::Result;
 use crate::onnx::Model;
 use crate::runtime::{Device, Runtime, RuntimeKind};
-use crate::training::{Observer, Operators, Precision, Recipe, Run, RunOptions, Summary, Teacher, Trainer, Validation};
+use crate::training::{
+    Observer, Operators, Precision, Recipe, Run, RunOptions, Summary, Teacher, Trainer, Validation, ValidationReport,
+};
 
 /// So many texts of each length are run with padding and without.
 const TRIED: usize = 8;
@@ -98,15 +100,27 @@ impl Session {
     /// # Errors
     /// Those of [`Run::fit`].
     pub fn fit(&mut self, observer: &mut dyn Observer) -> Result<Summary> {
-        let mut run = Run {
+        self.run().fit(observer)
+    }
+
+    /// What a validation would say of another model, such as the file that was made of the best one; see
+    /// [`Run::judge`].
+    ///
+    /// # Errors
+    /// Those of [`Run::judge`].
+    pub fn judge(&mut self, model: &Model, of: &ValidationReport) -> Result<Option<ValidationReport>> {
+        self.run().judge(model, of)
+    }
+
+    fn run(&mut self) -> Run<'_> {
+        Run {
             trainer: &mut self.trainer,
             recipe: &self.recipe,
             training: &self.training,
             validation: self.validation.as_ref(),
             teacher: self.teacher.as_mut(),
             plan: &self.plan,
-        };
-        run.fit(observer)
+        }
     }
 }
 
